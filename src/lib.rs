@@ -1,0 +1,12 @@
+//! mutt-sync decides when mail is synced for people who read it in mutt or
+//! neomutt from a local Maildir, with mbsync carrying it.
+//!
+//! The arrows run downwards only:
+//! cli → settings → mbsyncrc → account → state → verdict → sync → watch.
+
+pub mod account;
+pub mod imap;
+pub mod mbsyncrc;
+pub mod mutt;
+pub mod outcome;
+pub mod verdict;

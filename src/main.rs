@@ -1,0 +1,2 @@
+//! mutt-sync
+fn main() {}

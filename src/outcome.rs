@@ -1,0 +1,81 @@
+//! How a command can end, and what it says when it does.
+//!
+//! Knows the one table of exit statuses, which the manual repeats. Knows
+//! nothing of what was tried, nor of who reads the text.
+
+use std::fmt;
+
+/// An exit status of the program. The order is by weight: of several accounts
+/// the greatest is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exit {
+    /// In step, or the request is in safe hands.
+    Done,
+    /// mbsync failed on some mailbox; the others are synced.
+    Mailbox,
+    /// Try again later: backoff in force, or another process held the lock too long.
+    Later,
+    /// The server was not reached.
+    Offline,
+    /// The server refused the login, the password command failed, or the
+    /// certificate was refused.
+    Denied,
+    /// The configuration, ours or mbsync's, is wrong.
+    Config,
+    /// The command line is wrong.
+    Usage,
+    /// Ended by this signal.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The number the process exits with (sysexits.h where it has a fitting one).
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Mailbox => 1,
+            Exit::Usage => 2,
+            Exit::Offline => 69,
+            Exit::Later => 75,
+            Exit::Denied => 77,
+            Exit::Config => 78,
+            Exit::Signal(n) => 128 + n,
+        }
+    }
+}
+
+/// Why something could not be done: a text that names the thing and the mend,
+/// and the exit status it leads to if nobody handles it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The status that the process would end with.
+    pub exit: Exit,
+    /// One sentence for the user, without the program's name and without a final newline.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure with this status and text.
+    pub fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Failure { exit, text: text.into() }
+    }
+
+    /// The configuration is wrong (78).
+    pub fn config(text: impl Into<String>) -> Self {
+        Self::new(Exit::Config, text)
+    }
+
+    /// The command line is wrong (2).
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, text)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
