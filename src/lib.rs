@@ -5,8 +5,16 @@
 //! cli → settings → mbsyncrc → account → state → verdict → sync → watch.
 
 pub mod account;
+pub mod cli;
 pub mod imap;
 pub mod mbsyncrc;
 pub mod mutt;
 pub mod outcome;
+pub mod process;
+pub mod settings;
+pub mod state;
+pub mod stop;
+pub mod sync;
+#[allow(unsafe_code)]
+mod sys;
 pub mod verdict;

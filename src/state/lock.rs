@@ -1,0 +1,284 @@
+//! Locks between processes: flock(2) on files that are never removed.
+//!
+//! `lock` while a run lasts, `queue.lock` while one waits out throttle or
+//! backoff, `waiter.lock` while a waiter lives. The text of `lock` is the run:
+//! its process and start time, so that whoever takes the lock from a killed
+//! holder can wait for an mbsync that still lives. The descriptor is closed on
+//! exec, so neither mbsync nor a daemon that its password command starts can
+//! hold the lock.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fs2::FileExt;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal};
+
+use crate::process::{Process, group_is_alive};
+use crate::stop::Stop;
+
+/// A lock held until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    passed_on: bool,
+}
+
+/// How waiting for a lock ended.
+#[derive(Debug)]
+pub enum Wait {
+    /// It is ours.
+    Got(Lock),
+    /// Another process held it all the time.
+    TooLong,
+    /// A signal came.
+    Stopped,
+}
+
+impl Lock {
+    fn of(file: File) -> Self {
+        Lock { file, passed_on: false }
+    }
+
+    /// Leaves the lock to a child that was forked while it was held.
+    pub fn pass_on(mut self) {
+        self.passed_on = true;
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
+        let file = open(path)?;
+        loop {
+            match FileExt::try_lock_exclusive(&file) {
+                Ok(()) => return Ok(Some(Lock::of(file))),
+                Err(error)
+                    if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() =>
+                {
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for the lock. Every `slice` it asks whether the holder shows life;
+    /// if not, it has lasted too long.
+    ///
+    /// The kernel wakes waiters in their order and at once, but flock(2) knows
+    /// no deadline: a thread does the waiting, and is left behind if it lasts
+    /// too long. By then the process is about to end.
+    pub fn take(
+        path: &Path,
+        slice: Duration,
+        mut holder_lives: impl FnMut() -> bool,
+        stop: &Stop,
+    ) -> io::Result<Wait> {
+        if let Some(lock) = Self::try_take(path)? {
+            return Ok(Wait::Got(lock));
+        }
+        let (ours, theirs) = UnixStream::pair()?;
+        let file = open(path)?;
+        let (send, receive) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
+            let got = loop {
+                match FileExt::lock_exclusive(&file) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    other => break other,
+                }
+            };
+            let _ = send.send(got.map(|()| Lock::of(file)));
+            drop(theirs);
+        })?;
+        let mut deadline = Instant::now() + slice;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = rustix::time::Timespec::try_from(left).map_err(io::Error::other)?;
+            let mut fds = [PollFd::new(&ours, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+            match poll(&mut fds, Some(&left)) {
+                Ok(0) if holder_lives() => {
+                    deadline = Instant::now() + slice;
+                    continue;
+                }
+                Ok(0) => return Ok(Wait::TooLong),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+                Ok(_) => {}
+            }
+            if stop.signal().is_some() {
+                return Ok(Wait::Stopped);
+            }
+            // The thread has sent before it closed its end.
+            let got = receive.recv().map_err(io::Error::other)?;
+            // Joined, so that a fork afterwards finds one thread.
+            let _ = thread.join();
+            return Ok(Wait::Got(got?));
+        }
+    }
+
+    /// Whether somebody holds it; says nothing of who will hold it next.
+    #[must_use]
+    pub fn is_held(path: &Path) -> bool {
+        let Ok(file) = File::open(path) else { return false };
+        match FileExt::try_lock_shared(&file) {
+            Ok(()) => {
+                let _ = FileExt::unlock(&file);
+                false
+            }
+            Err(error) => error.raw_os_error() == fs2::lock_contended_error().raw_os_error(),
+        }
+    }
+
+    /// The process that the lock's text names, if it lives.
+    #[must_use]
+    pub fn run_under(path: &Path) -> Option<Process> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let pid = Pid::from_raw(text.split_ascii_whitespace().next()?.parse().ok()?)?;
+        Process::with_pid(pid)
+    }
+
+    /// Notes the run that the lock stands for.
+    pub fn record(&mut self, run: Process, own_group: bool) -> io::Result<()> {
+        let group = if own_group { "group" } else { "tree" };
+        self.write(&format!("{} {} {group}\n", run.pid.as_raw_nonzero(), run.started))
+    }
+
+    /// Notes that no run is under way.
+    pub fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)
+    }
+
+    /// Makes sure that the run of a killed holder is over: waits for it, at most
+    /// `limit`, then ends it. What is left of its process group (a password
+    /// command that hangs) is ended too. False if it would not end.
+    pub fn outlive_leftover(&mut self, limit: Duration) -> bool {
+        let mut text = String::new();
+        let _ = self.file.rewind();
+        if (&self.file).take(100).read_to_string(&mut text).is_err() || text.is_empty() {
+            return true;
+        }
+        let mut fields = text.split_ascii_whitespace();
+        let pid = fields.next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        let started: Option<u64> = fields.next().and_then(|started| started.parse().ok());
+        let own_group = fields.next() == Some("group");
+        let Some(pid) = pid else { return self.clear().is_ok() };
+        let leftover = match started {
+            Some(started) => Some(Process { pid, started }),
+            // The holder was killed between fork and its note; the child, told to
+            // die with it, is gone or as good as gone.
+            None => Process::with_pid(pid).filter(|found| is_young(*found)),
+        };
+        let mut over = true;
+        if let Some(leftover) = leftover.filter(|leftover| leftover.is_alive()) {
+            over = leftover.wait_gone(limit);
+            if !over {
+                leftover.signal(Signal::KILL);
+                over = leftover.wait_gone(Duration::from_secs(5));
+            }
+        }
+        if over && own_group && Process::with_pid(pid).is_none() && group_is_alive(pid) {
+            let _ = rustix::process::kill_process_group(pid, Signal::TERM);
+        }
+        over && self.clear().is_ok()
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.file.write_all(text.as_bytes())
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough where a fork has left a second descriptor.
+        if !self.passed_on {
+            let _ = FileExt::unlock(&self.file);
+        }
+    }
+}
+
+/// Started within the last minute or so: a process found by number alone is
+/// taken for the run only then.
+fn is_young(process: Process) -> bool {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime: f64 =
+        uptime.split_ascii_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    // Clock ticks are 1/100 s wherever Linux runs Rust programs (USER_HZ).
+    #[allow(clippy::cast_precision_loss)]
+    let started = process.started as f64 / 100.0;
+    uptime - started < 60.0
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_lock_is_held_once_and_freed_by_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(!Lock::is_held(&path));
+        let lock = Lock::try_take(&path).unwrap().unwrap();
+        assert!(Lock::try_take(&path).unwrap().is_none());
+        assert!(Lock::is_held(&path));
+        drop(lock);
+        assert!(!Lock::is_held(&path));
+        assert!(Lock::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn waiting_ends_with_the_holder_or_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let stop = Stop::on_signals().unwrap();
+        let lock = Lock::try_take(&path).unwrap().unwrap();
+        let waited = Lock::take(&path, Duration::from_millis(20), || false, &stop).unwrap();
+        assert!(matches!(waited, Wait::TooLong));
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            drop(lock);
+        });
+        // The thread left behind above may get the lock first, and drops it.
+        let waited = Lock::take(&path, Duration::from_millis(5), || true, &stop).unwrap();
+        assert!(matches!(waited, Wait::Got(_)));
+        holder.join().unwrap();
+    }
+
+    #[test]
+    fn g1_a_run_that_lives_is_waited_for_then_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+        assert!(lock.outlive_leftover(Duration::ZERO));
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::with_pid(Pid::from_child(&child)).unwrap();
+        lock.record(process, false).unwrap();
+        assert!(lock.outlive_leftover(Duration::from_millis(10)));
+        assert!(!process.is_alive());
+        child.wait().unwrap();
+        // Another process with the number of a dead one is left alone.
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::with_pid(Pid::from_child(&child)).unwrap();
+        lock.record(Process { started: process.started + 1, ..process }, false).unwrap();
+        assert!(lock.outlive_leftover(Duration::ZERO));
+        assert!(process.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,116 @@
+//! What is remembered between commands: the files under
+//! `$XDG_STATE_HOME/mutt-sync/ACCOUNT/`.
+//!
+//! One file per idea below this folder. Knows how each file is written so that
+//! it is whole after a crash; knows nothing of mail, of mbsync, or of why
+//! something is remembered. A file that does not parse counts as absent.
+
+pub mod last;
+pub mod lock;
+pub mod names;
+pub mod retry;
+pub mod throttle;
+pub mod want;
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::outcome::{Exit, Failure};
+
+/// An account's directory of state files, mode 0700.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    dir: PathBuf,
+}
+
+impl StateDir {
+    /// The directory of `account` below `base`, made if need be.
+    ///
+    /// # Errors
+    /// 78 when it cannot be made or is not ours to write; 75 when the disk is full.
+    pub fn open(base: &Path, account: &str) -> Result<Self, Failure> {
+        let dir = base.join(names::directory(account));
+        for part in [dir.join("want"), dir.join("run")] {
+            DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(|error| {
+                state_failure(&error, &format!("cannot make {}", part.display()))
+            })?;
+        }
+        Ok(StateDir { dir })
+    }
+
+    /// The directory of `account` below `base`, which need not exist: for reports.
+    #[must_use]
+    pub fn existing(base: &Path, account: &str) -> Self {
+        StateDir { dir: base.join(names::directory(account)) }
+    }
+
+    /// The path of one of its files.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The value in this JSON file; `None` when there is none or it does not parse.
+    #[must_use]
+    pub fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let text = std::fs::read(self.file(name)).ok()?;
+        serde_json::from_slice(&text)
+            .map_err(|error| {
+                eprintln_quietly(&format!("{}: {error}; ignored", self.file(name).display()));
+            })
+            .ok()
+    }
+
+    /// Replaces this JSON file as a whole: temporary file, fsync, rename.
+    pub fn write_json<T: serde::Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        let mut text = serde_json::to_vec(value)?;
+        text.push(b'\n');
+        self.replace(name, &text)
+    }
+
+    /// Removes a file; one that is not there is as good as removed.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.file(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        let temporary = self.file(&format!(".{name}.{}", std::process::id()));
+        let written = File::create(&temporary).and_then(|mut file| {
+            file.write_all(text)?;
+            file.sync_all()
+        });
+        let renamed = written.and_then(|()| std::fs::rename(&temporary, self.file(name)));
+        if renamed.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        renamed
+    }
+}
+
+/// A warning on standard error that is not worth failing for.
+fn eprintln_quietly(text: &str) {
+    let _ = writeln!(io::stderr(), "mutt-sync: {text}");
+}
+
+/// Says of a failed write to the state directory what to do about it.
+pub(crate) fn state_failure(error: &io::Error, what: &str) -> Failure {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Failure::new(Exit::Later, format!("{what}: {error}; free some space and try again"))
+        }
+        _ => Failure::config(format!(
+            "{what}: {error}; make it writable for you, or set XDG_STATE_HOME to a place that is"
+        )),
+    }
+}

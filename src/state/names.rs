@@ -1,0 +1,125 @@
+//! Names from the configuration as file names: any name is safe as one path
+//! component, and wants can be read back.
+//!
+//! Knows only strings.
+
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use sha2::{Digest as _, Sha256};
+
+use crate::account::Want;
+
+/// Longest encoded name used as it is; most file systems take 255 bytes.
+const LONGEST: usize = 200;
+
+/// Everything that could mean something to a file system, a shell or us.
+const UNSAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'@');
+
+/// The name of an account's directory: percent-encoded, and hashed when longer
+/// than 200 bytes. Never empty, never starting with a dot.
+#[must_use]
+pub fn directory(account: &str) -> String {
+    let encoded = encoded(account);
+    if encoded.len() <= LONGEST {
+        return encoded;
+    }
+    let mut name = String::from("%%");
+    for byte in Sha256::digest(account.as_bytes()) {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// The file that stands for a want: `*`, `CHANNEL` or `CHANNEL:BOX`, each part
+/// percent-encoded. What would be too long stands as the next wider want.
+#[must_use]
+pub fn want(want: &Want) -> String {
+    let name = match want {
+        Want::Account => return "*".into(),
+        Want::Channel(channel) => encoded(channel),
+        Want::Mailbox { channel, name } => {
+            let both = format!("{}:{}", encoded(channel), encoded(name));
+            if both.len() <= LONGEST { both } else { encoded(channel) }
+        }
+    };
+    if name.len() <= LONGEST { name } else { "*".into() }
+}
+
+/// The want that a file in `want/` or `run/` stands for; `None` for a stray file.
+#[must_use]
+pub fn want_of(file: &str) -> Option<Want> {
+    if file == "*" {
+        return Some(Want::Account);
+    }
+    if file.starts_with('.') {
+        return None;
+    }
+    match file.split_once(':') {
+        Some((channel, name)) => {
+            Some(Want::Mailbox { channel: decoded(channel)?, name: decoded(name)? })
+        }
+        None => Some(Want::Channel(decoded(file)?)),
+    }
+}
+
+fn encoded(name: &str) -> String {
+    let text = utf8_percent_encode(name, UNSAFE).to_string();
+    match text.strip_prefix('.') {
+        Some(rest) => format!("%2E{rest}"),
+        None if text.is_empty() => "%".into(),
+        None => text,
+    }
+}
+
+fn decoded(text: &str) -> Option<String> {
+    if text == "%" {
+        return Some(String::new());
+    }
+    percent_decode_str(text).decode_utf8().ok().map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hostile_names_stay_inside() {
+        for name in ["../x", "..", ".", "/etc", "a/b", "", "-n", "a\nb", "*", "é"] {
+            let file = directory(name);
+            assert!(!file.contains('/') && !file.starts_with('.') && !file.is_empty(), "{file}");
+        }
+        assert_eq!(directory("Home"), "Home");
+        assert_eq!(directory(&"x".repeat(500)).len(), 66);
+        assert_ne!(directory(&"x".repeat(500)), directory(&"x".repeat(501)));
+    }
+
+    #[test]
+    fn a_name_too_long_is_a_wider_want() {
+        let long = "ä".repeat(100);
+        let mailbox = Want::Mailbox { channel: "Home".into(), name: long.clone() };
+        assert_eq!(want_of(&want(&mailbox)), Some(Want::Channel("Home".into())));
+        assert_eq!(want_of(&want(&Want::Channel(long))), Some(Want::Account));
+    }
+
+    proptest! {
+        #[test]
+        fn wants_are_read_back(channel in "\\PC{0,30}", name in "\\PC{0,30}") {
+            for value in [
+                Want::Channel(channel.clone()),
+                Want::Mailbox { channel: channel.clone(), name: name.clone() },
+            ] {
+                let file = want(&value);
+                prop_assert!(file.len() <= 200 && !file.contains('/'));
+                let wider = file == "*" || !file.contains(':');
+                prop_assert!(want_of(&file) == Some(value) || wider);
+            }
+        }
+
+        #[test]
+        fn stray_files_do_no_harm(file in "\\PC{0,60}") {
+            let _ = want_of(&file);
+        }
+    }
+}

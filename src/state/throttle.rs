@@ -1,0 +1,139 @@
+//! The throttle: runs of an account keep a long-run distance, with a burst
+//! before it is enforced.
+//!
+//! One timestamp, the mtime of `throttle`: the time at which the account would
+//! be *even*, that is, at which a whole burst is free again (the generic cell
+//! rate algorithm's arrival time, ITU-T I.371). Each run moves it one distance
+//! on. Knows wall-clock times as values; reads no clock.
+
+use std::fs::File;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use super::StateDir;
+
+/// The two settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Long-run distance between two runs. Zero: no throttle.
+    pub distance: Duration,
+    /// Runs allowed at once before the distance is enforced; at least 1.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// How long after `now` the next run may start; zero: at once.
+    ///
+    /// Never more than one distance, whatever the stamp says: a stamp from a
+    /// clock that was ahead counts as a burst just spent.
+    #[must_use]
+    pub fn wait(self, even: Option<SystemTime>, now: SystemTime) -> Duration {
+        let ahead = self.ahead(even, now);
+        ahead.saturating_sub(self.distance.saturating_mul(self.burst.max(1) - 1)).min(self.distance)
+    }
+
+    /// The stamp after a run that starts at `now`, allowed or forced. A forced
+    /// run beyond the burst costs nothing more: the block stays one distance.
+    #[must_use]
+    pub fn spend(self, even: Option<SystemTime>, now: SystemTime) -> SystemTime {
+        let ahead = self.ahead(even, now) + self.distance;
+        now + ahead.min(self.distance.saturating_mul(self.burst.max(1)))
+    }
+
+    fn ahead(self, even: Option<SystemTime>, now: SystemTime) -> Duration {
+        let ahead = even.and_then(|even| even.duration_since(now).ok()).unwrap_or_default();
+        ahead.min(self.distance.saturating_mul(self.burst.max(1)))
+    }
+}
+
+/// The stamp on disk; `None` before the first run.
+#[must_use]
+pub fn stamp(dir: &StateDir) -> Option<SystemTime> {
+    std::fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok()
+}
+
+/// Puts the stamp on disk.
+pub fn set_stamp(dir: &StateDir, even: SystemTime) -> io::Result<()> {
+    let file = File::options().create(true).append(true).open(dir.file("throttle"))?;
+    file.set_modified(even)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const T: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+    }
+
+    #[test]
+    fn g4_a_burst_then_the_distance() {
+        let rate = Rate { distance: T, burst: 4 };
+        let mut even = None;
+        for _ in 0..4 {
+            assert_eq!(rate.wait(even, at(0)), Duration::ZERO);
+            even = Some(rate.spend(even, at(0)));
+        }
+        assert_eq!(rate.wait(even, at(0)), T);
+        assert_eq!(rate.wait(even, at(59)), Duration::from_secs(1));
+        assert_eq!(rate.wait(even, at(60)), Duration::ZERO);
+    }
+
+    #[test]
+    fn g4_burst_one_is_strict() {
+        let rate = Rate { distance: T, burst: 1 };
+        let even = Some(rate.spend(None, at(0)));
+        assert_eq!(rate.wait(even, at(1)), Duration::from_secs(59));
+    }
+
+    #[test]
+    fn g4_a_stamp_in_the_future_blocks_one_distance_at_most() {
+        let rate = Rate { distance: T, burst: 4 };
+        assert_eq!(rate.wait(Some(at(10_000_000)), at(0)), T);
+    }
+
+    proptest! {
+        /// Against the plain statement of the promise: in any stretch of time no
+        /// more than `burst` runs plus one per whole distance.
+        #[test]
+        fn g4_runs_never_exceed_the_rate(
+            steps in prop::collection::vec(0_u64..40, 1..200),
+            burst in 1_u32..6,
+        ) {
+            let rate = Rate { distance: T, burst };
+            let (mut now, mut even, mut runs) = (0, None, Vec::new());
+            for step in steps {
+                now += step;
+                if rate.wait(even, at(now)).is_zero() {
+                    even = Some(rate.spend(even, at(now)));
+                    runs.push(now);
+                }
+            }
+            for (i, first) in runs.iter().enumerate() {
+                for (j, last) in runs.iter().enumerate().skip(i) {
+                    let allowed = u64::from(burst) + (last - first) / 60;
+                    prop_assert!((j - i + 1) as u64 <= allowed);
+                }
+            }
+        }
+
+        /// Whatever the clock does and however many runs were forced, the wait
+        /// is never longer than one distance.
+        #[test]
+        fn g4_never_blocks_longer_than_one_distance(
+            clock in prop::collection::vec(0_u64..100_000, 1..100),
+            burst in 1_u32..6,
+        ) {
+            let rate = Rate { distance: T, burst };
+            let mut even = None;
+            for now in clock {
+                prop_assert!(rate.wait(even, at(now)) <= T);
+                even = Some(rate.spend(even, at(now)));
+                prop_assert!(rate.wait(even, at(now)) <= T);
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Requests on disk: one file for each mailbox, channel or account asked for.
+//!
+//! `want/X` stands until a run that started after it has succeeded. Who holds
+//! the account's lock moves it to `run/X` before mbsync starts, removes it on
+//! success, and puts it back, marked with the failure, otherwise. What the next
+//! holder finds in `run/` was left by a crash, and is wanted.
+//!
+//! An empty file is a fresh request; a marked one waits for its hour. A request
+//! made again is fresh again. Making one is a single open(2): if it finds a
+//! file there, the holder has yet to move it, and the run starts after that.
+//!
+//! `urgent` beside them says that somebody asked not to be throttled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::retry::{Patience, seconds};
+use super::{StateDir, names};
+use crate::account::Want;
+use crate::outcome::Exit;
+
+/// How a request stands, as seen by somebody who holds the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No run that started after it has ended yet.
+    Fresh,
+    /// The last run for it failed.
+    Failed,
+    /// A run that started after it has succeeded.
+    Served,
+}
+
+/// A failure noted in a request's file: when it may be tried again unasked.
+struct Mark {
+    /// Failures in a row.
+    failures: u32,
+    /// Seconds since the epoch.
+    until: u64,
+}
+
+impl Mark {
+    fn parse(text: &str) -> Option<Mark> {
+        let mut fields = text.split_ascii_whitespace();
+        let failures = fields.next()?.parse().ok()?;
+        Some(Mark { failures, until: fields.next()?.parse().ok()? })
+    }
+}
+
+/// What stands in `want/` or `run/` under a name.
+enum Found {
+    Nothing,
+    Fresh,
+    Failed(Mark),
+}
+
+impl Found {
+    /// How long it has to wait; `None` where nothing stands.
+    fn wait(&self, patience: Patience, now: SystemTime) -> Option<Duration> {
+        match self {
+            Found::Nothing => None,
+            Found::Fresh => Some(Duration::ZERO),
+            Found::Failed(mark) => {
+                let left = mark.until.saturating_sub(seconds(now));
+                Some(Duration::from_secs(left).min(patience.longest))
+            }
+        }
+    }
+
+    fn failures(&self) -> u32 {
+        if let Found::Failed(mark) = self { mark.failures } else { 0 }
+    }
+}
+
+/// What a run was taken on for, with the failures that each has behind it.
+pub type Taken = BTreeMap<Want, u32>;
+
+/// Makes requests. Each must be fresh when this returns.
+pub fn demand(dir: &StateDir, wants: &BTreeSet<Want>, urgent: bool) -> io::Result<()> {
+    for want in wants {
+        create(&dir.file("want").join(names::want(want)))?;
+    }
+    if urgent {
+        create(&dir.file("urgent"))?;
+    }
+    Ok(())
+}
+
+/// How these requests stand. Only true for who holds the lock.
+#[must_use]
+pub fn standing(dir: &StateDir, wants: &BTreeSet<Want>) -> Standing {
+    let mut standing = Standing::Served;
+    for name in wants.iter().map(names::want) {
+        if dir.file("run").join(&name).exists() {
+            return Standing::Fresh;
+        }
+        match found(&dir.file("want").join(&name)) {
+            Found::Fresh => return Standing::Fresh,
+            Found::Failed(_) => standing = Standing::Failed,
+            Found::Nothing => {}
+        }
+    }
+    standing
+}
+
+/// How long until something may be taken: zero for fresh requests and those
+/// left by a crash, the shortest wait of the marked ones, `None` if nothing
+/// stands at all.
+#[must_use]
+pub fn next_due(dir: &StateDir, patience: Patience, now: SystemTime) -> Option<Duration> {
+    if entries(&dir.file("run")).next().is_some() {
+        return Some(Duration::ZERO);
+    }
+    entries(&dir.file("want"))
+        .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
+        .min()
+}
+
+/// Whether a request stands that no run has been tried for.
+#[must_use]
+pub fn any_fresh(dir: &StateDir) -> bool {
+    next_due(dir, Patience { first: Duration::MAX, longest: Duration::MAX }, SystemTime::UNIX_EPOCH)
+        .is_some_and(|wait| wait.is_zero())
+}
+
+/// Somebody asked not to be throttled, and it has not been honoured yet.
+#[must_use]
+pub fn is_urgent(dir: &StateDir) -> bool {
+    dir.file("urgent").exists()
+}
+
+/// All that stands, fresh or not, for reports.
+#[must_use]
+pub fn all(dir: &StateDir) -> BTreeSet<Want> {
+    ["want", "run"].iter().flat_map(|part| entries(&dir.file(part))).map(|(_, want)| want).collect()
+}
+
+/// Moves what is due from `want/` to `run/`, together with what a crash left
+/// there. From here on a new request is a file of its own.
+pub fn take(dir: &StateDir, patience: Patience, now: SystemTime) -> io::Result<Taken> {
+    // Before the wants: an urgent request made meanwhile is then either taken
+    // with them or still urgent.
+    dir.remove("urgent")?;
+    let mut taken = Taken::new();
+    for (name, want) in entries(&dir.file("run")) {
+        taken.insert(want, found(&dir.file("run").join(name)).failures());
+    }
+    for (name, want) in entries(&dir.file("want")) {
+        let from = dir.file("want").join(&name);
+        let stands = found(&from);
+        if stands.wait(patience, now) == Some(Duration::ZERO) {
+            fs::rename(from, dir.file("run").join(&name))?;
+            let failures = taken.entry(want).or_default();
+            *failures = (*failures).max(stands.failures());
+        }
+    }
+    Ok(taken)
+}
+
+/// Notes that a run served this request.
+pub fn served(dir: &StateDir, want: &Want) -> io::Result<()> {
+    dir.remove(&format!("run/{}", names::want(want)))
+}
+
+/// Puts a request back with a mark, or makes a marked one that was not asked
+/// for by itself (a mailbox that failed in a run of the whole account). A fresh
+/// request for the same thing, made meanwhile, stays fresh.
+pub fn put_back(dir: &StateDir, want: &Want, failures: u32, until: SystemTime) -> io::Result<()> {
+    let name = names::want(want);
+    let (run, want) = (dir.file("run").join(&name), dir.file("want").join(&name));
+    let marked = fs::write(&run, format!("{failures} {}\n", seconds(until)));
+    match renameat_with(CWD, &run, CWD, &want, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::EXIST) => dir.remove(&format!("run/{name}")),
+        // A file system without RENAME_NOREPLACE: losing a mark is harmless, losing
+        // freshness is not.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !want.exists() => {
+            fs::rename(run, want)
+        }
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            dir.remove(&format!("run/{name}"))
+        }
+        // Unmarked, it is merely tried too early.
+        other => other.map_err(io::Error::from).and(marked),
+    }
+}
+
+/// How long the put-back request waits.
+#[must_use]
+pub fn until(patience: Patience, failures: u32, now: SystemTime) -> SystemTime {
+    now + patience.delay(failures, Exit::Mailbox)
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    File::options().create(true).write(true).truncate(true).mode(0o600).open(path).map(drop)
+}
+
+fn found(path: &Path) -> Found {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
+        Err(_) => Found::Fresh,
+        Ok(text) => match std::str::from_utf8(&text).ok().and_then(Mark::parse) {
+            Some(mark) => Found::Failed(mark),
+            None => Found::Fresh,
+        },
+    }
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = (String, Want)> + use<> {
+    fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let want = names::want_of(&name)?;
+        Some((name, want))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience =
+        Patience { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
+
+    fn dir() -> (tempfile::TempDir, StateDir) {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        (base, dir)
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn g2_a_request_lives_until_it_is_served() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Want::Account]);
+        assert_eq!(standing(&dir, &wants), Standing::Served);
+        demand(&dir, &wants, true).unwrap();
+        assert!(is_urgent(&dir) && any_fresh(&dir));
+        assert_eq!(standing(&dir, &wants), Standing::Fresh);
+        let taken = take(&dir, PATIENCE, at(0)).unwrap();
+        assert_eq!(taken, Taken::from([(Want::Account, 0)]));
+        assert!(!is_urgent(&dir));
+        // A crash here: it still stands.
+        assert_eq!(standing(&dir, &wants), Standing::Fresh);
+        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
+        served(&dir, &Want::Account).unwrap();
+        assert_eq!(standing(&dir, &wants), Standing::Served);
+        assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
+    }
+
+    #[test]
+    fn g2_a_failed_request_waits_and_a_new_one_does_not() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Want::Channel("c".into())]);
+        let want = wants.first().unwrap();
+        demand(&dir, &wants, false).unwrap();
+        take(&dir, PATIENCE, at(100)).unwrap();
+        put_back(&dir, want, 1, until(PATIENCE, 1, at(100))).unwrap();
+        assert_eq!(standing(&dir, &wants), Standing::Failed);
+        assert_eq!(next_due(&dir, PATIENCE, at(100)), Some(Duration::from_secs(30)));
+        assert!(!any_fresh(&dir) && take(&dir, PATIENCE, at(129)).unwrap().is_empty());
+        assert_eq!(take(&dir, PATIENCE, at(130)).unwrap(), Taken::from([(want.clone(), 1)]));
+        // Asked for again while the run is under way: the failure does not hide it.
+        demand(&dir, &wants, false).unwrap();
+        put_back(&dir, want, 2, until(PATIENCE, 2, at(130))).unwrap();
+        assert_eq!(standing(&dir, &wants), Standing::Fresh);
+        assert!(entries(&dir.file("run")).next().is_none());
+    }
+}

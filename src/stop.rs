@@ -1,0 +1,63 @@
+//! TERM, INT and HUP as something that can be polled.
+//!
+//! The handlers write one byte into a pipe that nobody empties: once a signal
+//! has come, every poll of every thread that includes the pipe returns. No
+//! signal mask is changed, so that children inherit none. Knows nothing of what
+//! is stopped.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// The signals that end the program.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    came: Arc<AtomicUsize>,
+    readable: Arc<UnixStream>,
+}
+
+impl Stop {
+    /// Takes over the signals, but for those that were ignored when the program
+    /// started (nohup, a shell's `&`): they stay ignored.
+    pub fn on_signals() -> io::Result<Self> {
+        let (readable, writable) = UnixStream::pair()?;
+        let came = Arc::new(AtomicUsize::new(0));
+        let ignored = ignored_signals();
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            if ignored & (1 << (signal - 1)) == 0 {
+                let number = usize::try_from(signal).unwrap_or_default();
+                signal_hook::flag::register_usize(signal, Arc::clone(&came), number)?;
+                signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
+            }
+        }
+        Ok(Stop { came, readable: Arc::new(readable) })
+    }
+
+    /// The signal that came, if one has.
+    #[must_use]
+    pub fn signal(&self) -> Option<u8> {
+        u8::try_from(self.came.load(Ordering::SeqCst)).ok().filter(|&signal| signal != 0)
+    }
+}
+
+impl AsFd for Stop {
+    /// Readable once a signal has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readable.as_fd()
+    }
+}
+
+/// The mask of ignored signals, bit 0 for signal 1.
+fn ignored_signals() -> u64 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0)
+}

@@ -1,0 +1,440 @@
+//! One mbsync process: its command line, its output, its end.
+//!
+//! Knows how a run is started so that it cannot outlive us, how it is watched
+//! for life, and how it is ended with all that it started. Does not know what
+//! the run is for.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::classify::{Finding, finding, fit_to_print};
+use crate::outcome::Exit;
+use crate::process::{self, Process};
+use crate::state::lock::Lock;
+use crate::stop::Stop;
+use crate::sys;
+
+/// How long TERM is given before KILL follows.
+const GRACE: Duration = Duration::from_secs(5);
+/// Longest line of output looked at; the rest of it is dropped.
+const LONGEST_LINE: usize = 8 * 1024;
+/// Most lines kept for the report.
+const MOST_LINES: usize = 200;
+
+/// Variables that lead a password command to a prompt.
+const PROMPTS: [&str; 5] =
+    ["GPG_TTY", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY"];
+
+/// What to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    /// mbsync itself.
+    pub program: &'a Path,
+    /// The configuration it is given with `-c`.
+    pub file: &'a Path,
+    /// `CHANNEL`, `CHANNEL:BOX,BOX` …
+    pub words: &'a [String],
+    /// Where it may ask.
+    pub prompt: Prompt,
+    /// Show mbsync's own counters: its standard output stays ours.
+    pub progress: bool,
+    /// Pass its messages on to standard error as they come.
+    pub verbose: bool,
+    /// Ended when it has moved no byte for so long.
+    pub stall: Duration,
+    /// Texts that must not be printed.
+    pub secrets: &'a [&'a str],
+}
+
+/// Where mbsync and its password command may ask the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompt {
+    /// On the terminal that we were started on: mbsync stays in our process group.
+    Terminal,
+    /// Only through what the environment offers (a graphical pinentry).
+    Environment,
+    /// Nowhere: no terminal and no variable that leads to one.
+    Never,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The exit status that it leads to.
+    pub exit: Exit,
+    /// What to tell the user; empty after a success.
+    pub text: String,
+    /// What mbsync's messages meant.
+    pub findings: Vec<Finding>,
+}
+
+/// The command line, for `-n` and `-v`.
+#[must_use]
+pub fn command_line(job: &Job<'_>) -> Vec<String> {
+    let mut line = vec![job.program.display().to_string()];
+    if !job.progress {
+        line.push("-q".into());
+    }
+    line.push("-c".into());
+    line.push(job.file.display().to_string());
+    line.push("--".into());
+    line.extend(job.words.iter().cloned());
+    line
+}
+
+/// Runs mbsync to its end, or ends it: when it stalls, or when a signal comes.
+/// The lock's text names the run while it lasts.
+pub fn run(job: &Job<'_>, lock: &mut Lock, stop: &Stop) -> Ended {
+    match start(job, lock) {
+        Ok(child) => match Supervised::new(job, child, lock).and_then(|run| run.follow(stop)) {
+            Ok(ended) => ended,
+            Err(error) => ended(Exit::Later, format!("cannot follow mbsync: {error}"), vec![]),
+        },
+        Err(error) => {
+            let program = job.program.display();
+            let text = match error.kind() {
+                io::ErrorKind::NotFound => format!(
+                    "{program}: not found; install isync, or name the program as `mbsync` in config.toml"
+                ),
+                io::ErrorKind::PermissionDenied => {
+                    format!(
+                        "{program}: not executable; chmod +x it, or name another as `mbsync` in config.toml"
+                    )
+                }
+                _ => format!("{program}: {error}"),
+            };
+            let permanent =
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
+            ended(if permanent { Exit::Config } else { Exit::Later }, text, vec![])
+        }
+    }
+}
+
+fn ended(exit: Exit, text: String, findings: Vec<Finding>) -> Ended {
+    Ended { exit, text, findings }
+}
+
+fn start(job: &Job<'_>, lock: &mut Lock) -> io::Result<Child> {
+    let line = command_line(job);
+    let mut command = Command::new(job.program);
+    command.args(line.iter().skip(1)).stderr(Stdio::piped());
+    if job.prompt == Prompt::Terminal {
+        command.stdin(Stdio::inherit());
+    } else {
+        command.stdin(Stdio::null());
+        sys::in_new_session(&mut command);
+    }
+    if job.prompt == Prompt::Never {
+        for name in PROMPTS {
+            command.env_remove(name);
+        }
+    }
+    command.stdout(if job.progress { Stdio::inherit() } else { Stdio::piped() });
+    lock.clear()?;
+    sys::die_with_parent(&mut command, lock.as_fd()).spawn()
+}
+
+/// Reads lines without waiting, and keeps no more of them than is useful.
+struct Lines<R> {
+    from: Option<R>,
+    part: Vec<u8>,
+}
+
+impl<R: Read + AsFd> Lines<R> {
+    fn new(from: Option<R>) -> io::Result<Self> {
+        if let Some(from) = &from {
+            rustix::io::ioctl_fionbio(from, true)?;
+        }
+        Ok(Lines { from, part: Vec::new() })
+    }
+
+    /// Takes what is there, up to a bound, so that a flood does not keep us
+    /// from the rest of the world.
+    fn take(&mut self, mut each: impl FnMut(&str)) {
+        let mut buffer = [0; 4096];
+        for _ in 0..64 {
+            let Some(from) = &mut self.from else { return };
+            match from.read(&mut buffer) {
+                Ok(0) => self.from = None,
+                Ok(count) => self.split(buffer.get(..count).unwrap_or_default(), &mut each),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.from = None,
+            }
+        }
+    }
+
+    fn split(&mut self, bytes: &[u8], each: &mut impl FnMut(&str)) {
+        for &byte in bytes {
+            if byte == b'\n' || byte == b'\r' {
+                self.rest(each);
+            } else if self.part.len() < LONGEST_LINE {
+                self.part.push(byte);
+            }
+        }
+    }
+
+    fn rest(&mut self, each: &mut impl FnMut(&str)) {
+        if !self.part.is_empty() {
+            each(&String::from_utf8_lossy(&self.part));
+            self.part.clear();
+        }
+    }
+}
+
+/// What is being done about the run's end.
+enum Ending {
+    /// Nothing: it runs.
+    No,
+    /// TERM was sent, for this reason.
+    Asked { why: Why, since: Instant, killed: bool, tree: Vec<Process> },
+}
+
+#[derive(Clone, Copy)]
+enum Why {
+    Stalled,
+    Signal(u8),
+}
+
+struct Supervised<'a> {
+    job: &'a Job<'a>,
+    child: Child,
+    pid: Pid,
+    pidfd: OwnedFd,
+    stderr: Lines<ChildStderr>,
+    stdout: Lines<ChildStdout>,
+    findings: Vec<(Finding, String)>,
+    other: Vec<String>,
+    ending: Ending,
+}
+
+impl<'a> Supervised<'a> {
+    fn new(job: &'a Job<'a>, mut child: Child, lock: &mut Lock) -> io::Result<Self> {
+        let pid = Pid::from_child(&child);
+        let own_group = job.prompt != Prompt::Terminal;
+        let set_up = Process::with_pid(pid)
+            .map_or(Ok(()), |process| lock.record(process, own_group))
+            .and_then(|()| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
+            .and_then(|pidfd| {
+                let stderr = Lines::new(child.stderr.take())?;
+                Ok((pidfd, stderr, Lines::new(child.stdout.take())?))
+            });
+        match set_up {
+            Ok((pidfd, stderr, stdout)) => Ok(Supervised {
+                job,
+                child,
+                pid,
+                pidfd,
+                stderr,
+                stdout,
+                findings: Vec::new(),
+                other: Vec::new(),
+                ending: Ending::No,
+            }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn follow(mut self, stop: &Stop) -> io::Result<Ended> {
+        let mut moved = process::bytes_moved(self.pid);
+        let mut moved_at = Instant::now();
+        let look_every =
+            (self.job.stall / 8).clamp(Duration::from_millis(50), Duration::from_secs(15));
+        let mut status = None;
+        loop {
+            let timeout = match &self.ending {
+                Ending::No => look_every,
+                // What lingers in the process group has no descriptor to poll.
+                Ending::Asked { .. } => Duration::from_millis(5),
+            };
+            self.wait(stop, timeout, status.is_some())?;
+            self.read();
+            if status.is_none() {
+                status = self.child.try_wait()?;
+            }
+            if let Some(status) = status {
+                if !self.lingers() {
+                    self.read();
+                    return Ok(self.ended(status));
+                }
+            }
+            if let (Ending::No, Some(signal)) = (&self.ending, stop.signal()) {
+                self.end(Why::Signal(signal));
+            }
+            let now = process::bytes_moved(self.pid);
+            if now != moved {
+                (moved, moved_at) = (now, Instant::now());
+            } else if matches!(self.ending, Ending::No) && moved_at.elapsed() >= self.stall() {
+                self.end(Why::Stalled);
+            }
+            self.lose_patience();
+        }
+    }
+
+    /// A person may be typing a password: five times as long on a terminal.
+    fn stall(&self) -> Duration {
+        self.job.stall * if self.job.prompt == Prompt::Terminal { 5 } else { 1 }
+    }
+
+    fn wait(&self, stop: &Stop, timeout: Duration, exited: bool) -> io::Result<()> {
+        let timeout = rustix::time::Timespec::try_from(timeout).map_err(io::Error::other)?;
+        let mut fds = Vec::with_capacity(4);
+        if !exited {
+            fds.push(PollFd::new(&self.pidfd, PollFlags::IN));
+        }
+        if matches!(self.ending, Ending::No) {
+            fds.push(PollFd::new(stop, PollFlags::IN));
+        }
+        if let Some(from) = &self.stderr.from {
+            fds.push(PollFd::new(from, PollFlags::IN));
+        }
+        if let Some(from) = &self.stdout.from {
+            fds.push(PollFd::new(from, PollFlags::IN));
+        }
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read(&mut self) {
+        let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
+        let mut note = |line: &str| {
+            let shown = fit_to_print(line, job.secrets);
+            if job.verbose {
+                eprint_line(&shown);
+            }
+            match finding(line) {
+                Some(found) if findings.len() < MOST_LINES => {
+                    findings.push((found, shown.into_owned()))
+                }
+                _ if other.len() < MOST_LINES => other.push(shown.into_owned()),
+                _ => {}
+            }
+        };
+        self.stderr.take(&mut note);
+        // Without its standard output emptied, mbsync would wait for us for ever.
+        self.stdout.take(|line| {
+            if job.verbose {
+                eprint_line(&fit_to_print(line, job.secrets));
+            }
+        });
+    }
+
+    /// Sends TERM to mbsync and to all that it has started.
+    fn end(&mut self, why: Why) {
+        let tree = if self.job.prompt == Prompt::Terminal {
+            // Our group may be mutt's: only the run's own processes are meant.
+            let mut tree = process::descendants(self.pid);
+            tree.extend(Process::with_pid(self.pid));
+            tree
+        } else {
+            vec![]
+        };
+        self.signal(Signal::TERM, &tree);
+        self.ending = Ending::Asked { why, since: Instant::now(), killed: false, tree };
+    }
+
+    fn lose_patience(&mut self) {
+        if let Ending::Asked { since, killed, tree, .. } = &mut self.ending {
+            if since.elapsed() >= GRACE && !*killed {
+                *killed = true;
+                let tree = std::mem::take(tree);
+                self.signal(Signal::KILL, &tree);
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal, tree: &[Process]) {
+        if self.job.prompt == Prompt::Terminal {
+            for process in tree {
+                process.signal(signal);
+            }
+        } else {
+            let _ = rustix::process::kill_process_group(self.pid, signal);
+        }
+    }
+
+    /// Whether something that is to be ended has not ended. After KILL nothing
+    /// is waited for any more.
+    fn lingers(&self) -> bool {
+        match &self.ending {
+            Ending::No => false,
+            Ending::Asked { killed: true, since, .. } => {
+                process::group_is_alive(self.pid)
+                    && self.job.prompt != Prompt::Terminal
+                    && since.elapsed() < GRACE * 2
+            }
+            Ending::Asked { tree, .. } if self.job.prompt == Prompt::Terminal => {
+                tree.iter().any(|process| process.is_alive())
+            }
+            Ending::Asked { .. } => process::group_is_alive(self.pid),
+        }
+    }
+
+    fn ended(mut self, status: ExitStatus) -> Ended {
+        let (findings, other) = (&mut self.findings, &mut self.other);
+        self.stderr.rest(&mut |line| match finding(line) {
+            Some(found) => findings.push((found, line.to_owned())),
+            None => other.push(line.to_owned()),
+        });
+        let why = match &self.ending {
+            Ending::Asked { why, .. } => Some(*why),
+            Ending::No => None,
+        };
+        verdict_of(why, status, self.findings, &self.other, self.job.stall)
+    }
+}
+
+/// What an ended run comes to.
+fn verdict_of(
+    why: Option<Why>,
+    status: ExitStatus,
+    findings: Vec<(Finding, String)>,
+    other: &[String],
+    stall: Duration,
+) -> Ended {
+    use std::os::unix::process::ExitStatusExt as _;
+    match why {
+        Some(Why::Signal(signal)) => return ended(Exit::Signal(signal), String::new(), vec![]),
+        Some(Why::Stalled) => {
+            let stall = humantime::format_duration(stall);
+            let said = other.last().map(|line| format!(" ({line})")).unwrap_or_default();
+            return ended(
+                Exit::Offline,
+                format!("mbsync moved no byte for {stall}; ended{said}"),
+                vec![],
+            );
+        }
+        None => {}
+    }
+    if status.success() {
+        return ended(Exit::Done, String::new(), vec![]);
+    }
+    // An account's trouble explains its mailboxes' trouble.
+    let worst = findings.iter().map(|(found, _)| found.exit()).max();
+    let exit = worst.unwrap_or(if status.signal().is_some() { Exit::Later } else { Exit::Mailbox });
+    let text = findings
+        .iter()
+        .find(|(found, _)| found.exit() == exit)
+        .map(|(_, line)| line.clone())
+        .or_else(|| status.signal().map(|signal| format!("mbsync was ended by signal {signal}")))
+        .or_else(|| other.iter().rev().find(|line| !line.starts_with("Warning")).cloned())
+        .unwrap_or_else(|| format!("mbsync failed without a message ({status})"));
+    ended(exit, text, findings.into_iter().map(|(found, _)| found).collect())
+}
+
+fn eprint_line(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(io::stderr(), "{line}");
+}

@@ -1,0 +1,5 @@
+//! Serving requests: single flight, the mbsync process, and what follows a run.
+
+pub mod classify;
+pub mod mbsync;
+pub mod serve;

@@ -1,0 +1,299 @@
+//! Single flight: how requests of many processes become few runs, never two at
+//! once, none forgotten.
+//!
+//! The protocol alone, over [`Ground`], so that a test can let any number of
+//! processes take their steps in any order and kill them anywhere. Knows
+//! nothing of files, clocks or mbsync.
+//!
+//! The rules:
+//!
+//! 1. A request is on disk before anything else is done about it.
+//! 2. Only the holder of the account's lock takes requests and runs mbsync. What
+//!    it takes, it takes before the run starts.
+//! 3. A foreground command waits for the lock itself, and then looks whether its
+//!    request still stands. If not, a run that started later has served it.
+//! 4. A background command needs somebody who will look after it has gone:
+//!    the waiter, the one process that holds the queue, or a child it leaves
+//!    behind as that process.
+//! 5. Who gives up the queue (or stops waiting) looks once more *after* giving it
+//!    up. A request is on disk before its maker finds the queue held; so either
+//!    the leaver sees the request, or its maker finds the queue free.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::account::Want;
+pub use crate::state::want::Standing;
+
+/// The world as the protocol sees it: one account's state directory, the clock,
+/// mbsync.
+pub trait Ground {
+    /// What a run came to.
+    type Report: Report;
+
+    /// Puts the requests on disk.
+    fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool);
+    /// How requests made earlier stand. Only asked while the lock is held.
+    fn standing(&mut self, wants: &BTreeSet<Want>) -> Standing;
+    /// How long until some request is due; `None` if none stands.
+    fn next_due(&mut self) -> Option<Duration>;
+    /// A request stands that no run has been tried for.
+    fn any_fresh(&mut self) -> bool;
+
+    /// Waits for the account's lock and for the end of a killed holder's run.
+    fn lock(&mut self) -> Locked;
+    /// Gives the lock up.
+    fn unlock(&mut self);
+    /// Takes the queue if it is free.
+    fn try_queue(&mut self) -> bool;
+    /// Gives the queue up.
+    fn leave_queue(&mut self);
+    /// A waiter is alive, and will see any request on disk.
+    fn waiter_is_alive(&mut self) -> bool;
+    /// Leaves a child that holds the queue, which this process does from now on
+    /// no more. False if it cannot; the queue is then still held.
+    fn leave_child(&mut self) -> bool;
+
+    /// What throttle and backoff say of a run now.
+    fn gate(&mut self, urgent: bool) -> Gate;
+    /// Waits; ends early when the account's files change.
+    fn pause(&mut self, at_most: Duration) -> Paused;
+    /// Takes what is due, runs mbsync, settles the requests. With the lock held.
+    fn run(&mut self) -> Self::Report;
+    /// Quiet wanted before a run in the background: mutt may still be writing.
+    fn settle_time(&self) -> Duration;
+}
+
+/// The protocol's view of a run.
+pub trait Report {
+    /// Trying again cannot help before somebody mends something.
+    fn is_hopeless(&self) -> bool;
+    /// A signal ended it.
+    fn stopped(&self) -> bool;
+}
+
+/// The end of waiting for the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    /// It is ours.
+    Held,
+    /// Another process held it too long.
+    TooLong,
+    /// A signal came.
+    Stopped,
+}
+
+/// The end of a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// Time is up, or something changed.
+    Over,
+    /// A signal came.
+    Stopped,
+}
+
+/// Whether a run may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Now.
+    Open,
+    /// After so long, to keep the throttle.
+    Throttled(Duration),
+    /// After so long, for the last runs failed.
+    BackingOff(Duration),
+}
+
+/// How a command wants its request treated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// `--force`: not throttled.
+    pub urgent: bool,
+    /// Somebody sits in front of it (or forces it): backoff does not hold it up.
+    pub impatient: bool,
+    /// `--block`: stay until served.
+    pub block: bool,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<R> {
+    /// A run of ours, which took it on.
+    Ran(R),
+    /// A run of another process served it.
+    Served,
+    /// A run of another process took it on and failed; it stands.
+    Failed,
+    /// Somebody will run it, after about so long.
+    Queued(Duration, By),
+    /// Not tried: backoff is in force for so long. It stands.
+    BackingOff(Duration),
+    /// Another process held the lock too long. It stands.
+    LockHeld,
+    /// A signal came. It stands.
+    Stopped,
+    /// Nobody could be left behind to serve it. It stands.
+    Stranded,
+}
+
+/// Who looks after a queued request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The waiter.
+    Waiter,
+    /// The process that held the queue already.
+    Queue,
+    /// A child of ours.
+    Child,
+}
+
+/// A command in the foreground: sees its request served, unless it is throttled
+/// and may not block.
+pub fn foreground<G: Ground>(
+    ground: &mut G,
+    wants: &BTreeSet<Want>,
+    manner: Manner,
+) -> Answer<G::Report> {
+    ground.demand(wants, manner.urgent);
+    let mut queue = false;
+    let answer = see_served(ground, wants, manner, &mut queue);
+    if queue {
+        ground.leave_queue();
+        look_once_more(ground);
+    }
+    answer
+}
+
+fn see_served<G: Ground>(
+    ground: &mut G,
+    wants: &BTreeSet<Want>,
+    manner: Manner,
+    queue: &mut bool,
+) -> Answer<G::Report> {
+    loop {
+        match ground.lock() {
+            Locked::Held => {}
+            Locked::TooLong => return Answer::LockHeld,
+            Locked::Stopped => return Answer::Stopped,
+        }
+        let early = match ground.standing(wants) {
+            Standing::Served => Some(Answer::Served),
+            // Not tried again by each of fifty: one failure answers all.
+            Standing::Failed => Some(Answer::Failed),
+            Standing::Fresh => None,
+        };
+        let wait = match ground.gate(manner.urgent) {
+            Gate::Throttled(wait) => wait,
+            Gate::BackingOff(wait) if !manner.impatient => {
+                ground.unlock();
+                return early.unwrap_or(Answer::BackingOff(wait));
+            }
+            Gate::Open | Gate::BackingOff(_) => Duration::ZERO,
+        };
+        if early.is_none() && wait.is_zero() {
+            let report = ground.run();
+            ground.unlock();
+            return Answer::Ran(report);
+        }
+        ground.unlock();
+        if let Some(answer) = early {
+            return answer;
+        }
+        if !manner.block {
+            return hand_over(ground, wait);
+        }
+        *queue = *queue || ground.try_queue();
+        if ground.pause(wait) == Paused::Stopped {
+            return Answer::Stopped;
+        }
+    }
+}
+
+/// A command in the background: sees to it that somebody will serve the request.
+pub fn background<G: Ground>(
+    ground: &mut G,
+    wants: &BTreeSet<Want>,
+    urgent: bool,
+) -> Answer<G::Report> {
+    ground.demand(wants, urgent);
+    hand_over(ground, Duration::ZERO)
+}
+
+fn hand_over<G: Ground>(ground: &mut G, wait: Duration) -> Answer<G::Report> {
+    if ground.waiter_is_alive() {
+        return Answer::Queued(wait, By::Waiter);
+    }
+    if !ground.try_queue() {
+        return Answer::Queued(wait, By::Queue);
+    }
+    if ground.leave_child() {
+        return Answer::Queued(wait, By::Child);
+    }
+    ground.leave_queue();
+    Answer::Stranded
+}
+
+/// The child left behind: holds the queue, waits, serves, looks again, goes.
+/// Failures are waited out for about `patience` in all.
+pub fn queued<G: Ground>(ground: &mut G, patience: Duration) {
+    let mut left = patience;
+    loop {
+        let going = wait_out(ground, &mut left);
+        ground.leave_queue();
+        if going == Going::AtOnce || !ground.any_fresh() || !ground.try_queue() {
+            return;
+        }
+    }
+}
+
+/// Whether who leaves the queue may look once more.
+#[derive(PartialEq, Eq)]
+enum Going {
+    AtOnce,
+    WhenNothingIsFresh,
+}
+
+fn wait_out<G: Ground>(ground: &mut G, left: &mut Duration) -> Going {
+    if ground.pause(ground.settle_time()) == Paused::Stopped {
+        return Going::AtOnce;
+    }
+    while let Some(due) = ground.next_due() {
+        let (wait, trouble) = match ground.gate(false) {
+            Gate::Open => (due, !due.is_zero()),
+            Gate::Throttled(wait) => (wait.max(due), !due.is_zero()),
+            Gate::BackingOff(wait) => (wait.max(due), true),
+        };
+        if !wait.is_zero() {
+            if trouble && left.is_zero() {
+                return Going::WhenNothingIsFresh;
+            }
+            if trouble {
+                *left = left.saturating_sub(wait);
+            }
+            if ground.pause(wait) == Paused::Stopped {
+                return Going::AtOnce;
+            }
+            continue;
+        }
+        if ground.lock() != Locked::Held {
+            return Going::AtOnce;
+        }
+        // Another process may have run while this one waited for the lock.
+        if ground.gate(false) != Gate::Open || ground.next_due() != Some(Duration::ZERO) {
+            ground.unlock();
+            continue;
+        }
+        let report = ground.run();
+        ground.unlock();
+        if report.stopped() || report.is_hopeless() {
+            return Going::AtOnce;
+        }
+    }
+    Going::WhenNothingIsFresh
+}
+
+/// Rule 5, for whoever others relied on.
+pub fn look_once_more<G: Ground>(ground: &mut G) {
+    if ground.any_fresh() {
+        let _ = hand_over(ground, Duration::ZERO);
+    }
+}
