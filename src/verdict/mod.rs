@@ -1,1 +1,3 @@
 //! verdict
+pub mod flags;
+pub mod syncstate;
