@@ -265,8 +265,8 @@ impl Record {
     ///
     /// # Errors
     /// A UID stands in two entries.
-    pub fn new(marks: Record, entries: Vec<Entry>) -> Result<Record, &'static str> {
-        let mut record = Record { entries, by_near: Vec::new(), ..marks };
+    pub fn new(marks: &Record, entries: Vec<Entry>) -> Result<Record, &'static str> {
+        let mut record = Record { entries, by_near: Vec::new(), ..*marks };
         record.index()?;
         Ok(record)
     }
@@ -345,8 +345,8 @@ impl Record {
             match before {
                 None => added += u32::from(entry.far != 0 && entry.near != 0),
                 Some(before) => {
-                    let lost =
-                        (before.far != 0 && entry.far == 0) || (before.near != 0 && entry.near == 0);
+                    let lost = (before.far != 0 && entry.far == 0)
+                        || (before.near != 0 && entry.near == 0);
                     counts.gone += u32::from(lost);
                     counts.flags += u32::from(!lost && before.flags != entry.flags);
                 }
@@ -388,7 +388,10 @@ mod tests {
         let both = record.of_far(9).unwrap();
         assert_eq!((both.placeholder, both.standing), (Placeholder::Near, Standing::Expired));
         assert_eq!(record.with_far().len(), 8);
-        assert_eq!(record.with_near().map(|entry| entry.near).collect::<Vec<_>>(), [1, 2, 4, 5, 6, 9]);
+        assert_eq!(
+            record.with_near().map(|entry| entry.near).collect::<Vec<_>>(),
+            [1, 2, 4, 5, 6, 9]
+        );
         assert!(record.of_far(0).is_none() && record.of_near(0).is_none());
     }
 
@@ -448,7 +451,8 @@ mod tests {
     fn says_what_a_run_did() {
         let old = parse(SAMPLE).unwrap();
         let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
-        let text = text.replace("1 1 FS", "1 1 S").replace("2 2 <\n", "").replace("5 5 >S", "0 5 >S");
+        let text =
+            text.replace("1 1 FS", "1 1 S").replace("2 2 <\n", "").replace("5 5 >S", "0 5 >S");
         let new = parse(format!("{text}11 11 \n10 8 S\n").as_bytes()).unwrap();
         let counts = new.changes_since(&old, 1);
         assert_eq!(counts, Counts { pulled: 1, pushed: 1, flags: 1, gone: 2 });
