@@ -1,1 +1,319 @@
-//! verdict
+//! The verdict: does either side of a mailbox pair differ from what mbsync
+//! last recorded for it?
+//!
+//! Clean means: an mbsync run started now would change no message, no flag and
+//! no entry of the record. A run that would do no more than move the marks up
+//! to which mbsync has looked (`MaxPulledUid`, `MaxPushedUid`) changes nothing
+//! in this sense. A wrong *clean* would be mail not synced, so whatever is not
+//! understood is *unknown*; a wrong *dirty* costs a run.
+//!
+//! The rules are those of isync 1.4.4, read in its source and tried. Knows the
+//! channel's settings, the record and what was seen on either side; knows
+//! nothing of connections, locks or when to ask.
+
+pub mod flags;
+pub mod local;
+pub mod syncstate;
+
+use crate::account::{Channel, StoreKind};
+use serde::{Deserialize, Serialize};
+use syncstate::{Placeholder, Record, Standing};
+
+/// What of a channel's settings decides whether a run would do something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// `Expunge Far` or `Both`: a run removes every \Deleted far message.
+    pub expunge_far: bool,
+    /// `Expunge Near` or `Both`.
+    pub expunge_near: bool,
+    /// `MaxMessages`, 0: none.
+    pub max_messages: u32,
+    /// `InfoDelimiter`, one byte as in mbsync.
+    pub info_delimiter: u8,
+    /// `AltMap`: a new Maildir keeps its UIDs outside the file names.
+    pub alt_map: bool,
+}
+
+impl Rules {
+    /// The rules of a channel.
+    ///
+    /// # Errors
+    /// Why no verdict can be given on its mailboxes, as a short text.
+    pub fn of(channel: &Channel) -> Result<Rules, String> {
+        let StoreKind::Maildir(near) = &channel.near.store.kind else {
+            return Err("the near side is no Maildir".to_owned());
+        };
+        if !matches!(channel.far.store.kind, StoreKind::Imap(_)) {
+            return Err("the far side is no IMAP store".to_owned());
+        }
+        if !channel.full_sync {
+            return Err("Sync is not full".to_owned());
+        }
+        let info_delimiter = u8::try_from(near.info_delimiter)
+            .ok()
+            .filter(u8::is_ascii_punctuation)
+            .ok_or("InfoDelimiter is no punctuation character")?;
+        Ok(Rules {
+            expunge_far: channel.expunge.far,
+            expunge_near: channel.expunge.near,
+            max_messages: channel.max_messages,
+            info_delimiter,
+            alt_map: near.alt_map,
+        })
+    }
+}
+
+/// Messages that differ from the record, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Changes {
+    /// Not in the record, and to be carried over.
+    pub new: u32,
+    /// In the record and gone, or \Deleted where a run would remove it.
+    pub deleted: u32,
+    /// With other flags than recorded.
+    pub flags: u32,
+    /// What is no message's change: entries that a run would expire or drop,
+    /// and changes of a kind that cannot be told.
+    pub other: u32,
+}
+
+impl Changes {
+    /// Nothing differs.
+    #[must_use]
+    pub fn none(self) -> bool {
+        self == Changes::default()
+    }
+
+    /// Of all kinds together.
+    #[must_use]
+    pub fn total(self) -> u32 {
+        [self.deleted, self.flags, self.other].iter().fold(self.new, |a, &b| a.saturating_add(b))
+    }
+}
+
+impl std::fmt::Display for Changes {
+    /// `2 new, 1 deleted`, or `nothing`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kinds = [
+            (self.new, "new"),
+            (self.deleted, "deleted"),
+            (self.flags, "flags"),
+            (self.other, "other"),
+        ];
+        let mut text = kinds.iter().filter(|(count, _)| *count > 0).peekable();
+        if text.peek().is_none() {
+            return f.write_str("nothing");
+        }
+        while let Some((count, kind)) = text.next() {
+            write!(f, "{count} {kind}{}", if text.peek().is_some() { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What is known of one side of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// As recorded.
+    Clean,
+    /// Different from the record in this.
+    Changed(Changes),
+    /// It cannot be told, and why.
+    Unknown(String),
+}
+
+impl Finding {
+    /// [`Finding::Clean`] if `changes` is nothing.
+    #[must_use]
+    pub fn from_changes(changes: Changes) -> Finding {
+        if changes.none() { Finding::Clean } else { Finding::Changed(changes) }
+    }
+}
+
+/// The verdict on a mailbox pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// A run would change nothing.
+    Clean,
+    /// The near side differs: something is to be pushed.
+    Local(Changes),
+    /// The far side differs: something is to be pulled.
+    Remote(Changes),
+    /// Both sides differ: near, far.
+    Both(Changes, Changes),
+    /// It cannot be told, and why. Falls back to [`Fingerprint`]s.
+    Unknown(String),
+}
+
+impl Verdict {
+    /// The verdict from what both sides show. A change on one side outweighs
+    /// ignorance of the other: a run is wanted either way.
+    #[must_use]
+    pub fn of(near: Finding, far: Finding) -> Verdict {
+        match (near, far) {
+            (Finding::Clean, Finding::Clean) => Verdict::Clean,
+            (Finding::Changed(near), Finding::Changed(far)) => Verdict::Both(near, far),
+            (Finding::Changed(near), _) => Verdict::Local(near),
+            (_, Finding::Changed(far)) => Verdict::Remote(far),
+            (Finding::Unknown(why), _) | (_, Finding::Unknown(why)) => Verdict::Unknown(why),
+        }
+    }
+
+    /// Whether a run is wanted, as far as this can be told.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        matches!(self, Verdict::Local(_) | Verdict::Remote(_) | Verdict::Both(..))
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Verdict::Clean => f.write_str("in step"),
+            Verdict::Local(near) => write!(f, "to push: {near}"),
+            Verdict::Remote(far) => write!(f, "to pull: {far}"),
+            Verdict::Both(near, far) => write!(f, "to push: {near}; to pull: {far}"),
+            Verdict::Unknown(why) => write!(f, "unknown: {why}"),
+        }
+    }
+}
+
+/// A digest of the messages of a Maildir: names without UIDs, and flags, in any
+/// order, in cur or new alike. It stays the same when mutt moves old messages
+/// from new to cur and when mbsync writes UIDs into names. Made to notice
+/// changes, not to withstand a forger, who would have to own the Maildir.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Digest {
+    files: u64,
+    sum: u64,
+    product: u64,
+}
+
+impl Digest {
+    /// Takes in one message: its name up to the UID or the flags, and its flags.
+    fn add(&mut self, stem: &[u8], flags: flags::Flags) {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut hash = u64::from(flags.bits()) ^ (stem.len() as u64) << 8;
+        let mut fold = |word: u64| {
+            let wide = u128::from(hash ^ word).wrapping_mul(u128::from(ODD) << 1 | 1);
+            #[allow(clippy::cast_possible_truncation)]
+            {
+                hash = (wide as u64) ^ (wide >> 64) as u64;
+                hash = hash.rotate_left(23).wrapping_mul(ODD);
+            }
+        };
+        for chunk in stem.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            fold(u64::from_le_bytes(word));
+        }
+        fold(!0);
+        self.files += 1;
+        self.sum = self.sum.wrapping_add(hash);
+        self.product = self.product.wrapping_add(hash.rotate_left(32).wrapping_mul(hash | 1));
+    }
+}
+
+/// What mbsync itself would change although both sides are as recorded:
+/// entries to expire or to drop. Zero without `MaxMessages`, but for records
+/// that a change of settings or a crash left behind.
+pub(crate) fn to_tidy(record: &Record, rules: &Rules) -> u32 {
+    let mut count = 0_u32;
+    let tidies = rules.max_messages > 0 || rules.expunge_far || rules.expunge_near;
+    for entry in record.entries() {
+        let dropped = match (entry.far, entry.near) {
+            (0, 0) => true,
+            (far, 0) => {
+                let below = far <= record.max_expired_far && far <= record.max_pulled;
+                below && (rules.max_messages > 0 || (tidies && entry.standing == Standing::Expired))
+            }
+            _ => false,
+        };
+        count += u32::from(dropped);
+    }
+    if rules.max_messages > 0 {
+        // Whether unread messages expire is ExpireUnread's to say; either
+        // answer that would change something counts.
+        count += expiring(record, rules, false).max(expiring(record, rules, true));
+    }
+    count
+}
+
+/// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
+fn expiring(record: &Record, rules: &Rules, unread_too: bool) -> u32 {
+    let expired = |entry: &syncstate::Entry| entry.standing == Standing::Expired;
+    let alive = |entry: &&syncstate::Entry| {
+        entry.near != 0 && (expired(entry) || !entry.flags.has(flags::Flags::TRASHED))
+    };
+    let pairs = record.with_far().iter().filter(alive);
+    let mut excess = i64::try_from(pairs.clone().count()).unwrap_or(i64::MAX);
+    excess -= i64::from(rules.max_messages);
+    let mut count = 0;
+    for entry in pairs {
+        let important = entry.flags.has(flags::Flags::FLAGGED)
+            || !(entry.flags.has(flags::Flags::SEEN) || unread_too);
+        let expires = !important && (excess > 0 || expired(entry));
+        if important || expires {
+            excess -= 1;
+        }
+        count += u32::from(expires != expired(entry));
+    }
+    count
+}
+
+/// Whether the flags seen on the near side call for something, given the pair's
+/// entry: `None` if not. Flags are compared as mbsync compares them.
+pub(crate) fn near_difference(
+    entry: &syncstate::Entry,
+    seen: flags::Flags,
+    rules: &Rules,
+    forwarded: Option<bool>,
+) -> Option<Difference> {
+    use flags::Flags;
+    if seen.has(Flags::TRASHED) && rules.expunge_near {
+        return Some(Difference::Deleted);
+    }
+    if entry.standing == Standing::Skipped {
+        return Some(Difference::New);
+    }
+    let mut pushed = seen;
+    if entry.standing == Standing::Expired {
+        pushed = pushed.without(Flags::TRASHED);
+    }
+    if entry.placeholder == Placeholder::Near {
+        // A placeholder's Seen says nothing of the message, and its Flagged
+        // asks for the whole message.
+        pushed = pushed.without(Flags::SEEN.with(Flags::FLAGGED));
+    }
+    if entry.placeholder != Placeholder::None && seen.has(Flags::FLAGGED) {
+        return Some(Difference::Flags);
+    }
+    if entry.far == 0 {
+        return None;
+    }
+    // Not known to be refused: supposed to be taken, for a run that pushes
+    // nothing is better than a flag that stays here.
+    if forwarded == Some(false) {
+        pushed = pushed.without(Flags::PASSED);
+    }
+    (pushed != entry.flags).then_some(Difference::Flags)
+}
+
+/// The kind of a message's change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Difference {
+    New,
+    Deleted,
+    Flags,
+}
+
+impl Changes {
+    pub(crate) fn count(&mut self, kind: Difference) {
+        let place = match kind {
+            Difference::New => &mut self.new,
+            Difference::Deleted => &mut self.deleted,
+            Difference::Flags => &mut self.flags,
+        };
+        *place = place.saturating_add(1);
+    }
+}

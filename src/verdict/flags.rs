@@ -1,0 +1,124 @@
+//! The six flags that mbsync carries, in the three spellings they come in.
+//!
+//! Knows letters of file names and records, and IMAP's names. Knows nothing of
+//! messages or mailboxes.
+
+use serde::{Deserialize, Serialize};
+
+/// A set of Draft, Flagged, Passed, Replied, Seen and Trashed (Maildir's names).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Flags(u8);
+
+/// Letters and IMAP names, in the order of the bits. mbsync knows passed
+/// messages as `$Forwarded`, and compares the names to the letter.
+const NAMES: [(u8, &str); 6] = [
+    (b'D', "\\Draft"),
+    (b'F', "\\Flagged"),
+    (b'P', "$Forwarded"),
+    (b'R', "\\Answered"),
+    (b'S', "\\Seen"),
+    (b'T', "\\Deleted"),
+];
+
+/// Bit of each letter, 0 for other bytes: a message's name is read many
+/// thousand times a look.
+const LETTER: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut bit = 0;
+    while bit < NAMES.len() {
+        table[NAMES[bit].0 as usize] = 1 << bit;
+        bit += 1;
+    }
+    table
+};
+
+impl Flags {
+    /// No flag.
+    pub const NONE: Flags = Flags(0);
+    /// `F`, `\Flagged`.
+    pub const FLAGGED: Flags = Flags(2);
+    /// `P`, `$Forwarded`.
+    pub const PASSED: Flags = Flags(4);
+    /// `S`, `\Seen`.
+    pub const SEEN: Flags = Flags(16);
+    /// `T`, `\Deleted`.
+    pub const TRASHED: Flags = Flags(32);
+
+    /// The flags whose letters occur anywhere in `info`; other bytes are
+    /// passed over, as mbsync does with what follows `:2,` in a name.
+    #[must_use]
+    pub fn among(info: &[u8]) -> Flags {
+        Flags(info.iter().fold(0, |set, &byte| set | LETTER[usize::from(byte)]))
+    }
+
+    /// The flags of a line of mbsync's record: letters in their order, each
+    /// once, and nothing else.
+    #[must_use]
+    pub fn from_record(letters: &[u8]) -> Option<Flags> {
+        let mut set = 0;
+        for &byte in letters {
+            let bit = LETTER[usize::from(byte)];
+            if bit <= set {
+                return None;
+            }
+            set |= bit;
+        }
+        Some(Flags(set))
+    }
+
+    /// The flags among IMAP's names; keywords and unknown ones are passed over.
+    pub fn from_imap<'a>(names: impl IntoIterator<Item = &'a str>) -> Flags {
+        names.into_iter().fold(Flags::NONE, |set, name| {
+            let bit = NAMES.iter().position(|(_, known)| *known == name);
+            bit.map_or(set, |bit| Flags(set.0 | (1 << bit)))
+        })
+    }
+
+    /// Whether any flag of `other` is in this set.
+    #[must_use]
+    pub fn has(self, other: Flags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// This set and those of `other`.
+    #[must_use]
+    pub fn with(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    /// This set less those of `other`.
+    #[must_use]
+    pub fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
+    }
+
+    /// The six bits, `D` lowest.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set of these six bits, `D` lowest; higher ones are dropped.
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Flags {
+        Flags(bits & 63)
+    }
+}
+
+impl std::fmt::Debug for Flags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::fmt::Display for Flags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (bit, (letter, _)) in NAMES.iter().enumerate() {
+            if self.0 & (1 << bit) != 0 {
+                write!(f, "{}", char::from(*letter))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,667 @@
+//! The near side: what in a Maildir differs from mbsync's record.
+//!
+//! [`judge`] is a pure function of the record and the names in cur and new.
+//! [`look`] puts it to work on a disk, and lists no directory whose time stamps
+//! are those of the last clean look. Knows names and time stamps; opens no
+//! message, and knows nothing of servers.
+
+use super::flags::Flags;
+use super::syncstate::{self, Record, State};
+use super::{Changes, Difference, Digest, Finding, Rules, near_difference, to_tidy};
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The messages of a Maildir: UIDs and flags read from the names in cur and new.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    info_delimiter: u8,
+    /// UID in the high bits, flags in the low eight.
+    numbered: Vec<u64>,
+    /// Names without a UID.
+    unnumbered: u32,
+    /// A UID that no mbsync wrote.
+    strange: bool,
+    digest: Digest,
+}
+
+impl Listing {
+    /// An empty one. `info_delimiter` is the byte before `2,` in names.
+    #[must_use]
+    pub fn new(info_delimiter: u8) -> Listing {
+        Listing {
+            info_delimiter,
+            numbered: Vec::new(),
+            unnumbered: 0,
+            strange: false,
+            digest: Digest::default(),
+        }
+    }
+
+    /// Takes in a file name of cur or new, read as mbsync reads it: no dotfiles,
+    /// UID after the first `,U=`, flags anywhere after the first `:2,`.
+    pub fn add(&mut self, name: &[u8]) {
+        if name.first().is_none_or(|&byte| byte == b'.') {
+            return;
+        }
+        let delimiter = self.info_delimiter;
+        let (mut stem, mut uid, mut flags) = (None, None, None);
+        for (at, &byte) in name.iter().enumerate() {
+            if byte != b',' && byte != delimiter {
+                continue;
+            }
+            stem.get_or_insert(at);
+            let tail = &name[at + 1..];
+            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
+                flags = Some(Flags::among(&tail[2..]));
+            }
+            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
+                uid = Some(leading_number(&tail[2..]));
+            }
+            if uid.is_some() && flags.is_some() {
+                break;
+            }
+        }
+        let flags = flags.unwrap_or(Flags::NONE);
+        self.digest.add(&name[..stem.unwrap_or(name.len())], flags);
+        match uid.unwrap_or(0) {
+            0 => self.unnumbered = self.unnumbered.saturating_add(1),
+            uid if uid < u64::from(u32::MAX) => {
+                self.numbered.push(uid << 8 | u64::from(flags.bits()));
+            }
+            _ => self.strange = true,
+        }
+    }
+
+    /// How many messages there are.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.digest.files
+    }
+
+    /// The digest of what was taken in.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// UIDs and flags of the messages that have a UID, sorted.
+    fn sorted(&mut self) -> impl Iterator<Item = (u32, Flags)> + Clone {
+        self.numbered.sort_unstable();
+        self.numbered.iter().map(|&packed| {
+            let [flags, uid @ ..] = packed.to_le_bytes();
+            let uid = u32::from_le_bytes([uid[0], uid[1], uid[2], uid[3]]);
+            (uid, Flags::from_bits(flags))
+        })
+    }
+}
+
+/// The number that `text` starts with, 0 if none; `u64::MAX` if it does not fit.
+fn leading_number(text: &[u8]) -> u64 {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0_u64, |value, &digit| {
+        value
+            .checked_mul(10)
+            .and_then(|v| v.checked_add(u64::from(digit - b'0')))
+            .unwrap_or(u64::MAX)
+    })
+}
+
+/// `.uidvalidity`: how mbsync numbers the messages of a Maildir.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbering {
+    /// UIDVALIDITY.
+    pub validity: u32,
+    /// The highest UID given out.
+    pub highest: u32,
+}
+
+impl Numbering {
+    /// What the file says; `None` if mbsync would not read it either.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Numbering> {
+        let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+        let validity = numbers.next()?.parse().ok()?;
+        let highest = numbers.next()?.parse().ok()?;
+        Some(Numbering { validity, highest })
+    }
+}
+
+/// What in a Maildir with UIDs in its names differs from the record.
+///
+/// `forwarded` is whether the server lets `$Forwarded` be stored (`\*` or the
+/// keyword in PERMANENTFLAGS); `None`, not known, counts as yes.
+#[must_use]
+pub fn judge(
+    record: &Record,
+    listing: &mut Listing,
+    numbering: Numbering,
+    rules: &Rules,
+    forwarded: Option<bool>,
+) -> Finding {
+    if numbering.validity != record.near_validity {
+        return Finding::Unknown("the Maildir's UIDVALIDITY is not the recorded one".to_owned());
+    }
+    if listing.strange {
+        return Finding::Unknown("a file name has an impossible UID".to_owned());
+    }
+    let mut changes =
+        Changes { new: listing.unnumbered, other: to_tidy(record, rules), ..Changes::default() };
+    let mut entries = record.with_near().peekable();
+    let mut last = 0;
+    for (uid, flags) in listing.sorted() {
+        if uid == last {
+            return Finding::Unknown(format!("two files have the UID {uid}"));
+        }
+        last = uid;
+        while entries.next_if(|entry| entry.near < uid).is_some() {
+            changes.count(Difference::Deleted);
+        }
+        if let Some(entry) = entries.next_if(|entry| entry.near == uid) {
+            if let Some(kind) = near_difference(entry, flags, rules, forwarded) {
+                changes.count(kind);
+            }
+        } else if flags.has(Flags::TRASHED) && rules.expunge_near {
+            changes.count(Difference::Deleted);
+        } else if uid > record.max_pushed && !(flags.has(Flags::TRASHED) && rules.expunge_far) {
+            changes.count(Difference::New);
+        }
+        // Left over: numbered, not recorded and not above the mark. mbsync has
+        // done with it (refused, or its entry dropped) and never looks again.
+    }
+    if last > numbering.highest {
+        return Finding::Unknown(format!("the UID {last} is above the highest given out"));
+    }
+    for _ in entries {
+        changes.count(Difference::Deleted);
+    }
+    Finding::from_changes(changes)
+}
+
+/// Time stamps of a directory or file. The change time is in it because a
+/// modification time can be set back, by a restored backup or by `touch -d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    modified: (i64, i64),
+    changed: (i64, i64),
+    size: u64,
+    inode: u64,
+}
+
+/// What can be seen of a pair's near side without listing a directory.
+/// Equal to that of a look that found it clean: still clean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Glance {
+    cur: Stamp,
+    new: Option<Stamp>,
+    record: Option<Stamp>,
+    numbering: Option<Stamp>,
+    unfinished: bool,
+}
+
+/// The clock that stamps files moves in ticks, of 10 ms at most on Linux. Twice
+/// that, for the clock may be read at the other end of a tick.
+const TICK: Duration = Duration::from_millis(20);
+/// For file systems that keep whole seconds (or two, as FAT does).
+const COARSE_TICK: Duration = Duration::from_millis(2020);
+
+impl Stamp {
+    fn of(path: &Path) -> std::io::Result<Stamp> {
+        let found = path.metadata()?;
+        Ok(Stamp {
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+            // A directory's size says nothing and may be rounded.
+            size: if found.is_dir() { 0 } else { found.size() },
+            inode: found.ino(),
+        })
+    }
+
+    /// Whether a change made after `now` is bound to show in another stamp.
+    /// Not if this one is of the clock's current tick, or lies ahead of it.
+    fn settled(&self, now: SystemTime) -> bool {
+        let tick = if self.modified.1 == 0 && self.changed.1 == 0 { COARSE_TICK } else { TICK };
+        let Some(limit) = now.checked_sub(tick).and_then(|t| t.duration_since(UNIX_EPOCH).ok())
+        else {
+            return false;
+        };
+        let limit =
+            (i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), i64::from(limit.subsec_nanos()));
+        self.changed < limit && self.modified < limit
+    }
+}
+
+impl Glance {
+    /// A glance at a pair's near side; `None` if there is no Maildir (for mbsync,
+    /// a directory is one if it holds cur).
+    ///
+    /// # Errors
+    /// The Maildir is there but may not be looked at.
+    pub fn at(maildir: &Path, state_file: &Path) -> std::io::Result<Option<Glance>> {
+        let missing = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(None),
+            _ => Err(error),
+        };
+        let stamp = |path: &Path| Stamp::of(path).map(Some).or_else(missing);
+        let Some(cur) = stamp(&maildir.join("cur"))? else {
+            return Ok(None);
+        };
+        Ok(Some(Glance {
+            cur,
+            new: stamp(&maildir.join("new"))?,
+            record: stamp(state_file)?,
+            numbering: stamp(&maildir.join(".uidvalidity"))?,
+            unfinished: syncstate::unfinished(state_file),
+        }))
+    }
+
+    /// Whether a change made after `now` is bound to make a different glance,
+    /// so that this one may be remembered.
+    #[must_use]
+    pub fn settled(&self, now: SystemTime) -> bool {
+        let others = [&self.new, &self.record, &self.numbering];
+        self.cur.settled(now) && others.into_iter().flatten().all(|stamp| stamp.settled(now))
+    }
+}
+
+/// What is remembered of the near side from its last clean look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The glance, if it was settled.
+    pub glance: Option<Glance>,
+    /// The digest: the only memory of a Maildir with `AltMap`.
+    pub digest: Option<Digest>,
+    /// The rules that it was judged by.
+    pub rules: Rules,
+    /// Whether `$Forwarded` was then known to be taken by the server.
+    pub forwarded: Option<bool>,
+}
+
+/// What a look at a Maildir found.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// The finding.
+    pub finding: Finding,
+    /// To be remembered if it is clean and this is something: the next look
+    /// that has the same glance need not list.
+    pub glance: Option<Glance>,
+    /// Digest of the messages: of these, or of those remembered where the
+    /// glance was enough.
+    pub digest: Option<Digest>,
+    /// Whether directories were listed.
+    pub listed: bool,
+    /// The record, if it was read: it is not when the glance was enough.
+    pub state: Option<State>,
+}
+
+impl Look {
+    fn unknown(why: String) -> Look {
+        let finding = Finding::Unknown(why);
+        Look { finding, glance: None, digest: None, listed: false, state: None }
+    }
+
+    /// What to remember of this look if the pair turns out clean.
+    #[must_use]
+    pub fn remembered(&self, rules: &Rules, forwarded: Option<bool>) -> Remembered {
+        Remembered {
+            glance: self.glance.clone(),
+            digest: self.digest,
+            rules: rules.clone(),
+            forwarded,
+        }
+    }
+}
+
+/// Looks at the near side of a pair.
+///
+/// A glance is taken before and after the listing, and only a listing that
+/// nothing disturbed is judged clean for good; when it was disturbed three
+/// times over, the last one counts and its glance is not handed out.
+#[must_use]
+pub fn look(
+    maildir: &Path,
+    state_file: &Path,
+    rules: &Rules,
+    remembered: Option<&Remembered>,
+    forwarded: Option<bool>,
+) -> Look {
+    let remembered = remembered.filter(|then| then.rules == *rules && then.forwarded == forwarded);
+    let mut found = Look::unknown(String::new());
+    for _ in 0..3 {
+        let now = SystemTime::now();
+        let before = match Glance::at(maildir, state_file) {
+            Ok(Some(glance)) => glance,
+            Ok(None) => return Look::unknown("there is no such Maildir".to_owned()),
+            Err(error) => return Look::unknown(format!("{}: {error}", maildir.display())),
+        };
+        if let Some(then) = remembered.filter(|then| then.glance.as_ref() == Some(&before)) {
+            return Look {
+                finding: Finding::Clean,
+                glance: Some(before),
+                digest: then.digest,
+                listed: false,
+                state: None,
+            };
+        }
+        let state = syncstate::read(state_file);
+        let mut listing = Listing::new(rules.info_delimiter);
+        if let Err(error) = list(maildir, &mut |name| listing.add(name)) {
+            return Look::unknown(format!("{}: {error}", maildir.display()));
+        }
+        let finding = judge_on_disk(maildir, &state, &mut listing, rules, remembered, forwarded);
+        let undisturbed =
+            Glance::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
+        let settled = undisturbed && before.settled(now);
+        found = Look {
+            finding,
+            glance: settled.then_some(before),
+            digest: Some(listing.digest()),
+            listed: true,
+            state: Some(state),
+        };
+        if undisturbed {
+            break;
+        }
+    }
+    found
+}
+
+/// [`judge`], with what else is needed read from the disk, and for every state
+/// and numbering that there is.
+fn judge_on_disk(
+    maildir: &Path,
+    state: &State,
+    listing: &mut Listing,
+    rules: &Rules,
+    remembered: Option<&Remembered>,
+    forwarded: Option<bool>,
+) -> Finding {
+    let record = match state {
+        State::Known(record) => record,
+        State::NeverSynced if listing.files() == 0 => {
+            return Finding::Unknown("never synced".to_owned());
+        }
+        State::NeverSynced => {
+            let new = u32::try_from(listing.files()).unwrap_or(u32::MAX);
+            return Finding::Changed(Changes { new, ..Changes::default() });
+        }
+        State::Unfinished => return Finding::Unknown("mbsync was interrupted".to_owned()),
+        State::Unreadable { why } => return Finding::Unknown(why.clone()),
+    };
+    // An existing scheme beats the setting.
+    let numbering = std::fs::read(maildir.join(".uidvalidity"));
+    match numbering {
+        Ok(text) => match Numbering::parse(&text) {
+            Some(numbering) => judge(record, listing, numbering, rules, forwarded),
+            None => Finding::Unknown(".uidvalidity is not understood".to_owned()),
+        },
+        Err(_) if rules.alt_map || maildir.join(".isyncuidmap.db").exists() => {
+            judge_alt_map(record, listing, rules, remembered)
+        }
+        Err(_) => Finding::Unknown("the Maildir has lost its UIDs (.uidvalidity)".to_owned()),
+    }
+}
+
+/// With `AltMap` only mbsync's database knows which file is which message. So
+/// the messages are compared with those of the last clean look.
+fn judge_alt_map(
+    record: &Record,
+    listing: &Listing,
+    rules: &Rules,
+    remembered: Option<&Remembered>,
+) -> Finding {
+    let Some(then) = remembered.and_then(|then| then.digest) else {
+        return Finding::Unknown("AltMap, and nothing remembered".to_owned());
+    };
+    let mut changes = Changes { other: to_tidy(record, rules), ..Changes::default() };
+    if then != listing.digest() {
+        let more = listing.files().checked_sub(then.files).and_then(|n| u32::try_from(n).ok());
+        let fewer = then.files.checked_sub(listing.files()).and_then(|n| u32::try_from(n).ok());
+        changes.new = more.unwrap_or(0);
+        changes.deleted = fewer.unwrap_or(0);
+        changes.other += u32::from(then.files == listing.files());
+    }
+    Finding::from_changes(changes)
+}
+
+/// Hands the names in cur and new to `each`. A missing new is empty: mbsync
+/// makes it.
+fn list(maildir: &Path, each: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
+    let mut buffer = vec![MaybeUninit::<u8>::uninit(); 64 << 10];
+    for folder in ["cur", "new"] {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(maildir.join(folder), flags, Mode::empty()) {
+            Err(Errno::NOENT) if folder == "new" => continue,
+            opened => opened?,
+        };
+        let mut entries = RawDir::new(dir, &mut buffer);
+        while let Some(entry) = entries.next() {
+            each(entry?.file_name().to_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// The files that the mbsync of this process id has delivered into a Maildir
+/// and that are still there under the name it gave them: what a run pulled.
+///
+/// # Errors
+/// The Maildir cannot be listed.
+pub fn delivered(maildir: &Path, pid: u32) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mark = format!(".{pid}_");
+    for folder in ["cur", "new"] {
+        let dir = match std::fs::read_dir(maildir.join(folder)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        for entry in dir {
+            let name = entry?.file_name();
+            let named = name.to_str().and_then(|name| name.split_once(&mark)).is_some_and(
+                |(time, rest)| {
+                    let count = rest.split('.').next().unwrap_or_default();
+                    let digits = |text: &str| {
+                        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+                    };
+                    digits(time) && digits(count)
+                },
+            );
+            if named {
+                found.push(maildir.join(folder).join(name));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        expunge_far: false,
+        expunge_near: false,
+        max_messages: 0,
+        info_delimiter: b':',
+        alt_map: false,
+    };
+    const NUMBERING: Numbering = Numbering { validity: 2, highest: 20 };
+
+    fn record(entries: &str) -> Record {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\n";
+        syncstate::parse(format!("{head}{entries}").as_bytes()).unwrap()
+    }
+
+    fn found(entries: &str, names: &[&str], rules: &Rules, forwarded: Option<bool>) -> Finding {
+        let mut listing = Listing::new(rules.info_delimiter);
+        for name in names {
+            listing.add(name.as_bytes());
+        }
+        judge(&record(entries), &mut listing, NUMBERING, rules, forwarded)
+    }
+
+    fn changes(new: u32, deleted: u32, flags: u32) -> Finding {
+        Finding::Changed(Changes { new, deleted, flags, other: 0 })
+    }
+
+    #[test]
+    fn names_are_read_as_mbsync_reads_them() {
+        let clean = |entries, name: &str| {
+            assert_eq!(found(entries, &[name], &RULES, None), Finding::Clean, "{name}");
+        };
+        clean("1 1 S\n", "100.5_1.host,U=1:2,S");
+        clean("1 1\n", "100.5_1.host,U=1:2,");
+        clean("1 1\n", "100.5_1.host,U=1");
+        clean("1 1 S\n", "100.M5,S=12,U=1,W=3:2,Sab");
+        clean("1 1 FS\n", "x,U=1:2,SF");
+        clean("1 1 S\n", "x:2,S,U=1");
+        let semicolon = Rules { info_delimiter: b';', ..RULES };
+        assert_eq!(found("1 1 S\n", &["x,U=1;2,S", ".hidden"], &semicolon, None), Finding::Clean);
+    }
+
+    #[test]
+    fn changes_are_counted_by_kind() {
+        let entries = "1 1 S\n2 2 \n3 3 F\n4 0 S\n0 5 T\n";
+        let names = ["a,U=1:2,S", "b,U=2:2,", "c,U=3:2,F", "e,U=5:2,ST"];
+        assert_eq!(found(entries, &names, &RULES, None), Finding::Clean);
+        let names = ["a,U=1:2,RS", "c,U=3:2,F", "e,U=5:2,", "new:2,S", "f,U=12:2,"];
+        assert_eq!(found(entries, &names, &RULES, None), changes(2, 1, 1));
+        // Numbered, below the mark, not recorded: mbsync has done with it.
+        let names = ["a,U=1:2,S", "b,U=2:2,", "c,U=3:2,F", "e,U=5:2,", "f,U=8:2,S"];
+        assert_eq!(found(entries, &names, &RULES, None), Finding::Clean);
+    }
+
+    #[test]
+    fn passed_counts_where_the_server_takes_it() {
+        let name = ["a,U=1:2,PS"];
+        assert_eq!(found("1 1 S\n", &name, &RULES, Some(false)), Finding::Clean);
+        assert_eq!(found("1 1 S\n", &name, &RULES, Some(true)), changes(0, 0, 1));
+        assert_eq!(found("1 1 S\n", &name, &RULES, None), changes(0, 0, 1));
+    }
+
+    #[test]
+    fn expunge_counts_what_it_would_remove() {
+        let near = Rules { expunge_near: true, ..RULES };
+        assert_eq!(found("1 1 ST\n", &["a,U=1:2,ST"], &RULES, None), Finding::Clean);
+        assert_eq!(found("1 1 ST\n", &["a,U=1:2,ST"], &near, None), changes(0, 1, 0));
+        assert_eq!(found("", &["a,U=1:2,T"], &near, None), changes(0, 1, 0));
+        let far = Rules { expunge_far: true, ..RULES };
+        assert_eq!(found("", &["a,U=12:2,T"], &far, None), Finding::Clean);
+        assert_eq!(found("", &["a,U=12:2,T"], &RULES, None), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn placeholders_do_not_carry_seen_and_ask_by_flagged() {
+        assert_eq!(found("1 1 >\n", &["a,U=1:2,S"], &RULES, None), Finding::Clean);
+        assert_eq!(found("1 1 >\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
+        assert_eq!(found("1 1 >S\n", &["a,U=1:2,S"], &RULES, None), changes(0, 0, 1));
+        assert_eq!(found("1 1 <S\n", &["a,U=1:2,S"], &RULES, None), Finding::Clean);
+    }
+
+    #[test]
+    fn what_mbsync_would_refuse_is_unknown() {
+        for names in [&["a,U=1:2,S", "b,U=1:2,S"][..], &["a,U=21"], &["a,U=4294967295"]] {
+            assert!(matches!(found("1 1 S\n", names, &RULES, None), Finding::Unknown(_)));
+        }
+        let mut listing = Listing::new(b':');
+        let other = Numbering { validity: 3, ..NUMBERING };
+        let finding = judge(&record(""), &mut listing, other, &RULES, None);
+        assert!(matches!(finding, Finding::Unknown(_)));
+    }
+
+    #[test]
+    fn max_messages_expires_what_is_over() {
+        let max = Rules { max_messages: 2, ..RULES };
+        let names = ["a,U=1:2,S", "b,U=2:2,S", "c,U=3:2,S"];
+        let two = "1 1 S\n2 2 S\n";
+        assert_eq!(found(two, &names[..2], &max, None), Finding::Clean);
+        let other = Finding::Changed(Changes { other: 1, ..Changes::default() });
+        assert_eq!(found("1 1 S\n2 2 S\n3 3 S\n", &names, &max, None), other);
+        assert_eq!(found("1 1 ~S\n2 2 S\n3 3 S\n", &names, &max, None), Finding::Clean);
+        assert_eq!(
+            found("1 1 ~S\n2 2 S\n", &["a,U=1:2,ST", "b,U=2:2,S"], &max, None),
+            Finding::Clean
+        );
+    }
+
+    fn maildir() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["cur", "new", "tmp"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        std::fs::write(dir.path().join(".uidvalidity"), "2\n20\n").unwrap();
+        let state = dir.path().join(".mbsyncstate");
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\n";
+        std::fs::write(&state, format!("{head}1 1 S\n")).unwrap();
+        std::fs::write(dir.path().join("cur/a,U=1:2,S"), "").unwrap();
+        (dir, state)
+    }
+
+    #[test]
+    fn a_glance_is_remembered_once_the_clock_has_moved_on() {
+        let (dir, state) = maildir();
+        let at =
+            |remembered: Option<&Remembered>| look(dir.path(), &state, &RULES, remembered, None);
+        let first = at(None);
+        assert_eq!(first.finding, Finding::Clean);
+        assert!(first.glance.is_none(), "a change in the same tick would go unseen");
+        std::thread::sleep(TICK * 2);
+        let second = at(Some(&first.remembered(&RULES, None)));
+        assert!(second.listed && second.glance.is_some());
+        let memory = second.remembered(&RULES, None);
+        assert!(!at(Some(&memory)).listed);
+        // Other rules, other answers.
+        let other = Rules { expunge_near: true, ..RULES };
+        assert!(look(dir.path(), &state, &other, Some(&memory), None).listed);
+
+        // A change hidden by setting the time back.
+        let cur = dir.path().join("cur");
+        let then = cur.metadata().unwrap().modified().unwrap();
+        std::fs::write(cur.join("b:2,"), "").unwrap();
+        std::fs::File::open(&cur).unwrap().set_modified(then).unwrap();
+        assert_eq!(at(Some(&memory)).finding, changes(1, 0, 0));
+    }
+
+    #[test]
+    fn a_stamp_ahead_of_the_clock_is_never_trusted() {
+        let (dir, state) = maildir();
+        std::thread::sleep(TICK * 2);
+        let new = std::fs::File::open(dir.path().join("new")).unwrap();
+        new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+        std::thread::sleep(TICK * 2);
+        let found = look(dir.path(), &state, &RULES, None, None);
+        assert_eq!((found.finding, found.glance), (Finding::Clean, None));
+    }
+
+    #[test]
+    fn alt_map_is_compared_with_the_last_clean_look() {
+        let (dir, state) = maildir();
+        std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
+        let rules = Rules { alt_map: true, ..RULES };
+        let first = look(dir.path(), &state, &rules, None, None);
+        assert!(matches!(first.finding, Finding::Unknown(_)));
+        let memory = first.remembered(&rules, None);
+        let again = || look(dir.path(), &state, &rules, Some(&memory), None).finding;
+        assert_eq!(again(), Finding::Clean);
+        let (cur, new) = (dir.path().join("cur"), dir.path().join("new"));
+        std::fs::rename(cur.join("a,U=1:2,S"), new.join("a,U=1:2,S")).unwrap();
+        assert_eq!(again(), Finding::Clean);
+        std::fs::rename(new.join("a,U=1:2,S"), cur.join("a,U=1:2,RS")).unwrap();
+        assert!(matches!(again(), Finding::Changed(_)));
+    }
+
+    #[test]
+    fn pulled_files_are_told_by_the_process_that_named_them() {
+        let (dir, _) = maildir();
+        for name in ["new/17.42_1.host,U=3:2,", "cur/17.42_2.host:2,S", "cur/17.421_2.host:2,S"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::fs::write(dir.path().join("new/17.R42_1.host"), "").unwrap();
+        assert_eq!(delivered(dir.path(), 42).unwrap().len(), 2);
+    }
+}
