@@ -97,6 +97,9 @@ pub struct Cli {
     #[arg(short, long)]
     pub verbose: bool,
 
+    #[arg(long, hide = true, value_name = "WORK")]
+    pub child: Option<String>,
+
     /// Print the version
     #[arg(short = 'V', long)]
     pub version: bool,

@@ -5,7 +5,9 @@
 //! cli → settings → mbsyncrc → account → state → verdict → sync → watch.
 
 pub mod account;
+pub mod app;
 pub mod cli;
+pub mod dialect;
 pub mod imap;
 pub mod mbsyncrc;
 pub mod mutt;
@@ -18,3 +20,9 @@ pub mod sync;
 #[allow(unsafe_code)]
 mod sys;
 pub mod verdict;
+
+/// The version, with the commit where one is known at build time.
+pub const VERSION: &str = match option_env!("MUTT_SYNC_COMMIT") {
+    Some(commit) => commit,
+    None => env!("CARGO_PKG_VERSION"),
+};

@@ -1,2 +1,7 @@
-//! mutt-sync
-fn main() {}
+//! mutt-sync: parse, run, exit.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(mutt_sync::app::run(std::env::args_os()).code())
+}

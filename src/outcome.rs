@@ -45,6 +45,23 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The status with this number; what is no status of ours counts as a mailbox' failure.
+    #[must_use]
+    pub fn from_code(code: u8) -> Self {
+        match code {
+            0 => Exit::Done,
+            2 => Exit::Usage,
+            69 => Exit::Offline,
+            75 => Exit::Later,
+            77 => Exit::Denied,
+            78 => Exit::Config,
+            129.. => Exit::Signal(code - 128),
+            _ => Exit::Mailbox,
+        }
+    }
+}
+
 /// Why something could not be done: a text that names the thing and the mend,
 /// and the exit status it leads to if nobody handles it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -56,12 +56,16 @@ pub trait Ground {
 
     /// What throttle and backoff say of a run now.
     fn gate(&mut self, urgent: bool) -> Gate;
-    /// Waits; ends early when the account's files change.
+    /// Waits; ends early when the account's files change, and may end early
+    /// for no reason.
     fn pause(&mut self, at_most: Duration) -> Paused;
+    /// Waits the quiet time wanted before a run in the background: mutt may
+    /// still be writing.
+    fn settle(&mut self) -> Paused;
+    /// Time passed since any fixed moment.
+    fn clock(&mut self) -> Duration;
     /// Takes what is due, runs mbsync, settles the requests. With the lock held.
     fn run(&mut self) -> Self::Report;
-    /// Quiet wanted before a run in the background: mutt may still be writing.
-    fn settle_time(&self) -> Duration;
 }
 
 /// The protocol's view of a run.
@@ -253,7 +257,7 @@ enum Going {
 }
 
 fn wait_out<G: Ground>(ground: &mut G, left: &mut Duration) -> Going {
-    if ground.pause(ground.settle_time()) == Paused::Stopped {
+    if ground.settle() == Paused::Stopped {
         return Going::AtOnce;
     }
     while let Some(due) = ground.next_due() {
@@ -266,11 +270,12 @@ fn wait_out<G: Ground>(ground: &mut G, left: &mut Duration) -> Going {
             if trouble && left.is_zero() {
                 return Going::WhenNothingIsFresh;
             }
-            if trouble {
-                *left = left.saturating_sub(wait);
-            }
+            let before = ground.clock();
             if ground.pause(wait) == Paused::Stopped {
                 return Going::AtOnce;
+            }
+            if trouble {
+                *left = left.saturating_sub(ground.clock().saturating_sub(before));
             }
             continue;
         }

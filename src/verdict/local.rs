@@ -446,14 +446,14 @@ fn list(maildir: &Path, each: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The files that the mbsync of this process id has delivered into a Maildir
-/// and that are still there under the name it gave them: what a run pulled.
+/// The files that an mbsync started at `since` (seconds since the epoch) or
+/// later has delivered into a Maildir, and that are still there under the name
+/// it gave them, `TIME.PID_COUNT.HOST`: what a run pulled. Oldest first.
 ///
 /// # Errors
 /// The Maildir cannot be listed.
-pub fn delivered(maildir: &Path, pid: u32) -> std::io::Result<Vec<PathBuf>> {
+pub fn delivered(maildir: &Path, since: u64) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let mark = format!(".{pid}_");
     for folder in ["cur", "new"] {
         let dir = match std::fs::read_dir(maildir.join(folder)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -461,15 +461,14 @@ pub fn delivered(maildir: &Path, pid: u32) -> std::io::Result<Vec<PathBuf>> {
         };
         for entry in dir {
             let name = entry?.file_name();
-            let named = name.to_str().and_then(|name| name.split_once(&mark)).is_some_and(
-                |(time, rest)| {
-                    let count = rest.split('.').next().unwrap_or_default();
-                    let digits = |text: &str| {
-                        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-                    };
-                    digits(time) && digits(count)
-                },
-            );
+            let named = name.to_str().is_some_and(|name| {
+                let number = |text: &str| text.parse::<u64>().ok();
+                let mut parts = name.split('.');
+                let time = parts.next().and_then(number);
+                let pair = parts.next().and_then(|part| part.split_once('_'));
+                let (pid, count) = pair.map_or((None, None), |(a, b)| (number(a), number(b)));
+                pid.and(count).and(time).is_some_and(|time| time >= since)
+            });
             if named {
                 found.push(maildir.join(folder).join(name));
             }

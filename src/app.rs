@@ -1,0 +1,423 @@
+//! From the command line to the exit status: reads what must be read, picks the
+//! mode, says what came of it.
+//!
+//! Knows every mode by name and none by heart.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::Parser as _;
+
+use crate::account::{Account, Want};
+use crate::cli::Cli;
+use crate::mbsyncrc::{self, Config, Env};
+use crate::outcome::{Exit, Failure};
+use crate::settings;
+use crate::state::StateDir;
+use crate::state::last::{self, Change, Last};
+use crate::state::retry::{self, Retry};
+use crate::stop::Stop;
+use crate::sync::disk::{Disk, Manner, Report, Scene, short};
+use crate::sync::mbsync::Prompt;
+use crate::sync::serve::{self, Answer, By};
+use crate::sync::{child, disk};
+
+/// What a selection names: accounts by their place in the configuration.
+type Selection = Vec<(usize, BTreeSet<Want>)>;
+
+/// Runs the program with these arguments; the exit status is all that is left.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    if cli.version {
+        return out(&format!("mutt-sync {}", crate::VERSION));
+    }
+    match Session::open(&cli).and_then(|session| session.serve()) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            // mutt paints standard error over its screen, but shows a backtick's output.
+            if cli.background || cli.status_line.is_some() {
+                out(&format!("mutt-sync: {failure}"));
+            } else {
+                err(&format!("mutt-sync: {failure}"));
+            }
+            failure.exit
+        }
+    }
+}
+
+/// Everything read from the environment and the two configuration files, once.
+struct Session<'a> {
+    cli: &'a Cli,
+    config: Config,
+    settings: settings::File,
+    base: PathBuf,
+}
+
+impl<'a> Session<'a> {
+    fn open(cli: &'a Cli) -> Result<Self, Failure> {
+        let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
+        let home = std::env::home_dir().filter(|home| home.is_absolute());
+        let base = dirs.get_state_home().ok_or_else(|| {
+            Failure::config("no home directory is known; set HOME (or XDG_STATE_HOME)")
+        })?;
+        let mut settings = read_settings(cli, &dirs, home.as_deref())?;
+        for each in settings.accounts.values_mut().chain([&mut settings.general]) {
+            each.throttle = cli.throttle.unwrap_or(each.throttle);
+            each.every = cli.every.unwrap_or(each.every);
+        }
+        let env = Env {
+            home,
+            config_home: dirs.config_home.clone(),
+            state_home: dirs.state_home.clone(),
+            cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        };
+        let file = cli.mbsyncrc.as_ref().or(settings.general.mbsyncrc.as_ref());
+        let dialect = crate::dialect::of_mbsync(&settings.general.mbsync, &base);
+        let file = match file {
+            Some(file) => env.cwd.join(file),
+            None => mbsyncrc::locate(&env, dialect)?,
+        };
+        let config = mbsyncrc::read(&file, &env, dialect)?;
+        Ok(Session { cli, config, settings, base })
+    }
+
+    fn scene(&self, account: usize) -> Option<Scene<'_>> {
+        let account = self.config.accounts.get(account)?;
+        Some(Scene {
+            config: &self.config,
+            account,
+            settings: self.settings.of(&account.name),
+            settings_file: self.cli.config.as_deref(),
+            base: &self.base,
+        })
+    }
+
+    fn serve(&self) -> Result<Exit, Failure> {
+        let cli = self.cli;
+        if let Some(work) = &cli.child {
+            return self.work_as_child(work);
+        }
+        if cli.list {
+            return Ok(out(crate::list::text(&self.config, cli.json).trim_end()));
+        }
+        let selection = self.selection()?;
+        if cli.background {
+            return self.in_background(&selection);
+        }
+        if cli.dry_run {
+            return Ok(self.dry_run(&selection));
+        }
+        self.in_foreground(&selection)
+    }
+
+    /// What the names on the command line select; without one, the account that
+    /// the environment names, else the only one.
+    fn selection(&self) -> Result<Selection, Failure> {
+        if self.cli.all {
+            return Ok(self.config.select_all());
+        }
+        let named = std::env::var("MUTT_SYNC_ACCOUNT").ok().filter(|name| !name.is_empty());
+        let words: Vec<&str> = match (&self.cli.names[..], &named) {
+            ([], Some(name)) => vec![name],
+            ([], None) => match &self.config.accounts[..] {
+                [only] => vec![&only.name],
+                several => return Err(which_account(several)),
+            },
+            (names, _) => names.iter().map(String::as_str).collect(),
+        };
+        self.config.select(&words)
+    }
+
+    fn in_background(&self, selection: &Selection) -> Result<Exit, Failure> {
+        // Set before anything is forked off or written: nothing here reads it again.
+        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+        let mut line = String::new();
+        let mut exit = Exit::Done;
+        for (account, wants) in selection {
+            let Some(scene) = self.scene(*account) else { continue };
+            let manner = Manner::in_background(scene.settings);
+            let mut disk = Disk::open(scene, stop.clone(), manner)?;
+            let answer = serve::background(&mut disk, wants, self.cli.force);
+            let text = match answer {
+                Answer::Stranded => {
+                    exit = exit.max(Exit::Later);
+                    "nobody could be left to serve it".to_owned()
+                }
+                _ => match disk.dir().read_json::<Retry>(retry::FILE) {
+                    Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
+                    None => "queued".to_owned(),
+                },
+            };
+            if !line.is_empty() {
+                line.push_str(", ");
+            }
+            line.push_str(&format!("{}: {text}", scene.account.name));
+        }
+        if self.cli.quiet == 0 {
+            out(&line);
+        }
+        Ok(exit)
+    }
+
+    fn in_foreground(&self, selection: &Selection) -> Result<Exit, Failure> {
+        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+        let terminal = io::stdin().is_terminal();
+        let alone = selection.len() == 1;
+        let manner = Manner {
+            prompt: if terminal { Prompt::Terminal } else { Prompt::Environment },
+            progress: self.cli.verbose && alone && io::stdout().is_terminal(),
+            verbose: self.cli.verbose,
+        };
+        let how = serve::Manner {
+            urgent: self.cli.force,
+            impatient: self.cli.force || terminal,
+            block: self.cli.block,
+        };
+        let one = |account: usize, wants: &BTreeSet<Want>| match self.scene(account) {
+            None => Exit::Done,
+            Some(scene) => match Disk::open(scene, stop.clone(), manner) {
+                Err(failure) => self.complain(&failure),
+                Ok(mut disk) => {
+                    let answer = serve::foreground(&mut disk, wants, how);
+                    self.report(scene, &disk, &answer, &stop)
+                }
+            },
+        };
+        if let [(account, wants)] = &selection[..] {
+            return Ok(one(*account, wants));
+        }
+        Ok(std::thread::scope(|scope| {
+            let runs: Vec<_> = selection
+                .iter()
+                .map(|(account, wants)| scope.spawn(|| one(*account, wants)))
+                .collect();
+            let ends = runs.into_iter().map(|run| run.join().unwrap_or(Exit::Later));
+            ends.max().unwrap_or(Exit::Done)
+        }))
+    }
+
+    /// Says what became of a request, and gives the status that it leads to.
+    fn report(&self, scene: Scene<'_>, disk: &Disk<'_>, answer: &Answer<Report>, stop: &Stop) -> Exit {
+        let name = &scene.account.name;
+        let last = || disk.dir().read_json::<Last>(last::FILE).unwrap_or_default();
+        let failed = |exit: Exit, text: &str, retry: Option<Duration>| {
+            let again = match retry {
+                Some(wait) if exit != Exit::Config => format!("; tried again after {}", short(wait)),
+                _ => String::new(),
+            };
+            self.complain(&Failure::new(exit, format!("{name}: {text}{again}")))
+        };
+        match answer {
+            Answer::Ran(report) => {
+                let line = what_happened(&report.changes, report.took);
+                match report.ended.exit {
+                    Exit::Done => self.tell(&format!("{name}: {line}")),
+                    Exit::Signal(_) => {}
+                    exit => {
+                        if !report.changes.is_empty() {
+                            self.tell(&format!("{name}: {line}"));
+                        }
+                        failed(exit, &report.ended.text, report.retry);
+                    }
+                }
+                report.ended.exit
+            }
+            Answer::Served => {
+                let last = last();
+                let line = what_happened(&last.changes, Duration::from_millis(last.took));
+                self.tell(&format!("{name}: {line}, by another mutt-sync"));
+                Exit::Done
+            }
+            Answer::Failed => {
+                let last = last();
+                failed(Exit::from_code(last.code).max(Exit::Mailbox), &last.text, None)
+            }
+            Answer::Queued(wait, by) => {
+                let who = match by {
+                    By::Waiter => ", by the waiter",
+                    By::Queue | By::Child => "",
+                };
+                self.tell(&format!("{name}: throttled, syncs in {}{who}", short(*wait)));
+                Exit::Done
+            }
+            Answer::BackingOff(wait) => {
+                let text = disk.dir().read_json::<Retry>(retry::FILE).map_or(String::new(), |retry| retry.text);
+                let text = format!("{name}: {text}; not tried for another {} (--force tries now)", short(*wait));
+                self.complain(&Failure::new(Exit::Later, text))
+            }
+            Answer::LockHeld => match disk.trouble() {
+                Some(trouble) => self.complain(trouble),
+                None => {
+                    let text = format!("{name}: another process has held the lock for too long; the request stands");
+                    self.complain(&Failure::new(Exit::Later, text))
+                }
+            },
+            Answer::Stopped => stop.signal().map_or(Exit::Later, Exit::Signal),
+            Answer::Stranded => {
+                let text = format!("{name}: throttled, and no process could be started to wait; the request stands");
+                self.complain(&Failure::new(Exit::Later, text))
+            }
+        }
+    }
+
+    fn tell(&self, line: &str) {
+        if self.cli.quiet == 0 {
+            out(line);
+        }
+    }
+
+    fn complain(&self, failure: &Failure) -> Exit {
+        let passing = matches!(failure.exit, Exit::Later | Exit::Offline);
+        if self.cli.quiet < 2 || !passing {
+            err(&format!("mutt-sync: {failure}"));
+        }
+        failure.exit
+    }
+
+    fn dry_run(&self, selection: &Selection) -> Exit {
+        for (account, wants) in selection {
+            let Some(scene) = self.scene(*account) else { continue };
+            let words = self.config.mbsync_words(scene.account, wants);
+            let program = scene.settings.mbsync.display();
+            let file = self.config.file.display();
+            out(&format!("{}: {program} -q -c {file} -- {}", scene.account.name, words.join(" ")));
+        }
+        Exit::Done
+    }
+
+    fn work_as_child(&self, work: &str) -> Result<Exit, Failure> {
+        let name = self.cli.names.first().map_or("", String::as_str);
+        let Some(at) = self.config.accounts.iter().position(|account| account.name == name) else {
+            return Err(Failure::usage(format!("no account `{name}`")));
+        };
+        let Some(scene) = self.scene(at) else { return Ok(Exit::Done) };
+        match work {
+            "queue" => {
+                let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+                let mut disk = Disk::open(scene, stop, Manner::in_background(scene.settings))?;
+                if serve::Ground::try_queue(&mut disk) {
+                    serve::queued(&mut disk, disk::PATIENCE);
+                }
+                Ok(Exit::Done)
+            }
+            _ => Err(Failure::usage(format!("no such work: {work}"))),
+        }
+    }
+}
+
+/// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
+fn what_happened(changes: &[Change], took: Duration) -> String {
+    let mut line = String::new();
+    for change in changes {
+        let counts = [
+            (change.pulled, "new"),
+            (change.pushed, "pushed"),
+            (change.flags, if change.flags == 1 { "flag" } else { "flags" }),
+            (change.gone, "gone"),
+        ];
+        let counts: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        line.push_str(&format!("{} {}, ", printable(&change.mailbox), counts.join(" ")));
+    }
+    if changes.is_empty() {
+        line.push_str("nothing to do, ");
+    }
+    line + &short(took)
+}
+
+/// A mailbox' name comes from a server and may hold anything.
+fn printable(name: &str) -> String {
+    crate::sync::classify::fit_to_print(name, &[]).into_owned()
+}
+
+fn clip(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+fn which_account(accounts: &[Account]) -> Failure {
+    let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
+    if names.is_empty() {
+        return Failure::config(".mbsyncrc names no account; see mbsync(1) for how to write one");
+    }
+    Failure::usage(format!(
+        "which account? there are: {}; name one, use --all, or set MUTT_SYNC_ACCOUNT",
+        names.join(", ")
+    ))
+}
+
+fn no_signals(error: &io::Error) -> Failure {
+    Failure::new(Exit::Later, format!("cannot watch for signals: {error}"))
+}
+
+fn read_settings(
+    cli: &Cli,
+    dirs: &xdg::BaseDirectories,
+    home: Option<&Path>,
+) -> Result<settings::File, Failure> {
+    let (file, must) = match &cli.config {
+        Some(file) => (Some(file.clone()), true),
+        None => (dirs.get_config_file("config.toml"), false),
+    };
+    let Some(file) = file else { return Ok(settings::File::default()) };
+    let shown = shown(&file, home);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => settings::File::parse(&text, &shown, home),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
+            Ok(settings::File::default())
+        }
+        Err(error) => Err(Failure::config(format!("{shown}: {error}"))),
+    }
+}
+
+/// A path as people write it.
+fn shown(path: &Path, home: Option<&Path>) -> String {
+    match home.and_then(|home| path.strip_prefix(home).ok()) {
+        Some(rest) => format!("~/{}", rest.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// A line on standard output; a reader that has gone is no error.
+fn out(line: &str) -> Exit {
+    let _ = writeln!(io::stdout(), "{line}");
+    Exit::Done
+}
+
+fn err(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_came_and_went() {
+        let change = |mailbox: &str, pulled, pushed, flags| Change {
+            mailbox: mailbox.into(),
+            pulled,
+            pushed,
+            flags,
+            ..Change::default()
+        };
+        let changes = [change("INBOX", 3, 0, 0), change("Sent", 0, 1, 2)];
+        let took = Duration::from_millis(400);
+        assert_eq!(what_happened(&changes, took), "INBOX 3 new, Sent 1 pushed 2 flags, 0.4 s");
+        assert_eq!(what_happened(&[], took), "nothing to do, 0.4 s");
+    }
+}

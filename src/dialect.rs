@@ -1,0 +1,106 @@
+//! Which mbsync is installed: 1.4 and 1.5 differ in where files are looked for
+//! and in how mailboxes are named on disk.
+//!
+//! Asking mbsync takes a process; the answer is remembered for as long as the
+//! program's file stays the same.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::mbsyncrc::Dialect;
+
+const FILE: &str = "mbsync.json";
+
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    program: PathBuf,
+    inode: u64,
+    size: u64,
+    ctime: i64,
+    version: String,
+}
+
+/// The dialect of the mbsync that would be run; `None` if there is none that says.
+#[must_use]
+pub fn of_mbsync(program: &Path, base: &Path) -> Option<Dialect> {
+    version(program, base).map(|version| dialect(&version))
+}
+
+/// The version that it prints, such as `1.4.4`.
+#[must_use]
+pub fn version(program: &Path, base: &Path) -> Option<String> {
+    let program = in_path(program)?;
+    let found = std::fs::metadata(&program).ok()?;
+    let cache = base.join(FILE);
+    let known: Option<Known> =
+        std::fs::read(&cache).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let mut now = Known {
+        program,
+        inode: found.ino(),
+        size: found.size(),
+        ctime: found.ctime(),
+        version: String::new(),
+    };
+    if let Some(known) = known {
+        now.version.clone_from(&known.version);
+        if known == now {
+            return Some(known.version);
+        }
+    }
+    let asked = Command::new(&now.program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    now.version = printed(&String::from_utf8_lossy(&asked.stdout))?;
+    if let Ok(text) = serde_json::to_vec(&now) {
+        // Lost, it is asked again.
+        let _ = std::fs::create_dir_all(base).and_then(|()| std::fs::write(&cache, text));
+    }
+    Some(now.version)
+}
+
+/// `isync 1.4.4` → `1.4.4`.
+fn printed(text: &str) -> Option<String> {
+    text.split_ascii_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_owned)
+}
+
+fn dialect(version: &str) -> Dialect {
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    match (numbers.next(), numbers.next()) {
+        (Some(1), Some(minor)) if minor < 5 => Dialect::V1_4,
+        _ => Dialect::V1_5,
+    }
+}
+
+/// As execvp(3) would find it.
+#[must_use]
+pub fn in_path(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return Some(program.to_owned());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_printed() {
+        assert_eq!(printed("isync 1.4.4\n").as_deref(), Some("1.4.4"));
+        assert_eq!(dialect("1.4.4"), Dialect::V1_4);
+        assert_eq!(dialect("1.3.0"), Dialect::V1_4);
+        assert_eq!(dialect("1.5.1"), Dialect::V1_5);
+        assert_eq!(dialect("2.0"), Dialect::V1_5);
+    }
+}

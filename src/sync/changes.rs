@@ -1,0 +1,97 @@
+//! What a run did, read from mbsync's own record before and after.
+//!
+//! mbsync replaces a mailbox' record as a whole, and only if it changed. So a
+//! descriptor opened before the run still reads the old one, and most are never
+//! read at all.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::account::Mailbox;
+use crate::state::retry::seconds;
+use crate::state::last::Change;
+use crate::verdict::local;
+use crate::verdict::syncstate::{self, Record};
+
+/// Most records kept open; of further mailboxes nothing is told.
+const MOST_OPEN: usize = 400;
+
+/// The records of some mailboxes at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    taken: u64,
+    records: Vec<(Mailbox, Option<File>)>,
+}
+
+impl Snapshot {
+    /// Opens the records; one that does not exist yet counts as empty.
+    #[must_use]
+    pub fn take(mailboxes: Vec<Mailbox>) -> Self {
+        let records = mailboxes
+            .into_iter()
+            .take(MOST_OPEN)
+            .map(|mailbox| {
+                let file = mailbox.state_file.as_ref().and_then(|path| File::open(path).ok());
+                (mailbox, file)
+            })
+            .collect();
+        Snapshot { taken: seconds(SystemTime::now()), records }
+    }
+
+    /// What differs now, in the order given. A record that cannot be read tells nothing.
+    #[must_use]
+    pub fn changes(&self) -> Vec<Change> {
+        let change = |(mailbox, before): &(Mailbox, Option<File>)| {
+            change(mailbox, before.as_ref(), self.taken)
+        };
+        self.records.iter().filter_map(change).collect()
+    }
+
+    /// The Maildirs of the changed mailboxes.
+    pub fn maildirs_of<'a>(&'a self, changes: &'a [Change]) -> impl Iterator<Item = &'a Path> {
+        changes.iter().filter_map(|change| {
+            let (mailbox, _) = self.records.iter().find(|(mailbox, _)| {
+                mailbox.channel == change.channel && mailbox.near == change.mailbox
+            })?;
+            mailbox.maildir.as_deref()
+        })
+    }
+}
+
+fn change(mailbox: &Mailbox, before: Option<&File>, since: u64) -> Option<Change> {
+    let path: &PathBuf = mailbox.state_file.as_ref()?;
+    let now = File::open(path).ok()?;
+    let id = |file: &File| file.metadata().ok().map(|found| (found.dev(), found.ino()));
+    if before.is_some_and(|before| id(before) == id(&now)) {
+        return None;
+    }
+    let old = match before {
+        Some(before) => record(before)?,
+        None => Record::default(),
+    };
+    let pulled = mailbox
+        .maildir
+        .as_ref()
+        .and_then(|maildir| local::delivered(maildir, since).ok())
+        .map_or(0, |files| u32::try_from(files.len()).unwrap_or(u32::MAX));
+    let counts = record(&now)?.changes_since(&old, pulled);
+    let change = Change {
+        channel: mailbox.channel.clone(),
+        mailbox: mailbox.near.clone(),
+        pulled: counts.pulled,
+        pushed: counts.pushed,
+        flags: counts.flags,
+        gone: counts.gone,
+        failed: false,
+    };
+    (change.pulled + change.pushed + change.flags + change.gone > 0).then_some(change)
+}
+
+fn record(mut file: &File) -> Option<Record> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    syncstate::parse(&text).ok()
+}

@@ -1,0 +1,539 @@
+//! The ground that the protocol stands on: an account's state directory, the
+//! clock, the lock, and a run of mbsync.
+//!
+//! Knows what is read and written when, and in which order; decides nothing
+//! about when to run.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::changes::Snapshot;
+use super::classify::Finding;
+use super::mbsync::{self, Ended, Job, Prompt};
+use super::pause::{self, Changes};
+use super::serve::{Gate, Ground, Locked, Paused, Standing};
+use crate::account::{Account, Given, Mailbox, Want};
+use crate::mbsyncrc::Config;
+use crate::outcome::{Exit, Failure};
+use crate::process;
+use crate::settings::Settings;
+use crate::state::last::{self, Change, Last};
+use crate::state::lock::{Lock, Wait};
+use crate::state::retry::{self, Retry, seconds};
+use crate::state::{StateDir, throttle, want};
+use crate::stop::Stop;
+use crate::sys::{Forked, fork_detached};
+
+/// How long a child waits out failures before it leaves the request to the next command.
+pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+/// What a command knows of one account.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene<'a> {
+    /// The whole of `.mbsyncrc`.
+    pub config: &'a Config,
+    /// The account.
+    pub account: &'a Account,
+    /// Its settings.
+    pub settings: &'a Settings,
+    /// The file they come from, if it is not where it usually is.
+    pub settings_file: Option<&'a Path>,
+    /// Its state directory's parent.
+    pub base: &'a Path,
+}
+
+/// How a run presents itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Where mbsync may ask.
+    pub prompt: Prompt,
+    /// Show mbsync's own counters.
+    pub progress: bool,
+    /// Say what is decided, pass on what mbsync says.
+    pub verbose: bool,
+}
+
+impl Manner {
+    /// Of what nobody sits in front of.
+    #[must_use]
+    pub fn in_background(settings: &Settings) -> Self {
+        let prompt = if settings.prompt { Prompt::Environment } else { Prompt::Never };
+        Manner { prompt, progress: false, verbose: false }
+    }
+}
+
+/// One account's ground.
+#[derive(Debug)]
+pub struct Disk<'a> {
+    scene: Scene<'a>,
+    dir: StateDir,
+    stop: Stop,
+    manner: Manner,
+    lock: Option<Lock>,
+    queue: Option<Lock>,
+    /// Requests that could not be written: kept until they are served.
+    unwritten: BTreeSet<Want>,
+    changed: Option<Changes>,
+    opened: Instant,
+    trouble: Option<Failure>,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// How it ended.
+    pub ended: Ended,
+    /// What came and went.
+    pub changes: Vec<Change>,
+    /// How long it took.
+    pub took: Duration,
+    /// Until when nothing is tried again unasked.
+    pub retry: Option<Duration>,
+}
+
+impl super::serve::Report for Report {
+    fn is_hopeless(&self) -> bool {
+        self.ended.exit == Exit::Config
+    }
+
+    fn stopped(&self) -> bool {
+        matches!(self.ended.exit, Exit::Signal(_))
+    }
+}
+
+impl<'a> Disk<'a> {
+    /// The ground of one account; makes its state directory if need be.
+    ///
+    /// # Errors
+    /// As [`StateDir::open`].
+    pub fn open(scene: Scene<'a>, stop: Stop, manner: Manner) -> Result<Self, Failure> {
+        let dir = StateDir::open(scene.base, &scene.account.name)?;
+        Ok(Disk {
+            scene,
+            dir,
+            stop,
+            manner,
+            lock: None,
+            queue: None,
+            unwritten: BTreeSet::new(),
+            changed: None,
+            opened: Instant::now(),
+            trouble: None,
+        })
+    }
+
+    /// The account's state directory.
+    #[must_use]
+    pub fn dir(&self) -> &StateDir {
+        &self.dir
+    }
+
+    /// A failure of the ground itself (a lock that cannot be opened), if one came.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Failure> {
+        self.trouble.as_ref()
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.manner.verbose {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "{}: {}", self.scene.account.name, text());
+        }
+    }
+
+    fn note(&mut self, what: &str, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            self.trouble.get_or_insert_with(|| {
+                crate::state::state_failure(
+                    &error,
+                    &format!("{}: cannot write {what}", self.dir.path().display()),
+                )
+            });
+        }
+    }
+
+    fn try_lock(&mut self, name: &str) -> Option<Lock> {
+        match Lock::try_take(&self.dir.file(name)) {
+            Ok(lock) => lock,
+            Err(error) => {
+                self.note(name, Err(error));
+                None
+            }
+        }
+    }
+
+    /// Where the account's trigger file is.
+    #[must_use]
+    pub fn trigger(&self) -> PathBuf {
+        trigger(&self.dir, self.scene.settings)
+    }
+
+    fn trigger_is_new(&self) -> bool {
+        let now = trigger_stamp(&self.trigger());
+        now.is_some() && now != self.last().trigger
+    }
+
+    fn last(&self) -> Last {
+        self.dir.read_json(last::FILE).unwrap_or_default()
+    }
+
+    fn secrets(&self) -> Vec<&'a str> {
+        match self.scene.account.server.as_ref().and_then(|server| server.pass.as_ref()) {
+            Some(Given::Text(text)) => vec![text.as_str()],
+            _ => vec![],
+        }
+    }
+
+    /// The mailboxes that a run for these wants may touch.
+    fn scope(&self, wants: &BTreeSet<Want>) -> Vec<Mailbox> {
+        if wants.iter().all(|want| matches!(want, Want::Mailbox { .. })) {
+            return wants.iter().filter_map(|want| self.scene.config.mailbox(want)).collect();
+        }
+        let mut all = self.scene.config.local_mailboxes(self.scene.account);
+        all.retain(|mailbox| wants.iter().any(|want| covers(want, mailbox)));
+        all
+    }
+
+    /// After the run: requests, backoff and memory say what it came to.
+    fn settle(&mut self, taken: &want::Taken, mut run: Last, before: &Last, ended: &Ended) -> Option<Duration> {
+        let patience = self.scene.settings.patience();
+        let now = SystemTime::now();
+        run.runs = before.runs + 1;
+        run.code = ended.exit.code();
+        run.text.clone_from(&ended.text);
+        run.last_success = before.last_success;
+        run.last_whole = before.last_whole;
+        let mut wait = None;
+        match ended.exit {
+            Exit::Done => {
+                run.last_success = Some(seconds(now));
+                if run.whole {
+                    run.last_whole = run.last_success;
+                }
+                for want in taken.keys() {
+                    let removed = want::served(&self.dir, want);
+                    self.note("run", removed);
+                }
+                let removed = self.dir.remove(retry::FILE);
+                self.note(retry::FILE, removed);
+            }
+            // What was taken stays in run/, where the next holder finds it fresh.
+            Exit::Signal(_) => run.trigger = before.trigger,
+            Exit::Mailbox => {
+                // The login worked: the account as a whole is not in trouble.
+                let _ = self.dir.remove(retry::FILE);
+                let failed = self.failed(taken, &ended.findings);
+                for (want, failures) in &failed {
+                    let until = want::until(patience, *failures, now);
+                    wait = wait.max(until.duration_since(now).ok());
+                    let put = want::put_back(&self.dir, want, *failures, until);
+                    self.note("want", put);
+                }
+                for want in taken.keys().filter(|want| !failed.contains_key(want)) {
+                    let removed = want::served(&self.dir, want);
+                    self.note("run", removed);
+                }
+                if failed.keys().all(|want| matches!(want, Want::Mailbox { .. })) && run.whole {
+                    run.last_whole = Some(seconds(now));
+                }
+            }
+            _ => {
+                let earlier: Option<Retry> = self.dir.read_json(retry::FILE);
+                let retry = patience.after(earlier.as_ref(), ended.exit, &ended.text, now, dice());
+                wait = Some(patience.wait(Some(&retry), now));
+                let until = SystemTime::UNIX_EPOCH + Duration::from_secs(retry.until);
+                for (want, failures) in taken {
+                    let put = want::put_back(&self.dir, want, failures + 1, until);
+                    self.note("want", put);
+                }
+                let written = self.dir.write_json(retry::FILE, &retry);
+                self.note(retry::FILE, written);
+            }
+        }
+        let written = self.dir.write_json(last::FILE, &run);
+        self.note(last::FILE, written);
+        wait
+    }
+
+    /// Which requests a run that failed on some mailboxes leaves standing: those
+    /// mailboxes, if mbsync named each; else all that it was taken on for.
+    fn failed(&self, taken: &want::Taken, findings: &[Finding]) -> want::Taken {
+        let all = || taken.iter().map(|(want, failures)| (want.clone(), failures + 1)).collect();
+        let wants: BTreeSet<Want> = taken.keys().cloned().collect();
+        let scope = self.scope(&wants);
+        let mut failed = want::Taken::new();
+        for finding in findings {
+            let Finding::Mailbox { channel: Some(channel), mailbox: Some(name) } = finding else {
+                return all();
+            };
+            let Some(found) = scope.iter().find(|mailbox| {
+                mailbox.channel == *channel
+                    && [&mailbox.name, &mailbox.far, &mailbox.near].contains(&name)
+            }) else {
+                return all();
+            };
+            let want = if found.addressable {
+                Want::Mailbox { channel: channel.clone(), name: found.name.clone() }
+            } else {
+                Want::Channel(channel.clone())
+            };
+            let failures = taken.get(&want).copied().unwrap_or(0) + 1;
+            failed.insert(want, failures);
+        }
+        if failed.is_empty() { all() } else { failed }
+    }
+}
+
+impl Ground for Disk<'_> {
+    type Report = Report;
+
+    fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool) {
+        if want::demand(&self.dir, wants, urgent).is_err() {
+            // A full disk loses nothing: who cannot write the request carries it.
+            self.unwritten.extend(wants.iter().cloned());
+        }
+    }
+
+    fn standing(&mut self, wants: &BTreeSet<Want>) -> Standing {
+        if wants.iter().any(|want| self.unwritten.contains(want)) {
+            return Standing::Fresh;
+        }
+        want::standing(&self.dir, wants)
+    }
+
+    fn next_due(&mut self) -> Option<Duration> {
+        if !self.unwritten.is_empty() || self.trigger_is_new() {
+            return Some(Duration::ZERO);
+        }
+        want::next_due(&self.dir, self.scene.settings.patience(), SystemTime::now())
+    }
+
+    fn any_fresh(&mut self) -> bool {
+        !self.unwritten.is_empty() || self.trigger_is_new() || want::any_fresh(&self.dir)
+    }
+
+    fn lock(&mut self) -> Locked {
+        let path = self.dir.file("lock");
+        let mut moved = None;
+        let slice = self.scene.settings.stall + Duration::from_secs(10);
+        let holder_lives = || {
+            let run = Lock::run_under(&path);
+            let now = run.and_then(|run| process::bytes_moved(run.pid));
+            let lives = now.is_some() && now != moved;
+            moved = now;
+            lives
+        };
+        let started = Instant::now();
+        match Lock::take(&path, slice, holder_lives, &self.stop) {
+            Ok(Wait::Got(mut lock)) => {
+                if !lock.outlive_leftover(self.scene.settings.stall) {
+                    return Locked::TooLong;
+                }
+                if started.elapsed() > Duration::from_millis(5) {
+                    self.say(|| format!("waited {} for the run under way", short(started.elapsed())));
+                }
+                self.lock = Some(lock);
+                Locked::Held
+            }
+            Ok(Wait::TooLong) => Locked::TooLong,
+            Ok(Wait::Stopped) => Locked::Stopped,
+            Err(error) => {
+                self.note("lock", Err(error));
+                Locked::TooLong
+            }
+        }
+    }
+
+    fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    fn try_queue(&mut self) -> bool {
+        if self.queue.is_none() {
+            self.queue = self.try_lock("queue.lock");
+        }
+        self.queue.is_some()
+    }
+
+    fn leave_queue(&mut self) {
+        self.queue = None;
+    }
+
+    fn waiter_is_alive(&mut self) -> bool {
+        Lock::is_held(&self.dir.file("waiter.lock"))
+    }
+
+    fn leave_child(&mut self) -> bool {
+        match fork_detached() {
+            Ok(Forked::Parent) => {
+                if let Some(queue) = self.queue.take() {
+                    queue.pass_on();
+                }
+                self.unwritten.clear();
+                true
+            }
+            Ok(Forked::Child) => {
+                // Its own pipe: the parent polls the old one.
+                if let Ok(stop) = Stop::on_signals() {
+                    self.stop = stop;
+                }
+                self.manner = Manner::in_background(self.scene.settings);
+                super::serve::queued(self, PATIENCE);
+                std::process::exit(self.stop.signal().map_or(0, |signal| 128 + i32::from(signal)));
+            }
+            // Several threads cannot fork; a fresh process takes the queue itself.
+            Err(_) => {
+                self.queue = None;
+                self.unwritten.is_empty() && super::child::spawn("queue", self.scene, &[]).is_ok()
+            }
+        }
+    }
+
+    fn gate(&mut self, urgent: bool) -> Gate {
+        if urgent || want::is_urgent(&self.dir) {
+            return Gate::Open;
+        }
+        let settings = self.scene.settings;
+        let now = SystemTime::now();
+        let retry: Option<Retry> = self.dir.read_json(retry::FILE);
+        let backoff = settings.patience().wait(retry.as_ref(), now);
+        if !backoff.is_zero() {
+            return Gate::BackingOff(backoff);
+        }
+        let wait = settings.rate().wait(throttle::stamp(&self.dir), now);
+        if wait.is_zero() { Gate::Open } else { Gate::Throttled(wait) }
+    }
+
+    fn pause(&mut self, at_most: Duration) -> Paused {
+        match &mut self.changed {
+            Some(changed) => changed.wait(at_most, &self.stop),
+            // What changed before the watch was set would be missed: look again first.
+            None => {
+                self.changed = Some(Changes::of(&self.dir));
+                Paused::Over
+            }
+        }
+    }
+
+    fn settle(&mut self) -> Paused {
+        pause::sleep(self.scene.settings.settle, &self.stop)
+    }
+
+    fn clock(&mut self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    fn run(&mut self) -> Report {
+        let Some(mut lock) = self.lock.take() else {
+            // Cannot happen: the protocol runs with the lock held.
+            return Report {
+                ended: Ended { exit: Exit::Later, text: "the lock is not held".into(), findings: vec![] },
+                changes: vec![],
+                took: Duration::ZERO,
+                retry: None,
+            };
+        };
+        let settings = self.scene.settings;
+        let (began, began_at) = (SystemTime::now(), Instant::now());
+        let even = settings.rate().spend(throttle::stamp(&self.dir), began);
+        let stamped = throttle::set_stamp(&self.dir, even);
+        self.note("throttle", stamped);
+
+        let before = self.last();
+        let trigger = trigger_stamp(&self.trigger());
+        let mut taken = want::take(&self.dir, settings.patience(), began).unwrap_or_default();
+        taken.extend(std::mem::take(&mut self.unwritten).into_iter().map(|want| (want, 0)));
+        if trigger.is_some() && trigger != before.trigger {
+            taken.entry(Want::Account).or_default();
+        }
+        let wants: BTreeSet<Want> = taken.keys().cloned().collect();
+        let words = self.scene.config.mbsync_words(self.scene.account, &wants);
+        let snapshot = Snapshot::take(self.scope(&wants));
+        let secrets = self.secrets();
+        let program = settings.mbsync.clone();
+        let job = Job {
+            program: &program,
+            file: &self.scene.config.file,
+            words: &words,
+            prompt: self.manner.prompt,
+            progress: self.manner.progress,
+            verbose: self.manner.verbose,
+            stall: settings.stall,
+            secrets: &secrets,
+        };
+        self.say(|| format!("running {}", mbsync::command_line(&job).join(" ")));
+        let ended = mbsync::run(&job, &mut lock, &self.stop);
+        let took = began_at.elapsed();
+        let changes = snapshot.changes();
+        super::after::refresh(&changes, &snapshot);
+        let run = Last {
+            started: millis(began),
+            took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            whole: wants.contains(&Want::Account),
+            trigger: trigger.or(before.trigger),
+            changes: changes.clone(),
+            ..Last::default()
+        };
+        let retry = self.settle(&taken, run, &before, &ended);
+        let cleared = lock.clear();
+        self.note("lock", cleared);
+        self.lock = Some(lock);
+        Report { ended, changes, took, retry }
+    }
+}
+
+/// Where an account's trigger file is.
+#[must_use]
+pub fn trigger(dir: &StateDir, settings: &Settings) -> PathBuf {
+    settings.trigger.clone().unwrap_or_else(|| dir.file("trigger"))
+}
+
+/// ctime, which nobody can set back, of the trigger file.
+#[must_use]
+pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
+}
+
+/// Whether serving the want serves the mailbox.
+#[must_use]
+pub fn covers(want: &Want, mailbox: &Mailbox) -> bool {
+    match want {
+        Want::Account => true,
+        Want::Channel(channel) => *channel == mailbox.channel,
+        Want::Mailbox { channel, name } => *channel == mailbox.channel && *name == mailbox.name,
+    }
+}
+
+/// A number from 0 to 1 that differs between processes and moments.
+fn dice() -> f64 {
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    let mixed = (u64::from(nanos) ^ (u64::from(std::process::id()) << 20))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    #[allow(clippy::cast_precision_loss)]
+    let dice = (mixed >> 40) as f64 / (1_u64 << 24) as f64;
+    dice
+}
+
+fn millis(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A duration as people read it: `0.4 s`, `42 s`, `3 min`.
+#[must_use]
+pub fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 9.95 {
+        format!("{seconds:.1} s")
+    } else if seconds < 120.0 {
+        format!("{seconds:.0} s")
+    } else if seconds < 7200.0 {
+        format!("{:.0} min", seconds / 60.0)
+    } else {
+        format!("{:.0} h", seconds / 3600.0)
+    }
+}

@@ -1,0 +1,73 @@
+//! A wait that ends early when an account's files change: a new request, a
+//! backoff lifted by somebody else's success.
+//!
+//! Knows inotify and the clock.
+
+use std::time::{Duration, Instant};
+
+use inotify::{Inotify, WatchMask};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::serve::Paused;
+use crate::state::StateDir;
+use crate::stop::Stop;
+
+/// Longest stretch without a look at the world: a sleep of the machine stops
+/// this clock, while throttle and backoff go by the wall clock.
+const STRETCH: Duration = Duration::from_secs(30);
+
+/// What can be waited for.
+#[derive(Debug)]
+pub struct Changes {
+    inotify: Option<Inotify>,
+}
+
+impl Changes {
+    /// Changes from now on. Where there is no inotify, waits are merely not cut short.
+    #[must_use]
+    pub fn of(dir: &StateDir) -> Self {
+        let watch = || {
+            let inotify = Inotify::init()?;
+            let here = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
+            inotify.watches().add(dir.file("want"), WatchMask::CLOSE_WRITE)?;
+            inotify.watches().add(dir.path(), here)?;
+            std::io::Result::Ok(inotify)
+        };
+        Changes { inotify: watch().ok() }
+    }
+
+    /// Waits so long at most, less when something has changed since the last wait.
+    pub fn wait(&mut self, at_most: Duration, stop: &Stop) -> Paused {
+        let Ok(timeout) = rustix::time::Timespec::try_from(at_most.min(STRETCH)) else {
+            return Paused::Over;
+        };
+        let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
+        if let Some(inotify) = &self.inotify {
+            fds.push(PollFd::new(inotify, PollFlags::IN));
+        }
+        // Who waits looks at everything again, so an interrupted wait is merely short.
+        let _ = poll(&mut fds, Some(&timeout));
+        drop(fds);
+        if let Some(inotify) = &mut self.inotify {
+            let _ = inotify.read_events(&mut [0; 4096]);
+        }
+        ended(stop)
+    }
+}
+
+/// Waits so long, whatever changes.
+pub fn sleep(time: Duration, stop: &Stop) -> Paused {
+    let deadline = Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(timeout) = rustix::time::Timespec::try_from(left) else { return Paused::Over };
+        let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&timeout));
+        if left.is_zero() || stop.signal().is_some() {
+            return ended(stop);
+        }
+    }
+}
+
+fn ended(stop: &Stop) -> Paused {
+    if stop.signal().is_some() { Paused::Stopped } else { Paused::Over }
+}
