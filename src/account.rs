@@ -111,6 +111,8 @@ pub struct Channel {
     pub max_size: bool,
     /// Where mbsync keeps its record.
     pub sync_state: SyncState,
+    /// The global `FieldDelimiter`, which stands in the names of state files.
+    pub field_delimiter: char,
 }
 
 /// A pair of yes and no for the two sides.

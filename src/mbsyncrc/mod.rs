@@ -1,1 +1,218 @@
-//! mbsyncrc
+//! The reader of `.mbsyncrc`: what a user wrote there, as mbsync would take it.
+//!
+//! `lexer` → `sections` → `resolve`; beside them `pattern`, `place`,
+//! `enumerate` and `select`. Knows the language of isync 1.4 and 1.5, and
+//! refuses what mbsync refuses, with file, line and the mend. Knows nothing of
+//! servers, runs or this program's own files. Nothing here reads the
+//! environment: [`Env`] is given.
+
+mod enumerate;
+mod lexer;
+mod near;
+mod ops;
+pub mod pattern;
+mod place;
+mod resolve;
+mod sections;
+mod select;
+
+pub use near::nearest;
+pub use resolve::parse;
+pub use select::MbsyncWords;
+
+use crate::account::Account;
+use crate::outcome::Failure;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Larger than any file that a person writes.
+const LARGEST: u64 = 16 << 20;
+
+/// The language of a version of isync. 1.3 is read as 1.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// isync 1.4 and before.
+    V1_4,
+    /// isync 1.5.
+    V1_5,
+}
+
+/// What of the process's surroundings bears on the file.
+#[derive(Debug, Clone)]
+pub struct Env {
+    /// The home directory, without a final `/`.
+    pub home: PathBuf,
+    /// `XDG_CONFIG_HOME`, if it is set.
+    pub config_home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`, if it is set.
+    pub state_home: Option<PathBuf>,
+    /// The working directory that mbsync would be started in.
+    pub cwd: PathBuf,
+    /// The home directory of a user, for `~user/`.
+    pub user_home: fn(&str) -> Option<PathBuf>,
+    /// Whether a file can be read: mbsync refuses certificate files that cannot.
+    pub readable: fn(&Path) -> bool,
+}
+
+impl Env {
+    /// With nothing set but the home and working directories.
+    #[must_use]
+    pub fn new(home: impl Into<PathBuf>, cwd: impl Into<PathBuf>) -> Self {
+        Env {
+            home: home.into(),
+            config_home: None,
+            state_home: None,
+            cwd: cwd.into(),
+            user_home,
+            readable: |path| rustix::fs::access(path, rustix::fs::Access::READ_OK).is_ok(),
+        }
+    }
+
+    /// A path for messages: `~` for the home directory.
+    #[must_use]
+    pub fn shown(&self, path: &Path) -> String {
+        match path.strip_prefix(&self.home) {
+            Ok(rest) if rest.as_os_str().is_empty() => "~".into(),
+            Ok(rest) if self.home.parent().is_some() => format!("~/{}", rest.display()),
+            _ => path.display().to_string(),
+        }
+    }
+
+    fn isyncrc(&self) -> PathBuf {
+        let base = self.config_home.clone().unwrap_or_else(|| self.home.join(".config"));
+        base.join("isyncrc")
+    }
+
+    fn mbsyncrc(&self) -> PathBuf {
+        self.home.join(".mbsyncrc")
+    }
+}
+
+/// From /etc/passwd: enough for a spelling that hardly anybody uses.
+fn user_home(user: &str) -> Option<PathBuf> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(user)).then(|| fields.nth(4).map(PathBuf::from)).flatten()
+    })
+}
+
+/// The file as the program sees it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file, absolute.
+    pub file: PathBuf,
+    /// The language it was read in.
+    pub dialect: Dialect,
+    /// The accounts that have channels, in the file's order.
+    pub accounts: Vec<Account>,
+    /// Names of account sections that no channel uses.
+    pub idle_accounts: Vec<String>,
+    /// The groups, in the file's order.
+    pub groups: Vec<Group>,
+    /// What mbsync takes but what should be changed, each with file and line.
+    pub notices: Vec<String>,
+    /// The directory that relative paths in the file were taken against; `None`
+    /// if there are none. With 1.4 it is the working directory, so mbsync has
+    /// to be started in it.
+    pub base: Option<PathBuf>,
+    /// Where each section stands.
+    pub sections: Vec<Section>,
+    /// Channels that only `mbsync -a` would run: a second one of a name.
+    pub shadowed_channels: bool,
+    /// What a message calls the file.
+    shown: String,
+}
+
+/// A `Group`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its members as written: a channel's name, or `CHANNEL:BOX,BOX`.
+    pub members: Vec<String>,
+}
+
+/// What kind of section it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SectionKind {
+    /// `IMAPAccount`
+    Account,
+    /// `IMAPStore`
+    ImapStore,
+    /// `MaildirStore`
+    MaildirStore,
+    /// `Channel`
+    Channel,
+    /// `Group`
+    Group,
+}
+
+/// Where a section stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// Its kind.
+    pub kind: SectionKind,
+    /// Its name.
+    pub name: String,
+    /// Number of its first line, from 1, as mbsync counts.
+    pub first: usize,
+    /// Number of its last line: the blank one that ends it, if there is one.
+    pub last: usize,
+}
+
+/// The file that mbsync itself would read. Up to 1.4 that is `~/.mbsyncrc`;
+/// 1.5 has `isyncrc` in the configuration directory, and takes the old one if
+/// only that exists. Without a dialect: the one that exists, `isyncrc` first.
+pub fn locate(env: &Env, dialect: Option<Dialect>) -> Result<PathBuf, Failure> {
+    let (old, new) = (env.mbsyncrc(), env.isyncrc());
+    if dialect != Some(Dialect::V1_4) && new.symlink_metadata().is_ok() {
+        return Ok(new);
+    }
+    if old.symlink_metadata().is_ok() {
+        return Ok(old);
+    }
+    let or = if dialect == Some(Dialect::V1_4) {
+        String::new()
+    } else {
+        format!(" and no {}", env.shown(&new))
+    };
+    Err(Failure::config(format!(
+        "there is no {}{or}: mbsync is not set up yet (see mbsync(1)); a file elsewhere is named \
+         with --mbsyncrc",
+        env.shown(&old)
+    )))
+}
+
+/// Reads the file. All failures are of the configuration, and begin with the
+/// file and, where there is one, the line.
+pub fn read(path: &Path, env: &Env, dialect: Dialect) -> Result<Config, Failure> {
+    let path = env.cwd.join(path);
+    let cannot = |why: std::io::Error| {
+        Failure::config(format!("{} cannot be read: {why}", env.shown(&path)))
+    };
+    let file = fs::File::open(&path).map_err(cannot)?;
+    let size = file.metadata().map_or(0, |data| data.len()).min(LARGEST);
+    // Room for all of it: the text has passwords in it, and a buffer that
+    // moved while it grew would leave them behind.
+    let room = usize::try_from(size).unwrap_or(0) + 64;
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
+    file.take(LARGEST + 1).read_to_end(&mut text).map_err(cannot)?;
+    if text.len() as u64 > LARGEST {
+        return Err(Failure::config(format!(
+            "{} is larger than 16 MiB; is it the right file?",
+            env.shown(&path)
+        )));
+    }
+    let mut config = parse(&text, &path, env, dialect)?;
+    if dialect == Dialect::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
+        config.notices.push(format!(
+            "{} and {} both exist; mbsync uses the former, so remove the latter",
+            env.shown(&path),
+            env.shown(&env.mbsyncrc())
+        ));
+    }
+    Ok(config)
+}

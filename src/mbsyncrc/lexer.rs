@@ -1,0 +1,155 @@
+//! Lines and words of a configuration file, exactly as mbsync takes them.
+//!
+//! Knows the bytes of one line. Does not know what any word means. The rules
+//! are those of `getcline()` and `get_arg()` of isync 1.4.4 and 1.5.1, tried
+//! against mbsync itself by the differential test; each oddity here is one
+//! that decides whether mbsync takes a file or not.
+
+/// mbsync reads with a buffer of 1023 bytes: what is longer than this is taken
+/// as if a new line began, in the middle of a word if need be.
+pub const LONGEST_LINE: usize = 1022;
+
+/// Why a line cannot be split into words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// It ends within an escape: there is no continuation by `\`.
+    Escape,
+    /// It ends within quotes.
+    Quote,
+    /// A word is not UTF-8. mbsync would take it; we could not name it.
+    Encoding,
+}
+
+/// What a line is to the section around it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Only white space: it ends a section.
+    Blank,
+    /// A comment: it ends nothing.
+    Comment,
+    /// At least one word.
+    Words(Vec<String>),
+}
+
+/// The lines of a file with their numbers, from 1, counted as mbsync counts:
+/// a line that is too long counts as several.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut rest = text;
+    let mut number = 0;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let window = &rest[..rest.len().min(LONGEST_LINE)];
+        let length = window.iter().position(|&b| b == b'\n').map_or(window.len(), |at| at + 1);
+        let (line, after) = rest.split_at(length);
+        rest = after;
+        number += 1;
+        // fgets() hands over a C string: what follows a NUL is never seen.
+        let seen = line.iter().position(|&b| b == 0).unwrap_or(line.len());
+        Some((number, &line[..seen]))
+    })
+}
+
+/// White space in the C locale, which mbsync never leaves.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+/// Splits one line. `"` toggles quoting anywhere, also inside a word; `\` takes
+/// the next character as it is; `#` begins a comment only where a word could begin.
+pub fn split(line: &[u8]) -> Result<Line, Broken> {
+    let mut words = Vec::new();
+    let mut at = 0;
+    loop {
+        while line.get(at).is_some_and(|&b| is_space(b)) {
+            at += 1;
+        }
+        match line.get(at) {
+            None if words.is_empty() => return Ok(Line::Blank),
+            Some(b'#') if words.is_empty() => return Ok(Line::Comment),
+            None | Some(b'#') => return Ok(Line::Words(words)),
+            Some(_) => words.push(word(line, &mut at)?),
+        }
+    }
+}
+
+fn word(line: &[u8], at: &mut usize) -> Result<String, Broken> {
+    // Room for the whole rest: a password that moved while its word grew would
+    // leave copies that nobody wipes.
+    let mut word = Vec::with_capacity(line.len() - *at);
+    let (mut escaped, mut quoted) = (false, false);
+    while let Some(&byte) = line.get(*at) {
+        *at += 1;
+        // mbsync compares a signed char with 32 here: neither a control
+        // character nor a byte above 127 ends an escape.
+        if escaped && (32..128).contains(&byte) {
+            escaped = false;
+            word.push(byte);
+        } else if byte == b'\\' {
+            escaped = true;
+        } else if byte == b'"' {
+            quoted = !quoted;
+        } else if !quoted && is_space(byte) {
+            break;
+        } else {
+            word.push(byte);
+        }
+    }
+    if escaped {
+        return Err(Broken::Escape);
+    }
+    if quoted {
+        return Err(Broken::Quote);
+    }
+    String::from_utf8(word).map_err(|_| Broken::Encoding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        match split(line.as_bytes()) {
+            Ok(Line::Words(words)) => words,
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn quotes_toggle_in_the_middle_of_a_word() {
+        assert_eq!(
+            words(r#"Patterns * !"[Gmail]/All Mail" a"#),
+            ["Patterns", "*", "![Gmail]/All Mail", "a"]
+        );
+        assert_eq!(words(r#"Far :st:"box one""#), ["Far", ":st:box one"]);
+        assert_eq!(words(r#"Pass """#), ["Pass", ""]);
+        assert_eq!(words(r#"Pass a\"b\\c\ d"#), ["Pass", "a\"b\\c d"]);
+        assert_eq!(words("Pass \"a\\\"b\"\r\n"), ["Pass", "a\"b"]);
+    }
+
+    #[test]
+    fn a_hash_is_a_comment_only_where_a_word_begins() {
+        assert_eq!(words("Host a#b # c \"d"), ["Host", "a#b"]);
+        assert_eq!(split(b" \t# x").unwrap(), Line::Comment);
+        assert_eq!(split(b" \t\r\n").unwrap(), Line::Blank);
+        assert_eq!(words("Pass \"\"#x"), ["Pass", "#x"]);
+    }
+
+    #[test]
+    fn no_line_goes_on_after_a_backslash() {
+        assert_eq!(split(b"Patterns a \\\n"), Err(Broken::Escape));
+        assert_eq!(split(b"Patterns \"a\n"), Err(Broken::Quote));
+        assert_eq!(split(b"Pass \xff"), Err(Broken::Encoding));
+        assert_eq!(split(b"# \xff"), Ok(Line::Comment));
+    }
+
+    #[test]
+    fn long_lines_count_as_several() {
+        let text = format!("# {}\nHost x\n", "y".repeat(2000));
+        let seen: Vec<_> = lines(text.as_bytes()).map(|(n, l)| (n, l.len())).collect();
+        assert_eq!(seen, [(1, 1022), (2, 981), (3, 7)]);
+        let cut: Vec<_> = lines(b"a\0b\nc").collect();
+        assert_eq!(cut, [(1, &b"a"[..]), (2, &b"c"[..])]);
+    }
+}

@@ -1,0 +1,483 @@
+//! Names that users type → what is wanted; and what is wanted → the words
+//! that mbsync has to be given.
+//!
+//! Knows how mbsync finds a name (groups, then channels), and what this
+//! program adds to it (accounts, stores, far and near names).
+
+use super::enumerate::is_inbox;
+use super::near::nearest;
+use super::pattern::admits;
+use super::{Config, Dialect, Group};
+use crate::account::{Account, Channel, Mailbox, StoreKind, Want};
+use crate::outcome::Failure;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How to make mbsync serve some wants of one account.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MbsyncWords {
+    /// `-a` is to be given instead of words: it means the same here, and some
+    /// channel cannot be named.
+    pub all: bool,
+    /// The words, in the file's order; with `all` there are none.
+    pub words: Vec<String>,
+    /// Channels that no word reaches: a colon in the name, or a group of the
+    /// same name that stands for something else. Only renaming them helps.
+    pub unreachable: Vec<String>,
+}
+
+impl MbsyncWords {
+    /// As arguments: `-a`, or `--` and the words (a word may begin with a dash).
+    #[must_use]
+    pub fn args(&self) -> Vec<String> {
+        if self.all {
+            return vec!["-a".into()];
+        }
+        std::iter::once("--".to_string()).chain(self.words.iter().cloned()).collect()
+    }
+}
+
+/// Wants by account, as indices into [`Config::accounts`].
+type Wants = BTreeMap<usize, BTreeSet<Want>>;
+
+impl Config {
+    /// The only account there is.
+    #[must_use]
+    pub fn default_account(&self) -> Option<&Account> {
+        match self.accounts.as_slice() {
+            [account] => Some(account),
+            _ => None,
+        }
+    }
+
+    /// Every channel of every account.
+    #[must_use]
+    pub fn select_all(&self) -> Vec<(usize, BTreeSet<Want>)> {
+        (0..self.accounts.len()).map(|index| (index, BTreeSet::from([Want::Account]))).collect()
+    }
+
+    /// What these words ask for: `NAME` or `NAME:BOX,BOX`.
+    ///
+    /// NAME is a group, a channel, an account or a store, in this order: the
+    /// first two as for mbsync, the others meaning all channels on them. BOX is
+    /// a mailbox's name on either side, or the one both share. Looks at the
+    /// disk only to tell mailboxes apart. An unknown name or box is a usage
+    /// error (2) that names the nearest ones.
+    pub fn select(&self, words: &[&str]) -> Result<Vec<(usize, BTreeSet<Want>)>, Failure> {
+        let mut wants = Wants::new();
+        for word in words {
+            self.select_word(word, &mut wants)?;
+        }
+        Ok(wants
+            .into_iter()
+            .map(|(index, wants)| (index, self.accounts[index].canonical(&wants)))
+            .collect())
+    }
+
+    fn channels(&self) -> impl Iterator<Item = (usize, &Channel)> {
+        self.accounts.iter().enumerate().flat_map(|(index, account)| {
+            account.channels.iter().map(move |channel| (index, channel))
+        })
+    }
+
+    fn channel(&self, name: &str) -> Option<(usize, &Channel)> {
+        self.channels().find(|(_, channel)| channel.name == name)
+    }
+
+    fn group(&self, name: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| group.name == name)
+    }
+
+    /// The channels on an account or a store of this name.
+    fn channels_on(&self, name: &str) -> Vec<(usize, &Channel)> {
+        let on_account: Vec<_> =
+            self.channels().filter(|(index, _)| self.accounts[*index].name == name).collect();
+        if !on_account.is_empty() {
+            return on_account;
+        }
+        self.channels()
+            .filter(|(_, channel)| {
+                channel.far.store.name == name || channel.near.store.name == name
+            })
+            .collect()
+    }
+
+    fn select_word(&self, word: &str, wants: &mut Wants) -> Result<(), Failure> {
+        // mbsync compares the whole word with the groups before it looks for a colon.
+        if let Some(group) = self.group(word) {
+            return self.select_group(group, wants);
+        }
+        let (name, boxes) = match word.split_once(':') {
+            Some((name, boxes)) => (name, Some(boxes)),
+            None => (word, None),
+        };
+        if let Some((index, channel)) = self.channel(name) {
+            return match boxes {
+                None => {
+                    add(wants, index, Want::Channel(channel.name.clone()));
+                    Ok(())
+                }
+                Some(boxes) => self.select_boxes(word, &[(index, channel)], true, boxes, wants),
+            };
+        }
+        let mut on = self.channels_on(name);
+        if let (true, Some(group), true) = (on.is_empty(), self.group(name), boxes.is_some()) {
+            on = group
+                .members
+                .iter()
+                .filter_map(|member| self.channel(channel_of(member)))
+                .collect();
+        }
+        if let (false, Some(boxes)) = (on.is_empty(), boxes) {
+            return self.select_boxes(word, &on, false, boxes, wants);
+        }
+        // A name with a colon in it, which mbsync could not be given.
+        if boxes.is_some() {
+            on = self.channel(word).map_or_else(|| self.channels_on(word), |found| vec![found]);
+        }
+        if on.is_empty() {
+            return Err(self.unknown(name));
+        }
+        for (index, channel) in on {
+            add(wants, index, Want::Channel(channel.name.clone()));
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str) -> Failure {
+        if self.idle_accounts.iter().any(|idle| idle == name) {
+            return Failure::usage(format!(
+                "no channel uses the account `{name}`; add one to {}",
+                self.shown
+            ));
+        }
+        let mut known: Vec<&str> = self.accounts.iter().map(|a| a.name.as_str()).collect();
+        known.extend(self.groups.iter().map(|group| group.name.as_str()));
+        known.extend(self.channels().map(|(_, channel)| channel.name.as_str()));
+        let meant = nearest(name, known.iter().copied())
+            .map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+        let mut seen = BTreeSet::new();
+        known.retain(|name| seen.insert(*name));
+        let more = if known.len() > 20 { ", …" } else { "" };
+        known.truncate(20);
+        Failure::usage(format!(
+            "no account, channel or group `{name}`{meant} (there are: {}{more})",
+            known.join(", ")
+        ))
+    }
+
+    fn select_group(&self, group: &Group, wants: &mut Wants) -> Result<(), Failure> {
+        let mut any = false;
+        for member in &group.members {
+            let Some((index, channel)) = self.channel(channel_of(member)) else {
+                // Up to 1.4 mbsync complains and syncs the rest; 1.5 syncs nothing.
+                if self.dialect == Dialect::V1_4 {
+                    continue;
+                }
+                return Err(Failure::config(format!(
+                    "{}: Group {} names {member}, and there is no such channel; remove it, for \
+                     isync 1.5 then syncs nothing at all",
+                    self.shown, group.name
+                )));
+            };
+            match member.split_once(':') {
+                None => add(wants, index, Want::Channel(channel.name.clone())),
+                Some((_, boxes)) => {
+                    if channel.patterns.is_none() {
+                        return Err(Failure::config(format!(
+                            "{}: Group {} names {member}, but Channel {} has no Patterns, so no \
+                             mailbox of it can be named; write only the channel",
+                            self.shown, group.name, channel.name
+                        )));
+                    }
+                    for name in split_boxes(boxes) {
+                        let name = name.to_string();
+                        add(wants, index, Want::Mailbox { channel: channel.name.clone(), name });
+                    }
+                }
+            }
+            any = true;
+        }
+        if any {
+            Ok(())
+        } else {
+            Err(Failure::config(format!(
+                "{}: Group {} names no channel that exists; add one",
+                self.shown, group.name
+            )))
+        }
+    }
+
+    /// Boxes named explicitly, over the channels that may have them. `exact`:
+    /// the channel itself was named, so its Patterns are no obstacle, as in mbsync.
+    fn select_boxes(
+        &self,
+        word: &str,
+        channels: &[(usize, &Channel)],
+        exact: bool,
+        boxes: &str,
+        wants: &mut Wants,
+    ) -> Result<(), Failure> {
+        // A mailbox with a comma in its name can be asked for, if not given to mbsync.
+        let whole = boxes.contains([',', '\n'])
+            && channels.iter().any(|(_, channel)| channel.existing(boxes).is_some());
+        let names = if whole { vec![boxes] } else { split_boxes(boxes).collect() };
+        for name in names {
+            let mut found = Vec::new();
+            // What is there comes before what could be made.
+            for (index, channel) in channels {
+                found.extend(channel.existing(name).map(|want| (*index, want)));
+            }
+            if found.is_empty() {
+                for (index, channel) in channels {
+                    found.extend(channel.possible(name, exact).map(|want| (*index, want)));
+                }
+                let meant = self.meant(channels, name);
+                if found.is_empty() || meant.is_some() && !is_inbox(name) {
+                    return Err(self.unknown_box(word, channels, name, meant.as_deref()));
+                }
+            }
+            for (index, want) in found {
+                add(wants, index, want);
+            }
+        }
+        Ok(())
+    }
+
+    /// An existing mailbox that a name which does not exist is a slip for.
+    /// Numbers differ on purpose: `2024` is not `2023` mistyped.
+    fn meant(&self, channels: &[(usize, &Channel)], name: &str) -> Option<String> {
+        let local: Vec<Mailbox> =
+            channels.iter().flat_map(|(_, channel)| self.channel_mailboxes(channel)).collect();
+        let meant = nearest(name, local.iter().map(|mailbox| mailbox.name.as_str()))?;
+        let letters = |name: &str| name.chars().filter(|c| !c.is_numeric()).collect::<String>();
+        (letters(meant) != letters(name)).then(|| meant.to_string())
+    }
+
+    fn unknown_box(
+        &self,
+        word: &str,
+        channels: &[(usize, &Channel)],
+        name: &str,
+        meant: Option<&str>,
+    ) -> Failure {
+        let asked = word.split_once(':').map_or(word, |(asked, _)| asked);
+        let meant = meant.map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+        let mut local: Vec<String> = channels
+            .iter()
+            .flat_map(|(_, channel)| self.channel_mailboxes(channel))
+            .map(|mailbox| mailbox.name)
+            .collect();
+        let more = if local.len() > 20 { ", …" } else { "" };
+        local.truncate(20);
+        let there = if local.is_empty() {
+            String::new()
+        } else {
+            format!(" (there are: {}{more})", local.join(", "))
+        };
+        Failure::usage(format!("`{asked}` has no mailbox `{name}`{meant}{there}"))
+    }
+
+    /// The words that mbsync must be given so that these wants of an account
+    /// are served: in the file's order, without doubles, a whole channel
+    /// swallowing its boxes. A mailbox that cannot be named (no Patterns, a
+    /// comma) brings its whole channel. Reads directories only for a channel
+    /// that a group of the same name hides.
+    #[must_use]
+    pub fn mbsync_words<'a>(
+        &self,
+        account: &Account,
+        wants: impl IntoIterator<Item = &'a Want>,
+    ) -> MbsyncWords {
+        let mut whole: BTreeSet<&str> = BTreeSet::new();
+        let mut boxes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for want in wants {
+            match want {
+                Want::Account => {
+                    whole.extend(account.channels.iter().map(|channel| channel.name.as_str()));
+                }
+                Want::Channel(channel) => {
+                    whole.insert(channel);
+                }
+                Want::Mailbox { channel, name } => boxes.entry(channel).or_default().push(name),
+            }
+        }
+        for channel in &account.channels {
+            let Some(names) = boxes.get(channel.name.as_str()) else { continue };
+            if names.iter().any(|name| !channel.mailbox(name).addressable) {
+                whole.insert(&channel.name);
+            }
+        }
+        let mut out = MbsyncWords::default();
+        let mut by_group: BTreeSet<&str> = BTreeSet::new();
+        for channel in &account.channels {
+            let name = channel.name.as_str();
+            if by_group.contains(name) {
+                continue;
+            }
+            if !whole.contains(name) {
+                let Some(names) = boxes.get_mut(name) else { continue };
+                let mut seen = BTreeSet::new();
+                names.retain(|name| seen.insert(*name));
+                out.words.push(self.boxes_word(name, names));
+            } else if !name.contains(':') && self.group(name).is_none() {
+                out.words.push(name.to_string());
+            } else if let Some(group) = self.group_for(channel, account, &whole) {
+                by_group.extend(group.members.iter().map(String::as_str));
+                out.words.push(group.name.clone());
+            } else if channel.patterns.is_some() && !name.contains(':') {
+                let local = self.channel_mailboxes(channel);
+                let names: Vec<&str> = local
+                    .iter()
+                    .filter(|mailbox| mailbox.addressable)
+                    .map(|mailbox| mailbox.name.as_str())
+                    .collect();
+                if names.is_empty() {
+                    out.unreachable.push(name.to_string());
+                } else {
+                    out.words.push(self.boxes_word(name, &names));
+                }
+            } else {
+                out.unreachable.push(name.to_string());
+            }
+        }
+        // `-a` is every channel of the file; it will do where that is what is wanted.
+        let everything = self.accounts.len() == 1
+            && account.channels.iter().all(|channel| whole.contains(channel.name.as_str()));
+        if everything && account.channels.iter().any(|channel| self.is_hidden(channel)) {
+            return MbsyncWords { all: true, ..MbsyncWords::default() };
+        }
+        out
+    }
+
+    /// The channel's name alone does not mean it to mbsync.
+    fn is_hidden(&self, channel: &Channel) -> bool {
+        channel.name.contains(':') || self.group(&channel.name).is_some()
+    }
+
+    /// A group whose name brings this channel, whole, and nothing that is not wanted.
+    fn group_for(
+        &self,
+        channel: &Channel,
+        account: &Account,
+        whole: &BTreeSet<&str>,
+    ) -> Option<&Group> {
+        let wanted = |member: &String| {
+            whole.contains(member.as_str())
+                && account.channels.iter().any(|channel| channel.name == *member)
+        };
+        self.groups.iter().find(|group| {
+            // Of two groups with one name mbsync knows the first.
+            self.group(&group.name) == Some(group)
+                && group.members.contains(&channel.name)
+                && !channel.name.contains(':')
+                && group.members.iter().all(wanted)
+        })
+    }
+
+    fn boxes_word(&self, channel: &str, names: &[&str]) -> String {
+        let mut word = format!("{channel}:{}", names.join(","));
+        // A group could have this very name. A box twice is harmless.
+        while let (Some(_), Some(name)) = (self.group(&word), names.first()) {
+            word.push(',');
+            word.push_str(name);
+        }
+        word
+    }
+}
+
+fn add(wants: &mut Wants, index: usize, want: Want) {
+    wants.entry(index).or_default().insert(want);
+}
+
+/// The channel that a group's member names.
+fn channel_of(member: &str) -> &str {
+    member.split_once(':').map_or(member, |(channel, _)| channel)
+}
+
+/// As mbsync splits them; an empty one means INBOX.
+fn split_boxes(boxes: &str) -> impl Iterator<Item = &str> {
+    boxes.split([',', '\n']).map(|name| if name.is_empty() { "INBOX" } else { name })
+}
+
+impl Account {
+    /// The same wants in one form: all channels are the account, and a whole
+    /// channel stands for its mailboxes.
+    #[must_use]
+    pub fn canonical(&self, wants: &BTreeSet<Want>) -> BTreeSet<Want> {
+        let whole = |name: &String| wants.contains(&Want::Channel(name.clone()));
+        if wants.contains(&Want::Account)
+            || self.channels.iter().all(|channel| whole(&channel.name))
+        {
+            return BTreeSet::from([Want::Account]);
+        }
+        wants
+            .iter()
+            .filter(|want| !matches!(want, Want::Mailbox { channel, .. } if whole(channel)))
+            .cloned()
+            .collect()
+    }
+}
+
+impl Channel {
+    /// The shared names that a typed one could mean: itself, or without the
+    /// prefix of either side. A server's own spelling is taken where the store
+    /// says what it is made of.
+    fn shared_names(&self, typed: &str) -> Vec<String> {
+        let mut names = vec![typed.to_string()];
+        for side in [&self.near, &self.far] {
+            let mut spellings = vec![typed.to_string()];
+            if let StoreKind::Imap(imap) = &side.store.kind {
+                if let Some(rest) = typed.strip_prefix(imap.path.as_str()) {
+                    let delimiter = imap.delimiter.as_deref().unwrap_or("/");
+                    spellings.push(rest.replace(delimiter, "/"));
+                }
+            }
+            for spelling in spellings {
+                if let Some(name) = spelling.strip_prefix(side.mailbox.as_str()) {
+                    if !name.is_empty() && !names.iter().any(|known| known == name) {
+                        names.push(name.to_string());
+                    }
+                }
+            }
+        }
+        names
+    }
+
+    fn want(&self, name: &str) -> Want {
+        Want::Mailbox { channel: self.name.clone(), name: name.to_string() }
+    }
+
+    /// The typed name is that of the only pair.
+    fn is_only(&self, typed: &str) -> bool {
+        self.only_mailbox().is_some_and(|only| typed == only.far || typed == only.near)
+    }
+
+    /// What the typed name means, if that has a Maildir here. Names that the
+    /// Patterns admit come first.
+    fn existing(&self, typed: &str) -> Option<Want> {
+        let Some(patterns) = &self.patterns else {
+            return self.is_only(typed).then(|| Want::Channel(self.name.clone()));
+        };
+        let mut names = self.shared_names(typed);
+        names.retain(|name| {
+            self.mailbox(name).maildir.is_some_and(|maildir| maildir.join("cur").is_dir())
+        });
+        names.sort_by_key(|name| !admits(patterns, name));
+        names.first().map(|name| self.want(name))
+    }
+
+    /// What the typed name means, if mbsync could make that: INBOX always,
+    /// others where Create says so, or where the near side cannot be seen.
+    fn possible(&self, typed: &str, exact: bool) -> Option<Want> {
+        let patterns = self.patterns.as_ref()?;
+        let names = self.shared_names(typed);
+        let admitted = names.iter().find(|name| admits(patterns, name));
+        let name = admitted.or(if exact { names.first() } else { None })?;
+        let mailbox = self.mailbox(name);
+        let local = matches!(self.near.store.kind, StoreKind::Maildir(_));
+        let is_near_inbox = mailbox.near == "INBOX"
+            || self.near.store.map_inbox.as_deref() == Some(mailbox.near.as_str());
+        let makable = !local || mailbox.maildir.is_some() && (self.create.near || is_near_inbox);
+        makable.then(|| self.want(name))
+    }
+}
