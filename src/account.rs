@@ -249,3 +249,13 @@ pub enum Want {
         name: String,
     },
 }
+
+impl Account {
+    /// The mailbox that this want names; `None` for a wider want, and for a
+    /// channel that there is not.
+    #[must_use]
+    pub fn mailbox(&self, want: &Want) -> Option<Mailbox> {
+        let Want::Mailbox { channel, name } = want else { return None };
+        self.channels.iter().find(|each| each.name == *channel).map(|channel| channel.mailbox(name))
+    }
+}

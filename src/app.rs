@@ -6,24 +6,23 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser as _;
 
 use crate::account::{Account, Want};
 use crate::cli::Cli;
-use crate::mbsyncrc::{self, Config, Env};
+use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::outcome::{Exit, Failure};
 use crate::settings;
-use crate::state::StateDir;
 use crate::state::last::{self, Change, Last};
 use crate::state::retry::{self, Retry};
 use crate::stop::Stop;
+use crate::sync::disk;
 use crate::sync::disk::{Disk, Manner, Report, Scene, short};
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
-use crate::sync::{child, disk};
 
 /// What a selection names: accounts by their place in the configuration.
 type Selection = Vec<(usize, BTreeSet<Want>)>;
@@ -65,28 +64,24 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn open(cli: &'a Cli) -> Result<Self, Failure> {
         let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
-        let home = std::env::home_dir().filter(|home| home.is_absolute());
-        let base = dirs.get_state_home().ok_or_else(|| {
-            Failure::config("no home directory is known; set HOME (or XDG_STATE_HOME)")
-        })?;
-        let mut settings = read_settings(cli, &dirs, home.as_deref())?;
+        let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
+            return Err(Failure::config("no home directory is known; set HOME"));
+        };
+        let mut env = Env::new(home, std::env::current_dir().unwrap_or_else(|_| "/".into()));
+        env.config_home.clone_from(&dirs.config_home);
+        env.state_home.clone_from(&dirs.state_home);
+        let mut settings = read_settings(cli, &dirs, &env)?;
         for each in settings.accounts.values_mut().chain([&mut settings.general]) {
             each.throttle = cli.throttle.unwrap_or(each.throttle);
             each.every = cli.every.unwrap_or(each.every);
         }
-        let env = Env {
-            home,
-            config_home: dirs.config_home.clone(),
-            state_home: dirs.state_home.clone(),
-            cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-        };
         let file = cli.mbsyncrc.as_ref().or(settings.general.mbsyncrc.as_ref());
         let dialect = crate::dialect::of_mbsync(&settings.general.mbsync, &base);
         let file = match file {
             Some(file) => env.cwd.join(file),
             None => mbsyncrc::locate(&env, dialect)?,
         };
-        let config = mbsyncrc::read(&file, &env, dialect)?;
+        let config = mbsyncrc::read(&file, &env, dialect.unwrap_or(Dialect::V1_4))?;
         Ok(Session { cli, config, settings, base })
     }
 
@@ -107,7 +102,7 @@ impl<'a> Session<'a> {
             return self.work_as_child(work);
         }
         if cli.list {
-            return Ok(out(crate::list::text(&self.config, cli.json).trim_end()));
+            return Ok(Exit::Done);
         }
         let selection = self.selection()?;
         if cli.background {
@@ -140,7 +135,7 @@ impl<'a> Session<'a> {
     fn in_background(&self, selection: &Selection) -> Result<Exit, Failure> {
         // Set before anything is forked off or written: nothing here reads it again.
         let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
-        let mut line = String::new();
+        let mut lines = Vec::new();
         let mut exit = Exit::Done;
         for (account, wants) in selection {
             let Some(scene) = self.scene(*account) else { continue };
@@ -157,13 +152,10 @@ impl<'a> Session<'a> {
                     None => "queued".to_owned(),
                 },
             };
-            if !line.is_empty() {
-                line.push_str(", ");
-            }
-            line.push_str(&format!("{}: {text}", scene.account.name));
+            lines.push(format!("{}: {text}", scene.account.name));
         }
         if self.cli.quiet == 0 {
-            out(&line);
+            out(&lines.join(", "));
         }
         Ok(exit)
     }
@@ -206,12 +198,20 @@ impl<'a> Session<'a> {
     }
 
     /// Says what became of a request, and gives the status that it leads to.
-    fn report(&self, scene: Scene<'_>, disk: &Disk<'_>, answer: &Answer<Report>, stop: &Stop) -> Exit {
+    fn report(
+        &self,
+        scene: Scene<'_>,
+        disk: &Disk<'_>,
+        answer: &Answer<Report>,
+        stop: &Stop,
+    ) -> Exit {
         let name = &scene.account.name;
         let last = || disk.dir().read_json::<Last>(last::FILE).unwrap_or_default();
         let failed = |exit: Exit, text: &str, retry: Option<Duration>| {
             let again = match retry {
-                Some(wait) if exit != Exit::Config => format!("; tried again after {}", short(wait)),
+                Some(wait) if exit != Exit::Config => {
+                    format!("; tried again after {}", short(wait))
+                }
                 _ => String::new(),
             };
             self.complain(&Failure::new(exit, format!("{name}: {text}{again}")))
@@ -250,20 +250,28 @@ impl<'a> Session<'a> {
                 Exit::Done
             }
             Answer::BackingOff(wait) => {
-                let text = disk.dir().read_json::<Retry>(retry::FILE).map_or(String::new(), |retry| retry.text);
-                let text = format!("{name}: {text}; not tried for another {} (--force tries now)", short(*wait));
+                let text = disk
+                    .dir()
+                    .read_json::<Retry>(retry::FILE)
+                    .map_or(String::new(), |retry| retry.text);
+                let text = format!(
+                    "{name}: {text}; not tried for another {} (--force tries now)",
+                    short(*wait)
+                );
                 self.complain(&Failure::new(Exit::Later, text))
             }
-            Answer::LockHeld => match disk.trouble() {
-                Some(trouble) => self.complain(trouble),
-                None => {
-                    let text = format!("{name}: another process has held the lock for too long; the request stands");
-                    self.complain(&Failure::new(Exit::Later, text))
-                }
-            },
+            Answer::LockHeld => {
+                let held = || {
+                    let text = "another process has held the lock for too long; the request stands";
+                    Failure::new(Exit::Later, format!("{name}: {text}"))
+                };
+                self.complain(&disk.trouble().cloned().unwrap_or_else(held))
+            }
             Answer::Stopped => stop.signal().map_or(Exit::Later, Exit::Signal),
             Answer::Stranded => {
-                let text = format!("{name}: throttled, and no process could be started to wait; the request stands");
+                let text = format!(
+                    "{name}: throttled, and no process could be started to wait; the request stands"
+                );
                 self.complain(&Failure::new(Exit::Later, text))
             }
         }
@@ -286,10 +294,10 @@ impl<'a> Session<'a> {
     fn dry_run(&self, selection: &Selection) -> Exit {
         for (account, wants) in selection {
             let Some(scene) = self.scene(*account) else { continue };
-            let words = self.config.mbsync_words(scene.account, wants);
+            let words = self.config.mbsync_words(scene.account, wants).args();
             let program = scene.settings.mbsync.display();
             let file = self.config.file.display();
-            out(&format!("{}: {program} -q -c {file} -- {}", scene.account.name, words.join(" ")));
+            out(&format!("{}: {program} -q -c {file} {}", scene.account.name, words.join(" ")));
         }
         Exit::Done
     }
@@ -316,25 +324,26 @@ impl<'a> Session<'a> {
 
 /// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
 fn what_happened(changes: &[Change], took: Duration) -> String {
-    let mut line = String::new();
-    for change in changes {
-        let counts = [
-            (change.pulled, "new"),
-            (change.pushed, "pushed"),
-            (change.flags, if change.flags == 1 { "flag" } else { "flags" }),
-            (change.gone, "gone"),
-        ];
-        let counts: Vec<String> = counts
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect();
-        line.push_str(&format!("{} {}, ", printable(&change.mailbox), counts.join(" ")));
+    let mut parts: Vec<String> = changes.iter().map(change_in_words).collect();
+    if parts.is_empty() {
+        parts.push("nothing to do".into());
     }
-    if changes.is_empty() {
-        line.push_str("nothing to do, ");
+    parts.push(short(took));
+    parts.join(", ")
+}
+
+fn change_in_words(change: &Change) -> String {
+    let counts = [
+        (change.pulled, "new"),
+        (change.pushed, "pushed"),
+        (change.flags, if change.flags == 1 { "flag" } else { "flags" }),
+        (change.gone, "gone"),
+    ];
+    let mut words = printable(&change.mailbox);
+    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
+        words.extend([" ", &count.to_string(), " ", what]);
     }
-    line + &short(took)
+    words
 }
 
 /// A mailbox' name comes from a server and may hold anything.
@@ -367,28 +376,20 @@ fn no_signals(error: &io::Error) -> Failure {
 fn read_settings(
     cli: &Cli,
     dirs: &xdg::BaseDirectories,
-    home: Option<&Path>,
+    env: &Env,
 ) -> Result<settings::File, Failure> {
     let (file, must) = match &cli.config {
         Some(file) => (Some(file.clone()), true),
         None => (dirs.get_config_file("config.toml"), false),
     };
     let Some(file) = file else { return Ok(settings::File::default()) };
-    let shown = shown(&file, home);
+    let shown = env.shown(&file);
     match std::fs::read_to_string(&file) {
-        Ok(text) => settings::File::parse(&text, &shown, home),
+        Ok(text) => settings::File::parse(&text, &shown, Some(&env.home)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())
         }
         Err(error) => Err(Failure::config(format!("{shown}: {error}"))),
-    }
-}
-
-/// A path as people write it.
-fn shown(path: &Path, home: Option<&Path>) -> String {
-    match home.and_then(|home| path.strip_prefix(home).ok()) {
-        Some(rest) => format!("~/{}", rest.display()),
-        None => path.display().to_string(),
     }
 }
 

@@ -97,6 +97,7 @@ pub struct Cli {
     #[arg(short, long)]
     pub verbose: bool,
 
+    /// Work for a process that another one leaves behind
     #[arg(long, hide = true, value_name = "WORK")]
     pub child: Option<String>,
 

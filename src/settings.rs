@@ -10,6 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::mbsyncrc::nearest;
 use crate::outcome::Failure;
 use crate::state::retry::Patience;
 use crate::state::throttle::Rate;
@@ -297,17 +298,6 @@ pub fn duration(text: &str, or_zero: bool) -> Result<Duration, String> {
         return Err("longer than a year".into());
     }
     Ok(duration)
-}
-
-/// The candidate nearest to a mistyped name, if one is near enough to be meant.
-pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .map(|candidate| {
-            (strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()), candidate)
-        })
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::account::Mailbox;
-use crate::state::retry::seconds;
 use crate::state::last::Change;
+use crate::state::retry::seconds;
 use crate::verdict::local;
 use crate::verdict::syncstate::{self, Record};
 
@@ -41,23 +41,20 @@ impl Snapshot {
         Snapshot { taken: seconds(SystemTime::now()), records }
     }
 
-    /// What differs now, in the order given. A record that cannot be read tells nothing.
+    /// What differs now. Mailboxes that the run has made are among those `now`
+    /// there, and not in the snapshot. A record that cannot be read tells nothing.
     #[must_use]
-    pub fn changes(&self) -> Vec<Change> {
-        let change = |(mailbox, before): &(Mailbox, Option<File>)| {
-            change(mailbox, before.as_ref(), self.taken)
+    pub fn changes(&self, now: &[Mailbox]) -> Vec<Change> {
+        let before = |mailbox: &Mailbox| {
+            self.records
+                .iter()
+                .find(|(known, _)| known == mailbox)
+                .and_then(|(_, file)| file.as_ref())
         };
-        self.records.iter().filter_map(change).collect()
-    }
-
-    /// The Maildirs of the changed mailboxes.
-    pub fn maildirs_of<'a>(&'a self, changes: &'a [Change]) -> impl Iterator<Item = &'a Path> {
-        changes.iter().filter_map(|change| {
-            let (mailbox, _) = self.records.iter().find(|(mailbox, _)| {
-                mailbox.channel == change.channel && mailbox.near == change.mailbox
-            })?;
-            mailbox.maildir.as_deref()
-        })
+        now.iter()
+            .take(MOST_OPEN)
+            .filter_map(|mailbox| change(mailbox, before(mailbox), self.taken))
+            .collect()
     }
 }
 

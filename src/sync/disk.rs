@@ -188,7 +188,7 @@ impl<'a> Disk<'a> {
     /// The mailboxes that a run for these wants may touch.
     fn scope(&self, wants: &BTreeSet<Want>) -> Vec<Mailbox> {
         if wants.iter().all(|want| matches!(want, Want::Mailbox { .. })) {
-            return wants.iter().filter_map(|want| self.scene.config.mailbox(want)).collect();
+            return wants.iter().filter_map(|want| self.scene.account.mailbox(want)).collect();
         }
         let mut all = self.scene.config.local_mailboxes(self.scene.account);
         all.retain(|mailbox| wants.iter().any(|want| covers(want, mailbox)));
@@ -196,7 +196,13 @@ impl<'a> Disk<'a> {
     }
 
     /// After the run: requests, backoff and memory say what it came to.
-    fn settle(&mut self, taken: &want::Taken, mut run: Last, before: &Last, ended: &Ended) -> Option<Duration> {
+    fn settle(
+        &mut self,
+        taken: &want::Taken,
+        mut run: Last,
+        before: &Last,
+        ended: &Ended,
+    ) -> Option<Duration> {
         let patience = self.scene.settings.patience();
         let now = SystemTime::now();
         run.runs = before.runs + 1;
@@ -331,7 +337,9 @@ impl Ground for Disk<'_> {
                     return Locked::TooLong;
                 }
                 if started.elapsed() > Duration::from_millis(5) {
-                    self.say(|| format!("waited {} for the run under way", short(started.elapsed())));
+                    self.say(|| {
+                        format!("waited {} for the run under way", short(started.elapsed()))
+                    });
                 }
                 self.lock = Some(lock);
                 Locked::Held
@@ -406,14 +414,12 @@ impl Ground for Disk<'_> {
     }
 
     fn pause(&mut self, at_most: Duration) -> Paused {
-        match &mut self.changed {
-            Some(changed) => changed.wait(at_most, &self.stop),
-            // What changed before the watch was set would be missed: look again first.
-            None => {
-                self.changed = Some(Changes::of(&self.dir));
-                Paused::Over
-            }
+        if let Some(changes) = &mut self.changed {
+            return changes.wait(at_most, &self.stop);
         }
+        // What changed before the watch was set would be missed: look again first.
+        self.changed = Some(Changes::of(&self.dir));
+        Paused::Over
     }
 
     fn settle(&mut self) -> Paused {
@@ -428,7 +434,11 @@ impl Ground for Disk<'_> {
         let Some(mut lock) = self.lock.take() else {
             // Cannot happen: the protocol runs with the lock held.
             return Report {
-                ended: Ended { exit: Exit::Later, text: "the lock is not held".into(), findings: vec![] },
+                ended: Ended {
+                    exit: Exit::Later,
+                    text: "the lock is not held".into(),
+                    findings: vec![],
+                },
                 changes: vec![],
                 took: Duration::ZERO,
                 retry: None,
@@ -448,7 +458,7 @@ impl Ground for Disk<'_> {
             taken.entry(Want::Account).or_default();
         }
         let wants: BTreeSet<Want> = taken.keys().cloned().collect();
-        let words = self.scene.config.mbsync_words(self.scene.account, &wants);
+        let words = self.scene.config.mbsync_words(self.scene.account, &wants).args();
         let snapshot = Snapshot::take(self.scope(&wants));
         let secrets = self.secrets();
         let program = settings.mbsync.clone();
@@ -465,8 +475,9 @@ impl Ground for Disk<'_> {
         self.say(|| format!("running {}", mbsync::command_line(&job).join(" ")));
         let ended = mbsync::run(&job, &mut lock, &self.stop);
         let took = began_at.elapsed();
-        let changes = snapshot.changes();
-        super::after::refresh(&changes, &snapshot);
+        let scope = self.scope(&wants);
+        let changes = snapshot.changes(&scope);
+        super::after::refresh(&changes, &scope);
         let run = Last {
             started: millis(began),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -527,7 +538,9 @@ fn millis(time: SystemTime) -> u64 {
 #[must_use]
 pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
-    if seconds < 9.95 {
+    if seconds < 0.05 {
+        "<0.1 s".into()
+    } else if seconds < 9.95 {
         format!("{seconds:.1} s")
     } else if seconds < 120.0 {
         format!("{seconds:.0} s")

@@ -38,7 +38,7 @@ pub struct Job<'a> {
     pub program: &'a Path,
     /// The configuration it is given with `-c`.
     pub file: &'a Path,
-    /// `CHANNEL`, `CHANNEL:BOX,BOX` …
+    /// `--` and `CHANNEL`, `CHANNEL:BOX,BOX` …, or `-a`.
     pub words: &'a [String],
     /// Where it may ask.
     pub prompt: Prompt,
@@ -83,7 +83,6 @@ pub fn command_line(job: &Job<'_>) -> Vec<String> {
     }
     line.push("-c".into());
     line.push(job.file.display().to_string());
-    line.push("--".into());
     line.extend(job.words.iter().cloned());
     line
 }
@@ -316,7 +315,7 @@ impl<'a> Supervised<'a> {
             }
             match finding(line) {
                 Some(found) if findings.len() < MOST_LINES => {
-                    findings.push((found, shown.into_owned()))
+                    findings.push((found, shown.into_owned()));
                 }
                 _ if other.len() < MOST_LINES => other.push(shown.into_owned()),
                 _ => {}

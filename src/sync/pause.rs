@@ -56,6 +56,7 @@ impl Changes {
 }
 
 /// Waits so long, whatever changes.
+#[must_use]
 pub fn sleep(time: Duration, stop: &Stop) -> Paused {
     let deadline = Instant::now() + time;
     loop {
