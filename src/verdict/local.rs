@@ -655,12 +655,12 @@ mod tests {
     }
 
     #[test]
-    fn pulled_files_are_told_by_the_process_that_named_them() {
+    fn pulled_files_are_told_by_the_names_that_mbsync_gives() {
         let (dir, _) = maildir();
-        for name in ["new/17.42_1.host,U=3:2,", "cur/17.42_2.host:2,S", "cur/17.421_2.host:2,S"] {
+        for name in ["new/17.42_1.host,U=3:2,", "cur/18.42_2.host:2,S", "cur/16.42_3.host:2,S"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         std::fs::write(dir.path().join("new/17.R42_1.host"), "").unwrap();
-        assert_eq!(delivered(dir.path(), 42).unwrap().len(), 2);
+        assert_eq!(delivered(dir.path(), 17).unwrap().len(), 2);
     }
 }
