@@ -13,6 +13,7 @@
 
 pub mod flags;
 pub mod local;
+pub mod remote;
 pub mod syncstate;
 
 use crate::account::{Channel, StoreKind};
@@ -176,6 +177,34 @@ impl std::fmt::Display for Verdict {
             Verdict::Unknown(why) => write!(f, "unknown: {why}"),
         }
     }
+}
+
+/// What is remembered of a mailbox pair between looks, in `seen.json`. Either
+/// half is replaced when its side is found clean, and kept otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seen {
+    /// The near side, when last found clean.
+    pub near: Option<local::Remembered>,
+    /// The far side, when last found clean.
+    pub far: Option<remote::Remembered>,
+    /// Whether the server lets `$Forwarded` be stored in the mailbox; `None` as
+    /// long as no PERMANENTFLAGS were seen.
+    pub forwarded: Option<bool>,
+}
+
+/// What both sides looked like, for mailboxes of which no verdict can be given
+/// or which a run has left dirty, in `stuck.json`. While it is the same, another
+/// run would do the same again. A side that was not looked at is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fingerprint {
+    /// Digest of the Maildir.
+    pub near: Option<Digest>,
+    /// STATUS.
+    pub far: Option<remote::Status>,
+    /// mbsync was interrupted: the next run has something to take up.
+    pub unfinished: bool,
 }
 
 /// A digest of the messages of a Maildir: names without UIDs, and flags, in any
