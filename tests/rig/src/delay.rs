@@ -1,0 +1,178 @@
+//! A TCP proxy on loopback that makes the way longer, or breaks it.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[derive(Default)]
+struct Shared {
+    target: AtomicUsize,
+    /// Added to a round trip, in microseconds.
+    round_trip: AtomicU64,
+    stalled: AtomicBool,
+    refusing: AtomicBool,
+    over: AtomicBool,
+    total: AtomicUsize,
+    open: AtomicUsize,
+    peak: AtomicUsize,
+    up: AtomicU64,
+    down: AtomicU64,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+/// The proxy. Gone with its value, and the connections with it.
+pub struct Delay {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Delay {
+    /// Leads to this port of 127.0.0.1; a round trip takes so much longer.
+    pub fn to(port: u16, round_trip: Duration) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
+        let shared = Arc::new(Shared::default());
+        shared.target.store(port.into(), Ordering::Relaxed);
+        let own = listener.local_addr().expect("local address").port();
+        let delay = Delay { port: own, shared: Arc::clone(&shared) };
+        delay.set_round_trip(round_trip);
+        thread::spawn(move || accept(&listener, &shared));
+        delay
+    }
+
+    /// The port to connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Changes the added round trip, for bytes that come from now on.
+    pub fn set_round_trip(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.shared.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    /// Leads to another port from the next connection on.
+    pub fn set_target(&self, port: u16) {
+        self.shared.target.store(port.into(), Ordering::Relaxed);
+    }
+
+    /// Holds back every byte, both ways, on old and new connections, which stay
+    /// open: a link that went away in silence. (The kernel still acknowledges,
+    /// so TCP's own timeouts do not notice.)
+    pub fn stall(&self) {
+        self.shared.stalled.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets the bytes pass again, the held ones first.
+    pub fn flow(&self) {
+        self.shared.stalled.store(false, Ordering::Relaxed);
+    }
+
+    /// Closes all connections; new ones are taken.
+    pub fn cut(&self) {
+        let mut streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in streams.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Closes new connections at once, or stops doing so. They are counted.
+    pub fn refuse(&self, yes: bool) {
+        self.shared.refusing.store(yes, Ordering::Relaxed);
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> usize {
+        self.shared.total.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::Relaxed)
+    }
+
+    /// The most that were open at once.
+    pub fn peak(&self) -> usize {
+        self.shared.peak.load(Ordering::Relaxed)
+    }
+
+    /// Bytes so far, to the server and from it.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.shared.up.load(Ordering::Relaxed), self.shared.down.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Delay {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        self.shared.stalled.store(false, Ordering::Relaxed);
+        self.cut();
+        // Wakes the accepting thread, which ends.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        if shared.over.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(client) = client else { continue };
+        shared.total.fetch_add(1, Ordering::Relaxed);
+        if shared.refusing.load(Ordering::Relaxed) {
+            continue;
+        }
+        let target = u16::try_from(shared.target.load(Ordering::Relaxed)).unwrap_or_default();
+        let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let clones = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
+        let (Some(kept), Some(back)) = (clones(), clones()) else { continue };
+        {
+            let mut streams = shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            streams.extend([kept.0, kept.1]);
+        }
+        let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.peak.fetch_max(open, Ordering::Relaxed);
+        let (forth, other) = (Arc::clone(shared), Arc::clone(shared));
+        thread::spawn(move || {
+            pass(client, server, &forth, &forth.up);
+            forth.open.fetch_sub(1, Ordering::Relaxed);
+        });
+        thread::spawn(move || pass(back.1, back.0, &other, &other.down));
+    }
+}
+
+/// Passes bytes one way, each half a round trip after it came, until either
+/// end closes; then closes both.
+fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Arc<Shared>, count: &AtomicU64) {
+    let (send, due) = mpsc::channel::<(Instant, Vec<u8>)>();
+    let held = Arc::clone(shared);
+    let writer = thread::spawn(move || {
+        for (at, bytes) in due {
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            while held.stalled.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    let mut chunk = vec![0; 65536];
+    while let Ok(n) = from.read(&mut chunk) {
+        if n == 0 {
+            break;
+        }
+        count.fetch_add(n as u64, Ordering::Relaxed);
+        let half = Duration::from_micros(shared.round_trip.load(Ordering::Relaxed) / 2);
+        if send.send((Instant::now() + half, chunk[..n].to_vec())).is_err() {
+            break;
+        }
+    }
+    drop(send);
+    let _ = writer.join();
+    let _ = from.shutdown(Shutdown::Both);
+}

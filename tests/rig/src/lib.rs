@@ -1,0 +1,33 @@
+//! What the tests of mutt-sync stand on: real parts on loopback wherever there
+//! are some, and fakes for order, count and malice.
+//!
+//! Knows dovecot, mbsync, mutt, tmux and the layout of a user's home. Knows
+//! nothing of how mutt-sync works inside, and does not link to it. All that
+//! goes wrong here panics, for that is how a test fails. All that is started
+//! is ended when its value is dropped, also by a panic.
+
+mod compare;
+mod delay;
+mod home;
+mod imap;
+mod maildir;
+mod mbsync;
+pub mod process;
+mod rng;
+mod server;
+mod terminal;
+mod tls;
+
+pub use compare::{compare, compare_boxes};
+pub use delay::Delay;
+pub use home::{Account, Home, mutt_sync};
+pub use imap::{Imap, RemoteMessage, Status};
+pub use maildir::{Entry, Maildir, message};
+pub use mbsync::{Mbsync, Overlap, Run};
+pub use process::{Output, now_ns, run, wait_until};
+pub use rng::{Seeded, count, soak};
+pub use server::{Server, ServerOptions, Tls};
+pub use terminal::Terminal;
+pub use tls::{Ca, Certificate};
+
+pub use rustix::process::Signal;

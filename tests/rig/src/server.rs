@@ -1,0 +1,436 @@
+//! A private dovecot on loopback.
+//!
+//! Runs as the user who runs the tests; dovecot's login processes refuse to be
+//! root, so root's runs as nobody. Mail is delivered by APPEND ([`Imap`]): with
+//! `mailbox_list_index`, which NOTIFY needs, dovecot does not see files that
+//! are dropped into its folders.
+
+use crate::imap::Imap;
+use crate::process::{self, run, spawn_lasting, wait_gone};
+use crate::tls::Ca;
+use rustix::process::Signal;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// `nobody` and `nogroup` on Debian; the names are in the same file.
+const NOBODY: u32 = 65534;
+
+/// What dovecot 2.3 says after login, less what is switched off.
+const CAPABILITIES: &str = "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE SORT SORT=DISPLAY \
+    THREAD=REFERENCES THREAD=REFS THREAD=ORDEREDSUBJECT MULTIAPPEND URL-PARTIAL CATENATE UNSELECT \
+    CHILDREN NAMESPACE UIDPLUS LIST-EXTENDED I18NLEVEL=1 CONDSTORE QRESYNC ESEARCH ESORT \
+    SEARCHRES WITHIN CONTEXT=SEARCH LIST-STATUS BINARY MOVE SNIPPET=FUZZY PREVIEW=FUZZY PREVIEW \
+    STATUS=SIZE SAVEDATE LITERAL+ NOTIFY";
+
+/// How the port that users are given is secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// Clear text.
+    None,
+    /// Clear text that can be upgraded.
+    StartTls,
+    /// TLS from the first byte.
+    Imaps,
+}
+
+/// How a server is to be. `Server::start()` takes the default.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Login names; the password of each is what [`Server::password`] says.
+    pub users: Vec<String>,
+    /// Security of [`Server::port`]. The certificate is for `localhost`, signed by [`Ca::shared`].
+    pub tls: Tls,
+    /// Mailboxes that every user has besides INBOX.
+    pub boxes: Vec<String>,
+    /// `mailbox_list_index`; without it there is no NOTIFY.
+    pub notify: bool,
+    /// Capabilities that are not announced (the commands still work).
+    pub without: Vec<String>,
+    /// Prefix of the personal namespace, such as `INBOX.`.
+    pub prefix: String,
+    /// Hierarchy separator.
+    pub separator: char,
+    /// dovecot's storage: mdbox, sdbox or maildir.
+    pub format: String,
+    /// Further lines for its configuration.
+    pub extra: String,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        ServerOptions {
+            users: owned(&["home", "work", "other"]),
+            tls: Tls::None,
+            boxes: owned(&["Archive", "Drafts", "Sent", "Trash"]),
+            notify: true,
+            without: Vec::new(),
+            prefix: String::new(),
+            separator: '/',
+            format: "mdbox".to_owned(),
+            extra: String::new(),
+        }
+    }
+}
+
+/// A running server, or one that was stopped and can be started again. Ends
+/// with its value, and with the test's process however that ends.
+pub struct Server {
+    dir: TempDir,
+    options: ServerOptions,
+    port: u16,
+    rig_port: u16,
+    child: Option<Child>,
+}
+
+/// A short name: dovecot's and tmux's sockets must fit into 108 bytes.
+pub(crate) fn temp_dir() -> TempDir {
+    tempfile::Builder::new().prefix("ms-").tempdir().expect("temporary directory")
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A port that is free now, below those that the kernel gives to connections:
+/// so it stays free while a server is down.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(12000..32000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn name_of(flag: &str) -> String {
+    run(Command::new("id").args(["-n", flag]), Duration::from_secs(5)).ok().stdout.trim().to_owned()
+}
+
+impl Server {
+    /// A server with users home, work and other; NOTIFY; clear text.
+    pub fn start() -> Self {
+        Self::with(ServerOptions::default())
+    }
+
+    /// A server as told.
+    #[track_caller]
+    pub fn with(options: ServerOptions) -> Self {
+        let dir = temp_dir();
+        let mut server =
+            Server { dir, options, port: free_port(), rig_port: free_port(), child: None };
+        let users: String = (server.options.users.iter()).fold(String::new(), |all, user| {
+            all + &format!("{user}:{{PLAIN}}{}\n", server.password(user))
+        });
+        fs::write(server.path("users"), users).expect("write users");
+        for sub in ["mail", "home"] {
+            fs::create_dir(server.path(sub)).expect("make directory");
+        }
+        fs::write(server.path("log"), "").expect("write log");
+        for attempt in 0.. {
+            fs::write(server.path("dovecot.conf"), server.configuration()).expect("write");
+            server.give_away();
+            match server.try_again() {
+                Ok(()) => break,
+                // Somebody was faster at the port.
+                Err(_) if attempt < 3 => {
+                    server.port = free_port();
+                    server.rig_port = free_port();
+                }
+                Err(error) => panic!("dovecot does not start: {error}\n{}", server.log()),
+            }
+        }
+        server
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn give_away(&self) {
+        if is_root() {
+            let all = [".", "users", "mail", "home", "log", "dovecot.conf"];
+            for path in all.map(|name| self.path(name)) {
+                chown(path, Some(NOBODY), Some(NOBODY)).expect("chown to nobody");
+            }
+        }
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.dir.path(), open).expect("chmod");
+    }
+
+    fn configuration(&self) -> String {
+        let options = &self.options;
+        let dir = self.dir.path().display();
+        let (user, group) = if is_root() {
+            ("nobody".to_owned(), "nogroup".to_owned())
+        } else {
+            (name_of("-u"), name_of("-g"))
+        };
+        let (imap, imaps) = if options.tls == Tls::Imaps { (0, self.port) } else { (self.port, 0) };
+        let mut text = format!(
+            "base_dir = {dir}/run
+state_dir = {dir}/state
+log_path = {dir}/log
+protocols = imap
+listen = 127.0.0.1
+disable_plaintext_auth = no
+auth_failure_delay = 0
+auth_mechanisms = plain login
+default_internal_user = {user}
+default_internal_group = {group}
+default_login_user = {user}
+first_valid_uid = 1
+mail_uid = {user}
+mail_gid = {group}
+mail_home = {dir}/home/%u
+mail_location = {format}:{dir}/mail/%u
+mail_max_userip_connections = 1000
+mail_fsync = never
+mailbox_list_index = {index}
+login_log_format_elements = user=<%u> lport=%a
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {dir}/users
+}}
+userdb {{
+  driver = static
+  args = uid={user} gid={group}
+}}
+service anvil {{
+  chroot =
+}}
+service stats {{
+  chroot =
+}}
+service imap-login {{
+  chroot =
+  process_min_avail = 1
+  service_count = 0
+  inet_listener imap {{
+    port = {imap}
+  }}
+  inet_listener imaps {{
+    port = {imaps}
+    ssl = yes
+  }}
+  inet_listener rig {{
+    port = {rig}
+  }}
+}}
+namespace inbox {{
+  inbox = yes
+  prefix = {prefix}
+  separator = {separator}
+",
+            format = options.format,
+            index = if options.notify { "yes" } else { "no" },
+            rig = self.rig_port,
+            prefix = options.prefix,
+            separator = options.separator,
+        );
+        for name in &options.boxes {
+            let _ = writeln!(text, "  mailbox {name} {{\n    auto = subscribe\n  }}");
+        }
+        text += "}\n";
+        if options.tls == Tls::None {
+            text += "ssl = no\n";
+        } else {
+            let certificate = Ca::shared().issue("server", &["localhost"], 30);
+            // Read here, for dovecot may be another user than the test.
+            let inline = |name: &str, from: &Path| {
+                let to = self.path(name);
+                fs::copy(from, &to).expect("copy");
+                if is_root() {
+                    chown(&to, Some(NOBODY), Some(NOBODY)).expect("chown to nobody");
+                }
+                to.display().to_string()
+            };
+            let cert = inline("server.pem", &certificate.cert);
+            let key = inline("server.key", &certificate.key);
+            let _ = write!(text, "ssl = yes\nssl_cert = <{cert}\nssl_key = <{key}\n");
+        }
+        if !options.without.is_empty() {
+            let kept: Vec<&str> = CAPABILITIES
+                .split_whitespace()
+                .filter(|capability| !options.without.iter().any(|w| w == capability))
+                .collect();
+            let _ = writeln!(text, "imap_capability = {}", kept.join(" "));
+        }
+        text + &options.extra + "\n"
+    }
+
+    fn try_again(&mut self) -> Result<(), String> {
+        let mut command = Command::new("setpriv");
+        if is_root() {
+            let id = NOBODY.to_string();
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+        }
+        command
+            .args(["--pdeathsig", "KILL", "dovecot", "-F", "-c"])
+            .arg(self.path("dovecot.conf"))
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.path("stderr")).map_err(|e| e.to_string())?)
+            .process_group(0);
+        let child = spawn_lasting(command).map_err(|error| format!("setpriv dovecot: {error}"))?;
+        let pid = child.id();
+        self.child = Some(child);
+        let start = Instant::now();
+        while !self.answers() {
+            if !process::alive(pid) || start.elapsed() > Duration::from_secs(10) {
+                self.kill();
+                return Err(fs::read_to_string(self.path("stderr")).unwrap_or_default());
+            }
+            sleep(Duration::from_millis(3));
+        }
+        Ok(())
+    }
+
+    /// The greeting with capabilities comes when logins are possible.
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.rig_port)) else { return false };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+        let (mut seen, mut chunk) = (Vec::new(), [0; 1024]);
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(n) if n > 0 => seen.extend_from_slice(&chunk[..n]),
+                _ => return false,
+            }
+            if seen.windows(4).any(|w| w == b"[CAP") {
+                return true;
+            }
+        }
+    }
+
+    /// Starts it again on the same ports, with the mail that it had.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.stop();
+        if let Err(error) = self.try_again() {
+            panic!("dovecot does not start again: {error}\n{}", self.log());
+        }
+    }
+
+    /// Ends it as an administrator would, closing connections with BYE.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            process::kill(child.id(), Signal::TERM);
+            wait_gone(child.id(), Duration::from_secs(3));
+            process::kill_group(child.id(), Signal::KILL);
+            let _ = child.wait();
+        }
+    }
+
+    /// Ends it and all its processes by SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            process::kill_group(child.id(), Signal::KILL);
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops it in its tracks (SIGSTOP): connections stay open, nothing answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            process::kill_group(child.id(), signal);
+        }
+    }
+
+    /// The port that users are given.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The host name to go with it: the certificate's, if there is one.
+    pub fn host(&self) -> &'static str {
+        if self.options.tls == Tls::None { "127.0.0.1" } else { "localhost" }
+    }
+
+    /// How that port is secured.
+    pub fn tls(&self) -> Tls {
+        self.options.tls
+    }
+
+    /// What it was started with.
+    pub fn options(&self) -> &ServerOptions {
+        &self.options
+    }
+
+    /// A user's password.
+    pub fn password(&self, user: &str) -> String {
+        format!("secret-of-{user}")
+    }
+
+    /// A connection of the test's own, on a port that is not counted.
+    #[track_caller]
+    pub fn imap(&self, user: &str) -> Imap {
+        Imap::login(self.rig_port, user, &self.password(user))
+    }
+
+    /// Everything that dovecot logged.
+    pub fn log(&self) -> String {
+        fs::read(self.path("log"))
+            .map_or(String::new(), |b| String::from_utf8_lossy(&b).into_owned())
+    }
+
+    /// How often this user has logged in on the users' port.
+    pub fn logins(&self, user: &str) -> usize {
+        self.counted(&format!("Login: user=<{user}>, lport={}", self.port))
+    }
+
+    /// How often a login was tried there in vain, by anybody.
+    pub fn failed_logins(&self) -> usize {
+        let port = format!("lport={}", self.port);
+        let log = self.log();
+        log.lines().filter(|l| l.contains("auth failed") && l.contains(&port)).count()
+    }
+
+    fn counted(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// How many connections to the users' port are open now.
+    pub fn connections(&self) -> usize {
+        let local = format!("0100007F:{:04X}", self.port);
+        let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let established = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(1).is_some_and(|at| *at == local) && fields.get(3) == Some(&"01")
+        };
+        table.lines().filter(established).count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.len().saturating_sub(4000);
+            let tail: String = log.chars().skip(from).collect();
+            eprintln!("--- the server's log, its end\n{tail}---");
+        }
+        // Nothing of its mail is wanted any more; TERM would wait for clients.
+        self.kill();
+    }
+}
