@@ -250,15 +250,17 @@ pub(crate) fn to_tidy(record: &Record, rules: &Rules) -> u32 {
     let mut count = 0_u32;
     let tidies = rules.max_messages > 0 || rules.expunge_far || rules.expunge_near;
     for entry in record.entries() {
-        let dropped = match (entry.far, entry.near) {
+        let tidied = match (entry.far, entry.near) {
             (0, 0) => true,
             (far, 0) => {
                 let below = far <= record.max_expired_far && far <= record.max_pulled;
                 below && (rules.max_messages > 0 || (tidies && entry.standing == Standing::Expired))
             }
+            // Expired, and no far message left to count it by.
+            (0, _) => rules.max_messages > 0 && entry.standing == Standing::Expired,
             _ => false,
         };
-        count += u32::from(dropped);
+        count += u32::from(tidied);
     }
     if rules.max_messages > 0 {
         // Whether unread messages expire is ExpireUnread's to say; either
