@@ -13,6 +13,7 @@
 
 pub mod flags;
 pub mod local;
+pub mod remote;
 pub mod syncstate;
 
 use crate::account::{Channel, StoreKind};
@@ -178,6 +179,34 @@ impl std::fmt::Display for Verdict {
     }
 }
 
+/// What is remembered of a mailbox pair between looks, in `seen.json`. Either
+/// half is replaced when its side is found clean, and kept otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seen {
+    /// The near side, when last found clean.
+    pub near: Option<local::Remembered>,
+    /// The far side, when last found clean.
+    pub far: Option<remote::Remembered>,
+    /// Whether the server lets `$Forwarded` be stored in the mailbox; `None` as
+    /// long as no PERMANENTFLAGS were seen.
+    pub forwarded: Option<bool>,
+}
+
+/// What both sides looked like, for mailboxes of which no verdict can be given
+/// or which a run has left dirty, in `stuck.json`. While it is the same, another
+/// run would do the same again. A side that was not looked at is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fingerprint {
+    /// Digest of the Maildir.
+    pub near: Option<Digest>,
+    /// STATUS.
+    pub far: Option<remote::Status>,
+    /// mbsync was interrupted: the next run has something to take up.
+    pub unfinished: bool,
+}
+
 /// A digest of the messages of a Maildir: names without UIDs, and flags, in any
 /// order, in cur or new alike. It stays the same when mutt moves old messages
 /// from new to cur and when mbsync writes UIDs into names. Made to notice
@@ -221,15 +250,17 @@ pub(crate) fn to_tidy(record: &Record, rules: &Rules) -> u32 {
     let mut count = 0_u32;
     let tidies = rules.max_messages > 0 || rules.expunge_far || rules.expunge_near;
     for entry in record.entries() {
-        let dropped = match (entry.far, entry.near) {
+        let tidied = match (entry.far, entry.near) {
             (0, 0) => true,
             (far, 0) => {
                 let below = far <= record.max_expired_far && far <= record.max_pulled;
                 below && (rules.max_messages > 0 || (tidies && entry.standing == Standing::Expired))
             }
+            // Expired, and no far message left to count it by.
+            (0, _) => rules.max_messages > 0 && entry.standing == Standing::Expired,
             _ => false,
         };
-        count += u32::from(dropped);
+        count += u32::from(tidied);
     }
     if rules.max_messages > 0 {
         // Whether unread messages expire is ExpireUnread's to say; either

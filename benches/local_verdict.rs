@@ -1,0 +1,85 @@
+//! The local verdict on a mailbox of 20 000 messages, beside a bare listing of
+//! the same folder in the same run. Budget: 15 ms listed, and no listing at all
+//! when no time stamp has moved.
+
+use mutt_sync::verdict::local::{Remembered, look};
+use mutt_sync::verdict::{Finding, Rules};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const MESSAGES: u32 = 20_000;
+const ROUNDS: usize = 41;
+
+fn fill(maildir: &Path, state_file: &Path) {
+    for folder in ["cur", "new", "tmp"] {
+        fs::create_dir_all(maildir.join(folder)).expect("folder");
+    }
+    fs::write(maildir.join(".uidvalidity"), format!("2\n{MESSAGES}\n")).expect("uidvalidity");
+    let mut record = format!(
+        "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid {MESSAGES}\nMaxPushedUid {MESSAGES}\n\n"
+    );
+    for uid in 1..=MESSAGES {
+        let flags = ["S", "", "RS", "FS"][uid as usize % 4];
+        let folder = if flags.is_empty() { "new" } else { "cur" };
+        let name = format!("{}.4711_{uid}.host.example.org,U={uid}:2,{flags}", 1_700_000_000 + uid);
+        fs::write(maildir.join(folder).join(name), "").expect("message");
+        writeln!(record, "{uid} {uid} {flags}").expect("record");
+    }
+    fs::write(state_file, record).expect("record");
+}
+
+/// The middle one of `ROUNDS` times, after one that warms up.
+fn median(mut work: impl FnMut()) -> Duration {
+    work();
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[ROUNDS / 2]
+}
+
+fn main() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let maildir = dir.path().join("Box");
+    let state_file = dir.path().join("state");
+    fill(&maildir, &state_file);
+    std::thread::sleep(Duration::from_millis(50));
+    let rules = Rules {
+        expunge_far: true,
+        expunge_near: true,
+        max_messages: 0,
+        info_delimiter: b':',
+        alt_map: false,
+    };
+
+    let bare = median(|| {
+        let files: usize = ["cur", "new"]
+            .iter()
+            .map(|folder| fs::read_dir(maildir.join(folder)).expect("folder").count())
+            .sum();
+        assert_eq!(files, MESSAGES as usize);
+    });
+    let mut memory: Option<Remembered> = None;
+    let listed = median(|| {
+        let found = look(&maildir, &state_file, &rules, None, None);
+        assert_eq!(found.finding, Finding::Clean);
+        memory = Some(found.remembered(&rules, None));
+    });
+    let glanced = median(|| {
+        let found = look(&maildir, &state_file, &rules, memory.as_ref(), None);
+        assert!(!found.listed);
+    });
+
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    println!("{MESSAGES} messages, median of {ROUNDS}:");
+    println!("  bare readdir                {:8.3} ms", ms(bare));
+    let ratio = listed.as_secs_f64() / bare.as_secs_f64();
+    println!("  verdict, listed             {:8.3} ms  ({ratio:.2} of the readdir)", ms(listed));
+    println!("  verdict, stamps unchanged   {:8.3} ms", ms(glanced));
+}

@@ -1,0 +1,378 @@
+//! The far side: what on the server differs from mbsync's record.
+//!
+//! In two steps, for the second costs round trips: [`suspect`] compares STATUS
+//! with that of the last clean look, [`settle`] judges what SEARCH and FETCH
+//! then show. Pure functions over values; knows IMAP's words but no connection.
+//!
+//! A look is: STATUS; EXAMINE; `UID SEARCH RETURN (ALL) ALL`, or `UID SEARCH
+//! ALL` without ESEARCH; `UID FETCH 1:* (FLAGS)`, with `(CHANGEDSINCE m)` where
+//! [`Needed`] says so. If it ends clean, the STATUS from *before* the SEARCH is
+//! remembered, so that what happened meanwhile is seen by the next one.
+
+use super::flags::Flags;
+use super::syncstate::{Entry, Placeholder, Record, Standing};
+use super::{Changes, Difference, Finding, Rules};
+use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+/// What STATUS says of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Status {
+    /// UIDVALIDITY.
+    pub uid_validity: u32,
+    /// UIDNEXT.
+    pub uid_next: u32,
+    /// MESSAGES.
+    pub messages: u32,
+    /// HIGHESTMODSEQ (RFC 7162); `None` without CONDSTORE, and where the server
+    /// keeps none for this mailbox (it says 0 then).
+    pub highest_modseq: Option<u64>,
+}
+
+/// What is remembered of the far side from its last clean look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// STATUS, as it was before the look.
+    pub status: Status,
+    /// The rules that it was judged by.
+    pub rules: Rules,
+    /// The marks of the record, which never sink but by a restored backup.
+    pub max_pulled: u32,
+    /// The other mark.
+    pub max_pushed: u32,
+}
+
+impl Remembered {
+    /// What to remember of a clean look at the far side.
+    #[must_use]
+    pub fn new(status: Status, record: &Record, rules: &Rules) -> Remembered {
+        Remembered {
+            status,
+            rules: rules.clone(),
+            max_pulled: record.max_pulled,
+            max_pushed: record.max_pushed,
+        }
+    }
+}
+
+/// What STATUS alone leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Suspicion {
+    /// As at the last clean look.
+    Clean,
+    /// Possibly different: this look settles it.
+    Look(Needed),
+    /// It cannot be told, and why.
+    Unknown(String),
+}
+
+/// The flags that a look must fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// Of every message.
+    Whole,
+    /// Of those changed since this modification sequence: what changed before
+    /// it was judged by the last clean look.
+    ChangedSince(u64),
+}
+
+/// Whether the far side can differ from the record, going by its STATUS now and
+/// what was remembered of the last clean look.
+///
+/// `record` is `None` where the state file is known to be that of the last
+/// clean look. Without HIGHESTMODSEQ, a change of flags alone does not show
+/// in STATUS and is left to the timer.
+#[must_use]
+pub fn suspect(
+    now: &Status,
+    remembered: Option<&Remembered>,
+    record: Option<&Record>,
+    rules: &Rules,
+) -> Suspicion {
+    if record.is_some_and(|record| record.far_validity != now.uid_validity) {
+        return Suspicion::Unknown("the server's UIDVALIDITY is not the recorded one".to_owned());
+    }
+    let comparable = |then: &&Remembered| {
+        let sunk = |record: &Record| {
+            record.max_pulled < then.max_pulled || record.max_pushed < then.max_pushed
+        };
+        then.rules == *rules
+            && then.status.uid_validity == now.uid_validity
+            && !record.is_some_and(sunk)
+    };
+    let Some(then) = remembered.filter(comparable) else {
+        return Suspicion::Look(Needed::Whole);
+    };
+    if then.status == *now {
+        return Suspicion::Clean;
+    }
+    Suspicion::Look(match (then.status.highest_modseq, now.highest_modseq) {
+        // A server that counts backwards has forgotten something.
+        (Some(old), Some(new)) if old <= new && then.status.uid_next <= now.uid_next => {
+            Needed::ChangedSince(old)
+        }
+        _ => Needed::Whole,
+    })
+}
+
+/// The flags that a look has fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// Of every message.
+    Whole(Vec<(u32, Flags)>),
+    /// Of those changed since the modification sequence asked for.
+    ChangedSince(Vec<(u32, Flags)>),
+}
+
+/// What on the far side differs from the record: `uids` are all that SEARCH
+/// found, `fetched` the flags. UIDs in `fetched` alone are of messages that
+/// came or went between the two, and the next look's business.
+#[must_use]
+pub fn settle(record: &Record, rules: &Rules, uids: &UidSet, fetched: &Fetched) -> Finding {
+    let (flags, whole) = match fetched {
+        Fetched::Whole(flags) => (flags, true),
+        Fetched::ChangedSince(flags) => (flags, false),
+    };
+    // A server may send a message's flags more than once; the last ones hold.
+    let mut flags = flags.clone();
+    flags.reverse();
+    flags.sort_by_key(|&(uid, _)| uid);
+    flags.dedup_by_key(|&mut (uid, _)| uid);
+
+    let mut changes = Changes::default();
+    let mut recorded_above = 0;
+    for entry in record.with_far() {
+        if uids.contains(entry.far) {
+            recorded_above += u64::from(entry.far > record.max_pulled);
+            let unseen = || flags.binary_search_by_key(&entry.far, |&(uid, _)| uid).is_err();
+            if whole && entry.near != 0 && unseen() {
+                changes.count(Difference::Deleted);
+            }
+        } else {
+            changes.count(Difference::Deleted);
+        }
+    }
+    // Whatever is above the mark and not recorded is new: flags not fetched, it
+    // may be anything.
+    let mut new = uids.count_above(record.max_pulled).saturating_sub(recorded_above);
+    for &(uid, flags) in flags.iter().filter(|(uid, _)| uids.contains(*uid)) {
+        let entry = record.of_far(uid);
+        let above = entry.is_none() && uid > record.max_pulled;
+        let trashed = flags.has(Flags::TRASHED);
+        if above && trashed && rules.expunge_near {
+            // mbsync pulls no message that it would remove from the near side
+            // at once; it only moves its mark.
+            new = new.saturating_sub(1);
+        }
+        if trashed && rules.expunge_far {
+            changes.count(Difference::Deleted);
+        } else if let Some(kind) = entry.and_then(|entry| far_difference(entry, flags)) {
+            changes.count(kind);
+        }
+    }
+    changes.new = changes.new.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
+    Finding::from_changes(changes)
+}
+
+/// The far side of a pair that was never synced.
+#[must_use]
+pub fn never_synced(now: &Status) -> Finding {
+    match now.messages {
+        0 => Finding::Unknown("never synced".to_owned()),
+        new => Finding::Changed(Changes { new, ..Changes::default() }),
+    }
+}
+
+/// Whether the flags seen on the far side call for something, given the pair's
+/// entry. The counterpart of the near side's rule, without its exceptions for
+/// expired messages and for what the server does not keep.
+fn far_difference(entry: &Entry, seen: Flags) -> Option<Difference> {
+    if entry.standing == Standing::Skipped {
+        return Some(Difference::New);
+    }
+    if entry.placeholder != Placeholder::None && seen.has(Flags::FLAGGED) {
+        return Some(Difference::Flags);
+    }
+    if entry.near == 0 {
+        return None;
+    }
+    let pulled = if entry.placeholder == Placeholder::Far {
+        seen.without(Flags::SEEN.with(Flags::FLAGGED))
+    } else {
+        seen
+    };
+    (pulled != entry.flags).then_some(Difference::Flags)
+}
+
+/// A set of UIDs, kept as ranges: it is never larger than what the server sent,
+/// however many UIDs that stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UidSet {
+    /// Sorted, neither overlapping nor adjacent.
+    ranges: Vec<RangeInclusive<u32>>,
+}
+
+impl UidSet {
+    /// The set of an ESEARCH response's ALL: `1:3,7`. `None` if it is not one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<UidSet> {
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse::<u32>().ok().filter(|&uid| digits && uid != 0)
+        };
+        let range = |part: &str| match part.split_once(':') {
+            None => number(part).map(|uid| uid..=uid),
+            // Either end may come first (RFC 3501).
+            Some((one, other)) => {
+                let (one, other) = (number(one)?, number(other)?);
+                Some(one.min(other)..=one.max(other))
+            }
+        };
+        text.split(',').map(range).collect::<Option<Vec<_>>>().map(UidSet::from_ranges)
+    }
+
+    /// The set of these UIDs, as plain SEARCH lists them.
+    #[must_use]
+    pub fn from_uids(uids: impl IntoIterator<Item = u32>) -> UidSet {
+        UidSet::from_ranges(uids.into_iter().map(|uid| uid..=uid).collect())
+    }
+
+    fn from_ranges(mut parts: Vec<RangeInclusive<u32>>) -> UidSet {
+        parts.sort_unstable_by_key(|part| *part.start());
+        let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
+        for part in parts {
+            match ranges.last_mut() {
+                Some(last) if *part.start() <= last.end().saturating_add(1) => {
+                    *last = *last.start()..=*last.end().max(part.end());
+                }
+                _ => ranges.push(part),
+            }
+        }
+        ranges.shrink_to_fit();
+        UidSet { ranges }
+    }
+
+    /// Whether `uid` is in it.
+    #[must_use]
+    pub fn contains(&self, uid: u32) -> bool {
+        let after = self.ranges.partition_point(|range| *range.start() <= uid);
+        after > 0 && self.ranges[after - 1].contains(&uid)
+    }
+
+    /// How many UIDs above `uid` are in it.
+    #[must_use]
+    pub fn count_above(&self, uid: u32) -> u64 {
+        let above = |range: &RangeInclusive<u32>| {
+            let start = u64::from(*range.start()).max(u64::from(uid) + 1);
+            (u64::from(*range.end()) + 1).saturating_sub(start)
+        };
+        self.ranges.iter().rev().take_while(|range| *range.end() > uid).map(above).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::syncstate;
+    use super::*;
+
+    const RULES: Rules = Rules {
+        expunge_far: false,
+        expunge_near: false,
+        max_messages: 0,
+        info_delimiter: b':',
+        alt_map: false,
+    };
+    const STATUS: Status =
+        Status { uid_validity: 1, uid_next: 10, messages: 3, highest_modseq: Some(50) };
+
+    fn record(entries: &str) -> Record {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\n";
+        syncstate::parse(format!("{head}{entries}").as_bytes()).unwrap()
+    }
+
+    fn found(entries: &str, uids: &str, flags: &[(u32, &[u8])], rules: &Rules) -> Finding {
+        let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
+        settle(
+            &record(entries),
+            rules,
+            &UidSet::parse(uids).unwrap(),
+            &Fetched::ChangedSince(flags),
+        )
+    }
+
+    fn changes(new: u32, deleted: u32, flags: u32) -> Finding {
+        Finding::Changed(Changes { new, deleted, flags, other: 0 })
+    }
+
+    #[test]
+    fn the_same_status_is_clean_and_another_needs_a_look() {
+        let record = record("1 1 S\n");
+        let then = Remembered::new(STATUS, &record, &RULES);
+        let at = |now: Status| suspect(&now, Some(&then), Some(&record), &RULES);
+        assert_eq!(at(STATUS), Suspicion::Clean);
+        let since = Suspicion::Look(Needed::ChangedSince(50));
+        let whole = Suspicion::Look(Needed::Whole);
+        assert_eq!(at(Status { highest_modseq: Some(51), ..STATUS }), since);
+        assert_eq!(at(Status { messages: 2, ..STATUS }), since);
+        assert_eq!(at(Status { highest_modseq: Some(49), ..STATUS }), whole);
+        assert_eq!(at(Status { uid_next: 9, ..STATUS }), whole);
+        assert_eq!(at(Status { highest_modseq: None, ..STATUS }), whole);
+        assert!(matches!(at(Status { uid_validity: 2, ..STATUS }), Suspicion::Unknown(_)));
+        assert_eq!(suspect(&STATUS, None, Some(&record), &RULES), whole);
+        let other = Rules { expunge_far: true, ..RULES };
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&record), &other), whole);
+        let mut restored = record.clone();
+        restored.max_pulled = 8;
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        assert_eq!(suspect(&STATUS, Some(&then), None, &RULES), Suspicion::Clean);
+    }
+
+    #[test]
+    fn changes_are_counted_by_kind() {
+        let entries = "1 1 S\n2 2 \n3 0 \n0 4 \n12 5 \n";
+        assert_eq!(found(entries, "1:3,7,12", &[], &RULES), Finding::Clean);
+        assert_eq!(found(entries, "1:3,7,12", &[(1, b"S"), (3, b"T")], &RULES), Finding::Clean);
+        assert_eq!(found(entries, "1:3,10:13", &[(1, b"RS")], &RULES), changes(3, 0, 1));
+        assert_eq!(found(entries, "1,12", &[], &RULES), changes(0, 2, 0));
+        assert_eq!(found(entries, "1:3,12", &[(1, b"F"), (1, b"S")], &RULES), Finding::Clean);
+    }
+
+    #[test]
+    fn a_deleted_message_is_new_only_where_mbsync_pulls_it() {
+        let near = Rules { expunge_near: true, ..RULES };
+        let far = Rules { expunge_far: true, ..RULES };
+        let both = Rules { expunge_near: true, expunge_far: true, ..RULES };
+        let seen: &[(u32, &[u8])] = &[(10, b"T")];
+        assert_eq!(found("", "10", seen, &RULES), changes(1, 0, 0));
+        assert_eq!(found("", "10", seen, &near), Finding::Clean);
+        assert_eq!(found("", "10", seen, &both), changes(0, 1, 0));
+        assert_eq!(found("", "10", seen, &far), changes(1, 1, 0));
+        assert_eq!(found("", "5", &[(5, b"T")], &far), changes(0, 1, 0));
+        assert_eq!(found("", "5", &[(5, b"T")], &near), Finding::Clean);
+        assert_eq!(found("", "10", &[], &near), changes(1, 0, 0), "its flags are not known");
+    }
+
+    #[test]
+    fn placeholders_ask_by_flagged() {
+        assert_eq!(found("1 1 >S\n", "1", &[(1, b"S")], &RULES), Finding::Clean);
+        assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &RULES), changes(0, 0, 1));
+        assert_eq!(found("1 1 <\n", "1", &[(1, b"S")], &RULES), Finding::Clean);
+        assert_eq!(found("1 0 ^\n", "1", &[(1, b"S")], &RULES), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn sets_are_ranges() {
+        let set = UidSet::parse("7,3:1,4,4294967290:4294967295").unwrap();
+        assert_eq!(set.ranges.len(), 3);
+        assert!(set.contains(4) && !set.contains(5) && set.contains(7) && set.contains(u32::MAX));
+        assert_eq!((set.count_above(0), set.count_above(3), set.count_above(7)), (11, 8, 6));
+        assert_eq!(set.count_above(u32::MAX), 0);
+        for bad in ["", "0", "1:*", "1,,2", "4294967296", "+1", "1:2:3", " 1"] {
+            assert_eq!(UidSet::parse(bad), None, "{bad}");
+        }
+        assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
+        let all = UidSet::parse("1:4294967295").unwrap();
+        let finding = settle(&record("1 1 \n"), &RULES, &all, &Fetched::ChangedSince(Vec::new()));
+        assert!(matches!(finding, Finding::Changed(Changes { new: 4_294_967_286, .. })));
+    }
+}
