@@ -50,6 +50,24 @@ fn thread_count() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
+/// Sets or removes an environment variable, if this is the only thread of the
+/// process; says whether it did.
+#[must_use]
+pub fn set_environment_while_alone(name: &str, value: Option<&std::ffi::OsStr>) -> bool {
+    if !matches!(std::fs::read_dir("/proc/self/task").map(Iterator::count), Ok(1)) {
+        return false;
+    }
+    // SAFETY: nobody else can read or change the environment: there is no other
+    // thread, and none can appear before this one starts it.
+    unsafe {
+        match value {
+            Some(value) => std::env::set_var(name, value),
+            None => std::env::remove_var(name),
+        }
+    }
+    true
+}
+
 /// Gives the command a session of its own: no terminal to prompt on, and a
 /// process group that can be ended as a whole.
 pub fn in_new_session(command: &mut Command) -> &mut Command {

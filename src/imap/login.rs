@@ -1,0 +1,522 @@
+//! Greeting and login, said by us on the wire.
+//!
+//! Knows the login mechanisms and in which case mbsync would choose which.
+//! Knows no mailbox. Passwords are in buffers that are wiped, and are said only
+//! where the file's wish for a secure connection is met.
+
+use super::connect::{failure, place, step};
+use super::parse::{self, Condition, Reply, Verb};
+use super::scram::Scram;
+use super::secret::{Asking, obtain};
+use super::values::Capabilities;
+use super::wire::{Limits, Wire, WireError};
+use crate::account::{Server, TlsMode};
+use crate::outcome::{Exit, Failure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+/// How the server greeted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// It knows us already.
+    pub preauth: bool,
+    /// What it said it can do, if it said so.
+    pub capabilities: Option<Capabilities>,
+}
+
+/// Reads the greeting; the wire's step must have begun.
+pub fn greeting(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
+    let response = wire.response().map_err(|e| failure(place, "greeting", &e))?;
+    match parse::reply(&response) {
+        Reply::Condition(said) => match said.verb {
+            Verb::Ok | Verb::Preauth => Ok(Greeting {
+                preauth: said.verb == Verb::Preauth,
+                capabilities: parse::code_capabilities(said.code),
+            }),
+            Verb::Bye => Err(bye(place, &said)),
+            Verb::No | Verb::Bad => {
+                let error = wire.kill(WireError::Malformed("no greeting"));
+                Err(failure(place, "greeting", &error))
+            }
+        },
+        _ => {
+            let error = wire.kill(WireError::Malformed("no greeting"));
+            Err(failure(place, "greeting", &error))
+        }
+    }
+}
+
+/// The server shows us the door.
+pub(super) fn bye(place: &str, said: &Condition<'_>) -> Failure {
+    let exit = if for_now(said) { Exit::Later } else { Exit::Offline };
+    Failure::new(exit, format!("{place}: the server says goodbye: {}", said.printable()))
+}
+
+/// Whether the server says that it is a matter of time (RFC 5530), or of how
+/// many others are there.
+fn for_now(said: &Condition<'_>) -> bool {
+    ["UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG"].iter().any(|code| said.has_code(code)) || {
+        let text = said.printable().to_ascii_lowercase();
+        text.contains("too many") || text.contains("maximum number of connections")
+    }
+}
+
+/// The ways to log in that we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// RFC 7677.
+    ScramSha256,
+    /// RFC 5802.
+    ScramSha1,
+    /// RFC 7628; the password is a token.
+    OauthBearer,
+    /// Google's, before RFC 7628; the password is a token.
+    Xoauth2,
+    /// RFC 4422, who the client certificate says we are.
+    External,
+    /// RFC 4616.
+    Plain,
+    /// IMAP's own command.
+    Login,
+}
+
+impl Mechanism {
+    /// Strongest first.
+    const ALL: [(Mechanism, &'static str); 7] = [
+        (Mechanism::ScramSha256, "SCRAM-SHA-256"),
+        (Mechanism::ScramSha1, "SCRAM-SHA-1"),
+        (Mechanism::OauthBearer, "OAUTHBEARER"),
+        (Mechanism::Xoauth2, "XOAUTH2"),
+        (Mechanism::External, "EXTERNAL"),
+        (Mechanism::Plain, "PLAIN"),
+        (Mechanism::Login, "LOGIN"),
+    ];
+
+    /// Its name in `AuthMechs` and `AUTH=`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(m, _)| *m == self).map_or("", |(_, name)| name)
+    }
+
+    /// What mbsync would choose (isync 1.4, `drv_imap.c`): the strongest that both
+    /// the file and the server name; IMAP's LOGIN last, and without TLS only if
+    /// the file names it. `*` covers what takes a password, not tokens.
+    pub fn choose(
+        wanted: &[String],
+        offered: &Capabilities,
+        encrypted: bool,
+    ) -> Result<Self, Failure> {
+        let named = |name: &str| wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
+        let any = named("*") || wanted.is_empty();
+        let fits = |mechanism: Mechanism, name: &str| match mechanism {
+            Mechanism::Login => !offered.has("LOGINDISABLED") && (named(name) || any && encrypted),
+            Mechanism::OauthBearer | Mechanism::Xoauth2 | Mechanism::External => {
+                named(name) && offered.auth(name)
+            }
+            _ => (named(name) || any) && offered.auth(name),
+        };
+        if let Some((mechanism, _)) = Self::ALL.into_iter().find(|(m, name)| fits(*m, name)) {
+            return Ok(mechanism);
+        }
+        let theirs: Vec<&str> = offered.mechanisms().collect();
+        let theirs =
+            if theirs.is_empty() { "no AUTH= at all".to_owned() } else { theirs.join(" ") };
+        let theirs = parse::printable(&theirs);
+        if any && !encrypted && !offered.has("LOGINDISABLED") {
+            return Err(Failure::new(
+                Exit::Denied,
+                "the server takes LOGIN only, and the connection is not encrypted; set TLSType, or AuthMechs LOGIN if the way to it is safe",
+            ));
+        }
+        if !any
+            && !wanted
+                .iter()
+                .any(|w| Self::ALL.iter().any(|(_, name)| w.eq_ignore_ascii_case(name)))
+        {
+            return Err(Failure::new(
+                Exit::Denied,
+                format!(
+                    "AuthMechs {} is not known here; watched without the server",
+                    wanted.join(" ")
+                ),
+            ));
+        }
+        let ours = if any { "*".to_owned() } else { wanted.join(" ") };
+        Err(Failure::new(
+            Exit::Denied,
+            format!("the server offers {theirs}, and AuthMechs allows {ours}; no login in common"),
+        ))
+    }
+}
+
+/// Logs in. Gives what the server said it can do afterwards, if it said so.
+///
+/// The user name and password are obtained here, not before: a server that is
+/// not reached costs no prompt.
+pub fn log_in(
+    wire: &mut Wire,
+    greeting: Greeting,
+    server: &Server,
+    asking: &Asking,
+) -> Result<Option<Capabilities>, Failure> {
+    let place = place(server);
+    if greeting.preauth {
+        return Ok(greeting.capabilities);
+    }
+    let offered = match greeting.capabilities {
+        Some(capabilities) => capabilities,
+        None => ask_capabilities(wire, &place, step(server))?,
+    };
+    if server.tls != TlsMode::None && !wire.is_tls() {
+        return Err(Failure::new(
+            Exit::Denied,
+            format!("{place}: the connection is not encrypted as the file asks; no password said"),
+        ));
+    }
+    let encrypted = wire.is_tls();
+    let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted)
+        .map_err(|f| Failure::new(f.exit, format!("{place}: {}", f.text)))?;
+    let user =
+        server.user.as_ref().ok_or_else(|| Failure::config("neither User nor UserCmd is set"))?;
+    let user = obtain(user, "UserCmd", asking)?;
+    let pass = match (&server.pass, mechanism) {
+        (_, Mechanism::External) => Zeroizing::new(Vec::new()),
+        (Some(pass), _) => obtain(pass, "PassCmd", asking)?,
+        (None, _) => {
+            return Err(Failure::new(
+                Exit::Denied,
+                "neither Pass nor PassCmd is set, and nobody can be asked here; set PassCmd",
+            ));
+        }
+    };
+    if user.is_empty() || user.contains(&0) || pass.contains(&0) {
+        return Err(Failure::new(
+            Exit::Denied,
+            "an empty user name, or a NUL byte in user name or password",
+        ));
+    }
+    wire.begin(Limits::small(step(server)));
+    let login = Login { wire, place: &place, mechanism, user: &user, after: None };
+    login.run(&pass, &offered, server)
+}
+
+/// CAPABILITY, before login.
+fn ask_capabilities(
+    wire: &mut Wire,
+    place: &str,
+    time: std::time::Duration,
+) -> Result<Capabilities, Failure> {
+    wire.begin(Limits::small(time));
+    let off = |e: &WireError| failure(place, "CAPABILITY", e);
+    wire.send(b"c1 CAPABILITY\r\n").map_err(|e| off(&e))?;
+    let mut capabilities = None;
+    loop {
+        let response = wire.response().map_err(|e| off(&e))?;
+        match parse::reply(&response) {
+            Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
+                capabilities = Some(parse::capabilities(trimmed(rest)));
+            }
+            Reply::Tagged(b"c1", said) => {
+                return match (said.verb, capabilities) {
+                    (Verb::Ok, Some(capabilities)) => Ok(capabilities),
+                    _ => Err(off(&wire.kill(WireError::Malformed("no answer to CAPABILITY")))),
+                };
+            }
+            Reply::Tagged(..) => {
+                return Err(off(&wire.kill(WireError::Malformed("an answer to nothing we said"))));
+            }
+            Reply::Condition(said) if said.verb == Verb::Bye => return Err(bye(place, &said)),
+            _ => {}
+        }
+    }
+}
+
+fn trimmed(rest: &[u8]) -> &[u8] {
+    rest.trim_ascii_end()
+}
+
+/// What the server said to the last thing we said.
+enum Said {
+    /// `+`, with its text decoded.
+    Go(Vec<u8>),
+    /// The end.
+    Done,
+}
+
+struct Login<'a> {
+    wire: &'a mut Wire,
+    place: &'a str,
+    mechanism: Mechanism,
+    user: &'a [u8],
+    after: Option<Capabilities>,
+}
+
+const TAG: &[u8] = b"l1";
+
+impl Login<'_> {
+    fn run(
+        mut self,
+        pass: &[u8],
+        offered: &Capabilities,
+        server: &Server,
+    ) -> Result<Option<Capabilities>, Failure> {
+        match self.mechanism {
+            Mechanism::Login => self.login(pass, offered)?,
+            Mechanism::Plain => {
+                let said = Zeroizing::new([b"\0", self.user, b"\0", pass].concat());
+                self.authenticate(offered, &said)?;
+                self.no_more()?;
+            }
+            Mechanism::External => {
+                self.authenticate(offered, b"")?;
+                self.no_more()?;
+            }
+            Mechanism::Xoauth2 => {
+                let said = Zeroizing::new(
+                    [b"user=", self.user, b"\x01auth=Bearer ", pass, b"\x01\x01"].concat(),
+                );
+                self.authenticate(offered, &said)?;
+                self.token(b"")?;
+            }
+            Mechanism::OauthBearer => {
+                let host = server.host.as_deref().unwrap_or_default();
+                let wher = format!(",\x01host={host}\x01port={}\x01auth=Bearer ", server.port);
+                let said = Zeroizing::new(
+                    [b"n,a=", self.user, wher.as_bytes(), pass, b"\x01\x01"].concat(),
+                );
+                self.authenticate(offered, &said)?;
+                self.token(b"\x01")?;
+            }
+            Mechanism::ScramSha256 | Mechanism::ScramSha1 => self.scram(pass, offered)?,
+        }
+        Ok(self.after)
+    }
+
+    fn off(&self, error: &WireError) -> Failure {
+        failure(self.place, "login", error)
+    }
+
+    fn malformed(&mut self, how: &'static str) -> Failure {
+        let error = self.wire.kill(WireError::Malformed(how));
+        self.off(&error)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.wire.send(bytes).map_err(|e| self.off(&e))
+    }
+
+    /// Base64 and a line's end, wiped afterwards.
+    fn send_encoded(&mut self, before: &[u8], secret: &[u8]) -> Result<(), Failure> {
+        let mut line = Zeroizing::new(vec![0_u8; before.len() + secret.len().div_ceil(3) * 4 + 2]);
+        line[..before.len()].copy_from_slice(before);
+        let n = STANDARD
+            .encode_slice(secret, &mut line[before.len()..])
+            .map_err(|_| Failure::new(Exit::Denied, "the password is too long"))?;
+        let end = before.len() + n;
+        line[end..end + 2].copy_from_slice(b"\r\n");
+        self.send(&line[..end + 2])
+    }
+
+    fn next(&mut self) -> Result<Said, Failure> {
+        loop {
+            let response = self.wire.response().map_err(|e| self.off(&e))?;
+            match parse::reply(&response) {
+                Reply::Continue(text) => {
+                    return Ok(Said::Go(STANDARD.decode(trimmed(text)).unwrap_or_default()));
+                }
+                Reply::Tagged(TAG, said) if said.verb == Verb::Ok => {
+                    if let Some(after) = parse::code_capabilities(said.code) {
+                        self.after = Some(after);
+                    }
+                    return Ok(Said::Done);
+                }
+                Reply::Tagged(TAG, said) => return Err(self.refused(&said)),
+                Reply::Tagged(..) => return Err(self.malformed("an answer to nothing we said")),
+                Reply::Condition(said) if said.verb == Verb::Bye => {
+                    return Err(bye(self.place, &said));
+                }
+                Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
+                    self.after = Some(parse::capabilities(trimmed(rest)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn refused(&self, said: &Condition<'_>) -> Failure {
+        if for_now(said) {
+            return Failure::new(
+                Exit::Later,
+                format!("{}: not now, says the server: {}", self.place, said.printable()),
+            );
+        }
+        let mend = match self.mechanism {
+            Mechanism::Xoauth2 | Mechanism::OauthBearer => "see that PassCmd prints a fresh token",
+            Mechanism::ScramSha1 | Mechanism::ScramSha256 => {
+                "check User and Pass, or set AuthMechs PLAIN if the server can not do SCRAM for this user"
+            }
+            _ => "check User and Pass",
+        };
+        Failure::new(
+            Exit::Denied,
+            format!(
+                "{}: login by {} refused: {}; {mend}",
+                self.place,
+                self.mechanism.name(),
+                said.printable()
+            ),
+        )
+    }
+
+    /// The command, and our first words in it or after the server's.
+    fn authenticate(&mut self, offered: &Capabilities, first: &[u8]) -> Result<(), Failure> {
+        let command = [TAG, b" AUTHENTICATE ", self.mechanism.name().as_bytes()].concat();
+        if offered.sasl_ir() {
+            let command = [&command[..], b" "].concat();
+            if first.is_empty() {
+                return self.send(&[&command[..], b"=\r\n"].concat());
+            }
+            return self.send_encoded(&command, first);
+        }
+        self.send(&[&command[..], b"\r\n"].concat())?;
+        match self.next()? {
+            Said::Go(_) => self.send_encoded(b"", first),
+            Said::Done => Err(self.malformed("OK to a login that has not happened")),
+        }
+    }
+
+    /// The server must be content now.
+    fn no_more(&mut self) -> Result<(), Failure> {
+        match self.next()? {
+            Said::Done => Ok(()),
+            Said::Go(_) => {
+                // RFC 3501 §6.2.2: `*` cancels.
+                self.send(b"*\r\n")?;
+                match self.next()? {
+                    Said::Done => Err(self.malformed("OK to a cancelled login")),
+                    Said::Go(_) => Err(self.malformed("a challenge after the last one")),
+                }
+            }
+        }
+    }
+
+    /// A refusal of a token comes as a challenge first, which wants this answer.
+    fn token(&mut self, answer: &[u8]) -> Result<(), Failure> {
+        match self.next()? {
+            Said::Done => Ok(()),
+            Said::Go(_) => {
+                self.send_encoded(b"", answer)?;
+                match self.next()? {
+                    Said::Done => Err(self.malformed("OK after refusing the token")),
+                    Said::Go(_) => Err(self.malformed("a challenge after the last one")),
+                }
+            }
+        }
+    }
+
+    fn scram(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Failure> {
+        let place = self.place.to_owned();
+        let denied = move |why: &str| Failure::new(Exit::Denied, format!("{place}: SCRAM: {why}"));
+        let user =
+            std::str::from_utf8(self.user).map_err(|_| denied("the user name is not UTF-8"))?;
+        let sha256 = self.mechanism == Mechanism::ScramSha256;
+        let mut scram = Scram::new(sha256, user).map_err(&denied)?;
+        self.authenticate(offered, &scram.first())?;
+        let challenge = match self.next()? {
+            Said::Go(challenge) => challenge,
+            Said::Done => return Err(self.malformed("OK to a login that has not happened")),
+        };
+        let answer = scram.answer(&challenge, pass).map_err(&denied)?;
+        self.send_encoded(b"", &answer)?;
+        let last = match self.next()? {
+            Said::Go(last) => last,
+            Said::Done => {
+                let why = "the server does not prove that it knows the password";
+                self.wire.kill(WireError::Malformed("an unproven login"));
+                return Err(denied(why));
+            }
+        };
+        if let Err(why) = scram.verify(&last) {
+            self.wire.kill(WireError::Malformed("an unproven login"));
+            return Err(denied(why));
+        }
+        self.send(b"\r\n")?;
+        match self.next()? {
+            Said::Done => Ok(()),
+            Said::Go(_) => Err(self.malformed("a challenge after the last one")),
+        }
+    }
+
+    /// IMAP's own command; user name and password quoted, or as literals where
+    /// they can not be.
+    fn login(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Failure> {
+        let mut pending =
+            Zeroizing::new(Vec::with_capacity(2 * (self.user.len() + pass.len()) + 64));
+        pending.extend_from_slice(TAG);
+        pending.extend_from_slice(b" LOGIN");
+        for text in [self.user, pass] {
+            pending.push(b' ');
+            if text.iter().all(|b| (0x20..0x7f).contains(b)) {
+                pending.push(b'"');
+                for byte in text {
+                    if matches!(byte, b'"' | b'\\') {
+                        pending.push(b'\\');
+                    }
+                    pending.push(*byte);
+                }
+                pending.push(b'"');
+                continue;
+            }
+            let plus = text.len() <= offered.literal_plus();
+            let head = format!("{{{}{}}}\r\n", text.len(), if plus { "+" } else { "" });
+            pending.extend_from_slice(head.as_bytes());
+            if !plus {
+                self.send(&pending)?;
+                for byte in pending.iter_mut() {
+                    *byte = 0;
+                }
+                pending.clear();
+                match self.next()? {
+                    Said::Go(_) => {}
+                    Said::Done => return Err(self.malformed("OK to a login that has not happened")),
+                }
+            }
+            pending.extend_from_slice(text);
+        }
+        pending.extend_from_slice(b"\r\n");
+        self.send(&pending)?;
+        match self.next()? {
+            Said::Done => Ok(()),
+            Said::Go(_) => Err(self.malformed("a challenge to LOGIN")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(wanted: &str, offered: &str, encrypted: bool) -> Result<&'static str, String> {
+        let wanted: Vec<String> = wanted.split_whitespace().map(str::to_owned).collect();
+        let offered = parse::capabilities(offered.as_bytes());
+        Mechanism::choose(&wanted, &offered, encrypted).map(Mechanism::name).map_err(|f| f.text)
+    }
+
+    #[test]
+    fn mechanisms_are_chosen_as_mbsync_does() {
+        let all =
+            "IMAP4rev1 AUTH=PLAIN AUTH=LOGIN AUTH=SCRAM-SHA-1 AUTH=SCRAM-SHA-256 AUTH=XOAUTH2";
+        assert_eq!(chosen("*", all, true), Ok("SCRAM-SHA-256"));
+        assert_eq!(chosen("PLAIN", all, true), Ok("PLAIN"));
+        assert_eq!(chosen("LOGIN", all, false), Ok("LOGIN"));
+        assert_eq!(chosen("XOAUTH2 PLAIN", all, true), Ok("XOAUTH2"));
+        assert_eq!(chosen("*", "IMAP4rev1 AUTH=XOAUTH2", true), Ok("LOGIN"));
+        assert_eq!(chosen("*", "IMAP4rev1 AUTH=PLAIN", false), Ok("PLAIN"));
+        assert_eq!(chosen("*", "IMAP4rev1", true), Ok("LOGIN"));
+        assert!(chosen("*", "IMAP4rev1", false).unwrap_err().contains("not encrypted"));
+        assert!(chosen("*", "IMAP4rev1 LOGINDISABLED", true).is_err());
+        assert!(chosen("GSSAPI", all, true).unwrap_err().contains("not known here"));
+        assert!(chosen("XOAUTH2", "AUTH=PLAIN", true).unwrap_err().contains("in common"));
+    }
+}

@@ -1,0 +1,609 @@
+//! Reading what a server says, tolerantly.
+//!
+//! Knows the grammar of responses (RFC 3501 §7, RFC 4731, RFC 5465, RFC 7162) as
+//! far as waiting and looking need it. Knows no connection. What it does not
+//! understand is `None` or [`Reply::Other`], never an error: servers say things
+//! that nobody asked for. No input makes it panic, recurse or allocate more
+//! than its own size.
+
+use super::values::{Capabilities, Flags, Listed, Namespace, Status, UidSet};
+
+/// How the server ended a command, or greeted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// `OK`
+    Ok,
+    /// `NO`
+    No,
+    /// `BAD`
+    Bad,
+    /// `BYE`, untagged only.
+    Bye,
+    /// `PREAUTH`, in a greeting only.
+    Preauth,
+}
+
+/// One response, split into its parts; they borrow from its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// `tag OK [code] text`
+    Tagged(&'a [u8], Condition<'a>),
+    /// `* OK [code] text`
+    Condition(Condition<'a>),
+    /// `+ text`
+    Continue(&'a [u8]),
+    /// `* NAME rest`: the name as it came, and what follows it.
+    Data(&'a [u8], &'a [u8]),
+    /// `* 12 NAME rest`
+    Numbered(u32, &'a [u8], &'a [u8]),
+    /// Anything else.
+    Other,
+}
+
+/// A status condition: verb, response code without its brackets, human text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition<'a> {
+    /// OK, NO, BAD, BYE or PREAUTH.
+    pub verb: Verb,
+    /// What stands in brackets; empty if nothing does.
+    pub code: &'a [u8],
+    /// The rest, for people.
+    pub text: &'a [u8],
+}
+
+impl Condition<'_> {
+    /// Whether the response code is this word, or begins with it.
+    #[must_use]
+    pub fn has_code(&self, word: &str) -> bool {
+        let first = self.code.split(|b| *b == b' ').next().unwrap_or_default();
+        first.eq_ignore_ascii_case(word.as_bytes())
+    }
+
+    /// Code and text as one printable line: control characters dropped, cut at 200 characters.
+    #[must_use]
+    pub fn printable(&self) -> String {
+        let mut said = String::new();
+        if !self.code.is_empty() {
+            said.push('[');
+            said.push_str(&String::from_utf8_lossy(self.code));
+            said.push_str("] ");
+        }
+        said.push_str(&String::from_utf8_lossy(self.text));
+        printable(&said)
+    }
+}
+
+/// A server's words made fit for a terminal and a log: no control characters
+/// (nor the invisible ones that reorder text), at most 200 characters.
+#[must_use]
+pub fn printable(said: &str) -> String {
+    said.chars()
+        .filter(|c| !c.is_control() && !matches!(*c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'))
+        .take(200)
+        .collect::<String>()
+        .trim()
+        .to_owned()
+}
+
+/// Splits one whole response, literals included, into its parts.
+#[must_use]
+pub fn reply(raw: &[u8]) -> Reply<'_> {
+    let line = trim_end(raw);
+    let (first, rest) = word(line);
+    match first {
+        b"+" => Reply::Continue(rest),
+        b"*" => {
+            let (name, rest) = word(rest);
+            if let Some(verb) = verb(name) {
+                return Reply::Condition(condition(verb, rest));
+            }
+            if let Some(number) = number(name).and_then(|n| u32::try_from(n).ok()) {
+                let (name, rest) = word(rest);
+                return if name.is_empty() {
+                    Reply::Other
+                } else {
+                    Reply::Numbered(number, name, rest)
+                };
+            }
+            if name.is_empty() { Reply::Other } else { Reply::Data(name, rest) }
+        }
+        [] => Reply::Other,
+        tag => {
+            let (name, rest) = word(rest);
+            match verb(name) {
+                Some(verb @ (Verb::Ok | Verb::No | Verb::Bad)) => {
+                    Reply::Tagged(tag, condition(verb, rest))
+                }
+                _ => Reply::Other,
+            }
+        }
+    }
+}
+
+fn verb(name: &[u8]) -> Option<Verb> {
+    [
+        (&b"OK"[..], Verb::Ok),
+        (b"NO", Verb::No),
+        (b"BAD", Verb::Bad),
+        (b"BYE", Verb::Bye),
+        (b"PREAUTH", Verb::Preauth),
+    ]
+    .into_iter()
+    .find(|(word, _)| name.eq_ignore_ascii_case(word))
+    .map(|(_, verb)| verb)
+}
+
+fn condition(verb: Verb, rest: &[u8]) -> Condition<'_> {
+    if let Some(inside) = rest.strip_prefix(b"[") {
+        if let Some(end) = inside.iter().position(|b| *b == b']') {
+            let (code, text) = inside.split_at(end);
+            return Condition { verb, code, text: skip_spaces(&text[1..]) };
+        }
+    }
+    Condition { verb, code: b"", text: rest }
+}
+
+fn trim_end(raw: &[u8]) -> &[u8] {
+    let raw = raw.strip_suffix(b"\n").unwrap_or(raw);
+    raw.strip_suffix(b"\r").unwrap_or(raw)
+}
+
+fn skip_spaces(mut rest: &[u8]) -> &[u8] {
+    while let Some(after) = rest.strip_prefix(b" ") {
+        rest = after;
+    }
+    rest
+}
+
+/// The bytes up to the next space, and what follows the spaces.
+fn word(line: &[u8]) -> (&[u8], &[u8]) {
+    let end = line.iter().position(|b| *b == b' ').unwrap_or(line.len());
+    let (word, rest) = line.split_at(end);
+    (word, skip_spaces(rest))
+}
+
+/// An unsigned decimal number, whole.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// A value inside a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token<'a> {
+    Open,
+    Close,
+    /// Unquoted.
+    Atom(&'a [u8]),
+    /// Quoted (without escapes undone, hence owned) or literal.
+    Text(Vec<u8>),
+}
+
+/// Walks over the tokens of a response's data.
+struct Tokens<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Tokens<'a> {
+    fn new(rest: &'a [u8]) -> Self {
+        Tokens { rest }
+    }
+
+    fn literal(&mut self) -> Option<Vec<u8>> {
+        let inside = self.rest.strip_prefix(b"{")?;
+        let end = inside.iter().position(|b| *b == b'}')?;
+        let (digits, after) = inside.split_at(end);
+        let length = usize::try_from(number(digits.strip_suffix(b"+").unwrap_or(digits))?).ok()?;
+        let after = after.strip_prefix(b"}")?;
+        let after = after.strip_prefix(b"\r").unwrap_or(after).strip_prefix(b"\n")?;
+        let text = after.get(..length)?.to_vec();
+        self.rest = after.get(length..)?;
+        Some(text)
+    }
+
+    fn quoted(&mut self) -> Option<Vec<u8>> {
+        let mut text = Vec::new();
+        let mut bytes = self.rest.iter().enumerate().skip(1);
+        while let Some((at, byte)) = bytes.next() {
+            match byte {
+                b'"' => {
+                    self.rest = self.rest.get(at + 1..)?;
+                    return Some(text);
+                }
+                b'\\' => text.push(*bytes.next()?.1),
+                byte => text.push(*byte),
+            }
+        }
+        None
+    }
+
+    /// Skips a whole value: one token, or a list with all that is in it.
+    fn skip_value(&mut self) -> Option<()> {
+        let mut depth = 0_u32;
+        loop {
+            match self.next()? {
+                Token::Open => depth += 1,
+                Token::Close => depth = depth.checked_sub(1)?,
+                _ => {}
+            }
+            if depth == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    /// An atom or string.
+    fn text(&mut self) -> Option<Vec<u8>> {
+        match self.next()? {
+            Token::Atom(atom) => Some(atom.to_vec()),
+            Token::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn open(&mut self) -> Option<()> {
+        (self.next()? == Token::Open).then_some(())
+    }
+}
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = Token<'a>;
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        self.rest = skip_spaces(self.rest);
+        match self.rest.first()? {
+            b'(' => {
+                self.rest = &self.rest[1..];
+                Some(Token::Open)
+            }
+            b')' => {
+                self.rest = &self.rest[1..];
+                Some(Token::Close)
+            }
+            b'"' => self.quoted().map(Token::Text),
+            b'{' => self.literal().map(Token::Text),
+            _ => {
+                let end = self
+                    .rest
+                    .iter()
+                    .position(|b| matches!(b, b' ' | b'(' | b')' | b'"' | b'\r' | b'\n'))
+                    .unwrap_or(self.rest.len());
+                if end == 0 {
+                    return None;
+                }
+                let (atom, rest) = self.rest.split_at(end);
+                self.rest = rest;
+                Some(Token::Atom(atom))
+            }
+        }
+    }
+}
+
+/// A mailbox name fit to be used further: UTF-8, and without control characters,
+/// which neither mbsync nor a file of ours could carry.
+fn mailbox_name(raw: Vec<u8>) -> Option<String> {
+    let name = String::from_utf8(raw).ok()?;
+    (!name.is_empty() && !name.chars().any(char::is_control)).then(|| {
+        // INBOX is the one name that is not case-sensitive (RFC 3501 §5.1).
+        if name.eq_ignore_ascii_case("INBOX") { "INBOX".to_owned() } else { name }
+    })
+}
+
+/// `* STATUS name (…)`, given what follows the word STATUS: the name as it is
+/// on the wire, and the values; unknown items are skipped.
+#[must_use]
+pub fn status(rest: &[u8]) -> Option<(String, Status)> {
+    let mut tokens = Tokens::new(rest);
+    let name = mailbox_name(tokens.text()?)?;
+    tokens.open()?;
+    let mut status = Status::default();
+    loop {
+        let item = match tokens.next()? {
+            Token::Close => return Some((name, status)),
+            Token::Atom(item) => item,
+            _ => return None,
+        };
+        let before = tokens.rest;
+        let value = match tokens.next()? {
+            Token::Atom(atom) => number(atom),
+            Token::Close => return None,
+            _ => None,
+        };
+        let Some(value) = value else {
+            tokens.rest = before;
+            tokens.skip_value()?;
+            continue;
+        };
+        let short = u32::try_from(value).ok();
+        match item.to_ascii_uppercase().as_slice() {
+            b"MESSAGES" => status.messages = short,
+            b"UIDNEXT" => status.uid_next = short,
+            b"UIDVALIDITY" => status.uid_validity = short,
+            b"HIGHESTMODSEQ" => status.highest_mod_seq = Some(value),
+            _ => {}
+        }
+    }
+}
+
+/// `* LIST (attributes) "delimiter" name`, given what follows the word LIST.
+#[must_use]
+pub fn list(rest: &[u8]) -> Option<Listed> {
+    let mut tokens = Tokens::new(rest);
+    tokens.open()?;
+    let mut attributes = Vec::new();
+    loop {
+        match tokens.next()? {
+            Token::Close => break,
+            Token::Atom(atom) => {
+                attributes.push(String::from_utf8_lossy(atom).to_ascii_lowercase());
+            }
+            _ => return None,
+        }
+    }
+    let delimiter = match tokens.next()? {
+        Token::Text(text) => std::str::from_utf8(&text).ok()?.chars().next(),
+        Token::Atom(atom) if atom.eq_ignore_ascii_case(b"NIL") => None,
+        _ => return None,
+    };
+    let name = mailbox_name(tokens.text()?)?;
+    Some(Listed { name, delimiter, attributes })
+}
+
+/// `* NAMESPACE (("prefix" "delimiter")) …`, given what follows the word: the
+/// first personal one.
+#[must_use]
+pub fn namespace(rest: &[u8]) -> Option<Namespace> {
+    let mut tokens = Tokens::new(rest);
+    match tokens.next()? {
+        Token::Open => {}
+        Token::Atom(atom) if atom.eq_ignore_ascii_case(b"NIL") => {
+            return Some(Namespace::default());
+        }
+        _ => return None,
+    }
+    tokens.open()?;
+    let prefix = String::from_utf8(tokens.text()?).ok()?;
+    if prefix.chars().any(char::is_control) {
+        return None;
+    }
+    let delimiter = match tokens.next()? {
+        Token::Text(text) => std::str::from_utf8(&text).ok()?.chars().next(),
+        _ => None,
+    };
+    Some(Namespace { prefix, delimiter })
+}
+
+/// `* SEARCH 1 2 3`, given what follows the word SEARCH.
+#[must_use]
+pub fn search(rest: &[u8]) -> UidSet {
+    let mut set = UidSet::default();
+    for token in rest.split(|b| *b == b' ') {
+        if let Some(uid) = number(token).and_then(|n| u32::try_from(n).ok()) {
+            set.push(uid, uid);
+        }
+    }
+    set.tidy();
+    set
+}
+
+/// `* ESEARCH (TAG "t") UID ALL 1:3,5`, given what follows the word ESEARCH:
+/// the set, empty if there is no ALL; `None` if it answers another command.
+#[must_use]
+pub fn esearch(rest: &[u8], tag: &str) -> Option<UidSet> {
+    let mut tokens = Tokens::new(rest);
+    let mut all = UidSet::default();
+    if rest.starts_with(b"(") {
+        tokens.open()?;
+        let word = tokens.text()?;
+        let named = tokens.text()?;
+        if !word.eq_ignore_ascii_case(b"TAG") || named != tag.as_bytes() {
+            return None;
+        }
+        if tokens.next()? != Token::Close {
+            return None;
+        }
+    }
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Atom(atom) if atom.eq_ignore_ascii_case(b"UID") => {}
+            Token::Atom(atom) if atom.eq_ignore_ascii_case(b"ALL") => {
+                let Token::Atom(set) = tokens.next()? else { return None };
+                all = sequence_set(set)?;
+            }
+            Token::Atom(_) => tokens.skip_value()?,
+            _ => return None,
+        }
+    }
+    Some(all)
+}
+
+/// `1:3,5`: a set of UIDs. `*` is not a UID.
+#[must_use]
+pub fn sequence_set(set: &[u8]) -> Option<UidSet> {
+    let mut all = UidSet::default();
+    for range in set.split(|b| *b == b',') {
+        let mut ends = range.splitn(2, |b| *b == b':');
+        let first = u32::try_from(number(ends.next()?)?).ok()?;
+        let last = match ends.next() {
+            Some(last) => u32::try_from(number(last)?).ok()?,
+            None => first,
+        };
+        all.push(first.min(last), first.max(last));
+    }
+    all.tidy();
+    Some(all)
+}
+
+/// `* n FETCH (UID u FLAGS (…) MODSEQ (m))`, given what follows the word FETCH:
+/// UID and flags, if it has both.
+#[must_use]
+pub fn fetch_flags(rest: &[u8]) -> Option<(u32, Flags)> {
+    let mut tokens = Tokens::new(rest);
+    tokens.open()?;
+    let (mut uid, mut flags) = (None, None);
+    loop {
+        let item = match tokens.next()? {
+            Token::Close => return Some((uid?, flags?)),
+            Token::Atom(item) => item,
+            _ => return None,
+        };
+        if item.eq_ignore_ascii_case(b"UID") {
+            let Token::Atom(atom) = tokens.next()? else { return None };
+            uid = Some(u32::try_from(number(atom)?).ok()?);
+        } else if item.eq_ignore_ascii_case(b"FLAGS") {
+            flags = Some(flag_list(&mut tokens)?);
+        } else {
+            tokens.skip_value()?;
+        }
+    }
+}
+
+fn flag_list(tokens: &mut Tokens<'_>) -> Option<Flags> {
+    tokens.open()?;
+    let mut flags = Flags::default();
+    loop {
+        match tokens.next()? {
+            Token::Close => return Some(flags),
+            Token::Atom(atom) => flags = flags.with_imap(atom),
+            _ => return None,
+        }
+    }
+}
+
+/// The response code `PERMANENTFLAGS (…)`: whether `$Forwarded` can be kept,
+/// being named or covered by `\*`.
+#[must_use]
+pub fn permits_forwarded(code: &[u8]) -> Option<bool> {
+    let rest = code_argument(code, "PERMANENTFLAGS")?;
+    let mut tokens = Tokens::new(rest);
+    tokens.open()?;
+    let mut permitted = false;
+    loop {
+        match tokens.next()? {
+            Token::Close => return Some(permitted),
+            Token::Atom(atom) => {
+                permitted |= atom == b"\\*" || atom.eq_ignore_ascii_case(b"$Forwarded");
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The number in a response code such as `UIDVALIDITY 17`.
+#[must_use]
+pub fn code_number(code: &[u8], name: &str) -> Option<u64> {
+    number(skip_spaces(code_argument(code, name)?))
+}
+
+fn code_argument<'a>(code: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let (first, rest) = word(code);
+    first.eq_ignore_ascii_case(name.as_bytes()).then_some(rest)
+}
+
+/// The capabilities in a `* CAPABILITY …` response or a `[CAPABILITY …]` code.
+#[must_use]
+pub fn capabilities(rest: &[u8]) -> Capabilities {
+    Capabilities::from_words(rest.split(|b| *b == b' ').filter(|w| !w.is_empty()))
+}
+
+/// The capabilities in this response code, if it is one.
+#[must_use]
+pub fn code_capabilities(code: &[u8]) -> Option<Capabilities> {
+    code_argument(code, "CAPABILITY").map(capabilities)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn status_skips_what_it_does_not_know() {
+        let (name, status) = status(
+            b"\"Lists/a b\" (MESSAGES 6 X-THING (a (b)) UIDNEXT 8 MAILBOXID (F1) UIDVALIDITY 17 SIZE 9 HIGHESTMODSEQ 11)",
+        )
+        .unwrap();
+        assert_eq!(name, "Lists/a b");
+        assert_eq!(
+            status,
+            Status {
+                messages: Some(6),
+                uid_next: Some(8),
+                uid_validity: Some(17),
+                highest_mod_seq: Some(11)
+            }
+        );
+    }
+
+    #[test]
+    fn names_come_quoted_bare_and_as_literals() {
+        assert_eq!(list(b"(\\HasNoChildren) \"/\" {3}\r\na\"b").unwrap().name, "a\"b");
+        assert_eq!(list(b"() \".\" \"a\\\\b\\\"\"").unwrap().name, "a\\b\"");
+        assert_eq!(list(b"(\\Noselect \\Sent) NIL inbox").unwrap().name, "INBOX");
+        assert_eq!(list(b"() \"/\" \"a\nb\""), None);
+        assert_eq!(list(b"() \"/\" \"\xe9\""), None);
+    }
+
+    #[test]
+    fn searches_of_both_kinds_give_sets() {
+        let set = esearch(b"(TAG \"m3\") UID ALL 1:3,7", "m3").unwrap();
+        assert_eq!(set, search(b"7 1 2 3"));
+        assert_eq!(set.len(), 4);
+        assert!(esearch(b"(TAG \"m3\") UID", "m3").unwrap().is_empty());
+        assert_eq!(esearch(b"(TAG \"m2\") UID ALL 1", "m3"), None);
+    }
+
+    #[test]
+    fn fetch_takes_items_in_any_order() {
+        let want = Flags::default().with_imap(b"\\Seen").with_imap(b"$Forwarded");
+        assert_eq!(
+            fetch_flags(b"(FLAGS (\\Seen $forwarded Junk) MODSEQ (12) UID 4)"),
+            Some((4, want))
+        );
+        assert_eq!(fetch_flags(b"(FLAGS (\\Seen))"), None);
+    }
+
+    #[test]
+    fn conditions_keep_code_and_text_apart() {
+        let Reply::Tagged(b"m1", said) = reply(b"m1 NO [AUTHENTICATIONFAILED] \x1b[31mno\r\n")
+        else {
+            panic!()
+        };
+        assert!(said.has_code("authenticationfailed"));
+        assert_eq!(said.printable(), "[AUTHENTICATIONFAILED] [31mno");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
+            swallow(&raw);
+        }
+
+        #[test]
+        fn nor_do_bytes_that_look_like_imap(raw in "[*+m1 ]{1,3} ?(STATUS|LIST|FETCH|ESEARCH|NAMESPACE|OK)? ?[-(){}\"\\\\\\[\\]*a0-9 :,\r\n]{0,60}") {
+            swallow(raw.as_bytes());
+        }
+
+        #[test]
+        fn a_name_survives_quoting(name in "[ -~]{1,40}") {
+            let line = [b"() \"/\" ".as_slice(), &crate::imap::values::quoted(&name).unwrap()].concat();
+            let listed = list(&line).unwrap().name;
+            prop_assert!(listed == name || name.eq_ignore_ascii_case("INBOX"));
+        }
+    }
+
+    fn swallow(raw: &[u8]) {
+        let _ = reply(raw);
+        let _ = status(raw);
+        let _ = list(raw);
+        let _ = namespace(raw);
+        let _ = search(raw);
+        let _ = esearch(raw, "m1");
+        let _ = fetch_flags(raw);
+        let _ = permits_forwarded(raw);
+        let _ = code_number(raw, "UIDNEXT");
+        let _ = capabilities(raw);
+    }
+}
