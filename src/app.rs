@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::sync::disk;
 use crate::sync::disk::{Disk, Manner, Report, Scene, short};
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
+use crate::watch::{self, End};
 
 /// What a selection names: accounts by their place in the configuration.
 type Selection = Vec<(usize, BTreeSet<Want>)>;
@@ -59,6 +61,8 @@ struct Session<'a> {
     config: Config,
     settings: settings::File,
     base: PathBuf,
+    /// Where all this was read from, to be read again when it changes.
+    config_files: Vec<PathBuf>,
 }
 
 impl<'a> Session<'a> {
@@ -82,7 +86,9 @@ impl<'a> Session<'a> {
             None => mbsyncrc::locate(&env, dialect)?,
         };
         let config = mbsyncrc::read(&file, &env, dialect.unwrap_or(Dialect::V1_4))?;
-        Ok(Session { cli, config, settings, base })
+        let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
+        let config_files = std::iter::once(file).chain(settings_file).collect();
+        Ok(Session { cli, config, settings, base, config_files })
     }
 
     fn scene(&self, account: usize) -> Option<Scene<'_>> {
@@ -107,6 +113,9 @@ impl<'a> Session<'a> {
         let selection = self.selection()?;
         if cli.background {
             return self.in_background(&selection);
+        }
+        if cli.wait {
+            return self.wait(&selection);
         }
         if cli.dry_run {
             return Ok(self.dry_run(&selection));
@@ -277,6 +286,32 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn wait(&self, selection: &Selection) -> Result<Exit, Failure> {
+        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+        let scenes: Vec<Scene<'_>> =
+            selection.iter().filter_map(|(account, _)| self.scene(*account)).collect();
+        crate::imap::tls::prepare(scenes.iter().filter_map(|scene| scene.account.server.as_ref()));
+        let check = || Session::open(self.cli).map(drop);
+        let manner = watch::Manner {
+            endless: self.cli.endless,
+            verbose: self.cli.verbose,
+            configs: self.config_files.clone(),
+            check: &check,
+        };
+        match watch::wait(&scenes, &manner, &stop)? {
+            End::Synced | End::Halted => Ok(Exit::Done),
+            End::Stopped(signal) => Ok(Exit::Signal(signal)),
+            End::Failed(failure) => Err(failure),
+            // The same command with the new configuration.
+            End::Reload => {
+                let error = std::process::Command::new("/proc/self/exe")
+                    .args(std::env::args_os().skip(1))
+                    .exec();
+                Err(Failure::new(Exit::Later, format!("cannot start again: {error}")))
+            }
+        }
+    }
+
     fn tell(&self, line: &str) {
         if self.cli.quiet == 0 {
             out(line);
@@ -323,7 +358,8 @@ impl<'a> Session<'a> {
 }
 
 /// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
-fn what_happened(changes: &[Change], took: Duration) -> String {
+#[must_use]
+pub fn what_happened(changes: &[Change], took: Duration) -> String {
     let mut parts: Vec<String> = changes.iter().map(change_in_words).collect();
     if parts.is_empty() {
         parts.push("nothing to do".into());

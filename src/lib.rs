@@ -20,6 +20,7 @@ pub mod sync;
 #[allow(unsafe_code)]
 mod sys;
 pub mod verdict;
+pub mod watch;
 
 /// The version, with the commit where one is known at build time.
 pub const VERSION: &str = match option_env!("MUTT_SYNC_COMMIT") {

@@ -57,6 +57,15 @@ impl Channel {
         }
     }
 
+    /// Whether a run of the channel would take up this far mailbox.
+    #[must_use]
+    pub fn admits_far(&self, far: &str) -> bool {
+        let Some(patterns) = &self.patterns else { return false };
+        unflattened(&self.far.store, far)
+            .and_then(|name| name.strip_prefix(self.far.mailbox.as_str()).map(str::to_owned))
+            .is_some_and(|name| super::pattern::admits(patterns, &name))
+    }
+
     /// The pair of a channel without Patterns.
     #[must_use]
     pub fn only_mailbox(&self) -> Option<Mailbox> {

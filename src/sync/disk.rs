@@ -163,6 +163,11 @@ impl<'a> Disk<'a> {
         }
     }
 
+    /// The user's commands, after the lock was given up.
+    pub fn after_run(&self, report: &Report) {
+        let _ = report;
+    }
+
     /// Where the account's trigger file is.
     #[must_use]
     pub fn trigger(&self) -> PathBuf {
@@ -518,7 +523,8 @@ pub fn covers(want: &Want, mailbox: &Mailbox) -> bool {
 }
 
 /// A number from 0 to 1 that differs between processes and moments.
-fn dice() -> f64 {
+#[must_use]
+pub fn dice() -> f64 {
     let nanos = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.subsec_nanos());

@@ -36,6 +36,18 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Rules to take a fingerprint by, where no verdict can be given.
+    #[must_use]
+    pub fn none() -> Rules {
+        Rules {
+            expunge_far: false,
+            expunge_near: false,
+            max_messages: 0,
+            info_delimiter: b':',
+            alt_map: false,
+        }
+    }
+
     /// The rules of a channel.
     ///
     /// # Errors

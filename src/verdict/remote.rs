@@ -237,6 +237,12 @@ impl UidSet {
         UidSet::from_ranges(uids.into_iter().map(|uid| uid..=uid).collect())
     }
 
+    /// The set of these ranges, both ends included.
+    #[must_use]
+    pub fn from_pairs(pairs: &[(u32, u32)]) -> UidSet {
+        UidSet::from_ranges(pairs.iter().map(|&(first, last)| first..=last).collect())
+    }
+
     fn from_ranges(mut parts: Vec<RangeInclusive<u32>>) -> UidSet {
         parts.sort_unstable_by_key(|part| *part.start());
         let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();

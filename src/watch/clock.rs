@@ -1,0 +1,96 @@
+//! The clock that goes on while the machine sleeps, and an alarm on it.
+//!
+//! Knows CLOCK_BOOTTIME and timerfd; knows nothing of what is waited for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
+
+/// Time since boot, sleep included.
+#[must_use]
+pub fn now() -> Duration {
+    since(ClockId::Boottime)
+}
+
+/// Time that the machine has slept since boot.
+#[must_use]
+pub fn slept() -> Duration {
+    // In this order, so that no time passing between the two looks like sleep.
+    let boot = since(ClockId::Boottime);
+    boot.saturating_sub(since(ClockId::Monotonic))
+}
+
+fn since(clock: ClockId) -> Duration {
+    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
+}
+
+/// Becomes readable at a set time, or at once after a sleep that went past it.
+#[derive(Debug)]
+pub struct Alarm {
+    timer: OwnedFd,
+    set: Option<Duration>,
+}
+
+impl Alarm {
+    /// An alarm that is not set.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        Ok(Alarm { timer: timerfd_create(TimerfdClockId::Boottime, flags)?, set: None })
+    }
+
+    /// Sets it to a time since boot; one that is past fires at once.
+    pub fn set(&mut self, at: Duration) -> io::Result<()> {
+        if self.set == Some(at) {
+            return Ok(());
+        }
+        let at_least = at.max(Duration::from_nanos(1));
+        let value = Timespec::try_from(at_least).map_err(io::Error::other)?;
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let timer = Itimerspec { it_interval: never, it_value: value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &timer)?;
+        self.set = Some(at);
+        Ok(())
+    }
+
+    /// Takes note that it fired.
+    pub fn heard(&mut self) {
+        if rustix::io::read(&self.timer, &mut [0_u8; 8]).is_ok() {
+            self.set = None;
+        }
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    fn fires_within(alarm: &Alarm, limit: Duration) -> bool {
+        let limit = Timespec::try_from(limit).unwrap();
+        poll(&mut [PollFd::new(alarm, PollFlags::IN)], Some(&limit)).unwrap() == 1
+    }
+
+    #[test]
+    fn an_alarm_fires_at_its_time_and_once() {
+        let mut alarm = Alarm::new().unwrap();
+        assert!(!fires_within(&alarm, Duration::ZERO));
+        alarm.set(now() + Duration::from_millis(20)).unwrap();
+        assert!(!fires_within(&alarm, Duration::from_millis(2)));
+        assert!(fires_within(&alarm, Duration::from_secs(5)));
+        alarm.heard();
+        assert!(!fires_within(&alarm, Duration::ZERO));
+        alarm.set(Duration::ZERO).unwrap();
+        assert!(fires_within(&alarm, Duration::ZERO));
+    }
+}

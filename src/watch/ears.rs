@@ -1,0 +1,233 @@
+//! What the disk tells: mail that was read, filed or written, requests, other
+//! processes' runs, an edited configuration.
+//!
+//! Knows inotify and what mutt and mbsync do to a Maildir; draws no conclusion
+//! from it. Only cur and new are listened to: the rest of a Maildir changes in
+//! every run of mbsync, also in one that does nothing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+
+/// What has been heard since the last question.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Mailboxes, by index, with something changed in cur or new.
+    pub mail: BTreeSet<usize>,
+    /// A directory has come or gone where Maildirs appear.
+    pub folders: bool,
+    /// Something about requests, or another process's run.
+    pub state: bool,
+    /// A configuration file was written.
+    pub config: bool,
+    /// Too much at once: anything may have changed.
+    pub all: bool,
+}
+
+impl Heard {
+    /// Nothing was heard.
+    #[must_use]
+    pub fn nothing(&self) -> bool {
+        *self == Heard::default()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Mail(usize),
+    Folders,
+    State,
+    /// A directory of which only these names count: configuration files.
+    Config(Vec<OsString>),
+    /// The directory of a trigger file of the user's own.
+    Trigger(OsString),
+}
+
+/// The watches of one account.
+#[derive(Debug)]
+pub struct Ears {
+    inotify: Inotify,
+    places: HashMap<WatchDescriptor, Vec<Place>>,
+    deaf: Vec<usize>,
+}
+
+/// Where to listen.
+#[derive(Debug)]
+pub struct Where<'a> {
+    /// The Maildir of each mailbox.
+    pub maildirs: &'a [Option<PathBuf>],
+    /// Directories in which new Maildirs appear.
+    pub roots: &'a BTreeSet<PathBuf>,
+    /// The account's state directory.
+    pub state: &'a Path,
+    /// The trigger file, if it is elsewhere.
+    pub trigger: Option<&'a Path>,
+    /// Configuration files.
+    pub configs: &'a [PathBuf],
+}
+
+impl Ears {
+    /// Listens. Mailboxes for which the kernel has no watch left are [`Ears::deaf`].
+    ///
+    /// # Errors
+    /// There is no inotify at all, or no instance left.
+    pub fn open(places: &Where<'_>) -> io::Result<Self> {
+        let mut ears = Ears { inotify: Inotify::init()?, places: HashMap::new(), deaf: vec![] };
+        // Requests first: they must not be missed for want of watches.
+        let made = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
+        ears.add(&places.state.join("want"), WatchMask::CLOSE_WRITE, Place::State);
+        ears.add(places.state, made | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB, Place::State);
+        for config in places.configs {
+            if let (Some(dir), Some(name)) = (config.parent(), config.file_name()) {
+                let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
+                ears.add(dir, mask, Place::Config(vec![name.to_owned()]));
+            }
+        }
+        if let Some((dir, name)) =
+            places.trigger.and_then(|file| file.parent().zip(file.file_name()))
+        {
+            let mask = WatchMask::CREATE | WatchMask::ATTRIB | WatchMask::CLOSE_WRITE;
+            ears.add(dir, mask | WatchMask::MOVED_TO, Place::Trigger(name.to_owned()));
+        }
+        for root in places.roots {
+            ears.add(root, made | WatchMask::MOVED_FROM, Place::Folders);
+        }
+        for (index, maildir) in places.maildirs.iter().enumerate() {
+            let Some(maildir) = maildir else { continue };
+            let mask = WatchMask::CREATE
+                | WatchMask::MOVED_TO
+                | WatchMask::MOVED_FROM
+                | WatchMask::DELETE
+                | WatchMask::DELETE_SELF
+                | WatchMask::MOVE_SELF;
+            let both =
+                ["cur", "new"].map(|part| ears.add(&maildir.join(part), mask, Place::Mail(index)));
+            if both.contains(&false) {
+                ears.deaf.push(index);
+            }
+        }
+        Ok(ears)
+    }
+
+    /// Mailboxes that cannot be listened to: they have to be looked at.
+    #[must_use]
+    pub fn deaf(&self) -> &[usize] {
+        &self.deaf
+    }
+
+    /// False only if there is something to watch and no watch for it.
+    fn add(&mut self, path: &Path, mask: WatchMask, place: Place) -> bool {
+        match self.inotify.watches().add(path, mask | WatchMask::MASK_ADD | WatchMask::ONLYDIR) {
+            Ok(watch) => {
+                self.places.entry(watch).or_default().push(place);
+                true
+            }
+            Err(error) => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+        }
+    }
+
+    /// What has been heard. Never waits.
+    pub fn heard(&mut self) -> Heard {
+        let mut heard = Heard::default();
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(events) = self.inotify.read_events(&mut buffer) {
+            let mut any = false;
+            for event in events {
+                any = true;
+                if event.mask.contains(EventMask::Q_OVERFLOW) {
+                    heard.all = true;
+                    continue;
+                }
+                for place in self.places.get(&event.wd).into_iter().flatten() {
+                    place.heard(event.mask, event.name, &mut heard);
+                }
+            }
+            if !any {
+                break;
+            }
+        }
+        heard
+    }
+}
+
+impl Place {
+    fn heard(&self, mask: EventMask, name: Option<&std::ffi::OsStr>, heard: &mut Heard) {
+        let name_is = |wanted: &OsString| name == Some(wanted.as_os_str());
+        match self {
+            Place::Mail(index) => {
+                heard.mail.insert(*index);
+                // The directory itself went: the Maildir may be another one now.
+                heard.folders |= mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF);
+            }
+            Place::Folders => {
+                let own =
+                    ["cur", "new", "tmp"].iter().any(|own| name.is_some_and(|name| name == *own));
+                heard.folders |= mask.contains(EventMask::ISDIR) && !own;
+            }
+            Place::State => {
+                // Half-written files and the queue's comings and goings mean nothing.
+                let name = name.and_then(|name| name.to_str()).unwrap_or_default();
+                heard.state |=
+                    !name.starts_with('.') && name != "queue.lock" && name != "waiter.lock";
+            }
+            Place::Config(names) => heard.config |= names.iter().any(name_is),
+            Place::Trigger(trigger) => heard.state |= name_is(trigger),
+        }
+    }
+}
+
+impl AsFd for Ears {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_place_is_told_apart() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        for dir in ["state/want", "mail/box/cur", "mail/box/new", "mail/box/tmp", "conf", "trig"] {
+            std::fs::create_dir_all(at(dir)).unwrap();
+        }
+        let roots = BTreeSet::from([at("mail")]);
+        let configs = [at("conf/rc")];
+        let trigger = at("trig/Home");
+        let mut ears = Ears::open(&Where {
+            maildirs: &[None, Some(at("mail/box"))],
+            roots: &roots,
+            state: &at("state"),
+            trigger: Some(&trigger),
+            configs: &configs,
+        })
+        .unwrap();
+        assert!(ears.deaf().is_empty() && ears.heard().nothing());
+        let touch = |name: &str| std::fs::write(at(name), "").unwrap();
+        touch("mail/box/tmp/x");
+        touch("mail/box/.mbsyncstate");
+        touch("conf/other");
+        touch("trig/Work");
+        touch("state/queue.lock");
+        assert!(ears.heard().nothing());
+        touch("mail/box/cur/x");
+        assert_eq!(ears.heard(), Heard { mail: BTreeSet::from([1]), ..Heard::default() });
+        std::fs::create_dir(at("mail/more")).unwrap();
+        assert_eq!(ears.heard(), Heard { folders: true, ..Heard::default() });
+        touch("state/want/%2A");
+        assert_eq!(ears.heard(), Heard { state: true, ..Heard::default() });
+        touch("trig/Home");
+        assert_eq!(ears.heard(), Heard { state: true, ..Heard::default() });
+        std::fs::write(at("conf/rc.new"), "").unwrap();
+        std::fs::rename(at("conf/rc.new"), at("conf/rc")).unwrap();
+        assert_eq!(ears.heard(), Heard { config: true, ..Heard::default() });
+    }
+}

@@ -1,0 +1,471 @@
+//! The server's side of a watch: the ladder NOTIFY → IDLE → STATUS sweep, and
+//! what each mailbox' STATUS is, as far as has been told.
+//!
+//! Knows connections and mailboxes by index; knows nothing of records, of local
+//! mail, or of what a change leads to.
+
+use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::account::{Account, Channel, ImapStore, Mailbox, Server, StoreKind};
+use crate::imap::names::{Naming, from_utf7, to_utf7};
+use crate::imap::{self, Heard, Interrupt, Link, LinkError, Opening};
+use crate::mbsyncrc::Dialect;
+use crate::outcome::Failure;
+use crate::verdict::remote::Status;
+
+/// IDLE is renewed this often: below the five minutes after which NAT boxes
+/// forget, far below the 29 of RFC 2177.
+pub const RENEW: Duration = Duration::from_secs(5 * 60);
+/// The server must agree to the end of IDLE within this time.
+pub const REPLY: Duration = Duration::from_secs(20);
+/// The same after a sleep, when the connection is probably dead.
+pub const REPLY_AFTER_SLEEP: Duration = Duration::from_secs(5);
+
+/// How the server is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// One connection for all mailboxes (RFC 5465).
+    Notify,
+    /// IDLE on the first mailboxes, STATUS of the rest now and then.
+    Idle,
+    /// STATUS of all now and then.
+    Sweep,
+}
+
+impl std::fmt::Display for Rung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Rung::Notify => "NOTIFY",
+            Rung::Idle => "IDLE",
+            Rung::Sweep => "STATUS now and then",
+        })
+    }
+}
+
+/// What to watch, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Where to log in.
+    pub server: &'a Server,
+    /// The account.
+    pub account: &'a Account,
+    /// Its mailboxes.
+    pub mailboxes: &'a [Mailbox],
+    /// How names are written.
+    pub dialect: Dialect,
+    /// The highest rung to try.
+    pub most: Rung,
+    /// The most connections to open.
+    pub connections: usize,
+}
+
+/// A connection, and the mailbox that it idles in.
+struct Station {
+    link: Link,
+    mailbox: Option<usize>,
+}
+
+/// The connections of one account, logged in.
+pub struct Far {
+    rung: Rung,
+    stations: Vec<Station>,
+    /// Wire name of each mailbox; `None` for one that cannot be asked about.
+    names: Vec<Option<String>>,
+    namings: Vec<(String, Naming)>,
+    status: Vec<Option<Status>>,
+    /// Mailboxes that are on the server but not here, by wire name.
+    only_there: BTreeSet<String>,
+    heard_of: BTreeSet<usize>,
+    new_folders: bool,
+}
+
+impl Far {
+    /// Logs in and begins to watch: from this moment on no change is missed.
+    pub fn open(plan: &Plan<'_>, interrupt: &Interrupt) -> Result<Self, Failure> {
+        let mut link = Link::open(plan.server, false, interrupt)?;
+        let namespace = link.namespace().map_err(LinkError::into_failure)?;
+        let naming = |channel: &Channel| {
+            Some((channel.name.clone(), Naming::of(far_store(channel)?, &namespace, None)))
+        };
+        let mut far = Far {
+            rung: plan.most,
+            stations: vec![Station { link, mailbox: None }],
+            names: Vec::new(),
+            namings: plan.account.channels.iter().filter_map(naming).collect(),
+            status: Vec::new(),
+            only_there: BTreeSet::new(),
+            heard_of: BTreeSet::new(),
+            new_folders: false,
+        };
+        far.turn_to(plan, interrupt).map_err(LinkError::into_failure)?;
+        Ok(far)
+    }
+
+    /// Watches other mailboxes from now on, over the same login.
+    pub fn turn_to(&mut self, plan: &Plan<'_>, interrupt: &Interrupt) -> Result<(), LinkError> {
+        self.names = plan.mailboxes.iter().map(|mailbox| self.wire_name(plan, mailbox)).collect();
+        self.status = vec![None; self.names.len()];
+        self.heard_of.clear();
+        self.stations.truncate(1);
+        self.find_only_there(plan)?;
+        self.begin(plan.server, plan.connections, interrupt)
+    }
+
+    fn wire_name(&self, plan: &Plan<'_>, mailbox: &Mailbox) -> Option<String> {
+        let (_, naming) = self.namings.iter().find(|(name, _)| *name == mailbox.channel)?;
+        let wire = naming.to_wire(&mailbox.far)?;
+        // isync 1.4 takes names as they are on the wire, 1.5 in UTF-8.
+        Some(if plan.dialect == Dialect::V1_5 { to_utf7(&wire) } else { wire })
+    }
+
+    /// How the server is watched.
+    #[must_use]
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Open connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.stations.len()
+    }
+
+    /// What was last told of each mailbox; `None` for one that is not there.
+    #[must_use]
+    pub fn status(&self, mailbox: usize) -> Option<Status> {
+        self.status.get(mailbox).copied().flatten()
+    }
+
+    /// Mailboxes that a channel would sync and that are not here yet.
+    #[must_use]
+    pub fn only_there(&self) -> &BTreeSet<String> {
+        &self.only_there
+    }
+
+    /// Whether a mailbox came or went on the server since the last question.
+    pub fn take_new_folders(&mut self) -> bool {
+        std::mem::take(&mut self.new_folders)
+    }
+
+    fn first(&mut self) -> Result<&mut Link, LinkError> {
+        match self.stations.first_mut() {
+            Some(station) => Ok(&mut station.link),
+            None => {
+                Err(LinkError::Lost(Failure::new(crate::outcome::Exit::Offline, "not connected")))
+            }
+        }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.names.iter().flatten().cloned().collect()
+    }
+
+    fn begin(
+        &mut self,
+        server: &Server,
+        connections: usize,
+        interrupt: &Interrupt,
+    ) -> Result<(), LinkError> {
+        let asked = self.asked();
+        let rung = self.rung;
+        let link = self.first()?;
+        let can = link.capabilities().clone();
+        if rung == Rung::Notify && can.notify() && can.idle() {
+            match link.notify(&asked) {
+                Ok(statuses) => {
+                    for (name, status) in statuses {
+                        self.told(&name, status);
+                    }
+                    // What NOTIFY left out may be no more than unknown to it.
+                    return self.ask_missing();
+                }
+                Err(LinkError::Refused(_)) => {}
+                Err(lost) => return Err(lost),
+            }
+        }
+        self.rung = if rung <= Rung::Idle && can.idle() { Rung::Idle } else { Rung::Sweep };
+        self.sweep()?;
+        if self.rung == Rung::Idle {
+            self.take_stations(server, connections, interrupt)?;
+        }
+        Ok(())
+    }
+
+    /// One connection for each of the first mailboxes that exist.
+    fn take_stations(
+        &mut self,
+        server: &Server,
+        connections: usize,
+        interrupt: &Interrupt,
+    ) -> Result<(), LinkError> {
+        let there: Vec<usize> = (0..self.names.len())
+            .filter(|at| self.status(*at).is_some())
+            .take(connections.max(1))
+            .collect();
+        for (turn, mailbox) in there.into_iter().enumerate() {
+            if turn > 0 {
+                match Link::open(server, false, interrupt) {
+                    Ok(link) => self.stations.push(Station { link, mailbox: None }),
+                    // A limit of the server's: the sweep covers the rest.
+                    Err(_) => break,
+                }
+            }
+            if let Some(station) = self.stations.last_mut() {
+                station.mailbox = Some(mailbox);
+            }
+        }
+        self.resume()
+    }
+
+    /// Every idling connection is in its mailbox again. What changed between is heard.
+    fn resume(&mut self) -> Result<(), LinkError> {
+        for station in &mut self.stations {
+            let Some(mailbox) = station.mailbox else { continue };
+            let Some(Some(name)) = self.names.get(mailbox) else { continue };
+            if station.link.is_idling() {
+                continue;
+            }
+            match station.link.open_mailbox(name, Opening::Examine) {
+                Ok(opened) => {
+                    let slot = self.status.get_mut(mailbox);
+                    if take(slot, opened.status) {
+                        self.heard_of.insert(mailbox);
+                    }
+                }
+                Err(LinkError::Refused(_)) => {}
+                Err(lost) => return Err(lost),
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_missing(&mut self) -> Result<(), LinkError> {
+        let missing: Vec<String> = self
+            .names
+            .iter()
+            .zip(&self.status)
+            .filter(|(_, status)| status.is_none())
+            .filter_map(|(name, _)| name.clone())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.ask(&missing)
+    }
+
+    /// STATUS of all mailboxes.
+    pub fn sweep(&mut self) -> Result<(), LinkError> {
+        let asked = self.asked();
+        self.ask(&asked)
+    }
+
+    /// STATUS of these mailboxes.
+    pub fn refresh(&mut self, mailboxes: &BTreeSet<usize>) -> Result<(), LinkError> {
+        let asked: Vec<String> =
+            mailboxes.iter().filter_map(|at| self.names.get(*at).cloned().flatten()).collect();
+        self.ask(&asked)
+    }
+
+    fn ask(&mut self, names: &[String]) -> Result<(), LinkError> {
+        let told = self.first()?.status(names)?;
+        for (name, status) in names.iter().zip(told) {
+            match status {
+                Some(status) => self.told(name, status),
+                None => {
+                    for at in self.indices(name) {
+                        if let Some(slot) = self.status.get_mut(at) {
+                            if slot.take().is_some() {
+                                self.heard_of.insert(at);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn indices(&self, name: &str) -> Vec<usize> {
+        let is = |known: &Option<String>| known.as_deref() == Some(name);
+        self.names.iter().enumerate().filter(|(_, known)| is(known)).map(|(at, _)| at).collect()
+    }
+
+    /// Two channels may have the same far mailbox.
+    fn told(&mut self, name: &str, status: imap::Status) {
+        for at in self.indices(name) {
+            if take(self.status.get_mut(at), status) {
+                self.heard_of.insert(at);
+            }
+        }
+    }
+
+    /// Mailboxes whose STATUS is another than before. Never waits, but where a
+    /// server only says that something happened in a mailbox, it is asked what.
+    pub fn heard(&mut self) -> Result<BTreeSet<usize>, LinkError> {
+        let mut ask = Vec::new();
+        let mut overflow = false;
+        for at in 0..self.stations.len() {
+            let Some(station) = self.stations.get_mut(at) else { break };
+            let mailbox = station.mailbox;
+            for heard in station.link.events()? {
+                match heard {
+                    Heard::Status(name, status) => self.told(&name, status),
+                    Heard::Selected => ask.extend(mailbox.map(|mailbox| (at, mailbox))),
+                    Heard::Listed(_) => self.new_folders = true,
+                    Heard::Overflow => overflow = true,
+                    Heard::IdleEnded => {}
+                }
+            }
+        }
+        ask.dedup();
+        for (station, mailbox) in ask {
+            let name = self.names.get(mailbox).cloned().flatten();
+            if let (Some(name), Some(station)) = (name, self.stations.get_mut(station)) {
+                let told = station.link.status(std::slice::from_ref(&name))?;
+                if let Some(Some(status)) = told.into_iter().next() {
+                    self.told(&name, status);
+                }
+            }
+        }
+        if overflow {
+            self.rung = Rung::Idle;
+            self.sweep()?;
+        }
+        Ok(std::mem::take(&mut self.heard_of))
+    }
+
+    /// Looks into a mailbox, and leaves it. What was told of it before the look
+    /// is what a clean finding goes with.
+    pub fn look(
+        &mut self,
+        mailbox: usize,
+        opening: Opening,
+        since: Option<u64>,
+    ) -> Result<Option<imap::Look>, LinkError> {
+        let Some(name) = self.names.get(mailbox).cloned().flatten() else { return Ok(None) };
+        let look = self.first()?.look(&name, opening, since)?;
+        self.told(&name, look.after);
+        Ok(Some(look))
+    }
+
+    /// Gets ready to be told: every connection that can idles.
+    pub fn block(&mut self) -> Result<(), LinkError> {
+        if self.rung == Rung::Idle {
+            self.resume()?;
+        }
+        if self.rung == Rung::Sweep {
+            return Ok(());
+        }
+        for station in &mut self.stations {
+            if self.rung == Rung::Notify || station.mailbox.is_some() {
+                station.link.idle_start()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows that each connection lives, within `time` each.
+    pub fn probe(&mut self, time: Duration) -> Result<(), LinkError> {
+        for station in &mut self.stations {
+            station.link.probe(time)?;
+        }
+        Ok(())
+    }
+
+    /// To be polled, after [`Far::heard`] has come back empty.
+    #[must_use]
+    pub fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.stations.iter().map(|station| station.link.poll_fd()).collect()
+    }
+
+    /// The one connection, to be lent; `None` if there are several.
+    pub fn lend(&mut self) -> Option<&mut Link> {
+        match &mut self.stations[..] {
+            [only] => Some(&mut only.link),
+            _ => None,
+        }
+    }
+
+    /// Falls down a rung: NOTIFY was accepted and nothing came of it.
+    pub fn distrust(&mut self) -> Rung {
+        if self.rung == Rung::Notify { Rung::Idle } else { Rung::Sweep }
+    }
+
+    /// Says goodbye.
+    pub fn close(self) {
+        for station in self.stations {
+            station.link.log_out();
+        }
+    }
+
+    /// Finds the mailboxes that only the server has, and that a run of the whole
+    /// channel would make here.
+    fn find_only_there(&mut self, plan: &Plan<'_>) -> Result<(), LinkError> {
+        self.only_there.clear();
+        let Plan { account, mailboxes, dialect, .. } = *plan;
+        for channel in account.channels.iter().filter(|channel| channel.create.near) {
+            let naming = self.namings.iter().find(|(name, _)| *name == channel.name);
+            let (Some((_, naming)), Some(store), true) =
+                (naming.cloned(), far_store(channel), channel.patterns.is_some())
+            else {
+                continue;
+            };
+            let listed = match self.first()?.list(&store.path) {
+                Ok(listed) => listed,
+                Err(LinkError::Refused(_)) => continue,
+                Err(lost) => return Err(lost),
+            };
+            for each in listed.iter().filter(|each| each.selectable()) {
+                let name = match dialect {
+                    Dialect::V1_4 => Some(each.name.clone()),
+                    Dialect::V1_5 => from_utf7(&each.name),
+                };
+                let Some(far) = name.and_then(|name| naming.from_wire(&name)) else { continue };
+                let known = mailboxes
+                    .iter()
+                    .any(|mailbox| mailbox.channel == channel.name && mailbox.far == far);
+                if !known && channel.admits_far(&far) {
+                    self.only_there.insert(each.name.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn far_store(channel: &Channel) -> Option<&ImapStore> {
+    match &channel.far.store.kind {
+        StoreKind::Imap(store) => Some(store),
+        StoreKind::Maildir(_) => None,
+    }
+}
+
+/// Puts what was told over what is known; whether that makes a difference. An
+/// event of NOTIFY leaves items out, and one that was never seen whole tells
+/// nothing to compare with.
+fn take(slot: Option<&mut Option<Status>>, told: imap::Status) -> bool {
+    let Some(slot) = slot else { return false };
+    let modseq = |value: Option<u64>| value.filter(|&value| value > 0);
+    let now = match *slot {
+        Some(then) => Status {
+            uid_validity: told.uid_validity.unwrap_or(then.uid_validity),
+            uid_next: told.uid_next.unwrap_or(then.uid_next),
+            messages: told.messages.unwrap_or(then.messages),
+            highest_modseq: modseq(told.highest_mod_seq).or(then.highest_modseq),
+        },
+        None => match (told.uid_validity, told.uid_next, told.messages) {
+            (Some(uid_validity), Some(uid_next), Some(messages)) => Status {
+                uid_validity,
+                uid_next,
+                messages,
+                highest_modseq: modseq(told.highest_mod_seq),
+            },
+            _ => return false,
+        },
+    };
+    let moved = *slot != Some(now);
+    *slot = Some(now);
+    moved
+}

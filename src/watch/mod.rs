@@ -1,0 +1,130 @@
+//! Waiting: one thread per account, each with one `poll`, nothing shared but
+//! the wish to end.
+//!
+//! [`account`] is the loop; [`need`] what it decides by; [`ears`] the disk,
+//! [`far`] the server, [`clock`] the time.
+
+pub mod account;
+pub mod clock;
+pub mod ears;
+pub mod far;
+pub mod need;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::outcome::{Exit, Failure};
+use crate::stop::Stop;
+use crate::sync::disk::Scene;
+
+/// How waiting ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Something was synced (only without `--loop`).
+    Synced,
+    /// A signal came.
+    Stopped(u8),
+    /// The configuration is another one: start again with it.
+    Reload,
+    /// Another account's thread has ended the waiting.
+    Halted,
+    /// It cannot go on.
+    Failed(Failure),
+}
+
+/// How to wait.
+pub struct Manner<'a> {
+    /// `--loop`.
+    pub endless: bool,
+    /// Say each decision.
+    pub verbose: bool,
+    /// The files that the configuration came from.
+    pub configs: Vec<PathBuf>,
+    /// Whether they can be read as they are now.
+    pub check: &'a (dyn Fn() -> Result<(), Failure> + Sync),
+}
+
+/// The wish of one thread that all should end.
+#[derive(Debug, Clone)]
+pub struct Halt {
+    readable: Arc<OwnedFd>,
+    raised: Arc<AtomicBool>,
+}
+
+impl Halt {
+    /// Not wished yet.
+    pub fn new() -> io::Result<Self> {
+        let readable = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Halt { readable: Arc::new(readable), raised: Arc::default() })
+    }
+
+    /// Wishes it.
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::SeqCst);
+        let _ = rustix::io::write(&self.readable, &1_u64.to_ne_bytes());
+    }
+
+    /// Whether it is wished.
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::SeqCst)
+    }
+}
+
+impl AsFd for Halt {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readable.as_fd()
+    }
+}
+
+/// Waits for all of these accounts, each in a thread of its own (the first in
+/// this one, so that one account takes one thread).
+///
+/// # Errors
+/// 75 when the machine has no descriptor or thread left.
+pub fn wait(scenes: &[Scene<'_>], manner: &Manner<'_>, stop: &Stop) -> Result<End, Failure> {
+    let no = |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {error}"));
+    let halt = Halt::new().map_err(|error| no(&error))?;
+    let one = |scene: Scene<'_>, leads: bool| {
+        let end = account::wait(scene, manner, leads, stop, &halt);
+        halt.raise();
+        end
+    };
+    let Some((first, others)) = scenes.split_first() else { return Ok(End::Halted) };
+    let ends: Vec<End> = std::thread::scope(|scope| {
+        let started: io::Result<Vec<_>> = others
+            .iter()
+            .map(|scene| {
+                let thread = std::thread::Builder::new().stack_size(512 * 1024);
+                thread.spawn_scoped(scope, || one(*scene, false))
+            })
+            .collect();
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                halt.raise();
+                return vec![End::Failed(no(&error))];
+            }
+        };
+        let mut ends = vec![one(*first, true)];
+        ends.extend(started.into_iter().map(|thread| {
+            let lost = |_| End::Failed(Failure::new(Exit::Later, "a thread has ended by itself"));
+            thread.join().unwrap_or_else(lost)
+        }));
+        ends
+    });
+    // What somebody asked for outweighs what followed from it.
+    let rank = |end: &End| match end {
+        End::Stopped(_) => 4,
+        End::Failed(_) => 3,
+        End::Synced => 2,
+        End::Reload => 1,
+        End::Halted => 0,
+    };
+    Ok(ends.into_iter().max_by_key(rank).unwrap_or(End::Halted))
+}
