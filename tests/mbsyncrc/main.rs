@@ -1,3 +1,4 @@
 //! The reader of `.mbsyncrc`.
 
 mod choosing;
+mod verdicts;
