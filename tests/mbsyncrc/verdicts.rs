@@ -7,6 +7,7 @@
 
 use mutt_sync::mbsyncrc::{self, Dialect, Env};
 use mutt_sync::outcome::{Exit, Failure};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -105,7 +106,7 @@ fn every_file_is_judged_as_mbsync_judges_it() {
             _ => false,
         };
         if !same {
-            differences.push_str(&format!("{name}: mbsync says {said}and we say {ours:?}\n"));
+            let _ = writeln!(differences, "{name}: mbsync says {said}and we say {ours:?}");
         }
         if let Err(failure) = &ours {
             println!("{name}: {}", failure.text);
