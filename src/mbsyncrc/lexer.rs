@@ -152,4 +152,24 @@ mod tests {
         let cut: Vec<_> = lines(b"a\0b\nc").collect();
         assert_eq!(cut, [(1, &b"a"[..]), (2, &b"c"[..])]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn words_come_back_from_quotes(words in proptest::collection::vec("[ -~à-ÿ]{0,12}", 1..6)) {
+            let quote = |word: &String| {
+                format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+            };
+            let line: Vec<String> = words.iter().map(quote).collect();
+            proptest::prop_assert_eq!(split(line.join(" ").as_bytes()), Ok(Line::Words(words)));
+        }
+
+        #[test]
+        fn any_line_ends(line in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            if let Ok(Line::Words(words)) = split(&line) {
+                proptest::prop_assert!(words.iter().map(String::len).sum::<usize>() <= line.len());
+            }
+            let total: usize = lines(&line).map(|(_, line)| line.len()).sum();
+            proptest::prop_assert!(total <= line.len());
+        }
+    }
 }

@@ -209,6 +209,8 @@ pub fn read(text: &[u8], place: &Place) -> Result<Sections, Failure> {
         account_names: BTreeMap::new(),
         store_names: BTreeMap::new(),
         last_line: 0,
+        cut: false,
+        full: false,
     };
     reader.file()?;
     Ok(reader.out)
@@ -222,6 +224,10 @@ struct Reader<'a, I> {
     account_names: BTreeMap<String, usize>,
     store_names: BTreeMap<String, usize>,
     last_line: usize,
+    /// mbsync reads that line as the rest of one that is too long for it.
+    cut: bool,
+    /// That line is as long as it may be, so that the next may be its rest.
+    full: bool,
 }
 
 /// A login being read, with what only decides at the section's end.
@@ -285,7 +291,15 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
     }
 
     fn fail<T>(&self, line: usize, text: impl std::fmt::Display) -> Result<T, Failure> {
-        Err(Failure::config(format!("{}:{line}: {text}", self.place.shown)))
+        let shown = self.place.shown;
+        if self.cut && line == self.last_line {
+            // What stands here may be the rest of a password.
+            return Err(Failure::config(format!(
+                "{shown}:{line}: this is the rest of a line of which mbsync takes only 1022 \
+                 bytes; break that line up"
+            )));
+        }
+        Err(Failure::config(format!("{shown}:{line}: {text}")))
     }
 
     fn notice(&mut self, line: usize, text: impl std::fmt::Display) {
@@ -296,30 +310,22 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
     fn next(&mut self) -> Result<Item, Failure> {
         for (line, bytes) in self.lines.by_ref() {
             self.last_line = line;
+            self.cut = std::mem::replace(&mut self.full, bytes.len() == lexer::LONGEST_LINE);
             let words = match lexer::split(bytes) {
                 Ok(Line::Comment) => continue,
                 Ok(Line::Blank) => return Ok(Item::Blank),
                 Ok(Line::Words(words)) => words,
                 Err(broken) => {
-                    let hint = if bytes.len() == lexer::LONGEST_LINE {
-                        "; mbsync takes no more than 1022 bytes of a line, so break it up"
-                    } else {
-                        ""
-                    };
                     return match broken {
                         Broken::Escape => self.fail(
                             line,
-                            format!(
-                                "the line ends in `\\`, but lines cannot be continued; \
-                                 put it all on one line, or repeat the keyword{hint}"
-                            ),
+                            "a `\\` stands at the line's end or before a tab; lines cannot be \
+                             continued, so put it all on one line, or repeat the keyword",
                         ),
                         Broken::Quote => self.fail(
                             line,
-                            format!(
-                                "a quote is not closed; add the missing \", or write \\\" \
-                                 for a quote that is meant{hint}"
-                            ),
+                            "a quote is not closed; add the missing \", or write \\\" for a \
+                             quote that is meant",
                         ),
                         Broken::Encoding => {
                             self.fail(line, "this is not UTF-8; convert the file with iconv(1)")
@@ -380,7 +386,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
 
     fn file(&mut self) -> Result<(), Failure> {
         let mut first_section = None;
-        let mut sync_line = 0;
+        let mut conflict = None;
         loop {
             let mut s = match self.next()? {
                 Item::Statement(statement) => statement,
@@ -424,8 +430,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                 if !self.option(&mut s, &mut options)? {
                     return self.unknown_at_top(&s, first_section);
                 }
+                if conflict.is_none() {
+                    conflict = self.conflict(&options).map(|found| (line, found));
+                }
                 self.out.globals = options;
-                sync_line = line;
             }
             if let Some(first) = first_section {
                 return self.fail(
@@ -439,9 +447,9 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             }
             self.no_more(&s)?;
         }
-        if let Some((name, why)) = self.conflict(&self.out.globals) {
+        if let Some((line, (name, why))) = conflict {
             return self.fail(
-                sync_line,
+                line,
                 format!("the global {name} options contradict each other: {why}; keep one"),
             );
         }
@@ -491,7 +499,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             let instead = match () {
                 () if s.is("TLSType") => "; write SSLType for it",
                 () if s.is("TLSVersions") => "; write SSLVersions TLSv1.2 TLSv1.3 or the like",
-                () => "",
+                () => "; remove it",
             };
             return format!(": it came with isync 1.5, and the mbsync here is older{instead}");
         }
@@ -635,7 +643,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                                 .flatten(),
                         );
                     let meant = nearest(&word, known)
-                        .map_or("remove it".into(), |meant| format!("did you mean {meant}?"));
+                        .map_or("remove it".to_string(), |meant| format!("did you mean {meant}?"));
                     return self.fail(line, format!("Sync does not know `{word}`; {meant}"));
                 }
             }
