@@ -2,8 +2,9 @@
 //! fail when it should.
 
 use rig::{
-    Account, Delay, Home, Maildir, Mbsync, Seeded, Server, ServerOptions, Signal, Terminal, Tls,
-    compare, compare_boxes, message, mutt_sync, now_ns, process, run, wait_until,
+    Account, Delay, Home, Maildir, Mbsync, Running, Seeded, Server, ServerOptions, Signal,
+    Terminal, Tls, compare, compare_boxes, message, mutt_sync, now_ns, process, run, run_all,
+    wait_until,
 };
 use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -278,7 +279,9 @@ fn the_fake_mbsync_dies_of_term_unless_deaf_and_leaves_a_daemon_when_told() {
 #[test]
 fn the_real_mbsync_in_its_coats() {
     let server = Server::start();
-    let home = Home::on(&server, &["Home"]);
+    // So far away that mbsync is at work for a while.
+    let delay = Delay::to(server.port(), Duration::from_millis(20));
+    let home = Home::with(vec![Account::on(&server, "Home").port(delay.port())]);
     let mut mbsync: Mbsync = home.wrap_mbsync();
     for (slow, place) in [(0, "before"), (1, "middle"), (2, "after")] {
         mbsync.clear_log();
@@ -409,6 +412,46 @@ fn commands_are_bounded_and_observed() {
     sleeper.kill().unwrap();
     assert!(process::wait_gone(sleeper.id(), SHORT) && !process::alive(sleeper.id()));
     sleeper.wait().unwrap();
+}
+
+#[test]
+fn many_at_once_and_one_under_way() {
+    let home = Home::fake(&["Home"]);
+    let mbsync = home.fake_mbsync();
+    let commands = (0..20).map(|_| {
+        let mut command = home.command("mbsync");
+        command.arg("Home");
+        command
+    });
+    assert_eq!(run_all(commands.collect(), SHORT).len(), 20);
+    assert_eq!(mbsync.runs().len(), 20);
+    let mut command = home.command("sh");
+    command.args(["-c", "echo ready; trap 'echo bye; exit 5' TERM; while :; do sleep 0.01; done"]);
+    let running = Running::start(command);
+    running.wait_for("ready", SHORT);
+    assert!(running.runs());
+    running.signal(Signal::TERM);
+    let output = running.wait(SHORT).expect_code(5);
+    assert_eq!(output.stdout, "ready\nbye\n");
+    let running = Running::start({
+        let mut command = home.command("sh");
+        command.args(["-c", "sleep 603; true"]);
+        command
+    });
+    drop(running);
+    home.wait_no_leftovers(SHORT);
+}
+
+#[test]
+fn many_messages() {
+    let server = Server::start();
+    let mut imap = server.imap("home");
+    let messages: Vec<_> = (0..1200).map(|n| message(&format!("m{n}"), "b")).collect();
+    imap.append_many("Archive", &messages, &["\\Seen"]);
+    assert_eq!(imap.status("Archive").messages, 1200);
+    let home = Home::on(&server, &["Home"]);
+    home.mbsync(&["Home"]).ok();
+    compare(&mut imap, &home.mail("Home")).unwrap();
 }
 
 #[test]

@@ -256,7 +256,7 @@ namespace inbox {{
             separator = options.separator,
         );
         for name in &options.boxes {
-            let _ = writeln!(text, "  mailbox {name} {{\n    auto = subscribe\n  }}");
+            let _ = writeln!(text, "  mailbox \"{name}\" {{\n    auto = subscribe\n  }}");
         }
         text += "}\n";
         if options.tls == Tls::None {
