@@ -36,6 +36,7 @@ $(binary): $(sources)
 	@touch $@
 
 demo: setup
+	@echo "building mutt-sync (a minute or two the first time)"
 	@$(CARGO) build -q --locked -p mutt-sync -p mutt-sync-rig --bin mutt-sync --bin demo
 	@$(CARGO) run -q --locked -p mutt-sync-rig --bin demo
 
@@ -84,7 +85,8 @@ install: $(binary)
 uninstall:
 	rm -f $(bindir)/mutt-sync $(bashdir)/mutt-sync $(zshdir)/_mutt-sync $(fishdir)/mutt-sync.fish
 	@for page in $(pages); do rm -f "$(mandir)/man$${page##*.}/$${page##*/}"; done
-	@for unit in contrib/systemd/*; do rm -f "$(unitdir)/$${unit##*/}"; done
+	@for unit in contrib/systemd/*; do if [ -f "$$unit" ]; then \
+	    rm -f "$(unitdir)/$${unit##*/}"; fi; done
 	rm -rf $(datadir) $(docdir)
 
 .PHONY: all demo test soak bench setup lint install uninstall
