@@ -2,11 +2,14 @@
 //! fail when it should.
 
 use rig::{
-    Account, Delay, Home, Maildir, Mbsync, Seeded, Server, ServerOptions, Signal, Terminal, Tls,
-    compare, compare_boxes, message, mutt_sync, now_ns, process, run, wait_until,
+    Account, Delay, Home, Maildir, Mbsync, Running, Seeded, Server, ServerOptions, Signal,
+    Terminal, Tls, compare, compare_boxes, message, mutt_sync, now_ns, process, run, run_all,
+    wait_until,
 };
+use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -215,6 +218,7 @@ fn the_fake_mbsync_logs_waits_fails_and_sees_overlaps() {
     // Two of one account are an overlap, one of another is none.
     mbsync.clear_log();
     mbsync.forget("exit");
+    mbsync.forget("stderr");
     mbsync.hold();
     let start = |name: &str| home.command("mbsync").arg(name).spawn().unwrap();
     let mut first = start("Home");
@@ -275,7 +279,9 @@ fn the_fake_mbsync_dies_of_term_unless_deaf_and_leaves_a_daemon_when_told() {
 #[test]
 fn the_real_mbsync_in_its_coats() {
     let server = Server::start();
-    let home = Home::on(&server, &["Home"]);
+    // So far away that mbsync is at work for a while.
+    let delay = Delay::to(server.port(), Duration::from_millis(20));
+    let home = Home::with(vec![Account::on(&server, "Home").port(delay.port())]);
     let mut mbsync: Mbsync = home.wrap_mbsync();
     for (slow, place) in [(0, "before"), (1, "middle"), (2, "after")] {
         mbsync.clear_log();
@@ -343,6 +349,41 @@ fn a_terminal_shows_mail_in_both_clients() {
 }
 
 #[test]
+fn a_test_that_is_killed_leaves_nothing_either() {
+    const NAME: &str = "a_test_that_is_killed_leaves_nothing_either";
+    if std::env::var_os("RIG_SELF_KILLED").is_some() {
+        // In the process that is to be killed.
+        let server = Server::start();
+        let home = Home::on(&server, &["Home"]);
+        let terminal = Terminal::start(&home, &["sleep", "601"]);
+        let mut waiter = home.command("setsid").args(["sleep", "602"]).spawn().unwrap();
+        println!("\nREADY {} {} {}", terminal.pid(), waiter.id(), server.port());
+        println!("HOME {}", home.path("").display());
+        waiter.wait().unwrap();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env("RIG_SELF_KILLED", "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let ready = lines.find(|line| line.starts_with("READY ")).unwrap();
+    let home = PathBuf::from(lines.next().unwrap().strip_prefix("HOME ").unwrap());
+    let numbers: Vec<u32> = ready.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let port = u16::try_from(numbers[2]).unwrap();
+    assert!(process::alive(numbers[0]) && process::alive(numbers[1]) && home.is_dir());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until(SHORT, "all of it is gone", || {
+        !process::alive(numbers[0])
+            && !process::alive(numbers[1])
+            && !home.exists()
+            && std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+    });
+}
+
+#[test]
 fn commands_are_bounded_and_observed() {
     let home = Home::empty();
     let output = run(home.command("sh").args(["-c", "echo out; echo err >&2; exit 3"]), SHORT);
@@ -371,6 +412,46 @@ fn commands_are_bounded_and_observed() {
     sleeper.kill().unwrap();
     assert!(process::wait_gone(sleeper.id(), SHORT) && !process::alive(sleeper.id()));
     sleeper.wait().unwrap();
+}
+
+#[test]
+fn many_at_once_and_one_under_way() {
+    let home = Home::fake(&["Home"]);
+    let mbsync = home.fake_mbsync();
+    let commands = (0..20).map(|_| {
+        let mut command = home.command("mbsync");
+        command.arg("Home");
+        command
+    });
+    assert_eq!(run_all(commands.collect(), SHORT).len(), 20);
+    assert_eq!(mbsync.runs().len(), 20);
+    let mut command = home.command("sh");
+    command.args(["-c", "echo ready; trap 'echo bye; exit 5' TERM; while :; do sleep 0.01; done"]);
+    let running = Running::start(command);
+    running.wait_for("ready", SHORT);
+    assert!(running.runs());
+    running.signal(Signal::TERM);
+    let output = running.wait(SHORT).expect_code(5);
+    assert_eq!(output.stdout, "ready\nbye\n");
+    let running = Running::start({
+        let mut command = home.command("sh");
+        command.args(["-c", "sleep 603; true"]);
+        command
+    });
+    drop(running);
+    home.wait_no_leftovers(SHORT);
+}
+
+#[test]
+fn many_messages() {
+    let server = Server::start();
+    let mut imap = server.imap("home");
+    let messages: Vec<_> = (0..1200).map(|n| message(&format!("m{n}"), "b")).collect();
+    imap.append_many("Archive", &messages, &["\\Seen"]);
+    assert_eq!(imap.status("Archive").messages, 1200);
+    let home = Home::on(&server, &["Home"]);
+    home.mbsync(&["Home"]).ok();
+    compare(&mut imap, &home.mail("Home")).unwrap();
 }
 
 #[test]

@@ -157,6 +157,21 @@ fn real(control: &Control, args: &[String]) -> Command {
     command
 }
 
+/// Waits until the child has a socket; false if it ended before that.
+fn connected(child: &mut Child) -> bool {
+    let fds = format!("/proc/{}/fd", child.id());
+    let socket = |entry: fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+    };
+    while child.try_wait().is_ok_and(|ended| ended.is_none()) {
+        if fs::read_dir(&fds).is_ok_and(|dir| dir.flatten().any(socket)) {
+            return true;
+        }
+        sleep(Duration::from_millis(1));
+    }
+    false
+}
+
 fn wait(child: &mut Child) -> i32 {
     child.wait().ok().map_or(1, |status| {
         status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
@@ -232,11 +247,11 @@ fn main() {
         Some(_) => match real(&control, &args).spawn() {
             Ok(mut child) => {
                 if let Some(time) = control.seconds("middle") {
-                    // Long enough for it to have logged in, on loopback.
-                    sleep(control.seconds("middle_at").unwrap_or(Duration::from_millis(10)));
-                    send("STOP", child.id());
-                    sleep(time);
-                    send("CONT", child.id());
+                    if connected(&mut child) {
+                        send("STOP", child.id());
+                        sleep(time);
+                        send("CONT", child.id());
+                    }
                 }
                 code = wait(&mut child);
             }

@@ -2,7 +2,6 @@
 //! user. Plain TCP, every answer within ten seconds, any surprise a panic.
 
 use crate::maildir::identity;
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -71,6 +70,21 @@ struct Response {
 
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Appends flags, date and a message with CRLF line ends, as APPEND takes them.
+fn literal(bytes: &mut Vec<u8>, message: &[u8], flags: &[&str], date: Option<&str>) {
+    let mut crlf = Vec::with_capacity(message.len() + 32);
+    for (at, &byte) in message.iter().enumerate() {
+        if byte == b'\n' && (at == 0 || message[at - 1] != b'\r') {
+            crlf.push(b'\r');
+        }
+        crlf.push(byte);
+    }
+    let date = date.map(|date| format!(" {}", quoted(date))).unwrap_or_default();
+    let head = format!(" ({}){date} {{{}+}}\r\n", flags.join(" "), crlf.len());
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.append(&mut crlf);
 }
 
 fn number_after(text: &str, word: &str) -> u64 {
@@ -187,21 +201,10 @@ impl Imap {
         flags: &[&str],
         date: Option<&str>,
     ) -> u32 {
-        let mut bytes = Vec::with_capacity(message.len() + 64);
-        for (at, &byte) in message.iter().enumerate() {
-            if byte == b'\n' && (at == 0 || message[at - 1] != b'\r') {
-                bytes.push(b'\r');
-            }
-            bytes.push(byte);
-        }
         self.count += 1;
         let tag = format!("t{}", self.count);
-        let mut head = format!("{tag} APPEND {} ({})", quoted(mailbox), flags.join(" "));
-        if let Some(date) = date {
-            let _ = write!(head, " {}", quoted(date));
-        }
-        let _ = write!(head, " {{{}+}}\r\n", bytes.len());
-        bytes.splice(0..0, head.bytes());
+        let mut bytes = format!("{tag} APPEND {}", quoted(mailbox)).into_bytes();
+        literal(&mut bytes, message, flags, date);
         bytes.extend_from_slice(b"\r\n");
         self.send(&bytes);
         let answer = self.finish(&tag, "APPEND");
@@ -210,6 +213,22 @@ impl Imap {
             .nth(1)
             .and_then(|rest| rest.split([' ', ']']).nth(1)?.parse().ok())
             .unwrap_or_else(|| panic!("APPEND without APPENDUID: {text}"))
+    }
+
+    /// Puts many messages into a mailbox, some hundred with each command.
+    #[track_caller]
+    pub fn append_many(&mut self, mailbox: &str, messages: &[Vec<u8>], flags: &[&str]) {
+        for some in messages.chunks(500) {
+            self.count += 1;
+            let tag = format!("t{}", self.count);
+            let mut bytes = format!("{tag} APPEND {}", quoted(mailbox)).into_bytes();
+            for message in some {
+                literal(&mut bytes, message, flags, None);
+            }
+            bytes.extend_from_slice(b"\r\n");
+            self.send(&bytes);
+            self.finish(&tag, "APPEND");
+        }
     }
 
     /// Selects a mailbox.

@@ -8,6 +8,7 @@
 
 mod compare;
 mod delay;
+mod guard;
 mod home;
 mod imap;
 mod maildir;
@@ -24,7 +25,7 @@ pub use home::{Account, Home, mutt_sync};
 pub use imap::{Imap, RemoteMessage, Status};
 pub use maildir::{Entry, Maildir, message};
 pub use mbsync::{Mbsync, Overlap, Run};
-pub use process::{Output, now_ns, run, wait_until};
+pub use process::{Output, Running, now_ns, run, run_all, wait_until};
 pub use rng::{Seeded, count, soak};
 pub use server::{Server, ServerOptions, Tls};
 pub use terminal::Terminal;

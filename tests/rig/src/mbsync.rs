@@ -151,8 +151,9 @@ impl Mbsync {
         self.tell("after", &seconds(time));
     }
 
-    /// Stops the real one in the middle of its work, some milliseconds after
-    /// its start, for so long ([`Mbsync::wrap`] only).
+    /// Stops the real one for so long as soon as it has a connection
+    /// ([`Mbsync::wrap`] only). On a fast link it may get further than the login
+    /// before it stops; a [`crate::Delay`] spreads its work over time instead.
     pub fn middle(&mut self, time: Duration) {
         self.tell("middle", &seconds(time));
     }

@@ -14,6 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, comparable with the times in [`crate::Run`].
 pub fn now_ns() -> i64 {
@@ -141,6 +142,118 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
     }
 }
 
+/// Runs all of them at once, as [`run`] does one, and returns how each ended,
+/// in their order.
+#[track_caller]
+pub fn run_all(commands: Vec<Command>, limit: Duration) -> Vec<Output> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = commands
+            .into_iter()
+            .map(|mut command| scope.spawn(move || run(&mut command, limit)))
+            .collect();
+        threads.into_iter().map(|t| t.join().expect("a command failed, see above")).collect()
+    })
+}
+
+/// A command under way, in a process group of its own. Killed with its group
+/// when dropped.
+pub struct Running {
+    child: Child,
+    shown: String,
+    start: Instant,
+    stdout: NamedTempFile,
+    stderr: NamedTempFile,
+    ended: Option<(ExitStatus, Duration)>,
+}
+
+impl Running {
+    /// Starts it, with an empty standard input.
+    #[track_caller]
+    pub fn start(mut command: Command) -> Self {
+        let file = || NamedTempFile::new().expect("temporary file");
+        let (stdout, stderr) = (file(), file());
+        let writer = |file: &NamedTempFile| file.reopen().expect("temporary file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(writer(&stdout))
+            .stderr(writer(&stderr))
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let shown = format!("{command:?}");
+        Running { child, shown, start: Instant::now(), stdout, stderr, ended: None }
+    }
+
+    /// Its pid, and its group's.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said so far.
+    pub fn stdout(&self) -> String {
+        let bytes = fs::read(self.stdout.path()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What it has complained of so far.
+    pub fn stderr(&self) -> String {
+        let bytes = fs::read(self.stderr.path()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&self) -> bool {
+        self.ended.is_none() && alive(self.pid())
+    }
+
+    /// Waits until either output holds this text.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str, limit: Duration) {
+        let start = Instant::now();
+        while !self.stdout().contains(text) && !self.stderr().contains(text) {
+            assert!(start.elapsed() < limit, "no {text:?} within {limit:?}; {self}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends it (not its group) a signal.
+    pub fn signal(&self, signal: Signal) {
+        if self.ended.is_none() {
+            kill(self.pid(), signal);
+        }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(mut self, limit: Duration) -> Output {
+        assert!(wait_gone(self.pid(), limit), "did not end within {limit:?}; {self}");
+        let status = self.child.wait().expect("wait");
+        let elapsed = self.start.elapsed();
+        self.ended = Some((status, elapsed));
+        let (stdout, stderr) = (self.stdout(), self.stderr());
+        Output { status, stdout, stderr, elapsed, exited: elapsed }
+    }
+}
+
+impl std::fmt::Display for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (out, err) = (self.stdout(), self.stderr());
+        write!(f, "{}\n--- stdout\n{out}\n--- stderr\n{err}\n---", self.shown)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- was running: {self}");
+        }
+        if self.ended.is_none() {
+            kill_group(self.pid(), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
 fn timespec(duration: Duration) -> Timespec {
     Timespec::try_from(duration).expect("limits are short")
 }
@@ -200,6 +313,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     all().into_iter().filter(|&p| stat(p).is_some_and(|stat| stat[1] == parent)).collect()
 }
 
+/// The processes of a group that run.
+pub fn group(group: u32) -> Vec<u32> {
+    let group = group.to_string();
+    let member = |stat: Vec<String>| stat[2] == group && !matches!(stat[0].as_str(), "Z" | "X");
+    all().into_iter().filter(|&pid| stat(pid).is_some_and(member)).collect()
+}
+
 /// Children, their children, and so on.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = children(pid);
@@ -257,7 +377,8 @@ pub fn wakeups(pid: u32) -> u64 {
         .sum()
 }
 
-/// Running processes whose environment holds `MARK_VARIABLE=mark`.
+/// Running processes whose environment holds `MARK_VARIABLE=mark`. One that
+/// made itself undumpable is seen by root only.
 pub fn marked(mark: &str) -> Vec<u32> {
     let wanted = format!("{MARK_VARIABLE}={mark}");
     let holds = |pid: &u32| {
@@ -287,7 +408,7 @@ pub fn syscalls(command: &Command, limit: Duration) -> BTreeMap<String, u64> {
 /// The lines of `strace -f -e trace=SET` over the command, without the pids.
 #[track_caller]
 pub fn trace(command: &Command, set: &str, limit: Duration) -> Vec<String> {
-    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    let file = NamedTempFile::new().expect("temporary file");
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-s", "256", "-e", &format!("trace={set}"), "-o"]).arg(file.path());
     strace.arg(command.get_program()).args(command.get_args());
