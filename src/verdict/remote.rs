@@ -183,6 +183,20 @@ pub fn never_synced(now: &Status) -> Finding {
     }
 }
 
+/// Whether the server lets `$Forwarded` be stored in a mailbox, by its
+/// PERMANENTFLAGS; mbsync then pushes a local Passed, and else does not.
+///
+/// The list that EXAMINE gets says nothing when it is short: Dovecot's is empty,
+/// since a mailbox that is only read keeps no flags. Only SELECT's may be taken
+/// for a no.
+pub fn keeps_forwarded<'a>(
+    permanent_flags: impl IntoIterator<Item = &'a str>,
+    selected: bool,
+) -> Option<bool> {
+    let kept = permanent_flags.into_iter().any(|flag| flag == "\\*" || flag == "$Forwarded");
+    (kept || selected).then_some(kept)
+}
+
 /// Whether the flags seen on the far side call for something, given the pair's
 /// entry. The counterpart of the near side's rule, without its exceptions for
 /// expired messages and for what the server does not keep.
