@@ -39,6 +39,11 @@ struct Kind {
     exact: bool,
 }
 
+/// The machine's mbsync, or the one of another version named by `MBSYNC`.
+fn mbsync_program() -> PathBuf {
+    std::env::var_os("MBSYNC").map_or_else(|| "/usr/bin/mbsync".into(), PathBuf::from)
+}
+
 fn rules(expunge_far: bool, expunge_near: bool) -> Rules {
     Rules { expunge_far, expunge_near, max_messages: 0, info_delimiter: b':', alt_map: false }
 }
@@ -244,12 +249,7 @@ impl World<'_> {
         let Some(rules) = self.kind.rules.clone() else {
             // No verdict: the fingerprints alone decide.
             let any = look(&pair.maildir, &pair.state_file, &rules(false, false), None, None);
-            let far = self.status(pair);
-            let print = Fingerprint {
-                near: any.digest,
-                far,
-                unfinished: syncstate::unfinished(&pair.state_file),
-            };
+            let print = any.fingerprint(self.status(pair));
             return (Verdict::Unknown("Sync is not full".to_owned()), print, None);
         };
         let forwarded = pair.seen.forwarded;
@@ -260,8 +260,7 @@ impl World<'_> {
         }
         let state = near.state.clone().unwrap_or_else(|| syncstate::read(&pair.state_file));
         let (far, status) = self.far(pair, &state, esearch);
-        let print =
-            Fingerprint { near: near.digest, far: status, unfinished: state == State::Unfinished };
+        let print = near.fingerprint(status);
         (Verdict::of(near.finding.clone(), far), print, Some(near))
     }
 
@@ -290,7 +289,7 @@ impl World<'_> {
 
     fn mbsync(&self, pairs: &[Pair]) -> std::process::Command {
         let boxes: Vec<&str> = pairs.iter().map(|pair| pair.name.as_str()).collect();
-        let mut command = self.home.command("/usr/bin/mbsync");
+        let mut command = self.home.command(mbsync_program());
         // -Tz: no sleep while the folders' time stamps are of this second.
         command.args(["-q", "-Tz", &format!("{}:{}", self.kind.name, boxes.join(","))]);
         command
@@ -924,7 +923,7 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     let third = case.files().into_iter().find(|f| f.to_str().unwrap().contains(",U=3:")).unwrap();
     fs::remove_file(third).unwrap();
     let mut child = case.world(|world, pair| {
-        let mut command = world.home.command("/usr/bin/mbsync");
+        let mut command = world.home.command(mbsync_program());
         command.args(["-q", "-Tz", &format!("{}:{}", world.kind.name, pair.name)]);
         command.stderr(Stdio::null()).spawn().unwrap()
     });

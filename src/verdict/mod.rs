@@ -193,14 +193,20 @@ pub struct Seen {
     pub forwarded: Option<bool>,
 }
 
-/// What both sides looked like, for mailboxes of which no verdict can be given
-/// or which a run has left dirty, in `stuck.json`. While it is the same, another
-/// run would do the same again. A side that was not looked at is `None`.
+/// What both sides looked like before a run, for mailboxes of which no verdict
+/// can be given or which the run has left dirty, in `stuck.json`. While it is
+/// the same, another run would do no more than that one did.
+///
+/// The record's stamp is in it because mbsync replaces its record whenever, and
+/// only when, it has changed something: without it, a message pulled by the run
+/// and then removed would leave the same picture as before.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fingerprint {
     /// Digest of the Maildir.
     pub near: Option<Digest>,
+    /// Stamp of mbsync's record.
+    pub record: Option<local::Stamp>,
     /// STATUS.
     pub far: Option<remote::Status>,
     /// mbsync was interrupted: the next run has something to take up.

@@ -129,6 +129,9 @@ pub enum Fetched {
 /// came or went between the two, and the next look's business.
 #[must_use]
 pub fn settle(record: &Record, rules: &Rules, uids: &UidSet, fetched: &Fetched) -> Finding {
+    if record.max_expired_near > 0 {
+        return Finding::Unknown("messages expire on the far side".to_owned());
+    }
     let (flags, whole) = match fetched {
         Fetched::Whole(flags) => (flags, true),
         Fetched::ChangedSince(flags) => (flags, false),
