@@ -529,7 +529,7 @@ fn history(
                     tally.refused += 1;
                 } else {
                     tally.in_vain += 1;
-                    if kind.exact {
+                    if kind.exact && std::env::var_os("MBSYNC").is_none() {
                         return show("wrongly dirty");
                     }
                 }
@@ -550,7 +550,9 @@ fn history(
                     pair.seen.near = (!moved).then(|| near.remembered(rules, pair.seen.forwarded));
                 }
             }
-            pair.stuck = (then != Verdict::Clean).then_some(print);
+            // A run that was cut off says nothing of a mailbox it did not reach.
+            let whole = matches!(output.code(), 0 | 1);
+            pair.stuck = (then != Verdict::Clean && whole).then_some(print);
             if then != Verdict::Clean && !failed {
                 // Right or wrong: the next step tells.
                 tally.again += 1;
@@ -583,14 +585,20 @@ fn a_home(server: &Server, kinds: &[Kind]) -> Home {
     for kind in kinds {
         fs::create_dir_all(home.path("Mail").join(kind.name)).unwrap();
     }
-    fs::create_dir_all(home.path(".own")).unwrap();
+    // Where isync 1.5 too keeps its records if it finds only this.
+    for place in [".own", ".mbsync"] {
+        fs::create_dir_all(home.path(place)).unwrap();
+    }
     home
 }
 
 #[test]
 fn clean_exactly_when_a_run_changes_nothing() {
     let server = Server::start();
-    let kinds = kinds();
+    let mut kinds = kinds();
+    // An mbsync built without Berkeley DB knows no AltMap.
+    let without = std::env::var("WITHOUT").unwrap_or_default();
+    kinds.retain(|kind| kind.name != without);
     let home = a_home(&server, &kinds);
     let only: Option<usize> = std::env::var("HISTORY").ok().and_then(|n| n.parse().ok());
     let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
@@ -690,7 +698,7 @@ impl Case {
     #[track_caller]
     fn settle(&mut self) {
         assert_eq!(self.sync().ok().code(), 0);
-        assert_eq!(self.verdict(), Verdict::Clean);
+        assert_eq!(self.verdict(), Verdict::Clean, "{:#?}", self.snapshot());
         let before = self.snapshot();
         assert_eq!(self.sync().ok().code(), 0);
         assert_eq!(self.snapshot(), before);
