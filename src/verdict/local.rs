@@ -6,8 +6,9 @@
 //! message, and knows nothing of servers.
 
 use super::flags::Flags;
+use super::remote::Status;
 use super::syncstate::{self, Record, State};
-use super::{Changes, Difference, Digest, Finding, Rules, near_difference, to_tidy};
+use super::{Changes, Difference, Digest, Finding, Fingerprint, Rules, near_difference, to_tidy};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -146,6 +147,9 @@ pub fn judge(
     if numbering.validity != record.near_validity {
         return Finding::Unknown("the Maildir's UIDVALIDITY is not the recorded one".to_owned());
     }
+    if record.max_expired_near > 0 {
+        return Finding::Unknown("messages expire on the far side".to_owned());
+    }
     if listing.strange {
         return Finding::Unknown("a file name has an impossible UID".to_owned());
     }
@@ -275,6 +279,10 @@ pub struct Remembered {
     pub glance: Option<Glance>,
     /// The digest: the only memory of a Maildir with `AltMap`.
     pub digest: Option<Digest>,
+    /// Stamp of the record that the digest goes with. Without it, a message
+    /// pulled by a run of somebody else's and then removed would leave the same
+    /// digest as before.
+    pub record: Option<Stamp>,
     /// The rules that it was judged by.
     pub rules: Rules,
     /// Whether `$Forwarded` was then known to be taken by the server.
@@ -292,6 +300,8 @@ pub struct Look {
     /// Digest of the messages: of these, or of those remembered where the
     /// glance was enough.
     pub digest: Option<Digest>,
+    /// Stamp of the record; `None` if there is none.
+    pub record: Option<Stamp>,
     /// Whether directories were listed.
     pub listed: bool,
     /// The record, if it was read: it is not when the glance was enough.
@@ -301,15 +311,26 @@ pub struct Look {
 impl Look {
     fn unknown(why: String) -> Look {
         let finding = Finding::Unknown(why);
-        Look { finding, glance: None, digest: None, listed: false, state: None }
+        Look { finding, glance: None, digest: None, record: None, listed: false, state: None }
     }
 
-    /// What to remember of this look if the pair turns out clean.
+    /// What this side looks like, with the far side's STATUS, to tell whether
+    /// another run could do anything that the last one did not.
+    #[must_use]
+    pub fn fingerprint(&self, far: Option<Status>) -> Fingerprint {
+        let unfinished = self.state == Some(State::Unfinished);
+        Fingerprint { near: self.digest, record: self.record, far, unfinished }
+    }
+
+    /// What to remember of this look if this side turned out clean. With
+    /// `AltMap` this is the case, too, where the last run went well and the
+    /// digest is the one of the look before it.
     #[must_use]
     pub fn remembered(&self, rules: &Rules, forwarded: Option<bool>) -> Remembered {
         Remembered {
             glance: self.glance.clone(),
             digest: self.digest,
+            record: self.record,
             rules: rules.clone(),
             forwarded,
         }
@@ -341,6 +362,7 @@ pub fn look(
         if let Some(then) = remembered.filter(|then| then.glance.as_ref() == Some(&before)) {
             return Look {
                 finding: Finding::Clean,
+                record: before.record,
                 glance: Some(before),
                 digest: then.digest,
                 listed: false,
@@ -352,12 +374,14 @@ pub fn look(
         if let Err(error) = list(maildir, &mut |name| listing.add(name)) {
             return Look::unknown(format!("{}: {error}", maildir.display()));
         }
-        let finding = judge_on_disk(maildir, &state, &mut listing, rules, remembered, forwarded);
+        let then = remembered.filter(|then| then.record == before.record);
+        let finding = judge_on_disk(maildir, &state, &mut listing, rules, then, forwarded);
         let undisturbed =
             Glance::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
         let settled = undisturbed && before.settled(now);
         found = Look {
             finding,
+            record: before.record,
             glance: settled.then_some(before),
             digest: Some(listing.digest()),
             listed: true,

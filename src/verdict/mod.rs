@@ -205,14 +205,23 @@ pub struct Seen {
     pub forwarded: Option<bool>,
 }
 
-/// What both sides looked like, for mailboxes of which no verdict can be given
-/// or which a run has left dirty, in `stuck.json`. While it is the same, another
-/// run would do the same again. A side that was not looked at is `None`.
+/// What both sides looked like before a run, for mailboxes of which no verdict
+/// can be given or which the run has left dirty, in `stuck.json`. While it is
+/// the same, another run would do no more than that one did.
+///
+/// Kept only after a run that ended by itself and reached the mailbox: one that
+/// was killed, or lost its server, says nothing of it.
+///
+/// The record's stamp is in it because mbsync replaces its record whenever, and
+/// only when, it has changed something: without it, a message pulled by the run
+/// and then removed would leave the same picture as before.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fingerprint {
     /// Digest of the Maildir.
     pub near: Option<Digest>,
+    /// Stamp of mbsync's record.
+    pub record: Option<local::Stamp>,
     /// STATUS.
     pub far: Option<remote::Status>,
     /// mbsync was interrupted: the next run has something to take up.
@@ -260,13 +269,13 @@ impl Digest {
 /// that a change of settings or a crash left behind.
 pub(crate) fn to_tidy(record: &Record, rules: &Rules) -> u32 {
     let mut count = 0_u32;
-    let tidies = rules.max_messages > 0 || rules.expunge_far || rules.expunge_near;
     for entry in record.entries() {
         let tidied = match (entry.far, entry.near) {
             (0, 0) => true,
             (far, 0) => {
                 let below = far <= record.max_expired_far && far <= record.max_pulled;
-                below && (rules.max_messages > 0 || (tidies && entry.standing == Standing::Expired))
+                // isync 1.4 drops the expired ones only with MaxMessages or Expunge.
+                below && (rules.max_messages > 0 || entry.standing == Standing::Expired)
             }
             // Expired, and no far message left to count it by.
             (0, _) => rules.max_messages > 0 && entry.standing == Standing::Expired,

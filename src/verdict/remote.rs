@@ -129,6 +129,9 @@ pub enum Fetched {
 /// came or went between the two, and the next look's business.
 #[must_use]
 pub fn settle(record: &Record, rules: &Rules, uids: &UidSet, fetched: &Fetched) -> Finding {
+    if record.max_expired_near > 0 {
+        return Finding::Unknown("messages expire on the far side".to_owned());
+    }
     let (flags, whole) = match fetched {
         Fetched::Whole(flags) => (flags, true),
         Fetched::ChangedSince(flags) => (flags, false),
@@ -181,6 +184,20 @@ pub fn never_synced(now: &Status) -> Finding {
         0 => Finding::Unknown("never synced".to_owned()),
         new => Finding::Changed(Changes { new, ..Changes::default() }),
     }
+}
+
+/// Whether the server lets `$Forwarded` be stored in a mailbox, by its
+/// PERMANENTFLAGS; mbsync then pushes a local Passed, and else does not.
+///
+/// The list that EXAMINE gets says nothing when it is short: Dovecot's is empty,
+/// since a mailbox that is only read keeps no flags. Only SELECT's may be taken
+/// for a no.
+pub fn keeps_forwarded<'a>(
+    permanent_flags: impl IntoIterator<Item = &'a str>,
+    selected: bool,
+) -> Option<bool> {
+    let kept = permanent_flags.into_iter().any(|flag| flag == "\\*" || flag == "$Forwarded");
+    (kept || selected).then_some(kept)
 }
 
 /// Whether the flags seen on the far side call for something, given the pair's

@@ -1,0 +1,945 @@
+//! The verdict against the real thing: after every step of a random history,
+//! on both sides of a mailbox, the verdict is asked, then mbsync is run, and
+//! what it changed is compared with what the verdict had said.
+//!
+//! Changed is: a file or its name in the Maildir, a UID or a flag on the
+//! server, or a line of mbsync's record other than its two marks. (A run that
+//! only moves a mark has nothing to carry, and is counted.)
+
+#![allow(clippy::unwrap_used)]
+
+use mutt_sync::verdict::flags::Flags;
+use mutt_sync::verdict::local::{Look, delivered, look};
+use mutt_sync::verdict::remote::{
+    Fetched, Needed, Remembered, Status, Suspicion, UidSet, keeps_forwarded, never_synced, settle,
+    suspect,
+};
+use mutt_sync::verdict::syncstate::{self, Counts, State};
+use mutt_sync::verdict::{Changes, Finding, Fingerprint, Rules, Seen, Verdict};
+use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, run};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// A channel with settings of its own.
+struct Kind {
+    name: &'static str,
+    /// Lines of the channel.
+    channel: &'static str,
+    /// Lines of its Maildir store, `SubFolders` apart.
+    near: &'static str,
+    subfolders: &'static str,
+    /// `None` where no verdict is given: Sync is not full.
+    rules: Option<Rules>,
+    /// Where a wrong *dirty* is a failure too.
+    exact: bool,
+}
+
+/// The machine's mbsync, or the one of another version named by `MBSYNC`.
+fn mbsync_program() -> PathBuf {
+    std::env::var_os("MBSYNC").map_or_else(|| "/usr/bin/mbsync".into(), PathBuf::from)
+}
+
+fn rules(expunge_far: bool, expunge_near: bool) -> Rules {
+    Rules { expunge_far, expunge_near, max_messages: 0, info_delimiter: b':', alt_map: false }
+}
+
+fn kinds() -> Vec<Kind> {
+    let plain = |name, channel, rules| Kind {
+        name,
+        channel,
+        near: "",
+        subfolders: "Verbatim",
+        rules: Some(rules),
+        exact: true,
+    };
+    let both = || rules(true, true);
+    vec![
+        plain("both", "Create Both\nExpunge Both\nSyncState *\n", both()),
+        plain("none", "Create Both\nSyncState *\n", rules(false, false)),
+        plain("near", "Create Both\nExpunge Near\nSyncState *\n", rules(false, true)),
+        plain("far", "Create Both\nExpunge Far\nSyncState ~/.own/\n", rules(true, false)),
+        Kind { subfolders: "Legacy", ..plain("legacy", "Create Both\nExpunge Both\n", both()) },
+        Kind {
+            subfolders: "Maildir++",
+            ..plain("plusplus", "Create Both\nExpunge Both\nSyncState *\n", both())
+        },
+        Kind {
+            near: "InfoDelimiter ;\n",
+            rules: Some(Rules { info_delimiter: b';', ..both() }),
+            ..plain("semicolon", "Create Both\nExpunge Both\nSyncState *\n", both())
+        },
+        Kind {
+            near: "MaxSize 2k\n",
+            ..plain("maxsize", "Create Both\nExpunge Both\nSyncState *\n", both())
+        },
+        Kind {
+            rules: Some(Rules { max_messages: 5, ..rules(false, false) }),
+            exact: false,
+            ..plain("max", "Create Both\nMaxMessages 5\nExpireUnread yes\nSyncState *\n", both())
+        },
+        Kind {
+            rules: Some(Rules { max_messages: 4, ..both() }),
+            exact: false,
+            ..plain("maxunread", "Create Both\nExpunge Both\nMaxMessages 4\nSyncState *\n", both())
+        },
+        Kind {
+            near: "AltMap yes\n",
+            rules: Some(Rules { alt_map: true, ..both() }),
+            exact: false,
+            ..plain("altmap", "Create Both\nExpunge Both\nSyncState *\n", both())
+        },
+        Kind {
+            rules: None,
+            exact: false,
+            ..plain("pull", "Create Both\nExpunge Both\nSync Pull\nSyncState *\n", both())
+        },
+    ]
+}
+
+impl Kind {
+    fn delimiter(&self) -> char {
+        self.rules.as_ref().map_or(':', |rules| char::from(rules.info_delimiter))
+    }
+
+    fn sections(&self) -> String {
+        let Kind { name, channel, near, subfolders, .. } = self;
+        let path = if *subfolders == "Maildir++" {
+            String::new()
+        } else {
+            format!("Path ~/Mail/{name}/\n")
+        };
+        format!(
+            "MaildirStore {name}-near\n{path}Inbox ~/Mail/{name}/INBOX\n\
+             SubFolders {subfolders}\n{near}\n\
+             Channel {name}\nFar :far:\nNear :{name}-near:\nPatterns *\n{channel}\n"
+        )
+    }
+
+    fn maildir(&self, home: &Home, mailbox: &str) -> PathBuf {
+        let root = home.path("Mail").join(self.name);
+        match self.subfolders {
+            "Maildir++" => root.join(format!("INBOX/.{}", mailbox.replace('/', "."))),
+            "Legacy" => root.join(mailbox.replace('/', "/.")),
+            _ => root.join(mailbox),
+        }
+    }
+
+    fn state_file(&self, home: &Home, mailbox: &str) -> PathBuf {
+        let flat = mailbox.replace('/', "!");
+        if self.channel.contains("SyncState *") {
+            self.maildir(home, mailbox).join(".mbsyncstate")
+        } else if self.channel.contains("SyncState ~/.own/") {
+            home.path(".own").join(flat)
+        } else {
+            home.path(".mbsync").join(format!(":far:{flat}_:{}-near:{flat}", self.name))
+        }
+    }
+}
+
+/// One mailbox pair, and what would be kept of it on disk.
+struct Pair {
+    name: String,
+    maildir: PathBuf,
+    state_file: PathBuf,
+    seen: Seen,
+    stuck: Option<Fingerprint>,
+}
+
+/// All that mbsync could change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Snapshot {
+    near: Vec<String>,
+    far: BTreeMap<u32, String>,
+    record: String,
+    marks: String,
+}
+
+struct World<'a> {
+    home: &'a Home,
+    imap: &'a mut Imap,
+    kind: &'a Kind,
+}
+
+fn far_flags(line: &str) -> Option<(u32, Flags)> {
+    if !line.contains(" FETCH (") {
+        return None;
+    }
+    let uid = line.split("UID ").nth(1)?;
+    let uid = uid.split([' ', ')']).next()?.parse().ok()?;
+    let flags = line.split("FLAGS (").nth(1)?.split(')').next()?;
+    Some((uid, Flags::from_imap(flags.split(' '))))
+}
+
+impl World<'_> {
+    fn exists_far(&mut self, pair: &Pair) -> bool {
+        let lines = self.imap.raw(&format!("LIST \"\" \"{}\"", pair.name));
+        lines.iter().any(|l| l.starts_with("* LIST") && !l.to_lowercase().contains("\\no"))
+    }
+
+    fn status(&mut self, pair: &Pair) -> Option<Status> {
+        if !self.exists_far(pair) {
+            return None;
+        }
+        let now = self.imap.status(&pair.name);
+        let small = |n: u64| u32::try_from(n).unwrap();
+        Some(Status {
+            uid_validity: small(now.uidvalidity),
+            uid_next: small(now.uidnext),
+            messages: small(now.messages),
+            highest_modseq: (now.highestmodseq > 0).then_some(now.highestmodseq),
+        })
+    }
+
+    fn fetch(&mut self, pair: &Pair, since: &str) -> Vec<(u32, Flags)> {
+        self.imap.raw(&format!("EXAMINE \"{}\"", pair.name));
+        let lines = self.imap.raw(&format!("UID FETCH 1:* (FLAGS){since}"));
+        self.imap.unselect();
+        lines.iter().filter_map(|line| far_flags(line)).collect()
+    }
+
+    /// The far side, as the waiter would look at it.
+    fn far(&mut self, pair: &mut Pair, state: &State, esearch: bool) -> (Finding, Option<Status>) {
+        let unknown = |why: &str| Finding::Unknown(why.to_owned());
+        let Some(now) = self.status(pair) else {
+            return (unknown("no such mailbox on the server"), None);
+        };
+        let rules = self.kind.rules.as_ref().unwrap();
+        let record = match state {
+            State::Known(record) => record,
+            State::NeverSynced => return (never_synced(&now), Some(now)),
+            _ => return (unknown("no record"), Some(now)),
+        };
+        let needed = match suspect(&now, pair.seen.far.as_ref(), Some(record), rules) {
+            Suspicion::Clean => return (Finding::Clean, Some(now)),
+            Suspicion::Unknown(why) => return (Finding::Unknown(why), Some(now)),
+            Suspicion::Look(needed) => needed,
+        };
+        self.imap.raw(&format!("EXAMINE \"{}\"", pair.name));
+        let uids = if esearch {
+            let lines = self.imap.raw("UID SEARCH RETURN (ALL) ALL");
+            let line = lines.iter().find(|line| line.starts_with("* ESEARCH")).unwrap();
+            let all = line.split(" ALL ").nth(1);
+            all.map_or(UidSet::default(), |all| UidSet::parse(all.trim()).unwrap())
+        } else {
+            let lines = self.imap.raw("UID SEARCH ALL");
+            let line = lines.iter().find_map(|line| line.strip_prefix("* SEARCH")).unwrap();
+            UidSet::from_uids(line.split_whitespace().map(|uid| uid.parse().unwrap()))
+        };
+        self.imap.unselect();
+        let fetched = match needed {
+            Needed::Whole => Fetched::Whole(self.fetch(pair, "")),
+            Needed::ChangedSince(modseq) => {
+                Fetched::ChangedSince(self.fetch(pair, &format!(" (CHANGEDSINCE {modseq})")))
+            }
+        };
+        let finding = settle(record, rules, &uids, &fetched);
+        if finding == Finding::Clean {
+            pair.seen.far = Some(Remembered::new(now, record, rules));
+        }
+        (finding, Some(now))
+    }
+
+    /// The verdict, with what is remembered used and brought up to date.
+    fn verdict(&mut self, pair: &mut Pair, esearch: bool) -> (Verdict, Fingerprint, Option<Look>) {
+        let Some(rules) = self.kind.rules.clone() else {
+            // No verdict: the fingerprints alone decide.
+            let any = look(&pair.maildir, &pair.state_file, &rules(false, false), None, None);
+            let print = any.fingerprint(self.status(pair));
+            return (Verdict::Unknown("Sync is not full".to_owned()), print, None);
+        };
+        let forwarded = pair.seen.forwarded;
+        let near =
+            look(&pair.maildir, &pair.state_file, &rules, pair.seen.near.as_ref(), forwarded);
+        if near.finding == Finding::Clean {
+            pair.seen.near = Some(near.remembered(&rules, forwarded));
+        }
+        let state = near.state.clone().unwrap_or_else(|| syncstate::read(&pair.state_file));
+        let (far, status) = self.far(pair, &state, esearch);
+        let print = near.fingerprint(status);
+        (Verdict::of(near.finding.clone(), far), print, Some(near))
+    }
+
+    fn snapshot(&mut self, pair: &Pair) -> Snapshot {
+        let mut near = Vec::new();
+        for folder in ["cur", "new"] {
+            let Ok(dir) = fs::read_dir(pair.maildir.join(folder)) else { continue };
+            near.extend(dir.map(|file| {
+                format!("{folder}/{}", file.unwrap().file_name().into_string().unwrap())
+            }));
+        }
+        near.sort();
+        let far = if self.exists_far(pair) { self.fetch(pair, "") } else { Vec::new() };
+        let text = fs::read_to_string(&pair.state_file).unwrap_or_default();
+        let mark = |line: &&str| line.starts_with("MaxPu");
+        Snapshot {
+            near,
+            far: far.into_iter().map(|(uid, flags)| (uid, flags.to_string())).collect(),
+            record: text
+                .lines()
+                .filter(|line| !mark(line))
+                .fold(String::new(), |a, l| a + l + "\n"),
+            marks: text.lines().filter(mark).collect(),
+        }
+    }
+
+    fn mbsync(&self, pairs: &[Pair]) -> std::process::Command {
+        let boxes: Vec<&str> = pairs.iter().map(|pair| pair.name.as_str()).collect();
+        let mut command = self.home.command(mbsync_program());
+        // -Tz: no sleep while the folders' time stamps are of this second.
+        command.args(["-q", "-Tz", &format!("{}:{}", self.kind.name, boxes.join(","))]);
+        command
+    }
+
+    fn sync(&self, pairs: &[Pair]) -> Output {
+        run(&mut self.mbsync(pairs), Duration::from_secs(30))
+    }
+}
+
+/// What a user, another client or a sender does.
+fn act(world: &mut World, rng: &mut Seeded, pairs: &[Pair], log: &mut String) {
+    let at = usize::from(rng.u8(..4) == 0);
+    let (pair, other) = (&pairs[at], &pairs[1 - at]);
+    let delimiter = world.kind.delimiter();
+    let letters = |rng: &mut Seeded| {
+        *rng.pick(&["", "", "S", "S", "S", "F", "FS", "RS", "PS", "P", "D", "T", "ST", "DS"])
+    };
+    let big = world.kind.near.contains("MaxSize") && rng.u8(..3) == 0;
+    let body = "x".repeat(if big { 3000 } else { 10 });
+    let imap_flags = |letters: &str| -> Vec<&'static str> {
+        let all = ["\\Draft", "\\Flagged", "$Forwarded", "\\Answered", "\\Seen", "\\Deleted"];
+        let named = "DFPRST".chars().zip(all).filter(|(letter, _)| letters.contains(*letter));
+        named.map(|(_, name)| name).collect()
+    };
+    if rng.bool() {
+        if !world.exists_far(pair) {
+            return;
+        }
+        let flags = letters(rng);
+        let uids: Vec<u32> = world.fetch(pair, "").into_iter().map(|(uid, _)| uid).collect();
+        let chance = rng.u8(..10);
+        let box_name = &pair.name;
+        if chance < 3 || uids.is_empty() {
+            let uid = world.imap.append(box_name, &message("m", &body), &imap_flags(flags));
+            let _ = writeln!(log, "  far {box_name}: deliver {uid} [{flags}]");
+            if rng.u8(..5) == 0 {
+                world.imap.select(box_name);
+                world.imap.expunge(uid);
+                world.imap.unselect();
+                let _ = writeln!(log, "  far {box_name}: and it is gone");
+            }
+            return;
+        }
+        let uid = *rng.pick(&uids);
+        world.imap.select(box_name);
+        match chance {
+            3..=6 => {
+                let names = imap_flags(flags).join(" ");
+                world.imap.raw(&format!("UID STORE {uid} FLAGS ({names})"));
+                let _ = writeln!(log, "  far {box_name}: {uid} is [{flags}]");
+            }
+            7 => {
+                world.imap.add_flags(uid, &["\\Deleted"]);
+                let _ = writeln!(log, "  far {box_name}: {uid} deleted");
+            }
+            8 if world.exists_far(other) => {
+                world.imap.move_to(uid, &other.name);
+                let _ = writeln!(log, "  far {box_name}: {uid} moved to {}", other.name);
+            }
+            _ => {
+                world.imap.expunge(uid);
+                let _ = writeln!(log, "  far {box_name}: {uid} expunged");
+            }
+        }
+        world.imap.unselect();
+        return;
+    }
+    if !pair.maildir.join("cur").is_dir() {
+        return;
+    }
+    let flags = letters(rng);
+    let mut files: Vec<PathBuf> = ["cur", "new"]
+        .iter()
+        .filter_map(|folder| fs::read_dir(pair.maildir.join(folder)).ok())
+        .flat_map(|dir| dir.map(|file| file.unwrap().path()))
+        .collect();
+    files.sort();
+    let chance = rng.u8(..12);
+    let unique = format!("{}.R{}N1.host", 1_700_000_000 + rng.u32(..1000), rng.u64(..));
+    let cur = pair.maildir.join("cur");
+    if chance < 3 || files.is_empty() {
+        let to = if rng.bool() {
+            cur.join(format!("{unique}{delimiter}2,{flags}"))
+        } else {
+            pair.maildir.join("new").join(unique)
+        };
+        fs::write(&to, message("n", &body)).unwrap();
+        let _ = writeln!(log, "  near: new {}", to.display());
+        return;
+    }
+    let file = rng.pick(&files).clone();
+    let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+    let info = format!("{delimiter}2,");
+    let base = name.split(&info).next().unwrap().to_owned();
+    let old = name.split(&info).nth(1).unwrap_or_default().to_owned();
+    let bare = base.split(",U=").next().unwrap().to_owned();
+    let to = match chance {
+        3..=5 => Some(cur.join(format!("{base}{info}{flags}"))),
+        6 => Some(cur.join(format!("{base}{info}{old}"))),
+        7 => Some(cur.join(format!("{base}{info}{}T", old.replace('T', "")))),
+        8 => {
+            let copy = cur.join(format!("{unique}{info}{old}"));
+            fs::copy(&file, &copy).unwrap();
+            let _ = writeln!(log, "  near: {name} doubled as {}", copy.display());
+            return;
+        }
+        9 if other.maildir.join("cur").is_dir() => {
+            Some(other.maildir.join("cur").join(format!("{unique}{info}{old}")))
+        }
+        10 => {
+            // As some programs do: flags changed, the UID lost.
+            Some(cur.join(format!("{bare}{info}{flags}")))
+        }
+        _ => None,
+    };
+    if let Some(to) = to {
+        fs::rename(&file, &to).unwrap();
+        let _ = writeln!(log, "  near: {name} renamed to {}", to.display());
+    } else {
+        fs::remove_file(&file).unwrap();
+        let _ = writeln!(log, "  near: {name} removed");
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    steps: u32,
+    clean: u32,
+    dirty: u32,
+    unknown: u32,
+    in_vain: u32,
+    again: u32,
+    marks_only: u32,
+    refused: u32,
+    unlisted: u32,
+}
+
+/// One history of one channel: fresh mailboxes, some steps.
+fn history(
+    server: &Server,
+    home: &Home,
+    kind: &Kind,
+    number: usize,
+    rng: &mut Seeded,
+    tally: &mut Tally,
+) -> Result<(), String> {
+    let mut imap = server.imap("home");
+    let mut world = World { home, imap: &mut imap, kind };
+    let mut log = format!("history {number}, channel {}\n", kind.name);
+    let top = format!("{}{number}", kind.name);
+    let mut pairs = [top.clone(), format!("{top}/sub")].map(|name| Pair {
+        maildir: kind.maildir(home, &name),
+        state_file: kind.state_file(home, &name),
+        name,
+        seen: Seen { forwarded: Some(true), ..Seen::default() },
+        stuck: None,
+    });
+    for pair in &pairs {
+        if rng.u8(..4) > 0 {
+            world.imap.create(&pair.name);
+        } else {
+            for folder in ["cur", "new", "tmp"] {
+                fs::create_dir_all(pair.maildir.join(folder)).unwrap();
+            }
+        }
+    }
+    let mut runs: HashMap<String, u32> = HashMap::new();
+    for step in 0..rng.usize(5..11) {
+        let actions = *rng.pick(&[0, 0, 1, 1, 1, 2, 3, 6]);
+        let _ = writeln!(log, "step {step}: {actions} actions");
+        for _ in 0..actions {
+            act(&mut world, rng, &pairs, &mut log);
+        }
+        let killed = rng.u8(..8) == 0;
+        if killed {
+            let mut child = world.mbsync(&pairs).stderr(Stdio::null()).spawn().unwrap();
+            let wait = rng.u64(1..16_000);
+            std::thread::sleep(Duration::from_micros(wait));
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = writeln!(log, "  mbsync killed after {wait} µs");
+            // The server may still be at what it was told.
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        let mut said = Vec::new();
+        for pair in &mut pairs {
+            if rng.u8(..6) == 0 {
+                pair.seen.far = None;
+            }
+            let before = world.snapshot(pair);
+            let (verdict, print, near) = world.verdict(pair, rng.bool());
+            tally.unlisted += u32::from(near.is_some_and(|near| !near.listed));
+            let wanted = verdict != Verdict::Clean && pair.stuck.as_ref() != Some(&print);
+            let _ = writeln!(log, "  {}: {verdict}; run wanted: {wanted}", pair.name);
+            said.push((before, verdict, print, wanted));
+        }
+        let output = world.sync(&pairs);
+        let failed = output.code() != 0;
+        if failed {
+            let _ = writeln!(log, "  mbsync: {} {}", output.code(), output.stderr.trim());
+        }
+        if rng.u8(..3) == 0 {
+            // Long enough for the clock of the file system to move on.
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        for (pair, (before, verdict, print, wanted)) in pairs.iter_mut().zip(said) {
+            let mut after = world.snapshot(pair);
+            tally.steps += 1;
+            match verdict {
+                Verdict::Clean => tally.clean += 1,
+                Verdict::Unknown(_) => tally.unknown += 1,
+                _ => tally.dirty += 1,
+            }
+            if before.marks != after.marks {
+                let old = std::mem::replace(&mut after.marks, before.marks.clone());
+                if before == after {
+                    tally.marks_only += 1;
+                    let _ = writeln!(log, "  {}: only marks: {} -> {old}", pair.name, before.marks);
+                }
+            }
+            let changed = before != after;
+            let show = |text: &str| {
+                Err(format!("{text} on {}\n{log}\nbefore {before:#?}\nafter {after:#?}", pair.name))
+            };
+            if changed && !wanted {
+                return show("wrongly clean");
+            }
+            if changed {
+                // What is as it was once before is not so without reason.
+                runs.retain(|key, _| !key.starts_with(&format!("{} ", pair.name)));
+            }
+            if !changed && wanted {
+                // A refused run is nobody's mistake, and neither is one that
+                // clears up after an interrupted one.
+                if failed || print.unfinished {
+                    tally.refused += 1;
+                } else {
+                    tally.in_vain += 1;
+                    if kind.exact && std::env::var_os("MBSYNC").is_none() {
+                        return show("wrongly dirty");
+                    }
+                }
+                let times = runs.entry(format!("{} {print:?}", pair.name)).or_default();
+                *times += 1;
+                if *times > 1 {
+                    return show("a second run for the same fingerprint");
+                }
+            }
+            // After the run, as the program would: remember what is clean, and
+            // of what is not, how it looked before the run.
+            let (then, afterwards, near) = world.verdict(pair, true);
+            let moved = print.near != afterwards.near;
+            if let (Some(near), Some(rules)) = (near, &kind.rules) {
+                let blind = matches!(near.finding, Finding::Unknown(_)) || moved;
+                if rules.alt_map && blind && !failed && !syncstate::unfinished(&pair.state_file) {
+                    // Nothing moved over a run that went well: this is clean.
+                    pair.seen.near = (!moved).then(|| near.remembered(rules, pair.seen.forwarded));
+                }
+            }
+            // A run that was cut off says nothing of a mailbox it did not reach.
+            let whole = matches!(output.code(), 0 | 1);
+            pair.stuck = (then != Verdict::Clean && whole).then_some(print);
+            if then != Verdict::Clean && !failed {
+                // Right or wrong: the next step tells.
+                tally.again += 1;
+                let _ = writeln!(log, "  {}: after the run: {then}", pair.name);
+            }
+        }
+    }
+    for pair in pairs.iter().rev() {
+        if world.exists_far(pair) {
+            world.imap.delete(&pair.name);
+        }
+    }
+    Ok(())
+}
+
+fn account(server: &Server) -> String {
+    format!(
+        "IMAPAccount far\nHost {}\nPort {}\nUser home\nPass {}\nSSLType None\nAuthMechs LOGIN\n\n\
+         IMAPStore far\nAccount far\n\n",
+        server.host(),
+        server.port(),
+        server.password("home")
+    )
+}
+
+fn a_home(server: &Server, kinds: &[Kind]) -> Home {
+    let home = Home::empty();
+    let text = kinds.iter().fold(account(server), |text, kind| text + &kind.sections());
+    home.write(".mbsyncrc", &text);
+    for kind in kinds {
+        fs::create_dir_all(home.path("Mail").join(kind.name)).unwrap();
+    }
+    // Where isync 1.5 too keeps its records if it finds only this.
+    for place in [".own", ".mbsync"] {
+        fs::create_dir_all(home.path(place)).unwrap();
+    }
+    home
+}
+
+#[test]
+fn clean_exactly_when_a_run_changes_nothing() {
+    let server = Server::start();
+    let mut kinds = kinds();
+    // An mbsync built without Berkeley DB knows no AltMap.
+    let without = std::env::var("WITHOUT").unwrap_or_default();
+    kinds.retain(|kind| kind.name != without);
+    let home = a_home(&server, &kinds);
+    let only: Option<usize> = std::env::var("HISTORY").ok().and_then(|n| n.parse().ok());
+    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+    let start = Instant::now();
+    for number in 0..count(240, 1200) {
+        if only.is_some_and(|only| only != number) {
+            continue;
+        }
+        let mut rng = Seeded::from_env_or(19_770_101 + number as u64);
+        let kind = &kinds[number % kinds.len()];
+        let tally = tallies.entry(kind.name).or_default();
+        if let Err(what) = history(&server, &home, kind, number, &mut rng, tally) {
+            panic!("{what}\nrepeat with HISTORY={number}");
+        }
+    }
+    println!(
+        "channel    steps | clean dirty unknown | wanted in vain, refused, only marks moved, \
+         dirty after the run | not listed"
+    );
+    for (name, t) in &tallies {
+        println!(
+            "{name:10} {:5} | {:5} {:5} {:5} | {:5} {:5} {:5} {:5} | {:5}",
+            t.steps,
+            t.clean,
+            t.dirty,
+            t.unknown,
+            t.in_vain,
+            t.refused,
+            t.marks_only,
+            t.again,
+            t.unlisted
+        );
+    }
+    println!("in {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// A server, a home and one mailbox of one channel, for a case by name.
+struct Case {
+    server: Server,
+    home: Home,
+    kind: Kind,
+    pairs: [Pair; 1],
+}
+
+impl Case {
+    fn new(kind: Kind, options: ServerOptions) -> Case {
+        let server = Server::with(options);
+        let home = a_home(&server, std::slice::from_ref(&kind));
+        let name = "Box".to_owned();
+        let pair = Pair {
+            maildir: kind.maildir(&home, &name),
+            state_file: kind.state_file(&home, &name),
+            name,
+            seen: Seen { forwarded: Some(true), ..Seen::default() },
+            stuck: None,
+        };
+        Case { server, home, kind, pairs: [pair] }
+    }
+
+    /// One of the random histories' channels, the far mailbox made.
+    fn of(name: &str) -> Case {
+        let kind = kinds().into_iter().find(|kind| kind.name == name).unwrap();
+        let case = Case::new(kind, ServerOptions::default());
+        case.imap().create("Box");
+        case
+    }
+
+    fn imap(&self) -> Imap {
+        self.server.imap("home")
+    }
+
+    fn world<T>(&mut self, work: impl FnOnce(&mut World, &mut Pair) -> T) -> T {
+        let mut imap = self.imap();
+        let mut world = World { home: &self.home, imap: &mut imap, kind: &self.kind };
+        work(&mut world, &mut self.pairs[0])
+    }
+
+    fn verdict(&mut self) -> Verdict {
+        self.world(|world, pair| world.verdict(pair, true).0)
+    }
+
+    fn print(&mut self) -> Fingerprint {
+        self.world(|world, pair| world.verdict(pair, true).1)
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        self.world(|world, pair| world.snapshot(pair))
+    }
+
+    fn sync(&mut self) -> Output {
+        let mut imap = self.imap();
+        let world = World { home: &self.home, imap: &mut imap, kind: &self.kind };
+        world.sync(&self.pairs)
+    }
+
+    /// A run that goes well and leaves the mailbox clean, verdict and all.
+    #[track_caller]
+    fn settle(&mut self) {
+        assert_eq!(self.sync().ok().code(), 0);
+        assert_eq!(self.verdict(), Verdict::Clean, "{:#?}", self.snapshot());
+        let before = self.snapshot();
+        assert_eq!(self.sync().ok().code(), 0);
+        assert_eq!(self.snapshot(), before);
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let dirs = ["cur", "new"].map(|folder| fs::read_dir(self.pairs[0].maildir.join(folder)));
+        let mut files: Vec<_> = dirs
+            .into_iter()
+            .flatten()
+            .flat_map(|dir| dir.map(|file| file.unwrap().path()))
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+fn changes(new: u32, deleted: u32, flags: u32) -> Changes {
+    Changes { new, deleted, flags, other: 0 }
+}
+
+/// The counts of messages and records agree, and the mailbox is dirty.
+#[test]
+fn a_deleted_message_never_recorded_does_not_hide_one_that_is_gone() {
+    let mut case = Case::of("near");
+    let mut imap = case.imap();
+    let first = imap.append("Box", &message("1", ""), &[]);
+    imap.append("Box", &message("2", ""), &["\\Seen"]);
+    case.settle();
+    imap.append("Box", &message("3", ""), &["\\Deleted"]);
+    // Only the mark would move.
+    assert_eq!(case.verdict(), Verdict::Clean);
+    case.settle();
+    let records = |case: &Case| match syncstate::read(&case.pairs[0].state_file) {
+        State::Known(record) => record.entries().len() as u64,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((imap.status("Box").messages, records(&case)), (3, 2));
+    imap.select("Box");
+    imap.expunge(first);
+    imap.unselect();
+    assert_eq!((imap.status("Box").messages, records(&case)), (2, 2));
+    for forget in [false, true] {
+        if forget {
+            case.pairs[0].seen.far = None;
+        }
+        assert_eq!(case.verdict(), Verdict::Remote(changes(0, 1, 0)));
+    }
+    case.settle();
+}
+
+#[test]
+fn five_of_ten_messages_are_all_there_is_to_have() {
+    let mut case = Case::of("max");
+    let mut imap = case.imap();
+    for n in 0..10 {
+        imap.append("Box", &message(&n.to_string(), ""), &["\\Seen"]);
+    }
+    case.sync().ok();
+    assert_eq!((case.files().len(), imap.status("Box").messages), (5, 10));
+    case.settle();
+    case.pairs[0].seen = Seen::default();
+    assert_eq!(case.verdict(), Verdict::Clean);
+    imap.append("Box", &message("eleventh", ""), &["\\Seen"]);
+    assert_eq!(case.verdict(), Verdict::Remote(changes(1, 0, 0)));
+    case.sync().ok();
+    case.settle();
+}
+
+#[test]
+fn a_message_that_came_and_went_before_any_run_leaves_nothing_to_do() {
+    let mut case = Case::of("both");
+    let mut imap = case.imap();
+    imap.append("Box", &message("stays", ""), &[]);
+    case.settle();
+    let uid = imap.append("Box", &message("goes", ""), &[]);
+    imap.select("Box");
+    imap.move_to(uid, "Archive");
+    imap.unselect();
+    let next = imap.status("Box").uidnext;
+    assert_eq!(next, u64::from(uid) + 1, "MaxPulledUid stays behind");
+    assert_eq!(case.verdict(), Verdict::Clean);
+    case.settle();
+    // A message pushed over the gap is recorded above the mark, and not new.
+    fs::write(case.pairs[0].maildir.join("cur/17.R1.host:2,S"), message("mine", "")).unwrap();
+    assert_eq!(case.verdict(), Verdict::Local(changes(1, 0, 0)));
+    case.sync().ok();
+    assert_eq!(case.verdict(), Verdict::Clean);
+    case.pairs[0].seen = Seen::default();
+    assert_eq!(case.verdict(), Verdict::Clean);
+}
+
+fn permanent_flags(imap: &mut Imap, command: &str) -> Option<bool> {
+    let lines = imap.raw(&format!("{command} Box"));
+    imap.unselect();
+    let list = lines.iter().find_map(|line| line.split("PERMANENTFLAGS (").nth(1)).unwrap();
+    keeps_forwarded(list.split(')').next().unwrap().split(' '), command == "SELECT")
+}
+
+fn pass_on(case: &Case) {
+    let [file] = &case.files()[..] else { panic!("one file") };
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let base = name.split(":2,").next().unwrap();
+    fs::rename(file, case.pairs[0].maildir.join(format!("cur/{base}:2,PS"))).unwrap();
+}
+
+#[test]
+fn a_passed_message_is_pushed_where_the_server_keeps_forwarded() {
+    let mut case = Case::of("both");
+    let mut imap = case.imap();
+    imap.append("Box", &message("m", ""), &["\\Seen"]);
+    case.settle();
+    assert_eq!(permanent_flags(&mut imap, "SELECT"), Some(true));
+    assert_eq!(permanent_flags(&mut imap, "EXAMINE"), None);
+    pass_on(&case);
+    assert_eq!(case.verdict(), Verdict::Local(changes(0, 0, 1)));
+    case.settle();
+    assert_eq!(imap.fetch_all("Box")[0].letters(), "PS");
+}
+
+#[test]
+fn a_passed_message_stays_where_the_server_does_not_keep_forwarded() {
+    // Without the right to write flags, no keyword is kept.
+    let rights = tempfile::NamedTempFile::new().unwrap();
+    fs::write(rights.path(), "* owner lrstipekxa\n").unwrap();
+    fs::set_permissions(rights.path(), fs::Permissions::from_mode(0o644)).unwrap();
+    let extra =
+        format!("mail_plugins = acl\nplugin {{\n  acl = vfile:{}\n}}\n", rights.path().display());
+    let kind = kinds().into_iter().find(|kind| kind.name == "both").unwrap();
+    let mut case = Case::new(kind, ServerOptions { extra, ..ServerOptions::default() });
+    let mut imap = case.imap();
+    imap.create("Box");
+    imap.append("Box", &message("m", ""), &["\\Seen"]);
+    case.settle();
+    assert_eq!(permanent_flags(&mut imap, "SELECT"), Some(false));
+    pass_on(&case);
+    // Not known: a run is wanted, and changes nothing.
+    case.pairs[0].seen.forwarded = None;
+    assert_eq!(case.verdict(), Verdict::Local(changes(0, 0, 1)));
+    let (before, print) = (case.snapshot(), case.print());
+    case.sync().ok();
+    assert_eq!((case.snapshot(), case.print()), (before, print));
+    case.pairs[0].seen.forwarded = Some(false);
+    assert_eq!(case.verdict(), Verdict::Clean);
+    assert_eq!(imap.fetch_all("Box")[0].letters(), "S");
+}
+
+/// A run fails, changes nothing, and leaves the same fingerprint: there is no
+/// second one.
+#[test]
+fn a_mailbox_on_one_side_only_gets_one_run() {
+    let no_create = || Kind {
+        name: "nocreate",
+        channel: "SyncState *\n",
+        near: "",
+        subfolders: "Verbatim",
+        rules: Some(rules(false, false)),
+        exact: false,
+    };
+    for near in [false, true] {
+        let mut case = Case::new(no_create(), ServerOptions::default());
+        if near {
+            for folder in ["cur", "new", "tmp"] {
+                fs::create_dir_all(case.pairs[0].maildir.join(folder)).unwrap();
+            }
+            fs::write(case.pairs[0].maildir.join("cur/17.R1.host:2,S"), message("m", "")).unwrap();
+        } else {
+            let mut imap = case.imap();
+            imap.create("Box");
+            imap.append("Box", &message("m", ""), &[]);
+        }
+        let verdict = case.verdict();
+        assert_ne!(verdict, Verdict::Clean, "{near}");
+        let (before, print) = (case.snapshot(), case.print());
+        assert_ne!(print, Fingerprint::default());
+        case.sync().expect_code(1);
+        assert_eq!((case.snapshot(), case.print()), (before, print));
+        assert_eq!(case.verdict(), verdict);
+    }
+}
+
+#[test]
+fn a_mailbox_made_anew_on_the_server_is_never_clean() {
+    let mut case = Case::of("both");
+    let mut imap = case.imap();
+    imap.append("Box", &message("m", ""), &[]);
+    case.settle();
+    imap.delete("Box");
+    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+    imap.create("Box");
+    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+    let before = case.snapshot();
+    case.sync().expect_code(1);
+    assert_eq!(case.snapshot(), before);
+}
+
+#[test]
+fn a_maildir_that_lost_its_numbers_is_never_clean() {
+    let mut case = Case::of("both");
+    let mut imap = case.imap();
+    imap.append("Box", &message("m", ""), &[]);
+    case.settle();
+    let numbering = case.pairs[0].maildir.join(".uidvalidity");
+    fs::write(&numbering, "17\n1\n").unwrap();
+    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+    fs::remove_file(numbering).unwrap();
+    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+}
+
+#[test]
+fn the_record_and_the_names_tell_what_a_run_did() {
+    let mut case = Case::of("both");
+    let mut imap = case.imap();
+    let uids: Vec<u32> =
+        (0..4).map(|n| imap.append("Box", &message(&n.to_string(), ""), &["\\Seen"])).collect();
+    case.settle();
+    let record = |case: &Case| match syncstate::read(&case.pairs[0].state_file) {
+        State::Known(record) => record,
+        other => panic!("{other:?}"),
+    };
+    let old = record(&case);
+    imap.append("Box", &message("new", ""), &[]);
+    imap.append("Box", &message("new", ""), &["\\Seen"]);
+    imap.select("Box");
+    imap.add_flags(uids[0], &["\\Flagged"]);
+    imap.expunge(uids[1]);
+    imap.unselect();
+    let maildir = case.pairs[0].maildir.clone();
+    fs::write(maildir.join("cur/17.R1.host:2,S"), message("mine", "")).unwrap();
+    let third = case.files().into_iter().find(|f| f.to_str().unwrap().contains(",U=3:")).unwrap();
+    fs::remove_file(third).unwrap();
+    let mut child = case.world(|world, pair| {
+        let mut command = world.home.command(mbsync_program());
+        command.args(["-q", "-Tz", &format!("{}:{}", world.kind.name, pair.name)]);
+        command.stderr(Stdio::null()).spawn().unwrap()
+    });
+    let pid = child.id();
+    assert!(child.wait().unwrap().success());
+    let pulled = delivered(&maildir, pid).unwrap();
+    assert_eq!(pulled.len(), 2);
+    let counts = record(&case).changes_since(&old, 2);
+    assert_eq!(counts, Counts { pulled: 2, pushed: 1, flags: 1, gone: 2 });
+    case.settle();
+}
