@@ -1,4 +1,5 @@
 //! The IMAP side against a real dovecot: every way in, and every question.
+#![allow(clippy::unwrap_used)]
 
 use mutt_sync::account::{Given, Server, TlsMode};
 use mutt_sync::imap::{Flags, Heard, Interrupt, Link, LinkError, Opening, Status};

@@ -367,7 +367,7 @@ impl Link {
     /// What the server has said since the last call. Never waits.
     pub fn events(&mut self) -> Result<Vec<Heard>, LinkError> {
         // While nothing is asked there is no step; only a flood has a bound.
-        self.wire.with(|w| w.begin(Limits::small(self.step)));
+        self.wire.with(|w| w.begin(Limits::unasked(self.step)));
         loop {
             let response = self
                 .wire
@@ -567,7 +567,7 @@ impl Link {
         if self.capabilities.special_use() {
             line = line.raw(" RETURN (SPECIAL-USE)");
         }
-        let limits = Limits { total: 64 * 1024 * 1024, ..Limits::bulk(self.step) };
+        let limits = Limits::bulk(self.step);
         let mut found: Vec<Listed> = Vec::new();
         self.run(line, limits, |reply| match reply {
             Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"LIST") => {
