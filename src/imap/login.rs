@@ -28,23 +28,20 @@ pub struct Greeting {
 /// Reads the greeting; the wire's step must have begun.
 pub fn greeting(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
     let response = wire.response().map_err(|e| failure(place, "greeting", &e))?;
-    match parse::reply(&response) {
-        Reply::Condition(said) => match said.verb {
-            Verb::Ok | Verb::Preauth => Ok(Greeting {
-                preauth: said.verb == Verb::Preauth,
-                capabilities: parse::code_capabilities(said.code),
-            }),
-            Verb::Bye => Err(bye(place, &said)),
-            Verb::No | Verb::Bad => {
-                let error = wire.kill(WireError::Malformed("no greeting"));
-                Err(failure(place, "greeting", &error))
+    if let Reply::Condition(said) = parse::reply(&response) {
+        match said.verb {
+            Verb::Ok | Verb::Preauth => {
+                return Ok(Greeting {
+                    preauth: said.verb == Verb::Preauth,
+                    capabilities: parse::code_capabilities(said.code),
+                });
             }
-        },
-        _ => {
-            let error = wire.kill(WireError::Malformed("no greeting"));
-            Err(failure(place, "greeting", &error))
+            Verb::Bye => return Err(bye(place, &said)),
+            Verb::No | Verb::Bad => {}
         }
     }
+    let error = wire.kill(WireError::Malformed("no greeting"));
+    Err(failure(place, "greeting", &error))
 }
 
 /// The server shows us the door.

@@ -141,9 +141,8 @@ fn first_line(command: &str, what: &str, asking: &Asking) -> Result<Zeroizing<Ve
     }
     let status = rustix::process::waitpid(Some(group.pid), WaitOptions::empty());
     group.reaped = true;
-    let status = match status {
-        Ok(Some((_, status))) => status,
-        _ => return Err(denied("has vanished".to_owned())),
+    let Ok(Some((_, status))) = status else {
+        return Err(denied("has vanished".to_owned()));
     };
     if let Some(signal) = status.terminating_signal() {
         return Err(denied(format!("was ended by signal {signal}")));

@@ -13,7 +13,7 @@ use super::values::{Capabilities, Flags, Listed, Namespace, Status, UidSet, quot
 use super::wire::{Interrupt, Limits, Shared, WireError};
 use crate::account::Server;
 use crate::outcome::{Exit, Failure};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -110,6 +110,7 @@ pub enum Opening {
 }
 
 /// A command line, cut where the server must agree to a literal first.
+#[derive(Clone)]
 struct Line {
     chunks: Vec<Vec<u8>>,
 }
@@ -150,6 +151,17 @@ impl Line {
         if let Some(last) = self.chunks.last_mut() {
             last.extend_from_slice(bytes);
         }
+    }
+
+    fn then(mut self, other: Line) -> Self {
+        let mut chunks = other.chunks.into_iter();
+        self.push(&chunks.next().unwrap_or_default());
+        self.chunks.extend(chunks);
+        self
+    }
+
+    fn length(&self) -> usize {
+        self.chunks.iter().map(Vec::len).sum()
     }
 
     fn verb(&self) -> String {
@@ -355,7 +367,7 @@ impl Link {
     /// What the server has said since the last call. Never waits.
     pub fn events(&mut self) -> Result<Vec<Heard>, LinkError> {
         // While nothing is asked there is no step; only a flood has a bound.
-        self.wire.with(|w| w.begin(Limits::small(self.step)));
+        self.wire.with(|w| w.begin(Limits::unasked(self.step)));
         loop {
             let response = self
                 .wire
@@ -555,7 +567,7 @@ impl Link {
         if self.capabilities.special_use() {
             line = line.raw(" RETURN (SPECIAL-USE)");
         }
-        let limits = Limits { total: 64 * 1024 * 1024, ..Limits::bulk(self.step) };
+        let limits = Limits::bulk(self.step);
         let mut found: Vec<Listed> = Vec::new();
         self.run(line, limits, |reply| match reply {
             Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"LIST") => {
@@ -780,43 +792,46 @@ impl Link {
     }
 
     /// Asks to be told of changes in these mailboxes, by wire name (RFC 5465),
-    /// all on this connection. Gives their STATUS, all of the same moment as the
-    /// beginning of the watch: no change falls between. A mailbox that does not
-    /// exist is left out of it.
+    /// all on this connection, and of mailboxes that come and go. Gives their
+    /// STATUS, of the moment at which the watch begins: no change falls between.
+    /// A mailbox that does not exist is left out of it.
+    ///
+    /// Where there are too many to name (Dovecot 2.3 takes 100), all personal
+    /// mailboxes are asked for, and events name others too.
     ///
     /// Refused where the server has no NOTIFY, or not for these mailboxes.
     pub fn notify(&mut self, names: &[String]) -> Result<Vec<(String, Status)>, LinkError> {
-        const EVENTS: &str = "(MessageNew MessageExpunge FlagChange";
+        const EVENTS: &str = "MessageNew MessageExpunge FlagChange";
         if self.selected.is_some() {
             self.close_mailbox()?;
         }
         let plus = self.capabilities.literal_plus();
-        // RFC 7162 §4: a line should not be longer than 8192 bytes.
-        let listed = names.iter().map(|n| n.len() + 3).sum::<usize>() < 8000;
-        let mut refusal = None;
-        for others in [true, false] {
-            let mut line = Line::new("NOTIFY SET STATUS (");
-            if listed {
-                line = line.raw("mailboxes (");
-                for (at, name) in names.iter().enumerate() {
-                    if at > 0 {
-                        line.push(b" ");
-                    }
-                    line.bare(name, plus);
-                }
-                line = line.raw(") ").raw(EVENTS).raw("))");
-                if others {
-                    line = line.raw(" (personal (MailboxName))");
-                }
-            } else {
-                line = line.raw("personal ").raw(EVENTS);
-                line = line.raw(if others { " MailboxName))" } else { "))" });
+        let mut listed = Line::new("(mailboxes (");
+        for (at, name) in names.iter().enumerate() {
+            if at > 0 {
+                listed.push(b" ");
             }
+            listed.bare(name, plus);
+        }
+        let listed = listed.raw(&format!(") ({EVENTS}))"));
+        // RFC 7162 §4: a line should not be longer than 8192 bytes.
+        let few = !names.is_empty() && listed.length() < 8000;
+        let personal = Line::new(&format!("(personal ({EVENTS}"));
+        let attempts = [
+            few.then(|| listed.clone().raw(" (personal (MailboxName))")),
+            few.then_some(listed),
+            Some(personal.clone().raw(" MailboxName))")),
+            Some(personal.raw("))")),
+        ];
+        let wanted: HashSet<&String> = names.iter().collect();
+        let mut refusal = None;
+        for attempt in attempts.into_iter().flatten() {
             let mut found = Vec::new();
             let mut overflow = false;
+            let line = Line::new("NOTIFY SET STATUS ").then(attempt);
             let done = self.run(line, Limits::bulk(self.step), |reply| match reply {
                 Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"STATUS") => {
-                    found.extend(parse::status(rest));
+                    found.extend(parse::status(rest).filter(|(name, _)| wanted.contains(name)));
                     true
                 }
                 Reply::Condition(said) if said.has_code("NOTIFICATIONOVERFLOW") => {
@@ -829,11 +844,7 @@ impl Link {
                 Ok(answer) if !overflow && answer.code != "NOTIFICATIONOVERFLOW" => {
                     return Ok(found);
                 }
-                Ok(answer) => return Err(LinkError::Refused(answer)),
-                Err(LinkError::Refused(answer)) if answer.code == "NOTIFICATIONOVERFLOW" => {
-                    return Err(LinkError::Refused(answer));
-                }
-                Err(LinkError::Refused(answer)) => refusal = Some(answer),
+                Ok(answer) | Err(LinkError::Refused(answer)) => refusal = Some(answer),
                 Err(lost) => return Err(lost),
             }
         }
@@ -857,6 +868,9 @@ impl Link {
     /// Begins IDLE (RFC 2177): from now on the server speaks unasked. Commands
     /// end it by themselves.
     pub fn idle_start(&mut self) -> Result<(), LinkError> {
+        if let Some(trouble) = self.wire.with(|w| w.trouble().cloned()) {
+            return Err(self.lost("IDLE", &trouble));
+        }
         if self.idling.is_some() {
             return Ok(());
         }

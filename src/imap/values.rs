@@ -33,7 +33,7 @@ impl Capabilities {
         self.has("NOTIFY")
     }
 
-    /// IDLE (RFC 2177), also part of IMAP4rev2.
+    /// IDLE (RFC 2177), also part of `IMAP4rev2`.
     #[must_use]
     pub fn idle(&self) -> bool {
         self.has("IDLE") || self.has("IMAP4REV2")
@@ -45,13 +45,13 @@ impl Capabilities {
         self.has("CONDSTORE") || self.has("QRESYNC")
     }
 
-    /// `SEARCH RETURN` (RFC 4731), also part of IMAP4rev2.
+    /// `SEARCH RETURN` (RFC 4731), also part of `IMAP4rev2`.
     #[must_use]
     pub fn esearch(&self) -> bool {
         self.has("ESEARCH") || self.has("IMAP4REV2")
     }
 
-    /// UNSELECT (RFC 3691), also part of IMAP4rev2.
+    /// UNSELECT (RFC 3691), also part of `IMAP4rev2`.
     #[must_use]
     pub fn unselect(&self) -> bool {
         self.has("UNSELECT") || self.has("IMAP4REV2")

@@ -93,6 +93,14 @@ impl Interrupt {
         Interrupt(Some(fd))
     }
 
+    /// Whether it has fired.
+    #[must_use]
+    pub fn fired(&self) -> bool {
+        let Some(fd) = &self.0 else { return false };
+        let mut polled = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+        matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+    }
+
     /// Waits for `flags` on one of `fds`; true for those that have some. Ends
     /// with an error at the deadline or interrupt.
     pub fn wait(
@@ -195,22 +203,30 @@ impl Limits {
     }
 
     /// For a command whose answer grows with the number of messages or
-    /// mailboxes: two minutes in all, but no longer silence than `silence`.
+    /// mailboxes: six times the step's time in all, but no longer silence than
+    /// that, and room for a million messages.
     #[must_use]
-    pub fn bulk(silence: Duration) -> Self {
+    pub fn bulk(step: Duration) -> Self {
         Limits {
-            time: Duration::from_secs(120).max(silence),
-            silence,
+            time: step * 6,
+            silence: step,
             response: 64 * 1024,
-            total: 256 * 1024 * 1024,
-            responses: 4_000_000,
+            total: 64 * 1024 * 1024,
+            responses: 1_000_000,
         }
+    }
+
+    /// For what comes unasked between two looks at it: room for every flag of a
+    /// large mailbox, not for a flood.
+    #[must_use]
+    pub fn unasked(step: Duration) -> Self {
+        Limits { total: 16 * 1024 * 1024, ..Self::bulk(step) }
     }
 
     /// The same, where one line may name every message: `* SEARCH 1 2 3 …`.
     #[must_use]
     pub fn long_lines(self) -> Self {
-        Limits { response: 16 * 1024 * 1024, ..self }
+        Limits { response: 4 * 1024 * 1024, ..self }
     }
 }
 
@@ -298,6 +314,7 @@ pub struct Wire {
     limits: Limits,
     bytes: usize,
     count: usize,
+    fills: usize,
     dead: Option<WireError>,
     crate_side: CrateSide,
 }
@@ -333,6 +350,7 @@ impl Wire {
             limits,
             bytes: 0,
             count: 0,
+            fills: 0,
             dead: None,
             crate_side: CrateSide::default(),
         }
@@ -417,6 +435,11 @@ impl Wire {
         if self.taken > 0 {
             self.inward.drain(..self.taken);
             self.taken = 0;
+        }
+        // Who floods us keeps us from every wait, but not from being stopped.
+        self.fills = self.fills.wrapping_add(1);
+        if self.fills % 8 == 0 && self.interrupt.fired() {
+            return Err(self.kill(WireError::Interrupted));
         }
         let mut chunk = [0_u8; CHUNK];
         loop {
@@ -662,7 +685,7 @@ impl Wire {
             return Ok(());
         }
         let command = std::mem::take(&mut self.crate_side.command);
-        let mut words = command.split(|b| b.is_ascii_whitespace());
+        let mut words = command.split(u8::is_ascii_whitespace);
         self.crate_side.tag = words.next().unwrap_or_default().to_vec();
         self.crate_side.verb = words.next().unwrap_or_default().to_ascii_uppercase();
         self.crate_side.response.clear();
@@ -814,7 +837,7 @@ mod tests {
 
     #[test]
     fn an_interrupt_ends_the_wait_at_once() {
-        let (read, write) = rustix::pipe::pipe().unwrap();
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut wire = Wire::new(Transport::Pair(ours), Interrupt::when_readable(Arc::new(read)));
