@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod dialect;
 pub mod imap;
+pub mod mail;
 pub mod mbsyncrc;
 pub mod mutt;
 pub mod outcome;
