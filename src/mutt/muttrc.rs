@@ -47,15 +47,21 @@ pub struct Theirs {
 }
 
 /// The muttrc lines for all accounts. `home` is the user's home directory: no
-/// hook ever claims all of it for an account.
+/// hook ever claims all of it for an account. `exists` says whether a Maildir is
+/// there: neomutt takes a folder that is not for an error.
 #[must_use]
-pub fn muttrc(accounts: &[AccountMail<'_>], theirs: Theirs, home: &Path) -> String {
+pub fn muttrc(
+    accounts: &[AccountMail<'_>],
+    theirs: Theirs,
+    home: &Path,
+    exists: impl Fn(&Path) -> bool,
+) -> String {
     let mut out = String::from(
         "# Printed by `mutt-sync --muttrc` from .mbsyncrc. In your muttrc:\n\
          #     source \"mutt-sync --muttrc|\"\n",
     );
     out.push_str("\n# The folders: every INBOX, then the rest in the order of .mbsyncrc.\n");
-    mailboxes(&mut out, accounts);
+    mailboxes(&mut out, accounts, exists);
     if theirs.hooks {
         out.push_str("\n# Hooks and keys are those of your 10-sync.rc.\n");
     } else {
@@ -86,7 +92,7 @@ pub fn muttrc(accounts: &[AccountMail<'_>], theirs: Theirs, home: &Path) -> Stri
 }
 
 /// `mailboxes` lines, each Maildir once.
-fn mailboxes(out: &mut String, accounts: &[AccountMail<'_>]) {
+fn mailboxes(out: &mut String, accounts: &[AccountMail<'_>], exists: impl Fn(&Path) -> bool) {
     let all = || accounts.iter().flat_map(|one| one.mailboxes);
     let mut seen = BTreeSet::new();
     for mailbox in
@@ -101,7 +107,8 @@ fn mailboxes(out: &mut String, accounts: &[AccountMail<'_>]) {
             continue;
         };
         match quoted(path) {
-            Ok(path) => line(out, &format!("mailboxes {path}")),
+            Ok(path) if exists(maildir) => line(out, &format!("mailboxes {path}")),
+            Ok(path) => line(out, &format!("# not there yet: {}", comment(&path))),
             Err(why) => left_out(out, "folder", path, why),
         }
     }
