@@ -1,5 +1,7 @@
 //! Both real clients read what we print, and mean what we mean.
 
+#![allow(clippy::unwrap_used)]
+
 mod mutt_support;
 
 use mutt_support::*;

@@ -1,6 +1,8 @@
 //! The pure parts: headlines of messages, the status line, identities, and the
 //! order of what `--muttrc` prints.
 
+#![allow(clippy::unwrap_used)]
+
 mod mutt_support;
 
 use mutt_support::*;

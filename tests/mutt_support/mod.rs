@@ -1,6 +1,6 @@
 //! What the tests of the mutt parts share: accounts as values, and both clients
 //! run in a pseudo-terminal.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use mutt_sync::account::{
     Account, Channel, Given, Mailbox, MaildirStore, Server, Side, Sides, Store, StoreKind,
