@@ -1,6 +1,6 @@
 //! Both real clients read what we print, and mean what we mean.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::format_push_string, clippy::format_collect)]
 
 mod mutt_support;
 
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn all<'a>(accounts: &'a [(Account, Vec<Mailbox>)]) -> Vec<AccountMail<'a>> {
+fn all(accounts: &[(Account, Vec<Mailbox>)]) -> Vec<AccountMail<'_>> {
     accounts
         .iter()
         .map(|(account, mailboxes)| AccountMail { account, mailboxes, identity_file: None })

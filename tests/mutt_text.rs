@@ -1,7 +1,7 @@
 //! The pure parts: headlines of messages, the status line, identities, and the
 //! order of what `--muttrc` prints.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::format_push_string, clippy::format_collect)]
 
 mod mutt_support;
 
