@@ -286,3 +286,58 @@ fn the_hooks_name_the_account_left_and_the_one_entered() {
         terminal.wait_end(SHORT);
     }
 }
+
+/// The program itself in the stand-in's place, but for `--muttrc`, with a
+/// mbsync that only logs.
+fn with_the_program_itself() -> (Home, rig::Mbsync) {
+    let home = prepared();
+    let mbsync = home.fake_mbsync();
+    home.program(
+        "mutt-sync",
+        &format!(
+            "[ \"$1\" = --muttrc ] && exec cat ~/printed\nexec '{}' \"$@\"",
+            rig::mutt_sync().display()
+        ),
+    );
+    (home, mbsync)
+}
+
+#[test]
+fn the_program_itself_serves_hooks_and_keys() {
+    for client in CLIENTS {
+        let (home, mbsync) = with_the_program_itself();
+        home.settings("burst = 100\nthrottle = \"1s\"\nsettle = \"100ms\"\n");
+        let terminal = Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
+        terminal.wait_for("Message 3", SHORT);
+        mbsync.wait_for_starts(1, SHORT);
+        mbsync.wait_idle(SHORT);
+        mbsync.clear_log();
+        terminal.keys(&["F5"]);
+        let screen = wait_bottom(&terminal, "Home");
+        assert!(screen.contains("Message 3"), "{screen}");
+        let runs = mbsync.wait_for_starts(1, SHORT);
+        assert_eq!(runs[0].names()[0].split(':').next(), Some("Home"), "{runs:?}");
+        mbsync.wait_idle(SHORT);
+        mbsync.clear_log();
+        terminal.text("c=Work/INBOX\n");
+        terminal.wait_for("=Work/INBOX", SHORT);
+        mbsync.wait_for_starts(2, SHORT);
+        assert_eq!(mbsync.runs_of("Home").len(), 1);
+        assert_eq!(mbsync.runs_of("Work").len(), 1);
+        mbsync.wait_idle(SHORT);
+        mbsync.clear_log();
+        // A configuration that turns wrong: told by the key, not by the hooks.
+        let good = home.read(".mbsyncrc");
+        home.write(".mbsyncrc", "Chanel Home\n");
+        terminal.keys(&["F5"]);
+        wait_bottom(&terminal, ".mbsyncrc:1");
+        terminal.text("c=Home/INBOX\n");
+        let screen = terminal.wait_for("=Home/INBOX", SHORT);
+        assert!(screen.contains("Message 3") && !screen.contains("mbsyncrc"), "{screen}");
+        home.write(".mbsyncrc", &good);
+        terminal.keys(&["q"]);
+        terminal.wait_end(SHORT);
+        mbsync.wait_for_starts(2, SHORT);
+        mbsync.assert_alone();
+    }
+}

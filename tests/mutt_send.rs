@@ -1,6 +1,6 @@
 //! Mail sent from each identity leaves by its own account of a real msmtp, and
 //! a copy lies in that account's Sent.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::format_push_string)]
 
 mod mutt_support;
 

@@ -8,10 +8,12 @@ mod mutt_support;
 use mutt_support::*;
 use mutt_sync::account::Mailbox;
 use mutt_sync::mail::{HEAD_LIMIT, Headline, TEXT_LIMIT, headline, headline_of_file, shown};
+use mutt_sync::mbsyncrc;
 use mutt_sync::mutt::identity::{
     KnownUses, Sender, Use, identity, mailbox_for, msmtp_senders, sender_for,
 };
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
+use mutt_sync::mutt::print;
 use mutt_sync::mutt::quote::{ControlCharacter, literal_regexp, quoted, without_expandos};
 use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
 use proptest::prelude::*;
@@ -194,7 +196,7 @@ fn marks_are_short_and_keep_the_width() {
     assert!(mark(most).len() <= 23, "{}", mark(most));
 }
 
-fn at<'a>(wanted: Use, mailboxes: &'a [Mailbox]) -> Option<&'a str> {
+fn at(wanted: Use, mailboxes: &[Mailbox]) -> Option<&str> {
     mailbox_for(wanted, mailboxes, &KnownUses::new()).map(|mailbox| mailbox.name.as_str())
 }
 
@@ -354,4 +356,36 @@ fn a_home_directory_is_never_an_accounts() {
     let text = muttrc(&told, Theirs::default(), Path::new("/home/me"), |_| true);
     assert!(text.contains("# left out, control character \\u{1} in its name"), "{text}");
     assert!(text.contains("mailboxes \"/home/me/INBOX\""), "{text}");
+}
+
+/// From a real `.mbsyncrc`, Maildirs and msmtp's file to what is printed.
+#[test]
+fn what_is_printed_is_read_from_the_users_files() {
+    let home = rig::Home::fake(&["Home", "Work"]);
+    let env = mbsyncrc::Env::new(home.path("").canonicalize().unwrap(), home.path(""));
+    let file = home.path(".mbsyncrc");
+    let config = mbsyncrc::read(&file, &env, mbsyncrc::Dialect::V1_4).unwrap();
+    let at = |below: &str| env.home.join(below).display().to_string();
+    let text = print::all_accounts(&config, &env);
+    let first = text.lines().find(|line| line.starts_with("mailboxes"));
+    assert_eq!(first, Some(&*format!("mailboxes \"{}\"", at("Mail/Home/INBOX"))), "{text}");
+    assert_eq!(text.matches("\nmailboxes ").count(), 10, "{text}");
+    let hook = format!("folder-hook \"(^({})(/|\\$))\"", at("Mail/Home").replace('.', "\\\\."));
+    assert!(text.contains(&hook), "{hook} in {text}");
+    assert!(text.contains("set my_mailbox=\\\"Work:Archive\\\""), "{text}");
+    // A file kept for an account is sourced on entering it.
+    home.write(".config/mutt/account/Work", "");
+    let text = print::all_accounts(&config, &env);
+    assert!(text.contains(&at(".config/mutt/account/Work")), "{text}");
+    assert!(!text.contains(&at(".config/mutt/account/Home")), "{text}");
+    // The identity, with a sender from either place of msmtp's file.
+    home.write(".config/msmtp/config", "account work\nfrom boss@work.example\n");
+    let text = print::one_account(&config, &env, "Work").unwrap();
+    assert!(text.contains("set from=\"boss@work.example\"\n"), "{text}");
+    assert!(text.contains(&format!("set trash=\"{}\"\n", at("Mail/Work/Trash"))), "{text}");
+    home.write(".msmtprc", "account Work\nfrom me@work.example\n");
+    let text = print::one_account(&config, &env, "Work-frequent").unwrap();
+    assert!(text.contains("set from=\"me@work.example\"\n"), "{text}");
+    let failure = print::one_account(&config, &env, "Wrok").unwrap_err();
+    assert!(failure.text.contains("Wrok"), "{failure}");
 }

@@ -108,6 +108,7 @@ pub fn account(name: &str, dir: &Path, mailboxes: &[&str]) -> (Account, Vec<Mail
             max_messages: 0,
             max_size: false,
             sync_state: SyncState::InMailbox,
+            field_delimiter: ':',
         }],
     };
     let mailboxes = mailboxes
