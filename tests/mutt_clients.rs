@@ -343,50 +343,83 @@ fn no_account_leaves_anything_behind() {
         })
         .collect();
     let printed = muttrc(&told, Theirs::default(), home.path(), Path::is_dir);
-    let first =
-        |n: usize| accounts[n].1[0].maildir.as_deref().unwrap().to_str().unwrap().to_owned();
+    let folders = accounts.each_ref().map(|(_, mailboxes)| {
+        mailboxes[0].maildir.as_deref().unwrap().to_str().unwrap().to_owned()
+    });
+    assert_nothing_left(home.path(), &printed, &folders, &["Home", "Work", "Other"]);
+}
+
+/// The same for the files of muttrc.d, with what their user may add.
+#[test]
+fn no_shipped_account_leaves_anything_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("muttrc.d");
+    let config = home.path().join(".config/mutt");
+    fs::create_dir_all(config.join("account")).unwrap();
+    for file in ["10-sync.rc", "20-accounts.rc", "account/default", "account/Home", "account/Work"]
+    {
+        let mut text = fs::read_to_string(shipped.join(file)).unwrap();
+        if file == "account/Work" {
+            assert!(text.contains("# set signature="));
+            text = text.replace("# set signature=", "set signature=");
+            text.push_str("set pgp_sign_as=0x1234\n");
+        }
+        fs::write(config.join(file), text).unwrap();
+    }
+    stand_in(home.path(), "exit 0");
+    let mail = home.path().join("Mail");
+    let folders = ["Home/INBOX", "Work/INBOX"].map(|folder| {
+        make_maildir(&mail.join(folder));
+        mail.join(folder).to_str().unwrap().to_owned()
+    });
+    let rc = "set folder=~/Mail\nsource ~/.config/mutt/10-sync.rc\n\
+              source ~/.config/mutt/20-accounts.rc\n";
+    assert_nothing_left(home.path(), rc, &folders, &["Home", "Work"]);
+}
+
+/// Walks from the first of these folders through the others and back: after each
+/// step all that is personal is as if the client had been started there.
+fn assert_nothing_left(home: &Path, printed: &str, folders: &[String], names: &[&str]) {
     let shot = |n: usize| {
         let vars: String =
             PERSONAL.iter().map(|var| format!("setenv V_{var} \"${var}\"; ")).collect();
         format!(
-            "<enter-command>{vars}set my_x=\"`env | grep -a -e V_ -e MUTT_SYNC_ACC >{}/shot{n}; \
-             printenv MUTT_SYNC_ACCOUNT >>{}/order`\"<enter>",
-            home.path().display(),
-            home.path().display()
+            "<enter-command>{vars}set my_x=\"`env | grep -a -e V_ -e MUTT_SYNC_ACC >{0}/shot{n}; \
+             printenv MUTT_SYNC_ACCOUNT >>{0}/order`\"<enter>",
+            home.display()
         )
     };
+    let steps: Vec<usize> = (1..folders.len()).chain([0]).collect();
     for program in CLIENTS {
         let read = |n: usize| {
-            let text = fs::read_to_string(home.path().join(format!("shot{n}"))).unwrap();
+            let text = fs::read_to_string(home.join(format!("shot{n}"))).unwrap();
             let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
             lines.sort();
             lines
         };
-        let rc = home.path().join("muttrc");
+        let rc = home.join("muttrc");
+        let run = |text: &str, folder: &str| {
+            fs::write(&rc, format!("{printed}push '{text}<exit>'\n")).unwrap();
+            on_terminal(program, home, &["-F", rc.to_str().unwrap(), "-f", folder]);
+        };
         let mut fresh = Vec::new();
-        for n in 0..3 {
-            let text = format!("{printed}push '{}<exit>'\n", shot(n));
-            fs::write(&rc, text).unwrap();
-            let run =
-                on_terminal(program, home.path(), &["-F", rc.to_str().unwrap(), "-f", &first(n)]);
-            eprintln!("{}", String::from_utf8_lossy(&run.stdout));
+        for (n, folder) in folders.iter().enumerate() {
+            run(&shot(n), folder);
             fresh.push(read(n));
+            assert!(n == 0 || fresh[n] != fresh[n - 1]);
         }
-        assert_ne!(fresh[0], fresh[1]);
-        assert_ne!(fresh[1], fresh[2]);
         assert!(fresh[0].iter().any(|line| line.contains("me@home.example")), "{:?}", fresh[0]);
-        let _ = fs::remove_file(home.path().join("order"));
-        let walk: String = [1, 2, 0]
+        let _ = fs::remove_file(home.join("order"));
+        let walk: String = steps
             .iter()
-            .enumerate()
-            .map(|(step, &n)| format!("<change-folder>{}<enter>{}", first(n), shot(10 + step)))
+            .map(|&n| format!("<change-folder>{}<enter>{}", folders[n], shot(10 + n)))
             .collect();
-        fs::write(&rc, format!("{printed}push '{walk}<exit>'\n")).unwrap();
-        on_terminal(program, home.path(), &["-F", rc.to_str().unwrap(), "-f", &first(0)]);
-        for (step, n) in [1, 2, 0].into_iter().enumerate() {
-            assert_eq!(read(10 + step), fresh[n], "{program}, step {step}");
+        run(&walk, &folders[0]);
+        for &n in &steps {
+            assert_eq!(read(10 + n), fresh[n], "{program}, in {}", names[n]);
         }
-        let order = fs::read_to_string(home.path().join("order")).unwrap();
-        assert_eq!(order, "Work\nOther\nHome\n", "{program}");
+        let order = fs::read_to_string(home.join("order")).unwrap();
+        let want: String = steps.iter().map(|&n| format!("{}\n", names[n])).collect();
+        assert_eq!(order, want, "{program}");
     }
 }
