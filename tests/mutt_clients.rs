@@ -323,7 +323,7 @@ fn no_account_leaves_anything_behind() {
         .map(|(place, (account, mailboxes))| {
             let mut text = identity(account, place, mailboxes, &KnownUses::new(), &senders);
             if account.name == "Work" {
-                text.push_str("set signature=~/work.sig\n");
+                text.push_str("set signature=~/work.sig pgp_sign_as=0x1234\n");
             }
             let file = dir.join(&account.name);
             fs::write(&file, text).unwrap();

@@ -45,7 +45,10 @@ fn prepared() -> Home {
         .map(|(account, mailboxes)| AccountMail { account, mailboxes, identity_file: None })
         .collect();
     home.write("printed", &muttrc(&told, Theirs::default(), &home.path(""), Path::is_dir));
-    home.muttrc("Home", "set wait_key=yes\nsource \"mutt-sync --muttrc|\"");
+    home.muttrc(
+        "Home",
+        "set wait_key=yes delete=ask-yes quit=ask-yes sleep_time=1\nsource \"mutt-sync --muttrc|\"",
+    );
     home
 }
 
