@@ -10,6 +10,7 @@ pub mod cli;
 pub mod dialect;
 pub mod imap;
 pub mod list;
+pub mod mail;
 pub mod mbsyncrc;
 pub mod mutt;
 pub mod outcome;

@@ -1,0 +1,487 @@
+//! What `mutt-sync --muttrc ACCOUNT` prints: who one is in an account.
+//!
+//! Folders are found among the account's mailboxes, by special use where it is
+//! known (RFC 6154), else by name; the sender in msmtp's file. Every such file
+//! sets or resets the same variables, so that none is left over from the
+//! account before. Knows no file and no server.
+
+use super::muttrc::{comment, is_inbox};
+use super::quote::{ControlCharacter, quoted, without_expandos};
+use crate::account::{Account, Given, Mailbox};
+use std::collections::BTreeMap;
+
+/// What a mailbox is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Use {
+    /// `\Drafts`.
+    Drafts,
+    /// `\Sent`.
+    Sent,
+    /// `\Trash`.
+    Trash,
+    /// `\Archive`, else `\All`.
+    Archive,
+}
+
+impl Use {
+    /// Names that such a mailbox has, the likelier first, in lower case: those
+    /// that clients and providers give it, in the languages of the larger ones.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Use::Drafts => &[
+                "drafts",
+                "draft",
+                "entwürfe",
+                "brouillons",
+                "borradores",
+                "bozze",
+                "rascunhos",
+                "concepten",
+                "utkast",
+                "kladder",
+                "luonnokset",
+                "wersje robocze",
+                "kopie robocze",
+                "szkice",
+                "koncepty",
+                "rozepsané",
+                "piszkozatok",
+                "черновики",
+                "чернетки",
+                "πρόχειρα",
+                "taslaklar",
+                "草稿",
+                "草稿箱",
+                "下書き",
+                "임시보관함",
+            ],
+            Use::Sent => &[
+                "sent",
+                "sent mail",
+                "sent items",
+                "sent messages",
+                "sent-mail",
+                "gesendet",
+                "gesendete objekte",
+                "gesendete elemente",
+                "gesendete nachrichten",
+                "messages envoyés",
+                "éléments envoyés",
+                "envoyés",
+                "enviados",
+                "correo enviado",
+                "elementos enviados",
+                "posta inviata",
+                "inviata",
+                "inviati",
+                "e-mails enviados",
+                "itens enviados",
+                "verzonden",
+                "verzonden items",
+                "verzonden berichten",
+                "skickat",
+                "skickade objekt",
+                "sendt",
+                "sendte elementer",
+                "sendt post",
+                "lähetetyt",
+                "wysłane",
+                "elementy wysłane",
+                "odeslané",
+                "odeslaná pošta",
+                "elküldött",
+                "отправленные",
+                "надіслані",
+                "απεσταλμένα",
+                "gönderilmiş postalar",
+                "gönderilmiş öğeler",
+                "已发送",
+                "已发送邮件",
+                "寄件備份",
+                "送信済み",
+                "送信済みメール",
+                "보낸편지함",
+            ],
+            Use::Trash => &[
+                "trash",
+                "bin",
+                "deleted items",
+                "deleted messages",
+                "deleted",
+                "papierkorb",
+                "gelöschte elemente",
+                "gelöschte objekte",
+                "gelöscht",
+                "corbeille",
+                "éléments supprimés",
+                "papelera",
+                "elementos eliminados",
+                "cestino",
+                "posta eliminata",
+                "lixeira",
+                "itens excluídos",
+                "prullenbak",
+                "verwijderde items",
+                "papperskorgen",
+                "papperskorg",
+                "borttagna objekt",
+                "papirkurv",
+                "søppel",
+                "roskakori",
+                "kosz",
+                "elementy usunięte",
+                "koš",
+                "kuka",
+                "корзина",
+                "удаленные",
+                "кошик",
+                "κάδος απορριμμάτων",
+                "çöp kutusu",
+                "silinmiş öğeler",
+                "已删除",
+                "已删除邮件",
+                "垃圾桶",
+                "ゴミ箱",
+                "휴지통",
+            ],
+            Use::Archive => &[
+                "archive",
+                "archives",
+                "archiv",
+                "archivio",
+                "archivo",
+                "archivados",
+                "arquivo",
+                "arquivados",
+                "archief",
+                "arkiv",
+                "arkivet",
+                "arkisto",
+                "archiwum",
+                "archív",
+                "архив",
+                "архів",
+                "αρχείο",
+                "arşiv",
+                "归档",
+                "封存",
+                "アーカイブ",
+                "보관함",
+                "all mail",
+                "alle nachrichten",
+                "tous les messages",
+                "todos",
+                "tutti i messaggi",
+                "todos os e-mails",
+                "com marcadores",
+                "alle e-mails",
+                "alla mail",
+                "all e-post",
+                "wszystkie",
+                "вся почта",
+                "tüm postalar",
+                "所有邮件",
+                "すべてのメール",
+                "전체보관함",
+            ],
+        }
+    }
+}
+
+/// Special uses that the server has told, by [`Mailbox::name`]; may be empty.
+pub type KnownUses = BTreeMap<String, Use>;
+
+/// The mailbox for a use: the one the server says, else the one whose name is
+/// usual for it, and which lies nowhere but at the top, under INBOX, or in
+/// Gmail's own folder.
+#[must_use]
+pub fn mailbox_for<'a>(
+    wanted: Use,
+    mailboxes: &'a [Mailbox],
+    known: &KnownUses,
+) -> Option<&'a Mailbox> {
+    let local = || mailboxes.iter().filter(|mailbox| mailbox.maildir.is_some());
+    if let Some(told) = local().find(|mailbox| known.get(&mailbox.name) == Some(&wanted)) {
+        return Some(told);
+    }
+    local()
+        .filter(|mailbox| !known.contains_key(&mailbox.name))
+        .filter_map(|mailbox| {
+            let rank = [&mailbox.name, &mailbox.near, &mailbox.far]
+                .into_iter()
+                .filter_map(|name| name_rank(wanted, name))
+                .min()?;
+            Some((rank, mailbox))
+        })
+        // min_by_key keeps the first of equals: the file's order.
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, mailbox)| mailbox)
+}
+
+/// How likely a mailbox of this name is the wanted one, 0 being likeliest.
+fn name_rank(wanted: Use, name: &str) -> Option<usize> {
+    let lower = name.to_lowercase();
+    let below = ["inbox/", "inbox.", "[gmail]/", "[gmail].", "[google mail]/", "[google mail]."]
+        .iter()
+        .find_map(|parent| lower.strip_prefix(parent));
+    let base = below.unwrap_or(&lower);
+    wanted.names().iter().position(|usual| *usual == base)
+}
+
+/// An account of msmtp's file, as far as a sender needs to be known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sender {
+    /// Its name there.
+    pub name: String,
+    /// `from`: the envelope address; without wildcards.
+    pub from: Option<String>,
+    /// `user`.
+    pub user: Option<String>,
+    /// `host`.
+    pub host: Option<String>,
+}
+
+/// The accounts of msmtp's file (`~/.msmtprc`), in its order.
+///
+/// Reads what it knows and passes over the rest, for msmtp itself is the judge
+/// of its file: `defaults`, `account NAME : BASE,BASE`, `from`, `user`, `host`
+/// (msmtp(1), CONFIGURATION FILES). Passwords are never kept.
+#[must_use]
+pub fn msmtp_senders(text: &str) -> Vec<Sender> {
+    let mut defaults = Sender::default();
+    let mut senders: Vec<Sender> = Vec::new();
+    for line in text.lines() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let value = unquoted(value.trim());
+        match key {
+            "defaults" => {
+                // What follows belongs to the defaults until the next account.
+                senders.push(Sender { name: String::new(), ..defaults.clone() });
+            }
+            "account" => {
+                keep_defaults(&mut senders, &mut defaults);
+                let (name, bases) = value.split_once(':').unwrap_or((value, ""));
+                let mut sender = Sender { name: name.trim().to_owned(), ..defaults.clone() };
+                for base in bases.split(',').map(str::trim) {
+                    if let Some(base) = senders.iter().find(|sender| sender.name == base) {
+                        sender.from = base.from.clone().or(sender.from);
+                        sender.user = base.user.clone().or(sender.user);
+                        sender.host = base.host.clone().or(sender.host);
+                    }
+                }
+                senders.push(sender);
+            }
+            "from" | "user" | "host" => {
+                let value = (!value.is_empty() && !value.contains(['*', '?', '%']))
+                    .then(|| value.to_owned());
+                let Some(sender) = senders.last_mut() else { continue };
+                match key {
+                    "from" => sender.from = value,
+                    "user" => sender.user = value,
+                    _ => sender.host = value,
+                }
+            }
+            _ => {}
+        }
+    }
+    keep_defaults(&mut senders, &mut defaults);
+    senders
+}
+
+/// Takes a `defaults` section, which has no name, off the list again.
+fn keep_defaults(senders: &mut Vec<Sender>, defaults: &mut Sender) {
+    if senders.last().is_some_and(|last| last.name.is_empty()) {
+        if let Some(last) = senders.pop() {
+            *defaults = last;
+        }
+    }
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
+}
+
+/// msmtp's account for one of mbsync's: of the same name, else with the same
+/// user, else the only one at the same provider.
+#[must_use]
+pub fn sender_for<'a>(account: &Account, senders: &'a [Sender]) -> Option<&'a Sender> {
+    let named =
+        || senders.iter().filter(|sender| sender.name != "default" || sender.from.is_some());
+    if let Some(same) = named().find(|sender| sender.name.eq_ignore_ascii_case(&account.name)) {
+        return Some(same);
+    }
+    let server = account.server.as_ref()?;
+    if let Some(Given::Text(user)) = &server.user {
+        let is_user = |other: &Option<String>| {
+            other.as_ref().is_some_and(|other| other.eq_ignore_ascii_case(user))
+        };
+        let by_user = |sender: &&Sender| {
+            user.contains('@') && (is_user(&sender.user) || is_user(&sender.from))
+        };
+        if let Some(same) = named().find(by_user) {
+            return Some(same);
+        }
+    }
+    let provider = domain(server.host.as_deref()?)?;
+    let mut same = named()
+        .filter(|sender| sender.name != "default")
+        .filter(|sender| sender.host.as_deref().and_then(domain) == Some(provider));
+    let only = same.next()?;
+    same.next().is_none().then_some(only)
+}
+
+/// The last two labels of a host name; not of an address.
+fn domain(host: &str) -> Option<&str> {
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return None;
+    }
+    let mut dots = host.rmatch_indices('.');
+    dots.next()?;
+    Some(dots.next().map_or(host, |(at, _)| host.get(at + 1..).unwrap_or(host)))
+}
+
+/// The two commands by which mutt-sync and the keys know the account.
+pub(super) fn naming(name: &str) -> Result<[String; 2], ControlCharacter> {
+    let name = quoted(name)?;
+    Ok([format!("setenv MUTT_SYNC_ACCOUNT {name}"), format!("set my_account={name}")])
+}
+
+/// Status colours, one for each account in turn.
+const COLOURS: [&str; 6] =
+    ["white blue", "white red", "black green", "white magenta", "black cyan", "black yellow"];
+
+/// The identity file of an account. `place` is its position among all accounts,
+/// for its colour; `senders` is msmtp's file.
+#[must_use]
+pub fn identity(
+    account: &Account,
+    place: usize,
+    mailboxes: &[Mailbox],
+    known: &KnownUses,
+    senders: &[Sender],
+) -> String {
+    let name = comment(&account.name);
+    let mut out = format!(
+        "# The account {name}: its folders, its sender, its colour.\n\
+         # Made by `mutt-sync --muttrc` from .mbsyncrc and msmtp's file; yours to edit.\n\
+         # Keep it as ~/.config/mutt/account/{name}: `source \"mutt-sync --muttrc|\"`\n\
+         # then sources it on entering a folder of the account. What you add to one\n\
+         # account, add to all, or it follows you into the next.\n\n"
+    );
+    let mut line = |text: &str| {
+        out.push_str(text);
+        out.push('\n');
+    };
+    match naming(&account.name) {
+        Ok(naming) => line(&naming.join("\n")),
+        Err(why) => line(&format!("# {why} in the account's name: rename it in .mbsyncrc")),
+    }
+
+    line("");
+    let inbox = mailboxes.iter().find(|mailbox| mailbox.maildir.is_some() && is_inbox(mailbox));
+    let inbox = inbox.and_then(path_of);
+    match &inbox {
+        Some(path) => {
+            line(&format!("set spoolfile={path}"));
+            line(&format!("set mbox={path}"));
+        }
+        None => line("reset spoolfile mbox  # no INBOX is synced"),
+    }
+    let folder = |wanted| mailbox_for(wanted, mailboxes, known).and_then(path_of);
+    for (variable, wanted, what) in
+        [("postponed", Use::Drafts, "Drafts"), ("trash", Use::Trash, "Trash")]
+    {
+        match folder(wanted) {
+            Some(path) => line(&format!("set {variable}={path}")),
+            None => line(&format!("reset {variable}  # fill in: no {what} among the folders")),
+        }
+    }
+    let sender = sender_for(account, senders);
+    // One mailbox is Sent for both, or two copies of each mail lie in it.
+    let server_keeps = sender
+        .and_then(|sender| sender.host.as_deref())
+        .and_then(domain)
+        .is_some_and(|host| matches!(host, "gmail.com" | "googlemail.com" | "office365.com"));
+    match folder(Use::Sent) {
+        _ if server_keeps => line("unset record  # the server files what it sends by itself"),
+        // neomutt writes to two folders if there is a comma ($record, multiple_fcc).
+        Some(path) if path.contains(',') => {
+            line("reset record  # fill in: Sent has a comma in its name, which neomutt splits at");
+        }
+        Some(path) => line(&format!("set record={path}")),
+        None => line("reset record  # fill in: no Sent among the folders"),
+    }
+    let archive = mailbox_for(Use::Archive, mailboxes, known)
+        .and_then(path_text)
+        .and_then(|path| quoted(&without_expandos(path)).ok());
+    match (archive, inbox) {
+        (Some(path), _) => line(&format!("save-hook . {path}")),
+        (None, Some(inbox)) => {
+            line("# fill in: no Archive among the folders; INBOX stands for it, so that none");
+            line("# of another account does");
+            line(&format!("save-hook . {}", inbox.replace('%', "%%")));
+        }
+        (None, None) => line("# fill in: no Archive among the folders (save-hook . FOLDER)"),
+    }
+
+    line("");
+    let user = account.server.as_ref().and_then(|server| match &server.user {
+        Some(Given::Text(user)) if user.contains('@') => Some(user.as_str()),
+        _ => None,
+    });
+    let from = sender.and_then(|sender| sender.from.as_deref());
+    match (from.map(quoted), user.map(quoted)) {
+        (Some(Ok(from)), _) => line(&format!("set from={from}")),
+        (_, Some(Ok(user))) => {
+            line(&format!("set from={user}  # the User in .mbsyncrc; is it right?"));
+        }
+        _ => line("reset from  # fill in: set from=\"you@example.org\""),
+    }
+    line("# set realname=\"Your Name\"  # where it differs: then in every account's file");
+    if senders.is_empty() {
+        line("# fill in: msmtp's file was not found (set sendmail=\"msmtp -a ...\")");
+    } else {
+        line("set use_envelope_from");
+        line(&sendmail(sender, senders));
+    }
+    line("reset signature  # or: set signature=~/.config/mutt/signature/NAME");
+    line("reset pgp_sign_as pgp_default_key");
+    let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or("white blue");
+    line(&format!("color status {colour}"));
+    out
+}
+
+/// The line that sends by msmtp: by the address, where msmtp would find this
+/// account by it, so that an answer from another address goes out by that one's;
+/// else by name.
+fn sendmail(sender: Option<&Sender>, senders: &[Sender]) -> String {
+    let Some(sender) = sender else {
+        return "set sendmail=\"msmtp\"  # fill in: no account of msmtp's is like this one".into();
+    };
+    let same_from = |other: &&Sender| match (&other.from, &sender.from) {
+        (Some(other), Some(own)) => other.eq_ignore_ascii_case(own),
+        _ => false,
+    };
+    if senders.iter().find(same_from).is_some_and(|first| first.name == sender.name) {
+        return "set sendmail=\"msmtp\"".into();
+    }
+    // Both clients split this command at spaces and know no quotes in it.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
+    if sender.name.chars().all(plain) {
+        format!("set sendmail=\"msmtp -a {}\"", sender.name)
+    } else {
+        "set sendmail=\"msmtp\"  # fill in: -a cannot be given an account with such a name".into()
+    }
+}
+
+fn path_text(mailbox: &Mailbox) -> Option<&str> {
+    mailbox.maildir.as_deref()?.to_str()
+}
+
+fn path_of(mailbox: &Mailbox) -> Option<String> {
+    quoted(path_text(mailbox)?).ok()
+}

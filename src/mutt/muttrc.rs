@@ -1,0 +1,271 @@
+//! What `mutt-sync --muttrc` prints, for `source "mutt-sync --muttrc|"`.
+//!
+//! It says what `.mbsyncrc` knows: the folders, and which account each is of.
+//! Hooks and keys are those of `muttrc.d/10-sync.rc`, word for word. Nothing is
+//! defined twice when both are used: that file and `20-accounts.rc` each leave
+//! a variable in the environment, which comes here as [`Theirs`], and what they
+//! have is left out.
+//!
+//! `set folder` is left to the user, for much else hangs on it; all paths here
+//! are absolute, so that they are right with any. Both clients show them
+//! shortened by `$folder`.
+
+use super::identity;
+use super::quote::{ControlCharacter, folder_regexp, one_folder_regexp, quoted};
+use crate::account::{Account, Mailbox, StoreKind};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The file whose hooks and keys are printed.
+const SYNC_RC: &str = include_str!("../../muttrc.d/10-sync.rc");
+
+/// The variable that `10-sync.rc` sets to say that it is in use.
+pub const HAVE_HOOKS: &str = "MUTT_SYNC_HOOKS";
+/// The variable that `20-accounts.rc` sets to say that it is in use.
+pub const HAVE_ACCOUNTS: &str = "MUTT_SYNC_ACCOUNTS";
+
+/// An account and its local mailboxes, both in the file's order.
+#[derive(Debug, Clone, Copy)]
+pub struct AccountMail<'a> {
+    /// The account.
+    pub account: &'a Account,
+    /// Its mailboxes; those without a Maildir are passed over.
+    pub mailboxes: &'a [Mailbox],
+    /// The file the user keeps for it, as `--muttrc ACCOUNT` makes it; `None`
+    /// where there is none, and the account is only named to mutt-sync.
+    pub identity_file: Option<&'a Path>,
+}
+
+/// What the user's own files define already: the value of [`HAVE_HOOKS`] and
+/// [`HAVE_ACCOUNTS`] in the environment is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Theirs {
+    /// `10-sync.rc` was sourced before.
+    pub hooks: bool,
+    /// `20-accounts.rc` was sourced before.
+    pub accounts: bool,
+}
+
+/// The muttrc lines for all accounts. `home` is the user's home directory: no
+/// hook ever claims all of it for an account. `exists` says whether a Maildir is
+/// there: neomutt takes a folder that is not for an error.
+#[must_use]
+pub fn muttrc(
+    accounts: &[AccountMail<'_>],
+    theirs: Theirs,
+    home: &Path,
+    exists: impl Fn(&Path) -> bool,
+) -> String {
+    let mut out = String::from(
+        "# Printed by `mutt-sync --muttrc` from .mbsyncrc. In your muttrc:\n\
+         #     source \"mutt-sync --muttrc|\"\n",
+    );
+    out.push_str("\n# The folders: every INBOX, then the rest in the order of .mbsyncrc.\n");
+    mailboxes(&mut out, accounts, exists);
+    if theirs.hooks {
+        out.push_str("\n# Hooks and keys are those of your 10-sync.rc.\n");
+    } else {
+        out.push_str("\n# Hooks and keys, as in muttrc.d/10-sync.rc, which explains them.\n");
+        out.extend(SYNC_RC.lines().filter(|line| is_setting(line)).flat_map(|line| [line, "\n"]));
+    }
+    if theirs.accounts {
+        out.push_str("\n# Which account a folder is of, your 20-accounts.rc says.\n");
+    } else {
+        account_hooks(&mut out, accounts, home);
+    }
+    out.push_str("\n# The folder you are in, for the key that syncs it alone.\n");
+    folder_names(&mut out, accounts);
+    if !theirs.accounts {
+        out.push_str(
+            "\n# The account just entered.\n\
+             folder-hook . 'set my_entered=\"`mutt-sync -b 2>/dev/null`\"'\n",
+        );
+        if let Some(first) = accounts.first() {
+            out.push_str("\n# Where mutt starts.\n");
+            match entering(first) {
+                Ok(command) => line(&mut out, &command),
+                Err(why) => left_out(&mut out, "account", &first.account.name, why),
+            }
+        }
+    }
+    out
+}
+
+/// `mailboxes` lines, each Maildir once.
+fn mailboxes(out: &mut String, accounts: &[AccountMail<'_>], exists: impl Fn(&Path) -> bool) {
+    let all = || accounts.iter().flat_map(|one| one.mailboxes);
+    let mut seen = BTreeSet::new();
+    for mailbox in
+        all().filter(|mailbox| is_inbox(mailbox)).chain(all().filter(|mailbox| !is_inbox(mailbox)))
+    {
+        let Some(maildir) = &mailbox.maildir else { continue };
+        if !seen.insert(maildir) {
+            continue;
+        }
+        let Some(path) = maildir.to_str() else {
+            line(out, &format!("# left out, not UTF-8: {}", comment(&maildir.to_string_lossy())));
+            continue;
+        };
+        match quoted(path) {
+            Ok(path) if exists(maildir) => line(out, &format!("mailboxes {path}")),
+            Ok(path) => line(out, &format!("# not there yet: {}", comment(&path))),
+            Err(why) => left_out(out, "folder", path, why),
+        }
+    }
+}
+
+/// A folder-hook per account: its own file, or only its name for mutt-sync.
+fn account_hooks(out: &mut String, accounts: &[AccountMail<'_>], home: &Path) {
+    out.push_str("\n# Which account a folder is of.\n");
+    if accounts.iter().any(|one| one.identity_file.is_none()) {
+        out.push_str(
+            "# `mutt-sync --muttrc ACCOUNT >~/.config/mutt/account/ACCOUNT` gives one an\n\
+             # identity: sender, Drafts, Sent, Trash. It is found there by the next start.\n",
+        );
+    }
+    for one in accounts {
+        let roots = roots(one, accounts, home);
+        if roots.is_empty() {
+            continue;
+        }
+        let pattern = folder_regexp(&roots.iter().map(String::as_str).collect::<Vec<_>>());
+        match hook(&pattern, entering(one)) {
+            Ok(hook) => line(out, &hook),
+            Err(why) => left_out(out, "account", &one.account.name, why),
+        }
+    }
+}
+
+/// What is done on entering a folder of an account.
+fn entering(one: &AccountMail<'_>) -> Result<String, ControlCharacter> {
+    // A name that ends in `|` would be run.
+    let file = one.identity_file.and_then(Path::to_str).filter(|path| !path.ends_with('|'));
+    match file {
+        Some(path) => Ok(format!("source {}", quoted(path)?)),
+        None => Ok(identity::naming(&one.account.name)?.join("; ")),
+    }
+}
+
+/// A folder-hook per mailbox that tells F7 how mbsync calls it.
+fn folder_names(out: &mut String, accounts: &[AccountMail<'_>]) {
+    line(out, "folder-hook . 'set my_mailbox=\"$my_account\"'");
+    for mailbox in accounts.iter().flat_map(|one| one.mailboxes) {
+        let Some(path) = mailbox.maildir.as_deref().and_then(Path::to_str) else { continue };
+        if !mailbox.addressable {
+            continue;
+        }
+        let command = quoted(&format!("{}:{}", mailbox.channel, mailbox.name))
+            .map(|name| format!("set my_mailbox={name}"));
+        // What cannot be quoted was named above, and F7 then syncs the account.
+        if let Ok(hook) = hook(&one_folder_regexp(path), command) {
+            line(out, &hook);
+        }
+    }
+}
+
+/// A folder-hook line.
+fn hook(
+    pattern: &str,
+    command: Result<String, ControlCharacter>,
+) -> Result<String, ControlCharacter> {
+    Ok(format!("folder-hook {} {}", quoted(pattern)?, quoted(&command?)?))
+}
+
+/// The directories that hold the account's Maildirs and no other account's, as
+/// few as possible, so that a folder made later belongs to the account as well.
+/// Never `home` or above.
+fn roots(one: &AccountMail<'_>, accounts: &[AccountMail<'_>], home: &Path) -> Vec<String> {
+    let own: Vec<&Path> = maildirs(one).collect();
+    let foreign: Vec<&Path> = accounts
+        .iter()
+        .filter(|other| other.account.name != one.account.name)
+        .flat_map(maildirs)
+        .filter(|path| !own.contains(path))
+        .collect();
+    let mut roots: Vec<String> = Vec::new();
+    for maildir in &own {
+        // The highest directory above it that is all the account's.
+        let root = maildir
+            .ancestors()
+            .skip(1)
+            .take_while(|dir| {
+                dir.parent().is_some()
+                    && !home.starts_with(dir)
+                    && !foreign.iter().any(|path| path.starts_with(dir))
+            })
+            .filter(|dir| own.iter().filter(|path| path.starts_with(dir)).count() > 1)
+            .filter(|dir| within_stores(one, dir))
+            .last()
+            .unwrap_or(maildir);
+        if let Some(root) = root.to_str().map(str::to_owned) {
+            if !roots.contains(&root) {
+                roots.push(root);
+            }
+        }
+    }
+    // What lies below another root is matched by that one.
+    let all = roots.clone();
+    roots.retain(|root| {
+        !all.iter().any(|other| other != root && Path::new(root).starts_with(other))
+    });
+    roots
+}
+
+/// Whether `dir` is a place where the account's stores keep mailboxes, and not a
+/// directory somewhere above them that also holds what is nobody's.
+fn within_stores(one: &AccountMail<'_>, dir: &Path) -> bool {
+    let mut sides = one.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]);
+    sides.any(|side| {
+        let StoreKind::Maildir(store) = &side.store.kind else { return false };
+        // Path is a string put before names, not always a directory.
+        let below_path = |path: &str| {
+            dir.to_str().is_some_and(|dir| dir.starts_with(path) || format!("{dir}/") == path)
+        };
+        store.path.as_deref().is_some_and(below_path) || dir.starts_with(&store.inbox)
+    })
+}
+
+fn maildirs<'a>(one: &AccountMail<'a>) -> impl Iterator<Item = &'a Path> + use<'a> {
+    one.mailboxes.iter().filter_map(|mailbox| mailbox.maildir.as_deref())
+}
+
+/// The mailbox where new mail comes: INBOX on either side.
+pub(super) fn is_inbox(mailbox: &Mailbox) -> bool {
+    // INBOX is the one name that has no case (RFC 3501, 5.1).
+    [&mailbox.name, &mailbox.near, &mailbox.far]
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case("INBOX"))
+        || (mailbox.far.is_empty() && !mailbox.addressable)
+}
+
+/// A line of `10-sync.rc` that does something here: no comment, and not the one
+/// that tells us to leave its hooks out.
+fn is_setting(line: &str) -> bool {
+    let line = line.trim_start();
+    !(line.is_empty() || line.starts_with('#') || line.starts_with("setenv MUTT_SYNC_HOOKS"))
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}
+
+fn left_out(out: &mut String, what: &str, name: &str, why: ControlCharacter) {
+    line(out, &format!("# left out, {why} in its name: {what} {}", comment(name)));
+}
+
+/// `text` fit for a comment: on one line, and not ending in the `\` that would
+/// draw the next line into it.
+pub(super) fn comment(text: &str) -> String {
+    let mut out: String = text
+        .chars()
+        .flat_map(|c| {
+            let plain = !c.is_control();
+            plain.then_some(c).into_iter().chain((!plain).then_some('?'))
+        })
+        .collect();
+    if out.ends_with('\\') {
+        out.push('.');
+    }
+    out
+}

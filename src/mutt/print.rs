@@ -1,0 +1,90 @@
+//! What `--muttrc` reads before it prints: mailboxes, account files, msmtp's
+//! file. The rim of this part; the text is made by its neighbours.
+
+use super::identity::{self, KnownUses, Sender};
+use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, Theirs};
+use crate::account::{Account, Mailbox};
+use crate::mbsyncrc::{Config, Env};
+use crate::outcome::Failure;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// Larger than any file of msmtp's.
+const LARGEST: u64 = 1 << 20;
+
+/// The lines for all accounts: `--muttrc`.
+#[must_use]
+pub fn all_accounts(config: &Config, env: &Env) -> String {
+    let mailboxes: Vec<Vec<Mailbox>> =
+        config.accounts.iter().map(|account| config.local_mailboxes(account)).collect();
+    let files: Vec<Option<PathBuf>> =
+        config.accounts.iter().map(|account| identity_file(account, env)).collect();
+    let told: Vec<AccountMail<'_>> = config
+        .accounts
+        .iter()
+        .zip(&mailboxes)
+        .zip(&files)
+        .map(|((account, mailboxes), file)| AccountMail {
+            account,
+            mailboxes,
+            identity_file: file.as_deref(),
+        })
+        .collect();
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let theirs = Theirs { hooks: is_set(HAVE_HOOKS), accounts: is_set(HAVE_ACCOUNTS) };
+    muttrc::muttrc(&told, theirs, &env.home, |maildir| maildir.join("cur").is_dir())
+}
+
+/// The identity file of the account that this name is of: `--muttrc ACCOUNT`.
+pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Failure> {
+    let by_name = config.accounts.iter().position(|account| account.name == name);
+    let place = match by_name {
+        Some(place) => place,
+        None => match config.select(&[name])?[..] {
+            [(place, _)] => place,
+            _ => {
+                return Err(Failure::usage(format!(
+                    "{name} is of several accounts; name one of: {}",
+                    config.accounts.iter().map(|each| &*each.name).collect::<Vec<_>>().join(", ")
+                )));
+            }
+        },
+    };
+    let Some(account) = config.accounts.get(place) else {
+        return Err(Failure::usage(format!("{name}: no such account")));
+    };
+    let mailboxes = config.local_mailboxes(account);
+    Ok(identity::identity(account, place, &mailboxes, &KnownUses::new(), &senders(env)))
+}
+
+/// The account file that mutt's user keeps, if there is one.
+fn identity_file(account: &Account, env: &Env) -> Option<PathBuf> {
+    if account.name.contains('/') || account.name.starts_with('.') {
+        return None;
+    }
+    [config_home(env).join("mutt"), env.home.join(".mutt")]
+        .iter()
+        .map(|dir| dir.join("account").join(&account.name))
+        .find(|file| file.is_file())
+}
+
+/// The accounts of msmtp's file, where msmtp looks for it (msmtp(1), FILES);
+/// none if it cannot be read.
+fn senders(env: &Env) -> Vec<Sender> {
+    let places =
+        [env.home.join(".msmtprc"), config_home(env).join("msmtp/config"), "/etc/msmtprc".into()];
+    let text = places.iter().find_map(|file| text_of(file)).unwrap_or_default();
+    identity::msmtp_senders(&text)
+}
+
+fn text_of(file: &Path) -> Option<String> {
+    let file = File::open(file).ok().filter(|file| file.metadata().is_ok_and(|it| it.is_file()))?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn config_home(env: &Env) -> PathBuf {
+    env.config_home.clone().unwrap_or_else(|| env.home.join(".config"))
+}

@@ -1,0 +1,225 @@
+//! Mail sent from each identity leaves by its own account of a real msmtp, and
+//! a copy lies in that account's Sent.
+#![allow(clippy::unwrap_used, clippy::format_push_string)]
+
+mod mutt_support;
+
+use mutt_support::{CLIENTS, account};
+use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
+use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
+use rig::{Home, Terminal, message, wait_until};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_secs(8);
+const NAMES: [&str; 2] = ["Home", "Work"];
+
+/// As much of an SMTP server as msmtp needs. It ends with the test's process.
+struct Smtp {
+    port: u16,
+    /// Envelope sender and text of what came.
+    mails: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Smtp {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mails = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&mails);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if let Some(mail) = serve(&stream.unwrap()) {
+                    kept.lock().unwrap().push(mail);
+                }
+            }
+        });
+        Smtp { port, mails }
+    }
+
+    fn take(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut *self.mails.lock().unwrap())
+    }
+
+    fn count(&self) -> usize {
+        self.mails.lock().unwrap().len()
+    }
+}
+
+fn serve(stream: &TcpStream) -> Option<(String, String)> {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let say = |text: &str| {
+        let mut stream = stream;
+        stream.write_all(format!("{text}\r\n").as_bytes()).ok()
+    };
+    let (mut from, mut mail) = (String::new(), None);
+    say("220 test")?;
+    while let Some(line) = lines.next() {
+        let word = line.get(..4).unwrap_or_default().to_ascii_uppercase();
+        match word.as_str() {
+            "MAIL" => line.split_once(':')?.1.clone_into(&mut from),
+            "DATA" => {
+                say("354 go on")?;
+                let text: Vec<String> = lines.by_ref().take_while(|line| line != ".").collect();
+                mail = Some((from.clone(), text.join("\n")));
+            }
+            "QUIT" => {
+                say("221 bye")?;
+                break;
+            }
+            _ => {}
+        }
+        say("250 test")?;
+    }
+    mail
+}
+
+struct Ground {
+    home: Home,
+    servers: [Smtp; 2],
+    /// What the muttrc needs before our own lines.
+    plain: String,
+}
+
+fn prepared() -> Ground {
+    let home = Home::fake(&NAMES);
+    home.program("mutt-sync", "[ \"$1\" = --muttrc ] && exec cat ~/printed; exit 0");
+    let servers = [Smtp::start(), Smtp::start()];
+    let mut msmtprc = "defaults\nauth off\ntls off\n".to_owned();
+    for (name, server) in NAMES.iter().zip(&servers) {
+        msmtprc += &format!(
+            "account {name}\nhost 127.0.0.1\nport {}\nfrom me@{}.example\n",
+            server.port,
+            name.to_lowercase()
+        );
+    }
+    let file = home.write(".msmtprc", &msmtprc);
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    home.program("editor", "echo Text. >>\"$1\"");
+    let plain = "set folder=~/Mail mbox_type=Maildir hostname=rig.example realname=Me\n\
+                 set edit_headers=no confirmappend=no confirmcreate=no fast_reply include=no\n\
+                 set editor=\"editor %s\" header_cache=\"\" crypt_use_gpgme=no\n"
+        .to_owned();
+    Ground { home, servers, plain }
+}
+
+/// Sends from both identities; then answers, in Home, a mail to Work's address.
+fn sends_from_each(ground: &Ground, client: &str, reply_from: usize) {
+    let Ground { home, servers, .. } = ground;
+    let mail = message("A question", "text");
+    let mail = String::from_utf8(mail).unwrap();
+    let mail: String = mail
+        .lines()
+        .map(|line| {
+            if line.starts_with("To:") {
+                "To: me@work.example\n".into()
+            } else {
+                format!("{line}\n")
+            }
+        })
+        .collect();
+    assert!(mail.contains("me@work.example"), "{mail}");
+    let inbox = home.maildir("Home", "INBOX");
+    for entry in inbox.list() {
+        inbox.delete(&entry);
+    }
+    inbox.add(mail.as_bytes(), "S");
+    let terminal = Terminal::start(home, &[client, "-n", "-F", ".muttrc"]);
+    terminal.wait_for("A question", SHORT);
+    let sent = |n: usize| home.maildir("", &format!("{}/Sent", NAMES[n]));
+    for n in [1, 0] {
+        let folder = format!("={}/INBOX", NAMES[n]);
+        terminal.text(&format!("c{folder}\n"));
+        terminal.wait_for(&folder, SHORT);
+        let before = sent(n).len();
+        terminal.text("mfriend@far.example\n");
+        terminal.wait_for("Subject:", SHORT);
+        terminal.text(&format!("From {}\n", NAMES[n]));
+        terminal.wait_for("y:Send", SHORT);
+        terminal.text("y");
+        wait_until(SHORT, "sent", || servers[n].count() == 1);
+        let mails = servers[n].take();
+        assert!(
+            mails[0].0.contains(&format!("me@{}.example", NAMES[n].to_lowercase())),
+            "{mails:?}"
+        );
+        assert!(mails[0].1.contains(&format!("Subject: From {}", NAMES[n])), "{mails:?}");
+        wait_until(SHORT, "the copy", || sent(n).len() == before + 1);
+        sent(n).find(&format!("Subject: From {}", NAMES[n]));
+        terminal.wait_for(&folder, SHORT);
+    }
+    assert_eq!((servers[0].count(), servers[1].count()), (0, 0));
+    // Now in Home, where the question lies.
+    let before = sent(reply_from).len();
+    terminal.text("r");
+    terminal.wait_for("y:Send", SHORT);
+    terminal.text("y");
+    wait_until(SHORT, "answered", || servers[reply_from].count() == 1);
+    let mails = servers[reply_from].take();
+    let address = format!("me@{}.example", NAMES[reply_from].to_lowercase());
+    assert!(mails[0].0.contains(&address), "{mails:?}");
+    assert!(mails[0].1.contains(&format!("From: Me <{address}>")), "{mails:?}");
+    wait_until(SHORT, "the copy", || sent(reply_from).len() == before + 1);
+    terminal.wait_for("A question", SHORT);
+    terminal.text("x");
+    terminal.wait_end(SHORT);
+}
+
+#[test]
+fn printed_identities_send_by_their_own_account() {
+    for client in CLIENTS {
+        let ground = prepared();
+        let home = &ground.home;
+        let boxes = ["INBOX", "Archive", "Drafts", "Sent", "Trash"];
+        let accounts = NAMES.map(|name| account(name, &home.mail(name), &boxes));
+        let senders = msmtp_senders(&home.read(".msmtprc"));
+        let files: Vec<_> = accounts
+            .iter()
+            .enumerate()
+            .map(|(place, (account, mailboxes))| {
+                let text = identity(account, place, mailboxes, &KnownUses::new(), &senders);
+                home.write(&format!(".config/mutt/account/{}", account.name), &text)
+            })
+            .collect();
+        let told: Vec<_> = accounts
+            .iter()
+            .zip(&files)
+            .map(|((account, mailboxes), file)| AccountMail {
+                account,
+                mailboxes,
+                identity_file: Some(file),
+            })
+            .collect();
+        home.write("printed", &muttrc(&told, Theirs::default(), &home.path(""), Path::is_dir));
+        home.write(".muttrc", &format!("{}source \"mutt-sync --muttrc|\"\n", ground.plain));
+        // Without reverse_name an answer is the account's in whose folder one is.
+        sends_from_each(&ground, client, 0);
+    }
+}
+
+#[test]
+fn shipped_identities_send_by_their_own_account() {
+    for client in CLIENTS {
+        let ground = prepared();
+        let home = &ground.home;
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("muttrc.d");
+        for file in
+            ["10-sync.rc", "20-accounts.rc", "account/default", "account/Home", "account/Work"]
+        {
+            let text = std::fs::read_to_string(shipped.join(file)).unwrap();
+            home.write(&format!(".config/mutt/{file}"), &text);
+        }
+        home.write(
+            ".muttrc",
+            &format!(
+                "{}source ~/.config/mutt/10-sync.rc\nsource ~/.config/mutt/20-accounts.rc\n",
+                ground.plain
+            ),
+        );
+        // With reverse_name an answer goes out as the address that was asked.
+        sends_from_each(&ground, client, 1);
+    }
+}
