@@ -7,7 +7,7 @@
 
 use crate::imap::Imap;
 use crate::process::{self, run, spawn_lasting, wait_gone};
-use crate::tls::Ca;
+use crate::tls::{Ca, Certificate};
 use rustix::process::Signal;
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +15,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -136,6 +136,11 @@ impl Server {
             fs::create_dir(server.path(sub)).expect("make directory");
         }
         fs::write(server.path("log"), "").expect("write log");
+        if server.options.tls != Tls::None {
+            let Certificate { cert, key } = Ca::shared().issue(&["localhost"], 30);
+            fs::write(server.path("cert"), cert).expect("write certificate");
+            fs::write(server.path("key"), key).expect("write key");
+        }
         for attempt in 0.. {
             fs::write(server.path("dovecot.conf"), server.configuration()).expect("write");
             server.give_away();
@@ -158,8 +163,8 @@ impl Server {
 
     fn give_away(&self) {
         if is_root() {
-            let all = [".", "users", "mail", "home", "log", "dovecot.conf"];
-            for path in all.map(|name| self.path(name)) {
+            let all = [".", "users", "mail", "home", "log", "cert", "key", "dovecot.conf"];
+            for path in all.map(|name| self.path(name)).iter().filter(|path| path.exists()) {
                 chown(path, Some(NOBODY), Some(NOBODY)).expect("chown to nobody");
             }
         }
@@ -244,19 +249,7 @@ namespace inbox {{
         if options.tls == Tls::None {
             text += "ssl = no\n";
         } else {
-            let certificate = Ca::shared().issue("server", &["localhost"], 30);
-            // Read here, for dovecot may be another user than the test.
-            let inline = |name: &str, from: &Path| {
-                let to = self.path(name);
-                fs::copy(from, &to).expect("copy");
-                if is_root() {
-                    chown(&to, Some(NOBODY), Some(NOBODY)).expect("chown to nobody");
-                }
-                to.display().to_string()
-            };
-            let cert = inline("server.pem", &certificate.cert);
-            let key = inline("server.key", &certificate.key);
-            let _ = write!(text, "ssl = yes\nssl_cert = <{cert}\nssl_key = <{key}\n");
+            text += &format!("ssl = yes\nssl_cert = <{dir}/cert\nssl_key = <{dir}/key\n");
         }
         if !options.without.is_empty() {
             let kept: Vec<&str> = CAPABILITIES
