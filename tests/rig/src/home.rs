@@ -2,6 +2,7 @@
 //! environment with nothing of the machine's own in it, and a mark by which
 //! every process that comes of it is found again.
 
+use crate::guard;
 use crate::maildir::Maildir;
 use crate::mbsync::Mbsync;
 use crate::process::{self, MARK_VARIABLE, Output, run};
@@ -192,6 +193,7 @@ impl Home {
         let dir = temp_dir();
         let at = |sub: &str| dir.path().join(sub).display().to_string();
         let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        guard::mark(&mark);
         let env = [
             ("HOME", dir.path().display().to_string()),
             ("USER", "tester".to_owned()),

@@ -5,6 +5,7 @@
 //! `mailbox_list_index`, which NOTIFY needs, dovecot does not see files that
 //! are dropped into its folders.
 
+use crate::guard;
 use crate::imap::Imap;
 use crate::process::{self, run, spawn_lasting, wait_gone};
 use crate::tls::{Ca, Certificate};
@@ -94,7 +95,9 @@ pub struct Server {
 
 /// A short name: dovecot's and tmux's sockets must fit into 108 bytes.
 pub(crate) fn temp_dir() -> TempDir {
-    tempfile::Builder::new().prefix("ms-").tempdir().expect("temporary directory")
+    let dir = tempfile::Builder::new().prefix("ms-").tempdir().expect("temporary directory");
+    guard::directory(dir.path());
+    dir
 }
 
 fn is_root() -> bool {
@@ -114,6 +117,16 @@ pub(crate) fn free_port() -> u16 {
 
 fn name_of(flag: &str) -> String {
     run(Command::new("id").args(["-n", flag]), Duration::from_secs(5)).ok().stdout.trim().to_owned()
+}
+
+/// Kills the child's group and waits for all of it: a login process that dies a
+/// moment after its master would still take connections.
+fn end_group(child: &mut Child) {
+    process::kill_group(child.id(), Signal::KILL);
+    let _ = child.wait();
+    process::wait_until(Duration::from_secs(10), "dovecot's processes are gone", || {
+        process::group(child.id()).is_empty()
+    });
 }
 
 impl Server {
@@ -321,16 +334,14 @@ namespace inbox {{
         if let Some(mut child) = self.child.take() {
             process::kill(child.id(), Signal::TERM);
             wait_gone(child.id(), Duration::from_secs(3));
-            process::kill_group(child.id(), Signal::KILL);
-            let _ = child.wait();
+            end_group(&mut child);
         }
     }
 
     /// Ends it and all its processes by SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            process::kill_group(child.id(), Signal::KILL);
-            let _ = child.wait();
+            end_group(&mut child);
         }
     }
 
