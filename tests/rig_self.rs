@@ -5,8 +5,10 @@ use rig::{
     Account, Delay, Home, Maildir, Mbsync, Seeded, Server, ServerOptions, Signal, Terminal, Tls,
     compare, compare_boxes, message, mutt_sync, now_ns, process, run, wait_until,
 };
+use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -215,6 +217,7 @@ fn the_fake_mbsync_logs_waits_fails_and_sees_overlaps() {
     // Two of one account are an overlap, one of another is none.
     mbsync.clear_log();
     mbsync.forget("exit");
+    mbsync.forget("stderr");
     mbsync.hold();
     let start = |name: &str| home.command("mbsync").arg(name).spawn().unwrap();
     let mut first = start("Home");
@@ -340,6 +343,41 @@ fn a_terminal_shows_mail_in_both_clients() {
     let pid = terminal.pid();
     drop(terminal);
     assert!(process::wait_gone(pid, SHORT), "the terminal's end is the end of its program");
+}
+
+#[test]
+fn a_test_that_is_killed_leaves_nothing_either() {
+    const NAME: &str = "a_test_that_is_killed_leaves_nothing_either";
+    if std::env::var_os("RIG_SELF_KILLED").is_some() {
+        // In the process that is to be killed.
+        let server = Server::start();
+        let home = Home::on(&server, &["Home"]);
+        let terminal = Terminal::start(&home, &["sleep", "601"]);
+        let mut waiter = home.command("setsid").args(["sleep", "602"]).spawn().unwrap();
+        println!("\nREADY {} {} {}", terminal.pid(), waiter.id(), server.port());
+        println!("HOME {}", home.path("").display());
+        waiter.wait().unwrap();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env("RIG_SELF_KILLED", "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let ready = lines.find(|line| line.starts_with("READY ")).unwrap();
+    let home = PathBuf::from(lines.next().unwrap().strip_prefix("HOME ").unwrap());
+    let numbers: Vec<u32> = ready.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let port = u16::try_from(numbers[2]).unwrap();
+    assert!(process::alive(numbers[0]) && process::alive(numbers[1]) && home.is_dir());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until(SHORT, "all of it is gone", || {
+        !process::alive(numbers[0])
+            && !process::alive(numbers[1])
+            && !home.exists()
+            && std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+    });
 }
 
 #[test]

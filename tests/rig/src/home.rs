@@ -2,6 +2,7 @@
 //! environment with nothing of the machine's own in it, and a mark by which
 //! every process that comes of it is found again.
 
+use crate::guard;
 use crate::maildir::Maildir;
 use crate::mbsync::Mbsync;
 use crate::process::{self, MARK_VARIABLE, Output, run};
@@ -48,7 +49,8 @@ pub struct Account {
     user: String,
     password: String,
     tls: Tls,
-    certificate: Option<PathBuf>,
+    /// PEM, for a `CertificateFile`.
+    certificate: Option<String>,
     patterns: String,
     account_lines: String,
     near_lines: String,
@@ -67,7 +69,7 @@ impl Account {
             password: format!("Pass {}", server.password(&user)),
             user,
             tls: server.tls(),
-            certificate: (server.tls() != Tls::None).then(|| Ca::shared().cert()),
+            certificate: (server.tls() != Tls::None).then(|| Ca::shared().cert().to_owned()),
             patterns: "*".to_owned(),
             account_lines: String::new(),
             near_lines: String::new(),
@@ -123,6 +125,12 @@ impl Account {
         self
     }
 
+    /// Trusts these certificates (PEM) in place of the rig's CA.
+    pub fn certificate(mut self, pem: &str) -> Self {
+        self.certificate = Some(pem.to_owned());
+        self
+    }
+
     /// A further line in the `IMAPAccount`.
     pub fn account_line(mut self, line: &str) -> Self {
         self.account_lines += &format!("{line}\n");
@@ -152,9 +160,8 @@ impl Account {
         let mut text = format!(
             "IMAPAccount {name}\nHost {host}\nPort {port}\nUser {user}\n{password}\nSSLType {tls}\n"
         );
-        if let Some(certificate) = &self.certificate {
-            let _ =
-                writeln!(text, "SystemCertificates no\nCertificateFile {}", certificate.display());
+        if self.certificate.is_some() {
+            text += &format!("SystemCertificates no\nCertificateFile ~/{name}.pem\n");
         } else {
             text += "AuthMechs LOGIN\n";
         }
@@ -186,6 +193,7 @@ impl Home {
         let dir = temp_dir();
         let at = |sub: &str| dir.path().join(sub).display().to_string();
         let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        guard::mark(&mark);
         let env = [
             ("HOME", dir.path().display().to_string()),
             ("USER", "tester".to_owned()),
@@ -244,6 +252,9 @@ impl Home {
         let private = fs::Permissions::from_mode(0o600);
         fs::set_permissions(self.path(".mbsyncrc"), private).expect("chmod");
         for account in &accounts {
+            if let Some(certificate) = &account.certificate {
+                self.write(&format!("{}.pem", account.name), certificate);
+            }
             fs::create_dir_all(self.path("Mail").join(&account.name)).expect("make directory");
         }
         self.accounts = accounts;
@@ -384,6 +395,7 @@ impl Home {
              set delete=yes quit=yes move=no confirmappend=no confirmcreate=no\n\
              set sleep_time=0 mail_check=1 timeout=1 wait_key=no header_cache=\"\"\n\
              set from=me@home.example realname=Me hostname=rig.example\n\
+             ignore *\nunignore from to subject date\n\
              set editor=true sendmail=true\n{more}\n"
         );
         self.write(".muttrc", &text)

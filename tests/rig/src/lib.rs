@@ -8,6 +8,7 @@
 
 mod compare;
 mod delay;
+mod guard;
 mod home;
 mod imap;
 mod maildir;

@@ -200,6 +200,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     all().into_iter().filter(|&p| stat(p).is_some_and(|stat| stat[1] == parent)).collect()
 }
 
+/// The processes of a group that run.
+pub fn group(group: u32) -> Vec<u32> {
+    let group = group.to_string();
+    let member = |stat: Vec<String>| stat[2] == group && !matches!(stat[0].as_str(), "Z" | "X");
+    all().into_iter().filter(|&pid| stat(pid).is_some_and(member)).collect()
+}
+
 /// Children, their children, and so on.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = children(pid);
@@ -257,7 +264,8 @@ pub fn wakeups(pid: u32) -> u64 {
         .sum()
 }
 
-/// Running processes whose environment holds `MARK_VARIABLE=mark`.
+/// Running processes whose environment holds `MARK_VARIABLE=mark`. One that
+/// made itself undumpable is seen by root only.
 pub fn marked(mark: &str) -> Vec<u32> {
     let wanted = format!("{MARK_VARIABLE}={mark}");
     let holds = |pid: &u32| {

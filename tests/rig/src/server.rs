@@ -5,9 +5,10 @@
 //! `mailbox_list_index`, which NOTIFY needs, dovecot does not see files that
 //! are dropped into its folders.
 
+use crate::guard;
 use crate::imap::Imap;
 use crate::process::{self, run, spawn_lasting, wait_gone};
-use crate::tls::Ca;
+use crate::tls::{Ca, Certificate};
 use rustix::process::Signal;
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +16,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -94,7 +95,9 @@ pub struct Server {
 
 /// A short name: dovecot's and tmux's sockets must fit into 108 bytes.
 pub(crate) fn temp_dir() -> TempDir {
-    tempfile::Builder::new().prefix("ms-").tempdir().expect("temporary directory")
+    let dir = tempfile::Builder::new().prefix("ms-").tempdir().expect("temporary directory");
+    guard::directory(dir.path());
+    dir
 }
 
 fn is_root() -> bool {
@@ -114,6 +117,16 @@ pub(crate) fn free_port() -> u16 {
 
 fn name_of(flag: &str) -> String {
     run(Command::new("id").args(["-n", flag]), Duration::from_secs(5)).ok().stdout.trim().to_owned()
+}
+
+/// Kills the child's group and waits for all of it: a login process that dies a
+/// moment after its master would still take connections.
+fn end_group(child: &mut Child) {
+    process::kill_group(child.id(), Signal::KILL);
+    let _ = child.wait();
+    process::wait_until(Duration::from_secs(10), "dovecot's processes are gone", || {
+        process::group(child.id()).is_empty()
+    });
 }
 
 impl Server {
@@ -136,6 +149,11 @@ impl Server {
             fs::create_dir(server.path(sub)).expect("make directory");
         }
         fs::write(server.path("log"), "").expect("write log");
+        if server.options.tls != Tls::None {
+            let Certificate { cert, key } = Ca::shared().issue(&["localhost"], 30);
+            fs::write(server.path("cert"), cert).expect("write certificate");
+            fs::write(server.path("key"), key).expect("write key");
+        }
         for attempt in 0.. {
             fs::write(server.path("dovecot.conf"), server.configuration()).expect("write");
             server.give_away();
@@ -158,8 +176,8 @@ impl Server {
 
     fn give_away(&self) {
         if is_root() {
-            let all = [".", "users", "mail", "home", "log", "dovecot.conf"];
-            for path in all.map(|name| self.path(name)) {
+            let all = [".", "users", "mail", "home", "log", "cert", "key", "dovecot.conf"];
+            for path in all.map(|name| self.path(name)).iter().filter(|path| path.exists()) {
                 chown(path, Some(NOBODY), Some(NOBODY)).expect("chown to nobody");
             }
         }
@@ -244,19 +262,7 @@ namespace inbox {{
         if options.tls == Tls::None {
             text += "ssl = no\n";
         } else {
-            let certificate = Ca::shared().issue("server", &["localhost"], 30);
-            // Read here, for dovecot may be another user than the test.
-            let inline = |name: &str, from: &Path| {
-                let to = self.path(name);
-                fs::copy(from, &to).expect("copy");
-                if is_root() {
-                    chown(&to, Some(NOBODY), Some(NOBODY)).expect("chown to nobody");
-                }
-                to.display().to_string()
-            };
-            let cert = inline("server.pem", &certificate.cert);
-            let key = inline("server.key", &certificate.key);
-            let _ = write!(text, "ssl = yes\nssl_cert = <{cert}\nssl_key = <{key}\n");
+            text += &format!("ssl = yes\nssl_cert = <{dir}/cert\nssl_key = <{dir}/key\n");
         }
         if !options.without.is_empty() {
             let kept: Vec<&str> = CAPABILITIES
@@ -328,16 +334,14 @@ namespace inbox {{
         if let Some(mut child) = self.child.take() {
             process::kill(child.id(), Signal::TERM);
             wait_gone(child.id(), Duration::from_secs(3));
-            process::kill_group(child.id(), Signal::KILL);
-            let _ = child.wait();
+            end_group(&mut child);
         }
     }
 
     /// Ends it and all its processes by SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            process::kill_group(child.id(), Signal::KILL);
-            let _ = child.wait();
+            end_group(&mut child);
         }
     }
 

@@ -1,5 +1,6 @@
 //! A terminal to run mutt in, and to look at: tmux on a socket of its own.
 
+use crate::guard;
 use crate::home::Home;
 use crate::process::run;
 use crate::server::temp_dir;
@@ -29,6 +30,7 @@ impl Terminal {
     #[track_caller]
     pub fn sized(home: &Home, columns: u16, lines: u16, program: &[&str]) -> Self {
         let terminal = Terminal { dir: temp_dir() };
+        guard::mark(&terminal.socket().display().to_string());
         let config = terminal.dir.path().join("conf");
         let settings = "set -g status off\nset -g remain-on-exit on\nset -sg escape-time 0\n\
                         set -g default-terminal screen-256color\n";
@@ -51,6 +53,7 @@ impl Terminal {
     fn tmux(&self) -> Command {
         let mut command = Command::new("tmux");
         command.env_clear().env("LANG", "C.UTF-8").env("SHELL", "/bin/sh");
+        command.env("RIG_TERMINAL", self.socket());
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin").arg("-u").arg("-S").arg(self.socket());
         command
     }

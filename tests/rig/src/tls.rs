@@ -1,12 +1,12 @@
 //! Certificates made on the spot: a CA of our own, and what it signs.
 
 use crate::process::run;
+use crate::server::temp_dir;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
-use tempfile::TempDir;
 
 const CONFIG: &str = "[req]
 distinguished_name = dn
@@ -19,57 +19,45 @@ keyUsage = critical, keyCertSign, cRLSign
 subjectKeyIdentifier = hash
 ";
 
-/// A certificate and its key, as PEM files.
+/// A certificate and its key, as PEM text.
 #[derive(Debug, Clone)]
 pub struct Certificate {
     /// The certificate.
-    pub cert: PathBuf,
+    pub cert: String,
     /// The key, PKCS#8.
-    pub key: PathBuf,
+    pub key: String,
 }
 
-/// A certificate authority; its files go with it.
-pub struct Ca {
-    dir: TempDir,
+/// A certificate authority.
+pub struct Ca(Certificate);
+
+fn openssl(dir: &Path, args: &[&str]) {
+    fs::write(dir.join("config"), CONFIG).expect("write");
+    let mut command = Command::new("openssl");
+    command.args(args).current_dir(dir);
+    run(&mut command, Duration::from_secs(20)).ok();
 }
 
-fn openssl(args: &[&str]) {
-    run(Command::new("openssl").args(args), Duration::from_secs(20)).ok();
+fn read(dir: &Path, name: &str) -> String {
+    fs::read_to_string(dir.join(name)).expect("what openssl wrote")
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are UTF-8")
-}
+#[rustfmt::skip]
+const NEW_KEY: [&str; 7] = [
+    "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-config", "config",
+];
 
 impl Ca {
     /// A new one.
     pub fn new() -> Self {
-        let ca = Ca { dir: crate::server::temp_dir() };
-        let config = ca.dir.path().join("config");
-        fs::write(&config, CONFIG).expect("write");
-        let key = ca.dir.path().join("ca.key");
-        openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "30",
-            "-subj",
-            "/CN=Rig CA",
-            "-config",
-            text(&config),
-            "-extensions",
-            "ca",
-            "-keyout",
-            text(&key),
-            "-out",
-            text(&ca.cert()),
-        ]);
-        ca
+        let dir = temp_dir();
+        #[rustfmt::skip]
+        let args = [
+            "req", "-x509", "-days", "30", "-subj", "/CN=Rig CA", "-extensions", "ca",
+            "-keyout", "key", "-out", "cert",
+        ];
+        openssl(dir.path(), &[&args[..], &NEW_KEY].concat());
+        Ca(Certificate { cert: read(dir.path(), "cert"), key: read(dir.path(), "key") })
     }
 
     /// The one that this process's servers use.
@@ -78,59 +66,33 @@ impl Ca {
         CA.get_or_init(Ca::new)
     }
 
-    /// Its own certificate: what `CertificateFile` names.
-    pub fn cert(&self) -> PathBuf {
-        self.dir.path().join("ca.pem")
+    /// Its own certificate, as PEM: what belongs into a `CertificateFile`.
+    pub fn cert(&self) -> &str {
+        &self.0.cert
     }
 
-    /// Signs a new certificate for these DNS names, for so many days from now:
-    /// fewer than none gives one that has expired. `file` names its files.
-    pub fn issue(&self, file: &str, names: &[&str], days: i32) -> Certificate {
-        let path = |end: &str| self.dir.path().join(format!("{file}.{end}"));
-        let (cert, key, request, extensions) = (path("pem"), path("key"), path("csr"), path("ext"));
-        let config = self.dir.path().join("config");
-        let ca_key = self.dir.path().join("ca.key");
+    /// Signs a new certificate for these DNS names, good for so many days from
+    /// now: with a negative number, one that has expired.
+    pub fn issue(&self, names: &[&str], days: i32) -> Certificate {
+        let dir = temp_dir();
         let subject = format!("/CN={}", names.first().unwrap_or(&"nobody"));
-        openssl(&[
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-subj",
-            &subject,
-            "-config",
-            text(&config),
-            "-keyout",
-            text(&key),
-            "-out",
-            text(&request),
+        let args = ["req", "-new", "-subj", &subject, "-keyout", "key", "-out", "request"];
+        openssl(dir.path(), &[&args[..], &NEW_KEY].concat());
+        let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        let extensions =
+            format!("basicConstraints = CA:FALSE\nsubjectAltName = {}\n", names.join(", "));
+        for (name, text) in
+            [("extensions", &extensions), ("ca.cert", &self.0.cert), ("ca.key", &self.0.key)]
+        {
+            fs::write(dir.path().join(name), text).expect("write");
+        }
+        let (serial, days) = (fastrand::u32(1..).to_string(), days.to_string());
+        #[rustfmt::skip]
+        openssl(dir.path(), &[
+            "x509", "-req", "-in", "request", "-CA", "ca.cert", "-CAkey", "ca.key", "-set_serial",
+            &serial, "-days", &days, "-extfile", "extensions", "-out", "cert",
         ]);
-        let alternatives: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
-        let lines =
-            format!("basicConstraints = CA:FALSE\nsubjectAltName = {}\n", alternatives.join(", "));
-        fs::write(&extensions, lines).expect("write");
-        openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            text(&request),
-            "-CA",
-            text(&self.cert()),
-            "-CAkey",
-            text(&ca_key),
-            "-set_serial",
-            &fastrand::u32(1..).to_string(),
-            "-days",
-            &days.to_string(),
-            "-extfile",
-            text(&extensions),
-            "-out",
-            text(&cert),
-        ]);
-        Certificate { cert, key }
+        Certificate { cert: read(dir.path(), "cert"), key: read(dir.path(), "key") }
     }
 }
 

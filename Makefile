@@ -1,0 +1,90 @@
+# make              build
+# make demo         show the main job, on a private server: under a minute
+# make test         check everything (installs what the tests need, on Debian)
+# make soak         the same with full counts and long waits
+# make bench        figures, side by side
+# make install      PREFIX and DESTDIR as usual
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+bindir = $(DESTDIR)$(PREFIX)/bin
+mandir = $(DESTDIR)$(PREFIX)/share/man
+datadir = $(DESTDIR)$(PREFIX)/share/mutt-sync
+docdir = $(DESTDIR)$(PREFIX)/share/doc/mutt-sync
+bashdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+fishdir = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/user
+# Where Debian's zsh looks, for what packages bring and for what the machine has.
+ifeq ($(PREFIX),/usr)
+zshdir = $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions
+else
+zshdir = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+endif
+
+target = $(or $(CARGO_TARGET_DIR),target)
+binary = $(target)/release/mutt-sync
+sources = $(shell find src -name '*.rs') Cargo.toml Cargo.lock
+scripts = $(shell grep -rlI --exclude-dir=target --exclude-dir=.git '^\#!/bin/sh' .)
+pages = $(wildcard man/*.[1-8])
+
+all: $(binary)
+
+$(binary): $(sources)
+	$(CARGO) build --release --locked --bin mutt-sync
+	@touch $@
+
+demo: setup
+	@$(CARGO) build -q --locked -p mutt-sync -p mutt-sync-rig --bin mutt-sync --bin demo
+	@$(CARGO) run -q --locked -p mutt-sync-rig --bin demo
+
+test: setup lint
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+soak: setup
+	@tests/soak
+
+bench: setup
+	$(CARGO) bench --locked -p mutt-sync --bench '*'
+
+setup:
+	@tests/setup
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked -q
+	shellcheck $(scripts)
+	@for page in $(pages); do echo "mandoc -Tlint $$page"; mandoc -Tlint -Wwarning "$$page" || exit; done
+
+# Builds only what is missing or old, so that root needs no Rust toolchain for
+# `make && sudo make install`.
+install: $(binary)
+	install -d $(bindir)
+	install -m 755 $(binary) $(bindir)/mutt-sync
+	@set -e; for page in $(pages); do \
+	    section=$${page##*.}; install -d $(mandir)/man$$section; \
+	    install -m 644 "$$page" $(mandir)/man$$section/; done
+	@set -e; for file in completions/*; do case $$file in \
+	    *.bash) install -D -m 644 "$$file" $(bashdir)/mutt-sync ;; \
+	    completions/_*) install -D -m 644 "$$file" $(zshdir)/_mutt-sync ;; \
+	    *.fish) install -D -m 644 "$$file" $(fishdir)/mutt-sync.fish ;; esac; done
+	@set -e; for file in muttrc.d/*; do if [ -f "$$file" ]; then \
+	    install -D -m 644 "$$file" "$(datadir)/$$file"; fi; done
+	@set -e; for file in README.md CHANGELOG.md LICENSE*; do if [ -f "$$file" ]; then \
+	    install -D -m 644 "$$file" "$(docdir)/$$file"; fi; done
+	@set -e; if [ -d contrib ]; then find contrib -type f | while read -r file; do \
+	    mode=644; if [ -x "$$file" ]; then mode=755; fi; \
+	    case $$file in \
+	    contrib/systemd/*.service|contrib/systemd/*.timer|contrib/systemd/*.path) \
+	        install -D -m 644 "$$file" "$(unitdir)/$${file##*/}" ;; \
+	    *) install -D -m $$mode "$$file" "$(docdir)/examples/$${file#contrib/}" ;; esac; done; fi
+
+uninstall:
+	rm -f $(bindir)/mutt-sync $(bashdir)/mutt-sync $(zshdir)/_mutt-sync $(fishdir)/mutt-sync.fish
+	@for page in $(pages); do rm -f "$(mandir)/man$${page##*.}/$${page##*/}"; done
+	@for unit in contrib/systemd/*; do rm -f "$(unitdir)/$${unit##*/}"; done
+	rm -rf $(datadir) $(docdir)
+
+.PHONY: all demo test soak bench setup lint install uninstall
