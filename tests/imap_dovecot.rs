@@ -5,11 +5,24 @@ use mutt_sync::account::{Given, Server, TlsMode};
 use mutt_sync::imap::{Flags, Heard, Interrupt, Link, LinkError, Opening, Status};
 use mutt_sync::outcome::Exit;
 use rig::{ServerOptions, Tls, message};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 fn text(text: &str) -> Given {
     Given::Text(Zeroizing::new(text.to_owned()))
+}
+
+/// A PEM text as a file, for as long as the test process lives.
+fn on_disk(pem: &str) -> PathBuf {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let dir = DIR.get_or_init(|| tempfile::tempdir().unwrap());
+    let file = dir.path().join(format!("{}.pem", COUNT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::write(&file, pem).unwrap();
+    file
 }
 
 /// The account section for a user of this server.
@@ -26,7 +39,7 @@ fn section(server: &rig::Server, user: &str) -> Server {
         },
         tls_versions: (12, 13),
         system_certificates: true,
-        certificate_file: (server.tls() != Tls::None).then(|| rig::Ca::shared().cert()),
+        certificate_file: (server.tls() != Tls::None).then(|| on_disk(rig::Ca::shared().cert())),
         client_certificate: None,
         client_key: None,
         cipher_string: None,
@@ -154,17 +167,14 @@ fn tls_is_checked_as_mbsync_checks_it() {
         open(&named).log_out();
 
         // Another certificate of the same authority is no pin.
-        let other = rig::Ca::shared().issue("other", &["localhost"], 30);
-        named.certificate_file = Some(other.cert);
+        let other = rig::Ca::shared().issue(&["localhost"], 30);
+        named.certificate_file = Some(on_disk(&other.cert));
         let (exit, said) = refusal(&named);
         assert_eq!(exit, Exit::Denied, "{said}");
         assert_eq!(server.failed_logins(), 0);
 
         // A bundle: all of it counts.
-        let mut bundle = std::fs::read(rig::Ca::new().cert()).unwrap();
-        bundle.extend(std::fs::read(rig::Ca::shared().cert()).unwrap());
-        let file = dir.path().join("bundle.pem");
-        std::fs::write(&file, bundle).unwrap();
+        let file = on_disk(&format!("{}{}", rig::Ca::new().cert(), rig::Ca::shared().cert()));
         let mut bundled = good.clone();
         bundled.certificate_file = Some(file);
         open(&bundled).log_out();
@@ -190,12 +200,12 @@ fn certificate_of(server: &rig::Server) -> String {
 
 #[test]
 fn client_certificates_and_keys_of_every_form_are_shown() {
-    let own = rig::Ca::shared().issue("client", &["home"], 30);
+    let own = rig::Ca::shared().issue(&["home"], 30);
     let dir = tempfile::tempdir().unwrap();
     let sec1 = dir.path().join("sec1.pem");
     let made = std::process::Command::new("openssl")
         .args(["ec", "-in"])
-        .arg(&own.key)
+        .arg(on_disk(&own.key))
         .arg("-out")
         .arg(&sec1)
         .output()
@@ -203,7 +213,7 @@ fn client_certificates_and_keys_of_every_form_are_shown() {
     assert!(made.status.success());
     assert!(std::fs::read_to_string(&sec1).unwrap().contains("BEGIN EC PRIVATE KEY"));
     let ca = dir.path().join("ca.pem");
-    std::fs::copy(rig::Ca::shared().cert(), &ca).unwrap();
+    std::fs::write(&ca, rig::Ca::shared().cert()).unwrap();
     std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
     let server = rig::Server::with(ServerOptions {
         tls: Tls::Imaps,
@@ -215,8 +225,8 @@ fn client_certificates_and_keys_of_every_form_are_shown() {
     });
     let mut section = section(&server, "home");
     assert_eq!(refusal(&section).0, Exit::Denied);
-    for key in [own.key, sec1] {
-        section.client_certificate = Some(own.cert.clone());
+    for key in [on_disk(&own.key), sec1] {
+        section.client_certificate = Some(on_disk(&own.cert));
         section.client_key = Some(key);
         open(&section).log_out();
     }

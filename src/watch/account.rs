@@ -52,8 +52,8 @@ struct Watched {
     far: FarSide,
     /// First and last event since it was last looked at (time since boot).
     touched: Option<(Duration, Duration)>,
-    digest: Option<crate::verdict::Digest>,
-    unfinished: bool,
+    /// How its near side looked then.
+    looked: Fingerprint,
 }
 
 enum Near {
@@ -247,8 +247,7 @@ impl<'a> Waiter<'a> {
                     near: Near::Unasked,
                     far: FarSide::Untold,
                     touched: None,
-                    digest: None,
-                    unfinished: false,
+                    looked: Fingerprint::default(),
                 })
             })
             .collect();
@@ -479,15 +478,13 @@ impl<'a> Waiter<'a> {
             Err(why) => {
                 // The digest alone, as a fingerprint.
                 let look = local::look(maildir, state_file, &Rules::none(), None, None);
-                watched.digest = look.digest;
-                watched.unfinished = syncstate::unfinished(state_file);
+                watched.looked = look.fingerprint(None);
                 watched.near = Near::Found(Finding::Unknown(why.clone()));
                 return;
             }
         };
         let look = local::look(maildir, state_file, &rules, seen.near.as_ref(), seen.forwarded);
-        watched.digest = look.digest;
-        watched.unfinished = syncstate::unfinished(state_file);
+        watched.looked = look.fingerprint(None);
         if look.finding == Finding::Clean {
             let remembered = look.remembered(&rules, seen.forwarded);
             if seen.near.as_ref() != Some(&remembered) {
@@ -857,7 +854,8 @@ impl<'a> Waiter<'a> {
             wants = BTreeSet::from([Want::Account]);
         }
         self.disk.demand(&self.scene.account.canonical(&wants), false);
-        self.remember_before(&wants, full || whole || asked);
+        let before = self.look_before(&wants, full || whole || asked);
+        self.save();
         let found_change = full && dirty.is_empty();
         let report = self.disk.run();
         self.disk.unlock();
@@ -869,6 +867,11 @@ impl<'a> Waiter<'a> {
             return Step::End(End::Stopped(signal));
         }
         let served = matches!(report.ended.exit, Exit::Done | Exit::Mailbox);
+        if served {
+            // A run that was cut off says nothing of what it would have left.
+            self.unsaved.1 |= !before.is_empty();
+            self.stuck.extend(before);
+        }
         if served && !self.manner.endless {
             self.save();
             return Step::End(End::Synced);
@@ -924,9 +927,9 @@ impl<'a> Waiter<'a> {
     }
 
     /// How each mailbox looks before a run that may leave it as it is.
-    fn remember_before(&mut self, wants: &BTreeSet<Want>, all: bool) {
-        for at in 0..self.boxes.len() {
-            let Some(watched) = self.boxes.get(at) else { return };
+    fn look_before(&self, wants: &BTreeSet<Want>, all: bool) -> Vec<(String, Fingerprint)> {
+        let mut looks = Vec::new();
+        for (at, watched) in self.boxes.iter().enumerate() {
             if !all && !wants.iter().any(|want| covers(want, &watched.mailbox)) {
                 continue;
             }
@@ -936,21 +939,18 @@ impl<'a> Waiter<'a> {
                     FarSide::Found(Finding::Changed(_) | Finding::Unknown(_))
                 );
             if !clean {
-                let now = self.fingerprint(at);
-                self.stuck.insert(key(&watched.mailbox), now);
-                self.unsaved.1 = true;
+                looks.push((key(&watched.mailbox), self.fingerprint(at)));
             }
         }
-        self.save();
+        if let Some(far) = self.far.as_ref().filter(|far| all && !far.only_there().is_empty()) {
+            looks.push((ONLY_THERE.to_owned(), only_there_fingerprint(far)));
+        }
+        looks
     }
 
     fn fingerprint(&self, at: usize) -> Fingerprint {
-        let watched = self.boxes.get(at);
-        Fingerprint {
-            near: watched.and_then(|watched| watched.digest),
-            far: self.far.as_ref().and_then(|far| far.status(at)),
-            unfinished: watched.is_some_and(|watched| watched.unfinished),
-        }
+        let looked = self.boxes.get(at).map(|watched| watched.looked.clone()).unwrap_or_default();
+        Fingerprint { far: self.far.as_ref().and_then(|far| far.status(at)), ..looked }
     }
 
     /// The mailboxes that need a run, and whether only a run of the whole

@@ -15,6 +15,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 /// What has been heard since the last question.
 #[derive(Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // a set of flags
 pub struct Heard {
     /// Mailboxes, by index, with something changed in cur or new.
     pub mail: BTreeSet<usize>,

@@ -27,6 +27,7 @@ pub fn reason(known: &Known<'_>) -> Option<String> {
     let mut why = Vec::new();
     let near = side(known.near, known.stuck, |then| {
         then.unfinished != known.now.unfinished
+            || moved(then.record.as_ref(), known.now.record.as_ref())
             || moved(then.near.as_ref(), known.now.near.as_ref())
     });
     why.extend(near.map(|near| format!("to push: {near}")));
