@@ -12,18 +12,22 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-use crate::account::{Account, Want};
+use crate::account::{Account, Mailbox, Want};
 use crate::cli::Cli;
+use crate::list::Listing;
 use crate::mbsyncrc::{self, Config, Dialect, Env};
+use crate::mutt;
 use crate::outcome::{Exit, Failure};
 use crate::settings;
 use crate::state::last::{self, Change, Last};
 use crate::state::retry::{self, Retry};
+use crate::status;
 use crate::stop::Stop;
 use crate::sync::disk;
 use crate::sync::disk::{Disk, Manner, Report, Scene, short};
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
+use crate::verdict::Rules;
 use crate::watch::{self, End};
 
 /// What a selection names: accounts by their place in the configuration.
@@ -58,6 +62,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
 /// Everything read from the environment and the two configuration files, once.
 struct Session<'a> {
     cli: &'a Cli,
+    env: Env,
     config: Config,
     settings: settings::File,
     base: PathBuf,
@@ -88,7 +93,7 @@ impl<'a> Session<'a> {
         let config = mbsyncrc::read(&file, &env, dialect.unwrap_or(Dialect::V1_4))?;
         let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
         let config_files = std::iter::once(file).chain(settings_file).collect();
-        Ok(Session { cli, config, settings, base, config_files })
+        Ok(Session { cli, env, config, settings, base, config_files })
     }
 
     fn scene(&self, account: usize) -> Option<Scene<'_>> {
@@ -108,7 +113,16 @@ impl<'a> Session<'a> {
             return self.work_as_child(work);
         }
         if cli.list {
-            return Ok(Exit::Done);
+            return Ok(self.list());
+        }
+        if let Some(account) = &cli.muttrc {
+            return self.muttrc(account);
+        }
+        if let Some(line) = &cli.status_line {
+            return Ok(self.status_line(line));
+        }
+        if cli.status {
+            return self.status();
         }
         let selection = self.selection()?;
         if cli.background {
@@ -139,6 +153,88 @@ impl<'a> Session<'a> {
             (names, _) => names.iter().map(String::as_str).collect(),
         };
         self.config.select(&words)
+    }
+
+    fn list(&self) -> Exit {
+        let mailboxes: Vec<_> = self
+            .config
+            .accounts
+            .iter()
+            .map(|account| self.config.local_mailboxes(account))
+            .collect();
+        let listing = Listing::new(&self.config, &mailboxes, &|account, mailbox| {
+            self.how_watched(account, mailbox)
+        });
+        out(if self.cli.json { listing.json() } else { listing.text(&self.env.home) }.trim_end())
+    }
+
+    /// How a mailbox would be watched, as far as the configuration tells.
+    fn how_watched(&self, account: &Account, mailbox: &Mailbox) -> String {
+        let patterns = &self.settings.of(&account.name).boxes;
+        if !patterns.is_empty() && !mbsyncrc::pattern::admits(patterns, &mailbox.name) {
+            return "by the timer only".into();
+        }
+        let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel);
+        let here = if mailbox.maildir.is_some() { "inotify" } else { "" };
+        let there = if account.server.is_some() { "server" } else { "" };
+        let both =
+            [here, there].iter().filter(|side| !side.is_empty()).copied().collect::<Vec<_>>();
+        match channel.map(Rules::of) {
+            Some(Err(why)) => format!("{} ({why})", both.join(", ")),
+            _ => both.join(", "),
+        }
+    }
+
+    fn muttrc(&self, account: &str) -> Result<Exit, Failure> {
+        let text = match account {
+            "" => mutt::print::all_accounts(&self.config, &self.env),
+            account => mutt::print::one_account(&self.config, &self.env, account)?,
+        };
+        Ok(out(text.trim_end()))
+    }
+
+    /// The accounts that a report is about: those named, else all.
+    fn reported(&self) -> Result<Vec<Scene<'_>>, Failure> {
+        let selection = match &self.cli.names[..] {
+            [] => self.config.select_all(),
+            names => self.config.select(&names.iter().map(String::as_str).collect::<Vec<_>>())?,
+        };
+        Ok(selection.iter().filter_map(|(account, _)| self.scene(*account)).collect())
+    }
+
+    fn status(&self) -> Result<Exit, Failure> {
+        let memory = self.base.join("directories.json");
+        if let Ok(text) = std::fs::read(&memory) {
+            self.config.directories.recall(&text);
+        }
+        let statuses: Vec<_> = self
+            .reported()?
+            .into_iter()
+            .map(|scene| status::of(scene, &self.config.local_mailboxes(scene.account)))
+            .collect();
+        if let (Some(text), []) = (self.config.directories.remembered(), &self.cli.names[..]) {
+            // Lost, it is read again.
+            let _ = std::fs::create_dir_all(&self.base).and_then(|()| std::fs::write(memory, text));
+        }
+        if self.cli.json {
+            let text = serde_json::to_string_pretty(&statuses).unwrap_or_default();
+            return Ok(out(&text));
+        }
+        let now = std::time::SystemTime::now();
+        let texts: Vec<String> = statuses.iter().map(|each| status::text(each, now)).collect();
+        Ok(out(&texts.join("\n")))
+    }
+
+    /// Of the account that the environment names, else of all together.
+    fn status_line(&self, line: &str) -> Exit {
+        let named = self.selection().ok().filter(|_| !self.cli.all);
+        let selection = named.unwrap_or_else(|| self.config.select_all());
+        let statuses: Vec<_> = selection
+            .iter()
+            .filter_map(|(account, _)| self.scene(*account))
+            .map(|scene| status::of(scene, &status::mailboxes_seen(scene)))
+            .collect();
+        out(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
     }
 
     fn in_background(&self, selection: &Selection) -> Result<Exit, Failure> {

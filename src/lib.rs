@@ -17,6 +17,7 @@ pub mod outcome;
 pub mod process;
 pub mod settings;
 pub mod state;
+pub mod status;
 pub mod stop;
 pub mod sync;
 #[allow(unsafe_code)]

@@ -6,6 +6,7 @@
 //! loop of links), this goes on without the part in question. A mailbox that
 //! is only on the server is not found.
 
+use super::directories::Directories;
 use super::pattern::admits;
 use super::place::unflattened;
 use super::{Config, Dialect};
@@ -42,7 +43,7 @@ impl Config {
         let near_is_local = matches!(channel.near.store.kind, StoreKind::Maildir(_));
         let side = if near_is_local { &channel.near } else { &channel.far };
         let StoreKind::Maildir(store) = &side.store.kind else { return Vec::new() };
-        let mut found = Listing::new(store, self.dialect);
+        let mut found = Listing::new(store, self.dialect, &self.directories);
         found.list(&wanted(side, patterns));
         let mut names: Vec<String> = found
             .names
@@ -122,6 +123,7 @@ fn wanted(side: &Side, patterns: &[String]) -> Wanted {
 struct Listing<'a> {
     store: &'a MaildirStore,
     dialect: Dialect,
+    known: &'a Directories,
     inbox: String,
     names: BTreeSet<String>,
     inbox_done: bool,
@@ -132,10 +134,11 @@ struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
-    fn new(store: &'a MaildirStore, dialect: Dialect) -> Self {
+    fn new(store: &'a MaildirStore, dialect: Dialect, known: &'a Directories) -> Self {
         Listing {
             store,
             dialect,
+            known,
             inbox: store.inbox.to_string_lossy().into_owned(),
             names: BTreeSet::new(),
             inbox_done: false,
@@ -178,7 +181,7 @@ impl<'a> Listing<'a> {
     /// All folders lie in the Inbox, their levels joined by dots.
     fn plus_plus(&mut self, path: bool) {
         self.names.insert("INBOX".into());
-        for entry in entries(&self.inbox) {
+        for entry in self.known.entries(&self.inbox) {
             let Some(rest) = entry.strip_prefix('.') else { continue };
             let name = match rest.strip_prefix('.') {
                 Some("") => continue,
@@ -213,7 +216,7 @@ impl<'a> Listing<'a> {
         }
         self.above.push(identity);
         self.directories += 1;
-        for entry in entries(path) {
+        for entry in self.known.entries(path) {
             if matches!(entry.as_str(), "cur" | "new" | "tmp") {
                 continue;
             }
@@ -249,16 +252,6 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// The directories (and links, which may lead to some) in a directory.
-fn entries(path: &str) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir() || kind.is_symlink()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,7 +279,8 @@ mod tests {
             alt_map: false,
             info_delimiter: ':',
         };
-        let mut listing = Listing::new(&store, Dialect::V1_4);
+        let known = Directories::default();
+        let mut listing = Listing::new(&store, Dialect::V1_4, &known);
         listing.list(&Wanted { path: true, ..Wanted::default() });
         assert!(listing.names.contains("a"), "{:?}", listing.names);
         assert!(listing.directories < 100, "{}", listing.directories);

@@ -6,6 +6,7 @@
 //! servers, runs or this program's own files. Nothing here reads the
 //! environment: [`Env`] is given.
 
+pub mod directories;
 mod enumerate;
 mod lexer;
 mod near;
@@ -100,7 +101,7 @@ fn user_home(user: &str) -> Option<PathBuf> {
 }
 
 /// The file as the program sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// The file, absolute.
     pub file: PathBuf,
@@ -124,6 +125,8 @@ pub struct Config {
     pub shadowed_channels: bool,
     /// What a message calls the file.
     shown: String,
+    /// Directory listings, for mailboxes asked for more than once.
+    pub directories: directories::Directories,
 }
 
 /// A `Group`.

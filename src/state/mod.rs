@@ -9,6 +9,7 @@ pub mod last;
 pub mod lock;
 pub mod names;
 pub mod retry;
+pub mod seen;
 pub mod throttle;
 pub mod want;
 

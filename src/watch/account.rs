@@ -25,6 +25,7 @@ use crate::outcome::{Exit, Failure};
 use crate::state::last::{self, Last};
 use crate::state::lock::{Lock, Wait};
 use crate::state::retry::{self, Retry, seconds};
+use crate::state::seen::{self, key};
 use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene, covers, short};
 use crate::sync::serve::{self, Gate, Ground as _, Locked};
@@ -147,8 +148,8 @@ fn begin<'a>(
     };
     let now = clock::now();
     let mut waiter = Waiter {
-        seen: disk.dir().read_json("seen.json").unwrap_or_default(),
-        stuck: disk.dir().read_json("stuck.json").unwrap_or_default(),
+        seen: disk.dir().read_json(seen::FILE).unwrap_or_default(),
+        stuck: disk.dir().read_json(seen::STUCK).unwrap_or_default(),
         scene,
         manner,
         leads,
@@ -472,7 +473,7 @@ impl<'a> Waiter<'a> {
             return;
         };
         let key = key(&watched.mailbox);
-        let seen = self.seen.get(&key).cloned().unwrap_or_default();
+        let known = self.seen.get(&key).cloned().unwrap_or_default();
         let rules = match &watched.rules {
             Ok(rules) => rules.clone(),
             Err(why) => {
@@ -483,11 +484,11 @@ impl<'a> Waiter<'a> {
                 return;
             }
         };
-        let look = local::look(maildir, state_file, &rules, seen.near.as_ref(), seen.forwarded);
+        let look = local::look(maildir, state_file, &rules, known.near.as_ref(), known.forwarded);
         watched.looked = look.fingerprint(None);
         if look.finding == Finding::Clean {
-            let remembered = look.remembered(&rules, seen.forwarded);
-            if seen.near.as_ref() != Some(&remembered) {
+            let remembered = look.remembered(&rules, known.forwarded);
+            if known.near.as_ref() != Some(&remembered) {
                 self.seen.entry(key.clone()).or_default().near = Some(remembered);
                 self.unsaved.0 = true;
             }
@@ -740,8 +741,8 @@ impl<'a> Waiter<'a> {
             Some(State::Unreadable { why }) => return Some(Finding::Unknown(why)),
             None => return Some(Finding::Unknown("no record".into())),
         };
-        let seen = self.seen.get(&key).cloned().unwrap_or_default();
-        let needed = match remote::suspect(&status, seen.far.as_ref(), Some(&record), &rules) {
+        let known = self.seen.get(&key).cloned().unwrap_or_default();
+        let needed = match remote::suspect(&status, known.far.as_ref(), Some(&record), &rules) {
             Suspicion::Clean => return Some(Finding::Clean),
             Suspicion::Unknown(why) => return Some(Finding::Unknown(why)),
             Suspicion::Look(needed) => needed,
@@ -751,7 +752,7 @@ impl<'a> Waiter<'a> {
             Needed::ChangedSince(since) => Some(since),
         };
         // SELECT, once, to learn whether $Forwarded is kept; EXAMINE does not tell.
-        let opening = if seen.forwarded.is_none() { Opening::Select } else { Opening::Examine };
+        let opening = if known.forwarded.is_none() { Opening::Select } else { Opening::Examine };
         let look = match far.look(at, opening, since) {
             Ok(Some(look)) => look,
             Ok(None) => {
@@ -1110,12 +1111,12 @@ impl<'a> Waiter<'a> {
     fn save(&mut self) {
         if std::mem::take(&mut self.unsaved.0) {
             self.seen.retain(|at, _| self.boxes.iter().any(|watched| key(&watched.mailbox) == *at));
-            if let Err(error) = self.disk.dir().write_json("seen.json", &self.seen) {
+            if let Err(error) = self.disk.dir().write_json(seen::FILE, &self.seen) {
                 self.complain(&format!("cannot remember what was seen: {error}"));
             }
         }
         if std::mem::take(&mut self.unsaved.1) {
-            if let Err(error) = self.disk.dir().write_json("stuck.json", &self.stuck) {
+            if let Err(error) = self.disk.dir().write_json(seen::STUCK, &self.stuck) {
                 self.complain(&format!("cannot remember what is stuck: {error}"));
             }
         }
@@ -1151,11 +1152,6 @@ fn only_there_fingerprint(far: &Far) -> Fingerprint {
     let count = u32::try_from(far.only_there().len()).unwrap_or(u32::MAX);
     let status = Status { uid_validity: 0, uid_next: 0, messages: count, highest_modseq: None };
     Fingerprint { far: Some(status), ..Fingerprint::default() }
-}
-
-/// A mailbox in `seen.json` and `stuck.json`.
-fn key(mailbox: &Mailbox) -> String {
-    format!("{}:{}", mailbox.channel, mailbox.name)
 }
 
 fn said(status: Status) -> String {

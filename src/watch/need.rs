@@ -68,8 +68,8 @@ mod tests {
     use crate::verdict::Changes;
     use crate::verdict::remote::Status;
 
-    fn far(uid_next: u32) -> Option<Status> {
-        Some(Status { uid_validity: 1, uid_next, messages: 1, highest_modseq: None })
+    fn far(uid_next: u32) -> Status {
+        Status { uid_validity: 1, uid_next, messages: 1, highest_modseq: None }
     }
 
     fn changed() -> Finding {
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn what_a_run_left_as_it_was_is_not_run_again() {
-        let then = Fingerprint { far: far(1), ..Fingerprint::default() };
+        let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
         assert!(!asks(&changed(), None, &then, Some(&then)));
         assert!(!asks(&Finding::Clean, Some(&changed()), &then, Some(&then)));
-        let now = Fingerprint { far: far(2), ..then.clone() };
+        let now = Fingerprint { far: Some(far(2)), ..then.clone() };
         assert!(asks(&Finding::Clean, Some(&changed()), &now, Some(&then)));
         // The other side's movement is no reason.
         assert!(!asks(&changed(), Some(&Finding::Clean), &now, Some(&then)));
