@@ -75,17 +75,29 @@ pub fn split(line: &[u8]) -> Result<Line, Broken> {
 }
 
 fn word(line: &[u8], at: &mut usize) -> Result<String, Broken> {
-    // Room for the whole rest: a password that moved while its word grew would
-    // leave copies that nobody wipes.
-    let mut word = Vec::with_capacity(line.len() - *at);
+    // Counted first: a password that moved while its word grew would leave
+    // copies that nobody wipes.
+    let mut length = 0;
+    scan(line, *at, |_| length += 1);
+    let mut word = Vec::with_capacity(length);
+    let (end, broken) = scan(line, *at, |byte| word.push(byte));
+    *at = end;
+    match broken {
+        Some(broken) => Err(broken),
+        None => String::from_utf8(word).map_err(|_| Broken::Encoding),
+    }
+}
+
+/// Goes through one word, and gives where the next may begin.
+fn scan(line: &[u8], mut at: usize, mut push: impl FnMut(u8)) -> (usize, Option<Broken>) {
     let (mut escaped, mut quoted) = (false, false);
-    while let Some(&byte) = line.get(*at) {
-        *at += 1;
+    while let Some(&byte) = line.get(at) {
+        at += 1;
         // mbsync compares a signed char with 32 here: neither a control
         // character nor a byte above 127 ends an escape.
         if escaped && (32..128).contains(&byte) {
             escaped = false;
-            word.push(byte);
+            push(byte);
         } else if byte == b'\\' {
             escaped = true;
         } else if byte == b'"' {
@@ -93,16 +105,15 @@ fn word(line: &[u8], at: &mut usize) -> Result<String, Broken> {
         } else if !quoted && is_space(byte) {
             break;
         } else {
-            word.push(byte);
+            push(byte);
         }
     }
-    if escaped {
-        return Err(Broken::Escape);
-    }
-    if quoted {
-        return Err(Broken::Quote);
-    }
-    String::from_utf8(word).map_err(|_| Broken::Encoding)
+    let broken = match (escaped, quoted) {
+        (true, _) => Some(Broken::Escape),
+        (false, true) => Some(Broken::Quote),
+        (false, false) => None,
+    };
+    (at, broken)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Larger than any file that a person writes.
-const LARGEST: u64 = 16 << 20;
+const LARGEST: u64 = 4 << 20;
 
 /// The language of a version of isync. 1.3 is read as 1.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +205,7 @@ pub fn read(path: &Path, env: &Env, dialect: Dialect) -> Result<Config, Failure>
     file.take(LARGEST + 1).read_to_end(&mut text).map_err(cannot)?;
     if text.len() as u64 > LARGEST {
         return Err(Failure::config(format!(
-            "{} is larger than 16 MiB; is it the right file?",
+            "{} is larger than 4 MiB; is it the right file?",
             env.shown(&path)
         )));
     }

@@ -5,5 +5,6 @@
 
 mod choosing;
 mod places;
+mod reach;
 mod values;
 mod verdicts;

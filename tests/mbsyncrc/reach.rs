@@ -1,0 +1,170 @@
+//! Which mailboxes a word means: `mbsync -l WORD` against what is selected for
+//! it, and back: the words for a selection against what mbsync lists for them.
+
+use mutt_sync::account::{Account, Want};
+use mutt_sync::mbsyncrc::{self, Config, Dialect, Env};
+use rig::{Home, Server, ServerOptions};
+use std::collections::BTreeSet;
+
+const FILE: &str = "\
+Create Both
+
+IMAPStore far
+Host 127.0.0.1
+Port @PORT@
+User u
+Pass @PASS@
+SSLType None
+AuthMechs LOGIN
+
+MaildirStore near
+Path ~/Mail/
+Inbox ~/Mail/INBOX
+SubFolders Verbatim
+
+Channel all
+Far :far:
+Near :near:
+Patterns * !Lists*
+
+Channel lists
+Far :far:Lists/
+Near :near:l/
+Patterns *
+
+Channel one
+Far :far:Sent
+Near :near:one
+
+Channel hidden
+Far :far:
+Near :near:
+Patterns INBOX Drafts
+
+Channel \"odd:name\"
+Far :far:Trash
+Near :near:odd
+
+Group often all:INBOX,Sent lists
+Channel one
+
+Group hidden one
+
+Group same lists
+
+Group all:Trash one
+";
+
+/// Channel and far name of each mailbox.
+type Boxes = BTreeSet<(String, String)>;
+
+/// What mbsync lists for these arguments, all of them options or words.
+fn listed(home: &Home, args: &[String], single: Option<&str>) -> Boxes {
+    let mut command = vec!["-l"];
+    command.extend(args.iter().map(String::as_str));
+    let output = home.mbsync(&command);
+    assert!(output.status.success(), "{args:?}: {}", output.stderr);
+    let mut channel = single.unwrap_or_default().to_string();
+    let mut found = Boxes::new();
+    for line in output.stdout.lines() {
+        match line.strip_suffix(':') {
+            // Headings come with more than one channel only.
+            Some(name) if !line.contains(" <=> ") => channel = name.to_string(),
+            _ => {
+                let far = line.split_once(" <=> ").map_or(line, |(far, _)| far);
+                found.insert((channel.clone(), far.to_string()));
+            }
+        }
+    }
+    found
+}
+
+fn meant<'a>(
+    config: &Config,
+    account: &Account,
+    wants: impl IntoIterator<Item = &'a Want>,
+) -> Boxes {
+    let mut found = Boxes::new();
+    for want in wants {
+        for channel in &account.channels {
+            let mailboxes = match want {
+                Want::Account => config.channel_mailboxes(channel),
+                Want::Channel(name) if *name == channel.name => config.channel_mailboxes(channel),
+                Want::Mailbox { channel: name, .. } if *name == channel.name => {
+                    config.mailbox(want).into_iter().collect()
+                }
+                _ => vec![],
+            };
+            found.extend(mailboxes.into_iter().map(|mailbox| (mailbox.channel, mailbox.far)));
+        }
+    }
+    found
+}
+
+#[test]
+fn words_mean_to_mbsync_what_they_mean_here() {
+    let server = Server::with(ServerOptions {
+        users: vec!["u".into()],
+        boxes: ["Sent", "Drafts", "Trash", "Lists/rust", "Lists/c"].map(String::from).into(),
+        notify: false,
+        ..ServerOptions::default()
+    });
+    let home = Home::empty();
+    std::fs::create_dir_all(home.path("Mail")).unwrap();
+    let text =
+        FILE.replace("@PORT@", &server.port().to_string()).replace("@PASS@", &server.password("u"));
+    let path = home.write(".mbsyncrc", &text);
+    let dir = path.parent().unwrap();
+    let config = mbsyncrc::read(&path, &Env::new(dir, dir), Dialect::V1_4).unwrap();
+    let account = &config.accounts[0];
+    for name in ["all", "lists", "one", "hidden:INBOX,Drafts"] {
+        let synced = home.mbsync(&[name]);
+        assert!(synced.status.success(), "{name}: {}", synced.stderr);
+    }
+
+    // A word, and the channel that mbsync's listing is of if it names none.
+    let words = [
+        ("all", "all"),
+        ("lists", "lists"),
+        ("one", "one"),
+        ("often", ""),
+        ("hidden", "one"),
+        ("same", "lists"),
+        ("all:Sent", "all"),
+        ("all:,Sent", "all"),
+        ("lists:rust", "lists"),
+        ("hidden:Drafts", "hidden"),
+        ("all:Trash", "one"),
+    ];
+    for (word, single) in words {
+        let theirs = listed(&home, &[word.to_string()], Some(single));
+        let selected = config.select(&[word]).unwrap_or_else(|failure| panic!("{failure}"));
+        let [(0, wants)] = &selected[..] else { panic!("{word}: {selected:?}") };
+        assert_eq!(meant(&config, account, wants), theirs, "{word}: ours are on the left");
+    }
+
+    // Back again, also for what needs a detour.
+    let channel = |name: &str| Want::Channel(name.into());
+    let mailbox =
+        |channel: &str, name: &str| Want::Mailbox { channel: channel.into(), name: name.into() };
+    let selections: &[(&[Want], &str)] = &[
+        (&[channel("all")], "all"),
+        (&[channel("hidden")], "hidden"),
+        (&[mailbox("hidden", "Drafts"), mailbox("hidden", "INBOX")], "hidden"),
+        (&[mailbox("all", "Trash")], "all"),
+        (&[mailbox("all", "Trash"), mailbox("lists", "c"), channel("one")], ""),
+        (&[channel("lists"), mailbox("lists", "c")], "lists"),
+        (&[mailbox("one", "one")], "one"),
+        (&[Want::Account], ""),
+    ];
+    for (wants, single) in selections {
+        let words = config.mbsync_words(account, *wants);
+        assert!(words.unreachable.is_empty(), "{words:?}");
+        let theirs = listed(&home, &words.args(), Some(single));
+        let mut ours = meant(&config, account, *wants);
+        // A mailbox of a channel without Patterns is its channel.
+        ours.retain(|(_, far)| !far.is_empty());
+        assert_eq!(ours, theirs, "{wants:?} by {words:?}");
+    }
+    assert_eq!(config.mbsync_words(account, &[channel("odd:name")]).unreachable, ["odd:name"]);
+}
