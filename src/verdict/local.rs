@@ -55,8 +55,10 @@ impl Listing {
             if byte != b',' && byte != delimiter {
                 continue;
             }
-            stem.get_or_insert(at);
             let tail = &name[at + 1..];
+            if byte == delimiter {
+                stem.get_or_insert(at);
+            }
             if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
                 flags = Some(Flags::among(&tail[2..]));
             }
