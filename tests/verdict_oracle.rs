@@ -603,7 +603,7 @@ fn clean_exactly_when_a_run_changes_nothing() {
     let only: Option<usize> = std::env::var("HISTORY").ok().and_then(|n| n.parse().ok());
     let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
     let start = Instant::now();
-    for number in 0..count(240, 1200) {
+    for number in 0..count(168, 600) {
         if only.is_some_and(|only| only != number) {
             continue;
         }

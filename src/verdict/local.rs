@@ -12,6 +12,7 @@ use super::{Changes, Difference, Digest, Finding, Fingerprint, Rules, near_diffe
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -55,8 +56,10 @@ impl Listing {
             if byte != b',' && byte != delimiter {
                 continue;
             }
-            stem.get_or_insert(at);
             let tail = &name[at + 1..];
+            if byte == delimiter {
+                stem.get_or_insert(at);
+            }
             if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
                 flags = Some(Flags::among(&tail[2..]));
             }
@@ -417,8 +420,7 @@ fn judge_on_disk(
         State::Unreadable { why } => return Finding::Unknown(why.clone()),
     };
     // An existing scheme beats the setting.
-    let numbering = std::fs::read(maildir.join(".uidvalidity"));
-    match numbering {
+    match read_numbering(&maildir.join(".uidvalidity")) {
         Ok(text) => match Numbering::parse(&text) {
             Some(numbering) => judge(record, listing, numbering, rules, forwarded),
             None => Finding::Unknown(".uidvalidity is not understood".to_owned()),
@@ -428,6 +430,13 @@ fn judge_on_disk(
         }
         Err(_) => Finding::Unknown("the Maildir has lost its UIDs (.uidvalidity)".to_owned()),
     }
+}
+
+/// As much of the file as mbsync reads.
+fn read_numbering(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(127).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// With `AltMap` only mbsync's database knows which file is which message. So

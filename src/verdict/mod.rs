@@ -228,10 +228,10 @@ pub struct Fingerprint {
     pub unfinished: bool,
 }
 
-/// A digest of the messages of a Maildir: names without UIDs, and flags, in any
-/// order, in cur or new alike. It stays the same when mutt moves old messages
-/// from new to cur and when mbsync writes UIDs into names. Made to notice
-/// changes, not to withstand a forger, who would have to own the Maildir.
+/// A digest of the messages of a Maildir: names and flags, in any order, in cur
+/// or new alike, so that it stays the same when mutt moves old messages from new
+/// to cur. Made to notice changes, not to withstand a forger, who would have to
+/// own the Maildir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Digest {
     files: u64,
@@ -240,7 +240,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Takes in one message: its name up to the UID or the flags, and its flags.
+    /// Takes in one message: its name up to the flags, and its flags.
     fn add(&mut self, stem: &[u8], flags: flags::Flags) {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut hash = u64::from(flags.bits()) ^ (stem.len() as u64) << 8;
