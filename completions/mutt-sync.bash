@@ -86,7 +86,8 @@ _mutt_sync() {
         if [[ -n $quote ]]; then
             COMPREPLY+=("$line")
         else
-            COMPREPLY+=("$(printf '%q' "$line")")
+            line=$(printf '%q' "$line")
+            COMPREPLY+=("${line//\\,/,}")
         fi
     done < <(_mutt_sync_names "${given[@]}")
     # A mailbox may follow a name, or another mailbox.
