@@ -3,7 +3,8 @@
 # make test         check everything (installs what the tests need, on Debian)
 # make soak         the same with full counts and long waits
 # make bench        figures, side by side
-# make install      PREFIX and DESTDIR as usual
+# make install      PREFIX and DESTDIR as usual; make uninstall takes it back
+# make deb          a Debian package, in target/debian
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -25,7 +26,7 @@ endif
 
 target = $(or $(CARGO_TARGET_DIR),target)
 binary = $(target)/release/mutt-sync
-sources = $(shell find src -name '*.rs') Cargo.toml Cargo.lock
+sources = $(shell find src -name '*.rs') build.rs muttrc.d/10-sync.rc Cargo.toml Cargo.lock
 scripts = $(shell grep -rlI --exclude-dir=target --exclude-dir=.git '^\#!/bin/sh' .)
 pages = $(wildcard man/*.[1-8])
 
@@ -71,8 +72,8 @@ install: $(binary)
 	    *.bash) install -D -m 644 "$$file" $(bashdir)/mutt-sync ;; \
 	    completions/_*) install -D -m 644 "$$file" $(zshdir)/_mutt-sync ;; \
 	    *.fish) install -D -m 644 "$$file" $(fishdir)/mutt-sync.fish ;; esac; done
-	@set -e; for file in muttrc.d/*; do if [ -f "$$file" ]; then \
-	    install -D -m 644 "$$file" "$(datadir)/$$file"; fi; done
+	@set -e; find muttrc.d -type f | while read -r file; do \
+	    install -D -m 644 "$$file" "$(datadir)/$$file"; done
 	@set -e; for file in README.md CHANGELOG.md LICENSE*; do if [ -f "$$file" ]; then \
 	    install -D -m 644 "$$file" "$(docdir)/$$file"; fi; done
 	@set -e; if [ -d contrib ]; then find contrib -type f | while read -r file; do \
@@ -80,6 +81,7 @@ install: $(binary)
 	    case $$file in \
 	    contrib/systemd/*.service|contrib/systemd/*.timer|contrib/systemd/*.path) \
 	        install -D -m 644 "$$file" "$(unitdir)/$${file##*/}" ;; \
+	    contrib/hooks/*) install -D -m $$mode "$$file" "$(datadir)/$${file#contrib/}" ;; \
 	    *) install -D -m $$mode "$$file" "$(docdir)/examples/$${file#contrib/}" ;; esac; done; fi
 
 uninstall:
@@ -89,4 +91,7 @@ uninstall:
 	    rm -f "$(unitdir)/$${unit##*/}"; fi; done
 	rm -rf $(datadir) $(docdir)
 
-.PHONY: all demo test soak bench setup lint install uninstall
+deb: $(binary)
+	@packaging/debian/build
+
+.PHONY: all demo test soak bench setup lint install uninstall deb
