@@ -129,12 +129,17 @@ fn covers(wider: &Want, want: &Want) -> bool {
 /// stands at all.
 #[must_use]
 pub fn next_due(dir: &StateDir, patience: Patience, now: SystemTime) -> Option<Duration> {
+    let wants = || {
+        entries(&dir.file("want"))
+            .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
+            .min()
+    };
+    // Twice, for a holder may move requests to and fro while this looks.
+    let first = wants();
     if entries(&dir.file("run")).next().is_some() {
         return Some(Duration::ZERO);
     }
-    entries(&dir.file("want"))
-        .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
-        .min()
+    first.or_else(wants)
 }
 
 /// Whether a request stands that no run has been tried for.
