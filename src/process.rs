@@ -62,16 +62,8 @@ impl Process {
 /// All processes below this one, nearest first.
 #[must_use]
 pub fn descendants(of: Pid) -> Vec<Process> {
-    let mut all: Vec<(Process, i32)> = Vec::new();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    for pid in entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
-    {
-        if let Some(stat) = Stat::of(pid) {
-            all.push((Process { pid, started: stat.started }, stat.parent));
-        }
-    }
+    let all: Vec<(Process, i32)> =
+        everybody().map(|(process, stat)| (process, stat.parent)).collect();
     let mut found: Vec<Process> = Vec::new();
     let mut parents = vec![of.as_raw_nonzero().get()];
     while let Some(parent) = parents.pop() {
@@ -96,15 +88,46 @@ pub fn bytes_moved(pid: Pid) -> Option<u64> {
     Some(field("rchar:")?.wrapping_add(field("wchar:")?))
 }
 
-/// Whether this process group has members that have not ended.
+/// [`bytes_moved`] of a process and of all below it: mbsync may be wrapped in a script.
 #[must_use]
-pub fn group_is_alive(group: Pid) -> bool {
-    rustix::process::test_kill_process_group(group).is_ok()
+pub fn bytes_moved_by_tree(top: Pid) -> Option<u64> {
+    let own = bytes_moved(top)?;
+    let below = descendants(top).into_iter().filter_map(|process| bytes_moved(process.pid));
+    Some(below.fold(own, u64::wrapping_add))
+}
+
+/// The members of this process group that have not ended.
+#[must_use]
+pub fn group_members(group: Pid) -> Vec<Process> {
+    // A zombie that nobody waits for answers too; so a closer look.
+    if rustix::process::test_kill_process_group(group).is_err() {
+        return Vec::new();
+    }
+    let member = |(process, stat): (Process, Stat)| {
+        (stat.group == group.as_raw_nonzero().get() && stat.state != 'Z').then_some(process)
+    };
+    everybody().filter_map(member).collect()
+}
+
+/// Identifies the time since the machine was started; empty where unknown.
+#[must_use]
+pub fn boot() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+fn everybody() -> impl Iterator<Item = (Process, Stat)> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        let stat = Stat::of(pid)?;
+        Some((Process { pid, started: stat.started }, stat))
+    })
 }
 
 struct Stat {
     state: char,
     parent: i32,
+    group: i32,
     started: u64,
 }
 
@@ -120,8 +143,9 @@ impl Stat {
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
-        let started = fields.nth(17)?.parse().ok()?;
-        Some(Stat { state, parent, started })
+        let group = fields.next()?.parse().ok()?;
+        let started = fields.nth(16)?.parse().ok()?;
+        Some(Stat { state, parent, group, started })
     }
 }
 
@@ -134,7 +158,7 @@ mod tests {
     fn a_name_with_parentheses_is_no_trap() {
         let stat = Stat::parse(b"7 (a) S 1 (b) Z 42 7 7 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 12345 0");
         let stat = stat.unwrap();
-        assert_eq!((stat.state, stat.parent, stat.started), ('Z', 42, 12345));
+        assert_eq!((stat.state, stat.parent, stat.group, stat.started), ('Z', 42, 7, 12345));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::sys;
+
 /// The signals that end the program.
 #[derive(Debug, Clone)]
 pub struct Stop {
@@ -26,9 +28,8 @@ impl Stop {
     pub fn on_signals() -> io::Result<Self> {
         let (readable, writable) = UnixStream::pair()?;
         let came = Arc::new(AtomicUsize::new(0));
-        let ignored = ignored_signals();
         for signal in [SIGTERM, SIGINT, SIGHUP] {
-            if ignored & (1 << (signal - 1)) == 0 {
+            if !sys::is_ignored(signal) {
                 let number = usize::try_from(signal).unwrap_or_default();
                 signal_hook::flag::register_usize(signal, Arc::clone(&came), number)?;
                 signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
@@ -49,15 +50,4 @@ impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.readable.as_fd()
     }
-}
-
-/// The mask of ignored signals, bit 0 for signal 1.
-fn ignored_signals() -> u64 {
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        })
-        .unwrap_or(0)
 }

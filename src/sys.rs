@@ -110,6 +110,18 @@ pub fn die_with_parent<'a>(command: &'a mut Command, record: BorrowedFd<'_>) -> 
     unsafe { command.pre_exec(hook) }
 }
 
+/// Whether this signal is ignored now, as under nohup(1).
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: sigaction is plain data for which zeroes are a valid value, and
+    // with no new action given the call only fills it in.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Unblocks every signal in the calling thread.
 fn empty_signal_mask() {
     // SAFETY: sigset_t is plain data that sigemptyset fills before it is read.

@@ -19,7 +19,7 @@ use fs2::FileExt;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 
-use crate::process::{Process, group_is_alive};
+use crate::process::{Process, boot, group_members};
 use crate::stop::Stop;
 
 /// A lock held until it is dropped.
@@ -37,6 +37,17 @@ pub enum Wait {
     /// Another process held it all the time.
     TooLong,
     /// A signal came.
+    Stopped,
+}
+
+/// What became of the run of a holder that was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftover {
+    /// It is over, with all that it started.
+    Over,
+    /// It would not end.
+    Lives,
+    /// A signal came while it was waited for.
     Stopped,
 }
 
@@ -121,7 +132,21 @@ impl Lock {
         }
     }
 
-    /// Whether somebody holds it; says nothing of who will hold it next.
+    /// [`Lock::try_take`] for a lock that others look at with [`Lock::is_held`]:
+    /// a look holds it for a moment, and is not mistaken for a holder.
+    pub fn try_take_looked_at(path: &Path) -> io::Result<Option<Lock>> {
+        for _ in 0..20 {
+            if let Some(lock) = Self::try_take(path)? {
+                return Ok(Some(lock));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
+    }
+
+    /// Whether somebody holds it; says nothing of who will hold it next. The
+    /// look itself holds it for a moment, so it is for locks only that are taken
+    /// by [`Lock::try_take_looked_at`].
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = File::open(path) else { return false };
@@ -145,7 +170,8 @@ impl Lock {
     /// Notes the run that the lock stands for.
     pub fn record(&mut self, run: Process, own_group: bool) -> io::Result<()> {
         let group = if own_group { "group" } else { "tree" };
-        self.write(&format!("{} {} {group}\n", run.pid.as_raw_nonzero(), run.started))
+        let (pid, started) = (run.pid.as_raw_nonzero(), run.started);
+        self.write(&format!("{pid} {started} {group} {}\n", boot()))
     }
 
     /// Notes that no run is under way.
@@ -155,36 +181,39 @@ impl Lock {
 
     /// Makes sure that the run of a killed holder is over: waits for it, at most
     /// `limit`, then ends it. What is left of its process group (a password
-    /// command that hangs) is ended too. False if it would not end.
-    pub fn outlive_leftover(&mut self, limit: Duration) -> bool {
+    /// command that hangs, an mbsync whose wrapper died) is ended too.
+    pub fn outlive_leftover(&mut self, limit: Duration, stop: &Stop) -> Leftover {
         let mut text = String::new();
         let _ = self.file.rewind();
         if (&self.file).take(100).read_to_string(&mut text).is_err() || text.is_empty() {
-            return true;
+            return Leftover::Over;
         }
         let mut fields = text.split_ascii_whitespace();
         let pid = fields.next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
         let started: Option<u64> = fields.next().and_then(|started| started.parse().ok());
         let own_group = fields.next() == Some("group");
-        let Some(pid) = pid else { return self.clear().is_ok() };
-        let leftover = match started {
-            Some(started) => Some(Process { pid, started }),
+        let of_this_boot = fields.next().is_none_or(|told| told == boot());
+        let over = match (pid, started) {
+            (Some(pid), Some(started)) if of_this_boot => {
+                let run = Process { pid, started };
+                let mut ended = gone(run, limit, stop);
+                if ended == Leftover::Lives {
+                    run.signal(Signal::KILL);
+                    ended = gone(run, GRACE, stop);
+                }
+                if ended == Leftover::Over && own_group { end_group(run, stop) } else { ended }
+            }
             // The holder was killed between fork and its note; the child, told to
             // die with it, is gone or as good as gone.
-            None => Process::with_pid(pid).filter(|found| is_young(*found)),
+            (Some(pid), None) => Process::with_pid(pid)
+                .filter(|found| is_young(*found))
+                .map_or(Leftover::Over, |run| gone(run, GRACE, stop)),
+            _ => Leftover::Over,
         };
-        let mut over = true;
-        if let Some(leftover) = leftover.filter(|leftover| leftover.is_alive()) {
-            over = leftover.wait_gone(limit);
-            if !over {
-                leftover.signal(Signal::KILL);
-                over = leftover.wait_gone(Duration::from_secs(5));
-            }
+        if over == Leftover::Over {
+            let _ = self.clear();
         }
-        if over && own_group && Process::with_pid(pid).is_none() && group_is_alive(pid) {
-            let _ = rustix::process::kill_process_group(pid, Signal::TERM);
-        }
-        over && self.clear().is_ok()
+        over
     }
 
     fn write(&mut self, text: &str) -> io::Result<()> {
@@ -207,6 +236,51 @@ impl Drop for Lock {
             let _ = FileExt::unlock(&self.file);
         }
     }
+}
+
+/// How long what was told to end is given to do so.
+const GRACE: Duration = Duration::from_secs(5);
+
+fn gone(run: Process, limit: Duration, stop: &Stop) -> Leftover {
+    let deadline = Instant::now() + limit;
+    while !run.wait_gone(Duration::from_millis(20)) {
+        if stop.signal().is_some() {
+            return Leftover::Stopped;
+        }
+        if Instant::now() >= deadline {
+            return Leftover::Lives;
+        }
+    }
+    Leftover::Over
+}
+
+/// Ends what is left of the group that this run, now gone, has led.
+fn end_group(run: Process, stop: &Stop) -> Leftover {
+    // A group's number is given to no new process. Whoever bears it now leads
+    // another group, and the run's was gone before.
+    let members = || {
+        let mut members = group_members(run.pid);
+        if members.iter().any(|member| member.pid == run.pid) {
+            members.clear();
+        }
+        members.retain(|member| member.started >= run.started);
+        members
+    };
+    for signal in [Signal::TERM, Signal::KILL] {
+        for member in members() {
+            member.signal(signal);
+        }
+        for member in members() {
+            match gone(member, GRACE, stop) {
+                Leftover::Stopped => return Leftover::Stopped,
+                Leftover::Over | Leftover::Lives => {}
+            }
+        }
+        if members().is_empty() {
+            return Leftover::Over;
+        }
+    }
+    Leftover::Lives
 }
 
 /// Started within the last minute or so: a process found by number alone is
@@ -265,20 +339,47 @@ mod tests {
     fn g1_a_run_that_lives_is_waited_for_then_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        assert!(lock.outlive_leftover(Duration::ZERO));
+        let stop = Stop::on_signals().unwrap();
+        let outlive = |lock: &mut Lock, ms| {
+            lock.outlive_leftover(Duration::from_millis(ms), &stop) == Leftover::Over
+        };
+        assert!(outlive(&mut lock, 0));
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         lock.record(process, false).unwrap();
-        assert!(lock.outlive_leftover(Duration::from_millis(10)));
+        assert!(outlive(&mut lock, 10));
         assert!(!process.is_alive());
         child.wait().unwrap();
-        // Another process with the number of a dead one is left alone.
+        // Another process with the number of a dead one is left alone, and so is
+        // one with the number and the age of one before the machine was started.
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         lock.record(Process { started: process.started + 1, ..process }, false).unwrap();
-        assert!(lock.outlive_leftover(Duration::ZERO));
+        assert!(outlive(&mut lock, 0));
+        lock.write(&format!("{} {} tree earlier\n", child.id(), process.started)).unwrap();
+        assert!(outlive(&mut lock, 0));
         assert!(process.is_alive());
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn g1_what_a_killed_wrapper_leaves_is_ended() {
+        use std::os::unix::process::CommandExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+        let stop = Stop::on_signals().unwrap();
+        let mut wrapper =
+            Command::new("sh").args(["-c", "sleep 60; :"]).process_group(0).spawn().unwrap();
+        let run = Process::with_pid(Pid::from_child(&wrapper)).unwrap();
+        lock.record(run, true).unwrap();
+        while group_members(run.pid).len() < 2 {
+            std::thread::yield_now();
+        }
+        let left = group_members(run.pid);
+        wrapper.kill().unwrap();
+        wrapper.wait().unwrap();
+        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        assert!(left.iter().all(|process| !process.is_alive()));
     }
 }

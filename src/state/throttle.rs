@@ -46,10 +46,18 @@ impl Rate {
     }
 }
 
-/// The stamp on disk; `None` before the first run.
+/// The stamp on disk; `None` before the first run. One that is further ahead
+/// than any run puts it, because the clock was ahead, is set back on disk: else
+/// each look would find a whole distance left.
 #[must_use]
-pub fn stamp(dir: &StateDir) -> Option<SystemTime> {
-    std::fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok()
+pub fn stamp(dir: &StateDir, rate: Rate, now: SystemTime) -> Option<SystemTime> {
+    let even = std::fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok()?;
+    let believed = now + rate.ahead(Some(even), now);
+    if even > believed {
+        let _ = set_stamp(dir, believed);
+        return Some(believed);
+    }
+    Some(even)
 }
 
 /// Puts the stamp on disk.
@@ -93,6 +101,17 @@ mod tests {
     fn g4_a_stamp_in_the_future_blocks_one_distance_at_most() {
         let rate = Rate { distance: T, burst: 4 };
         assert_eq!(rate.wait(Some(at(10_000_000)), at(0)), T);
+    }
+
+    #[test]
+    fn g4_a_stamp_in_the_future_passes_within_one_distance() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let rate = Rate { distance: T, burst: 4 };
+        set_stamp(&dir, at(10_000_000)).unwrap();
+        assert_eq!(rate.wait(stamp(&dir, rate, at(0)), at(0)), T);
+        assert_eq!(rate.wait(stamp(&dir, rate, at(59)), at(59)), Duration::from_secs(1));
+        assert_eq!(rate.wait(stamp(&dir, rate, at(60)), at(60)), Duration::ZERO);
     }
 
     proptest! {

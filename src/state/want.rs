@@ -5,7 +5,8 @@
 //! success, and puts it back, marked with the failure, otherwise. What the next
 //! holder finds in `run/` was left by a crash, and is wanted.
 //!
-//! An empty file is a fresh request; a marked one waits for its hour. A request
+//! An empty file is a fresh request; a marked one waits for its hour. It is
+//! taken earlier by a run for something wider, which serves it too. A request
 //! made again is fresh again. Making one is a single open(2): if it finds a
 //! file there, the holder has yet to move it, and the run starts after that.
 //!
@@ -23,7 +24,6 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::retry::{Patience, seconds};
 use super::{StateDir, names};
 use crate::account::Want;
-use crate::outcome::Exit;
 
 /// How a request stands, as seen by somebody who holds the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,9 @@ pub enum Standing {
 struct Mark {
     /// Failures in a row.
     failures: u32,
-    /// Seconds since the epoch.
+    /// When it failed, in seconds since the epoch.
+    since: u64,
+    /// When it may be tried again, likewise.
     until: u64,
 }
 
@@ -48,7 +50,8 @@ impl Mark {
     fn parse(text: &str) -> Option<Mark> {
         let mut fields = text.split_ascii_whitespace();
         let failures = fields.next()?.parse().ok()?;
-        Some(Mark { failures, until: fields.next()?.parse().ok()? })
+        let mut second = || fields.next()?.parse().ok();
+        Some(Mark { failures, since: second()?, until: second()? })
     }
 }
 
@@ -65,10 +68,7 @@ impl Found {
         match self {
             Found::Nothing => None,
             Found::Fresh => Some(Duration::ZERO),
-            Found::Failed(mark) => {
-                let left = mark.until.saturating_sub(seconds(now));
-                Some(Duration::from_secs(left).min(patience.longest))
-            }
+            Found::Failed(mark) => Some(patience.left(mark.since, mark.until, now)),
         }
     }
 
@@ -105,7 +105,23 @@ pub fn standing(dir: &StateDir, wants: &BTreeSet<Want>) -> Standing {
             Found::Nothing => {}
         }
     }
-    standing
+    // A run of the whole account leaves the mailboxes standing that it failed on.
+    let part_failed = || {
+        entries(&dir.file("want")).any(|(name, part)| {
+            wants.iter().any(|want| covers(want, &part))
+                && matches!(found(&dir.file("want").join(name)), Found::Failed(_))
+        })
+    };
+    if standing == Standing::Served && part_failed() { Standing::Failed } else { standing }
+}
+
+/// Whether a run for `wider` is one for `want` too.
+fn covers(wider: &Want, want: &Want) -> bool {
+    match (wider, want) {
+        (Want::Account, _) => true,
+        (Want::Channel(channel), Want::Mailbox { channel: of, .. }) => channel == of,
+        _ => wider == want,
+    }
 }
 
 /// How long until something may be taken: zero for fresh requests and those
@@ -113,19 +129,25 @@ pub fn standing(dir: &StateDir, wants: &BTreeSet<Want>) -> Standing {
 /// stands at all.
 #[must_use]
 pub fn next_due(dir: &StateDir, patience: Patience, now: SystemTime) -> Option<Duration> {
+    let wants = || {
+        entries(&dir.file("want"))
+            .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
+            .min()
+    };
+    // Twice, for a holder may move requests to and fro while this looks.
+    let first = wants();
     if entries(&dir.file("run")).next().is_some() {
         return Some(Duration::ZERO);
     }
-    entries(&dir.file("want"))
-        .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
-        .min()
+    first.or_else(wants)
 }
 
 /// Whether a request stands that no run has been tried for.
 #[must_use]
 pub fn any_fresh(dir: &StateDir) -> bool {
-    next_due(dir, Patience { first: Duration::MAX, longest: Duration::MAX }, SystemTime::UNIX_EPOCH)
-        .is_some_and(|wait| wait.is_zero())
+    entries(&dir.file("run")).next().is_some()
+        || entries(&dir.file("want"))
+            .any(|(name, _)| matches!(found(&dir.file("want").join(name)), Found::Fresh))
 }
 
 /// Somebody asked not to be throttled, and it has not been honoured yet.
@@ -140,26 +162,32 @@ pub fn all(dir: &StateDir) -> BTreeSet<Want> {
     ["want", "run"].iter().flat_map(|part| entries(&dir.file(part))).map(|(_, want)| want).collect()
 }
 
-/// Moves what is due from `want/` to `run/`, together with what a crash left
-/// there. From here on a new request is a file of its own.
-pub fn take(dir: &StateDir, patience: Patience, now: SystemTime) -> io::Result<Taken> {
+/// Moves what is due, and what is served along with it, from `want/` to `run/`,
+/// together with what a crash left there. From here on a new request is a file
+/// of its own.
+#[must_use]
+pub fn take(dir: &StateDir, patience: Patience, now: SystemTime) -> Taken {
     // Before the wants: an urgent request made meanwhile is then either taken
     // with them or still urgent.
-    dir.remove("urgent")?;
+    let _ = dir.remove("urgent");
     let mut taken = Taken::new();
     for (name, want) in entries(&dir.file("run")) {
         taken.insert(want, found(&dir.file("run").join(name)).failures());
     }
-    for (name, want) in entries(&dir.file("want")) {
-        let from = dir.file("want").join(&name);
-        let stands = found(&from);
-        if stands.wait(patience, now) == Some(Duration::ZERO) {
-            fs::rename(from, dir.file("run").join(&name))?;
-            let failures = taken.entry(want).or_default();
-            *failures = (*failures).max(stands.failures());
+    for along in [false, true] {
+        for (name, want) in entries(&dir.file("want")) {
+            let from = dir.file("want").join(&name);
+            let stands = found(&from);
+            let Some(wait) = stands.wait(patience, now) else { continue };
+            if wait.is_zero() || along && taken.keys().any(|wider| covers(wider, &want)) {
+                // What cannot be moved is synced now, and once more later.
+                let _ = fs::rename(from, dir.file("run").join(&name));
+                let failures = taken.entry(want).or_default();
+                *failures = (*failures).max(stands.failures());
+            }
         }
     }
-    Ok(taken)
+    taken
 }
 
 /// Notes that a run served this request.
@@ -168,12 +196,20 @@ pub fn served(dir: &StateDir, want: &Want) -> io::Result<()> {
 }
 
 /// Puts a request back with a mark, or makes a marked one that was not asked
-/// for by itself (a mailbox that failed in a run of the whole account). A fresh
-/// request for the same thing, made meanwhile, stays fresh.
-pub fn put_back(dir: &StateDir, want: &Want, failures: u32, until: SystemTime) -> io::Result<()> {
+/// for by itself (a mailbox that failed in a run of the whole account), to be
+/// tried again after `wait`. A fresh request for the same thing, made meanwhile,
+/// stays fresh.
+pub fn put_back(
+    dir: &StateDir,
+    want: &Want,
+    failures: u32,
+    now: SystemTime,
+    wait: Duration,
+) -> io::Result<()> {
     let name = names::want(want);
     let (run, want) = (dir.file("run").join(&name), dir.file("want").join(&name));
-    let marked = fs::write(&run, format!("{failures} {}\n", seconds(until)));
+    let mark = format!("{failures} {} {}\n", seconds(now), seconds(now + wait));
+    let marked = fs::write(&run, mark);
     match renameat_with(CWD, &run, CWD, &want, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::EXIST) => dir.remove(&format!("run/{name}")),
         // A file system without RENAME_NOREPLACE: losing a mark is harmless, losing
@@ -187,12 +223,6 @@ pub fn put_back(dir: &StateDir, want: &Want, failures: u32, until: SystemTime) -
         // Unmarked, it is merely tried too early.
         other => other.map_err(io::Error::from).and(marked),
     }
-}
-
-/// How long the put-back request waits.
-#[must_use]
-pub fn until(patience: Patience, failures: u32, now: SystemTime) -> SystemTime {
-    now + patience.delay(failures, Exit::Mailbox)
 }
 
 fn create(path: &Path) -> io::Result<()> {
@@ -221,6 +251,7 @@ fn entries(dir: &Path) -> impl Iterator<Item = (String, Want)> + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Exit;
 
     const PATIENCE: Patience =
         Patience { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
@@ -243,12 +274,12 @@ mod tests {
         demand(&dir, &wants, true).unwrap();
         assert!(is_urgent(&dir) && any_fresh(&dir));
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
-        let taken = take(&dir, PATIENCE, at(0)).unwrap();
+        let taken = take(&dir, PATIENCE, at(0));
         assert_eq!(taken, Taken::from([(Want::Account, 0)]));
         assert!(!is_urgent(&dir));
         // A crash here: it still stands.
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
-        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
+        assert_eq!(take(&dir, PATIENCE, at(0)), taken);
         served(&dir, &Want::Account).unwrap();
         assert_eq!(standing(&dir, &wants), Standing::Served);
         assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
@@ -260,16 +291,37 @@ mod tests {
         let wants = BTreeSet::from([Want::Channel("c".into())]);
         let want = wants.first().unwrap();
         demand(&dir, &wants, false).unwrap();
-        take(&dir, PATIENCE, at(100)).unwrap();
-        put_back(&dir, want, 1, until(PATIENCE, 1, at(100))).unwrap();
+        let _ = take(&dir, PATIENCE, at(100));
+        let wait = PATIENCE.delay(1, Exit::Mailbox);
+        put_back(&dir, want, 1, at(100), wait).unwrap();
         assert_eq!(standing(&dir, &wants), Standing::Failed);
         assert_eq!(next_due(&dir, PATIENCE, at(100)), Some(Duration::from_secs(30)));
-        assert!(!any_fresh(&dir) && take(&dir, PATIENCE, at(129)).unwrap().is_empty());
-        assert_eq!(take(&dir, PATIENCE, at(130)).unwrap(), Taken::from([(want.clone(), 1)]));
+        assert!(!any_fresh(&dir) && take(&dir, PATIENCE, at(129)).is_empty());
+        // A clock set back does not make it wait longer.
+        assert_eq!(next_due(&dir, PATIENCE, at(99)), Some(Duration::ZERO));
+        assert_eq!(take(&dir, PATIENCE, at(130)), Taken::from([(want.clone(), 1)]));
         // Asked for again while the run is under way: the failure does not hide it.
         demand(&dir, &wants, false).unwrap();
-        put_back(&dir, want, 2, until(PATIENCE, 2, at(130))).unwrap();
+        put_back(&dir, want, 2, at(130), wait).unwrap();
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
         assert!(entries(&dir.file("run")).next().is_none());
+    }
+
+    #[test]
+    fn g2_a_mailbox_that_failed_is_told_of_and_taken_along() {
+        let (_base, dir) = dir();
+        let all = BTreeSet::from([Want::Account]);
+        let part = Want::Mailbox { channel: "c".into(), name: "INBOX".into() };
+        put_back(&dir, &part, 3, at(100), Duration::from_secs(60)).unwrap();
+        assert_eq!(standing(&dir, &all), Standing::Failed);
+        assert_eq!(standing(&dir, &BTreeSet::from([Want::Channel("d".into())])), Standing::Served);
+        demand(&dir, &all, false).unwrap();
+        assert_eq!(standing(&dir, &all), Standing::Fresh);
+        let taken = take(&dir, PATIENCE, at(101));
+        assert_eq!(taken, Taken::from([(Want::Account, 0), (part, 3)]));
+        for want in taken.keys() {
+            served(&dir, want).unwrap();
+        }
+        assert_eq!(standing(&dir, &all), Standing::Served);
     }
 }

@@ -19,7 +19,7 @@ use crate::outcome::{Exit, Failure};
 use crate::process;
 use crate::settings::Settings;
 use crate::state::last::{self, Change, Last};
-use crate::state::lock::{Lock, Wait};
+use crate::state::lock::{Leftover, Lock, Wait};
 use crate::state::retry::{self, Retry, seconds};
 use crate::state::{StateDir, throttle, want};
 use crate::stop::Stop;
@@ -74,9 +74,18 @@ pub struct Disk<'a> {
     queue: Option<Lock>,
     /// Requests that could not be written: kept until they are served.
     unwritten: BTreeSet<Want>,
+    /// What could not be written of the last run, so that a full disk does not
+    /// make a child try for ever.
+    untold: Untold,
     changed: Option<Changes>,
     opened: Instant,
     trouble: Option<Failure>,
+}
+
+#[derive(Debug, Default)]
+struct Untold {
+    retry: Option<Retry>,
+    trigger: Option<(i64, i64)>,
 }
 
 /// What a run did.
@@ -117,6 +126,7 @@ impl<'a> Disk<'a> {
             lock: None,
             queue: None,
             unwritten: BTreeSet::new(),
+            untold: Untold::default(),
             changed: None,
             opened: Instant::now(),
             trouble: None,
@@ -176,7 +186,7 @@ impl<'a> Disk<'a> {
 
     fn trigger_is_new(&self) -> bool {
         let now = trigger_stamp(&self.trigger());
-        now.is_some() && now != self.last().trigger
+        now.is_some() && now != self.untold.trigger && now != self.last().trigger
     }
 
     fn last(&self) -> Last {
@@ -226,6 +236,7 @@ impl<'a> Disk<'a> {
                     let removed = want::served(&self.dir, want);
                     self.note("run", removed);
                 }
+                self.untold.retry = None;
                 let removed = self.dir.remove(retry::FILE);
                 self.note(retry::FILE, removed);
             }
@@ -233,12 +244,13 @@ impl<'a> Disk<'a> {
             Exit::Signal(_) => run.trigger = before.trigger,
             Exit::Mailbox => {
                 // The login worked: the account as a whole is not in trouble.
+                self.untold.retry = None;
                 let _ = self.dir.remove(retry::FILE);
                 let failed = self.failed(taken, &ended.findings);
                 for (want, failures) in &failed {
-                    let until = want::until(patience, *failures, now);
-                    wait = wait.max(until.duration_since(now).ok());
-                    let put = want::put_back(&self.dir, want, *failures, until);
+                    let delay = patience.delay(*failures, Exit::Mailbox);
+                    wait = wait.max(Some(delay));
+                    let put = want::put_back(&self.dir, want, *failures, now, delay);
                     self.note("want", put);
                 }
                 for want in taken.keys().filter(|want| !failed.contains_key(want)) {
@@ -250,21 +262,27 @@ impl<'a> Disk<'a> {
                 }
             }
             _ => {
-                let earlier: Option<Retry> = self.dir.read_json(retry::FILE);
+                let earlier = self.retry();
                 let retry = patience.after(earlier.as_ref(), ended.exit, &ended.text, now, dice());
                 wait = Some(patience.wait(Some(&retry), now));
-                let until = SystemTime::UNIX_EPOCH + Duration::from_secs(retry.until);
+                // Held up by the account's backoff only, which a success elsewhere ends.
                 for (want, failures) in taken {
-                    let put = want::put_back(&self.dir, want, failures + 1, until);
+                    let put = want::put_back(&self.dir, want, *failures, now, Duration::ZERO);
                     self.note("want", put);
                 }
                 let written = self.dir.write_json(retry::FILE, &retry);
+                self.untold.retry = written.is_err().then_some(retry);
                 self.note(retry::FILE, written);
             }
         }
         let written = self.dir.write_json(last::FILE, &run);
+        self.untold.trigger = run.trigger.filter(|_| written.is_err());
         self.note(last::FILE, written);
         wait
+    }
+
+    fn retry(&self) -> Option<Retry> {
+        self.untold.retry.clone().or_else(|| self.dir.read_json(retry::FILE))
     }
 
     /// Which requests a run that failed on some mailboxes leaves standing: those
@@ -299,11 +317,13 @@ impl<'a> Disk<'a> {
 impl Ground for Disk<'_> {
     type Report = Report;
 
-    fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool) {
-        if want::demand(&self.dir, wants, urgent).is_err() {
+    fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool) -> bool {
+        let written = want::demand(&self.dir, wants, urgent).is_ok();
+        if !written {
             // A full disk loses nothing: who cannot write the request carries it.
             self.unwritten.extend(wants.iter().cloned());
         }
+        written
     }
 
     fn standing(&mut self, wants: &BTreeSet<Want>) -> Standing {
@@ -330,7 +350,7 @@ impl Ground for Disk<'_> {
         let slice = self.scene.settings.stall + Duration::from_secs(10);
         let holder_lives = || {
             let run = Lock::run_under(&path);
-            let now = run.and_then(|run| process::bytes_moved(run.pid));
+            let now = run.and_then(|run| process::bytes_moved_by_tree(run.pid));
             let lives = now.is_some() && now != moved;
             moved = now;
             lives
@@ -338,8 +358,10 @@ impl Ground for Disk<'_> {
         let started = Instant::now();
         match Lock::take(&path, slice, holder_lives, &self.stop) {
             Ok(Wait::Got(mut lock)) => {
-                if !lock.outlive_leftover(self.scene.settings.stall) {
-                    return Locked::TooLong;
+                match lock.outlive_leftover(self.scene.settings.stall, &self.stop) {
+                    Leftover::Over => {}
+                    Leftover::Lives => return Locked::TooLong,
+                    Leftover::Stopped => return Locked::Stopped,
                 }
                 if started.elapsed() > Duration::from_millis(5) {
                     self.say(|| {
@@ -388,8 +410,13 @@ impl Ground for Disk<'_> {
             }
             Ok(Forked::Child) => {
                 // Its own pipe: the parent polls the old one.
-                if let Ok(stop) = Stop::on_signals() {
-                    self.stop = stop;
+                let ours = Stop::on_signals();
+                // One that came before the new pipe was in place.
+                if let Some(signal) = self.stop.signal() {
+                    std::process::exit(128 + i32::from(signal));
+                }
+                if let Ok(ours) = ours {
+                    self.stop = ours;
                 }
                 self.manner = Manner::in_background(self.scene.settings);
                 super::serve::queued(self, PATIENCE);
@@ -403,18 +430,21 @@ impl Ground for Disk<'_> {
         }
     }
 
-    fn gate(&mut self, urgent: bool) -> Gate {
+    fn gate(&mut self, urgent: bool, impatient: bool) -> Gate {
         if urgent || want::is_urgent(&self.dir) {
             return Gate::Open;
         }
         let settings = self.scene.settings;
         let now = SystemTime::now();
-        let retry: Option<Retry> = self.dir.read_json(retry::FILE);
-        let backoff = settings.patience().wait(retry.as_ref(), now);
+        let backoff = match self.retry() {
+            Some(retry) if !impatient => settings.patience().wait(Some(&retry), now),
+            _ => Duration::ZERO,
+        };
         if !backoff.is_zero() {
             return Gate::BackingOff(backoff);
         }
-        let wait = settings.rate().wait(throttle::stamp(&self.dir), now);
+        let rate = settings.rate();
+        let wait = rate.wait(throttle::stamp(&self.dir, rate, now), now);
         if wait.is_zero() { Gate::Open } else { Gate::Throttled(wait) }
     }
 
@@ -451,19 +481,21 @@ impl Ground for Disk<'_> {
         };
         let settings = self.scene.settings;
         let (began, began_at) = (SystemTime::now(), Instant::now());
-        let even = settings.rate().spend(throttle::stamp(&self.dir), began);
+        let rate = settings.rate();
+        let even = rate.spend(throttle::stamp(&self.dir, rate, began), began);
         let stamped = throttle::set_stamp(&self.dir, even);
         self.note("throttle", stamped);
 
         let before = self.last();
         let trigger = trigger_stamp(&self.trigger());
-        let mut taken = want::take(&self.dir, settings.patience(), began).unwrap_or_default();
+        let mut taken = want::take(&self.dir, settings.patience(), began);
         taken.extend(std::mem::take(&mut self.unwritten).into_iter().map(|want| (want, 0)));
         if trigger.is_some() && trigger != before.trigger {
             taken.entry(Want::Account).or_default();
         }
         let wants: BTreeSet<Want> = taken.keys().cloned().collect();
-        let words = self.scene.config.mbsync_words(self.scene.account, &wants).args();
+        let named = self.scene.config.mbsync_words(self.scene.account, &wants);
+        let words = named.args();
         let snapshot = Snapshot::take(self.scope(&wants));
         let secrets = self.secrets();
         let program = settings.mbsync.clone();
@@ -477,8 +509,12 @@ impl Ground for Disk<'_> {
             stall: settings.stall,
             secrets: &secrets,
         };
-        self.say(|| format!("running {}", mbsync::command_line(&job).join(" ")));
-        let ended = mbsync::run(&job, &mut lock, &self.stop);
+        let ended = if named.all || !named.words.is_empty() {
+            self.say(|| format!("running {}", mbsync::command_line(&job).join(" ")));
+            mbsync::run(&job, &mut lock, &self.stop)
+        } else {
+            nothing_to_name(&named.unreachable)
+        };
         let took = began_at.elapsed();
         let scope = self.scope(&wants);
         let changes = snapshot.changes(&scope);
@@ -510,6 +546,19 @@ pub fn trigger(dir: &StateDir, settings: &Settings) -> PathBuf {
 pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
+}
+
+/// The end of a run that has no words for mbsync, which would take none amiss.
+fn nothing_to_name(unreachable: &[String]) -> Ended {
+    let (exit, text) = match unreachable {
+        // Asked for when .mbsyncrc still had them.
+        [] => (Exit::Done, String::new()),
+        names => {
+            let names = names.join(", ");
+            (Exit::Config, format!("mbsync cannot be told to sync {names}; rename it in .mbsyncrc"))
+        }
+    };
+    Ended { exit, text, findings: vec![] }
 }
 
 /// Whether serving the want serves the mailbox.

@@ -57,7 +57,8 @@ pub struct Job<'a> {
 pub enum Prompt {
     /// On the terminal that we were started on: mbsync stays in our process group.
     Terminal,
-    /// Only through what the environment offers (a graphical pinentry).
+    /// Only through what the environment offers: a graphical pinentry, not one
+    /// that would take a terminal where something else is drawn.
     Environment,
     /// Nowhere: no terminal and no variable that leads to one.
     Never,
@@ -91,7 +92,7 @@ pub fn command_line(job: &Job<'_>) -> Vec<String> {
 /// The lock's text names the run while it lasts.
 pub fn run(job: &Job<'_>, lock: &mut Lock, stop: &Stop) -> Ended {
     match start(job, lock) {
-        Ok(child) => match Supervised::new(job, child, lock).and_then(|run| run.follow(stop)) {
+        Ok(child) => match Supervised::new(job, child, lock).map(|run| run.follow(stop)) {
             Ok(ended) => ended,
             Err(error) => ended(Exit::Later, format!("cannot follow mbsync: {error}"), vec![]),
         },
@@ -129,10 +130,13 @@ fn start(job: &Job<'_>, lock: &mut Lock) -> io::Result<Child> {
         command.stdin(Stdio::null());
         sys::in_new_session(&mut command);
     }
-    if job.prompt == Prompt::Never {
-        for name in PROMPTS {
-            command.env_remove(name);
-        }
+    let leads_to_prompt: &[&str] = match job.prompt {
+        Prompt::Terminal => &[],
+        Prompt::Environment => &["GPG_TTY"],
+        Prompt::Never => &PROMPTS,
+    };
+    for name in leads_to_prompt {
+        command.env_remove(name);
     }
     command.stdout(if job.progress { Stdio::inherit() } else { Stdio::piped() });
     lock.clear()?;
@@ -217,9 +221,10 @@ impl<'a> Supervised<'a> {
     fn new(job: &'a Job<'a>, mut child: Child, lock: &mut Lock) -> io::Result<Self> {
         let pid = Pid::from_child(&child);
         let own_group = job.prompt != Prompt::Terminal;
-        let set_up = Process::with_pid(pid)
-            .map_or(Ok(()), |process| lock.record(process, own_group))
-            .and_then(|()| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
+        // On a full disk there is no record; it dies with us all the same.
+        let _ = Process::with_pid(pid).map(|process| lock.record(process, own_group));
+        let set_up = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+            .map_err(io::Error::from)
             .and_then(|pidfd| {
                 let stderr = Lines::new(child.stderr.take())?;
                 Ok((pidfd, stderr, Lines::new(child.stdout.take())?))
@@ -244,15 +249,29 @@ impl<'a> Supervised<'a> {
         }
     }
 
-    fn follow(mut self, stop: &Stop) -> io::Result<Ended> {
-        let mut moved = process::bytes_moved(self.pid);
+    fn follow(mut self, stop: &Stop) -> Ended {
+        match self.watch(stop) {
+            Ok(status) => self.ended(status),
+            Err(error) => {
+                // Unwatched it must not live on: the lock is about to be free.
+                self.end(Why::Stalled);
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                ended(Exit::Later, format!("cannot follow mbsync: {error}"), vec![])
+            }
+        }
+    }
+
+    fn watch(&mut self, stop: &Stop) -> io::Result<ExitStatus> {
+        let mut moved = None;
         let mut moved_at = Instant::now();
         let look_every =
             (self.job.stall / 8).clamp(Duration::from_millis(50), Duration::from_secs(15));
+        let mut look_at = Instant::now() + look_every;
         let mut status = None;
         loop {
             let timeout = match &self.ending {
-                Ending::No => look_every,
+                Ending::No => look_at.saturating_duration_since(Instant::now()),
                 // What lingers in the process group has no descriptor to poll.
                 Ending::Asked { .. } => Duration::from_millis(5),
             };
@@ -264,17 +283,20 @@ impl<'a> Supervised<'a> {
             if let Some(status) = status {
                 if !self.lingers() {
                     self.read();
-                    return Ok(self.ended(status));
+                    return Ok(status);
                 }
             }
             if let (Ending::No, Some(signal)) = (&self.ending, stop.signal()) {
                 self.end(Why::Signal(signal));
             }
-            let now = process::bytes_moved(self.pid);
-            if now != moved {
-                (moved, moved_at) = (now, Instant::now());
-            } else if matches!(self.ending, Ending::No) && moved_at.elapsed() >= self.stall() {
-                self.end(Why::Stalled);
+            if matches!(self.ending, Ending::No) && Instant::now() >= look_at {
+                look_at = Instant::now() + look_every;
+                let now = process::bytes_moved_by_tree(self.pid);
+                if now != moved {
+                    (moved, moved_at) = (now, Instant::now());
+                } else if moved_at.elapsed() >= self.stall() {
+                    self.end(Why::Stalled);
+                }
             }
             self.lose_patience();
         }
@@ -370,22 +392,26 @@ impl<'a> Supervised<'a> {
         match &self.ending {
             Ending::No => false,
             Ending::Asked { killed: true, since, .. } => {
-                process::group_is_alive(self.pid)
-                    && self.job.prompt != Prompt::Terminal
+                self.job.prompt != Prompt::Terminal
                     && since.elapsed() < GRACE * 2
+                    && !process::group_members(self.pid).is_empty()
             }
             Ending::Asked { tree, .. } if self.job.prompt == Prompt::Terminal => {
                 tree.iter().any(|process| process.is_alive())
             }
-            Ending::Asked { .. } => process::group_is_alive(self.pid),
+            Ending::Asked { .. } => !process::group_members(self.pid).is_empty(),
         }
     }
 
     fn ended(mut self, status: ExitStatus) -> Ended {
-        let (findings, other) = (&mut self.findings, &mut self.other);
-        self.stderr.rest(&mut |line| match finding(line) {
-            Some(found) => findings.push((found, line.to_owned())),
-            None => other.push(line.to_owned()),
+        let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
+        // mbsync 1.4 says one thing without a line end.
+        self.stderr.rest(&mut |line| {
+            let shown = fit_to_print(line, job.secrets).into_owned();
+            match finding(line) {
+                Some(found) => findings.push((found, shown)),
+                None => other.push(shown),
+            }
         });
         let why = match &self.ending {
             Ending::Asked { why, .. } => Some(*why),

@@ -14,10 +14,12 @@
 //!    request still stands. If not, a run that started later has served it.
 //! 4. A background command needs somebody who will look after it has gone:
 //!    the waiter, the one process that holds the queue, or a child it leaves
-//!    behind as that process.
+//!    behind as that process. A request that could not be put on disk is seen
+//!    by nobody else, and goes to a child of its own.
 //! 5. Who gives up the queue (or stops waiting) looks once more *after* giving it
 //!    up. A request is on disk before its maker finds the queue held; so either
-//!    the leaver sees the request, or its maker finds the queue free.
+//!    the leaver sees the request, or its maker finds the queue free. Who is
+//!    told to stop looks at nothing and leaves nobody: the next command serves.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,14 +27,18 @@ use std::time::Duration;
 use crate::account::Want;
 pub use crate::state::want::Standing;
 
+/// How long a child waits before it tries for a lock again that it did not get.
+const LOCK_AGAIN: Duration = Duration::from_secs(30);
+
 /// The world as the protocol sees it: one account's state directory, the clock,
 /// mbsync.
 pub trait Ground {
     /// What a run came to.
     type Report: Report;
 
-    /// Puts the requests on disk.
-    fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool);
+    /// Puts the requests on disk. False if they cannot be: then only this
+    /// process, and a child it leaves, know of them.
+    fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool) -> bool;
     /// How requests made earlier stand. Only asked while the lock is held.
     fn standing(&mut self, wants: &BTreeSet<Want>) -> Standing;
     /// How long until some request is due; `None` if none stands.
@@ -50,12 +56,13 @@ pub trait Ground {
     fn leave_queue(&mut self);
     /// A waiter is alive, and will see any request on disk.
     fn waiter_is_alive(&mut self) -> bool;
-    /// Leaves a child that holds the queue, which this process does from now on
-    /// no more. False if it cannot; the queue is then still held.
+    /// Leaves a child that holds the queue if this process did, which does so
+    /// from now on no more. False if it cannot.
     fn leave_child(&mut self) -> bool;
 
-    /// What throttle and backoff say of a run now.
-    fn gate(&mut self, urgent: bool) -> Gate;
+    /// What throttle and backoff say of a run now: neither of an urgent one,
+    /// backoff nothing of an impatient one.
+    fn gate(&mut self, urgent: bool, impatient: bool) -> Gate;
     /// Waits; ends early when the account's files change, and may end early
     /// for no reason.
     fn pause(&mut self, at_most: Duration) -> Paused;
@@ -139,6 +146,16 @@ pub enum Answer<R> {
     Stranded,
 }
 
+impl<R: Report> Answer<R> {
+    fn stopped(&self) -> bool {
+        match self {
+            Answer::Stopped => true,
+            Answer::Ran(report) => report.stopped(),
+            _ => false,
+        }
+    }
+}
+
 /// Who looks after a queued request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
@@ -157,12 +174,14 @@ pub fn foreground<G: Ground>(
     wants: &BTreeSet<Want>,
     manner: Manner,
 ) -> Answer<G::Report> {
-    ground.demand(wants, manner.urgent);
+    let shared = ground.demand(wants, manner.urgent);
     let mut queue = false;
-    let answer = see_served(ground, wants, manner, &mut queue);
+    let answer = see_served(ground, wants, manner, shared, &mut queue);
     if queue {
         ground.leave_queue();
-        look_once_more(ground);
+        if !answer.stopped() {
+            look_once_more(ground);
+        }
     }
     answer
 }
@@ -171,6 +190,7 @@ fn see_served<G: Ground>(
     ground: &mut G,
     wants: &BTreeSet<Want>,
     manner: Manner,
+    shared: bool,
     queue: &mut bool,
 ) -> Answer<G::Report> {
     loop {
@@ -185,13 +205,13 @@ fn see_served<G: Ground>(
             Standing::Failed => Some(Answer::Failed),
             Standing::Fresh => None,
         };
-        let wait = match ground.gate(manner.urgent) {
+        let wait = match ground.gate(manner.urgent, manner.impatient) {
+            Gate::Open => Duration::ZERO,
             Gate::Throttled(wait) => wait,
-            Gate::BackingOff(wait) if !manner.impatient => {
+            Gate::BackingOff(wait) => {
                 ground.unlock();
                 return early.unwrap_or(Answer::BackingOff(wait));
             }
-            Gate::Open | Gate::BackingOff(_) => Duration::ZERO,
         };
         if early.is_none() && wait.is_zero() {
             let report = ground.run();
@@ -203,7 +223,7 @@ fn see_served<G: Ground>(
             return answer;
         }
         if !manner.block {
-            return hand_over(ground, wait);
+            return hand_over(ground, wait, shared);
         }
         *queue = *queue || ground.try_queue();
         if ground.pause(wait) == Paused::Stopped {
@@ -218,15 +238,15 @@ pub fn background<G: Ground>(
     wants: &BTreeSet<Want>,
     urgent: bool,
 ) -> Answer<G::Report> {
-    ground.demand(wants, urgent);
-    hand_over(ground, Duration::ZERO)
+    let shared = ground.demand(wants, urgent);
+    hand_over(ground, Duration::ZERO, shared)
 }
 
-fn hand_over<G: Ground>(ground: &mut G, wait: Duration) -> Answer<G::Report> {
-    if ground.waiter_is_alive() {
+fn hand_over<G: Ground>(ground: &mut G, wait: Duration, shared: bool) -> Answer<G::Report> {
+    if shared && ground.waiter_is_alive() {
         return Answer::Queued(wait, By::Waiter);
     }
-    if !ground.try_queue() {
+    if shared && !ground.try_queue() {
         return Answer::Queued(wait, By::Queue);
     }
     if ground.leave_child() {
@@ -239,9 +259,10 @@ fn hand_over<G: Ground>(ground: &mut G, wait: Duration) -> Answer<G::Report> {
 /// The child left behind: holds the queue, waits, serves, looks again, goes.
 /// Failures are waited out for about `patience` in all.
 pub fn queued<G: Ground>(ground: &mut G, patience: Duration) {
-    let mut left = patience;
     loop {
-        let going = wait_out(ground, &mut left);
+        // Anew for each request that came too late for the last look: its maker
+        // found the queue held, where a child of its own would have begun anew.
+        let going = wait_out(ground, patience);
         ground.leave_queue();
         if going == Going::AtOnce || !ground.any_fresh() || !ground.try_queue() {
             return;
@@ -256,41 +277,53 @@ enum Going {
     WhenNothingIsFresh,
 }
 
-fn wait_out<G: Ground>(ground: &mut G, left: &mut Duration) -> Going {
+fn wait_out<G: Ground>(ground: &mut G, patience: Duration) -> Going {
+    let mut left = patience;
     if ground.settle() == Paused::Stopped {
         return Going::AtOnce;
     }
     while let Some(due) = ground.next_due() {
-        let (wait, trouble) = match ground.gate(false) {
+        let (wait, trouble) = match ground.gate(false, false) {
             Gate::Open => (due, !due.is_zero()),
             Gate::Throttled(wait) => (wait.max(due), !due.is_zero()),
             Gate::BackingOff(wait) => (wait.max(due), true),
         };
+        let before = ground.clock();
         if !wait.is_zero() {
             if trouble && left.is_zero() {
                 return Going::WhenNothingIsFresh;
             }
-            let before = ground.clock();
             if ground.pause(wait) == Paused::Stopped {
                 return Going::AtOnce;
             }
             if trouble {
-                *left = left.saturating_sub(ground.clock().saturating_sub(before));
+                left = left.saturating_sub(ground.clock().saturating_sub(before));
             }
             continue;
         }
-        if ground.lock() != Locked::Held {
-            return Going::AtOnce;
+        match ground.lock() {
+            Locked::Held => {}
+            Locked::Stopped => return Going::AtOnce,
+            Locked::TooLong => {
+                if left.is_zero() || ground.pause(LOCK_AGAIN) == Paused::Stopped {
+                    return Going::AtOnce;
+                }
+                left = left.saturating_sub(ground.clock().saturating_sub(before));
+                continue;
+            }
         }
         // Another process may have run while this one waited for the lock.
-        if ground.gate(false) != Gate::Open || ground.next_due() != Some(Duration::ZERO) {
+        if ground.gate(false, false) != Gate::Open || ground.next_due() != Some(Duration::ZERO) {
             ground.unlock();
             continue;
         }
         let report = ground.run();
         ground.unlock();
-        if report.stopped() || report.is_hopeless() {
+        if report.stopped() {
             return Going::AtOnce;
+        }
+        if report.is_hopeless() {
+            return Going::WhenNothingIsFresh;
         }
     }
     Going::WhenNothingIsFresh
@@ -299,6 +332,6 @@ fn wait_out<G: Ground>(ground: &mut G, left: &mut Duration) -> Going {
 /// Rule 5, for whoever others relied on.
 pub fn look_once_more<G: Ground>(ground: &mut G) {
     if ground.any_fresh() {
-        let _ = hand_over(ground, Duration::ZERO);
+        let _ = hand_over(ground, Duration::ZERO, true);
     }
 }
