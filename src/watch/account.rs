@@ -824,7 +824,7 @@ impl<'a> Waiter<'a> {
         if !asked && dirty.is_empty() && !whole && !full {
             return Step::Nothing;
         }
-        if self.disk.gate(false) != Gate::Open {
+        if self.disk.gate(false, false) != Gate::Open {
             return Step::Nothing;
         }
         match self.disk.lock() {
@@ -843,7 +843,7 @@ impl<'a> Waiter<'a> {
             self.another_run_ended(last);
             return Step::Again;
         }
-        if self.disk.gate(false) != Gate::Open {
+        if self.disk.gate(false, false) != Gate::Open {
             self.disk.unlock();
             return Step::Nothing;
         }
@@ -1081,7 +1081,7 @@ impl<'a> Waiter<'a> {
             wanted = wanted.min(Some(due));
         }
         if let Some(due) = wanted {
-            let gate = match self.disk.gate(false) {
+            let gate = match self.disk.gate(false, false) {
                 Gate::Open => Duration::ZERO,
                 Gate::Throttled(wait) | Gate::BackingOff(wait) => wait,
             };

@@ -1,0 +1,124 @@
+//! Directory listings that need not be read again while their time stamps stand.
+//!
+//! A report asks for the mailboxes of all accounts each time; their directories
+//! hardly ever change. Knows time stamps; does not know where it is kept.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// A listing is remembered only if the directory came to rest this long before
+/// it was read: a change in the same tick of the clock (10 ms at most on Linux,
+/// two seconds on FAT) would not show in the stamp.
+const AT_REST: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Listed {
+    modified: (i64, i64),
+    changed: (i64, i64),
+    inode: u64,
+    entries: Vec<String>,
+}
+
+/// What was read, by path.
+#[derive(Debug, Default)]
+pub struct Directories {
+    known: Mutex<BTreeMap<String, Listed>>,
+    /// Those asked for since: the rest is forgotten.
+    used: Mutex<BTreeMap<String, Listed>>,
+}
+
+impl Directories {
+    /// What an earlier process has read, as [`Directories::remembered`] gave it.
+    pub fn recall(&self, text: &[u8]) {
+        if let Ok(known) = serde_json::from_slice(text) {
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        }
+    }
+
+    /// What to recall in a later process; `None` if it is what was recalled.
+    #[must_use]
+    pub fn remembered(&self) -> Option<Vec<u8>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == *used { None } else { serde_json::to_vec(&*used).ok() }
+    }
+
+    /// The directories (and links, which may lead to some) in a directory.
+    pub(super) fn entries(&self, path: &str) -> Vec<String> {
+        let Ok(here) = fs::metadata(path) else { return Vec::new() };
+        let mut listed = Listed {
+            modified: (here.mtime(), here.mtime_nsec()),
+            changed: (here.ctime(), here.ctime_nsec()),
+            inode: here.ino(),
+            entries: Vec::new(),
+        };
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
+        let same = |known: &Listed| {
+            (known.modified, known.changed, known.inode)
+                == (listed.modified, listed.changed, listed.inode)
+        };
+        if let Some(known) = known.filter(same) {
+            listed = known;
+        } else {
+            listed.entries = read(path);
+        }
+        let entries = listed.entries.clone();
+        let limit = SystemTime::now()
+            .checked_sub(AT_REST)
+            .and_then(|limit| limit.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .map_or(0, |limit| i64::try_from(limit.as_secs()).unwrap_or(i64::MAX));
+        if listed.modified.0 < limit && listed.changed.0 < limit {
+            self.used
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(path.to_owned(), listed);
+        }
+        entries
+    }
+}
+
+fn read(path: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir() || kind.is_symlink()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_holds_until_the_directory_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        let first = Directories::default();
+        assert_eq!(first.entries(path), ["a"]);
+        // Too fresh to be remembered.
+        assert_eq!(first.remembered(), None);
+        let here = fs::metadata(path).unwrap();
+        let listed = Listed {
+            modified: (here.mtime(), here.mtime_nsec()),
+            changed: (here.ctime(), here.ctime_nsec()),
+            inode: here.ino(),
+            entries: vec!["from memory".into()],
+        };
+        let text = serde_json::to_vec(&BTreeMap::from([(path, listed)])).unwrap();
+        let second = Directories::default();
+        second.recall(&text);
+        assert_eq!(second.entries(path), ["from memory"]);
+        fs::create_dir(dir.path().join("b")).unwrap();
+        let mut now = second.entries(path);
+        now.sort();
+        assert_eq!(now, ["a", "b"]);
+        second.recall(b"nonsense");
+    }
+}

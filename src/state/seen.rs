@@ -1,0 +1,28 @@
+//! `seen.json` and `stuck.json`: what each mailbox looked like when it was last
+//! found clean, and before the last run that left it dirty.
+//!
+//! Knows names of files and of entries; the values are the verdict's.
+
+use crate::account::Mailbox;
+
+/// What was found clean, by [`key`].
+pub const FILE: &str = "seen.json";
+/// What stayed dirty, by [`key`].
+pub const STUCK: &str = "stuck.json";
+
+/// A mailbox' entry: channel and name, with a newline between, which neither
+/// can hold (isync's configuration has no way to write one).
+#[must_use]
+pub fn key(mailbox: &Mailbox) -> String {
+    format!("{}\n{}", mailbox.channel, mailbox.name)
+}
+
+/// The mailbox as `mutt-sync` takes it on its command line.
+#[must_use]
+pub fn typed(mailbox: &Mailbox) -> String {
+    if mailbox.addressable {
+        format!("{}:{}", mailbox.channel, mailbox.name)
+    } else {
+        mailbox.channel.clone()
+    }
+}
