@@ -36,7 +36,7 @@ fn an_open_folder_shows_what_a_run_brought() {
         let terminal = Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
         terminal.wait_for("Message 3", SHORT);
         terminal.text("2\n");
-        terminal.wait("the cursor", SHORT, |screen| at_second(screen));
+        terminal.wait("the cursor", SHORT, at_second);
         let mut sync = |change: &mut dyn FnMut(&mut rig::Imap)| {
             imap.select("INBOX");
             change(&mut imap);
@@ -64,7 +64,7 @@ fn an_open_folder_shows_what_a_run_brought() {
     }
 }
 
-/// With GPG_TTY exported and the key locked, folder changes and keys of the
+/// With `GPG_TTY` exported and the key locked, folder changes and keys of the
 /// background never show a prompt nor lose a key press; the foreground key
 /// prompts, and the passphrase typed there serves.
 #[test]
