@@ -19,14 +19,17 @@ use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::mutt;
 use crate::outcome::{Exit, Failure};
 use crate::settings;
+use crate::state::StateDir;
 use crate::state::last::{self, Change, Last};
 use crate::state::retry::{self, Retry};
 use crate::status;
 use crate::stop::Stop;
+use crate::sync::after;
 use crate::sync::disk;
 use crate::sync::disk::{Disk, Manner, Report, Scene, short};
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
+use crate::sys::{Forked, fork_detached};
 use crate::verdict::Rules;
 use crate::watch::{self, End};
 
@@ -439,13 +442,22 @@ impl<'a> Session<'a> {
             return Err(Failure::usage(format!("no account `{name}`")));
         };
         let Some(scene) = self.scene(at) else { return Ok(Exit::Done) };
+        // The parent waits for this process; what is to be done is its child's.
+        if fork_detached().map_err(|error| no_signals(&error))? == Forked::Parent {
+            return Ok(Exit::Done);
+        }
+        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
         match work {
             "queue" => {
-                let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
                 let mut disk = Disk::open(scene, stop, Manner::in_background(scene.settings))?;
                 if serve::Ground::try_queue(&mut disk) {
                     serve::queued(&mut disk, disk::PATIENCE);
                 }
+                Ok(Exit::Done)
+            }
+            "hooks" => {
+                let dir = StateDir::open(scene.base, &scene.account.name)?;
+                after::run_commands(scene.settings, &dir, &stop);
                 Ok(Exit::Done)
             }
             _ => Err(Failure::usage(format!("no such work: {work}"))),

@@ -4,10 +4,14 @@
 //! Asking mbsync takes a process; the answer is remembered for as long as the
 //! program's file stays the same.
 
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags};
+use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
 use crate::mbsyncrc::Dialect;
@@ -47,21 +51,36 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
     if let Some(known) = known {
         now.version.clone_from(&known.version);
         if known == now {
-            return Some(known.version);
+            return Some(known.version).filter(|version| !version.is_empty());
         }
     }
-    let asked = Command::new(&now.program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    now.version = printed(&String::from_utf8_lossy(&asked.stdout))?;
+    // One that does not say is remembered too, and not asked again each time.
+    now.version = ask(&now.program).unwrap_or_default();
     if let Ok(text) = serde_json::to_vec(&now) {
         // Lost, it is asked again.
         let _ = std::fs::create_dir_all(base).and_then(|()| std::fs::write(&cache, text));
     }
-    Some(now.version)
+    Some(now.version).filter(|version| !version.is_empty())
+}
+
+/// What the program prints, if it does so soon.
+fn ask(program: &Path) -> Option<String> {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let pid = Pid::from_child(&child);
+    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+    let _ =
+        rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&limit)));
+    if child.try_wait().ok()?.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+        return None;
+    }
+    let mut text = Vec::new();
+    child.stdout.take()?.take(4096).read_to_end(&mut text).ok()?;
+    printed(&String::from_utf8_lossy(&text))
 }
 
 /// `isync 1.4.4` → `1.4.4`.

@@ -2,18 +2,138 @@
 //!
 //! Knows nothing of why the run was made.
 
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
+
+use super::child;
+use super::disk::Scene;
 use crate::account::Mailbox;
+use crate::mail;
+use crate::settings::Settings;
+use crate::state::StateDir;
 use crate::state::last::Change;
+use crate::state::lock::{Lock, Wait};
+use crate::stop::Stop;
+use crate::sys;
+use crate::verdict::local;
+
+/// How long one of the user's commands may take.
+const LIMIT: Duration = Duration::from_secs(2 * 60);
+/// Set for the user's commands: a mutt-sync that one of them runs starts none.
+const INSIDE: &str = "MUTT_SYNC_HOOK";
+
+/// What the user's commands are told of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Unread messages that it brought.
+    new: usize,
+    /// The mailboxes they are in, by near name.
+    mailboxes: Vec<String>,
+    /// The newest of them.
+    newest: Option<PathBuf>,
+}
+
+impl Facts {
+    /// The facts of a run that began at `since` (seconds since the epoch); `None`
+    /// if there is no command to tell them to.
+    #[must_use]
+    pub fn of(
+        settings: &Settings,
+        changes: &[Change],
+        mailboxes: &[Mailbox],
+        since: u64,
+    ) -> Option<Self> {
+        let commands = !settings.after_sync.is_empty() || !settings.new_mail.is_empty();
+        if !commands || std::env::var_os(INSIDE).is_some() {
+            return None;
+        }
+        let mut facts = Facts { new: 0, mailboxes: vec![], newest: None };
+        for mailbox in changed(changes, mailboxes) {
+            let Some(maildir) = &mailbox.maildir else { continue };
+            let mut new = local::delivered(maildir, since).unwrap_or_default();
+            new.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("new")));
+            if let Some(newest) = new.last() {
+                facts.new += new.len();
+                facts.mailboxes.push(mailbox.near.clone());
+                // The first mailbox with news is the one to speak of: INBOX, mostly.
+                facts.newest.get_or_insert_with(|| newest.clone());
+            }
+        }
+        Some(facts)
+    }
+
+    /// Leaves a process behind that runs the commands; nobody waits for it.
+    pub fn tell(&self, scene: Scene<'_>) {
+        let headline = self
+            .newest
+            .as_deref()
+            .and_then(|newest| mail::headline_of_file(newest).ok())
+            .unwrap_or_default();
+        let (new, mailboxes) = (self.new.to_string(), self.mailboxes.join(","));
+        let facts = [
+            ("MUTT_SYNC_ACCOUNT", scene.account.name.as_str()),
+            ("MUTT_SYNC_BOX", &mailboxes),
+            ("MUTT_SYNC_NEW", &new),
+            ("MUTT_SYNC_FROM", &headline.from),
+            ("MUTT_SYNC_SUBJECT", &headline.subject),
+            (INSIDE, "1"),
+        ];
+        // Mail is synced; a notification that cannot be made is not worth a failure.
+        let _ = child::spawn("hooks", scene, &facts);
+    }
+}
+
+/// Runs the commands, in the process left behind for it: one process at a time
+/// for each account, so that an indexer never meets itself.
+pub fn run_commands(settings: &Settings, dir: &StateDir, stop: &Stop) {
+    let path = dir.file("hook.lock");
+    let Ok(Wait::Got(_alone)) = Lock::take(&path, LIMIT * 2, || false, stop) else { return };
+    let news = std::env::var("MUTT_SYNC_NEW").is_ok_and(|new| new != "0");
+    for command in [&settings.after_sync, &settings.new_mail] {
+        if std::ptr::eq(command, &raw const settings.new_mail) && !news {
+            continue;
+        }
+        if let Some((program, arguments)) = command.split_first() {
+            run_bounded(program, arguments, stop);
+        }
+    }
+}
+
+/// A session of its own, so that it is ended with all that it has started.
+fn run_bounded(program: &str, arguments: &[String], stop: &Stop) {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = sys::in_new_session(&mut command).spawn() else { return };
+    let pid = Pid::from_child(&child);
+    if let Ok(ended) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        if !super::pause::ready_within(&ended, LIMIT, stop) {
+            let _ = kill_process_group(pid, Signal::TERM);
+            if !super::pause::ready_within(&ended, Duration::from_secs(5), stop) {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+        }
+    }
+    let _ = child.wait();
+}
+
+fn changed<'a>(
+    changes: &'a [Change],
+    mailboxes: &'a [Mailbox],
+) -> impl Iterator<Item = &'a Mailbox> {
+    mailboxes.iter().filter(|mailbox| {
+        changes.iter().any(|each| each.channel == mailbox.channel && each.mailbox == mailbox.near)
+    })
+}
 
 /// Sets the mode of `new/` of each changed mailbox to what it is. mutt and
 /// neomutt watch only that directory, and the attribute event makes them look
 /// at once, where flags and deletions would show at the next key (tried with
 /// mutt 2.2.12 and neomutt 20220429). No mtime changes.
 pub fn refresh(changes: &[Change], mailboxes: &[Mailbox]) {
-    let changed = |mailbox: &&Mailbox| {
-        changes.iter().any(|each| each.channel == mailbox.channel && each.mailbox == mailbox.near)
-    };
-    for maildir in mailboxes.iter().filter(changed).filter_map(|mailbox| mailbox.maildir.as_ref()) {
+    for maildir in changed(changes, mailboxes).filter_map(|mailbox| mailbox.maildir.as_ref()) {
         let new = maildir.join("new");
         if let Ok(found) = std::fs::metadata(&new) {
             let _ = std::fs::set_permissions(&new, found.permissions());

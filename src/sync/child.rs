@@ -20,6 +20,6 @@ pub fn spawn(work: &str, scene: Scene<'_>, facts: &[(&str, &str)]) -> io::Result
     command.arg("--").arg(&scene.account.name).envs(facts.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     sys::in_new_session(&mut command);
-    // Not waited for: it ends by itself, and who leaves it behind is about to.
-    command.spawn().map(drop)
+    // It forks at once and goes on by itself, so that no zombie is left.
+    command.status().map(drop)
 }

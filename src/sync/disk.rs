@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::after::{self, Facts};
 use super::changes::Snapshot;
 use super::classify::Finding;
 use super::mbsync::{self, Ended, Job, Prompt};
@@ -77,6 +78,8 @@ pub struct Disk<'a> {
     /// What could not be written of the last run, so that a full disk does not
     /// make a child try for ever.
     untold: Untold,
+    /// What to tell the user's commands once the lock is given up.
+    facts: Option<Facts>,
     changed: Option<Changes>,
     opened: Instant,
     trouble: Option<Failure>,
@@ -127,6 +130,7 @@ impl<'a> Disk<'a> {
             queue: None,
             unwritten: BTreeSet::new(),
             untold: Untold::default(),
+            facts: None,
             changed: None,
             opened: Instant::now(),
             trouble: None,
@@ -171,11 +175,6 @@ impl<'a> Disk<'a> {
                 None
             }
         }
-    }
-
-    /// The user's commands, after the lock was given up.
-    pub fn after_run(&self, report: &Report) {
-        let _ = report;
     }
 
     /// Where the account's trigger file is.
@@ -382,6 +381,10 @@ impl Ground for Disk<'_> {
 
     fn unlock(&mut self) {
         self.lock = None;
+        // Only now: a command that hangs, or that syncs, holds up nobody.
+        if let Some(facts) = self.facts.take() {
+            facts.tell(self.scene);
+        }
     }
 
     fn try_queue(&mut self) -> bool {
@@ -518,7 +521,8 @@ impl Ground for Disk<'_> {
         let took = began_at.elapsed();
         let scope = self.scope(&wants);
         let changes = snapshot.changes(&scope);
-        super::after::refresh(&changes, &scope);
+        after::refresh(&changes, &scope);
+        self.facts = Facts::of(settings, &changes, &scope, seconds(began));
         let run = Last {
             started: millis(began),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

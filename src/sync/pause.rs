@@ -3,6 +3,7 @@
 //!
 //! Knows inotify and the clock.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use inotify::{Inotify, WatchMask};
@@ -65,6 +66,24 @@ pub fn sleep(time: Duration, stop: &Stop) -> Paused {
         let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&timeout));
         if left.is_zero() || stop.signal().is_some() {
             return ended(stop);
+        }
+    }
+}
+
+/// Whether this becomes readable within the time; a signal ends the wait.
+#[must_use]
+pub fn ready_within(fd: &impl AsFd, time: Duration, stop: &Stop) -> bool {
+    let deadline = Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(timeout) = rustix::time::Timespec::try_from(left) else { return false };
+        let mut fds = [PollFd::new(fd, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        let _ = poll(&mut fds, Some(&timeout));
+        if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
+            return true;
+        }
+        if left.is_zero() || stop.signal().is_some() {
+            return false;
         }
     }
 }

@@ -863,7 +863,6 @@ impl<'a> Waiter<'a> {
         self.last_run = self.which_run();
         self.run_ended = clock::now();
         self.report(&report);
-        self.disk.after_run(&report);
         if let Exit::Signal(signal) = report.ended.exit {
             return Step::End(End::Stopped(signal));
         }
