@@ -6,8 +6,11 @@
 //! mail or decides anything.
 
 pub mod connect;
+pub mod idle;
 pub mod login;
+pub mod mailbox;
 pub mod names;
+pub mod notify;
 pub mod parse;
 pub mod scram;
 pub mod secret;
@@ -16,6 +19,7 @@ pub mod tls;
 pub mod values;
 pub mod wire;
 
-pub use session::{Heard, Link, LinkError, Look, Opened, Opening};
+pub use mailbox::{Look, Opened, Opening};
+pub use session::{Heard, Link, LinkError};
 pub use values::{Capabilities, Flags, Listed, Namespace, Status, UidSet};
 pub use wire::Interrupt;

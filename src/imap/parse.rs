@@ -484,7 +484,7 @@ pub fn permits_forwarded(code: &[u8]) -> Option<bool> {
         match tokens.next()? {
             Token::Close => return Some(permitted),
             Token::Atom(atom) => {
-                permitted |= atom == b"\\*" || atom.eq_ignore_ascii_case(b"$Forwarded");
+                permitted |= atom == b"\\*" || atom == b"$Forwarded";
             }
             _ => return None,
         }
@@ -559,7 +559,7 @@ mod tests {
     fn fetch_takes_items_in_any_order() {
         let want = Flags::default().with_imap(b"\\Seen").with_imap(b"$Forwarded");
         assert_eq!(
-            fetch_flags(b"(FLAGS (\\Seen $forwarded Junk) MODSEQ (12) UID 4)"),
+            fetch_flags(b"(FLAGS (\\Seen $Forwarded Junk) MODSEQ (12) UID 4)"),
             Some((4, want))
         );
         assert_eq!(fetch_flags(b"(FLAGS (\\Seen))"), None);

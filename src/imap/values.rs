@@ -194,11 +194,12 @@ impl Flags {
     }
 
     /// These flags and this one, spelled as IMAP does; others change nothing.
+    /// mbsync compares them to the letter (isync 1.4, `drv_imap.c`), so this does.
     #[must_use]
     pub fn with_imap(self, flag: &[u8]) -> Flags {
         FLAGS
             .iter()
-            .position(|(_, imap)| flag.eq_ignore_ascii_case(imap.as_bytes()))
+            .position(|(_, imap)| flag == imap.as_bytes())
             .map_or(self, |bit| Flags(self.0 | 1 << bit))
     }
 
