@@ -2,7 +2,7 @@
 //!
 //! The test runs itself again as the process that logs in, because only a
 //! process that has never held the password otherwise can look for it in itself.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::format_collect)]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
