@@ -557,8 +557,12 @@ fn history(
                 // Right or wrong: the next step tells.
                 tally.again += 1;
                 let _ = writeln!(log, "  {}: after the run: {then}", pair.name);
+                let _ = writeln!(log, "    {:?} {:?} {:?}", after.near, after.far, after.record);
             }
         }
+    }
+    if log.contains("after the run") && std::env::var("SHOW").is_ok_and(|name| name == kind.name) {
+        println!("{log}");
     }
     for pair in pairs.iter().rev() {
         if world.exists_far(pair) {

@@ -685,6 +685,16 @@ mod tests {
         assert_eq!(again(), Finding::Clean);
         std::fs::rename(new.join("a,U=1:2,S"), cur.join("a,U=1:2,RS")).unwrap();
         assert!(matches!(again(), Finding::Changed(_)));
+        // The same messages, but another run has been since.
+        std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
+        assert_eq!(again(), Finding::Clean);
+        let before = look(dir.path(), &state, &rules, None, None).fingerprint(None);
+        let copy = std::fs::read(&state).unwrap();
+        std::fs::remove_file(&state).unwrap();
+        std::fs::write(&state, copy).unwrap();
+        assert!(matches!(again(), Finding::Unknown(_)));
+        let after = look(dir.path(), &state, &rules, None, None).fingerprint(None);
+        assert!(before.near == after.near && before != after);
     }
 
     #[test]
