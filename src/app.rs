@@ -19,9 +19,9 @@ use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::mutt;
 use crate::outcome::{Exit, Failure};
 use crate::settings;
-use crate::state::StateDir;
 use crate::state::last::{self, Change, Last};
 use crate::state::retry::{self, Retry};
+use crate::state::{StateDir, want};
 use crate::status;
 use crate::stop::Stop;
 use crate::sync::after;
@@ -425,13 +425,34 @@ impl<'a> Session<'a> {
         failure.exit
     }
 
+    /// What would be run, and why: what is asked for here, what stands from
+    /// before, what the disk shows to be pushed. The server is not asked.
     fn dry_run(&self, selection: &Selection) -> Exit {
-        for (account, wants) in selection {
+        for (account, asked) in selection {
             let Some(scene) = self.scene(*account) else { continue };
-            let words = self.config.mbsync_words(scene.account, wants).args();
+            let dir = StateDir::existing(scene.base, &scene.account.name);
+            let standing = want::all(&dir);
+            let wants: BTreeSet<Want> = asked.union(&standing).cloned().collect();
+            let mut touched = self.config.local_mailboxes(scene.account);
+            touched.retain(|mailbox| wants.iter().any(|want| disk::covers(want, mailbox)));
+            let status = status::of(scene, &touched);
+            let words = self.config.mbsync_words(scene.account, &wants).args().join(" ");
             let program = scene.settings.mbsync.display();
-            let file = self.config.file.display();
-            out(&format!("{}: {program} -q -c {file} {}", scene.account.name, words.join(" ")));
+            let file = self.env.shown(&self.config.file);
+            out(&format!("{}: {program} -q -c {file} {words}", scene.account.name));
+            out(&format!("  asked for: {}", status::in_words(asked).join(", ")));
+            let earlier: BTreeSet<Want> = standing.difference(asked).cloned().collect();
+            if !earlier.is_empty() {
+                out(&format!("  asked for before: {}", status::in_words(&earlier).join(", ")));
+            }
+            for line in status::pending_lines(&status) {
+                out(&line);
+            }
+            if let Some(backoff) = &status.backoff {
+                out(&format!("  not before {}: {}", in_seconds(backoff.wait), backoff.text));
+            } else if status.throttled > 0 && !self.cli.force {
+                out(&format!("  not before {}: throttled", in_seconds(status.throttled)));
+            }
         }
         Exit::Done
     }
@@ -488,6 +509,10 @@ fn change_in_words(change: &Change) -> String {
         words.extend([" ", &count.to_string(), " ", what]);
     }
     words
+}
+
+fn in_seconds(seconds: u64) -> String {
+    format!("another {}", short(Duration::from_secs(seconds)))
 }
 
 /// A mailbox' name comes from a server and may hold anything.
