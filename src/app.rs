@@ -318,7 +318,7 @@ impl<'a> Session<'a> {
         let failed = |exit: Exit, text: &str, retry: Option<Duration>| {
             let again = match retry {
                 Some(wait) if exit != Exit::Config => {
-                    format!("; tried again after {}", short(wait))
+                    format!("; the request stands, not tried unasked for {}", short(wait))
                 }
                 _ => String::new(),
             };

@@ -22,6 +22,7 @@ pub mod stop;
 pub mod sync;
 #[allow(unsafe_code)]
 mod sys;
+pub mod uidset;
 pub mod verdict;
 pub mod watch;
 

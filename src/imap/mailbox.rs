@@ -4,8 +4,10 @@
 
 use super::parse::{self, Reply, Verb};
 use super::session::{Answer, Heard, Line, Link, LinkError, WINDOW};
-use super::values::{Flags, Listed, Namespace, Status, UidSet};
+use super::values::{Listed, Namespace, Status};
 use super::wire::Limits;
+use crate::uidset::UidSet;
+use crate::verdict::flags::Flags;
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -29,8 +29,7 @@ use crate::state::seen::{self, key};
 use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene, covers, short};
 use crate::sync::serve::{self, Gate, Ground as _, Locked};
-use crate::verdict::flags::Flags;
-use crate::verdict::remote::{self, Fetched, Needed, Status, Suspicion, UidSet};
+use crate::verdict::remote::{self, Fetched, Needed, Status, Suspicion};
 use crate::verdict::syncstate::{self, Record, State};
 use crate::verdict::{Finding, Fingerprint, Rules, Seen, local};
 
@@ -764,7 +763,7 @@ impl<'a> Waiter<'a> {
                 return None;
             }
         };
-        let finding = remote::settle(&record, &rules, &uids(&look), &fetched(&look));
+        let finding = remote::settle(&record, &rules, &look.uids, &fetched(&look));
         let entry = self.seen.entry(key).or_default();
         if look.forwarded.is_some() && entry.forwarded != look.forwarded {
             entry.forwarded = look.forwarded;
@@ -1157,13 +1156,8 @@ fn said(status: Status) -> String {
     format!("{} messages, next UID {}", status.messages, status.uid_next)
 }
 
-fn uids(look: &imap::Look) -> UidSet {
-    UidSet::from_pairs(look.uids.ranges())
-}
-
 fn fetched(look: &imap::Look) -> Fetched {
-    let flags =
-        look.flags.iter().map(|(uid, flags)| (*uid, Flags::from_bits(flags.bits()))).collect();
+    let flags = look.flags.clone();
     if look.all_flags { Fetched::Whole(flags) } else { Fetched::ChangedSince(flags) }
 }
 
