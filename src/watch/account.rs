@@ -115,8 +115,9 @@ pub fn wait(scene: Scene<'_>, manner: &Manner<'_>, leads: bool, stop: &Stop, hal
                 }
             }
             drop(waiting);
-            // A request that came while we were still believed to wait.
-            if !matches!(end, End::Reload) {
+            // A request that came while we were still believed to wait. Who was told to
+            // end leaves no process behind; the request stands for whoever comes next.
+            if !matches!(end, End::Reload | End::Stopped(_)) {
                 serve::look_once_more(&mut waiter.disk);
             }
             end
