@@ -4,6 +4,9 @@
 //! The arrows run downwards only:
 //! cli → settings → mbsyncrc → account → state → verdict → sync → watch.
 
+// What comes from outside is never unwrapped; tests may.
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod account;
 pub mod app;
 pub mod cli;

@@ -124,11 +124,8 @@ fn g11_what_mbsync_forgets_to_mask_is_masked() {
 #[test]
 fn a_certificate_is_refused() {
     let server = Server::with(ServerOptions { tls: Tls::Imaps, ..ServerOptions::default() });
-    let home = Home::on(&server, &["Home"]);
-    let stranger = Ca::new();
-    let ours = Ca::shared().cert().display().to_string();
-    let text = home.read(".mbsyncrc").replace(&ours, &stranger.cert().display().to_string());
-    home.write(".mbsyncrc", &text);
+    let account = Account::on(&server, "Home").certificate(Ca::new().cert());
+    let home = Home::with(vec![account]);
     let output = home.mutt_sync(&["Home"]).expect_code(77);
     assert!(output.stderr.contains("certificate"), "{output}");
     assert_eq!(server.logins("home"), 0);

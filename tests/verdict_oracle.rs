@@ -937,7 +937,6 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     // The names tell whole seconds.
     std::thread::sleep(Duration::from_millis(1100));
     let since = std::time::SystemTime::now();
-    let since = since.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let mut child = case.world(|world, pair| {
         let mut command = world.home.command(mbsync_program());
         command.args(["-q", "-Tz", &format!("{}:{}", world.kind.name, pair.name)]);

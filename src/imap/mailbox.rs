@@ -162,7 +162,8 @@ impl Link {
                 uid_validity: mailbox.uid_validity,
                 highest_mod_seq: mailbox.highest_mod_seq,
             },
-            forwarded: (!mailbox.permanent_flags.is_empty()).then_some(forwarded),
+            // A mailbox that is only read keeps no flags: EXAMINE can say yes, not no.
+            forwarded: (forwarded || opening == Opening::Select).then_some(forwarded),
         })
     }
 

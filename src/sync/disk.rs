@@ -522,7 +522,7 @@ impl Ground for Disk<'_> {
         let scope = self.scope(&wants);
         let changes = snapshot.changes(&scope);
         after::refresh(&changes, &scope);
-        self.facts = Facts::of(settings, &changes, &scope, seconds(began));
+        self.facts = Facts::of(settings, &changes, &scope, began);
         let run = Last {
             started: millis(began),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
