@@ -28,6 +28,7 @@ mod sys;
 pub mod uidset;
 pub mod verdict;
 pub mod watch;
+pub mod words;
 
 /// The version, with the commit where one is known at build time.
 pub const VERSION: &str = match option_env!("MUTT_SYNC_COMMIT") {

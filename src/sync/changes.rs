@@ -81,7 +81,6 @@ fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option
         pushed: counts.pushed,
         flags: counts.flags,
         gone: counts.gone,
-        failed: false,
     };
     (change.pulled + change.pushed + change.flags + change.gone > 0).then_some(change)
 }

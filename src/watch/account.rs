@@ -27,11 +27,12 @@ use crate::state::lock::{Lock, Wait};
 use crate::state::retry::{self, Retry, seconds};
 use crate::state::seen::{self, key};
 use crate::stop::Stop;
-use crate::sync::disk::{self, Disk, Scene, covers, short};
+use crate::sync::disk::{self, Disk, Scene, covers};
 use crate::sync::serve::{self, Gate, Ground as _, Locked};
 use crate::verdict::remote::{self, Fetched, Needed, Status, Suspicion};
 use crate::verdict::syncstate::{self, Record, State};
 use crate::verdict::{Finding, Fingerprint, Rules, Seen, local};
+use crate::words::short;
 
 /// How often a mailbox that the kernel has no watch for is looked at.
 const LOOK_AT_DEAF: Duration = Duration::from_secs(15);
@@ -885,7 +886,7 @@ impl<'a> Waiter<'a> {
 
     fn report(&self, report: &disk::Report) {
         let text = match report.ended.exit {
-            Exit::Done => crate::app::what_happened(&report.changes, report.took),
+            Exit::Done => crate::words::what_happened(&report.changes, report.took),
             _ => report.ended.text.clone(),
         };
         let name = &self.scene.account.name;
