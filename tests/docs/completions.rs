@@ -19,7 +19,7 @@ fn home() -> Home {
 /// Every word that is spelled as an option in a text.
 fn words(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
-        .filter(|word| word.starts_with('-') && word.trim_matches('-') != "")
+        .filter(|word| word.starts_with('-') && !word.trim_matches('-').is_empty())
         .map(str::to_owned)
         .collect()
 }
@@ -98,7 +98,7 @@ fn complete(shell: &Terminal, typed: &str, expected: &str) {
 
 /// The line that is being typed: fish lists what is possible below it.
 fn prompt(screen: &str) -> &str {
-    screen.lines().filter(|line| line.starts_with("ready>")).next_back().unwrap_or("")
+    screen.lines().rfind(|line| line.starts_with("ready>")).unwrap_or("")
 }
 
 /// What every shell must be able to do.

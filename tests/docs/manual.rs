@@ -235,7 +235,8 @@ fn displays(manual: &str, name: &str) -> Vec<String> {
         } else if line == ".Ed" {
             found.push(open.take().expect("an open display"));
         } else if let Some(open) = &mut open {
-            *open += &format!("{}\n", line.replace("\\e", "\\").replace("\\&", ""));
+            open.push_str(&line.replace("\\e", "\\").replace("\\&", ""));
+            open.push('\n');
         }
     }
     found
