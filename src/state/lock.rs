@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
-use crate::process::{Process, boot, group_members};
+use crate::process::{self, Process, boot, group_members};
 use crate::stop::Stop;
 
 /// A lock held until it is dropped.
@@ -163,8 +163,7 @@ impl Lock {
     #[must_use]
     pub fn run_under(path: &Path) -> Option<Process> {
         let text = std::fs::read_to_string(path).ok()?;
-        let pid = Pid::from_raw(text.split_ascii_whitespace().next()?.parse().ok()?)?;
-        Process::with_pid(pid)
+        Process::with_pid(process::pid(text.split_ascii_whitespace().next()?)?)
     }
 
     /// Notes the run that the lock stands for.
@@ -189,7 +188,7 @@ impl Lock {
             return Leftover::Over;
         }
         let mut fields = text.split_ascii_whitespace();
-        let pid = fields.next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        let pid = fields.next().and_then(process::pid);
         let started: Option<u64> = fields.next().and_then(|started| started.parse().ok());
         let own_group = fields.next() == Some("group");
         let of_this_boot = fields.next().is_none_or(|told| told == boot());
@@ -302,6 +301,7 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::Pid;
     use std::process::Command;
 
     #[test]
