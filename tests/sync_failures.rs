@@ -1,5 +1,7 @@
 //! What can fail in a run, what it leads to, and signals.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
+
 use rig::{
     Account, Ca, Delay, Home, Server, ServerOptions, Signal, Terminal, Tls, compare_boxes, message,
     process::{self, kill},
