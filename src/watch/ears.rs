@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 /// What has been heard since the last question.
+// Each is a fact of its own, and any of them may come with any other.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // a set of flags
 pub struct Heard {
@@ -42,8 +43,8 @@ enum Place {
     Mail(usize),
     Folders,
     State,
-    /// A directory of which only these names count: configuration files.
-    Config(Vec<OsString>),
+    /// The directory of a configuration file.
+    Config(OsString),
     /// The directory of a trigger file of the user's own.
     Trigger(OsString),
 }
@@ -83,9 +84,13 @@ impl Ears {
         ears.add(&places.state.join("want"), WatchMask::CLOSE_WRITE, Place::State);
         ears.add(places.state, made | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB, Place::State);
         for config in places.configs {
-            if let (Some(dir), Some(name)) = (config.parent(), config.file_name()) {
-                let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
-                ears.add(dir, mask, Place::Config(vec![name.to_owned()]));
+            // A link's target is edited elsewhere; a link is replaced here.
+            let target = config.canonicalize().ok().filter(|target| target != config);
+            for file in std::iter::once(config).chain(&target) {
+                if let (Some(dir), Some(name)) = (file.parent(), file.file_name()) {
+                    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
+                    ears.add(dir, mask, Place::Config(name.to_owned()));
+                }
             }
         }
         if let Some((dir, name)) =
@@ -177,7 +182,7 @@ impl Place {
                 heard.state |=
                     !name.starts_with('.') && name != "queue.lock" && name != "waiter.lock";
             }
-            Place::Config(names) => heard.config |= names.iter().any(name_is),
+            Place::Config(file) => heard.config |= name_is(file),
             Place::Trigger(trigger) => heard.state |= name_is(trigger),
         }
     }
