@@ -46,6 +46,9 @@ const ECHO: Duration = Duration::from_secs(3);
 /// that it was not.
 const LOOK_AT_LOCK: Duration = Duration::from_secs(1);
 
+/// A connect that was broken off waits so long for what it was broken off for.
+const RUSH: Duration = Duration::from_secs(5);
+
 /// The waiter of one account.
 struct Waiter<'a> {
     scene: Scene<'a>,
@@ -64,8 +67,8 @@ struct Waiter<'a> {
     far: Option<Far>,
     highest: Rung,
     reach: Reach,
-    /// The last attempt to connect was broken off for something more urgent.
-    rushed: bool,
+    /// When the last attempt to connect was broken off for something more urgent.
+    rushed: Option<Duration>,
     /// When a request was first noticed.
     requested: Option<Touched>,
     /// When to find mailboxes again, after directories came or went.
@@ -111,8 +114,9 @@ pub fn wait(scene: Scene<'_>, manner: &Manner<'_>, leads: bool, stop: &Stop, hal
                 }
             }
             drop(waiting);
-            // A request that came while we were still believed to wait.
-            if !matches!(end, End::Reload) {
+            // A request that came while we were still believed to wait. Who ends us by
+            // a signal wants nothing of ours to go on; it stands for the next.
+            if !matches!(end, End::Reload | End::Stopped(_)) {
                 serve::look_once_more(&mut waiter.disk);
             }
             end
@@ -168,7 +172,7 @@ fn begin<'a>(
         far: None,
         highest: Rung::Notify,
         reach: Reach::new(scene.account.server.is_some(), now),
-        rushed: false,
+        rushed: None,
         requested: None,
         folders_at: None,
         renew_at: now + RENEW,
@@ -570,10 +574,15 @@ impl<'a> Waiter<'a> {
         }
         let mailboxes = self.mailboxes();
         let Some(plan) = self.plan(&mailboxes) else { return false };
-        // Every second time at most, so that somebody busy does not keep a slow
-        // password command from ever being heard out.
-        let soft = !std::mem::take(&mut self.rushed);
+        // Broken off every second time at most, so that somebody busy does not keep
+        // a slow password command from ever being heard out. What it was broken off
+        // for is done first.
         let wake = self.next_local(now);
+        if self.rushed.is_some_and(|rushed| wake < rushed + RUSH) {
+            self.reach.wait(wake.saturating_sub(now), now);
+            return false;
+        }
+        let soft = self.rushed.take().is_none();
         let breaker = match self.alarm.set(wake).and_then(|()| self.breaker(soft)) {
             Ok(breaker) => breaker,
             Err(error) => {
@@ -589,8 +598,7 @@ impl<'a> Waiter<'a> {
             Ok(far) => self.connected(far, now),
             Err(_) if broken_off => {
                 self.say(|| "connecting was broken off for something more urgent".into());
-                self.rushed = soft;
-                self.reach.wait(self.scene.settings.settle, clock::now());
+                self.rushed = soft.then(clock::now);
             }
             Err(failure) => self.not_connected(&failure),
         }

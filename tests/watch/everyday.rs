@@ -108,7 +108,7 @@ fn g5_each_local_change_is_one_run_of_its_mailboxes_as_soon_as_it_has_settled() 
     inbox.delete(&inbox.find("body two"));
     step(&["Home:INBOX"]);
     inbox.move_to(&inbox.find("body three"), &archive);
-    step(&["Home:INBOX,Archive"]);
+    step(&["Home:Archive,INBOX"]);
     home.maildir("Home", "Sent").add(&message("sent", "body sent"), "S");
     step(&["Home:Sent"]);
     home.maildir("Home", "Drafts").add(&message("draft", "body draft"), "DS");

@@ -69,7 +69,7 @@ fn g7_what_changed_while_nothing_watched_is_found_at_the_next_start() {
     let inbox = home.maildir("Home", "INBOX");
     wait(&mut || drop(inbox.set_flags(&inbox.find("body two"), "S")), &["Home:INBOX"]);
     wait(
-        &mut || drop(imap.append("Archive", &message("three", "body three"), &[])),
+        &mut || _ = imap.append("Archive", &message("three", "body three"), &[]),
         &["Home:Archive"],
     );
     wait(

@@ -33,7 +33,7 @@ fn change(rng: &mut Seeded, home: &Home, imap: &mut rig::Imap, step: usize) {
     let entries = maildir.list();
     let far = imap.fetch_all(name);
     match rng.u32(..8) {
-        0 | 1 => drop(imap.append(name, &message("far", &format!("far {step}")), &[])),
+        0 | 1 => _ = imap.append(name, &message("far", &format!("far {step}")), &[]),
         2 => drop(maildir.add(&message("near", &format!("near {step}")), "S")),
         3 | 4 if !entries.is_empty() => {
             let entry = rng.pick(&entries).clone();
@@ -55,7 +55,7 @@ fn change(rng: &mut Seeded, home: &Home, imap: &mut rig::Imap, step: usize) {
             imap.expunge(uid);
             imap.unselect();
         }
-        _ => drop(imap.append(name, &message("far", &format!("far {step}")), &[])),
+        _ => _ = imap.append(name, &message("far", &format!("far {step}")), &[]),
     }
 }
 

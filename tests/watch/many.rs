@@ -39,7 +39,8 @@ fn sockets(pid: u32) -> usize {
         .iter()
         .filter_map(|(_, to)| to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']'))
         .filter(|inode| inodes.contains(inode))
-        .count()
+        .collect::<std::collections::BTreeSet<_>>()
+        .len()
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn g7_after_an_outage_it_is_back_within_two_seconds_and_finds_what_changed() {
     imap.append("Archive", &message("during", "during"), &[]);
     inbox.set_flags(&inbox.find("body one"), "S");
     sleep(secs(10));
-    assert_eq!(way.peak(), 2, "one of ours, one of mbsync's at most");
+    assert!(way.peak() <= 2, "one of ours, one of mbsync's at most");
     let tried = way.connections();
     assert!((9..=20).contains(&tried), "{tried} attempts");
     way.refuse(false);

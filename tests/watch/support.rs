@@ -126,12 +126,20 @@ pub fn at_rest(_home: &Home, waiter: &Waiter, mbsync: &Mbsync) {
 }
 
 /// After something has happened: the one run that it leads to, and what that
-/// run was asked for.
+/// run was asked for, mailboxes in order of their names.
 #[track_caller]
 pub fn one_run(mbsync: &Mbsync, before: usize) -> Vec<String> {
     let runs = mbsync.wait_for_starts(before + 1, SOON);
     mbsync.wait_idle(SOON);
-    runs[before].names().into_iter().map(str::to_owned).collect()
+    let sorted = |word: &str| match word.split_once(':') {
+        Some((channel, boxes)) => {
+            let mut boxes: Vec<&str> = boxes.split(',').collect();
+            boxes.sort_unstable();
+            format!("{channel}:{}", boxes.join(","))
+        }
+        None => word.to_owned(),
+    };
+    runs[before].names().into_iter().map(sorted).collect()
 }
 
 /// A proxy that notes when the server says a line with a certain text in it.
