@@ -42,12 +42,11 @@ const LOOK_AT_DEAF: Duration = Duration::from_secs(15);
 /// Dovecot speaks half a second after a change, sometimes twice: what is heard
 /// so long after somebody's run may be its echo.
 const ECHO: Duration = Duration::from_secs(3);
+/// Looks into several mailboxes lead to one run, if they take no longer together.
+const LOOKS: Duration = Duration::from_secs(2);
 /// The end of another process's run is told by the kernel; this is for the case
 /// that it was not.
 const LOOK_AT_LOCK: Duration = Duration::from_secs(1);
-
-/// A connect that was broken off waits so long for what it was broken off for.
-const RUSH: Duration = Duration::from_secs(5);
 
 /// The waiter of one account.
 struct Waiter<'a> {
@@ -67,14 +66,17 @@ struct Waiter<'a> {
     far: Option<Far>,
     highest: Rung,
     reach: Reach,
-    /// When the last attempt to connect was broken off for something more urgent.
-    rushed: Option<Duration>,
+    /// So many attempts to connect in a row were broken off for something more
+    /// urgent.
+    rushed: u32,
     /// When a request was first noticed.
     requested: Option<Touched>,
     /// When to find mailboxes again, after directories came or went.
     folders_at: Option<Duration>,
     renew_at: Duration,
     sweep_at: Duration,
+    /// Since when suspicions are being settled.
+    looking_since: Option<Duration>,
     deaf_at: Duration,
     slept: Duration,
     /// When a run under the account's lock last ended, ours or another's.
@@ -172,11 +174,12 @@ fn begin<'a>(
         far: None,
         highest: Rung::Notify,
         reach: Reach::new(scene.account.server.is_some(), now),
-        rushed: None,
+        rushed: 0,
         requested: None,
         folders_at: None,
         renew_at: now + RENEW,
         sweep_at: now + scene.settings.sweep,
+        looking_since: None,
         deaf_at: now + LOOK_AT_DEAF,
         slept: clock::slept(),
         run_ended: Duration::ZERO,
@@ -210,10 +213,12 @@ impl<'a> Waiter<'a> {
                 return End::Reload;
             }
             self.look_near();
-            match self.sync_if_needed() {
-                Step::Nothing => {}
-                Step::Again => continue,
-                Step::End(end) => return end,
+            if !self.is_looking() {
+                match self.sync_if_needed() {
+                    Step::Nothing => {}
+                    Step::Again => continue,
+                    Step::End(end) => return end,
+                }
             }
             if self.connect_if_due() || self.look_far() || self.keep_alive() {
                 continue;
@@ -475,12 +480,18 @@ impl<'a> Waiter<'a> {
                 }
             }
         }
+        let settled = self.settled_at().is_some_and(|at| now >= at);
         for at in 0..self.boxes.len() {
-            let settle = self.scene.settings.settle;
-            if self.boxes.get(at).is_some_and(|watched| watched.wants_look(now, settle)) {
+            if self.boxes.get(at).is_some_and(|watched| watched.wants_look(settled)) {
                 self.look_into(at, None);
             }
         }
+    }
+
+    /// When what was touched has come to rest.
+    fn settled_at(&self) -> Option<Duration> {
+        Touched::together(self.boxes.iter().filter_map(|watched| watched.touched))
+            .map(|touched| touched.settled_at(self.scene.settings.settle))
     }
 
     fn look_into(&mut self, at: usize, left_by_run: Option<Digest>) {
@@ -574,16 +585,8 @@ impl<'a> Waiter<'a> {
         }
         let mailboxes = self.mailboxes();
         let Some(plan) = self.plan(&mailboxes) else { return false };
-        // Broken off every second time at most, so that somebody busy does not keep
-        // a slow password command from ever being heard out. What it was broken off
-        // for is done first.
         let wake = self.next_local(now);
-        if self.rushed.is_some_and(|rushed| wake < rushed + RUSH) {
-            self.reach.wait(wake.saturating_sub(now), now);
-            return false;
-        }
-        let soft = self.rushed.take().is_none();
-        let breaker = match self.alarm.set(wake).and_then(|()| self.breaker(soft)) {
+        let breaker = match self.alarm.set(wake).and_then(|()| self.breaker(true)) {
             Ok(breaker) => breaker,
             Err(error) => {
                 self.complain(&format!("cannot connect: {error}"));
@@ -598,7 +601,11 @@ impl<'a> Waiter<'a> {
             Ok(far) => self.connected(far, now),
             Err(_) if broken_off => {
                 self.say(|| "connecting was broken off for something more urgent".into());
-                self.rushed = soft.then(clock::now);
+                // What it was broken off for is done first. Ever later, so that somebody
+                // busy does not keep a slow password command from being heard out.
+                let wait = self.scene.settings.settle * (1 << self.rushed.min(5));
+                self.rushed += 1;
+                self.reach.wait(wait, clock::now());
             }
             Err(failure) => self.not_connected(&failure),
         }
@@ -614,6 +621,7 @@ impl<'a> Waiter<'a> {
             format!("connected by {rung}, {count} connection(s), in {took}")
         });
         self.reach.connected(now);
+        self.rushed = 0;
         self.renew_at = now + RENEW;
         self.sweep_at = now + self.scene.settings.sweep;
         self.complaints.clear();
@@ -644,6 +652,7 @@ impl<'a> Waiter<'a> {
     }
 
     fn not_connected(&mut self, failure: &Failure) {
+        self.rushed = 0;
         let now = clock::now();
         match self.reach.failed(failure.exit, now) {
             // Nothing that trying again would change; mbsync itself may manage.
@@ -680,6 +689,15 @@ impl<'a> Waiter<'a> {
         }
     }
 
+    /// Whether suspicions are being settled: what they come to goes into one run.
+    /// A server that is slow about it is not waited for.
+    fn is_looking(&mut self) -> bool {
+        if !self.boxes.iter().any(|watched| watched.far == FarSide::Suspect) {
+            self.looking_since = None;
+        }
+        self.looking_since.is_some_and(|since| clock::now() < since + LOOKS)
+    }
+
     /// Settles one suspicion. True if there was one.
     fn look_far(&mut self) -> bool {
         let suspect = |watched: &Watched| watched.far == FarSide::Suspect;
@@ -690,6 +708,7 @@ impl<'a> Waiter<'a> {
         };
         let seen = self.seen.entry(watched.key()).or_default();
         let begun = clock::now();
+        self.looking_since.get_or_insert(begun);
         match look::far(watched, at, seen, far) {
             Ok((finding, learned)) => {
                 self.unsaved.seen |= learned;
@@ -993,6 +1012,8 @@ impl<'a> Waiter<'a> {
         ];
         fds.extend(self.jump.iter().map(|jump| PollFd::new(jump, PollFlags::IN)));
         fds.extend(self.ears.iter().map(|ears| PollFd::new(ears, PollFlags::IN)));
+        let configs = self.ears.as_ref().map(Ears::configs_fd);
+        fds.extend(configs.iter().map(|configs| PollFd::new(configs, PollFlags::IN)));
         fds.extend(far_fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let _ = poll(&mut fds, None);
         drop(fds);
@@ -1009,9 +1030,7 @@ impl<'a> Waiter<'a> {
         let settle = self.scene.settings.settle;
         let mut next = now + Duration::from_secs(24 * 3600);
         let mut at_latest = |at: Duration| next = next.min(at);
-        self.boxes.iter().filter_map(|watched| watched.touched).for_each(|touched| {
-            at_latest(touched.settled_at(settle));
-        });
+        self.settled_at().iter().for_each(|at| at_latest(*at));
         self.folders_at.iter().for_each(|at| at_latest(*at));
         if self.ears.as_ref().is_none_or(|ears| !ears.deaf().is_empty()) {
             at_latest(self.deaf_at);

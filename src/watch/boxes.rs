@@ -50,6 +50,13 @@ impl Touched {
         Touched { first: before.map_or(now, |touched| touched.first), last: now }
     }
 
+    /// All of these as one: a message that is moved touches two mailboxes, and is
+    /// one change.
+    #[must_use]
+    pub fn together(each: impl Iterator<Item = Touched>) -> Option<Touched> {
+        each.reduce(|a, b| Touched { first: a.first.min(b.first), last: a.last.max(b.last) })
+    }
+
     /// When it has been quiet for `settle`, or has lasted too long to be waited for.
     #[must_use]
     pub fn settled_at(self, settle: Duration) -> Duration {
@@ -151,11 +158,12 @@ impl Watched {
         self.touched.is_some() && self.far_finding().is_none_or(|far| *far == Finding::Clean)
     }
 
-    /// Whether its near side is to be looked at now.
+    /// Whether its near side is to be looked at now. `settled`: so are the
+    /// mailboxes that were touched.
     #[must_use]
-    pub fn wants_look(&self, now: Duration, settle: Duration) -> bool {
+    pub fn wants_look(&self, settled: bool) -> bool {
         match (&self.near, self.touched) {
-            (_, Some(touched)) => now >= touched.settled_at(settle),
+            (_, Some(_)) => settled,
             (Near::Unasked, None) => true,
             (Near::Found(_), None) => false,
         }
@@ -249,7 +257,12 @@ mod tests {
             touched = Some(Touched::again(touched, ms(at)));
         }
         assert_eq!(touched.unwrap().settled_at(SETTLE), ms(5000));
-        assert_eq!(Touched::again(None, ms(300)).settled_at(SETTLE), ms(1300));
+        let other = Touched::again(None, ms(300));
+        assert_eq!(other.settled_at(SETTLE), ms(1300));
+        let late = Touched::again(None, ms(900));
+        let both = Touched::together([other, late].into_iter()).unwrap();
+        assert_eq!(both.settled_at(SETTLE), ms(1900));
+        assert_eq!(Touched::together(std::iter::empty()), None);
     }
 
     fn status(uid_next: u32, messages: u32) -> Status {

@@ -215,7 +215,7 @@ impl Far {
             }
         }
         self.rung = if rung <= Rung::Idle && can.idle() { Rung::Idle } else { Rung::Sweep };
-        self.sweep()?;
+        self.ask(&asked)?;
         if self.rung == Rung::Idle {
             self.take_stations(server, connections, interrupt)?;
         }
@@ -286,15 +286,20 @@ impl Far {
 
     /// STATUS of all mailboxes.
     pub fn sweep(&mut self) -> Result<(), LinkError> {
-        let asked = self.asked();
-        self.ask(&asked)
+        let all: BTreeSet<usize> = (0..self.names.len()).collect();
+        self.refresh(&all)
     }
 
     /// STATUS of these mailboxes.
     pub fn refresh(&mut self, mailboxes: &BTreeSet<usize>) -> Result<(), LinkError> {
         let asked: Vec<String> =
             mailboxes.iter().filter_map(|at| self.names.get(*at).cloned().flatten()).collect();
-        self.ask(&asked)
+        let missing: Vec<usize> =
+            mailboxes.iter().copied().filter(|at| self.status(*at).is_none()).collect();
+        self.ask(&asked)?;
+        // One that was made meanwhile is not among those that NOTIFY tells of.
+        self.new_folders |= missing.into_iter().any(|at| self.status(at).is_some());
+        Ok(())
     }
 
     fn ask(&mut self, names: &[String]) -> Result<(), LinkError> {

@@ -101,6 +101,12 @@ pub fn far(
     let mut learned = look.forwarded.is_some() && seen.forwarded != look.forwarded;
     if learned {
         seen.forwarded = look.forwarded;
+        // A yes was supposed before; and with AltMap it makes no difference.
+        if let Some(near) = seen.near.as_mut() {
+            if near.forwarded.is_none() && (look.forwarded == Some(true) || rules.alt_map) {
+                near.forwarded = look.forwarded;
+            }
+        }
     }
     if finding == Finding::Clean {
         seen.far = Some(remote::Remembered::new(status, &record, &rules));

@@ -53,7 +53,7 @@ fn no_account_waits_for_another() {
         Account::on(&server, "Other"),
     ]);
     home.settings(QUICK);
-    let mut mbsync = home.wrap_mbsync();
+    let mut mbsync = home.exec_mbsync();
     home.mutt_sync(&["-a"]).ok();
     way.stall();
     let mut waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home", "Work", "Other"]);

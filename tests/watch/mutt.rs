@@ -32,7 +32,7 @@ fn g5_what_mutt_does_is_one_run_each_of_just_those_mailboxes() {
     let waiter = Waiter::settled(&home, &mbsync);
     home.muttrc(
         "Home",
-        "unset mark_old\nset index_format=\"%C %Z %s\"\nset fast_reply autoedit\nset wrap_search\n",
+        "unset mark_old\nset index_format=\"%C %Z %s\"\nset fast_reply autoedit\nset wrap_search abort_unmodified=no\n",
     );
     let screen = Terminal::start(&home, &["mutt"]);
     screen.wait_for("delta", SOON);

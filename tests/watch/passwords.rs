@@ -84,7 +84,7 @@ fn g12_a_command_that_begins_to_hang_keeps_no_request_from_being_tried() {
     home.settings(SETTINGS);
     set_script(&home, &format!("echo {}", server.password("home")));
     let mbsync = home.wrap_mbsync();
-    let waiter = Waiter::settled(&home, &mbsync);
+    let mut waiter = Waiter::settled(&home, &mbsync);
     let before = asked(&home);
     set_script(&home, "exec sleep 600");
     way.cut();
@@ -97,6 +97,6 @@ fn g12_a_command_that_begins_to_hang_keeps_no_request_from_being_tried() {
     sleep(secs(6));
     let times = asked(&home) - before;
     assert!((2..=4).contains(&times), "asked {times} times");
-    drop(waiter);
-    home.wait_no_leftovers(secs(5));
+    waiter.stop();
+    home.wait_no_leftovers(secs(1));
 }

@@ -5,21 +5,24 @@ use rig::{Account, Home, Mbsync, Server, message};
 use std::thread::sleep;
 
 /// Waits, again and again, as a shell's loop would; how many runs that took.
-fn runs_of_a_loop(home: &Home, mbsync: &Mbsync, rounds: usize) -> usize {
+fn runs_of_a_loop(home: &Home, mbsync: &Mbsync, rounds: usize) -> (usize, String) {
     let before = mbsync.runs().len();
     let mut waiter = Waiter::start(home, &["--wait", "-v", "Home"]);
     let mut done = 0;
     let mut quiet = 0;
+    let mut said = String::new();
     while done < rounds && quiet < 12 {
         sleep(std::time::Duration::from_millis(250));
         if waiter.child.try_wait().unwrap().is_some() {
+            said += &waiter.said();
             waiter = Waiter::start(home, &["--wait", "-v", "Home"]);
             (done, quiet) = (done + 1, 0);
         } else {
             quiet += 1;
         }
     }
-    mbsync.runs().len() - before
+    said += &waiter.said();
+    (mbsync.runs().len() - before, said)
 }
 
 fn home_on(server: &Server, channel: &str, near_line: &str) -> (Home, Mbsync) {
@@ -42,15 +45,16 @@ fn comes_to_rest(channel: &str, near_line: &str) {
     }
     // A mailbox that only exists here, and one that only exists there.
     home.maildir("Home", "Here").create().add(&message("here", "here"), "S");
-    let runs = runs_of_a_loop(&home, &mbsync, 12);
-    assert!((1..=6).contains(&runs), "{runs} runs to begin with");
+    let (runs, said) = runs_of_a_loop(&home, &mbsync, 12);
+    assert!((1..=6).contains(&runs), "{runs} runs to begin with\n{said}");
     // At rest over restarts.
-    assert_eq!(runs_of_a_loop(&home, &mbsync, 3), 0);
+    let (runs, said) = runs_of_a_loop(&home, &mbsync, 3);
+    assert_eq!(runs, 0, "{said}");
     // A change on either side leads to a few runs, not to a loop.
     imap.append("INBOX", &message("subject", "four"), &[]);
     home.maildir("Home", "INBOX").add(&message("subject", "five"), "S");
-    let runs = runs_of_a_loop(&home, &mbsync, 12);
-    assert!((1..=6).contains(&runs), "{runs} runs after changes");
+    let (runs, said) = runs_of_a_loop(&home, &mbsync, 12);
+    assert!((1..=6).contains(&runs), "{runs} runs after changes\n{said}");
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
     waiter.wait_said("connected by", SOON);
     at_rest(&home, &waiter, &mbsync);
@@ -94,8 +98,8 @@ fn a_mailbox_that_mbsync_refuses() {
     home.mutt_sync(&["Home"]).ok();
     // Its record is broken.
     home.write("Mail/Home/Archive/.mbsyncstate", "nonsense\n");
-    let runs = runs_of_a_loop(&home, &mbsync, 12);
-    assert!(runs <= 3, "{runs} runs");
+    let (runs, said) = runs_of_a_loop(&home, &mbsync, 12);
+    assert!(runs <= 3, "{runs} runs\n{said}");
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
     waiter.wait_said("connected by", SOON);
     at_rest(&home, &waiter, &mbsync);
