@@ -993,7 +993,7 @@ impl<'a> Waiter<'a> {
     fn block(&mut self) {
         if let Some(far) = &mut self.far {
             match far.block().and_then(|()| far.heard()) {
-                Ok(changed) if changed.is_empty() => {}
+                Ok(changed) if changed.is_empty() && !far.has_new_folders() => {}
                 Ok(changed) => {
                     for (at, unseen) in changed {
                         self.far_changed(at, unseen);
