@@ -320,6 +320,15 @@ impl Far {
     }
 
     fn ask(&mut self, names: &[String]) -> Result<(), LinkError> {
+        // Of a mailbox that is open, STATUS tells what this session has seen of it.
+        if self.rung == Rung::Sweep {
+            self.stations.truncate(1);
+            for station in &mut self.stations {
+                if station.mailbox.take().is_some() {
+                    station.link.close_mailbox()?;
+                }
+            }
+        }
         let told = self.first()?.status(names)?;
         for (name, status) in names.iter().zip(told) {
             match status {
@@ -398,10 +407,17 @@ impl Far {
         if overflow {
             // Everything may have changed; begin again, and not for ever.
             self.overflows += 1;
-            if self.overflows % ENOUGH == 0 {
-                self.fall_to(if self.rung == Rung::Notify { Rung::Idle } else { Rung::Sweep });
+            match self.rung {
+                Rung::Notify => {
+                    if self.overflows >= ENOUGH {
+                        self.fall_to(Rung::Idle);
+                    }
+                    self.new_folders = true;
+                }
+                Rung::Idle if self.overflows >= 2 * ENOUGH => self.rung = Rung::Sweep,
+                Rung::Idle | Rung::Sweep => {}
             }
-            self.new_folders = true;
+            self.sweep()?;
         }
         Ok(std::mem::take(&mut self.heard_of))
     }
