@@ -27,7 +27,7 @@ fn odd(
     home.mutt_sync(&["Home"]).ok();
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
     waiter.wait_said("connected by", SOON);
-    Odd { server, home, mbsync, waiter }
+    Odd { waiter, server, home, mbsync }
 }
 
 impl Odd {
