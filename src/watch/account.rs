@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::boxes::{FarSide, Near, Told, Touched, Watched};
 use super::clock::{self, Alarm, Jump};
@@ -34,9 +34,12 @@ use crate::state::{seen, want};
 use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene, covers};
 use crate::sync::serve::{self, Gate, Ground as _, Locked};
+use crate::sys;
 use crate::verdict::{Digest, Finding, Seen};
 use crate::words::short;
 
+/// After so long without an event, memory is given back.
+const LULL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How often a mailbox that the kernel has no watch for is looked at.
 const LOOK_AT_DEAF: Duration = Duration::from_secs(15);
 /// Dovecot speaks half a second after a change, sometimes twice: what is heard
@@ -1023,7 +1026,11 @@ impl<'a> Waiter<'a> {
         let configs = self.ears.as_ref().map(Ears::configs_fd);
         fds.extend(configs.iter().map(|configs| PollFd::new(configs, PollFlags::IN)));
         fds.extend(far_fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let _ = poll(&mut fds, None);
+        // A wait that lasts is one in which nothing will be needed for a while.
+        if poll(&mut fds, Some(&LULL)) == Ok(0) {
+            sys::give_back_memory();
+            let _ = poll(&mut fds, None);
+        }
         drop(fds);
         drop(far_fds);
         self.alarm.heard();
