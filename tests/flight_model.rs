@@ -50,6 +50,8 @@ enum Flaw {
     FailureForgets,
     /// A stamp from a clock that was ahead is believed.
     FutureBelieved,
+    /// Who could ask for the password takes the answer of one who could not.
+    DenialAnswersAll,
 }
 
 /// What a world may bring.
@@ -103,6 +105,8 @@ enum Trouble {
     Account,
     Mailbox,
     Hopeless,
+    /// There is a password for who can ask for it, and for nobody else.
+    Denied,
 }
 
 struct Mbsync {
@@ -175,6 +179,10 @@ fn covers(wider: &Want, want: &Want) -> bool {
     }
 }
 
+fn denied(world: &World) -> bool {
+    world.retry.as_ref().is_some_and(|retry| retry.code == Exit::Denied.code())
+}
+
 enum Role {
     Foreground(BTreeSet<Want>, Manner),
     Background(BTreeSet<Want>, bool),
@@ -215,6 +223,10 @@ struct Process {
     watches_from: Option<u64>,
     unwritten: BTreeSet<Want>,
     carries_queue: bool,
+    /// Sits in front of somebody, and is not throttled.
+    asks: bool,
+    /// It saw, with the lock held, that the run for its request was denied.
+    saw_denial: bool,
 }
 
 struct Report {
@@ -263,7 +275,10 @@ impl Process {
             (0..world.requests.len()).filter(|&at| world.requests[at].maker == pid).collect()
         };
         let answer = match role {
-            Role::Foreground(wants, manner) => serve::foreground(self, &wants, manner),
+            Role::Foreground(wants, manner) => {
+                self.asks = manner.urgent;
+                serve::foreground(self, &wants, manner)
+            }
             Role::Background(wants, urgent) => serve::background(self, &wants, urgent),
             Role::Child { holds, carries } => {
                 self.unwritten = carries;
@@ -276,6 +291,9 @@ impl Process {
             Role::Waiter { runs } => return self.wait_for_work(runs),
         };
         let mut world = self.step();
+        if self.asks && self.saw_denial && matches!(answer, Answer::Failed) {
+            world.violated("who can ask is answered by one who could not".into());
+        }
         let told = match answer {
             Answer::Ran(report) if report.exit == Exit::Done => Told::Served,
             Answer::Served => Told::Served,
@@ -423,7 +441,12 @@ impl Ground for Process {
         for want in wants {
             let world = self.step();
             match world.want.get(want) {
-                Some(Stands::Failed { .. }) => return Standing::Failed,
+                Some(Stands::Failed { .. }) => {
+                    let denied = denied(&world);
+                    drop(world);
+                    self.saw_denial = denied;
+                    return Standing::Failed;
+                }
                 Some(Stands::Fresh) => standing = Standing::Fresh,
                 None if world.run.contains_key(want) => standing = Standing::Fresh,
                 None => {}
@@ -467,6 +490,11 @@ impl Ground for Process {
             }
         }
         self.step().want.values().any(|stands| *stands == Stands::Fresh)
+    }
+
+    fn was_denied(&mut self) -> bool {
+        let world = self.step();
+        denied(&world) && world.flaw != Flaw::DenialAnswersAll
     }
 
     fn lock(&mut self) -> Locked {
@@ -607,6 +635,8 @@ impl Ground for Process {
                 Trouble::Account => Exit::Offline,
                 Trouble::Mailbox => Exit::Mailbox,
                 Trouble::Hopeless => Exit::Config,
+                Trouble::Denied if self.asks => Exit::Done,
+                Trouble::Denied => Exit::Denied,
             };
             world.failed |= exit != Exit::Done;
             let now = world.now;
@@ -718,6 +748,8 @@ impl Scheduler {
             watches_from: None,
             unwritten: BTreeSet::new(),
             carries_queue: false,
+            asks: false,
+            saw_denial: false,
         };
         let thread = thread::spawn(move || {
             let back = process.back.clone();
@@ -870,7 +902,13 @@ impl Scheduler {
                 world.told_to_stop.insert(pid);
             }
             (12..=19, _) if weather.failures => {
-                let all = [Trouble::None, Trouble::Account, Trouble::Mailbox, Trouble::Hopeless];
+                let all = [
+                    Trouble::None,
+                    Trouble::Account,
+                    Trouble::Mailbox,
+                    Trouble::Hopeless,
+                    Trouble::Denied,
+                ];
                 world.trouble = *world.rng.pick(&all);
             }
             (20..=21, Some(pid)) if weather.hardship => {
@@ -1082,7 +1120,11 @@ fn g4_a_clock_set_back_holds_nothing_up() {
 
 #[test]
 fn g2_what_was_promised_is_tried_though_runs_fail() {
-    hold("failures", 300_000, Weather { failures: true, ..CALM }, count(400, 20_000));
+    let failures = Weather { failures: true, ..CALM };
+    hold("failures", 300_000, failures, count(400, 20_000));
+    // Among them those that can ask for a password, and are not answered by others.
+    let asking = Weather { urgent: true, ..failures };
+    hold("denials", 600_000, asking, count(300, 20_000));
 }
 
 #[test]
@@ -1121,6 +1163,11 @@ fn g2_a_forgotten_crash_is_noticed() {
 #[test]
 fn g2_a_forgotten_failure_is_noticed() {
     shows(Flaw::FailureForgets, Weather { failures: true, ..CALM });
+}
+
+#[test]
+fn g12_a_denial_that_answers_all_is_noticed() {
+    shows(Flaw::DenialAnswersAll, Weather { failures: true, urgent: true, ..CALM });
 }
 
 #[test]
