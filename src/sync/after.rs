@@ -1,10 +1,16 @@
 //! What follows a run: an open mutt is woken, and the user's commands are run.
 //!
-//! Knows nothing of why the run was made.
+//! A command may itself call mutt-sync, and with a waiter the run that it asks
+//! for is another process's. So that this never becomes a chain, a request made
+//! from inside a command leaves a mark, and a run that finds the mark and
+//! changes nothing is followed by nothing.
+//!
+//! Knows nothing else of why the run was made.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
 
@@ -16,14 +22,34 @@ use crate::settings::Settings;
 use crate::state::StateDir;
 use crate::state::last::Change;
 use crate::state::lock::{Lock, Wait};
+use crate::state::retry::seconds;
 use crate::stop::Stop;
 use crate::sys;
 use crate::verdict::local;
 
 /// How long one of the user's commands may take.
 const LIMIT: Duration = Duration::from_secs(2 * 60);
-/// Set for the user's commands: a mutt-sync that one of them runs starts none.
+/// Set for the user's commands, so that a mutt-sync called by one knows.
 const INSIDE: &str = "MUTT_SYNC_HOOK";
+/// The mark of a request that such a mutt-sync made.
+const ECHO: &str = "echo";
+/// How far the clock of time stamps may be behind the one that is asked for the
+/// time: it goes on at each tick of the kernel's only.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Leaves the mark, if this process was called by one of the user's commands.
+/// Before the request itself: who sees that sees the mark too.
+pub fn mark_echo(dir: &StateDir) {
+    if std::env::var_os(INSIDE).is_some() {
+        // Lost, the commands run once more.
+        let _ = std::fs::write(dir.file(ECHO), "");
+    }
+}
+
+/// Takes the mark away, for the run that serves what it was left with.
+pub fn take_echo(dir: &StateDir) -> bool {
+    std::fs::remove_file(dir.file(ECHO)).is_ok()
+}
 
 /// What the user's commands are told of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,24 +63,24 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of a run that began at `since` (seconds since the epoch); `None`
-    /// if there is no command to tell them to.
+    /// The facts of a run that began then; `None` if there is no command to tell
+    /// them to, or nothing but an echo to tell.
     #[must_use]
     pub fn of(
         settings: &Settings,
         changes: &[Change],
         mailboxes: &[Mailbox],
-        since: u64,
+        began: SystemTime,
+        is_echo: bool,
     ) -> Option<Self> {
         let commands = !settings.after_sync.is_empty() || !settings.new_mail.is_empty();
-        if !commands || std::env::var_os(INSIDE).is_some() {
+        if !commands || is_echo && changes.is_empty() {
             return None;
         }
         let mut facts = Facts { new: 0, mailboxes: vec![], newest: None };
         for mailbox in changed(changes, mailboxes) {
             let Some(maildir) = &mailbox.maildir else { continue };
-            let mut new = local::delivered(maildir, since).unwrap_or_default();
-            new.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("new")));
+            let new = delivered_unread(maildir, began);
             if let Some(newest) = new.last() {
                 facts.new += new.len();
                 facts.mailboxes.push(mailbox.near.clone());
@@ -117,6 +143,26 @@ fn run_bounded(program: &str, arguments: &[String], stop: &Stop) {
         }
     }
     let _ = child.wait();
+}
+
+/// Unread messages that mbsync has delivered since then, oldest first. Names
+/// tell only the second, in which an earlier run may have ended; the change time
+/// is that of the move into `new/`.
+fn delivered_unread(maildir: &Path, began: SystemTime) -> Vec<PathBuf> {
+    let mut new = local::delivered(maildir, seconds(began)).unwrap_or_default();
+    let since = began.checked_sub(TICK).unwrap_or(began);
+    let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    new.retain(|file| {
+        file.parent().is_some_and(|dir| dir.ends_with("new"))
+            && std::fs::symlink_metadata(file).is_ok_and(|found| changed_at(&found) >= since)
+    });
+    new
+}
+
+/// When a file was last changed or moved, since the epoch.
+fn changed_at(found: &std::fs::Metadata) -> Duration {
+    let seconds = u64::try_from(found.ctime()).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(found.ctime_nsec()).unwrap_or(0))
 }
 
 fn changed<'a>(
