@@ -123,19 +123,19 @@ pub fn run_commands(settings: &Settings, dir: &StateDir, stop: &Stop) {
             continue;
         }
         if let Some((program, arguments)) = command.split_first() {
-            run_bounded(program, arguments, stop);
+            run_bounded(program, arguments, LIMIT, stop);
         }
     }
 }
 
 /// A session of its own, so that it is ended with all that it has started.
-fn run_bounded(program: &str, arguments: &[String], stop: &Stop) {
+fn run_bounded(program: &str, arguments: &[String], limit: Duration, stop: &Stop) {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(mut child) = sys::in_new_session(&mut command).spawn() else { return };
     let pid = Pid::from_child(&child);
     if let Ok(ended) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        if !super::pause::ready_within(&ended, LIMIT, stop) {
+        if !super::pause::ready_within(&ended, limit, stop) {
             let _ = kill_process_group(pid, Signal::TERM);
             if !super::pause::ready_within(&ended, Duration::from_secs(5), stop) {
                 let _ = kill_process_group(pid, Signal::KILL);
@@ -184,5 +184,44 @@ pub fn refresh(changes: &[Change], mailboxes: &[Mailbox]) {
         if let Ok(found) = std::fs::metadata(&new) {
             let _ = std::fs::set_permissions(&new, found.permissions());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn g9_a_command_that_hangs_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let script = format!("echo $$ >'{0}'; sleep 600 & echo $! >>'{0}'; wait", pids.display());
+        let started = Instant::now();
+        run_bounded("sh", &["-c".into(), script], Duration::from_millis(700), &Stop::on_signals().unwrap());
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        let text = std::fs::read_to_string(&pids).unwrap();
+        let running = || {
+            text.lines().any(|pid| {
+                let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                state.is_ok_and(|stat| !stat.contains(") Z"))
+            })
+        };
+        assert_eq!(text.lines().count(), 2);
+        while running() {
+            assert!(started.elapsed() < Duration::from_secs(10), "{text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn the_mark_of_an_echo_is_taken_once() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        mark_echo(&dir);
+        assert!(!take_echo(&dir), "this process is no command of a user's");
+        std::fs::write(dir.file(ECHO), "").unwrap();
+        assert!(take_echo(&dir));
+        assert!(!take_echo(&dir));
     }
 }
