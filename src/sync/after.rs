@@ -198,7 +198,12 @@ mod tests {
         let pids = dir.path().join("pids");
         let script = format!("echo $$ >'{0}'; sleep 600 & echo $! >>'{0}'; wait", pids.display());
         let started = Instant::now();
-        run_bounded("sh", &["-c".into(), script], Duration::from_millis(700), &Stop::on_signals().unwrap());
+        run_bounded(
+            "sh",
+            &["-c".into(), script],
+            Duration::from_millis(700),
+            &Stop::on_signals().unwrap(),
+        );
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         let text = std::fs::read_to_string(&pids).unwrap();
         let running = || {
