@@ -19,19 +19,20 @@ use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::mutt;
 use crate::outcome::{Exit, Failure};
 use crate::settings;
-use crate::state::last::{self, Change, Last};
+use crate::state::last::{self, Last};
 use crate::state::retry::{self, Retry};
 use crate::state::{StateDir, want};
 use crate::status;
 use crate::stop::Stop;
 use crate::sync::after;
 use crate::sync::disk;
-use crate::sync::disk::{Disk, Manner, Report, Scene, short};
+use crate::sync::disk::{Disk, Manner, Report, Scene};
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
 use crate::sys::{Forked, fork_detached};
 use crate::verdict::Rules;
 use crate::watch::{self, End};
+use crate::words::{short, what_happened};
 
 /// What a selection names: accounts by their place in the configuration.
 type Selection = Vec<(usize, BTreeSet<Want>)>;
@@ -248,8 +249,8 @@ impl<'a> Session<'a> {
     }
 
     fn in_background(&self, selection: &Selection) -> Result<Exit, Failure> {
-        // Set before anything is forked off or written: nothing here reads it again.
-        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+        // Ended by a signal as any short program is; a child sets its own ways.
+        let stop = Stop::never().map_err(|error| no_signals(&error))?;
         let mut lines = Vec::new();
         let mut exit = Exit::Done;
         for (account, wants) in selection {
@@ -325,7 +326,7 @@ impl<'a> Session<'a> {
         let failed = |exit: Exit, text: &str, retry: Option<Duration>| {
             let again = match retry {
                 Some(wait) if exit != Exit::Config => {
-                    format!("; tried again after {}", short(wait))
+                    format!("; the request stands, not tried unasked for {}", short(wait))
                 }
                 _ => String::new(),
             };
@@ -493,38 +494,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
-#[must_use]
-pub fn what_happened(changes: &[Change], took: Duration) -> String {
-    let mut parts: Vec<String> = changes.iter().map(change_in_words).collect();
-    if parts.is_empty() {
-        parts.push("nothing to do".into());
-    }
-    parts.push(short(took));
-    parts.join(", ")
-}
-
-fn change_in_words(change: &Change) -> String {
-    let counts = [
-        (change.pulled, "new"),
-        (change.pushed, "pushed"),
-        (change.flags, if change.flags == 1 { "flag" } else { "flags" }),
-        (change.gone, "gone"),
-    ];
-    let mut words = printable(&change.mailbox);
-    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
-        words.extend([" ", &count.to_string(), " ", what]);
-    }
-    words
-}
-
 fn in_seconds(seconds: u64) -> String {
     format!("another {}", short(Duration::from_secs(seconds)))
-}
-
-/// A mailbox' name comes from a server and may hold anything.
-fn printable(name: &str) -> String {
-    crate::sync::classify::fit_to_print(name, &[]).into_owned()
 }
 
 fn clip(text: &str, most: usize) -> String {
@@ -577,24 +548,4 @@ fn out(line: &str) -> Exit {
 
 fn err(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_line_says_what_came_and_went() {
-        let change = |mailbox: &str, pulled, pushed, flags| Change {
-            mailbox: mailbox.into(),
-            pulled,
-            pushed,
-            flags,
-            ..Change::default()
-        };
-        let changes = [change("INBOX", 3, 0, 0), change("Sent", 0, 1, 2)];
-        let took = Duration::from_millis(400);
-        assert_eq!(what_happened(&changes, took), "INBOX 3 new, Sent 1 pushed 2 flags, 0.4 s");
-        assert_eq!(what_happened(&[], took), "nothing to do, 0.4 s");
-    }
 }

@@ -17,8 +17,9 @@ use crate::state::last::{self, Last};
 use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry, seconds};
 use crate::state::{StateDir, seen, throttle, want};
-use crate::sync::disk::{Scene, short};
+use crate::sync::disk::Scene;
 use crate::verdict::{Changes, Finding, Rules, Seen, local};
+use crate::words::short;
 
 /// An account at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

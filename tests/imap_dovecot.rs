@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use mutt_sync::account::{Given, Server, TlsMode};
-use mutt_sync::imap::{Flags, Heard, Interrupt, Link, LinkError, Opening, Status};
+use mutt_sync::imap::{Heard, Interrupt, Link, LinkError, Opening, Status};
 use mutt_sync::outcome::Exit;
+use mutt_sync::verdict::flags::Flags;
 use rig::{ServerOptions, Tls, message};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -307,7 +308,7 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
     // A look in between: IDLE ends by itself, and NOTIFY goes on afterwards.
     let uid = other.append("INBOX", &message("two", "two"), &["\\Flagged"]);
     let look = link.look("INBOX", Opening::Examine, None).unwrap();
-    assert_eq!(look.flags, [(uid, Flags::from_letters("F"))]);
+    assert_eq!(look.flags, [(uid, Flags::among(b"F"))]);
     assert_eq!(look.after.uid_next, Some(uid + 1));
     link.idle_start().unwrap();
     other.append("INBOX", &message("three", "three"), &[]);
@@ -367,7 +368,7 @@ fn a_look_sees_what_is_there_with_and_without_extensions() {
             let look = link.look("INBOX", opening, None).unwrap();
             assert!(look.all_flags);
             assert_eq!(look.uids.ranges(), [(two, three)]);
-            assert_eq!(look.flags, [(two, Flags::from_letters("T")), (three, Flags::default())]);
+            assert_eq!(look.flags, [(two, Flags::among(b"T")), (three, Flags::default())]);
             assert_eq!(look.forwarded, (opening == Opening::Select).then_some(true));
             assert_eq!(look.after.messages, Some(2));
             assert_eq!(look.after.uid_validity, look.uid_validity);
@@ -382,7 +383,7 @@ fn a_look_sees_what_is_there_with_and_without_extensions() {
         other.unselect();
         let look = link.look("INBOX", Opening::Examine, before.highest_mod_seq).unwrap();
         assert_eq!(look.all_flags, !rich);
-        assert!(look.flags.contains(&(three, Flags::from_letters("R"))));
+        assert!(look.flags.contains(&(three, Flags::among(b"R"))));
         assert_eq!(look.flags.len(), if rich { 1 } else { 2 });
 
         let look = link.look("Archive", Opening::Examine, None).unwrap();

@@ -1,5 +1,7 @@
 //! Single flight, throttle and requests with real processes.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
+
 use rig::{
     Delay, Home, Mbsync, Seeded, Server, Signal, compare, count, message, now_ns, process, run,
     wait_until,

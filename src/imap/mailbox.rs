@@ -4,8 +4,10 @@
 
 use super::parse::{self, Reply, Verb};
 use super::session::{Answer, Heard, Line, Link, LinkError, WINDOW};
-use super::values::{Flags, Listed, Namespace, Status, UidSet};
+use super::values::{Listed, Namespace, Status};
 use super::wire::Limits;
+use crate::uidset::UidSet;
+use crate::verdict::flags::Flags;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -160,7 +162,8 @@ impl Link {
                 uid_validity: mailbox.uid_validity,
                 highest_mod_seq: mailbox.highest_mod_seq,
             },
-            forwarded: (!mailbox.permanent_flags.is_empty()).then_some(forwarded),
+            // A mailbox that is only read keeps no flags: EXAMINE can say yes, not no.
+            forwarded: (forwarded || opening == Opening::Select).then_some(forwarded),
         })
     }
 

@@ -21,5 +21,5 @@ pub mod wire;
 
 pub use mailbox::{Look, Opened, Opening};
 pub use session::{Heard, Link, LinkError};
-pub use values::{Capabilities, Flags, Listed, Namespace, Status, UidSet};
+pub use values::{Capabilities, Listed, Namespace, Status};
 pub use wire::Interrupt;

@@ -7,8 +7,7 @@
 //!
 //! Knows nothing else of why the run was made.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +21,6 @@ use crate::settings::Settings;
 use crate::state::StateDir;
 use crate::state::last::Change;
 use crate::state::lock::{Lock, Wait};
-use crate::state::retry::seconds;
 use crate::stop::Stop;
 use crate::sys;
 use crate::verdict::local;
@@ -33,10 +31,6 @@ const LIMIT: Duration = Duration::from_secs(2 * 60);
 const INSIDE: &str = "MUTT_SYNC_HOOK";
 /// The mark of a request that such a mutt-sync made.
 const ECHO: &str = "echo";
-/// How far the clock of time stamps may be behind the one that is asked for the
-/// time: it goes on at each tick of the kernel's only.
-const TICK: Duration = Duration::from_millis(10);
-
 /// Leaves the mark, if this process was called by one of the user's commands.
 /// Before the request itself: who sees that sees the mark too.
 pub fn mark_echo(dir: &StateDir) {
@@ -80,7 +74,8 @@ impl Facts {
         let mut facts = Facts { new: 0, mailboxes: vec![], newest: None };
         for mailbox in changed(changes, mailboxes) {
             let Some(maildir) = &mailbox.maildir else { continue };
-            let new = delivered_unread(maildir, began);
+            let mut new = local::delivered(maildir, began).unwrap_or_default();
+            new.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("new")));
             if let Some(newest) = new.last() {
                 facts.new += new.len();
                 facts.mailboxes.push(mailbox.near.clone());
@@ -143,26 +138,6 @@ fn run_bounded(program: &str, arguments: &[String], limit: Duration, stop: &Stop
         }
     }
     let _ = child.wait();
-}
-
-/// Unread messages that mbsync has delivered since then, oldest first. Names
-/// tell only the second, in which an earlier run may have ended; the change time
-/// is that of the move into `new/`.
-fn delivered_unread(maildir: &Path, began: SystemTime) -> Vec<PathBuf> {
-    let mut new = local::delivered(maildir, seconds(began)).unwrap_or_default();
-    let since = began.checked_sub(TICK).unwrap_or(began);
-    let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    new.retain(|file| {
-        file.parent().is_some_and(|dir| dir.ends_with("new"))
-            && std::fs::symlink_metadata(file).is_ok_and(|found| changed_at(&found) >= since)
-    });
-    new
-}
-
-/// When a file was last changed or moved, since the epoch.
-fn changed_at(found: &std::fs::Metadata) -> Duration {
-    let seconds = u64::try_from(found.ctime()).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(found.ctime_nsec()).unwrap_or(0))
 }
 
 fn changed<'a>(

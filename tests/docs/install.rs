@@ -168,11 +168,7 @@ fn the_build_names_the_commit_where_there_is_one() {
         command.env("PROFILE", profile).env("CARGO_PKG_VERSION", "1.2.3");
         command.env("CARGO_MANIFEST_DIR", place);
         let output = run(&mut command, SHORT).ok().stdout;
-        let line = output
-            .lines()
-            .find_map(|line| line.strip_prefix("cargo:rustc-env="))
-            .map(str::to_owned);
-        line
+        output.lines().find_map(|line| line.strip_prefix("cargo:rustc-env=")).map(str::to_owned)
     };
     let set = |text: &str| Some(format!("MUTT_SYNC_COMMIT=1.2.3 ({text})"));
 

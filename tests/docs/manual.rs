@@ -136,8 +136,8 @@ fn every_mode_and_option_in_prose_exists() {
     for file in prose {
         for line in text(&file).lines() {
             // What follows the program's name up to whatever ends the command.
-            for command in line.split("mutt-sync ").skip(1) {
-                let end = command.find(['`', '|', '"', '\'', '#', '>', ';', ')', ',']);
+            for command in line.replace("=mutt-sync", "=").split("mutt-sync ").skip(1) {
+                let end = command.find(['`', '|', '"', '\'', '#', '<', '>', ';', ')', ',']);
                 let command = &command[..end.unwrap_or(command.len())];
                 for word in command.split(' ').take_while(|word| *word != "--") {
                     let word = word.trim_end_matches('.').split('=').next().unwrap();
@@ -235,7 +235,8 @@ fn displays(manual: &str, name: &str) -> Vec<String> {
         } else if line == ".Ed" {
             found.push(open.take().expect("an open display"));
         } else if let Some(open) = &mut open {
-            *open += &format!("{}\n", line.replace("\\e", "\\").replace("\\&", ""));
+            open.push_str(&line.replace("\\e", "\\").replace("\\&", ""));
+            open.push('\n');
         }
     }
     found
@@ -321,6 +322,12 @@ fn the_manual_names_every_file_of_an_account() {
     mbsync.exit(1);
     home.mutt_sync(&["Home:INBOX"]).expect_code(1);
     home.mutt_sync(&["-b", "-f", "Home"]).ok();
+    // Its child waits for the end of the backoff.
+    rig::wait_until(SHORT, "a child", || !home.leftovers().is_empty());
+    for (pid, _) in home.leftovers() {
+        rig::process::kill(pid, rig::Signal::TERM);
+    }
+    home.wait_no_leftovers(SHORT);
     let waiter = rig::Running::start(home.cmd(&["--wait", "--loop", "Home"]));
     rig::wait_until(SHORT, "a waiter", || home.state("Home").join("waiter.lock").exists());
     waiter.signal(rig::Signal::TERM);
