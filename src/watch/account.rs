@@ -572,6 +572,10 @@ impl<'a> Waiter<'a> {
         if self.far.is_some() || !self.reach.is_due(now) {
             return false;
         }
+        if self.folders_at.is_some() {
+            // What is here already must not look as if it were only there.
+            self.enumerate();
+        }
         let retry = self.retry();
         let wait = self.scene.settings.patience().wait(retry.as_ref(), SystemTime::now());
         // A server that was lost a moment ago is tried whatever a run's failure
@@ -605,7 +609,7 @@ impl<'a> Waiter<'a> {
                 // busy does not keep a slow password command from being heard out.
                 let wait = self.scene.settings.settle * (1 << self.rushed.min(5));
                 self.rushed += 1;
-                self.reach.wait(wait, clock::now());
+                self.reach.broken_off(wait, clock::now());
             }
             Err(failure) => self.not_connected(&failure),
         }
@@ -800,6 +804,10 @@ impl<'a> Waiter<'a> {
     fn sync_if_needed(&mut self) -> Step {
         self.busy = false;
         let Some(task) = self.task() else { return Step::Nothing };
+        if task.demanded.contains(&Want::Account) && self.folders_at.is_some() {
+            self.enumerate();
+            return Step::Again;
+        }
         if self.disk.gate(false, false) != Gate::Open {
             return Step::Nothing;
         }
@@ -985,7 +993,7 @@ impl<'a> Waiter<'a> {
     fn block(&mut self) {
         if let Some(far) = &mut self.far {
             match far.block().and_then(|()| far.heard()) {
-                Ok(changed) if changed.is_empty() => {}
+                Ok(changed) if changed.is_empty() && !far.has_new_folders() => {}
                 Ok(changed) => {
                     for (at, unseen) in changed {
                         self.far_changed(at, unseen);

@@ -90,6 +90,8 @@ pub struct Far {
     new_folders: bool,
     /// What the server has said of mailboxes without being asked.
     unasked: u64,
+    /// NOTIFY is on.
+    notified: bool,
     overflows: u32,
     idle_since: Option<Instant>,
     hasty: u32,
@@ -113,6 +115,7 @@ impl Far {
             heard_of: BTreeMap::new(),
             new_folders: false,
             unasked: 0,
+            notified: false,
             overflows: 0,
             idle_since: None,
             hasty: 0,
@@ -162,6 +165,12 @@ impl Far {
         &self.only_there
     }
 
+    /// Whether [`Far::take_new_folders`] would say so.
+    #[must_use]
+    pub fn has_new_folders(&self) -> bool {
+        self.new_folders
+    }
+
     /// Whether a mailbox came or went on the server since the last question.
     pub fn take_new_folders(&mut self) -> bool {
         std::mem::take(&mut self.new_folders)
@@ -204,6 +213,7 @@ impl Far {
         if rung == Rung::Notify && can.notify() && can.idle() {
             match link.notify(&asked) {
                 Ok(statuses) => {
+                    self.notified = true;
                     for (name, status) in statuses {
                         self.told(&name, status);
                     }
@@ -211,6 +221,13 @@ impl Far {
                     return self.ask_missing();
                 }
                 Err(LinkError::Refused(_)) => {}
+                Err(lost) => return Err(lost),
+            }
+        }
+        if std::mem::take(&mut self.notified) {
+            // Or it would keep to what was asked for, and be silent on what is open.
+            match self.first()?.notify_none() {
+                Ok(()) | Err(LinkError::Refused(_)) => {}
                 Err(lost) => return Err(lost),
             }
         }
@@ -303,6 +320,15 @@ impl Far {
     }
 
     fn ask(&mut self, names: &[String]) -> Result<(), LinkError> {
+        // Of a mailbox that is open, STATUS tells what this session has seen of it.
+        if self.rung == Rung::Sweep {
+            self.stations.truncate(1);
+            for station in &mut self.stations {
+                if station.mailbox.take().is_some() {
+                    station.link.close_mailbox()?;
+                }
+            }
+        }
         let told = self.first()?.status(names)?;
         for (name, status) in names.iter().zip(told) {
             match status {
@@ -381,10 +407,17 @@ impl Far {
         if overflow {
             // Everything may have changed; begin again, and not for ever.
             self.overflows += 1;
-            if self.overflows >= ENOUGH {
-                self.fall_to(Rung::Idle);
+            match self.rung {
+                Rung::Notify => {
+                    if self.overflows >= ENOUGH {
+                        self.fall_to(Rung::Idle);
+                    }
+                    self.new_folders = true;
+                }
+                Rung::Idle if self.overflows >= 2 * ENOUGH => self.rung = Rung::Sweep,
+                Rung::Idle | Rung::Sweep => {}
             }
-            self.new_folders = true;
+            self.sweep()?;
         }
         Ok(std::mem::take(&mut self.heard_of))
     }

@@ -109,6 +109,13 @@ impl Reach {
         }
     }
 
+    /// A try was broken off: the server may be there, and somebody may have been
+    /// asked for a password. Tries again after so long.
+    pub fn broken_off(&mut self, wait: Duration, now: Duration) {
+        self.trouble_since = None;
+        self.try_in(wait, now);
+    }
+
     /// Tries again after so long.
     pub fn wait(&mut self, wait: Duration, now: Duration) {
         self.try_in(wait, now);
@@ -162,6 +169,16 @@ mod tests {
         let mut reach = Reach::new(true, s(0));
         assert_eq!(reach.failed(Exit::Denied, s(0)), Next::BackOff);
         assert_eq!(reach.failed(Exit::Later, s(1)), Next::BackOff);
+    }
+
+    #[test]
+    fn g12_a_try_that_was_broken_off_is_no_outage() {
+        let mut reach = Reach::new(true, s(0));
+        reach.connected(s(0));
+        reach.lost(s(100));
+        assert!(reach.is_quick(s(100)));
+        reach.broken_off(s(2), s(101));
+        assert!(!reach.is_quick(s(101)) && !reach.is_due(s(102)) && reach.is_due(s(103)));
     }
 
     #[test]

@@ -32,8 +32,7 @@ fn change(rng: &mut Seeded, home: &Home, imap: &mut rig::Imap, step: usize) {
     let maildir = home.maildir("Home", name);
     let entries = maildir.list();
     let far = imap.fetch_all(name);
-    match rng.u32(..8) {
-        0 | 1 => _ = imap.append(name, &message("far", &format!("far {step}")), &[]),
+    match rng.u32(..9) {
         2 => drop(maildir.add(&message("near", &format!("near {step}")), "S")),
         3 | 4 if !entries.is_empty() => {
             let entry = rng.pick(&entries).clone();

@@ -7,6 +7,7 @@ mod gaps;
 mod histories;
 mod many;
 mod mutt;
+mod odd_servers;
 mod outage;
 mod passwords;
 mod signals;

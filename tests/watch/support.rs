@@ -2,12 +2,12 @@
 
 use rig::{Home, Mbsync, Signal, now_ns, wait_until};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -190,4 +190,77 @@ fn pass(mut from: TcpStream, mut to: TcpStream, note: impl Fn(&[u8])) {
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+/// What a [`Mangle`] makes of a line of the client's: `Some`: this is the answer,
+/// and the server never hears the line.
+type Answer = dyn Fn(&str, &str) -> Option<String> + Send + Sync;
+/// What it makes of a line of the server's, given whether IDLE is on: what the
+/// client hears instead.
+type Rewrite = dyn Fn(&str, bool) -> Option<String> + Send + Sync;
+
+/// A proxy that makes a good server a bad one, line by line.
+pub struct Mangle {
+    pub port: u16,
+}
+
+impl Mangle {
+    /// `answer` gets tag and command of the client's lines, `rewrite` the lines of
+    /// the server.
+    pub fn to(
+        port: u16,
+        answer: impl Fn(&str, &str) -> Option<String> + Send + Sync + 'static,
+        rewrite: impl Fn(&str, bool) -> Option<String> + Send + Sync + 'static,
+    ) -> Mangle {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let (answer, rewrite): (Arc<Answer>, Arc<Rewrite>) = (Arc::new(answer), Arc::new(rewrite));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                let idling = Arc::new(AtomicBool::new(false));
+                let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let (mut back, mut out) = (client.try_clone().unwrap(), client);
+                let (answer, idle) = (Arc::clone(&answer), Arc::clone(&idling));
+                std::thread::spawn(move || {
+                    let mut server = server;
+                    lines(up, |line| {
+                        let text = String::from_utf8_lossy(line).trim_end().to_owned();
+                        let (tag, command) = text.split_once(' ').unwrap_or((&text, ""));
+                        idle.store(command == "IDLE", Ordering::SeqCst);
+                        match answer(tag, command) {
+                            Some(said) => back.write_all(said.as_bytes()),
+                            None => server.write_all(line),
+                        }
+                    });
+                    let _ = server.shutdown(Shutdown::Both);
+                });
+                let rewrite = Arc::clone(&rewrite);
+                std::thread::spawn(move || {
+                    lines(down, |line| {
+                        let text = String::from_utf8_lossy(line).into_owned();
+                        match rewrite(&text, idling.load(Ordering::SeqCst)) {
+                            Some(other) => out.write_all(other.as_bytes()),
+                            None => out.write_all(line),
+                        }
+                    });
+                    let _ = out.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Mangle { port: own }
+    }
+}
+
+fn lines(from: TcpStream, mut each: impl FnMut(&[u8]) -> std::io::Result<()>) {
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    while from.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        if each(&line).is_err() {
+            break;
+        }
+        line.clear();
+    }
+    let _ = from.get_ref().shutdown(Shutdown::Both);
 }
