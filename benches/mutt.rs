@@ -50,7 +50,7 @@ impl Client {
     /// What is written until it is silent for so long; when the last of it came.
     fn reaction(&mut self, silence: Duration) -> (String, Instant) {
         let (mut text, mut last) = (Vec::new(), Instant::now());
-        let mut chunk = [0; 65_536];
+        let mut chunk = [0; 16_384];
         while self.speaks_within(silence) {
             match self.terminal.read(&mut chunk) {
                 Ok(0) | Err(_) => break,

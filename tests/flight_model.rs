@@ -226,10 +226,18 @@ struct Process {
     watches_from: Option<u64>,
     unwritten: BTreeSet<Want>,
     carries_queue: bool,
-    /// Sits in front of somebody, and is not throttled.
-    asks: bool,
-    /// It saw, with the lock held, that the run for its request was denied.
-    saw_denial: bool,
+    asks: Asks,
+}
+
+/// Whether a process can ask for a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Nobody,
+    /// It sits in front of somebody, and is not throttled.
+    User,
+    /// The same, and it saw, with the lock held, that the run for its request was
+    /// denied.
+    UserAfterDenial,
 }
 
 struct Report {
@@ -279,7 +287,7 @@ impl Process {
         };
         let answer = match role {
             Role::Foreground(wants, manner) => {
-                self.asks = manner.urgent;
+                self.asks = if manner.urgent { Asks::User } else { Asks::Nobody };
                 serve::foreground(self, &wants, manner)
             }
             Role::Background(wants, urgent) => serve::background(self, &wants, urgent),
@@ -294,8 +302,8 @@ impl Process {
             Role::Waiter { runs } => return self.wait_for_work(runs),
         };
         let mut world = self.step();
-        if self.asks && self.saw_denial && matches!(answer, Answer::Failed) {
-            world.violated("who can ask is answered by one who could not".into());
+        if self.asks == Asks::UserAfterDenial && matches!(answer, Answer::Failed) {
+            world.violated("who can ask is answered by one who could not");
         }
         let told = match answer {
             Answer::Ran(report) if report.exit == Exit::Done => Told::Served,
@@ -447,7 +455,11 @@ impl Ground for Process {
                 Some(Stands::Failed { .. }) => {
                     let denied = denied(&world);
                     drop(world);
-                    self.saw_denial = denied;
+                    self.asks = match self.asks {
+                        Asks::Nobody => Asks::Nobody,
+                        _ if denied => Asks::UserAfterDenial,
+                        _ => Asks::User,
+                    };
                     return Standing::Failed;
                 }
                 Some(Stands::Fresh) => standing = Standing::Fresh,
@@ -638,7 +650,7 @@ impl Ground for Process {
                 Trouble::Account => Exit::Offline,
                 Trouble::Mailbox => Exit::Mailbox,
                 Trouble::Hopeless => Exit::Config,
-                Trouble::Denied if self.asks => Exit::Done,
+                Trouble::Denied if self.asks != Asks::Nobody => Exit::Done,
                 Trouble::Denied => Exit::Denied,
             };
             world.failed |= exit != Exit::Done;
@@ -751,8 +763,7 @@ impl Scheduler {
             watches_from: None,
             unwritten: BTreeSet::new(),
             carries_queue: false,
-            asks: false,
-            saw_denial: false,
+            asks: Asks::Nobody,
         };
         let thread = thread::spawn(move || {
             let back = process.back.clone();

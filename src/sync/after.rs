@@ -41,6 +41,7 @@ pub fn mark_echo(dir: &StateDir) {
 }
 
 /// Takes the mark away, for the run that serves what it was left with.
+#[must_use]
 pub fn take_echo(dir: &StateDir) -> bool {
     std::fs::remove_file(dir.file(ECHO)).is_ok()
 }
