@@ -52,8 +52,15 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     match Session::open(&cli).and_then(|session| session.serve()) {
         Ok(exit) => exit,
         Err(failure) => {
+            // A line that cannot tell the state is still mutt's status line, and mutt
+            // shows none at all when the command fails.
+            if let Some(line) = &cli.status_line {
+                let trouble = Some(mutt::statusline::Trouble::Config);
+                let state = mutt::statusline::LineState { trouble, ..Default::default() };
+                return out(&mutt::statusline::with_mark(line, state));
+            }
             // mutt paints standard error over its screen, but shows a backtick's output.
-            if cli.background || cli.status_line.is_some() {
+            if cli.background {
                 out(&format!("mutt-sync: {failure}"));
             } else {
                 err(&format!("mutt-sync: {failure}"));

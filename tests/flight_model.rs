@@ -52,6 +52,8 @@ enum Flaw {
     FailureForgets,
     /// A stamp from a clock that was ahead is believed.
     FutureBelieved,
+    /// Who could ask for the password takes the answer of one who could not.
+    DenialAnswersAll,
 }
 
 /// What a world may bring.
@@ -106,6 +108,8 @@ enum Trouble {
     Account,
     Mailbox,
     Hopeless,
+    /// There is a password for who can ask for it, and for nobody else.
+    Denied,
 }
 
 struct Mbsync {
@@ -178,6 +182,10 @@ fn covers(wider: &Want, want: &Want) -> bool {
     }
 }
 
+fn denied(world: &World) -> bool {
+    world.retry.as_ref().is_some_and(|retry| retry.code == Exit::Denied.code())
+}
+
 enum Role {
     Foreground(BTreeSet<Want>, Manner),
     Background(BTreeSet<Want>, bool),
@@ -218,6 +226,18 @@ struct Process {
     watches_from: Option<u64>,
     unwritten: BTreeSet<Want>,
     carries_queue: bool,
+    asks: Asks,
+}
+
+/// Whether a process can ask for a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Nobody,
+    /// It sits in front of somebody, and is not throttled.
+    User,
+    /// The same, and it saw, with the lock held, that the run for its request was
+    /// denied.
+    UserAfterDenial,
 }
 
 struct Report {
@@ -266,7 +286,10 @@ impl Process {
             (0..world.requests.len()).filter(|&at| world.requests[at].maker == pid).collect()
         };
         let answer = match role {
-            Role::Foreground(wants, manner) => serve::foreground(self, &wants, manner),
+            Role::Foreground(wants, manner) => {
+                self.asks = if manner.urgent { Asks::User } else { Asks::Nobody };
+                serve::foreground(self, &wants, manner)
+            }
             Role::Background(wants, urgent) => serve::background(self, &wants, urgent),
             Role::Child { holds, carries } => {
                 self.unwritten = carries;
@@ -279,6 +302,9 @@ impl Process {
             Role::Waiter { runs } => return self.wait_for_work(runs),
         };
         let mut world = self.step();
+        if self.asks == Asks::UserAfterDenial && matches!(answer, Answer::Failed) {
+            world.violated("who can ask is answered by one who could not");
+        }
         let told = match answer {
             Answer::Ran(report) if report.exit == Exit::Done => Told::Served,
             Answer::Served => Told::Served,
@@ -426,7 +452,16 @@ impl Ground for Process {
         for want in wants {
             let world = self.step();
             match world.want.get(want) {
-                Some(Stands::Failed { .. }) => return Standing::Failed,
+                Some(Stands::Failed { .. }) => {
+                    let denied = denied(&world);
+                    drop(world);
+                    self.asks = match self.asks {
+                        Asks::Nobody => Asks::Nobody,
+                        _ if denied => Asks::UserAfterDenial,
+                        _ => Asks::User,
+                    };
+                    return Standing::Failed;
+                }
                 Some(Stands::Fresh) => standing = Standing::Fresh,
                 None if world.run.contains_key(want) => standing = Standing::Fresh,
                 None => {}
@@ -470,6 +505,11 @@ impl Ground for Process {
             }
         }
         self.step().want.values().any(|stands| *stands == Stands::Fresh)
+    }
+
+    fn was_denied(&mut self) -> bool {
+        let world = self.step();
+        denied(&world) && world.flaw != Flaw::DenialAnswersAll
     }
 
     fn lock(&mut self) -> Locked {
@@ -610,6 +650,8 @@ impl Ground for Process {
                 Trouble::Account => Exit::Offline,
                 Trouble::Mailbox => Exit::Mailbox,
                 Trouble::Hopeless => Exit::Config,
+                Trouble::Denied if self.asks != Asks::Nobody => Exit::Done,
+                Trouble::Denied => Exit::Denied,
             };
             world.failed |= exit != Exit::Done;
             let now = world.now;
@@ -721,6 +763,7 @@ impl Scheduler {
             watches_from: None,
             unwritten: BTreeSet::new(),
             carries_queue: false,
+            asks: Asks::Nobody,
         };
         let thread = thread::spawn(move || {
             let back = process.back.clone();
@@ -873,7 +916,13 @@ impl Scheduler {
                 world.told_to_stop.insert(pid);
             }
             (12..=19, _) if weather.failures => {
-                let all = [Trouble::None, Trouble::Account, Trouble::Mailbox, Trouble::Hopeless];
+                let all = [
+                    Trouble::None,
+                    Trouble::Account,
+                    Trouble::Mailbox,
+                    Trouble::Hopeless,
+                    Trouble::Denied,
+                ];
                 world.trouble = *world.rng.pick(&all);
             }
             (20..=21, Some(pid)) if weather.hardship => {
@@ -1093,7 +1142,11 @@ fn g4_a_clock_set_back_holds_nothing_up() {
 
 #[test]
 fn g2_what_was_promised_is_tried_though_runs_fail() {
-    hold("failures", 300_000, Weather { failures: true, ..CALM }, count(400, 5_000));
+    let failures = Weather { failures: true, ..CALM };
+    hold("failures", 300_000, failures, count(400, 5_000));
+    // Among them those that can ask for a password, and are not answered by others.
+    let asking = Weather { urgent: true, ..failures };
+    hold("denials", 600_000, asking, count(300, 5_000));
 }
 
 #[test]
@@ -1134,6 +1187,11 @@ fn g2_a_forgotten_crash_is_noticed() {
 #[test]
 fn g2_a_forgotten_failure_is_noticed() {
     shows(Flaw::FailureForgets, Weather { failures: true, ..CALM });
+}
+
+#[test]
+fn g12_a_denial_that_answers_all_is_noticed() {
+    shows(Flaw::DenialAnswersAll, Weather { failures: true, urgent: true, ..CALM });
 }
 
 #[test]
