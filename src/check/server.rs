@@ -241,6 +241,12 @@ fn refused(
         report.say(Step::failed("TLS", failure, "try again later"));
         return;
     }
+    if failure.exit == Exit::Config {
+        // What mbsync's TLS can and ours cannot: a sync works, waiting for the server does not.
+        let step = Step::failed("TLS", failure, "see mbsync(1)");
+        report.say(Step::warning("TLS", step.found, step.mend.unwrap_or_default()));
+        return;
+    }
     let where_to = place(server);
     let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
     if !said.starts_with("certificate refused") {
@@ -365,6 +371,17 @@ fn log_in(
                 let mend =
                     format!("set `{mend}` in {section}, or ask the server's people what it takes");
                 let found = unfit.text.split("; ").next().unwrap_or_default();
+                if unfit.text.contains("is not known here") {
+                    // mbsync may know it by way of SASL.
+                    report.say(Step::warning(
+                        "login",
+                        format!(
+                            "{found}: only mbsync can log in, and nothing waits for the server"
+                        ),
+                        mend,
+                    ));
+                    return None;
+                }
                 report.say(Step::bad("login", failure.exit, found, mend));
                 return None;
             }
