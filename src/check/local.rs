@@ -122,6 +122,7 @@ fn maildirs(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
     }
     let stores_are_there = faults.is_empty();
     let mut there = 0;
+    let mut incomplete = Vec::new();
     for mailbox in mailboxes {
         let Some(maildir) = mailbox.maildir.as_ref().filter(|_| stores_are_there) else { continue };
         if !maildir.exists() {
@@ -135,15 +136,13 @@ fn maildirs(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
             continue;
         }
         let parts = ["", "cur", "new", "tmp"].map(|part| maildir.join(part));
-        if let Some(part) = parts.iter().find(|part| !part.is_dir()) {
+        if let Some(part) = parts.iter().find(|part| part.exists() && !part.is_dir()) {
             faults.push(fault(
-                format!(
-                    "{} is no whole Maildir: there is no {}",
-                    scene.shown(maildir),
-                    scene.shown(part)
-                ),
-                format!("mkdir -m 700 {}", shell(part)),
+                format!("{} is not a directory", scene.shown(part)),
+                format!("mv {0} {0}.old && mkdir -m 700 {0}", shell(part)),
             ));
+        } else if parts.iter().any(|part| !part.exists()) && writable(maildir) {
+            incomplete.push(scene.shown(maildir));
         } else if let Some(part) = parts.iter().find(|part| !writable(part)) {
             faults.push(fault(
                 format!("{} is not writable for you", scene.shown(part)),
@@ -158,6 +157,13 @@ fn maildirs(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
             0 => Step::note(WHAT, "none yet; the first sync makes them"),
             _ => Step::good(WHAT, format!("{there} there, all writable")),
         });
+    }
+    // isync 1.4 makes what is missing, whatever Create says.
+    if !incomplete.is_empty() {
+        report.say(Step::note(
+            WHAT,
+            format!("not whole, which the next sync mends: {}", some(&incomplete)),
+        ));
     }
     limited(report, faults);
 }
