@@ -289,13 +289,9 @@ fn agrees_with_mbsync(case: &Case) {
     let mut mbsync = home.command("/usr/bin/mbsync");
     mbsync.arg("-a");
     let output = run(&mut as_owner(&home, mbsync), LONG);
-    assert_eq!(
-        output.status.success(),
-        case.code == 0,
-        "{}: {}: {output:?}",
-        case.what,
-        case.found
-    );
+    // isync 1.4.4 exits with 0 when it cannot rename a message into new.
+    let fine = output.status.success() && !output.stderr.to_lowercase().contains("error");
+    assert_eq!(fine, case.code == 0, "{}: {}: {output:?}", case.what, case.found);
 }
 
 #[test]
