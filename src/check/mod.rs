@@ -10,7 +10,10 @@
 mod certificate;
 mod local;
 mod mutt;
+mod ours;
 mod password;
+mod reach;
+mod rights;
 mod server;
 mod setup;
 pub mod show;
@@ -27,7 +30,7 @@ use zeroize::Zeroizing;
 
 use crate::account::Account;
 use crate::imap::Interrupt;
-use crate::mbsyncrc::{Config, Env};
+use crate::mbsyncrc::{Config, Env, SectionKind};
 use crate::outcome::{Exit, Failure};
 use crate::settings;
 use crate::stop::Stop;
@@ -97,12 +100,14 @@ impl Step {
     }
 
     /// A step that was not tried.
+    #[must_use]
     pub fn not_reached(what: &'static str) -> Self {
         Self::with(what, State::NotReached, "not reached")
     }
 
     /// A failure as a step. Its mend is what follows the last semicolon, as in
     /// all our messages; `otherwise` where there is none.
+    #[must_use]
     pub fn failed(what: &'static str, failure: &Failure, otherwise: &str) -> Self {
         let (found, mend) = failure.text.rsplit_once("; ").unwrap_or((&failure.text, otherwise));
         Self::bad(what, failure.exit, found, mend)
@@ -162,6 +167,7 @@ pub fn run(asked: &Asked<'_>) -> Result<Exit, Failure> {
     };
     report.part("mutt-sync");
     let Some(ground) = setup::steps(asked, &mut report) else {
+        report.out_of_reach(&["accounts", "mutt"]);
         return Ok(report.end());
     };
     let accounts = chosen(&ground.config, asked.names)?;
@@ -169,6 +175,7 @@ pub fn run(asked: &Asked<'_>) -> Result<Exit, Failure> {
         report.part(&account.name);
         let scene = Scene { asked, ground: &ground, account };
         let mailboxes = local::steps(&scene, &mut report);
+        ours::steps(&scene, &mut report);
         server::steps(&scene, &mailboxes, &mut report);
         waiting::steps(&scene, &mailboxes, &mut report);
     }
@@ -206,6 +213,19 @@ impl Scene<'_> {
 
     fn shown(&self, path: &Path) -> String {
         self.asked.env.shown(path)
+    }
+
+    /// Where the account's lines stand, for messages.
+    fn section(&self) -> String {
+        let config = &self.ground.config;
+        let name = &self.account.name;
+        let of = |kind| config.sections.iter().find(|each| each.kind == kind && each.name == *name);
+        let (keyword, line) = match (of(SectionKind::Account), of(SectionKind::ImapStore)) {
+            (Some(section), _) => ("IMAPAccount", section.first),
+            (None, Some(section)) => ("IMAPStore", section.first),
+            (None, None) => ("IMAPAccount", 1),
+        };
+        format!("{keyword} {name} ({}:{line})", self.shown(&config.file))
     }
 }
 
@@ -271,13 +291,10 @@ impl Report {
     }
 }
 
+/// Without secrets and without what could play tricks on a terminal. Nothing
+/// here means to print a secret; this is for what others say.
 fn clean(text: &str, secrets: &[&str]) -> String {
-    // A short password is hidden too, at the price of a few letters.
-    let mut text = text.to_owned();
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, "********");
-    }
-    fit_to_print(&text, &[]).into_owned()
+    fit_to_print(text, secrets).into_owned()
 }
 
 /// The text of a small regular file; `None` for anything else.
@@ -305,7 +322,7 @@ fn some<S: AsRef<str>>(names: &[S]) -> String {
     const MOST: usize = 5;
     let mut text = names.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
     if names.len() > MOST {
-        text.push_str(&format!(" and {} more", names.len() - MOST));
+        text.extend([" and ", &(names.len() - MOST).to_string(), " more"]);
     }
     text
 }
@@ -357,6 +374,6 @@ mod tests {
 
     #[test]
     fn secrets_and_tricks_are_not_shown() {
-        assert_eq!(clean("no\x1b[1m abc ab", &["abc"]), "no?[1m ******** ab");
+        assert_eq!(clean("no\x1b[1m abcd abc", &["abcd"]), "no?[1m ******** abc");
     }
 }

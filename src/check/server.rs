@@ -1,29 +1,20 @@
-//! An account's server, from the password to what a waiter would be told.
-//!
-//! Everything up to the greeting is tried without saying anything secret, on
-//! connections of its own, so that the step that fails is known; then one login.
+//! An account's server: the password, one login, and what can be asked and told
+//! over it. How it is reached is [`reach`]'s to find out.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use native_tls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::certificate::Certificate;
-use super::{Report, Scene, Step, counted, for_shell, password, some};
+use super::{Report, Scene, Step, counted, password, reach, some};
 use crate::account::{Channel, Given, ImapStore, Mailbox, Server, StoreKind, TlsMode};
-use crate::imap::connect::{connect, first_to_answer, place, resolve, step};
-use crate::imap::login::{Greeting, Mechanism, greeting};
+use crate::imap::connect::{place, step};
+use crate::imap::login::Mechanism;
 use crate::imap::names::{Naming, from_utf7, to_utf7};
-use crate::imap::parse::{self, Reply, Verb};
-use crate::imap::wire::{Limits, Transport, Wire};
 use crate::imap::{Capabilities, Link, LinkError, Listed};
 use crate::mbsyncrc::{Dialect, SectionKind};
 use crate::outcome::{Exit, Failure};
 use crate::watch::far::Rung;
-
-/// Days of a certificate's life at which its end is worth a word.
-const SOON: i32 = 14;
 
 /// The steps.
 pub fn steps(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
@@ -36,7 +27,7 @@ pub fn steps(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
         through_tunnel(scene, server, report)
     } else {
         let secrets = secrets(scene, server, report);
-        let offered = reach(scene, server, report);
+        let offered = reach::directly(scene, server, report);
         secrets.zip(offered)
     };
     if let Some((server, offered)) = known {
@@ -50,22 +41,23 @@ pub fn steps(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
     report.out_of_reach(&["login", "capabilities", "server", "watching"]);
 }
 
-/// Where the account's lines stand, for messages.
-fn section(scene: &Scene<'_>) -> String {
-    let config = &scene.ground.config;
-    let name = &scene.account.name;
-    let of = |kind| config.sections.iter().find(|each| each.kind == kind && each.name == *name);
-    let (keyword, line) = match (of(SectionKind::Account), of(SectionKind::ImapStore)) {
-        (Some(section), _) => ("IMAPAccount", section.first),
-        (None, Some(section)) => ("IMAPStore", section.first),
-        (None, None) => ("IMAPAccount", 1),
-    };
-    format!("{keyword} {name} ({}:{line})", scene.shown(&config.file))
+/// A tunnel may have logged in by itself.
+fn through_tunnel(
+    scene: &Scene<'_>,
+    server: &Server,
+    report: &mut Report,
+) -> Option<(Server, Capabilities)> {
+    let (preauth, offered) = reach::by_tunnel(scene, server, report)?;
+    if preauth {
+        report.say(Step::good("password", "none needed: the tunnel has logged in"));
+        return Some((server.clone(), offered));
+    }
+    Some((secrets(scene, server, report)?, offered))
 }
 
 /// The server with user name and password as texts. `None`: they cannot be had.
 fn secrets(scene: &Scene<'_>, server: &Server, report: &mut Report) -> Option<Server> {
-    let section = section(scene);
+    let section = scene.section();
     // As a waiter gives it.
     let time = Duration::from_secs(60).max(step(server));
     let mut server = server.clone();
@@ -112,237 +104,6 @@ fn secrets(scene: &Scene<'_>, server: &Server, report: &mut Report) -> Option<Se
     Some(server)
 }
 
-/// A tunnel stands for name, connection and TLS, and may have logged in by itself.
-fn through_tunnel(
-    scene: &Scene<'_>,
-    server: &Server,
-    report: &mut Report,
-) -> Option<(Server, Capabilities)> {
-    match connect(server, &report.interrupt) {
-        Ok((mut wire, greeting)) => {
-            report.say(Step::good("tunnel", "the server greets through it"));
-            if greeting.preauth {
-                report.say(Step::good("password", "none needed: the tunnel has logged in"));
-                return Some((server.clone(), greeting.capabilities.unwrap_or_default()));
-            }
-            let offered = offered(&mut wire, greeting, server);
-            drop(wire);
-            Some((secrets(scene, server, report)?, offered))
-        }
-        Err(failure) => {
-            let mend = format!("run the Tunnel of {} by hand: it must speak IMAP", section(scene));
-            report.say(Step::failed("tunnel", &failure, &mend));
-            None
-        }
-    }
-}
-
-/// From the name to the greeting. `None`: not reached.
-fn reach(scene: &Scene<'_>, server: &Server, report: &mut Report) -> Option<Capabilities> {
-    let section = section(scene);
-    let Some(host) = &server.host else {
-        report.say(Step::bad(
-            "name",
-            Exit::Config,
-            "neither Host nor Tunnel is set",
-            format!("set `Host NAME` in {section}"),
-        ));
-        return None;
-    };
-    let time = step(server);
-    let addresses = match resolve(host, server.port, Instant::now() + time, &report.interrupt) {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            report.say(Step::bad(
-                "name",
-                Exit::Offline,
-                format!("{host}: {error}"),
-                format!("see that the network is up (getent hosts {host}), and that Host in {section} is spelt right"),
-            ));
-            return None;
-        }
-    };
-    let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    let mut shown: Vec<String> = shown.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-    shown.retain(|address| address != host);
-    report.say(Step::good(
-        "name",
-        if shown.is_empty() {
-            format!("{host} is an address")
-        } else {
-            format!("{host} is {}", some(&shown))
-        },
-    ));
-    let begun = Instant::now();
-    let loopback = addresses.iter().all(|address| address.ip().is_loopback());
-    match first_to_answer(addresses, Instant::now() + time, &report.interrupt) {
-        Ok(stream) => {
-            let address = stream.peer_addr().map_or(String::new(), |peer| peer.to_string());
-            let took = begun.elapsed().as_millis();
-            report.say(Step::good("connection", format!("{address} answers after {took} ms")));
-        }
-        Err(error) => {
-            report.say(Step::bad(
-                "connection",
-                Exit::Offline,
-                format!("{host}:{}: {error}", server.port),
-                format!(
-                    "see that the server is up, that no firewall stands between, and that Port in {section} is right (993 for IMAPS, 143 for STARTTLS)"
-                ),
-            ));
-            return None;
-        }
-    }
-    match connect(server, &report.interrupt) {
-        Ok((mut wire, greeting)) => {
-            secured(server, &wire, loopback, &section, report);
-            Some(offered(&mut wire, greeting, server))
-        }
-        Err(failure) => {
-            refused(scene, server, &failure, &section, report);
-            None
-        }
-    }
-}
-
-/// What the connection is secured by.
-fn secured(server: &Server, wire: &Wire, loopback: bool, section: &str, report: &mut Report) {
-    if server.tls == TlsMode::None {
-        report.say(if loopback {
-            Step::note("TLS", "none, as the file wants it; the server is on this machine")
-        } else {
-            Step::warning(
-                "TLS",
-                "none: everybody on the way can read mail and password",
-                format!("set SSLType IMAPS or STARTTLS in {section}, and its Port"),
-            )
-        });
-        return;
-    }
-    let shown = wire.peer_certificate().as_deref().and_then(Certificate::read);
-    report.say(match shown {
-        None => Step::good("TLS", "encrypted"),
-        Some(certificate) if certificate.days < SOON => {
-            Step::warning("TLS", certificate.to_string(), "whoever runs the server must renew it")
-        }
-        Some(certificate) => Step::good("TLS", certificate.to_string()),
-    });
-}
-
-/// Why there was no greeting on a connection that could be made.
-fn refused(
-    scene: &Scene<'_>,
-    server: &Server,
-    failure: &Failure,
-    section: &str,
-    report: &mut Report,
-) {
-    if failure.exit == Exit::Later {
-        report.say(Step::failed("TLS", failure, "try again later"));
-        return;
-    }
-    if failure.exit == Exit::Config {
-        // What mbsync's TLS can and ours cannot: a sync works, waiting for the server does not.
-        let step = Step::failed("TLS", failure, "see mbsync(1)");
-        report.say(Step::warning("TLS", step.found, step.mend.unwrap_or_default()));
-        return;
-    }
-    let where_to = place(server);
-    let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
-    if !said.starts_with("certificate refused") {
-        let mend = match server.tls {
-            TlsMode::None => format!(
-                "see that an IMAP server without TLS listens there; if it has TLS, set `SSLType IMAPS` in {section}"
-            ),
-            TlsMode::StartTls => format!(
-                "see that an IMAP server with STARTTLS listens there; if it has TLS from the first byte (port 993), set `SSLType IMAPS` in {section}"
-            ),
-            TlsMode::Imaps => format!(
-                "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `SSLType STARTTLS` in {section}"
-            ),
-        };
-        report.say(Step::failed("TLS", failure, &mend));
-        return;
-    }
-    let shown = certificate_shown(server, report);
-    let certificate = shown.as_ref().map_or_else(|| "certificate".to_owned(), ToString::to_string);
-    let reason = said.split(['(', ')']).nth(1).unwrap_or("refused");
-    let found = format!("{certificate}: refused ({reason})");
-    let mend = if reason.contains("mismatch") {
-        let names = shown.map(|shown| shown.names).unwrap_or_default();
-        match names.first() {
-            Some(name) => format!("set `Host {name}` in {section}, if that is the server you mean"),
-            None => "whoever runs the server must give it a certificate with its name".to_owned(),
-        }
-    } else if reason.contains("expired") || reason.contains("not yet valid") {
-        crate::imap::tls::mend(reason).to_owned()
-    } else {
-        let file = for_shell(
-            scene.asked.env,
-            &scene.asked.env.home.join(format!("{}.pem", scene.account.name)),
-        );
-        let starttls = if server.tls == TlsMode::StartTls { " -starttls imap" } else { "" };
-        format!(
-            "if you know that it is the right one, keep it: openssl s_client -connect {where_to}{starttls} </dev/null | openssl x509 >{file} ; then set `CertificateFile {file}` in {section}"
-        )
-    };
-    report.say(Step::bad("TLS", failure.exit, found, mend));
-}
-
-/// The certificate that the server shows, whatever it is worth. Nothing is said
-/// to the server but what leads to it.
-fn certificate_shown(server: &Server, report: &Report) -> Option<Certificate> {
-    let host = server.host.as_deref()?;
-    let time = step(server);
-    let deadline = Instant::now() + time;
-    let addresses = resolve(host, server.port, deadline, &report.interrupt).ok()?;
-    let stream = first_to_answer(addresses, deadline, &report.interrupt).ok()?;
-    let mut wire = Wire::new(Transport::Tcp(stream), report.interrupt.clone());
-    wire.begin(Limits::small(time));
-    if server.tls == TlsMode::StartTls {
-        greeting(&mut wire, &place(server)).ok()?;
-        wire.send(b"s1 STARTTLS\r\n").ok()?;
-        loop {
-            match parse::reply(&wire.response().ok()?) {
-                Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => break,
-                Reply::Tagged(..) => return None,
-                _ => {}
-            }
-        }
-    }
-    wire.begin(Limits::small(time));
-    // This only looks: what is shown is neither believed nor answered.
-    let connector = TlsConnector::builder()
-        .danger_accept_invalid_certs(true)
-        .danger_accept_invalid_hostnames(true)
-        .build()
-        .ok()?;
-    let wire = wire.start_tls(&connector, host).ok()?;
-    Certificate::read(&wire.peer_certificate()?)
-}
-
-/// What the server says it can do, before login.
-fn offered(wire: &mut Wire, greeting: Greeting, server: &Server) -> Capabilities {
-    if let Some(offered) = greeting.capabilities {
-        return offered;
-    }
-    wire.begin(Limits::small(step(server)));
-    let mut ask = || {
-        wire.send(b"c1 CAPABILITY\r\n").ok()?;
-        let mut offered = None;
-        loop {
-            match parse::reply(&wire.response().ok()?) {
-                Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
-                    offered = Some(parse::capabilities(rest.trim_ascii_end()));
-                }
-                Reply::Tagged(..) => return offered,
-                _ => {}
-            }
-        }
-    };
-    ask().unwrap_or_default()
-}
-
 fn log_in(
     scene: &Scene<'_>,
     server: &Server,
@@ -364,7 +125,7 @@ fn log_in(
             Some(link)
         }
         Err(failure) => {
-            let section = section(scene);
+            let section = scene.section();
             if let Err(unfit) = mechanism {
                 let cleartext = !encrypted && !offered.has("LOGINDISABLED");
                 let mend = if cleartext { "AuthMechs LOGIN" } else { "AuthMechs *" };
@@ -628,7 +389,7 @@ mod tests {
 
     #[test]
     fn the_ladder_is_told_from_what_the_server_can() {
-        let can = |words: &str| parse::capabilities(words.as_bytes());
+        let can = |words: &str| crate::imap::parse::capabilities(words.as_bytes());
         assert_eq!(rung(&can("IMAP4rev1 IDLE NOTIFY"), true), Rung::Notify);
         assert_eq!(rung(&can("IMAP4rev1 IDLE NOTIFY"), false), Rung::Idle);
         assert_eq!(rung(&can("IMAP4rev1 NOTIFY"), true), Rung::Sweep);

@@ -60,24 +60,20 @@ fn mbsync(program: &Path, report: &mut Report) -> Option<Dialect> {
     }
     // Asked anew, and not remembered: no file can be made there.
     let nowhere = Path::new("/dev/null");
-    match dialect::version(program, nowhere) {
-        Some(version) => {
-            report.say(Step::good("mbsync", format!("{}, version {version}", found.display())));
-            dialect::of_mbsync(program, nowhere)
-        }
-        None => {
-            report.say(Step::bad(
-                "mbsync",
-                Exit::Config,
-                format!("{} --version says no version", found.display()),
-                format!(
-                    "run {} --version by hand; if it is not mbsync, name the right one as `mbsync` in config.toml",
-                    found.display()
-                ),
-            ));
-            None
-        }
+    if let Some(version) = dialect::version(program, nowhere) {
+        report.say(Step::good("mbsync", format!("{}, version {version}", found.display())));
+        return dialect::of_mbsync(program, nowhere);
     }
+    let found = found.display();
+    report.say(Step::bad(
+        "mbsync",
+        Exit::Config,
+        format!("{found} --version says no version"),
+        format!(
+            "run {found} --version by hand; if it is not mbsync, name the right one as `mbsync` in config.toml"
+        ),
+    ));
+    None
 }
 
 fn configuration(
@@ -93,12 +89,9 @@ fn configuration(
         Some(file) => Ok(env.cwd.join(file)),
         None => mbsyncrc::locate(env, dialect),
     };
-    let file = match file {
-        Ok(file) => file,
-        Err(_) => {
-            report.say(nothing_to_read(env));
-            return None;
-        }
+    let Ok(file) = file else {
+        report.say(nothing_to_read(env));
+        return None;
     };
     let config = match mbsyncrc::read(&file, env, dialect.unwrap_or(Dialect::V1_4)) {
         Ok(config) => config,
@@ -113,7 +106,7 @@ fn configuration(
     if named.is_none() {
         let other = both_files(env).into_iter().find(|other| *other != file && other.exists());
         if let Some(other) = other {
-            found.push_str(&format!("; {} is not read", env.shown(&other)));
+            found.extend(["; ", &env.shown(&other), " is not read"]);
         }
     }
     report.say(Step::good(WHAT, found));

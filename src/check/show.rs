@@ -2,6 +2,7 @@
 //!
 //! Knows steps as values and the terminal's manners. Finds nothing out.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
 
 use super::{Part, State, Step};
@@ -79,15 +80,16 @@ pub fn text(title: Option<&str>, step: &Step, manner: Manner) -> String {
     let head = format!("  {}", manner.mark(step.state));
     let name = indent - if manner.marks { 4 } else { 7 };
     let mut lines = broken(&step.found, WIDTH - indent).into_iter();
-    text.push_str(&format!("{head}{:name$}{}\n", step.what, lines.next().unwrap_or_default()));
+    let first = lines.next().unwrap_or_default();
+    let _ = writeln!(text, "{head}{:name$}{first}", step.what);
     let space = " ".repeat(indent);
     for line in lines {
-        text.push_str(&format!("{space}{line}\n"));
+        let _ = writeln!(text, "{space}{line}");
     }
     if let Some(mend) = &step.mend {
         let mut lead = "mend: ";
         for line in broken(mend, WIDTH - indent - lead.len()) {
-            text.push_str(&format!("{space}{}{line}\n", manner.coloured(lead, "1")));
+            let _ = writeln!(text, "{space}{}{line}", manner.coloured(lead, "1"));
             lead = "      ";
         }
     }
