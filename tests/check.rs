@@ -224,7 +224,7 @@ fn a_healthy_set_up_passes() {
         checked.find(what);
     }
     assert!(checked.find("mbsync").found.contains("1."));
-    assert!(checked.find("TLS").found.contains("certificate for localhost, good for "));
+    assert!(checked.find("TLS").found.contains("certificate for localhost, good until "));
     assert!(checked.find("login").found.contains("as home by PLAIN"));
     assert!(checked.find("watching").found.contains("NOTIFY: all mailboxes on 1 connection"));
     assert!(checked.find("server").found.contains("5 mailboxes on both sides"));
@@ -667,7 +667,7 @@ fn faults_on_the_way_to_the_server() {
         Case {
             code: 77,
             what: "TLS",
-            found: "certificate for localhost, good for",
+            found: "certificate for localhost, good until",
             breaks: |home| edit(home, ".mbsyncrc", "CertificateFile ~/Home.pem\n", ""),
             mends: |home, mend| {
                 let command = mend.split_once("keep it: ").and_then(|(_, it)| it.split_once(" ;"));
@@ -685,7 +685,7 @@ fn faults_on_the_way_to_the_server() {
         },
         Case {
             code: 69,
-            what: "TLS",
+            what: "greeting",
             found: "no answer in time",
             breaks: |home| edit(home, ".mbsyncrc", "SSLType IMAPS", "SSLType None\nTimeout 1"),
             mends: |home, mend| set_line(home, mend, &[]),
@@ -847,7 +847,7 @@ fn a_certificate_that_is_over_is_the_servers_to_mend() {
     assert!(step.mend.ends_with("whoever runs the server must renew it"), "{step:?}");
     write(9);
     server.restart();
-    let step = check(&home).one_fault(0, "TLS", "certificate for localhost, good for ");
+    let step = check(&home).one_fault(0, "TLS", "certificate for localhost, good until ");
     assert_eq!(step.mend, "whoever runs the server must renew it");
     write(30);
     server.restart();
@@ -918,4 +918,56 @@ fn g9_a_signal_ends_it_at_once() {
     let output = running.wait(Duration::from_secs(5));
     assert_eq!(output.code(), 130, "{output:?}");
     home.wait_no_leftovers(Duration::from_secs(2));
+}
+
+#[test]
+fn a_server_that_has_no_time_is_tried_later() {
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = busy.local_addr().expect("address").port();
+    std::thread::spawn(move || {
+        for stream in busy.incoming() {
+            let _ = stream.map(|mut stream| {
+                std::io::Write::write_all(&mut stream, b"* BYE [UNAVAILABLE] come back later\r\n")
+            });
+        }
+    });
+    let server = Server::start();
+    let way = rig::Delay::to(port, Duration::ZERO);
+    let home = Home::with(vec![rig::Account::on(&server, "Home").port(way.port())]);
+    complete(&home);
+    let step = check(&home).one_fault(75, "greeting", "come back later");
+    assert_eq!(step.mend, "try again later");
+    way.set_target(server.port());
+    check(&home).assert_healthy();
+}
+
+#[test]
+fn accounts_are_told_apart() {
+    let home = Home::on(server(), &["Home", "Work"]);
+    home.mbsync(&["-a"]).ok();
+    complete(&home);
+    let both = "account Home\nfrom me@home.example\naccount Work\nfrom me@work.example\n";
+    home.write(".msmtprc", both);
+    check(&home).assert_healthy();
+    edit(&home, ".mbsyncrc", "Pass secret-of-work", "PassCmd false");
+    let step = check(&home).one_fault(77, "password", "PassCmd exited with status 1");
+    assert_eq!(step.part, "Work");
+    assert!(step.mend.contains("IMAPAccount Work (~/.mbsyncrc:"), "{step:?}");
+    check_with(&home, &["Home"]).assert_healthy();
+}
+
+#[test]
+fn a_waiter_is_seen_and_left_alone() {
+    let home = healthy();
+    home.settings("throttle = \"0s\"\n");
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = rig::Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
+    waiter.wait_for("NOTIFY", LONG);
+    let said = waiter.stderr();
+    let checked = check(&home);
+    checked.assert_healthy();
+    assert_eq!(checked.find("waiter").found, "one is alive");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(waiter.stderr(), said, "the check has woken it");
+    assert!(waiter.runs());
 }

@@ -9,7 +9,7 @@ use openssl::x509::X509;
 pub struct Certificate {
     /// The host names it is made out for; its common name where it has none.
     pub names: Vec<String>,
-    /// When it expires, as OpenSSL writes it.
+    /// The day on which it expires: `Dec 23 2026`.
     pub expires: String,
     /// Days until then; negative: it has.
     pub days: i32,
@@ -34,7 +34,14 @@ impl Certificate {
         let left = now.diff(certificate.not_after()).ok()?;
         // A part of a day that is over counts as one.
         let days = if left.secs < 0 { left.days - 1 } else { left.days };
-        Some(Certificate { names, expires: certificate.not_after().to_string(), days })
+        // OpenSSL writes `Dec 23 16:50:52 2026 GMT`.
+        let expires = certificate.not_after().to_string();
+        let words: Vec<&str> = expires.split_whitespace().collect();
+        let expires = match words[..] {
+            [month, day, _, year, ..] => format!("{month} {day} {year}"),
+            _ => expires,
+        };
+        Some(Certificate { names, expires, days })
     }
 }
 
@@ -46,7 +53,7 @@ impl std::fmt::Display for Certificate {
         } else {
             let days = usize::try_from(self.days).unwrap_or(0);
             let left = super::counted(days, "day");
-            write!(f, "certificate for {names}, good for {left} (until {})", self.expires)
+            write!(f, "certificate for {names}, good until {} ({left})", self.expires)
         }
     }
 }

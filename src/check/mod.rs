@@ -310,10 +310,7 @@ fn small_text(file: &Path) -> Option<String> {
 
 /// `1 mailbox`, `2 mailboxes`.
 fn counted(count: usize, what: &str) -> String {
-    let plural = match what.strip_suffix('x') {
-        Some(_) => "es",
-        None => "s",
-    };
+    let plural = if what.ends_with('x') || what.ends_with("ch") { "es" } else { "s" };
     format!("{count} {what}{}", if count == 1 { "" } else { plural })
 }
 

@@ -45,10 +45,7 @@ pub fn steps(scene: &Scene<'_>, report: &mut Report) {
     report.say(if waiter {
         Step::good("waiter", "one is alive")
     } else {
-        Step::note(
-            "waiter",
-            format!("none; nothing syncs {name} unasked (mutt-sync --wait {name} does)"),
-        )
+        Step::note("waiter", format!("none: {name} is synced only when somebody asks for it"))
     });
     let attended = running || waiter || Lock::is_held(&dir.file("queue.lock"));
     requests(scene, &dir, attended, report);

@@ -151,17 +151,22 @@ fn refused(
     section: &str,
     report: &mut Report,
 ) {
-    if failure.exit == Exit::Later {
-        report.say(Step::failed("TLS", failure, "try again later"));
-        return;
-    }
     if failure.exit == Exit::Config {
         report.say(for_waiting(Step::failed("TLS", failure, "see mbsync(1)")));
         return;
     }
     let where_to = place(server);
     let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
+    let greeted = !said.starts_with("greeting:") && !said.starts_with("the server says goodbye");
+    if !greeted && server.tls == TlsMode::Imaps {
+        report.say(Step::good("TLS", "encrypted"));
+    }
     if !said.starts_with("certificate refused") {
+        let what = if greeted { "TLS" } else { "greeting" };
+        if failure.exit == Exit::Later {
+            report.say(Step::bad(what, failure.exit, said, "try again later"));
+            return;
+        }
         let mend = match server.tls {
             TlsMode::None => format!(
                 "see that an IMAP server without TLS listens there; if it has TLS, set `SSLType IMAPS` in {section}"
@@ -173,7 +178,7 @@ fn refused(
                 "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `SSLType STARTTLS` in {section}"
             ),
         };
-        report.say(Step::failed("TLS", failure, &mend));
+        report.say(Step::bad(what, failure.exit, said, mend));
         return;
     }
     let shown = certificate_shown(server, report);

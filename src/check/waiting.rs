@@ -121,10 +121,7 @@ fn step(needed: usize, deaf: Option<usize>, most: &Limit, instances: &Limit) -> 
     match deaf {
         Some(0) => Step::good(
             WHAT,
-            format!(
-                "{needed_text} needed and to be had (limit {}, {} processes)",
-                most.value, instances.value
-            ),
+            format!("{needed_text} needed, all to be had (the limit is {})", most.value),
         ),
         Some(deaf) => Step::warning(
             WHAT,
