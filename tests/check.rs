@@ -168,7 +168,7 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| {
         Server::with(ServerOptions {
             tls: Tls::Imaps,
-            users: vec!["home".into(), "work".into()],
+            users: vec!["home".into(), "work".into(), "nest".into()],
             ..ServerOptions::default()
         })
     })
@@ -296,6 +296,7 @@ fn agrees_with_mbsync(case: &Case) {
     }
     let home = healthy();
     (case.breaks)(&home);
+    home.age();
     let mut mbsync = home.command("/usr/bin/mbsync");
     mbsync.arg("-a");
     let output = run(&mut as_owner(&home, mbsync), LONG);
@@ -970,4 +971,20 @@ fn a_waiter_is_seen_and_left_alone() {
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(waiter.stderr(), said, "the check has woken it");
     assert!(waiter.runs());
+}
+
+#[test]
+fn a_store_without_sub_folders_takes_no_mailbox_below_another() {
+    server().imap("nest").create("Lists/rust");
+    let account = rig::Account::on(server(), "Home").login("nest", "secret-of-nest");
+    let home = Home::with(vec![account]);
+    complete(&home);
+    edit(&home, ".mbsyncrc", "SubFolders Verbatim\n", "");
+    let step =
+        check(&home).one_fault(1, "server", "has no SubFolders, and so no place for: Lists/rust");
+    assert!(!home.mbsync(&["-a"]).status.success());
+    set_line(&home, &step.mend, &[]);
+    check(&home).assert_healthy();
+    home.mbsync(&["-a"]).ok();
+    check(&home).assert_healthy();
 }

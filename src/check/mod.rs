@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 use crate::account::Account;
 use crate::imap::Interrupt;
-use crate::mbsyncrc::{Config, Env, SectionKind};
+use crate::mbsyncrc::{Config, Dialect, Env, SectionKind};
 use crate::outcome::{Exit, Failure};
 use crate::settings;
 use crate::stop::Stop;
@@ -217,15 +217,30 @@ impl Scene<'_> {
 
     /// Where the account's lines stand, for messages.
     fn section(&self) -> String {
-        let config = &self.ground.config;
         let name = &self.account.name;
-        let of = |kind| config.sections.iter().find(|each| each.kind == kind && each.name == *name);
-        let (keyword, line) = match (of(SectionKind::Account), of(SectionKind::ImapStore)) {
-            (Some(section), _) => ("IMAPAccount", section.first),
-            (None, Some(section)) => ("IMAPStore", section.first),
-            (None, None) => ("IMAPAccount", 1),
+        let has =
+            |kind| self.ground.config.sections.iter().any(|it| it.kind == kind && it.name == *name);
+        let (kind, keyword) = if has(SectionKind::Account) {
+            (SectionKind::Account, "IMAPAccount")
+        } else {
+            (SectionKind::ImapStore, "IMAPStore")
         };
-        format!("{keyword} {name} ({}:{line})", self.shown(&config.file))
+        format!("{keyword} {name} ({})", self.place_of(kind, name))
+    }
+
+    /// File and line of a section.
+    fn place_of(&self, kind: SectionKind, name: &str) -> String {
+        let config = &self.ground.config;
+        let found = config.sections.iter().find(|each| each.kind == kind && each.name == name);
+        format!("{}:{}", self.shown(&config.file), found.map_or(1, |section| section.first))
+    }
+
+    /// The keyword of this isync for how a connection is secured.
+    fn tls_keyword(&self) -> &'static str {
+        match self.ground.config.dialect {
+            Dialect::V1_4 => "SSLType",
+            Dialect::V1_5 => "TLSType",
+        }
     }
 }
 

@@ -109,7 +109,7 @@ pub fn directly(scene: &Scene<'_>, server: &Server, report: &mut Report) -> Opti
     }
     match connect(server, &report.interrupt) {
         Ok((mut wire, greeting)) => {
-            secured(server, &wire, loopback, &section, report);
+            secured(scene, server, &wire, loopback, report);
             Some(offered(&mut wire, greeting, server))
         }
         Err(failure) => {
@@ -120,7 +120,8 @@ pub fn directly(scene: &Scene<'_>, server: &Server, report: &mut Report) -> Opti
 }
 
 /// What the connection is secured by.
-fn secured(server: &Server, wire: &Wire, loopback: bool, section: &str, report: &mut Report) {
+fn secured(scene: &Scene<'_>, server: &Server, wire: &Wire, loopback: bool, report: &mut Report) {
+    let (keyword, section) = (scene.tls_keyword(), scene.section());
     if server.tls == TlsMode::None {
         report.say(if loopback {
             Step::note("TLS", "none, as the file wants it; the server is on this machine")
@@ -128,7 +129,7 @@ fn secured(server: &Server, wire: &Wire, loopback: bool, section: &str, report: 
             Step::warning(
                 "TLS",
                 "none: everybody on the way can read mail and password",
-                format!("set SSLType IMAPS or STARTTLS in {section}, and its Port"),
+                format!("set `{keyword} IMAPS` in {section}, or STARTTLS, and its Port"),
             )
         });
         return;
@@ -155,7 +156,7 @@ fn refused(
         report.say(for_waiting(Step::failed("TLS", failure, "see mbsync(1)")));
         return;
     }
-    let where_to = place(server);
+    let (where_to, keyword) = (place(server), scene.tls_keyword());
     let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
     let greeted = !said.starts_with("greeting:") && !said.starts_with("the server says goodbye");
     if !greeted && server.tls == TlsMode::Imaps {
@@ -169,13 +170,13 @@ fn refused(
         }
         let mend = match server.tls {
             TlsMode::None => format!(
-                "see that an IMAP server without TLS listens there; if it has TLS, set `SSLType IMAPS` in {section}"
+                "see that an IMAP server without TLS listens there; if it has TLS, set `{keyword} IMAPS` in {section}"
             ),
             TlsMode::StartTls => format!(
-                "see that an IMAP server with STARTTLS listens there; if it has TLS from the first byte (port 993), set `SSLType IMAPS` in {section}"
+                "see that an IMAP server with STARTTLS listens there; if it has TLS from the first byte (port 993), set `{keyword} IMAPS` in {section}"
             ),
             TlsMode::Imaps => format!(
-                "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `SSLType STARTTLS` in {section}"
+                "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `{keyword} STARTTLS` in {section}"
             ),
         };
         report.say(Step::bad(what, failure.exit, said, mend));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::{Report, Scene, Step, counted, password, reach, some};
-use crate::account::{Channel, Given, ImapStore, Mailbox, Server, StoreKind, TlsMode};
+use crate::account::{Channel, Given, ImapStore, Mailbox, Server, StoreKind, SubFolders, TlsMode};
 use crate::imap::connect::{place, step};
 use crate::imap::login::Mechanism;
 use crate::imap::names::{Naming, from_utf7, to_utf7};
@@ -259,6 +259,11 @@ fn far_side(
                 _ => only_here.push(mailbox.near.clone()),
             }
         }
+        if let Some(step) = nested(scene, channel, &only_there) {
+            steps.push(step);
+            // They are not made here whatever Create says.
+            only_there.retain(|far| !is_nested(channel, far));
+        }
         steps.extend(one_sided(scene, channel, &only_there, &only_here));
         if channel.patterns.is_some() && admitted == 0 && own.is_empty() {
             steps.push(Step::warning(
@@ -281,14 +286,32 @@ fn far_side(
     Ok(there)
 }
 
+/// A mailbox below another, which a Maildir store cannot take.
+fn is_nested(channel: &Channel, far: &str) -> bool {
+    let StoreKind::Maildir(store) = &channel.near.store.kind else { return false };
+    let name = far.strip_prefix(channel.far.mailbox.as_str()).unwrap_or(far);
+    store.subfolders == SubFolders::Unset
+        && channel.near.store.flatten.is_none()
+        && name.contains('/')
+}
+
+fn nested(scene: &Scene<'_>, channel: &Channel, only_there: &[String]) -> Option<Step> {
+    let names: Vec<&String> = only_there.iter().filter(|far| is_nested(channel, far)).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let store = &channel.near.store.name;
+    let section = scene.place_of(SectionKind::MaildirStore, store);
+    Some(Step::bad(
+        "server",
+        Exit::Mailbox,
+        format!("MaildirStore {store} has no SubFolders, and so no place for: {}", some(&names)),
+        format!("set `SubFolders Verbatim` in MaildirStore {store} ({section})"),
+    ))
+}
+
 fn channel_section(scene: &Scene<'_>, channel: &Channel) -> String {
-    let config = &scene.ground.config;
-    let line = config
-        .sections
-        .iter()
-        .find(|each| each.kind == SectionKind::Channel && each.name == channel.name)
-        .map_or(1, |section| section.first);
-    format!("Channel {} ({}:{line})", channel.name, scene.shown(&config.file))
+    format!("Channel {} ({})", channel.name, scene.place_of(SectionKind::Channel, &channel.name))
 }
 
 /// Mailboxes that are on one side only: made on the other, or in the way.
