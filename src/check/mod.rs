@@ -165,7 +165,7 @@ pub fn run(asked: &Asked<'_>) -> Result<Exit, Failure> {
         interrupt: Interrupt::when_readable(Arc::new(fd)),
         stop,
     };
-    report.part("mutt-sync");
+    report.part(&format!("mutt-sync {}", crate::VERSION));
     let Some(ground) = setup::steps(asked, &mut report) else {
         report.out_of_reach(&["accounts", "mutt"]);
         return Ok(report.end());

@@ -175,7 +175,8 @@ fn paths(env: &Env, config: &Config, report: &mut Report) {
             let Some(path) = store.path.as_deref().filter(|path| !path.ends_with('/')) else {
                 continue;
             };
-            if seen.contains(&path) || !Path::new(path).is_dir() {
+            // Without a Maildir below, a prefix may well be what is meant.
+            if seen.contains(&path) || !holds_maildirs(Path::new(path)) {
                 continue;
             }
             seen.push(path);
@@ -190,6 +191,11 @@ fn paths(env: &Env, config: &Config, report: &mut Report) {
             ));
         }
     }
+}
+
+fn holds_maildirs(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.take(1000).any(|entry| entry.path().join("cur").is_dir())
 }
 
 /// Tables of config.toml for accounts that there are not.
