@@ -94,16 +94,17 @@ pub fn demand(dir: &StateDir, wants: &BTreeSet<Want>, urgent: bool) -> io::Resul
 /// How these requests stand. Only true for who holds the lock.
 #[must_use]
 pub fn standing(dir: &StateDir, wants: &BTreeSet<Want>) -> Standing {
-    let mut standing = Standing::Served;
+    let mut fresh = false;
     for name in wants.iter().map(names::want) {
-        if dir.file("run").join(&name).exists() {
-            return Standing::Fresh;
-        }
         match found(&dir.file("want").join(&name)) {
-            Found::Fresh => return Standing::Fresh,
-            Found::Failed(_) => standing = Standing::Failed,
-            Found::Nothing => {}
+            // Part of it failed, and others may have asked for the rest again.
+            Found::Failed(_) => return Standing::Failed,
+            Found::Fresh => fresh = true,
+            Found::Nothing => fresh |= dir.file("run").join(&name).exists(),
         }
+    }
+    if fresh {
+        return Standing::Fresh;
     }
     // A run of the whole account leaves the mailboxes standing that it failed on.
     let part_failed = || {
@@ -112,7 +113,7 @@ pub fn standing(dir: &StateDir, wants: &BTreeSet<Want>) -> Standing {
                 && matches!(found(&dir.file("want").join(name)), Found::Failed(_))
         })
     };
-    if standing == Standing::Served && part_failed() { Standing::Failed } else { standing }
+    if part_failed() { Standing::Failed } else { Standing::Served }
 }
 
 /// Whether a run for `wider` is one for `want` too.
