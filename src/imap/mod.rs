@@ -6,6 +6,7 @@
 //! mail or decides anything.
 
 pub mod connect;
+pub mod handover;
 pub mod login;
 pub mod names;
 pub mod parse;

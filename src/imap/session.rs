@@ -182,7 +182,22 @@ pub struct Link {
     tags: u32,
     selected: Option<(String, Opening)>,
     idling: Option<String>,
+    /// NOTIFY is on.
+    notified: bool,
+    /// What the server answered to NAMESPACE, word for word.
+    namespace: Option<Vec<u8>>,
     heard: VecDeque<Heard>,
+}
+
+/// What a relay has to know of the link that is lent.
+#[derive(Debug)]
+pub(super) struct Lending {
+    /// Commands of ours that are not answered yet.
+    pub ours: HashSet<Vec<u8>>,
+    /// The whole response to NAMESPACE.
+    pub namespace: Option<Vec<u8>>,
+    /// To be polled.
+    pub socket: OwnedFd,
 }
 
 impl Link {
@@ -219,6 +234,8 @@ impl Link {
             tags: 0,
             selected: None,
             idling: None,
+            notified: false,
+            namespace: None,
             heard: VecDeque::new(),
         };
         link.capabilities = match after {
@@ -258,6 +275,30 @@ impl Link {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.idling.is_none() && self.wire.with(|w| w.buffered() == 0 && w.trouble().is_none())
+    }
+
+    /// Ends IDLE and NOTIFY and leaves the open mailbox, all without waiting for
+    /// the answers: whoever has the wire next takes them from it.
+    pub(super) fn lend(&mut self) -> Result<Lending, LinkError> {
+        let mut ours: HashSet<Vec<u8>> = HashSet::new();
+        let mut out = String::new();
+        if let Some(tag) = self.idling.take() {
+            ours.insert(tag.into_bytes());
+            out.push_str("DONE\r\n");
+        }
+        let wanted = [("UNSELECT", self.selected.take().is_some()), ("NOTIFY NONE", self.notified)];
+        for (command, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
+            let tag = self.tag();
+            out.push_str(&format!("{tag} {command}\r\n"));
+            ours.insert(tag.into_bytes());
+        }
+        self.notified = false;
+        let socket = rustix::io::fcntl_dupfd_cloexec(&self.socket, 3).map_err(|e| {
+            self.lost("lending", &WireError::Io(std::io::Error::from(e).to_string()))
+        })?;
+        self.wire.with(|w| w.begin(Limits::unasked(self.step)));
+        self.send("lending", out.as_bytes())?;
+        Ok(Lending { ours, namespace: self.namespace.clone(), socket })
     }
 
     /// After the wire was lent: leaves whatever mailbox is open. Refusal is fine,
@@ -548,14 +589,16 @@ impl Link {
         if !self.capabilities.namespace() {
             return Ok(Namespace::default());
         }
-        let mut found = None;
+        let (mut found, mut said) = (None, None);
         self.run(Line::new("NAMESPACE"), self.small(), |reply| match reply {
             Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"NAMESPACE") => {
                 found = parse::namespace(rest);
+                said = Some([&b"* NAMESPACE "[..], rest, b"\r\n"].concat());
                 true
             }
             _ => false,
         })?;
+        self.namespace = said.filter(|said| said.len() < 4096);
         Ok(found.unwrap_or_default())
     }
 
@@ -842,6 +885,7 @@ impl Link {
             });
             match done {
                 Ok(answer) if !overflow && answer.code != "NOTIFICATIONOVERFLOW" => {
+                    self.notified = true;
                     return Ok(found);
                 }
                 Ok(answer) | Err(LinkError::Refused(answer)) => refusal = Some(answer),
@@ -856,6 +900,7 @@ impl Link {
 
     /// Asks to be told of nothing any more.
     pub fn notify_none(&mut self) -> Result<(), LinkError> {
+        self.notified = false;
         self.run(Line::new("NOTIFY NONE"), self.small(), |_| false).map(|_| ())
     }
 

@@ -1,0 +1,565 @@
+//! The relay: a connection lent to somebody who speaks IMAP himself.
+//!
+//! Knows commands by tag and verb, and where responses and literals end; passes
+//! all else on as it is. It greets with PREAUTH, answers itself what the server
+//! has told us before (CAPABILITY, NAMESPACE), and keeps LOGOUT to itself, for
+//! the connection goes on. Never waits. Buffers are bounded: who does not read
+//! is not read from.
+
+use super::parse::{self, Reply, Verb};
+use super::session::{Lending, Link, LinkError};
+use super::wire::{Shared, WireError};
+use rustix::event::{PollFd, PollFlags};
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+/// Most bytes kept for either side.
+const ROOM: usize = 64 * 1024;
+/// Longest command line that is looked into; mbsync's are below 1100 bytes.
+const LONGEST_COMMAND: usize = 16 * 1024;
+/// Most commands under way before no more are taken.
+const MOST_COMMANDS: usize = 1000;
+/// Of a response's line so much is kept from its beginning and from its end.
+const HEAD: usize = 64;
+const TAIL: usize = 24;
+
+/// Capabilities that a lent connection does not have: they change what it is.
+const NOT_LENT: [&str; 6] = ["STARTTLS", "LOGINDISABLED", "SASL-IR", "IDLE", "NOTIFY", "ENABLE"];
+/// Commands that it does not take.
+const NOT_TAKEN: [&[u8]; 8] = [
+    b"STARTTLS",
+    b"COMPRESS",
+    b"LOGIN",
+    b"AUTHENTICATE",
+    b"IDLE",
+    b"NOTIFY",
+    b"ENABLE",
+    b"UNAUTHENTICATE",
+];
+
+/// What went wrong, so that the connection cannot be used again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The server, or the way to it.
+    Server(WireError),
+    /// The borrower left in the middle of something.
+    LeftEarly,
+    /// The borrower does not keep to IMAP: how.
+    Borrower(&'static str),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Server(error) => error.fmt(f),
+            Trouble::LeftEarly => f.write_str("it was left without LOGOUT"),
+            Trouble::Borrower(how) => write!(f, "its borrower does not keep to IMAP: {how}"),
+        }
+    }
+}
+
+/// The words of `* CAPABILITY` for a borrower.
+fn lent(words: &[String]) -> String {
+    let fit = |word: &&String| {
+        !NOT_LENT.contains(&word.as_str())
+            && !word.starts_with("AUTH=")
+            && !word.starts_with("COMPRESS")
+    };
+    words.iter().filter(fit).map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// A connection on loan.
+#[derive(Debug)]
+pub struct Relay {
+    wire: Shared,
+    socket: OwnedFd,
+    /// Commands of ours whose answers are not the borrower's.
+    ours: HashSet<Vec<u8>>,
+    capabilities: String,
+    namespace: Option<Vec<u8>>,
+    borrower: Option<UnixStream>,
+    joined: bool,
+    from: Commands,
+    /// The server's side.
+    responses: Responses,
+    to_server: Queue,
+    to_borrower: Queue,
+    /// Answers of ours, waiting for the end of a response.
+    answers: Vec<u8>,
+    logout: Option<Vec<u8>>,
+    parted: bool,
+    trouble: Option<Trouble>,
+}
+
+impl Relay {
+    /// Takes the link on loan: it stops to watch. Nothing is waited for.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn of(link: &mut Link) -> Result<Self, LinkError> {
+        let Lending { ours, namespace, socket } = link.lend()?;
+        Ok(Relay {
+            wire: link.wire().clone(),
+            socket,
+            ours,
+            capabilities: lent(link.capabilities().words()),
+            namespace,
+            borrower: None,
+            joined: false,
+            from: Commands::default(),
+            responses: Responses::default(),
+            to_server: Queue::default(),
+            to_borrower: Queue::default(),
+            answers: Vec::new(),
+            logout: None,
+            parted: false,
+            trouble: None,
+        })
+    }
+
+    /// The borrower, and a greeting for him. False if there has been one already.
+    pub fn join(&mut self, borrower: UnixStream) -> bool {
+        if self.joined || self.trouble.is_some() || borrower.set_nonblocking(true).is_err() {
+            return false;
+        }
+        self.joined = true;
+        self.borrower = Some(borrower);
+        let greeting =
+            format!("* PREAUTH [CAPABILITY {}] a connection on loan\r\n", self.capabilities);
+        self.to_borrower.push(greeting.as_bytes());
+        self.pump();
+        true
+    }
+
+    /// Whether somebody has come for the connection.
+    #[must_use]
+    pub fn was_joined(&self) -> bool {
+        self.joined
+    }
+
+    /// Whether the connection can be used again: its borrower has said LOGOUT, and
+    /// nothing is under way.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn given_back(&mut self) -> Result<(), Trouble> {
+        self.pump();
+        match self.trouble.clone() {
+            Some(trouble) => Err(trouble),
+            None if self.parted => Ok(()),
+            None if !self.joined && self.ours.is_empty() => Ok(()),
+            None => Err(Trouble::LeftEarly),
+        }
+    }
+
+    /// What to wait for. Only after [`Relay::pump`].
+    pub fn wish<'f>(&'f self, fds: &mut Vec<PollFd<'f>>) {
+        if self.trouble.is_some() || self.parted && self.to_borrower.is_empty() {
+            return;
+        }
+        let mut of_server = PollFlags::empty();
+        if self.wants_response() {
+            of_server |= PollFlags::IN;
+        }
+        if !self.to_server.is_empty() {
+            of_server |= PollFlags::OUT;
+        }
+        if !of_server.is_empty() {
+            fds.push(PollFd::new(&self.socket, of_server));
+        }
+        if let Some(borrower) = &self.borrower {
+            let mut flags = PollFlags::empty();
+            if self.wants_command() {
+                flags |= PollFlags::IN;
+            }
+            if !self.to_borrower.is_empty() {
+                flags |= PollFlags::OUT;
+            }
+            if !flags.is_empty() {
+                fds.push(PollFd::new(borrower, flags));
+            }
+        }
+    }
+
+    fn wants_response(&self) -> bool {
+        !self.parted
+            && self.to_borrower.has_room()
+            && (self.borrower.is_some() || !self.ours.is_empty())
+    }
+
+    fn wants_command(&self) -> bool {
+        self.to_server.has_room()
+            && self.from.under_way.len() < MOST_COMMANDS
+            && self.answers.len() < ROOM
+            && self.logout.is_none()
+    }
+
+    /// Carries what can be carried now.
+    pub fn pump(&mut self) {
+        let mut buffer = [0_u8; 16 * 1024];
+        while self.trouble.is_none() {
+            let moved = self.step(&mut buffer);
+            match moved {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(trouble) => {
+                    // Whoever waits for an answer is told that none will come.
+                    self.borrower = None;
+                    self.trouble = Some(trouble);
+                }
+            }
+        }
+    }
+
+    /// One step in each direction; whether any byte moved.
+    fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+        let mut moved = false;
+        if self.wants_response() {
+            moved |= self.hear_server(buffer)?;
+        }
+        self.answer();
+        if let Some(borrower) = &mut self.borrower {
+            match self.to_borrower.write_to(|bytes| borrower.write(bytes)) {
+                Ok(some) => moved |= some,
+                Err(_) if self.parted => self.borrower = None,
+                Err(_) => return Err(Trouble::LeftEarly),
+            }
+        }
+        if self.wants_command() {
+            moved |= self.hear_borrower(buffer)?;
+        }
+        let wire = &self.wire;
+        let written = self
+            .to_server
+            .write_to(|bytes| match wire.with(|wire| wire.try_write(bytes)) {
+                Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+                Ok(count) => Ok(count),
+                Err(error) => Err(error.into()),
+            })
+            .map_err(|_| self.server_trouble())?;
+        Ok(moved || written)
+    }
+
+    fn server_trouble(&self) -> Trouble {
+        let error = self.wire.with(|wire| wire.trouble().cloned());
+        Trouble::Server(error.unwrap_or(WireError::Closed))
+    }
+
+    fn hear_server(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+        if !self.ours.is_empty() {
+            let response = self.wire.with(super::wire::Wire::try_response);
+            let Some(response) = response.map_err(Trouble::Server)? else { return Ok(false) };
+            match parse::reply(&response) {
+                Reply::Tagged(tag, _) if !self.ours.remove(tag) => {
+                    return Err(Trouble::Server(WireError::Malformed("an answer to nothing")));
+                }
+                Reply::Condition(said) if said.verb == Verb::Bye => {
+                    return Err(Trouble::Server(WireError::Closed));
+                }
+                // What changed is seen when the watch begins again.
+                _ => {}
+            }
+            return Ok(true);
+        }
+        let count = self.wire.with(|wire| wire.try_read(buffer)).map_err(Trouble::Server)?;
+        let bytes = buffer.get(..count).unwrap_or_default();
+        self.to_borrower.push(bytes);
+        self.responses.take(bytes, |tag| self.from.answered(tag))?;
+        Ok(count > 0)
+    }
+
+    fn hear_borrower(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+        let Some(borrower) = &mut self.borrower else { return Ok(false) };
+        let count = match borrower.read(buffer) {
+            Ok(0) => return Err(Trouble::LeftEarly),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(_) => return Err(Trouble::LeftEarly),
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        let Relay { from, to_server, answers, logout, capabilities, namespace, .. } = self;
+        from.take(bytes, to_server, |tag, verb, whole| {
+            let mut say = |parts: &[&[u8]]| parts.iter().for_each(|part| answers.extend(*part));
+            match verb {
+                b"LOGOUT" if whole => *logout = Some(tag.to_vec()),
+                b"CAPABILITY" if whole => say(&[
+                    b"* CAPABILITY ",
+                    capabilities.as_bytes(),
+                    b"\r\n",
+                    tag,
+                    b" OK from memory\r\n",
+                ]),
+                b"NAMESPACE" if whole && namespace.is_some() => {
+                    say(&[namespace.as_deref().unwrap_or_default(), tag, b" OK from memory\r\n"])
+                }
+                verb if NOT_TAKEN.contains(&verb) => say(&[tag, b" BAD not on loan\r\n"]),
+                _ => return false,
+            }
+            true
+        })?;
+        Ok(true)
+    }
+
+    /// Puts our answers between the server's, never into one.
+    fn answer(&mut self) {
+        if !self.responses.is_between() {
+            return;
+        }
+        if !self.answers.is_empty() {
+            self.to_borrower.push(&self.answers);
+            self.answers.clear();
+        }
+        if !self.from.under_way.is_empty() || !self.ours.is_empty() || !self.from.is_between() {
+            return;
+        }
+        if let (Some(tag), false) = (&self.logout, self.parted) {
+            self.to_borrower.push(b"* BYE\r\n");
+            self.to_borrower.push(tag);
+            self.to_borrower.push(b" OK the connection goes back\r\n");
+            self.parted = true;
+        }
+    }
+}
+
+/// The borrower's commands, as far as they must be known.
+#[derive(Debug, Default)]
+struct Commands {
+    line: Vec<u8>,
+    /// Bytes of a literal still to come.
+    literal: u64,
+    /// The command that a literal belongs to, and whether the server's consent
+    /// to it is waited for.
+    within: Option<(Vec<u8>, bool)>,
+    under_way: HashSet<Vec<u8>>,
+}
+
+impl Commands {
+    fn is_between(&self) -> bool {
+        self.line.is_empty() && self.literal == 0 && self.within.is_none()
+    }
+
+    /// Passes on what is not for us. `ours` gets the tag, the verb in upper case,
+    /// and whether that was all; it says whether it has taken the command.
+    fn take(
+        &mut self,
+        mut bytes: &[u8],
+        to_server: &mut Queue,
+        mut ours: impl FnMut(&[u8], &[u8], bool) -> bool,
+    ) -> Result<(), Trouble> {
+        while !bytes.is_empty() {
+            if self.literal > 0 {
+                let count =
+                    usize::try_from(self.literal).map_or(bytes.len(), |n| n.min(bytes.len()));
+                let (literal, rest) = bytes.split_at(count);
+                to_server.push(literal);
+                self.literal -= count as u64;
+                if let Some((_, waits)) = &mut self.within {
+                    *waits = false;
+                }
+                bytes = rest;
+                continue;
+            }
+            let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
+            let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            self.line.extend_from_slice(part);
+            bytes = rest;
+            if self.line.len() > LONGEST_COMMAND {
+                return Err(Trouble::Borrower("a line too long"));
+            }
+            if end.is_some() {
+                let line = std::mem::take(&mut self.line);
+                self.whole_line(&line, to_server, &mut ours)?;
+                self.line = line;
+                self.line.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn whole_line(
+        &mut self,
+        line: &[u8],
+        to_server: &mut Queue,
+        ours: &mut impl FnMut(&[u8], &[u8], bool) -> bool,
+    ) -> Result<(), Trouble> {
+        let literal = literal_at_end(line);
+        let tag = if let Some((tag, _)) = self.within.take() {
+            tag
+        } else {
+            let mut words = line.trim_ascii_end().splitn(3, |&b| b == b' ');
+            let tag = words.next().unwrap_or_default().to_vec();
+            let verb = words.next().unwrap_or_default().to_ascii_uppercase();
+            if tag.is_empty() || verb.is_empty() {
+                return Err(Trouble::Borrower("a line that is no command"));
+            }
+            if self.under_way.contains(&tag) {
+                return Err(Trouble::Borrower("a tag twice"));
+            }
+            if literal.is_none() && ours(&tag, &verb, words.next().is_none()) {
+                return Ok(());
+            }
+            self.under_way.insert(tag.clone());
+            tag
+        };
+        to_server.push(line);
+        if let Some((length, waits)) = literal {
+            self.literal = length;
+            self.within = Some((tag, waits));
+        }
+        Ok(())
+    }
+
+    /// An answer to one of them; false to none.
+    fn answered(&mut self, tag: &[u8]) -> bool {
+        // Refused before its literal was sent, which will not come then.
+        if self.within.as_ref().is_some_and(|(within, waits)| *waits && within == tag) {
+            self.within = None;
+            self.literal = 0;
+        }
+        self.under_way.remove(tag)
+    }
+}
+
+/// Where the server's responses end.
+#[derive(Debug, Default)]
+struct Responses {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    literal: u64,
+    /// The line is not the response's first.
+    further: bool,
+}
+
+impl Responses {
+    fn is_between(&self) -> bool {
+        self.head.is_empty() && self.literal == 0 && !self.further
+    }
+
+    fn take(
+        &mut self,
+        mut bytes: &[u8],
+        mut answered: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Trouble> {
+        while !bytes.is_empty() {
+            if self.literal > 0 {
+                let count =
+                    usize::try_from(self.literal).map_or(bytes.len(), |n| n.min(bytes.len()));
+                self.literal -= count as u64;
+                bytes = bytes.get(count..).unwrap_or_default();
+                continue;
+            }
+            let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
+            let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            bytes = rest;
+            let room = HEAD.saturating_sub(self.head.len()).min(part.len());
+            self.head.extend_from_slice(part.get(..room).unwrap_or_default());
+            let last = part.get(part.len().saturating_sub(TAIL)..).unwrap_or_default();
+            let excess = (self.tail.len() + last.len()).saturating_sub(TAIL);
+            self.tail.drain(..excess.min(self.tail.len()));
+            self.tail.extend_from_slice(last);
+            if end.is_some() {
+                self.whole_line(&mut answered)?;
+                self.head.clear();
+                self.tail.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn whole_line(&mut self, answered: &mut impl FnMut(&[u8]) -> bool) -> Result<(), Trouble> {
+        let malformed = |how| Err(Trouble::Server(WireError::Malformed(how)));
+        if !self.further {
+            let mut words = self.head.split(|b| b.is_ascii_whitespace());
+            let first = words.next().unwrap_or_default();
+            match first {
+                b"*" => {
+                    let word = words.next().unwrap_or_default().to_ascii_uppercase();
+                    match &word[..] {
+                        b"BYE" => return Err(Trouble::Server(WireError::Closed)),
+                        // Text for people, whatever it ends with.
+                        b"OK" | b"NO" | b"BAD" | b"PREAUTH" => return Ok(()),
+                        _ => {}
+                    }
+                }
+                b"+" => return Ok(()),
+                tag if answered(tag) => return Ok(()),
+                _ => return malformed("an answer to nothing"),
+            }
+        }
+        self.further = false;
+        if let Some((length, _)) = literal_at_end(&self.tail) {
+            self.literal = length;
+            self.further = true;
+        }
+        Ok(())
+    }
+}
+
+/// The length of the literal that a line announces, and whether its sender waits
+/// for consent.
+fn literal_at_end(line: &[u8]) -> Option<(u64, bool)> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let inside = line.strip_suffix(b"}")?;
+    let at = inside.iter().rposition(|&b| b == b'{')?;
+    let digits = inside.get(at + 1..)?;
+    let (digits, waits) = match digits.strip_suffix(b"+").or_else(|| digits.strip_suffix(b"-")) {
+        Some(digits) => (digits, false),
+        None => (digits, true),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok().map(|length| (length, waits))
+}
+
+/// Bytes on their way.
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    gone: usize,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.gone == self.bytes.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.len() - self.gone < ROOM / 2
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.gone > 0 && self.bytes.len() + bytes.len() > self.bytes.capacity() {
+            self.bytes.drain(..self.gone);
+            self.gone = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether any were taken.
+    fn write_to(&mut self, mut to: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
+        let mut some = false;
+        while !self.is_empty() {
+            match to(self.bytes.get(self.gone..).unwrap_or_default()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.gone += count;
+                    some = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.is_empty() {
+            self.bytes.clear();
+            self.gone = 0;
+        }
+        Ok(some)
+    }
+}
