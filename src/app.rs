@@ -19,20 +19,21 @@ use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::mutt;
 use crate::outcome::{Exit, Failure};
 use crate::settings;
-use crate::state::StateDir;
-use crate::state::last::{self, Change, Last};
+use crate::state::last::{self, Last};
 use crate::state::retry::{self, Retry};
+use crate::state::{StateDir, want};
 use crate::status;
 use crate::stop::Stop;
 use crate::sync::after;
 use crate::sync::disk;
-use crate::sync::disk::{Disk, Manner, Report, Scene, short};
+use crate::sync::disk::{Disk, Manner, Report, Scene};
 use crate::sync::handover;
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
 use crate::sys::{Forked, fork_detached};
 use crate::verdict::Rules;
 use crate::watch::{self, End};
+use crate::words::{short, what_happened};
 
 /// What a selection names: accounts by their place in the configuration.
 type Selection = Vec<(usize, BTreeSet<Want>)>;
@@ -323,7 +324,7 @@ impl<'a> Session<'a> {
         let failed = |exit: Exit, text: &str, retry: Option<Duration>| {
             let again = match retry {
                 Some(wait) if exit != Exit::Config => {
-                    format!("; tried again after {}", short(wait))
+                    format!("; the request stands, not tried unasked for {}", short(wait))
                 }
                 _ => String::new(),
             };
@@ -430,13 +431,34 @@ impl<'a> Session<'a> {
         failure.exit
     }
 
+    /// What would be run, and why: what is asked for here, what stands from
+    /// before, what the disk shows to be pushed. The server is not asked.
     fn dry_run(&self, selection: &Selection) -> Exit {
-        for (account, wants) in selection {
+        for (account, asked) in selection {
             let Some(scene) = self.scene(*account) else { continue };
-            let words = self.config.mbsync_words(scene.account, wants).args();
+            let dir = StateDir::existing(scene.base, &scene.account.name);
+            let standing = want::all(&dir);
+            let wants: BTreeSet<Want> = asked.union(&standing).cloned().collect();
+            let mut touched = self.config.local_mailboxes(scene.account);
+            touched.retain(|mailbox| wants.iter().any(|want| disk::covers(want, mailbox)));
+            let status = status::of(scene, &touched);
+            let words = self.config.mbsync_words(scene.account, &wants).args().join(" ");
             let program = scene.settings.mbsync.display();
-            let file = self.config.file.display();
-            out(&format!("{}: {program} -q -c {file} {}", scene.account.name, words.join(" ")));
+            let file = self.env.shown(&self.config.file);
+            out(&format!("{}: {program} -q -c {file} {words}", scene.account.name));
+            out(&format!("  asked for: {}", status::in_words(asked).join(", ")));
+            let earlier: BTreeSet<Want> = standing.difference(asked).cloned().collect();
+            if !earlier.is_empty() {
+                out(&format!("  asked for before: {}", status::in_words(&earlier).join(", ")));
+            }
+            for line in status::pending_lines(&status) {
+                out(&line);
+            }
+            if let Some(backoff) = &status.backoff {
+                out(&format!("  not before {}: {}", in_seconds(backoff.wait), backoff.text));
+            } else if status.throttled > 0 && !self.cli.force {
+                out(&format!("  not before {}: throttled", in_seconds(status.throttled)));
+            }
         }
         Exit::Done
     }
@@ -470,34 +492,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
-#[must_use]
-pub fn what_happened(changes: &[Change], took: Duration) -> String {
-    let mut parts: Vec<String> = changes.iter().map(change_in_words).collect();
-    if parts.is_empty() {
-        parts.push("nothing to do".into());
-    }
-    parts.push(short(took));
-    parts.join(", ")
-}
-
-fn change_in_words(change: &Change) -> String {
-    let counts = [
-        (change.pulled, "new"),
-        (change.pushed, "pushed"),
-        (change.flags, if change.flags == 1 { "flag" } else { "flags" }),
-        (change.gone, "gone"),
-    ];
-    let mut words = printable(&change.mailbox);
-    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
-        words.extend([" ", &count.to_string(), " ", what]);
-    }
-    words
-}
-
-/// A mailbox' name comes from a server and may hold anything.
-fn printable(name: &str) -> String {
-    crate::sync::classify::fit_to_print(name, &[]).into_owned()
+fn in_seconds(seconds: u64) -> String {
+    format!("another {}", short(Duration::from_secs(seconds)))
 }
 
 fn clip(text: &str, most: usize) -> String {
@@ -550,24 +546,4 @@ fn out(line: &str) -> Exit {
 
 fn err(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_line_says_what_came_and_went() {
-        let change = |mailbox: &str, pulled, pushed, flags| Change {
-            mailbox: mailbox.into(),
-            pulled,
-            pushed,
-            flags,
-            ..Change::default()
-        };
-        let changes = [change("INBOX", 3, 0, 0), change("Sent", 0, 1, 2)];
-        let took = Duration::from_millis(400);
-        assert_eq!(what_happened(&changes, took), "INBOX 3 new, Sent 1 pushed 2 flags, 0.4 s");
-        assert_eq!(what_happened(&[], took), "nothing to do, 0.4 s");
-    }
 }

@@ -4,6 +4,9 @@
 //! The arrows run downwards only:
 //! cli → settings → mbsyncrc → account → state → verdict → sync → watch.
 
+// What comes from outside is never unwrapped; tests may.
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod account;
 pub mod app;
 pub mod cli;
@@ -22,8 +25,10 @@ pub mod stop;
 pub mod sync;
 #[allow(unsafe_code)]
 mod sys;
+pub mod uidset;
 pub mod verdict;
 pub mod watch;
+pub mod words;
 
 /// The version, with the commit where one is known at build time.
 pub const VERSION: &str = match option_env!("MUTT_SYNC_COMMIT") {

@@ -59,6 +59,12 @@ impl Process {
     }
 }
 
+/// The process id that this text names; none is zero or less.
+#[must_use]
+pub fn pid(text: &str) -> Option<Pid> {
+    text.parse().ok().filter(|&number: &i32| number > 0).and_then(Pid::from_raw)
+}
+
 /// All processes below this one, nearest first.
 #[must_use]
 pub fn descendants(of: Pid) -> Vec<Process> {
@@ -118,7 +124,7 @@ pub fn boot() -> String {
 
 fn everybody() -> impl Iterator<Item = (Process, Stat)> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        let pid = pid(entry.file_name().to_str()?)?;
         let stat = Stat::of(pid)?;
         Some((Process { pid, started: stat.started }, stat))
     })

@@ -5,7 +5,7 @@
 //! nothing, asks no server, waits for nothing, and changes nothing but its own
 //! memory of what it has read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -17,8 +17,9 @@ use crate::state::last::{self, Last};
 use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry, seconds};
 use crate::state::{StateDir, seen, throttle, want};
-use crate::sync::disk::{Scene, short};
+use crate::sync::disk::Scene;
 use crate::verdict::{Changes, Finding, Rules, Seen, local};
+use crate::words::short;
 
 /// An account at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -101,7 +102,7 @@ pub fn of(scene: Scene<'_>, mailboxes: &[Mailbox]) -> Status {
         running,
         waiter,
         queued: Lock::is_held(&dir.file("queue.lock")),
-        wanted: want::all(&dir).iter().map(typed).collect(),
+        wanted: in_words(&want::all(&dir)),
         throttled: settings.rate().wait(throttle::stamp(&dir, settings.rate(), now), now).as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| Backoff {
             wait: wait.as_secs(),
@@ -146,12 +147,25 @@ pub fn mailboxes_seen(scene: Scene<'_>) -> Vec<Mailbox> {
     memory.keys().filter_map(named).collect()
 }
 
-fn typed(want: &Want) -> String {
-    match want {
+/// Requests as people would type them.
+#[must_use]
+pub fn in_words(wants: &BTreeSet<Want>) -> Vec<String> {
+    let words = |want: &Want| match want {
         Want::Account => "everything".into(),
         Want::Channel(channel) => channel.clone(),
         Want::Mailbox { channel, name } => format!("{channel}:{name}"),
-    }
+    };
+    wants.iter().map(words).collect()
+}
+
+/// A line for each mailbox that is not in step.
+#[must_use]
+pub fn pending_lines(status: &Status) -> Vec<String> {
+    let line = |each: &Pending| match (&each.push, &each.unknown) {
+        (Some(changes), _) => format!("  {}: to push: {changes}", each.name),
+        (None, why) => format!("  {}: {}", each.name, why.as_deref().unwrap_or("unknown")),
+    };
+    status.mailboxes.iter().map(line).collect()
 }
 
 /// Several accounts as one mark in mutt's status line.
@@ -206,12 +220,7 @@ pub fn text(status: &Status, now: SystemTime) -> String {
         };
         lines.push(format!("  asked for, {who}: {}", status.wanted.join(", ")));
     }
-    for each in &status.mailboxes {
-        lines.push(match (&each.push, &each.unknown) {
-            (Some(changes), _) => format!("  {}: to push: {changes}", each.name),
-            (None, why) => format!("  {}: {}", each.name, why.as_deref().unwrap_or("unknown")),
-        });
-    }
+    lines.extend(pending_lines(status));
     lines.join("\n")
 }
 

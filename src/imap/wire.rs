@@ -220,7 +220,7 @@ impl Limits {
     /// large mailbox, not for a flood.
     #[must_use]
     pub fn unasked(step: Duration) -> Self {
-        Limits { total: 16 * 1024 * 1024, ..Self::bulk(step) }
+        Limits { total: 16 * 1024 * 1024, responses: 200_000, ..Self::bulk(step) }
     }
 
     /// The same, where one line may name every message: `* SEARCH 1 2 3 …`.

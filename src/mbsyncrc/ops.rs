@@ -133,12 +133,13 @@ impl SyncOps {
     }
 
     /// Whether every usual kind of change is carried both ways, `global` being
-    /// what the channel falls back to.
+    /// what the channel falls back to. `Old` is more than usual: it brings
+    /// messages back that a verdict takes for done with.
     pub fn is_full(self, global: SyncOps, dialect: Dialect) -> bool {
         let own = self.merged(dialect).ok().flatten();
         let (far, near) =
             own.or_else(|| global.merged(dialect).ok().flatten()).unwrap_or((USUAL, USUAL));
-        far & near & USUAL == USUAL
+        (far, near) == (USUAL, USUAL)
     }
 }
 

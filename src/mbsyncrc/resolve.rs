@@ -5,7 +5,7 @@
 
 use super::sections::{self, ChannelSection, End, Login, Place, Sections};
 use super::{Config, Dialect, Env, Group};
-use crate::account::{Account, Channel, Server, Side, Store, StoreKind, SyncState};
+use crate::account::{Account, Channel, Server, Side, Sides, Store, StoreKind, SyncState};
 use crate::outcome::Failure;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -226,7 +226,12 @@ fn channel(
         patterns: section.patterns.clone(),
         full_sync: own.sync.is_full(global.sync, dialect),
         create: own.create.sides(global.create),
-        expunge: own.expunge.sides(global.expunge),
+        // Where only one side's deletions are expunged is a narrower case of the same.
+        expunge: {
+            let all = own.expunge.sides(global.expunge);
+            let solo = own.expunge_solo.sides(global.expunge_solo);
+            Sides { far: all.far || solo.far, near: all.near || solo.near }
+        },
         max_messages: own.max_messages.or(global.max_messages).unwrap_or(0),
         max_size: max_size(&section.far) || max_size(&section.near),
         sync_state,

@@ -50,6 +50,4 @@ pub struct Change {
     pub flags: u32,
     /// Messages that are gone.
     pub gone: u32,
-    /// mbsync failed on it.
-    pub failed: bool,
 }

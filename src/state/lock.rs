@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
-use crate::process::{Process, boot, group_members};
+use crate::process::{self, Process, boot, group_members};
 use crate::stop::Stop;
 
 /// A lock held until it is dropped.
@@ -64,18 +64,18 @@ impl Lock {
     /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
         let file = open(path)?;
-        loop {
-            match FileExt::try_lock_exclusive(&file) {
-                Ok(()) => return Ok(Some(Lock::of(file))),
-                Err(error)
-                    if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() =>
-                {
-                    return Ok(None);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        for _ in 0..1000 {
+            if at_once(FileExt::try_lock_exclusive, &file)? {
+                return Ok(Some(Lock::of(file)));
             }
+            // Who merely looks shares it for a moment; a holder shares it with nobody.
+            if !at_once(FileExt::try_lock_shared, &file)? {
+                break;
+            }
+            FileExt::unlock(&file)?;
+            std::thread::yield_now();
         }
+        Ok(None)
     }
 
     /// Waits for the lock. Every `slice` it asks whether the holder shows life;
@@ -132,39 +132,18 @@ impl Lock {
         }
     }
 
-    /// [`Lock::try_take`] for a lock that others look at with [`Lock::is_held`]:
-    /// a look holds it for a moment, and is not mistaken for a holder.
-    pub fn try_take_looked_at(path: &Path) -> io::Result<Option<Lock>> {
-        for _ in 0..20 {
-            if let Some(lock) = Self::try_take(path)? {
-                return Ok(Some(lock));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(None)
-    }
-
-    /// Whether somebody holds it; says nothing of who will hold it next. The
-    /// look itself holds it for a moment, so it is for locks only that are taken
-    /// by [`Lock::try_take_looked_at`].
+    /// Whether somebody holds it; says nothing of who will hold it next.
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = File::open(path) else { return false };
-        match FileExt::try_lock_shared(&file) {
-            Ok(()) => {
-                let _ = FileExt::unlock(&file);
-                false
-            }
-            Err(error) => error.raw_os_error() == fs2::lock_contended_error().raw_os_error(),
-        }
+        at_once(FileExt::try_lock_shared, &file).is_ok_and(|free| !free)
     }
 
     /// The process that the lock's text names, if it lives.
     #[must_use]
     pub fn run_under(path: &Path) -> Option<Process> {
         let text = std::fs::read_to_string(path).ok()?;
-        let pid = Pid::from_raw(text.split_ascii_whitespace().next()?.parse().ok()?)?;
-        Process::with_pid(pid)
+        Process::with_pid(process::pid(text.split_ascii_whitespace().next()?)?)
     }
 
     /// Notes the run that the lock stands for.
@@ -189,7 +168,7 @@ impl Lock {
             return Leftover::Over;
         }
         let mut fields = text.split_ascii_whitespace();
-        let pid = fields.next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        let pid = fields.next().and_then(process::pid);
         let started: Option<u64> = fields.next().and_then(|started| started.parse().ok());
         let own_group = fields.next() == Some("group");
         let of_this_boot = fields.next().is_none_or(|told| told == boot());
@@ -234,6 +213,19 @@ impl Drop for Lock {
         // Closing is not enough where a fork has left a second descriptor.
         if !self.passed_on {
             let _ = FileExt::unlock(&self.file);
+        }
+    }
+}
+
+/// Whether the lock was to be had without waiting.
+fn at_once(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
+    let contended = fs2::lock_contended_error().raw_os_error();
+    loop {
+        match lock(file) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.raw_os_error() == contended => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -302,6 +294,7 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::Pid;
     use std::process::Command;
 
     #[test]
@@ -315,6 +308,26 @@ mod tests {
         drop(lock);
         assert!(!Lock::is_held(&path));
         assert!(Lock::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn g2_who_merely_looks_is_not_taken_for_a_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        drop(Lock::try_take(&path).unwrap());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let _ = Lock::is_held(&path);
+                    }
+                });
+            }
+            let taken = (0..5000).filter(|_| Lock::try_take(&path).unwrap().is_some()).count();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(taken, 5000);
+        });
     }
 
     #[test]

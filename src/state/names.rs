@@ -46,21 +46,16 @@ pub fn want(want: &Want) -> String {
     if name.len() <= LONGEST { name } else { "*".into() }
 }
 
-/// The want that a file in `want/` or `run/` stands for; `None` for a stray file.
+/// The want that a file in `want/` or `run/` stands for; `None` for a stray
+/// file, which nothing would ever remove.
 #[must_use]
 pub fn want_of(file: &str) -> Option<Want> {
-    if file == "*" {
-        return Some(Want::Account);
-    }
-    if file.starts_with('.') {
-        return None;
-    }
-    match file.split_once(':') {
-        Some((channel, name)) => {
-            Some(Want::Mailbox { channel: decoded(channel)?, name: decoded(name)? })
-        }
-        None => Some(Want::Channel(decoded(file)?)),
-    }
+    let found = match file.split_once(':') {
+        _ if file == "*" => Want::Account,
+        Some((channel, name)) => Want::Mailbox { channel: decoded(channel)?, name: decoded(name)? },
+        None => Want::Channel(decoded(file)?),
+    };
+    (want(&found) == file).then_some(found)
 }
 
 fn encoded(name: &str) -> String {
@@ -103,6 +98,13 @@ mod tests {
         assert_eq!(want_of(&want(&Want::Channel(long))), Some(Want::Account));
     }
 
+    #[test]
+    fn what_we_would_not_write_is_no_want() {
+        for file in ["%zz", "a:b:c", ".x", "a b", "", "a%2fb"] {
+            assert_eq!(want_of(file), None, "{file}");
+        }
+    }
+
     proptest! {
         #[test]
         fn wants_are_read_back(channel in "\\PC{0,30}", name in "\\PC{0,30}") {
@@ -119,7 +121,9 @@ mod tests {
 
         #[test]
         fn stray_files_do_no_harm(file in "\\PC{0,60}") {
-            let _ = want_of(&file);
+            if let Some(found) = want_of(&file) {
+                prop_assert_eq!(want(&found), file);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
 
@@ -37,14 +37,14 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of a run that began at `since` (seconds since the epoch); `None`
+    /// The facts of a run that began at `since`; `None`
     /// if there is no command to tell them to.
     #[must_use]
     pub fn of(
         settings: &Settings,
         changes: &[Change],
         mailboxes: &[Mailbox],
-        since: u64,
+        since: SystemTime,
     ) -> Option<Self> {
         let commands = !settings.after_sync.is_empty() || !settings.new_mail.is_empty();
         if !commands || std::env::var_os(INSIDE).is_some() {

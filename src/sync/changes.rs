@@ -12,7 +12,6 @@ use std::time::SystemTime;
 
 use crate::account::Mailbox;
 use crate::state::last::Change;
-use crate::state::retry::seconds;
 use crate::verdict::local;
 use crate::verdict::syncstate::{self, Record};
 
@@ -22,7 +21,7 @@ const MOST_OPEN: usize = 400;
 /// The records of some mailboxes at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    taken: u64,
+    taken: SystemTime,
     records: Vec<(Mailbox, Option<File>)>,
 }
 
@@ -38,7 +37,7 @@ impl Snapshot {
                 (mailbox, file)
             })
             .collect();
-        Snapshot { taken: seconds(SystemTime::now()), records }
+        Snapshot { taken: SystemTime::now(), records }
     }
 
     /// What differs now. Mailboxes that the run has made are among those `now`
@@ -58,7 +57,7 @@ impl Snapshot {
     }
 }
 
-fn change(mailbox: &Mailbox, before: Option<&File>, since: u64) -> Option<Change> {
+fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option<Change> {
     let path: &PathBuf = mailbox.state_file.as_ref()?;
     let now = File::open(path).ok()?;
     let id = |file: &File| file.metadata().ok().map(|found| (found.dev(), found.ino()));
@@ -82,7 +81,6 @@ fn change(mailbox: &Mailbox, before: Option<&File>, since: u64) -> Option<Change
         pushed: counts.pushed,
         flags: counts.flags,
         gone: counts.gone,
-        failed: false,
     };
     (change.pulled + change.pushed + change.flags + change.gone > 0).then_some(change)
 }

@@ -27,6 +27,7 @@ use crate::state::retry::{self, Retry, seconds};
 use crate::state::{StateDir, throttle, want};
 use crate::stop::Stop;
 use crate::sys::{Forked, fork_detached};
+use crate::words::short;
 
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
@@ -552,7 +553,7 @@ impl Disk<'_> {
         let scope = self.scope(&wants);
         let changes = snapshot.changes(&scope);
         after::refresh(&changes, &scope);
-        self.facts = Facts::of(settings, &changes, &scope, seconds(began));
+        self.facts = Facts::of(settings, &changes, &scope, began);
         let run = Last {
             started: millis(began),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -659,21 +660,4 @@ pub fn dice() -> f64 {
 fn millis(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// A duration as people read it: `0.4 s`, `42 s`, `3 min`.
-#[must_use]
-pub fn short(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    if seconds < 0.05 {
-        "<0.1 s".into()
-    } else if seconds < 9.95 {
-        format!("{seconds:.1} s")
-    } else if seconds < 120.0 {
-        format!("{seconds:.0} s")
-    } else if seconds < 7200.0 {
-        format!("{:.0} min", seconds / 60.0)
-    } else {
-        format!("{:.0} h", seconds / 3600.0)
-    }
 }

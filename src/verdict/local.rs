@@ -479,13 +479,25 @@ fn list(maildir: &Path, each: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The files that an mbsync started at `since` (seconds since the epoch) or
-/// later has delivered into a Maildir, and that are still there under the name
-/// it gave them, `TIME.PID_COUNT.HOST`: what a run pulled. Oldest first.
+/// The files that an mbsync started at `since` or later has delivered into a
+/// Maildir, and that are still there under the name it gave them,
+/// `TIME.PID_COUNT.HOST`: what a run pulled. Oldest first.
+///
+/// Told by time, not by process, so that a wrapper around mbsync does not hide
+/// them. The name has whole seconds; the change time tells runs within one
+/// second apart.
 ///
 /// # Errors
 /// The Maildir cannot be listed.
-pub fn delivered(maildir: &Path, since: u64) -> std::io::Result<Vec<PathBuf>> {
+pub fn delivered(maildir: &Path, since: SystemTime) -> std::io::Result<Vec<PathBuf>> {
+    // The clock that stamps files may lag a tick behind.
+    let since = since
+        .checked_sub(TICK)
+        .unwrap_or(UNIX_EPOCH)
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let second = since.as_secs();
+    let start = (i64::try_from(second).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()));
     let mut found = Vec::new();
     for folder in ["cur", "new"] {
         let dir = match std::fs::read_dir(maildir.join(folder)) {
@@ -493,16 +505,20 @@ pub fn delivered(maildir: &Path, since: u64) -> std::io::Result<Vec<PathBuf>> {
             opened => opened?,
         };
         for entry in dir {
-            let name = entry?.file_name();
+            let entry = entry?;
+            let name = entry.file_name();
             let named = name.to_str().is_some_and(|name| {
                 let number = |text: &str| text.parse::<u64>().ok();
                 let mut parts = name.split('.');
                 let time = parts.next().and_then(number);
                 let pair = parts.next().and_then(|part| part.split_once('_'));
                 let (pid, count) = pair.map_or((None, None), |(a, b)| (number(a), number(b)));
-                pid.and(count).and(time).is_some_and(|time| time >= since)
+                pid.and(count).and(time).is_some_and(|time| time >= second)
             });
-            if named {
+            // Renamed into place, or by mutt since: either changes the inode.
+            let fresh =
+                || entry.metadata().is_ok_and(|found| (found.ctime(), found.ctime_nsec()) >= start);
+            if named && fresh() {
                 found.push(maildir.join(folder).join(name));
             }
         }
@@ -685,15 +701,30 @@ mod tests {
         assert_eq!(again(), Finding::Clean);
         std::fs::rename(new.join("a,U=1:2,S"), cur.join("a,U=1:2,RS")).unwrap();
         assert!(matches!(again(), Finding::Changed(_)));
+        // The same messages, but another run has been since.
+        std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
+        assert_eq!(again(), Finding::Clean);
+        let before = look(dir.path(), &state, &rules, None, None).fingerprint(None);
+        let copy = std::fs::read(&state).unwrap();
+        std::fs::remove_file(&state).unwrap();
+        std::fs::write(&state, copy).unwrap();
+        assert!(matches!(again(), Finding::Unknown(_)));
+        let after = look(dir.path(), &state, &rules, None, None).fingerprint(None);
+        assert!(before.near == after.near && before != after);
     }
 
     #[test]
-    fn pulled_files_are_told_by_the_names_that_mbsync_gives() {
+    fn pulled_files_are_told_by_name_and_time() {
         let (dir, _) = maildir();
-        for name in ["new/17.42_1.host,U=3:2,", "cur/18.42_2.host:2,S", "cur/16.42_3.host:2,S"] {
-            std::fs::write(dir.path().join(name), "").unwrap();
-        }
-        std::fs::write(dir.path().join("new/17.R42_1.host"), "").unwrap();
-        assert_eq!(delivered(dir.path(), 17).unwrap().len(), 2);
+        let earlier = SystemTime::now();
+        let second = earlier.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let put = |name: String| std::fs::write(dir.path().join(name), "").unwrap();
+        put(format!("new/{}.42_1.host,U=3:2,", second + 1));
+        put(format!("cur/{}.42_2.host:2,S", second + 1));
+        put("cur/17.42_3.host:2,S".to_owned());
+        put(format!("new/{}.R42_1.host", second + 1));
+        assert_eq!(delivered(dir.path(), earlier).unwrap().len(), 2);
+        std::thread::sleep(TICK * 2);
+        assert_eq!(delivered(dir.path(), SystemTime::now()).unwrap().len(), 0);
     }
 }

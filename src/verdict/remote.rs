@@ -12,8 +12,8 @@
 use super::flags::Flags;
 use super::syncstate::{Entry, Placeholder, Record, Standing};
 use super::{Changes, Difference, Finding, Rules};
+pub use crate::uidset::UidSet;
 use serde::{Deserialize, Serialize};
-use std::ops::RangeInclusive;
 
 /// What STATUS says of a mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -221,78 +221,6 @@ fn far_difference(entry: &Entry, seen: Flags) -> Option<Difference> {
     (pulled != entry.flags).then_some(Difference::Flags)
 }
 
-/// A set of UIDs, kept as ranges: it is never larger than what the server sent,
-/// however many UIDs that stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct UidSet {
-    /// Sorted, neither overlapping nor adjacent.
-    ranges: Vec<RangeInclusive<u32>>,
-}
-
-impl UidSet {
-    /// The set of an ESEARCH response's ALL: `1:3,7`. `None` if it is not one.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<UidSet> {
-        let number = |text: &str| {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            text.parse::<u32>().ok().filter(|&uid| digits && uid != 0)
-        };
-        let range = |part: &str| match part.split_once(':') {
-            None => number(part).map(|uid| uid..=uid),
-            // Either end may come first (RFC 3501).
-            Some((one, other)) => {
-                let (one, other) = (number(one)?, number(other)?);
-                Some(one.min(other)..=one.max(other))
-            }
-        };
-        text.split(',').map(range).collect::<Option<Vec<_>>>().map(UidSet::from_ranges)
-    }
-
-    /// The set of these UIDs, as plain SEARCH lists them.
-    #[must_use]
-    pub fn from_uids(uids: impl IntoIterator<Item = u32>) -> UidSet {
-        UidSet::from_ranges(uids.into_iter().map(|uid| uid..=uid).collect())
-    }
-
-    /// The set of these ranges, both ends included.
-    #[must_use]
-    pub fn from_pairs(pairs: &[(u32, u32)]) -> UidSet {
-        UidSet::from_ranges(pairs.iter().map(|&(first, last)| first..=last).collect())
-    }
-
-    fn from_ranges(mut parts: Vec<RangeInclusive<u32>>) -> UidSet {
-        parts.sort_unstable_by_key(|part| *part.start());
-        let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
-        for part in parts {
-            match ranges.last_mut() {
-                Some(last) if *part.start() <= last.end().saturating_add(1) => {
-                    *last = *last.start()..=*last.end().max(part.end());
-                }
-                _ => ranges.push(part),
-            }
-        }
-        ranges.shrink_to_fit();
-        UidSet { ranges }
-    }
-
-    /// Whether `uid` is in it.
-    #[must_use]
-    pub fn contains(&self, uid: u32) -> bool {
-        let after = self.ranges.partition_point(|range| *range.start() <= uid);
-        after > 0 && self.ranges[after - 1].contains(&uid)
-    }
-
-    /// How many UIDs above `uid` are in it.
-    #[must_use]
-    pub fn count_above(&self, uid: u32) -> u64 {
-        let above = |range: &RangeInclusive<u32>| {
-            let start = u64::from(*range.start()).max(u64::from(uid) + 1);
-            (u64::from(*range.end()) + 1).saturating_sub(start)
-        };
-        self.ranges.iter().rev().take_while(|range| *range.end() > uid).map(above).sum()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::syncstate;
@@ -386,7 +314,7 @@ mod tests {
     #[test]
     fn sets_are_ranges() {
         let set = UidSet::parse("7,3:1,4,4294967290:4294967295").unwrap();
-        assert_eq!(set.ranges.len(), 3);
+        assert_eq!(set.ranges().len(), 3);
         assert!(set.contains(4) && !set.contains(5) && set.contains(7) && set.contains(u32::MAX));
         assert_eq!((set.count_above(0), set.count_above(3), set.count_above(7)), (11, 8, 6));
         assert_eq!(set.count_above(u32::MAX), 0);

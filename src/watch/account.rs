@@ -6,6 +6,8 @@
 //! with one exception: what the server reports of a mailbox known to be clean,
 //! while no run is under way, is nobody's echo and needs no second look.
 
+mod lend;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,12 +29,12 @@ use crate::state::lock::{Lock, Wait};
 use crate::state::retry::{self, Retry, seconds};
 use crate::state::seen::{self, key};
 use crate::stop::Stop;
-use crate::sync::disk::{self, Disk, Scene, covers, short};
+use crate::sync::disk::{self, Disk, Scene, covers};
 use crate::sync::serve::{self, Gate, Ground as _, Locked};
-use crate::verdict::flags::Flags;
-use crate::verdict::remote::{self, Fetched, Needed, Status, Suspicion, UidSet};
+use crate::verdict::remote::{self, Fetched, Needed, Status, Suspicion};
 use crate::verdict::syncstate::{self, Record, State};
 use crate::verdict::{Finding, Fingerprint, Rules, Seen, local};
+use crate::words::short;
 
 /// How often a mailbox that the kernel has no watch for is looked at.
 const LOOK_AT_DEAF: Duration = Duration::from_secs(15);
@@ -85,6 +87,7 @@ struct Waiter<'a> {
     stuck: BTreeMap<String, Fingerprint>,
     unsaved: (bool, bool),
     far: Option<Far>,
+    loans: lend::Loans,
     highest: Rung,
     /// When to connect; `None`: there is no server, or none for us.
     connect_at: Option<Duration>,
@@ -116,8 +119,9 @@ pub fn wait(scene: Scene<'_>, manner: &Manner<'_>, leads: bool, stop: &Stop, hal
                 }
             }
             drop(waiting);
-            // A request that came while we were still believed to wait.
-            if !matches!(end, End::Reload) {
+            // A request that came while we were still believed to wait. Who was told to
+            // end leaves no process behind; the request stands for whoever comes next.
+            if !matches!(end, End::Reload | End::Stopped(_)) {
                 serve::look_once_more(&mut waiter.disk);
             }
             end
@@ -161,6 +165,7 @@ fn begin<'a>(
         boxes: Vec::new(),
         unsaved: (false, false),
         far: None,
+        loans: lend::Loans::default(),
         highest: Rung::Notify,
         connect_at: scene.account.server.is_some().then_some(now),
         lost_since: None,
@@ -764,7 +769,7 @@ impl<'a> Waiter<'a> {
                 return None;
             }
         };
-        let finding = remote::settle(&record, &rules, &uids(&look), &fetched(&look));
+        let finding = remote::settle(&record, &rules, &look.uids, &fetched(&look));
         let entry = self.seen.entry(key).or_default();
         if look.forwarded.is_some() && entry.forwarded != look.forwarded {
             entry.forwarded = look.forwarded;
@@ -858,8 +863,9 @@ impl<'a> Waiter<'a> {
         let before = self.look_before(&wants, full || whole || asked);
         self.save();
         let found_change = full && dirty.is_empty();
-        let report = self.disk.run();
+        let report = self.run_lending();
         self.disk.unlock();
+        self.take_back(report.loan.as_ref());
         self.last_run = self.which_run();
         self.run_ended = clock::now();
         self.report(&report);
@@ -885,7 +891,7 @@ impl<'a> Waiter<'a> {
 
     fn report(&self, report: &disk::Report) {
         let text = match report.ended.exit {
-            Exit::Done => crate::app::what_happened(&report.changes, report.took),
+            Exit::Done => crate::words::what_happened(&report.changes, report.took),
             _ => report.ended.text.clone(),
         };
         let name = &self.scene.account.name;
@@ -1157,13 +1163,8 @@ fn said(status: Status) -> String {
     format!("{} messages, next UID {}", status.messages, status.uid_next)
 }
 
-fn uids(look: &imap::Look) -> UidSet {
-    UidSet::from_pairs(look.uids.ranges())
-}
-
 fn fetched(look: &imap::Look) -> Fetched {
-    let flags =
-        look.flags.iter().map(|(uid, flags)| (*uid, Flags::from_bits(flags.bits()))).collect();
+    let flags = look.flags.clone();
     if look.all_flags { Fetched::Whole(flags) } else { Fetched::ChangedSince(flags) }
 }
 

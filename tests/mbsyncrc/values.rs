@@ -384,7 +384,7 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: u32::try_from(rig::count(60, 5_000)).unwrap(),
+        cases: u32::try_from(rig::count(60, 1_000)).unwrap(),
         rng_seed: proptest::test_runner::RngSeed::Fixed(1103),
         failure_persistence: None,
         ..ProptestConfig::default()

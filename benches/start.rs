@@ -1,0 +1,130 @@
+//! How long the commands take that mutt waits for: whole processes, beside an
+//! empty program and what a shell script would do, all interleaved in one run.
+//!
+//! `cargo bench --bench start`; `ROUNDS=1000` for more rounds than 300.
+
+#![allow(clippy::unwrap_used)]
+
+use fs2::FileExt as _;
+use rig::Home;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What holds while a command is timed.
+#[derive(Clone, Copy, PartialEq)]
+enum Scene {
+    Nothing,
+    /// A waiter lives.
+    Waiter,
+    /// Another process holds the queue.
+    Queue,
+    /// What the command leaves behind is waited for afterwards.
+    Child,
+}
+
+struct Case {
+    name: &'static str,
+    command: Command,
+    scene: Scene,
+    /// At most so many times the empty main, and the shell's touch.
+    budget: Option<(f64, f64)>,
+    times: Vec<Duration>,
+}
+
+fn empty_main(dir: &Path) -> PathBuf {
+    let (source, program) = (dir.join("empty.rs"), dir.join("empty"));
+    std::fs::write(&source, "fn main() {}\n").unwrap();
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command.args(["--edition=2024", "-Copt-level=3", "-Clto=fat", "-Cstrip=symbols", "-o"]);
+    assert!(command.arg(&program).arg(&source).status().unwrap().success());
+    program
+}
+
+fn time(command: &mut Command) -> Duration {
+    let start = Instant::now();
+    let status = command.spawn().unwrap().wait().unwrap();
+    let took = start.elapsed();
+    assert!(status.success(), "{command:?}: {status}");
+    took
+}
+
+fn lock(home: &Home, name: &str) -> File {
+    let file = File::create(home.state("Home").join(name)).unwrap();
+    file.lock_exclusive().unwrap();
+    file
+}
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}
+
+fn main() {
+    let home = Home::fake(&["Home", "Work"]);
+    home.settings("throttle = \"0s\"\nsettle = \"0s\"");
+    let _mbsync = home.fake_mbsync();
+    home.mutt_sync(&["-a"]).ok();
+    let file = home.path("F").display().to_string();
+    let empty = empty_main(&home.path("tmp"));
+    let case = |name, mut command: Command, scene, budget| {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Case { name, command, scene, budget, times: Vec::new() }
+    };
+    let plain = |program: &Path, args: &[&str]| {
+        let mut command = home.command(program);
+        command.args(args);
+        command
+    };
+    let ours = |args: &[&str]| home.cmd(args);
+    let touch = format!("touch {file}");
+    let (quick, child) = (Some((2.5, 1.2)), Some((3.5, 1.8)));
+    let mut cases = [
+        case("empty Rust main", plain(&empty, &[]), Scene::Nothing, None),
+        case("sh -c 'touch F'", plain("/bin/sh".as_ref(), &["-c", &touch]), Scene::Nothing, None),
+        case(
+            "flock -n F true",
+            plain("flock".as_ref(), &["-n", &file, "true"]),
+            Scene::Nothing,
+            None,
+        ),
+        case("mutt-sync --version", ours(&["--version"]), Scene::Nothing, None),
+        case("mutt-sync -b, waiter alive", ours(&["-b", "Home"]), Scene::Waiter, quick),
+        case("mutt-sync -b, one serving", ours(&["-b", "Home"]), Scene::Queue, quick),
+        case("mutt-sync -b, leaves a child", ours(&["-b", "Home"]), Scene::Child, child),
+        case("mutt-sync --status-line", ours(&["--status-line", "%f"]), Scene::Nothing, quick),
+        case("mutt-sync --status", ours(&["--status"]), Scene::Nothing, None),
+    ];
+    let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    for round in 0..rounds + 10 {
+        for case in &mut cases {
+            let held = match case.scene {
+                Scene::Waiter => Some(lock(&home, "waiter.lock")),
+                Scene::Queue => Some(lock(&home, "queue.lock")),
+                Scene::Nothing | Scene::Child => None,
+            };
+            let took = time(&mut case.command);
+            drop(held);
+            if case.scene == Scene::Child {
+                home.wait_no_leftovers(Duration::from_secs(20));
+            }
+            // The first ones fill caches.
+            if round >= 10 {
+                case.times.push(took);
+            }
+        }
+    }
+    let medians: Vec<f64> = cases.iter_mut().map(|case| median(&mut case.times)).collect();
+    println!("{rounds} rounds, medians of whole processes");
+    println!("{:<30} {:>8} {:>8} {:>8}  budget", "", "µs", "×empty", "×touch");
+    for (case, took) in cases.iter().zip(&medians) {
+        let ratios = (took / medians[0], took / medians[1]);
+        let budget = case.budget.map_or(String::new(), |(empty, touch)| {
+            let kept = ratios.0 <= empty && ratios.1 <= touch;
+            format!("{empty} and {touch}: {}", if kept { "kept" } else { "missed" })
+        });
+        println!("{:<30} {took:>8.0} {:>8.2} {:>8.2}  {budget}", case.name, ratios.0, ratios.1);
+    }
+}

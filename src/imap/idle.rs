@@ -1,0 +1,67 @@
+//! IDLE (RFC 2177): a server that speaks unasked.
+//!
+//! Knows how it begins and ends; when to renew it is the caller's. The imap
+//! crate's own IDLE hangs when something comes before the `+`, and its timeout
+//! begins anew with every line.
+
+use super::parse::Verb;
+use super::session::{Line, Link, LinkError};
+use super::wire::Limits;
+use std::collections::HashMap;
+use std::time::Duration;
+
+impl Link {
+    /// Whether IDLE is on.
+    #[must_use]
+    pub fn is_idling(&self) -> bool {
+        self.idling.is_some()
+    }
+
+    /// Begins IDLE (RFC 2177): from now on the server speaks unasked. Commands
+    /// end it by themselves.
+    pub fn idle_start(&mut self) -> Result<(), LinkError> {
+        if let Some(trouble) = self.wire.with(|w| w.trouble().cloned()) {
+            return Err(self.lost("IDLE", &trouble));
+        }
+        if self.idling.is_some() {
+            return Ok(());
+        }
+        self.wire.with(|w| w.begin(Limits::small(self.step)));
+        let tag = self.tag();
+        self.send("IDLE", format!("{tag} IDLE\r\n").as_bytes())?;
+        let mut open = HashMap::from([(tag.clone().into_bytes(), (0, "IDLE".to_owned()))]);
+        let mut answers = [None];
+        if self.may_go_on("IDLE", &mut open, &mut answers, &mut |_| false, tag.as_bytes())? {
+            self.idling = Some(tag);
+            return Ok(());
+        }
+        match answers {
+            [Some(answer)] if answer.verb != Verb::Ok => Err(LinkError::Refused(answer)),
+            _ => Err(self.break_off("IDLE", "OK where a continuation is due")),
+        }
+    }
+
+    /// Ends IDLE; the server must agree within `time`. What it says meanwhile
+    /// comes out of [`Link::events`].
+    pub fn idle_done(&mut self, time: Duration) -> Result<(), LinkError> {
+        let Some(tag) = self.idling.take() else { return Ok(()) };
+        self.wire.with(|w| w.begin(Limits::small(time)));
+        self.send("DONE", b"DONE\r\n")?;
+        let mut open = HashMap::from([(tag.into_bytes(), (0, "IDLE".to_owned()))]);
+        let mut answers = [None];
+        while !open.is_empty() {
+            self.hear("DONE", &mut open, &mut answers, &mut |_| false)?;
+        }
+        Ok(())
+    }
+
+    /// NOOP, or DONE and IDLE again: whether the connection lives, known within
+    /// `time`. For the moment after a sleep.
+    pub fn probe(&mut self, time: Duration) -> Result<(), LinkError> {
+        if self.idling.is_some() {
+            self.idle_done(time)?;
+            return self.idle_start();
+        }
+        self.run(Line::new("NOOP"), Limits::small(time), |_| false).map(|_| ())
+    }
+}

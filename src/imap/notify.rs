@@ -1,0 +1,82 @@
+//! NOTIFY (RFC 5465): one connection that tells of every mailbox.
+//!
+//! Knows how to ask for it, and how to ask for less. What is told comes out of
+//! [`Link::events`]; it may repeat, and leaves UIDVALIDITY out.
+
+use super::parse::{self, Reply};
+use super::session::{Line, Link, LinkError};
+use super::values::Status;
+use super::wire::Limits;
+use std::collections::HashSet;
+
+impl Link {
+    /// Asks to be told of changes in these mailboxes, by wire name (RFC 5465),
+    /// all on this connection, and of mailboxes that come and go. Gives their
+    /// STATUS, of the moment at which the watch begins: no change falls between.
+    /// A mailbox that does not exist is left out of it.
+    ///
+    /// Where there are too many to name (Dovecot 2.3 takes 100), all personal
+    /// mailboxes are asked for, and events name others too.
+    ///
+    /// Refused where the server has no NOTIFY, or not for these mailboxes.
+    pub fn notify(&mut self, names: &[String]) -> Result<Vec<(String, Status)>, LinkError> {
+        const EVENTS: &str = "MessageNew MessageExpunge FlagChange";
+        if self.selected.is_some() {
+            self.close_mailbox()?;
+        }
+        let plus = self.capabilities.literal_plus();
+        let mut listed = Line::new("(mailboxes (");
+        for (at, name) in names.iter().enumerate() {
+            if at > 0 {
+                listed.push(b" ");
+            }
+            listed.bare(name, plus);
+        }
+        let listed = listed.raw(&format!(") ({EVENTS}))"));
+        // RFC 7162 §4: a line should not be longer than 8192 bytes.
+        let few = !names.is_empty() && listed.length() < 8000;
+        let personal = Line::new(&format!("(personal ({EVENTS}"));
+        let attempts = [
+            few.then(|| listed.clone().raw(" (personal (MailboxName))")),
+            few.then_some(listed),
+            Some(personal.clone().raw(" MailboxName))")),
+            Some(personal.raw("))")),
+        ];
+        let wanted: HashSet<&String> = names.iter().collect();
+        let mut refusal = None;
+        for attempt in attempts.into_iter().flatten() {
+            let mut found = Vec::new();
+            let mut overflow = false;
+            let line = Line::new("NOTIFY SET STATUS ").then(attempt);
+            let done = self.run(line, Limits::bulk(self.step), |reply| match reply {
+                Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"STATUS") => {
+                    found.extend(parse::status(rest).filter(|(name, _)| wanted.contains(name)));
+                    true
+                }
+                Reply::Condition(said) if said.has_code("NOTIFICATIONOVERFLOW") => {
+                    overflow = true;
+                    true
+                }
+                _ => false,
+            });
+            match done {
+                Ok(answer) if !overflow && answer.code != "NOTIFICATIONOVERFLOW" => {
+                    self.notified = true;
+                    return Ok(found);
+                }
+                Ok(answer) | Err(LinkError::Refused(answer)) => refusal = Some(answer),
+                Err(lost) => return Err(lost),
+            }
+        }
+        match refusal {
+            Some(answer) => Err(LinkError::Refused(answer)),
+            None => Err(self.break_off("NOTIFY", "no answer")),
+        }
+    }
+
+    /// Asks to be told of nothing any more.
+    pub fn notify_none(&mut self) -> Result<(), LinkError> {
+        self.notified = false;
+        self.run(Line::new("NOTIFY NONE"), self.small(), |_| false).map(|_| ())
+    }
+}
