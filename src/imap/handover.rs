@@ -230,6 +230,10 @@ impl Relay {
                 Err(_) => return Err(Trouble::LeftEarly),
             }
         }
+        if self.parted && self.to_borrower.is_empty() {
+            // mbsync waits for it.
+            self.borrower = None;
+        }
         if self.wants_command() {
             moved |= self.hear_borrower(buffer)?;
         }
