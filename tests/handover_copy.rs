@@ -100,8 +100,13 @@ fn g11_the_copy_differs_in_the_connection_only_and_mbsync_takes_it() {
             let [same] = &again.accounts[..] else {
                 panic!("{name}: {:?}", again.accounts);
             };
-            assert_eq!(format!("{:#?}", same.channels), format!("{:#?}", account.channels), "{name}");
-            let (server, before) = (same.server.as_ref().unwrap(), account.server.as_ref().unwrap());
+            assert_eq!(
+                format!("{:#?}", same.channels),
+                format!("{:#?}", account.channels),
+                "{name}"
+            );
+            let (server, before) =
+                (same.server.as_ref().unwrap(), account.server.as_ref().unwrap());
             assert_eq!(server.tunnel.as_deref(), Some(TUNNEL), "{name}");
             assert_eq!(server.timeout, before.timeout, "{name}");
             assert!(server.host.is_none() && server.user.is_none() && server.pass.is_none());

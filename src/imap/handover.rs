@@ -592,3 +592,209 @@ impl Queue {
         Ok(some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Interrupt, Transport, Wire};
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Loan {
+        relay: Relay,
+        server: UnixStream,
+        borrower: UnixStream,
+    }
+
+    fn loan(ours: &[&str]) -> Loan {
+        let (near, server) = UnixStream::pair().unwrap();
+        let (theirs, borrower) = UnixStream::pair().unwrap();
+        for each in [&near, &server, &borrower] {
+            each.set_nonblocking(true).unwrap();
+        }
+        let words =
+            ["IMAP4REV1", "UIDPLUS", "AUTH=PLAIN", "COMPRESS=DEFLATE", "STARTTLS", "NOTIFY"];
+        let mut relay = Relay {
+            socket: near.try_clone().unwrap().into(),
+            wire: Shared::new(Wire::new(Transport::Pair(near), Interrupt::never())),
+            ours: ours.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
+            capabilities: lent(&words.map(str::to_owned)),
+            namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n".to_vec()),
+            borrower: None,
+            joined: false,
+            from: Commands::default(),
+            responses: Responses::default(),
+            to_server: Queue::default(),
+            to_borrower: Queue::default(),
+            answers: Vec::new(),
+            logout: None,
+            parted: false,
+            trouble: None,
+        };
+        assert!(relay.join(theirs));
+        let mut loan = Loan { relay, server, borrower };
+        assert_eq!(
+            loan.heard(),
+            "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a connection on loan\r\n"
+        );
+        loan
+    }
+
+    fn all(from: &mut UnixStream) -> String {
+        let mut text = Vec::new();
+        let _ = from.read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    impl Loan {
+        fn says(&mut self, text: &str) {
+            self.borrower.write_all(text.as_bytes()).unwrap();
+            self.relay.pump();
+        }
+
+        fn answers(&mut self, text: &str) {
+            self.server.write_all(text.as_bytes()).unwrap();
+            self.relay.pump();
+        }
+
+        fn asked(&mut self) -> String {
+            all(&mut self.server)
+        }
+
+        fn heard(&mut self) -> String {
+            all(&mut self.borrower)
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_answered_here_and_the_rest_is_passed_on() {
+        let mut loan = loan(&[]);
+        loan.says("1 CAPABILITY\r\n2 NAMESPACE\r\n3 SELECT \"INBOX\"\r\n4 COMPRESS DEFLATE\r\n");
+        assert_eq!(loan.asked(), "3 SELECT \"INBOX\"\r\n");
+        assert_eq!(
+            loan.heard(),
+            "* CAPABILITY IMAP4REV1 UIDPLUS\r\n1 OK from memory\r\n\
+             * NAMESPACE ((\"\" \"/\")) NIL NIL\r\n2 OK from memory\r\n4 BAD not on loan\r\n"
+        );
+        loan.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
+        assert_eq!(loan.heard(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
+        assert_eq!(loan.relay.given_back(), Err(Trouble::LeftEarly));
+        loan.says("5 LOGOUT\r\n");
+        assert_eq!(loan.asked(), "");
+        assert_eq!(loan.heard(), "* BYE\r\n5 OK the connection goes back\r\n");
+        assert_eq!(loan.relay.given_back(), Ok(()));
+        // What comes now is for whoever has the connection next.
+        loan.answers("* 4 EXISTS\r\n");
+        assert_eq!(loan.relay.wire.with(|wire| wire.try_response()).unwrap().unwrap().len(), 12);
+    }
+
+    #[test]
+    fn logout_waits_for_what_is_under_way() {
+        let mut loan = loan(&[]);
+        loan.says("1 NOOP\r\n2 LOGOUT\r\n");
+        assert_eq!((loan.asked().as_str(), loan.heard().as_str()), ("1 NOOP\r\n", ""));
+        loan.answers("* 1 FETCH (BODY[] {10}\r\n12345");
+        assert!(loan.relay.given_back().is_err());
+        loan.answers("67890)\r\n1 OK\r\n* 2");
+        assert!(loan.heard().ends_with("1 OK\r\n* 2"), "an answer of ours within a response");
+        assert!(loan.relay.given_back().is_err());
+        loan.answers(" EXISTS\r\n");
+        assert!(loan.heard().ends_with("* BYE\r\n2 OK the connection goes back\r\n"));
+        assert_eq!(loan.relay.given_back(), Ok(()));
+    }
+
+    #[test]
+    fn answers_to_us_are_not_for_the_borrower() {
+        let mut loan = loan(&["m1", "m2"]);
+        loan.says("1 SELECT a\r\n");
+        assert_eq!(loan.asked(), "1 SELECT a\r\n");
+        loan.answers("* STATUS b (MESSAGES 1)\r\nm1 OK done\r\nm2 BAD NOTIFY\r\n* 7 EXISTS\r\n");
+        assert_eq!(loan.heard(), "* 7 EXISTS\r\n");
+        loan.answers("1 OK\r\n");
+        loan.says("2 LOGOUT\r\n");
+        assert_eq!(loan.relay.given_back(), Ok(()));
+    }
+
+    #[test]
+    fn a_literal_is_no_command_and_a_refused_one_never_comes() {
+        let mut loan = loan(&[]);
+        loan.says("1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
+        assert_eq!(loan.asked(), "1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
+        loan.answers("1 NO quota\r\n");
+        loan.says("2 LOGOUT\r\n");
+        assert_eq!(loan.relay.given_back(), Ok(()));
+    }
+
+    #[test]
+    fn g10_whoever_does_not_keep_to_imap_ends_the_loan() {
+        for said in ["3 OK to nothing\r\n", "* BYE\r\n", "garbage\r\n"] {
+            let mut loan = loan(&[]);
+            loan.says("1 NOOP\r\n");
+            loan.answers(said);
+            assert!(matches!(loan.relay.given_back(), Err(Trouble::Server(_))), "{said}");
+            let mut one = [0; 64];
+            while loan.borrower.read(&mut one).unwrap() > 0 {}
+        }
+        for said in ["1\r\n", "1 NOOP\r\n1 NOOP\r\n", &"x".repeat(20_000)] {
+            let mut loan = loan(&[]);
+            loan.says(said);
+            assert!(matches!(loan.relay.given_back(), Err(Trouble::Borrower(_))), "{said}");
+        }
+        let mut loan = loan(&[]);
+        assert!(!loan.relay.join(UnixStream::pair().unwrap().0), "a second one");
+        drop(loan.borrower);
+        assert_eq!(loan.relay.given_back(), Err(Trouble::LeftEarly));
+    }
+
+    #[test]
+    fn who_does_not_read_is_not_read_from() {
+        let mut loan = loan(&[]);
+        loan.says("1 UID FETCH 1 (BODY.PEEK[])\r\n");
+        let flood = vec![b'x'; 1 << 20];
+        loan.answers("* 1 FETCH (BODY[] {1000000000}\r\n");
+        for _ in 0..64 {
+            let _ = loan.server.write(&flood);
+            loan.relay.pump();
+        }
+        assert!(loan.relay.to_borrower.bytes.capacity() <= 2 * ROOM);
+        assert!(loan.relay.to_server.bytes.capacity() <= 2 * ROOM);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn bytes_arrive_as_they_were_however_they_are_cut(
+            sizes in proptest::collection::vec(0_usize..3000, 1..12),
+            cuts in proptest::collection::vec(1_usize..700, 1..40),
+        ) {
+            let mut loan = loan(&["m9"]);
+            let (mut commands, mut responses) = (String::new(), String::from("m9 OK\r\n"));
+            for (at, size) in sizes.iter().enumerate() {
+                let body = "5 OK {4}\r\n".repeat(size / 10 + 1);
+                let body = &body[..*size];
+                commands.push_str(&format!("{at} APPEND \"b{{7}}\" {{{size}+}}\r\n{body}\r\n"));
+                responses.push_str(&format!("* {at} FETCH (A {{{size}}}\r\n{body} B \"{{3}}\")\r\n{at} OK\r\n"));
+            }
+            let (mut asked, mut heard) = (String::new(), String::new());
+            let pieces = |text: &str| {
+                let mut rest = text.as_bytes().to_vec();
+                cuts.iter().cycle().map_while(move |cut| {
+                    let piece: Vec<u8> = rest.drain(..(*cut).min(rest.len())).collect();
+                    (!piece.is_empty()).then(|| String::from_utf8(piece).unwrap())
+                }).collect::<Vec<_>>()
+            };
+            for piece in pieces(&commands) {
+                loan.says(&piece);
+                asked.push_str(&loan.asked());
+            }
+            prop_assert_eq!(&asked, &commands);
+            for piece in pieces(&responses) {
+                loan.answers(&piece);
+                heard.push_str(&loan.heard());
+            }
+            prop_assert_eq!(heard, responses.trim_start_matches("m9 OK\r\n"));
+            loan.says("z LOGOUT\r\n");
+            prop_assert_eq!(loan.relay.given_back(), Ok(()));
+        }
+    }
+}
