@@ -225,6 +225,9 @@ fn needed(
                 continue;
             };
             servers += 1;
+            if servers > 1 {
+                return Err(Obstacle::TwoServers);
+            }
             let owner = match store.names.last() {
                 Some(account) => first(&|kind| kind == Kind::Account, account)?,
                 None => at,
@@ -235,10 +238,8 @@ fn needed(
             }
             login = Some(owner);
         }
-        match servers {
-            0 => return Err(Obstacle::NoServer),
-            1 => {}
-            _ => return Err(Obstacle::TwoServers),
+        if servers == 0 {
+            return Err(Obstacle::NoServer);
         }
     }
     for group in purpose.groups {
@@ -357,6 +358,7 @@ Channel Home
 Far :far:
 Near :near:
 Patterns *
+
 
 
 
