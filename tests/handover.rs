@@ -32,7 +32,7 @@ fn prompt(home: &Home, more: &str) {
 fn record(maildir: &Maildir) -> String {
     let text = fs::read_to_string(maildir.path().join(".mbsyncstate")).unwrap_or_default();
     let kept = |line: &&str| !line.contains("UidValidity");
-    text.lines().filter(kept).map(|line| format!("{line}\n")).collect()
+    text.lines().filter(kept).collect::<Vec<_>>().join("\n")
 }
 
 fn until_equal(what: &str, imap: &mut Imap, home: &Home, account: &str, waiter: &Running) {
@@ -191,7 +191,11 @@ fn g2_nothing_is_lost_or_doubled_when_any_part_is_killed() {
         sleep(Duration::from_millis(random.u64(0..200)));
         match victim {
             0 => waiting.signal(Signal::KILL),
-            1 => drop(mbsync_of(&home).map(|pid| rig::process::kill(pid, Signal::KILL))),
+            1 => {
+                if let Some(pid) = mbsync_of(&home) {
+                    rig::process::kill(pid, Signal::KILL);
+                }
+            }
             2 => delay.cut(),
             3 => {
                 server.kill();
@@ -201,9 +205,9 @@ fn g2_nothing_is_lost_or_doubled_when_any_part_is_killed() {
             _ => {
                 let tunnel =
                     |(pid, line): (u32, String)| line.contains("--child tunnel").then_some(pid);
-                drop(home.leftovers().into_iter().find_map(tunnel).map(|pid| {
+                if let Some(pid) = home.leftovers().into_iter().find_map(tunnel) {
                     rig::process::kill(pid, Signal::KILL);
-                }));
+                }
             }
         }
         if victim == 0 {
@@ -340,8 +344,8 @@ fn without_unselect_and_when_it_is_not_wanted_runs_are_plain() {
         until_equal("at first", &mut imap, &home, "Home", &waiter);
         imap.append("INBOX", &message("new", "new"), &[]);
         until_equal("new", &mut imap, &home, "Home", &waiter);
+        waiter.wait_for(says, LIMIT);
         assert!(!waiter.stderr().contains(&format!(", {OURS}")), "{waiter}");
-        assert!(waiter.stderr().contains(says), "{waiter}");
         ended(waiter, &home);
     }
 }

@@ -300,7 +300,7 @@ impl Relay {
                     b" OK from memory\r\n",
                 ]),
                 b"NAMESPACE" if whole && namespace.is_some() => {
-                    say(&[namespace.as_deref().unwrap_or_default(), tag, b" OK from memory\r\n"])
+                    say(&[namespace.as_deref().unwrap_or_default(), tag, b" OK from memory\r\n"]);
                 }
                 verb if NOT_TAKEN.contains(&verb) => say(&[tag, b" BAD not on loan\r\n"]),
                 _ => return false,
@@ -502,7 +502,7 @@ impl Responses {
     fn whole_line(&mut self, answered: &mut impl FnMut(&[u8]) -> bool) -> Result<(), Trouble> {
         let malformed = |how| Err(Trouble::Server(WireError::Malformed(how)));
         if !self.further {
-            let mut words = self.head.split(|b| b.is_ascii_whitespace());
+            let mut words = self.head.split(u8::is_ascii_whitespace);
             let first = words.next().unwrap_or_default();
             match first {
                 b"*" => {
@@ -684,7 +684,7 @@ mod tests {
         assert_eq!(loan.relay.given_back(), Ok(()));
         // What comes now is for whoever has the connection next.
         loan.answers("* 4 EXISTS\r\n");
-        assert_eq!(loan.relay.wire.with(|wire| wire.try_response()).unwrap().unwrap().len(), 12);
+        assert_eq!(loan.relay.wire.with(Wire::try_response).unwrap().unwrap().len(), 12);
     }
 
     #[test]
@@ -772,8 +772,8 @@ mod tests {
             for (at, size) in sizes.iter().enumerate() {
                 let body = "5 OK {4}\r\n".repeat(size / 10 + 1);
                 let body = &body[..*size];
-                commands.push_str(&format!("{at} APPEND \"b{{7}}\" {{{size}+}}\r\n{body}\r\n"));
-                responses.push_str(&format!("* {at} FETCH (A {{{size}}}\r\n{body} B \"{{3}}\")\r\n{at} OK\r\n"));
+                commands.extend([format!("{at} APPEND \"b{{7}}\" {{{size}+}}\r\n{body}\r\n")]);
+                responses.extend([format!("* {at} FETCH (A {{{size}}}\r\n{body} B \"{{3}}\")\r\n{at} OK\r\n")]);
             }
             let (mut asked, mut heard) = (String::new(), String::new());
             let pieces = |text: &str| {

@@ -51,7 +51,7 @@ impl std::fmt::Display for Obstacle {
 }
 
 /// Keys of an account that say how to reach the server and who logs in. The
-/// others (Timeout, PipelineDepth, DisableExtensions) say how to talk, and stay.
+/// others (`Timeout`, `PipelineDepth`, `DisableExtensions`) say how to talk, and stay.
 const CONNECTION: [&str; 29] = [
     "host",
     "port",

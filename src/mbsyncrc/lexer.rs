@@ -37,7 +37,7 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     pieces(text).enumerate().map(|(at, piece)| (at + 1, seen(piece)))
 }
 
-/// What of a piece mbsync sees: fgets() hands over a C string, and what follows
+/// What of a piece mbsync sees: `fgets()` hands over a C string, and what follows
 /// a NUL is lost.
 pub fn seen(piece: &[u8]) -> &[u8] {
     let end = piece.iter().position(|&b| b == 0).unwrap_or(piece.len());
