@@ -33,13 +33,18 @@ struct Case {
     times: Vec<Duration>,
 }
 
-fn empty_main(dir: &Path) -> PathBuf {
-    let (source, program) = (dir.join("empty.rs"), dir.join("empty"));
+/// A program that does nothing, with these libraries loaded.
+fn empty_main(dir: &Path, name: &str, libraries: &[&str]) -> PathBuf {
+    let (source, program) = (dir.join("empty.rs"), dir.join(name));
     std::fs::write(&source, "fn main() {}\n").unwrap();
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command.args(["--edition=2024", "-Copt-level=3", "-Clto=fat", "-Cstrip=symbols", "-o"]);
-    assert!(command.arg(&program).arg(&source).status().unwrap().success());
+    command.arg(&program).arg(&source).arg("-Clink-arg=-Wl,--no-as-needed");
+    for library in libraries {
+        command.arg(format!("-Clink-arg=-l{library}"));
+    }
+    assert!(command.status().unwrap().success());
     program
 }
 
@@ -68,7 +73,9 @@ fn main() {
     let _mbsync = home.fake_mbsync();
     home.mutt_sync(&["-a"]).ok();
     let file = home.path("F").display().to_string();
-    let empty = empty_main(&home.path("tmp"));
+    let empty = empty_main(&home.path("tmp"), "empty", &[]);
+    // What TLS costs before the first line of ours runs.
+    let with_ssl = empty_main(&home.path("tmp"), "ssl", &["ssl", "crypto"]);
     let case = |name, mut command: Command, scene, budget| {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         Case { name, command, scene, budget, times: Vec::new() }
@@ -90,6 +97,7 @@ fn main() {
             Scene::Nothing,
             None,
         ),
+        case("empty Rust main, libssl", plain(&with_ssl, &[]), Scene::Nothing, None),
         case("mutt-sync --version", ours(&["--version"]), Scene::Nothing, None),
         case("mutt-sync -b, waiter alive", ours(&["-b", "Home"]), Scene::Waiter, quick),
         case("mutt-sync -b, one serving", ours(&["-b", "Home"]), Scene::Queue, quick),

@@ -247,8 +247,8 @@ impl<'a> Session<'a> {
     }
 
     fn in_background(&self, selection: &Selection) -> Result<Exit, Failure> {
-        // Set before anything is forked off or written: nothing here reads it again.
-        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+        // Ended by a signal as any short program is; a child sets its own ways.
+        let stop = Stop::never().map_err(|error| no_signals(&error))?;
         let mut lines = Vec::new();
         let mut exit = Exit::Done;
         for (account, wants) in selection {

@@ -33,7 +33,12 @@ impl StateDir {
     /// 78 when it cannot be made or is not ours to write; 75 when the disk is full.
     pub fn open(base: &Path, account: &str) -> Result<Self, Failure> {
         let dir = base.join(names::directory(account));
-        for part in [dir.join("want"), dir.join("run")] {
+        let (want, run) = (dir.join("want"), dir.join("run"));
+        // Made last, so where it is all is.
+        if run.is_dir() {
+            return Ok(StateDir { dir });
+        }
+        for part in [want, run] {
             DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(|error| {
                 state_failure(&error, &format!("cannot make {}", part.display()))
             })?;

@@ -319,6 +319,11 @@ impl<'a> Supervised<'a> {
             }
             self.wait(stop, timeout, status.is_some())?;
             self.read();
+            // Before the look at its end: a terminal's signal ends mbsync and tells
+            // us to stop at once, and that is no failure of mbsync's.
+            if let (Ending::No, Some(signal)) = (&self.ending, stop.signal()) {
+                self.end(Why::Signal(signal));
+            }
             if status.is_none() {
                 status = self.child.try_wait()?;
             }
@@ -327,9 +332,6 @@ impl<'a> Supervised<'a> {
                     self.read();
                     return Ok(status);
                 }
-            }
-            if let (Ending::No, Some(signal)) = (&self.ending, stop.signal()) {
-                self.end(Why::Signal(signal));
             }
             if matches!(self.ending, Ending::No) && Instant::now() >= look_at {
                 look_at = Instant::now() + look_every;

@@ -2,9 +2,11 @@
 //!
 //! Level-triggered: whatever wakes it, it asks the same questions again, in the
 //! same order, and blocks only when none of them has an answer that calls for
-//! action. An event tells which mailbox to ask about; it never is the answer,
-//! with one exception: what the server reports of a mailbox known to be clean,
-//! while no run is under way, is nobody's echo and needs no second look.
+//! action. An event tells which mailbox to ask about; it never is the answer.
+//!
+//! What follows from what is known stands elsewhere, as values: [`super::boxes`]
+//! (each mailbox), [`super::need`] (what to run), [`super::reach`] (when to
+//! connect). Here it is put in order.
 
 mod lend;
 
@@ -13,64 +15,43 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use super::clock::{self, Alarm};
+use super::boxes::{FarSide, Near, Told, Touched, Watched};
+use super::clock::{self, Alarm, Jump};
 use super::ears::{Ears, Where};
 use super::far::{Far, Plan, RENEW, REPLY, REPLY_AFTER_SLEEP, Rung};
-use super::need::{self, Known};
-use super::{End, Halt, Manner};
+use super::need::{self, Known, Memory, Task};
+use super::reach::{Next, Reach};
+use super::turn::{self, Turn};
+use super::{End, Halt, Manner, look};
 use crate::account::{Mailbox, StoreKind, Want};
-use crate::imap::{self, Interrupt, LinkError, Opening};
+use crate::imap::{Interrupt, LinkError};
 use crate::mbsyncrc::pattern;
 use crate::outcome::{Exit, Failure};
 use crate::state::last::{self, Last};
-use crate::state::lock::{Lock, Wait};
+use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry, seconds};
-use crate::state::seen::{self, key};
+use crate::state::{seen, want};
 use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene, covers};
 use crate::sync::serve::{self, Gate, Ground as _, Locked};
-use crate::verdict::remote::{self, Fetched, Needed, Status, Suspicion};
-use crate::verdict::syncstate::{self, Record, State};
-use crate::verdict::{Finding, Fingerprint, Rules, Seen, local};
+use crate::sys;
+use crate::verdict::{Digest, Finding, Seen};
 use crate::words::short;
 
+/// After so long without an event, memory is given back.
+const LULL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How often a mailbox that the kernel has no watch for is looked at.
 const LOOK_AT_DEAF: Duration = Duration::from_secs(15);
-/// A server that is gone is tried again this often at first, for so long.
-const QUICK_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
 /// Dovecot speaks half a second after a change, sometimes twice: what is heard
 /// so long after somebody's run may be its echo.
 const ECHO: Duration = Duration::from_secs(3);
-/// A mailbox in which something happens all the time is not waited for longer
-/// than so many times the quiet that is wanted.
-const PATIENCE: u32 = 5;
-
-/// What is known of one mailbox.
-struct Watched {
-    mailbox: Mailbox,
-    rules: Result<Rules, String>,
-    near: Near,
-    far: FarSide,
-    /// First and last event since it was last looked at (time since boot).
-    touched: Option<(Duration, Duration)>,
-    /// How its near side looked then.
-    looked: Fingerprint,
-}
-
-enum Near {
-    Unasked,
-    Found(Finding),
-}
-
-enum FarSide {
-    /// No server tells.
-    Untold,
-    /// Something is different, and may be an echo.
-    Suspect,
-    Found(Finding),
-}
+/// Looks into several mailboxes lead to one run, if they take no longer together.
+const LOOKS: Duration = Duration::from_secs(2);
+/// The end of another process's run is told by the kernel; this is for the case
+/// that it was not.
+const LOOK_AT_LOCK: Duration = Duration::from_secs(1);
 
 /// The waiter of one account.
 struct Waiter<'a> {
@@ -82,25 +63,47 @@ struct Waiter<'a> {
     disk: Disk<'a>,
     ears: Option<Ears>,
     alarm: Alarm,
+    jump: Option<Jump>,
     boxes: Vec<Watched>,
     seen: BTreeMap<String, Seen>,
-    stuck: BTreeMap<String, Fingerprint>,
-    unsaved: (bool, bool),
+    stuck: Memory,
+    unsaved: Unsaved,
     far: Option<Far>,
     loans: lend::Loans,
     highest: Rung,
-    /// When to connect; `None`: there is no server, or none for us.
-    connect_at: Option<Duration>,
-    lost_since: Option<Duration>,
+    reach: Reach,
+    /// So many attempts to connect in a row were broken off for something more
+    /// urgent.
+    rushed: u32,
+    /// When a request was first noticed.
+    requested: Option<Touched>,
+    /// When to find mailboxes again, after directories came or went.
+    folders_at: Option<Duration>,
     renew_at: Duration,
     sweep_at: Duration,
+    /// Since when suspicions are being settled.
+    looking_since: Option<Duration>,
     deaf_at: Duration,
     slept: Duration,
     /// When a run under the account's lock last ended, ours or another's.
     run_ended: Duration,
     last_run: (u64, u64),
+    /// When a full run was last tried.
+    full_tried: Option<Duration>,
+    /// Another process holds the account's lock.
+    busy: bool,
+    /// The server kept silent about something: until when it may still speak,
+    /// and how often it had spoken by then.
+    doubt: Option<(Duration, u64)>,
     complaints: BTreeSet<String>,
     config_text: Vec<Option<Vec<u8>>>,
+}
+
+/// What is to be written before blocking.
+#[derive(Default)]
+struct Unsaved {
+    seen: bool,
+    stuck: bool,
 }
 
 /// Waits for one account. `leads`: of several threads, this one speaks of what
@@ -119,8 +122,8 @@ pub fn wait(scene: Scene<'_>, manner: &Manner<'_>, leads: bool, stop: &Stop, hal
                 }
             }
             drop(waiting);
-            // A request that came while we were still believed to wait. Who was told to
-            // end leaves no process behind; the request stands for whoever comes next.
+            // A request that came while we were still believed to wait. Who ends us by
+            // a signal wants nothing of ours to go on; it stands for the next.
             if !matches!(end, End::Reload | End::Stopped(_)) {
                 serve::look_once_more(&mut waiter.disk);
             }
@@ -138,17 +141,26 @@ fn begin<'a>(
     stop: &'a Stop,
     halt: &'a Halt,
 ) -> Result<Begun<'a>, Failure> {
+    let config_text = manner.config_text();
     let mut in_background = disk::Manner::in_background(scene.settings);
     in_background.verbose = manner.verbose;
     let disk = Disk::open(scene, stop.clone(), in_background)?;
     let failed = |error: std::io::Error| Failure::new(Exit::Later, format!("cannot wait: {error}"));
-    let path = disk.dir().file("waiter.lock");
-    // A second waiter stands by until the first ends.
-    let waiting = match Lock::take(&path, Duration::from_secs(60), || !halt.is_raised(), stop) {
-        Ok(Wait::Got(lock)) => lock,
-        Ok(Wait::TooLong) => return Ok(Err(End::Halted)),
-        Ok(Wait::Stopped) => return Ok(Err(End::Stopped(stop.signal().unwrap_or(0)))),
-        Err(error) => return Err(failed(error)),
+    let stands_by = || {
+        if manner.verbose {
+            print(&format!("{}: another waiter is alive; standing by", scene.account.name));
+        }
+    };
+    let turn = turn::wait(&disk.dir().file("waiter.lock"), stop, halt, stands_by);
+    let waiting = match turn.map_err(failed)? {
+        Turn::Ours { lock, waited } => {
+            if waited && manner.verbose {
+                print(&format!("{}: the other waiter has ended", scene.account.name));
+            }
+            lock
+        }
+        Turn::Halted => return Ok(Err(End::Halted)),
+        Turn::Stopped(signal) => return Ok(Err(End::Stopped(signal))),
     };
     let now = clock::now();
     let mut waiter = Waiter {
@@ -162,21 +174,28 @@ fn begin<'a>(
         disk,
         ears: None,
         alarm: Alarm::new().map_err(failed)?,
+        jump: Jump::new().ok(),
         boxes: Vec::new(),
-        unsaved: (false, false),
+        unsaved: Unsaved::default(),
         far: None,
         loans: lend::Loans::default(),
         highest: Rung::Notify,
-        connect_at: scene.account.server.is_some().then_some(now),
-        lost_since: None,
+        reach: Reach::new(scene.account.server.is_some(), now),
+        rushed: 0,
+        requested: None,
+        folders_at: None,
         renew_at: now + RENEW,
         sweep_at: now + scene.settings.sweep,
+        looking_since: None,
         deaf_at: now + LOOK_AT_DEAF,
         slept: clock::slept(),
         run_ended: Duration::ZERO,
         last_run: (0, 0),
+        full_tried: None,
+        busy: false,
+        doubt: None,
         complaints: BTreeSet::new(),
-        config_text: manner.configs.iter().map(|file| std::fs::read(file).ok()).collect(),
+        config_text,
     };
     waiter.last_run = waiter.which_run();
     waiter.enumerate();
@@ -186,6 +205,10 @@ fn begin<'a>(
 impl<'a> Waiter<'a> {
     /// Asks all questions until one ends the waiting.
     fn run(&mut self) -> End {
+        // Edited while we stood by.
+        if self.config_is_new() {
+            return End::Reload;
+        }
         loop {
             if let Some(signal) = self.stop.signal() {
                 return End::Stopped(signal);
@@ -197,21 +220,18 @@ impl<'a> Waiter<'a> {
                 return End::Reload;
             }
             self.look_near();
-            match self.sync_if_needed() {
-                Step::Nothing => {}
-                Step::Again => continue,
-                Step::End(end) => return end,
+            if !self.is_looking() {
+                match self.sync_if_needed() {
+                    Step::Nothing => {}
+                    Step::Again => continue,
+                    Step::End(end) => return end,
+                }
             }
             if self.connect_if_due() || self.look_far() || self.keep_alive() {
                 continue;
             }
             self.save();
-            if self.block() {
-                continue;
-            }
-            if self.listen() {
-                return End::Reload;
-            }
+            self.block();
         }
     }
 
@@ -233,28 +253,18 @@ impl<'a> Waiter<'a> {
     /// Finds the mailboxes and listens to them. What is known of those that
     /// stay is kept.
     fn enumerate(&mut self) {
-        let before: Vec<Mailbox> =
-            self.boxes.iter().map(|watched| watched.mailbox.clone()).collect();
+        self.folders_at = None;
+        let before = self.mailboxes();
         let patterns = &self.scene.settings.boxes;
         let mut found = self.scene.config.local_mailboxes(self.scene.account);
         found.retain(|mailbox| patterns.is_empty() || pattern::admits(patterns, &mailbox.name));
         let mut known: BTreeMap<Mailbox, Watched> =
             self.boxes.drain(..).map(|watched| (watched.mailbox.clone(), watched)).collect();
-        let channels = &self.scene.account.channels;
         self.boxes = found
             .into_iter()
             .map(|mailbox| {
-                known.remove(&mailbox).unwrap_or_else(|| Watched {
-                    rules: channels
-                        .iter()
-                        .find(|channel| channel.name == mailbox.channel)
-                        .map_or_else(|| Err("no such channel".into()), Rules::of),
-                    mailbox,
-                    near: Near::Unasked,
-                    far: FarSide::Untold,
-                    touched: None,
-                    looked: Fingerprint::default(),
-                })
+                let new = |mailbox| Watched::new(mailbox, self.scene.account);
+                known.remove(&mailbox).unwrap_or_else(|| new(mailbox))
             })
             .collect();
         // Watches first, then the questions: no gap between.
@@ -262,8 +272,8 @@ impl<'a> Waiter<'a> {
         for watched in &mut self.boxes {
             watched.near = Near::Unasked;
         }
-        let after: Vec<&Mailbox> = self.boxes.iter().map(|watched| &watched.mailbox).collect();
-        if before.iter().ne(after) {
+        if before != self.mailboxes() {
+            self.say(|| format!("{} mailboxes here", self.boxes.len()));
             self.turn_far();
         }
     }
@@ -322,24 +332,31 @@ impl<'a> Waiter<'a> {
     fn listen(&mut self) -> bool {
         let now = clock::now();
         let heard = self.ears.as_mut().map(Ears::heard).unwrap_or_default();
-        for watched in &mut self.boxes {
-            if heard.all {
-                watched.near = Near::Unasked;
+        if heard.all {
+            self.say(|| "more happened than the kernel could tell; looking at everything".into());
+            self.boxes.iter_mut().for_each(|watched| watched.near = Near::Unasked);
+        }
+        for at in &heard.mail {
+            if let Some(watched) = self.boxes.get_mut(*at) {
+                watched.touched = Some(Touched::again(watched.touched, now));
             }
         }
-        for at in heard.mail {
-            if let Some(watched) = self.boxes.get_mut(at) {
-                let first = watched.touched.map_or(now, |(first, _)| first);
-                watched.touched = Some((first, now));
-            }
-        }
-        if heard.state || heard.all {
+        // Without inotify every waking is a reason to look.
+        if heard.state || heard.all || self.ears.is_none() {
             let last = self.which_run();
             if last != self.last_run {
                 self.another_run_ended(last);
             }
+            if self.requested.is_none() && self.disk.any_fresh() {
+                self.say(|| "asked for".into());
+                self.requested = Some(Touched::again(None, now));
+            }
         }
         if heard.folders || heard.all {
+            // A Maildir is made in several steps.
+            self.folders_at.get_or_insert(now + self.scene.settings.settle);
+        }
+        if self.folders_at.is_some_and(|at| now >= at) {
             self.enumerate();
         }
         self.hear_server();
@@ -351,8 +368,8 @@ impl<'a> Waiter<'a> {
         match far.heard() {
             Ok(changed) => {
                 let folders = far.take_new_folders();
-                for at in changed {
-                    self.far_changed(at);
+                for (at, unseen) in changed {
+                    self.far_changed(at, unseen);
                 }
                 if folders {
                     self.say(|| "mailboxes came or went on the server".into());
@@ -364,27 +381,33 @@ impl<'a> Waiter<'a> {
     }
 
     /// The server says that a mailbox is no more as it was.
-    fn far_changed(&mut self, at: usize) {
+    fn far_changed(&mut self, at: usize, unseen: bool) {
         let status = self.far.as_ref().and_then(|far| far.status(at));
         let quiet = clock::now().saturating_sub(self.run_ended) > ECHO
             && !Lock::is_held(&self.disk.dir().file("lock"));
         let Some(watched) = self.boxes.get_mut(at) else { return };
-        let same = self
-            .seen
-            .get(&key(&watched.mailbox))
-            .and_then(|seen| seen.far.as_ref())
-            .is_some_and(|then| Some(then.status) == status);
-        let was_clean = matches!(watched.far, FarSide::Found(Finding::Clean));
-        watched.far = if same {
-            FarSide::Found(Finding::Clean)
-        } else if was_clean && quiet && watched.rules.is_ok() {
-            let changes = crate::verdict::Changes { other: 1, ..Default::default() };
-            FarSide::Found(Finding::Changed(changes))
-        } else {
-            FarSide::Suspect
+        let key = watched.key();
+        let seen = self.seen.get(&key).and_then(|seen| watched.seen_far(seen));
+        if unseen {
+            // The next look must not be content with STATUS.
+            self.seen.entry(key).or_default().far = None;
+        }
+        watched.far = match status {
+            Some(now) => watched.far.told(Told { now, seen, unseen, quiet }, watched.rules.is_ok()),
+            None => FarSide::compared(None, None),
+        };
+        let then = match &watched.far {
+            FarSide::Found(Finding::Clean) => "as at the last look",
+            FarSide::Suspect => "may be an echo",
+            _ => "a change",
         };
         let name = watched.mailbox.near.clone();
-        self.say(|| format!("{name}: the server says {}", status.map_or("gone".into(), said)));
+        self.say(|| {
+            let status = status.map_or("it is gone".into(), |status| {
+                format!("{} messages, next UID {}", status.messages, status.uid_next)
+            });
+            format!("{name}: the server says {status}: {then}")
+        });
     }
 
     /// Which run was the last one, by its number and start.
@@ -396,35 +419,48 @@ impl<'a> Waiter<'a> {
     /// Another process has synced something: everything is asked again, and its
     /// success ends our backoff.
     fn another_run_ended(&mut self, last: (u64, u64)) {
+        self.say(|| "another process has synced".into());
         self.last_run = last;
         self.run_ended = clock::now();
-        for watched in &mut self.boxes {
-            watched.near = Near::Unasked;
+        self.boxes.iter_mut().for_each(|watched| watched.run_ended(false));
+        if self.far.is_none() && self.retry().is_none() {
+            self.reach.try_now(clock::now());
         }
-        if self.disk.dir().read_json::<Retry>(retry::FILE).is_none() && self.far.is_none() {
-            self.reconnect_now();
-        }
-        self.refresh_far();
+        self.refresh_far(None);
     }
 
-    /// STATUS of all, so that what a run has moved is settled now and not when
-    /// the server gets around to tell.
-    fn refresh_far(&mut self) {
+    fn retry(&self) -> Option<Retry> {
+        self.disk.dir().read_json(retry::FILE)
+    }
+
+    /// STATUS of these (or all), so that what a run has moved is settled now and
+    /// not when the server gets around to tell.
+    fn refresh_far(&mut self, mailboxes: Option<&BTreeSet<usize>>) {
         let Some(far) = &mut self.far else { return };
-        match far.sweep() {
+        let asked = match mailboxes {
+            Some(mailboxes) => far.refresh(mailboxes),
+            None => far.sweep(),
+        };
+        match asked {
             Ok(()) => self.hear_server(),
             Err(error) => self.lost(&error),
         }
     }
 
     fn config_is_new(&mut self) -> bool {
-        let now: Vec<_> = self.manner.configs.iter().map(|file| std::fs::read(file).ok()).collect();
+        let now = self.manner.config_text();
         if now == self.config_text {
             return false;
         }
         self.config_text = now;
-        match (self.manner.check)() {
-            Ok(()) => true,
+        let checked = (self.manner.check)();
+        // The file may be another one now, under the same name.
+        self.open_ears();
+        match checked {
+            Ok(()) => {
+                self.say(|| "the configuration has changed; beginning again with it".into());
+                true
+            }
             Err(failure) => {
                 if self.leads {
                     print(&format!("mutt-sync: {failure}; going on with what was read before"));
@@ -441,110 +477,78 @@ impl<'a> Waiter<'a> {
         let now = clock::now();
         if now >= self.deaf_at {
             self.deaf_at = now + LOOK_AT_DEAF;
-            let deaf = self.ears.as_ref().map(|ears| ears.deaf().to_vec());
-            match deaf {
-                Some(deaf) => {
-                    for at in deaf {
-                        if let Some(watched) = self.boxes.get_mut(at) {
-                            watched.near = Near::Unasked;
-                        }
-                    }
+            let deaf: Vec<usize> = match &self.ears {
+                Some(ears) => ears.deaf().to_vec(),
+                None => (0..self.boxes.len()).collect(),
+            };
+            for at in deaf {
+                if let Some(watched) = self.boxes.get_mut(at) {
+                    watched.near = Near::Unasked;
                 }
-                None => self.boxes.iter_mut().for_each(|watched| watched.near = Near::Unasked),
             }
         }
+        let settled = self.settled_at().is_some_and(|at| now >= at);
         for at in 0..self.boxes.len() {
-            let settle = self.scene.settings.settle;
-            let Some(watched) = self.boxes.get(at) else { return };
-            let due = match (&watched.near, watched.touched) {
-                (Near::Unasked, None) => true,
-                (_, Some((first, last))) => now >= (last + settle).min(first + settle * PATIENCE),
-                (Near::Found(_), None) => false,
-            };
-            if due {
-                self.look_into(at);
+            if self.boxes.get(at).is_some_and(|watched| watched.wants_look(settled)) {
+                self.look_into(at, None);
             }
         }
     }
 
-    fn look_into(&mut self, at: usize) {
+    /// When what was touched has come to rest.
+    fn settled_at(&self) -> Option<Duration> {
+        Touched::together(self.boxes.iter().filter_map(|watched| watched.touched))
+            .map(|touched| touched.settled_at(self.scene.settings.settle))
+    }
+
+    fn look_into(&mut self, at: usize, left_by_run: Option<Digest>) {
         let Some(watched) = self.boxes.get_mut(at) else { return };
         let was_touched = watched.touched.take().is_some();
-        let (Some(maildir), Some(state_file)) =
-            (&watched.mailbox.maildir, &watched.mailbox.state_file)
-        else {
-            // Not here: the server's side alone is asked.
-            watched.near = Near::Found(Finding::Clean);
-            return;
-        };
-        let key = key(&watched.mailbox);
-        let known = self.seen.get(&key).cloned().unwrap_or_default();
-        let rules = match &watched.rules {
-            Ok(rules) => rules.clone(),
-            Err(why) => {
-                // The digest alone, as a fingerprint.
-                let look = local::look(maildir, state_file, &Rules::none(), None, None);
-                watched.looked = look.fingerprint(None);
-                watched.near = Near::Found(Finding::Unknown(why.clone()));
-                return;
-            }
-        };
-        let look = local::look(maildir, state_file, &rules, known.near.as_ref(), known.forwarded);
-        watched.looked = look.fingerprint(None);
-        if look.finding == Finding::Clean {
-            let remembered = look.remembered(&rules, known.forwarded);
-            if known.near.as_ref() != Some(&remembered) {
-                self.seen.entry(key.clone()).or_default().near = Some(remembered);
-                self.unsaved.0 = true;
-            }
-        }
-        let text = match &look.finding {
+        let seen = self.seen.entry(watched.key()).or_default();
+        let looked = look::near(watched, seen, left_by_run);
+        self.unsaved.seen |= looked.learned;
+        let text = match &looked.finding {
             Finding::Clean if was_touched => Some("touched, nothing to push".to_owned()),
             Finding::Clean => None,
             Finding::Changed(changes) => Some(format!("to push: {changes}")),
             Finding::Unknown(why) => Some(format!("cannot be told: {why}")),
         };
-        let name = watched.mailbox.near.clone();
-        watched.near = Near::Found(look.finding);
+        let clean = looked.finding == Finding::Clean;
+        watched.near = Near::Found(looked.finding);
         if let Some(text) = text {
+            let name = watched.mailbox.near.clone();
             self.say(|| format!("{name}: {text}"));
         }
-        self.unstick(at);
+        if clean {
+            self.unstick(at, |stuck| stuck.near = None);
+        }
     }
 
-    /// A mailbox found clean on both sides is no more stuck.
-    fn unstick(&mut self, at: usize) {
-        let Some(watched) = self.boxes.get(at) else { return };
-        let clean = matches!(watched.near, Near::Found(Finding::Clean))
-            && matches!(watched.far, FarSide::Found(Finding::Clean));
-        if clean && self.stuck.remove(&key(&watched.mailbox)).is_some() {
-            self.unsaved.1 = true;
+    /// A side found clean is no more stuck.
+    fn unstick(&mut self, at: usize, clear: impl FnOnce(&mut need::Stuck)) {
+        let Some(key) = self.boxes.get(at).map(Watched::key) else { return };
+        let Some(stuck) = self.stuck.mailboxes.get_mut(&key) else { return };
+        let before = stuck.clone();
+        clear(stuck);
+        self.unsaved.stuck |= *stuck != before;
+        if *stuck == need::Stuck::default() {
+            self.stuck.mailboxes.remove(&key);
         }
     }
 
     // The far side.
 
-    fn reconnect_now(&mut self) {
-        if self.scene.account.server.is_some() && self.connect_at.is_some() || self.far.is_some() {
-            self.far = None;
-            self.connect_at = Some(clock::now());
-        }
-    }
-
     /// The mailboxes are others now: the same connection watches them.
     fn turn_far(&mut self) {
         let Some(mut far) = self.far.take() else { return };
         let mailboxes = self.mailboxes();
-        let turned = match (self.plan(&mailboxes), self.interrupt()) {
-            (Some(plan), Ok(breaker)) => {
-                breaker.only_stop();
-                far.turn_to(&plan, &breaker.interrupt)
-            }
+        let turned = match (self.plan(&mailboxes), self.breaker(false)) {
+            (Some(plan), Ok(breaker)) => far.turn_to(&plan, &breaker.interrupt),
             _ => return,
         };
         self.far = Some(far);
         match turned {
-            Ok(()) => self.suspect_what_differs(),
+            Ok(()) => self.compare_all(),
             Err(error) => self.lost(&error),
         }
     }
@@ -562,6 +566,7 @@ impl<'a> Waiter<'a> {
             server: self.scene.account.server.as_ref()?,
             account: self.scene.account,
             mailboxes,
+            boxes: &self.scene.settings.boxes,
             dialect: self.scene.config.dialect,
             most: self.highest,
             connections: usize::try_from(connections).unwrap_or(1),
@@ -570,33 +575,52 @@ impl<'a> Waiter<'a> {
 
     /// Connects if it is time. True if it tried.
     fn connect_if_due(&mut self) -> bool {
-        if self.far.is_some() || self.connect_at.is_none_or(|at| clock::now() < at) {
+        let now = clock::now();
+        if self.far.is_some() || !self.reach.is_due(now) {
             return false;
         }
-        let retry: Option<Retry> = self.disk.dir().read_json(retry::FILE);
+        if self.folders_at.is_some() {
+            // What is here already must not look as if it were only there.
+            self.enumerate();
+        }
+        let retry = self.retry();
         let wait = self.scene.settings.patience().wait(retry.as_ref(), SystemTime::now());
-        if !wait.is_zero() {
-            self.connect_at = Some(clock::now() + wait);
+        // A server that was lost a moment ago is tried whatever a run's failure
+        // says; where a password is in question, the backoff holds.
+        let offline = retry.is_some_and(|retry| retry.code == Exit::Offline.code());
+        let all_the_same = offline && self.reach.is_quick(now);
+        if !wait.is_zero() && !all_the_same {
+            self.say(|| format!("connecting in {}, as the last failure wants", short(wait)));
+            self.reach.wait(wait, now);
             return false;
         }
         let mailboxes = self.mailboxes();
         let Some(plan) = self.plan(&mailboxes) else { return false };
-        let interrupt = match self.interrupt() {
-            Ok(interrupt) => interrupt,
+        let wake = self.next_local(now);
+        let breaker = match self.alarm.set(wake).and_then(|()| self.breaker(true)) {
+            Ok(breaker) => breaker,
             Err(error) => {
                 self.complain(&format!("cannot connect: {error}"));
-                self.connect_at = Some(clock::now() + self.scene.settings.retry);
+                self.reach.wait(self.scene.settings.retry, now);
                 return false;
             }
         };
-        let started = clock::now();
-        match Far::open(&plan, &interrupt.interrupt) {
-            Ok(far) => {
-                interrupt.only_stop();
-                self.connected(far, started);
+        let opened = Far::open(&plan, &breaker.interrupt);
+        let broken_off = breaker.interrupt.fired();
+        drop(breaker);
+        match opened {
+            Ok(far) => self.connected(far, now),
+            Err(_) if broken_off => {
+                self.say(|| "connecting was broken off for something more urgent".into());
+                // What it was broken off for is done first. Ever later, so that somebody
+                // busy does not keep a slow password command from being heard out.
+                let wait = self.scene.settings.settle * (1 << self.rushed.min(5));
+                self.rushed += 1;
+                self.reach.broken_off(wait, clock::now());
             }
             Err(failure) => self.not_connected(&failure),
         }
+        self.alarm.heard();
         true
     }
 
@@ -604,186 +628,121 @@ impl<'a> Waiter<'a> {
         let now = clock::now();
         self.say(|| {
             let (rung, count) = (far.rung(), far.connections());
-            format!(
-                "connected by {rung}, {count} connection(s), in {}",
-                short(now.saturating_sub(started))
-            )
+            let took = short(now.saturating_sub(started));
+            format!("connected by {rung}, {count} connection(s), in {took}")
         });
-        self.lost_since = None;
-        self.connect_at = Some(now);
+        self.reach.connected(now);
+        self.rushed = 0;
         self.renew_at = now + RENEW;
         self.sweep_at = now + self.scene.settings.sweep;
         self.complaints.clear();
-        // The login works: whatever was in the way is gone.
-        let _ = self.disk.dir().remove(retry::FILE);
+        if self.retry().is_some() {
+            // The login works: what was in the way is gone, and what failed for
+            // it is wanted now.
+            let _ = self.disk.dir().remove(retry::FILE);
+            let failed = want::all(self.disk.dir());
+            self.disk.demand(&failed, false);
+        }
         let only_there = far.only_there().len();
         self.far = Some(far);
-        self.suspect_what_differs();
+        self.compare_all();
         if only_there > 0 {
             self.say(|| format!("{only_there} mailboxes are only on the server"));
         }
     }
 
     /// What the server says of each mailbox against what was remembered.
-    fn suspect_what_differs(&mut self) {
-        for at in 0..self.boxes.len() {
-            let status = self.far.as_ref().and_then(|far| far.status(at));
-            let seen = self.boxes.get(at).and_then(|watched| self.seen.get(&key(&watched.mailbox)));
-            let same = seen
-                .and_then(|seen| seen.far.as_ref())
-                .is_some_and(|then| Some(then.status) == status);
-            if let Some(watched) = self.boxes.get_mut(at) {
-                watched.far = match (status, same) {
-                    (_, true) => FarSide::Found(Finding::Clean),
-                    (Some(_), _) => FarSide::Suspect,
-                    // Not on the server, or it would not say.
-                    (None, _) => FarSide::Found(Finding::Unknown("not on the server".into())),
-                };
-            }
+    fn compare_all(&mut self) {
+        let Some(far) = &self.far else { return };
+        for (at, watched) in self.boxes.iter_mut().enumerate() {
+            let seen = self.seen.get(&watched.key()).and_then(|seen| watched.seen_far(seen));
+            watched.far = FarSide::compared(far.status(at), seen);
         }
-        let _ = self.far.as_mut().map(Far::heard);
+        // What was told on the way is in it.
+        let _ = self.far.as_mut().map(Far::forget_heard);
     }
 
     fn not_connected(&mut self, failure: &Failure) {
+        self.rushed = 0;
         let now = clock::now();
-        if self.stop.signal().is_some() || self.something_is_heard() {
-            // Interrupted by something more urgent.
-            self.connect_at = Some(now);
-            return;
-        }
-        let since = *self.lost_since.get_or_insert(now);
-        let settings = self.scene.settings;
-        match failure.exit {
+        match self.reach.failed(failure.exit, now) {
             // Nothing that trying again would change; mbsync itself may manage.
-            Exit::Config => {
-                self.complain(&format!("{}; not watching the server", failure.text));
-                self.connect_at = None;
-            }
-            Exit::Offline if now.saturating_sub(since) < QUICK_RETRY.1 => {
-                self.say(|| failure.text.clone());
-                self.connect_at = Some(now + QUICK_RETRY.0);
-            }
-            exit => {
-                let earlier: Option<Retry> = self.disk.dir().read_json(retry::FILE);
+            Next::GiveUp => self.complain(&format!("{}; not watching the server", failure.text)),
+            Next::Soon => self.say(|| failure.text.clone()),
+            Next::BackOff => {
+                let patience = self.scene.settings.patience();
                 let wall = SystemTime::now();
-                let retry = settings.patience().after(
+                let earlier = self.retry();
+                let retry = patience.after(
                     earlier.as_ref(),
-                    exit,
+                    failure.exit,
                     &failure.text,
                     wall,
                     disk::dice(),
                 );
-                let wait = settings.patience().wait(Some(&retry), wall);
+                let wait = patience.wait(Some(&retry), wall);
                 if self.disk.dir().write_json(retry::FILE, &retry).is_err() {
                     self.say(|| "the backoff could not be written".into());
                 }
                 self.complain(&failure.text);
                 self.say(|| format!("{}; again in {}", failure.text, short(wait)));
-                self.connect_at = Some(now + wait);
+                self.reach.wait(wait, now);
             }
         }
-    }
-
-    fn something_is_heard(&self) -> bool {
-        let Some(ears) = &self.ears else { return false };
-        let none = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut [PollFd::new(ears, PollFlags::IN)], Some(&none)).is_ok_and(|ready| ready > 0)
     }
 
     fn lost(&mut self, error: &LinkError) {
         if self.far.take().is_some() {
-            self.say(|| format!("connection lost: {error}"));
-            for watched in &mut self.boxes {
-                watched.far = FarSide::Untold;
-            }
-            self.lost_since = None;
-            self.connect_at = Some(clock::now());
+            self.boxes.iter_mut().for_each(|watched| watched.far = FarSide::Untold);
+            self.doubt = None;
+            let wait = self.reach.lost(clock::now());
+            self.say(|| format!("connection lost: {error}; again in {}", short(wait)));
         }
+    }
+
+    /// Whether suspicions are being settled: what they come to goes into one run.
+    /// A server that is slow about it is not waited for.
+    fn is_looking(&mut self) -> bool {
+        if !self.boxes.iter().any(|watched| watched.far == FarSide::Suspect) {
+            self.looking_since = None;
+        }
+        self.looking_since.is_some_and(|since| clock::now() < since + LOOKS)
     }
 
     /// Settles one suspicion. True if there was one.
     fn look_far(&mut self) -> bool {
-        let suspect = |watched: &Watched| matches!(watched.far, FarSide::Suspect);
+        let suspect = |watched: &Watched| watched.far == FarSide::Suspect;
         let Some(at) = self.boxes.iter().position(suspect) else { return false };
-        let finding = self.settle(at);
-        if let Some(watched) = self.boxes.get_mut(at) {
-            if let Some(finding) = finding {
-                let name = watched.mailbox.near.clone();
+        let (Some(far), Some(watched)) = (self.far.as_mut(), self.boxes.get(at)) else {
+            self.boxes.iter_mut().for_each(|watched| watched.far = FarSide::Untold);
+            return true;
+        };
+        let seen = self.seen.entry(watched.key()).or_default();
+        let begun = clock::now();
+        self.looking_since.get_or_insert(begun);
+        match look::far(watched, at, seen, far) {
+            Ok((finding, learned)) => {
+                self.unsaved.seen |= learned;
+                let took = short(clock::now().saturating_sub(begun));
                 let text = match &finding {
-                    Finding::Clean => None,
-                    Finding::Changed(changes) => Some(format!("{name}: to pull: {changes}")),
-                    Finding::Unknown(why) => Some(format!("{name}: cannot be told: {why}")),
+                    Some(Finding::Clean) => format!("in step with the server ({took})"),
+                    Some(Finding::Changed(changes)) => format!("to pull: {changes} ({took})"),
+                    Some(Finding::Unknown(why)) => format!("cannot be told: {why}"),
+                    None => "changed while it was looked into; looking again".into(),
                 };
-                watched.far = FarSide::Found(finding);
-                if let Some(text) = text {
-                    self.say(|| text);
+                let name = watched.mailbox.near.clone();
+                self.say(|| format!("{name}: {text}"));
+                let clean = finding == Some(Finding::Clean);
+                if let (Some(finding), Some(watched)) = (finding, self.boxes.get_mut(at)) {
+                    watched.far = FarSide::Found(finding);
+                }
+                if clean {
+                    self.unstick(at, |stuck| stuck.far = None);
                 }
             }
+            Err(error) => self.lost(&error),
         }
-        self.unstick(at);
         true
-    }
-
-    /// `None`: the connection was lost over it.
-    fn settle(&mut self, at: usize) -> Option<Finding> {
-        let far = self.far.as_mut()?;
-        let watched = self.boxes.get(at)?;
-        let (key, status) = (key(&watched.mailbox), far.status(at));
-        let rules = match &watched.rules {
-            Ok(rules) => rules.clone(),
-            Err(why) => return Some(Finding::Unknown(why.clone())),
-        };
-        let Some(status) = status else {
-            return Some(Finding::Unknown("not on the server".into()));
-        };
-        let state = watched.mailbox.state_file.as_deref().map(syncstate::read);
-        let record: Record = match state {
-            Some(State::Known(record)) => record,
-            Some(State::NeverSynced) => return Some(remote::never_synced(&status)),
-            Some(State::Unfinished) => {
-                return Some(Finding::Unknown("mbsync was interrupted".into()));
-            }
-            Some(State::Unreadable { why }) => return Some(Finding::Unknown(why)),
-            None => return Some(Finding::Unknown("no record".into())),
-        };
-        let known = self.seen.get(&key).cloned().unwrap_or_default();
-        let needed = match remote::suspect(&status, known.far.as_ref(), Some(&record), &rules) {
-            Suspicion::Clean => return Some(Finding::Clean),
-            Suspicion::Unknown(why) => return Some(Finding::Unknown(why)),
-            Suspicion::Look(needed) => needed,
-        };
-        let since = match needed {
-            Needed::Whole => None,
-            Needed::ChangedSince(since) => Some(since),
-        };
-        // SELECT, once, to learn whether $Forwarded is kept; EXAMINE does not tell.
-        let opening = if known.forwarded.is_none() { Opening::Select } else { Opening::Examine };
-        let look = match far.look(at, opening, since) {
-            Ok(Some(look)) => look,
-            Ok(None) => {
-                return Some(Finding::Unknown("its name cannot be said to the server".into()));
-            }
-            Err(LinkError::Refused(answer)) => return Some(Finding::Unknown(answer.text)),
-            Err(error) => {
-                self.lost(&error);
-                return None;
-            }
-        };
-        let finding = remote::settle(&record, &rules, &look.uids, &fetched(&look));
-        let entry = self.seen.entry(key).or_default();
-        if look.forwarded.is_some() && entry.forwarded != look.forwarded {
-            entry.forwarded = look.forwarded;
-            self.unsaved.0 = true;
-        }
-        if finding == Finding::Clean {
-            entry.far = Some(remote::Remembered::new(status, &record, &rules));
-            self.unsaved.0 = true;
-            // What happened during the look is a suspicion of its own.
-            if self.far.as_ref().and_then(|far| far.status(at)) != Some(status) {
-                return None;
-            }
-        }
-        Some(finding)
     }
 
     /// Renews, sweeps and probes as it becomes due. True if something was done.
@@ -796,9 +755,17 @@ impl<'a> Waiter<'a> {
             self.say(|| "the machine has slept".into());
             // Its end ends every backoff.
             let _ = self.disk.dir().remove(retry::FILE);
-            self.lost_since = None;
-            if self.far.is_none() && self.scene.account.server.is_some() {
-                self.connect_at = Some(now);
+            self.reach.try_now(now);
+        }
+        if let Some((until, spoken)) = self.doubt.filter(|(until, _)| now >= *until) {
+            self.doubt = None;
+            let silent = self.far.as_ref().is_some_and(|far| far.unasked() == spoken);
+            if silent && until > Duration::ZERO {
+                self.complain("the server accepted NOTIFY and told nothing; going on with IDLE");
+                self.highest = Rung::Idle;
+                self.far = None;
+                self.reach.try_now(now);
+                return true;
             }
         }
         let Some(far) = &mut self.far else { return woke };
@@ -821,15 +788,39 @@ impl<'a> Waiter<'a> {
 
     // Running.
 
+    /// What is to be run now, if anything is.
+    fn task(&mut self) -> Option<Task> {
+        let asked = self.disk.next_due() == Some(Duration::ZERO) && self.request_has_settled();
+        let standing = if asked { want::all(self.disk.dir()) } else { BTreeSet::new() };
+        need::task(
+            self.dirty(),
+            asked.then_some(standing),
+            self.full_run_in().is_zero(),
+            self.new_on_server(),
+        )
+    }
+
+    /// Who asks in the background is often mutt, about to write its folder.
+    fn request_has_settled(&self) -> bool {
+        let settle = self.scene.settings.settle;
+        self.requested.is_none_or(|requested| clock::now() >= requested.settled_at(settle))
+            || want::is_urgent(self.disk.dir())
+    }
+
     /// Runs mbsync if something calls for it and nothing forbids it.
     fn sync_if_needed(&mut self) -> Step {
-        let asked = self.disk.next_due() == Some(Duration::ZERO);
-        let (dirty, whole) = self.dirty();
-        let full = self.full_run_is_due();
-        if !asked && dirty.is_empty() && !whole && !full {
-            return Step::Nothing;
+        self.busy = false;
+        let Some(task) = self.task() else { return Step::Nothing };
+        if task.demanded.contains(&Want::Account) && self.folders_at.is_some() {
+            self.enumerate();
+            return Step::Again;
         }
         if self.disk.gate(false, false) != Gate::Open {
+            return Step::Nothing;
+        }
+        if Lock::is_held(&self.disk.dir().file("lock")) {
+            // Its end is heard of; meanwhile the server and the disk are listened to.
+            self.busy = true;
             return Step::Nothing;
         }
         match self.disk.lock() {
@@ -837,7 +828,7 @@ impl<'a> Waiter<'a> {
             Locked::Stopped => return Step::Again,
             Locked::TooLong => {
                 self.complain("another process holds the lock for too long");
-                self.deaf_at = clock::now();
+                self.busy = true;
                 return Step::Nothing;
             }
         }
@@ -852,40 +843,35 @@ impl<'a> Waiter<'a> {
             self.disk.unlock();
             return Step::Nothing;
         }
-        let mut wants: BTreeSet<Want> = dirty.iter().map(|(want, _)| want.clone()).collect();
-        if full || whole {
-            self.say(|| {
-                if full { "a full run is due".into() } else { "new mailboxes on the server".into() }
-            });
-            wants = BTreeSet::from([Want::Account]);
-        }
-        self.disk.demand(&self.scene.account.canonical(&wants), false);
-        let before = self.look_before(&wants, full || whole || asked);
-        self.save();
-        let found_change = full && dirty.is_empty();
+        self.say(|| format!("syncing: {}", task.why.join(", ")));
+        let wants = self.scene.account.canonical(&task.wants);
+        self.disk.demand(&self.scene.account.canonical(&task.demanded), false);
+        let before = self.before_run(&wants);
+        let was_clean = task.full && self.dirty().is_empty();
         let report = self.run_lending();
         self.disk.unlock();
         self.take_back(report.loan.as_ref());
         self.last_run = self.which_run();
         self.run_ended = clock::now();
+        self.requested = None;
+        if wants.contains(&Want::Account) {
+            self.full_tried = Some(self.run_ended);
+        }
         self.report(&report);
+        let served = matches!(report.ended.exit, Exit::Done | Exit::Mailbox);
+        if served {
+            self.remember(&before);
+        }
         if let Exit::Signal(signal) = report.ended.exit {
             return Step::End(End::Stopped(signal));
         }
-        let served = matches!(report.ended.exit, Exit::Done | Exit::Mailbox);
-        if served {
-            // A run that was cut off says nothing of what it would have left.
-            self.unsaved.1 |= !before.is_empty();
-            self.stuck.extend(before);
-        }
-        if served && !self.manner.endless {
-            self.save();
-            return Step::End(End::Synced);
-        }
-        if served && found_change {
+        if was_clean && served {
             self.doubt_silence(&report);
         }
-        self.ask_again(&wants);
+        self.ask_again(&wants, &before, report.ended.exit == Exit::Done);
+        if served && !self.manner.endless {
+            return Step::End(End::Synced);
+        }
         Step::Again
     }
 
@@ -903,141 +889,136 @@ impl<'a> Waiter<'a> {
         }
     }
 
+    /// How each mailbox that a run takes on looks before it.
+    fn before_run(&self, wants: &BTreeSet<Want>) -> Before {
+        let covered = |watched: &Watched| wants.iter().any(|want| covers(want, &watched.mailbox));
+        let mailboxes = self
+            .boxes
+            .iter()
+            .enumerate()
+            .filter(|(_, watched)| covered(watched))
+            .map(|(at, watched)| {
+                let print = watched.fingerprint(self.far.as_ref().and_then(|far| far.status(at)));
+                let stuck =
+                    need::left_by_run(watched.near_finding(), watched.far_finding(), &print);
+                (watched.key(), (stuck, watched.digest))
+            })
+            .collect();
+        let whole = wants.contains(&Want::Account);
+        let only_there = self.far.as_ref().filter(|_| whole).map(|far| far.only_there().clone());
+        Before { mailboxes, only_there }
+    }
+
+    /// After a run that reached the mailboxes: what is still as it was before it
+    /// is not run for again.
+    fn remember(&mut self, before: &Before) {
+        for (key, (stuck, _)) in &before.mailboxes {
+            if *stuck != need::Stuck::default() {
+                let entry = self.stuck.mailboxes.entry(key.clone()).or_default();
+                entry.near = stuck.near.clone().or(entry.near.take());
+                entry.far = stuck.far.clone().or(entry.far.take());
+                self.unsaved.stuck = true;
+            }
+        }
+        if let Some(only_there) = &before.only_there {
+            self.unsaved.stuck |= self.stuck.only_there != *only_there;
+            self.stuck.only_there.clone_from(only_there);
+        }
+    }
+
     /// After a run, ours: what it moved is asked about again.
-    fn ask_again(&mut self, wants: &BTreeSet<Want>) {
+    fn ask_again(&mut self, wants: &BTreeSet<Want>, before: &Before, well: bool) {
+        let mut covered = BTreeSet::new();
+        for at in 0..self.boxes.len() {
+            let Some(watched) = self.boxes.get_mut(at) else { continue };
+            let Some((_, digest)) = before.mailboxes.get(&watched.key()) else { continue };
+            watched.run_ended(true);
+            covered.insert(at);
+            let alt_map = watched.rules.as_ref().is_ok_and(|rules| rules.alt_map);
+            if well && alt_map {
+                self.look_into(at, *digest);
+            }
+        }
+        if !self.manner.endless {
+            return;
+        }
         if wants.contains(&Want::Account) {
             self.enumerate();
         }
-        for watched in &mut self.boxes {
-            if wants.iter().any(|want| covers(want, &watched.mailbox)) {
-                watched.near = Near::Unasked;
-                watched.touched = None;
-                if matches!(watched.far, FarSide::Found(_)) {
-                    watched.far = FarSide::Suspect;
-                }
-            }
-        }
-        self.refresh_far();
+        self.refresh_far(Some(&covered));
     }
 
-    /// The timer's run found something that NOTIFY had not told: this server
-    /// takes the command and keeps silent.
+    /// The timer's run found something that NOTIFY had not told. If it is not told
+    /// in the next moments either, the server takes the command and keeps silent.
     fn doubt_silence(&mut self, report: &disk::Report) {
         let pulled: u32 = report.changes.iter().map(|change| change.pulled).sum();
-        let Some(far) = &mut self.far else { return };
+        let Some(far) = &self.far else { return };
         if pulled > 0 && far.rung() == Rung::Notify {
-            self.highest = far.distrust();
-            self.complain("the server accepted NOTIFY and told nothing; going on with IDLE");
-            self.reconnect_now();
+            self.doubt = Some((clock::now() + ECHO, far.unasked()));
         }
     }
 
-    /// How each mailbox looks before a run that may leave it as it is.
-    fn look_before(&self, wants: &BTreeSet<Want>, all: bool) -> Vec<(String, Fingerprint)> {
-        let mut looks = Vec::new();
-        for (at, watched) in self.boxes.iter().enumerate() {
-            if !all && !wants.iter().any(|want| covers(want, &watched.mailbox)) {
-                continue;
+    /// The mailboxes that need a run, and why.
+    fn dirty(&self) -> Vec<(Want, String)> {
+        let needs = |(at, watched): (usize, &Watched)| {
+            if watched.is_restless() {
+                return None;
             }
-            let clean = matches!(watched.near, Near::Found(Finding::Clean) | Near::Unasked)
-                && !matches!(
-                    watched.far,
-                    FarSide::Found(Finding::Changed(_) | Finding::Unknown(_))
-                );
-            if !clean {
-                looks.push((key(&watched.mailbox), self.fingerprint(at)));
-            }
-        }
-        if let Some(far) = self.far.as_ref().filter(|far| all && !far.only_there().is_empty()) {
-            looks.push((ONLY_THERE.to_owned(), only_there_fingerprint(far)));
-        }
-        looks
-    }
-
-    fn fingerprint(&self, at: usize) -> Fingerprint {
-        let looked = self.boxes.get(at).map(|watched| watched.looked.clone()).unwrap_or_default();
-        Fingerprint { far: self.far.as_ref().and_then(|far| far.status(at)), ..looked }
-    }
-
-    /// The mailboxes that need a run, and whether only a run of the whole
-    /// account will do.
-    fn dirty(&self) -> (Vec<(Want, String)>, bool) {
-        let mut found = Vec::new();
-        for (at, watched) in self.boxes.iter().enumerate() {
-            let clean = Finding::Clean;
-            let near = match &watched.near {
-                Near::Found(finding) => finding,
-                Near::Unasked => &clean,
-            };
-            let far = match &watched.far {
-                FarSide::Found(finding) => Some(finding),
-                FarSide::Suspect | FarSide::Untold => None,
-            };
-            if *near == Finding::Clean && far.is_none_or(|far| *far == Finding::Clean) {
-                continue;
-            }
-            // A change that mutt is still making is waited for.
-            if watched.touched.is_some() && matches!(far, None | Some(Finding::Clean)) {
-                continue;
-            }
-            let now = self.fingerprint(at);
-            let stuck = self.stuck.get(&key(&watched.mailbox));
-            if let Some(why) = need::reason(&Known { near, far, now: &now, stuck }) {
-                let mailbox = &watched.mailbox;
-                let want = if mailbox.addressable {
-                    Want::Mailbox { channel: mailbox.channel.clone(), name: mailbox.name.clone() }
-                } else {
-                    Want::Channel(mailbox.channel.clone())
-                };
-                found.push((want, why));
-            }
-        }
-        (found, self.new_on_server())
+            let now = watched.fingerprint(self.far.as_ref().and_then(|far| far.status(at)));
+            let why = need::reason(&Known {
+                near: watched.near_finding(),
+                far: watched.far_finding(),
+                now: &now,
+                stuck: self.stuck.mailboxes.get(&watched.key()),
+            })?;
+            Some((watched.want(), format!("{} {why}", watched.mailbox.near)))
+        };
+        self.boxes.iter().enumerate().filter_map(needs).collect()
     }
 
     fn new_on_server(&self) -> bool {
         let Some(far) = &self.far else { return false };
-        let stuck = self.stuck.get(ONLY_THERE);
-        !far.only_there().is_empty() && stuck != Some(&only_there_fingerprint(far))
+        !far.only_there().is_subset(&self.stuck.only_there)
     }
 
-    fn full_run_is_due(&self) -> bool {
-        self.full_run_in().is_zero()
-    }
-
-    /// Time to the next full run; never longer than `every`, whatever the clock says.
+    /// Time to the next full run; never longer than `every`, whatever the clock
+    /// says. One that failed is tried again as a request that stands, not here.
     fn full_run_in(&self) -> Duration {
-        let last: Last = self.disk.dir().read_json(last::FILE).unwrap_or_default();
         let every = self.scene.settings.every;
-        let Some(last) = last.last_whole else { return Duration::ZERO };
-        let next = Duration::from_secs(last) + every;
-        next.saturating_sub(Duration::from_secs(seconds(SystemTime::now()))).min(every)
+        let last: Last = self.disk.dir().read_json(last::FILE).unwrap_or_default();
+        let tried = last.whole.then_some(last.started / 1000);
+        let by_wall = last.last_whole.max(tried).map_or(Duration::ZERO, |last| {
+            let next = Duration::from_secs(last) + every;
+            next.saturating_sub(Duration::from_secs(seconds(SystemTime::now()))).min(every)
+        });
+        let tried = self.full_tried.map(|at| (at + every).saturating_sub(clock::now()));
+        by_wall.max(tried.unwrap_or_default())
     }
 
     // Blocking.
 
-    /// Waits for anything to happen. True if the connection was lost instead.
-    fn block(&mut self) -> bool {
+    /// Waits for anything to happen.
+    fn block(&mut self) {
         if let Some(far) = &mut self.far {
-            let heard = far.block().and_then(|()| far.heard());
-            match heard {
-                Ok(changed) if changed.is_empty() => {}
+            match far.block().and_then(|()| far.heard()) {
+                Ok(changed) if changed.is_empty() && !far.has_new_folders() => {}
                 Ok(changed) => {
-                    for at in changed {
-                        self.far_changed(at);
+                    for (at, unseen) in changed {
+                        self.far_changed(at, unseen);
                     }
-                    return true;
+                    return;
                 }
                 Err(error) => {
                     self.lost(&error);
-                    return true;
+                    return;
                 }
             }
         }
-        let deadline = self.deadline();
+        let now = clock::now();
+        let deadline = self.next_local(now).min(self.next_far(now));
         if self.alarm.set(deadline).is_err() {
             std::thread::sleep(Duration::from_millis(100));
-            return true;
+            return;
         }
         let far_fds = self.far.as_ref().map(Far::poll_fds).unwrap_or_default();
         let mut fds = vec![
@@ -1045,44 +1026,43 @@ impl<'a> Waiter<'a> {
             PollFd::new(self.halt, PollFlags::IN),
             PollFd::new(&self.alarm, PollFlags::IN),
         ];
+        fds.extend(self.jump.iter().map(|jump| PollFd::new(jump, PollFlags::IN)));
         fds.extend(self.ears.iter().map(|ears| PollFd::new(ears, PollFlags::IN)));
+        let configs = self.ears.as_ref().map(Ears::configs_fd);
+        fds.extend(configs.iter().map(|configs| PollFd::new(configs, PollFlags::IN)));
         fds.extend(far_fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let _ = poll(&mut fds, None);
+        // A wait that lasts is one in which nothing will be needed for a while.
+        if poll(&mut fds, Some(&LULL)) == Ok(0) {
+            sys::give_back_memory();
+            let _ = poll(&mut fds, None);
+        }
         drop(fds);
         drop(far_fds);
         self.alarm.heard();
-        false
+        if let Some(jump) = &mut self.jump {
+            jump.heard();
+        }
     }
 
-    /// When something becomes due by itself (time since boot).
-    fn deadline(&mut self) -> Duration {
-        let now = clock::now();
+    /// When something becomes due by itself that has nothing to do with the
+    /// connection (time since boot).
+    fn next_local(&mut self, now: Duration) -> Duration {
         let settle = self.scene.settings.settle;
         let mut next = now + Duration::from_secs(24 * 3600);
         let mut at_latest = |at: Duration| next = next.min(at);
-        for watched in &self.boxes {
-            if let Some((first, last)) = watched.touched {
-                at_latest((last + settle).min(first + settle * PATIENCE));
-            }
-        }
+        self.settled_at().iter().for_each(|at| at_latest(*at));
+        self.folders_at.iter().for_each(|at| at_latest(*at));
         if self.ears.as_ref().is_none_or(|ears| !ears.deaf().is_empty()) {
             at_latest(self.deaf_at);
         }
-        match &self.far {
-            Some(far) => {
-                at_latest(self.renew_at);
-                if far.rung() != Rung::Notify {
-                    at_latest(self.sweep_at);
-                }
-            }
-            None => self.connect_at.iter().for_each(|at| at_latest(*at)),
-        }
         // Whole seconds on the wall clock: not before they have passed.
         let mut wanted = Some(self.full_run_in());
-        if !self.dirty().0.is_empty() || self.new_on_server() {
+        if !self.dirty().is_empty() || self.new_on_server() {
             wanted = Some(Duration::ZERO);
         }
         if let Some(due) = self.disk.next_due() {
+            let settled = self.requested.map_or(now, |requested| requested.settled_at(settle));
+            let due = if due.is_zero() { settled.saturating_sub(now) } else { due };
             wanted = wanted.min(Some(due));
         }
         if let Some(due) = wanted {
@@ -1090,37 +1070,63 @@ impl<'a> Waiter<'a> {
                 Gate::Open => Duration::ZERO,
                 Gate::Throttled(wait) | Gate::BackingOff(wait) => wait,
             };
-            at_latest(now + due.max(gate).max(Duration::from_millis(10)));
+            let least = if self.busy { LOOK_AT_LOCK } else { Duration::from_millis(10) };
+            at_latest(now + due.max(gate).max(least));
         }
         next
     }
 
-    /// A descriptor that ends a connect at once: when a signal comes, when
-    /// another account ends the waiting, and when something here wants a run.
-    fn interrupt(&self) -> std::io::Result<Breaker> {
+    /// The same for the connection.
+    fn next_far(&self, now: Duration) -> Duration {
+        let mut next = now + Duration::from_secs(24 * 3600);
+        let mut at_latest = |at: Duration| next = next.min(at);
+        match &self.far {
+            Some(far) => {
+                at_latest(self.renew_at);
+                if far.rung() != Rung::Notify {
+                    at_latest(self.sweep_at);
+                }
+                self.doubt.iter().for_each(|(until, _)| at_latest(*until));
+            }
+            None => self.reach.at().iter().for_each(|at| at_latest(*at)),
+        }
+        next
+    }
+
+    /// A descriptor that ends a dialogue at once: when a signal comes, when
+    /// another account ends the waiting, and, with `soft`, when something here
+    /// wants a run: after an event, or at the time that the alarm is set to.
+    fn breaker(&self, soft: bool) -> std::io::Result<Breaker> {
         let all = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let data = epoll::EventData::new_u64(0);
         epoll::add(&all, self.stop, data, epoll::EventFlags::IN)?;
         epoll::add(&all, self.halt, data, epoll::EventFlags::IN)?;
-        let ears = match &self.ears {
-            Some(ears) => {
-                let ears = rustix::io::fcntl_dupfd_cloexec(ears, 3)?;
-                epoll::add(&all, &ears, data, epoll::EventFlags::IN)?;
-                Some(ears)
+        let mut until_in = Vec::new();
+        if soft {
+            // Copies: to be taken out again they must be told from what is open
+            // elsewhere.
+            until_in.push(rustix::io::fcntl_dupfd_cloexec(&self.alarm, 3)?);
+            if let Some(ears) = &self.ears {
+                until_in.push(rustix::io::fcntl_dupfd_cloexec(ears, 3)?);
             }
-            None => None,
-        };
-        Ok(Breaker { interrupt: Interrupt::when_readable(Arc::clone(&all)), all, ears })
+            for fd in &until_in {
+                epoll::add(&all, fd, data, epoll::EventFlags::IN)?;
+            }
+        }
+        Ok(Breaker { interrupt: Interrupt::when_readable(Arc::clone(&all)), all, until_in })
     }
 
     fn save(&mut self) {
-        if std::mem::take(&mut self.unsaved.0) {
-            self.seen.retain(|at, _| self.boxes.iter().any(|watched| key(&watched.mailbox) == *at));
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let there: BTreeSet<String> = self.boxes.iter().map(Watched::key).collect();
+        if unsaved.seen {
+            self.seen.retain(|key, _| there.contains(key));
             if let Err(error) = self.disk.dir().write_json(seen::FILE, &self.seen) {
                 self.complain(&format!("cannot remember what was seen: {error}"));
             }
         }
-        if std::mem::take(&mut self.unsaved.1) {
+        if unsaved.stuck {
+            self.stuck.mailboxes.retain(|key, _| there.contains(key));
             if let Err(error) = self.disk.dir().write_json(seen::STUCK, &self.stuck) {
                 self.complain(&format!("cannot remember what is stuck: {error}"));
             }
@@ -1135,37 +1141,28 @@ enum Step {
     End(End),
 }
 
+/// How things stood before a run.
+struct Before {
+    /// By key: what to keep if it stays so, and the near side's digest.
+    mailboxes: BTreeMap<String, (need::Stuck, Option<Digest>)>,
+    /// Mailboxes that only the server had, if the run was to make them here.
+    only_there: Option<BTreeSet<String>>,
+}
+
 struct Breaker {
     interrupt: Interrupt,
     all: Arc<OwnedFd>,
-    ears: Option<OwnedFd>,
+    /// What ends a login, but no dialogue after it.
+    until_in: Vec<OwnedFd>,
 }
 
-impl Breaker {
+impl Drop for Breaker {
     /// From now on only what ends the process ends a dialogue.
-    fn only_stop(&self) {
-        if let Some(ears) = &self.ears {
-            let _ = epoll::delete(&self.all, ears);
+    fn drop(&mut self) {
+        for fd in &self.until_in {
+            let _ = epoll::delete(&self.all, fd);
         }
     }
-}
-
-/// Where the mailboxes that are only on the server stand in `stuck.json`.
-const ONLY_THERE: &str = "";
-
-fn only_there_fingerprint(far: &Far) -> Fingerprint {
-    let count = u32::try_from(far.only_there().len()).unwrap_or(u32::MAX);
-    let status = Status { uid_validity: 0, uid_next: 0, messages: count, highest_modseq: None };
-    Fingerprint { far: Some(status), ..Fingerprint::default() }
-}
-
-fn said(status: Status) -> String {
-    format!("{} messages, next UID {}", status.messages, status.uid_next)
-}
-
-fn fetched(look: &imap::Look) -> Fetched {
-    let flags = look.flags.clone();
-    if look.all_flags { Fetched::Whole(flags) } else { Fetched::ChangedSince(flags) }
 }
 
 fn print(line: &str) {

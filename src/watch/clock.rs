@@ -65,6 +65,49 @@ impl Alarm {
     }
 }
 
+/// Becomes readable when the clock on the wall is set, and when the machine
+/// wakes: the kernel tells of both in one way (`TFD_TIMER_CANCEL_ON_SET`, see
+/// `timerfd_create(2)`). So the end of a sleep is known at once, with no timer
+/// that would have to run out first.
+#[derive(Debug)]
+pub struct Jump {
+    timer: OwnedFd,
+}
+
+impl Jump {
+    /// Listens from now on.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let jump = Jump { timer: timerfd_create(TimerfdClockId::Realtime, flags)? };
+        jump.arm()?;
+        Ok(jump)
+    }
+
+    fn arm(&self) -> io::Result<()> {
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Far beyond any machine's life, within what the kernel can count.
+        let value = Timespec { tv_sec: 1 << 33, tv_nsec: 0 };
+        let timer = Itimerspec { it_interval: never, it_value: value };
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        timerfd_settime(&self.timer, flags, &timer)?;
+        Ok(())
+    }
+
+    /// Takes note that it was heard.
+    pub fn heard(&mut self) {
+        match rustix::io::read(&self.timer, &mut [0_u8; 8]) {
+            Err(rustix::io::Errno::AGAIN) => {}
+            _ => drop(self.arm()),
+        }
+    }
+}
+
+impl AsFd for Jump {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+}
+
 impl AsFd for Alarm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.timer.as_fd()
@@ -79,6 +122,14 @@ mod tests {
     fn fires_within(alarm: &Alarm, limit: Duration) -> bool {
         let limit = Timespec::try_from(limit).unwrap();
         poll(&mut [PollFd::new(alarm, PollFlags::IN)], Some(&limit)).unwrap() == 1
+    }
+
+    #[test]
+    fn nothing_is_heard_of_a_clock_that_goes_on() {
+        let mut jump = Jump::new().unwrap();
+        jump.heard();
+        let limit = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        assert_eq!(poll(&mut [PollFd::new(&jump, PollFlags::IN)], Some(&limit)).unwrap(), 0);
     }
 
     #[test]

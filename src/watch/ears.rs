@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 /// What has been heard since the last question.
+// Each is a fact of its own, and any of them may come with any other.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // a set of flags
 pub struct Heard {
@@ -42,8 +43,6 @@ enum Place {
     Mail(usize),
     Folders,
     State,
-    /// A directory of which only these names count: configuration files.
-    Config(Vec<OsString>),
     /// The directory of a trigger file of the user's own.
     Trigger(OsString),
 }
@@ -52,6 +51,10 @@ enum Place {
 #[derive(Debug)]
 pub struct Ears {
     inotify: Inotify,
+    /// Apart, because a configuration file lies among others that are written at
+    /// any time, by a password command for one.
+    configs: Inotify,
+    config_names: HashMap<WatchDescriptor, Vec<OsString>>,
     places: HashMap<WatchDescriptor, Vec<Place>>,
     deaf: Vec<usize>,
 }
@@ -77,15 +80,27 @@ impl Ears {
     /// # Errors
     /// There is no inotify at all, or no instance left.
     pub fn open(places: &Where<'_>) -> io::Result<Self> {
-        let mut ears = Ears { inotify: Inotify::init()?, places: HashMap::new(), deaf: vec![] };
+        let mut ears = Ears {
+            inotify: Inotify::init()?,
+            configs: Inotify::init()?,
+            config_names: HashMap::new(),
+            places: HashMap::new(),
+            deaf: vec![],
+        };
         // Requests first: they must not be missed for want of watches.
         let made = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
         ears.add(&places.state.join("want"), WatchMask::CLOSE_WRITE, Place::State);
         ears.add(places.state, made | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB, Place::State);
         for config in places.configs {
-            if let (Some(dir), Some(name)) = (config.parent(), config.file_name()) {
-                let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
-                ears.add(dir, mask, Place::Config(vec![name.to_owned()]));
+            // A link's target is edited elsewhere; a link is replaced here.
+            let target = config.canonicalize().ok().filter(|target| target != config);
+            for file in std::iter::once(config).chain(&target) {
+                if let (Some(dir), Some(name)) = (file.parent(), file.file_name()) {
+                    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
+                    if let Ok(watch) = ears.configs.watches().add(dir, mask) {
+                        ears.config_names.entry(watch).or_default().push(name.to_owned());
+                    }
+                }
             }
         }
         if let Some((dir, name)) =
@@ -136,24 +151,45 @@ impl Ears {
     /// What has been heard. Never waits.
     pub fn heard(&mut self) -> Heard {
         let mut heard = Heard::default();
-        let mut buffer = [0; 16 * 1024];
-        while let Ok(events) = self.inotify.read_events(&mut buffer) {
-            let mut any = false;
-            for event in events {
-                any = true;
-                if event.mask.contains(EventMask::Q_OVERFLOW) {
-                    heard.all = true;
-                    continue;
-                }
-                for place in self.places.get(&event.wd).into_iter().flatten() {
-                    place.heard(event.mask, event.name, &mut heard);
-                }
+        let places = &self.places;
+        drain(&mut self.inotify, |watch, mask, name| {
+            if mask.contains(EventMask::Q_OVERFLOW) {
+                heard.all = true;
             }
-            if !any {
-                break;
+            for place in places.get(watch).into_iter().flatten() {
+                place.heard(mask, name, &mut heard);
             }
-        }
+        });
+        let names = &self.config_names;
+        drain(&mut self.configs, |watch, mask, name| {
+            let ours = |ours: &OsString| name == Some(ours.as_os_str());
+            heard.config |= mask.contains(EventMask::Q_OVERFLOW)
+                || names.get(watch).into_iter().flatten().any(ours);
+        });
         heard
+    }
+
+    /// Readable when a configuration file may have been written.
+    #[must_use]
+    pub fn configs_fd(&self) -> BorrowedFd<'_> {
+        self.configs.as_fd()
+    }
+}
+
+fn drain(
+    inotify: &mut Inotify,
+    mut each: impl FnMut(&WatchDescriptor, EventMask, Option<&std::ffi::OsStr>),
+) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(events) = inotify.read_events(&mut buffer) {
+        let mut any = false;
+        for event in events {
+            any = true;
+            each(&event.wd, event.mask, event.name);
+        }
+        if !any {
+            break;
+        }
     }
 }
 
@@ -177,13 +213,13 @@ impl Place {
                 heard.state |=
                     !name.starts_with('.') && name != "queue.lock" && name != "waiter.lock";
             }
-            Place::Config(names) => heard.config |= names.iter().any(name_is),
             Place::Trigger(trigger) => heard.state |= name_is(trigger),
         }
     }
 }
 
 impl AsFd for Ears {
+    /// Readable when something happened that may call for a run.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }

@@ -4,14 +4,14 @@
 //! Knows connections and mailboxes by index; knows nothing of records, of local
 //! mail, or of what a change leads to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::account::{Account, Channel, ImapStore, Mailbox, Server, StoreKind};
 use crate::imap::names::{Naming, from_utf7, to_utf7};
 use crate::imap::{self, Heard, Interrupt, Link, LinkError, Opening};
-use crate::mbsyncrc::Dialect;
+use crate::mbsyncrc::{Dialect, pattern};
 use crate::outcome::Failure;
 use crate::verdict::remote::Status;
 
@@ -22,6 +22,11 @@ pub const RENEW: Duration = Duration::from_secs(5 * 60);
 pub const REPLY: Duration = Duration::from_secs(20);
 /// The same after a sleep, when the connection is probably dead.
 pub const REPLY_AFTER_SLEEP: Duration = Duration::from_secs(5);
+
+/// An IDLE that the server ends sooner than this is none.
+const HASTY: Duration = Duration::from_secs(1);
+/// So many of them, or of overflows, show that the server cannot do it.
+const ENOUGH: u32 = 3;
 
 /// How the server is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +58,9 @@ pub struct Plan<'a> {
     pub account: &'a Account,
     /// Its mailboxes.
     pub mailboxes: &'a [Mailbox],
+    /// The setting `boxes`: of those that are only on the server, which to tell
+    /// of. Empty: all.
+    pub boxes: &'a [String],
     /// How names are written.
     pub dialect: Dialect,
     /// The highest rung to try.
@@ -77,8 +85,16 @@ pub struct Far {
     status: Vec<Option<Status>>,
     /// Mailboxes that are on the server but not here, by wire name.
     only_there: BTreeSet<String>,
-    heard_of: BTreeSet<usize>,
+    /// Mailboxes with news, and whether STATUS does not show them.
+    heard_of: BTreeMap<usize, bool>,
     new_folders: bool,
+    /// What the server has said of mailboxes without being asked.
+    unasked: u64,
+    /// NOTIFY is on.
+    notified: bool,
+    overflows: u32,
+    idle_since: Option<Instant>,
+    hasty: u32,
 }
 
 impl Far {
@@ -96,8 +112,13 @@ impl Far {
             namings: plan.account.channels.iter().filter_map(naming).collect(),
             status: Vec::new(),
             only_there: BTreeSet::new(),
-            heard_of: BTreeSet::new(),
+            heard_of: BTreeMap::new(),
             new_folders: false,
+            unasked: 0,
+            notified: false,
+            overflows: 0,
+            idle_since: None,
+            hasty: 0,
         };
         far.turn_to(plan, interrupt).map_err(LinkError::into_failure)?;
         Ok(far)
@@ -144,9 +165,26 @@ impl Far {
         &self.only_there
     }
 
+    /// Whether [`Far::take_new_folders`] would say so.
+    #[must_use]
+    pub fn has_new_folders(&self) -> bool {
+        self.new_folders
+    }
+
     /// Whether a mailbox came or went on the server since the last question.
     pub fn take_new_folders(&mut self) -> bool {
         std::mem::take(&mut self.new_folders)
+    }
+
+    /// How often the server has spoken of a mailbox without being asked.
+    #[must_use]
+    pub fn unasked(&self) -> u64 {
+        self.unasked
+    }
+
+    /// Watches by a lower rung from the next [`Far::turn_to`] on.
+    fn fall_to(&mut self, rung: Rung) {
+        self.rung = self.rung.max(rung);
     }
 
     fn first(&mut self) -> Result<&mut Link, LinkError> {
@@ -175,6 +213,7 @@ impl Far {
         if rung == Rung::Notify && can.notify() && can.idle() {
             match link.notify(&asked) {
                 Ok(statuses) => {
+                    self.notified = true;
                     for (name, status) in statuses {
                         self.told(&name, status);
                     }
@@ -185,8 +224,15 @@ impl Far {
                 Err(lost) => return Err(lost),
             }
         }
+        if std::mem::take(&mut self.notified) {
+            // Or it would keep to what was asked for, and be silent on what is open.
+            match self.first()?.notify_none() {
+                Ok(()) | Err(LinkError::Refused(_)) => {}
+                Err(lost) => return Err(lost),
+            }
+        }
         self.rung = if rung <= Rung::Idle && can.idle() { Rung::Idle } else { Rung::Sweep };
-        self.sweep()?;
+        self.ask(&asked)?;
         if self.rung == Rung::Idle {
             self.take_stations(server, connections, interrupt)?;
         }
@@ -231,7 +277,7 @@ impl Far {
                 Ok(opened) => {
                     let slot = self.status.get_mut(mailbox);
                     if take(slot, opened.status) {
-                        self.heard_of.insert(mailbox);
+                        self.heard_of.entry(mailbox).or_default();
                     }
                 }
                 Err(LinkError::Refused(_)) => {}
@@ -257,18 +303,32 @@ impl Far {
 
     /// STATUS of all mailboxes.
     pub fn sweep(&mut self) -> Result<(), LinkError> {
-        let asked = self.asked();
-        self.ask(&asked)
+        let all: BTreeSet<usize> = (0..self.names.len()).collect();
+        self.refresh(&all)
     }
 
     /// STATUS of these mailboxes.
     pub fn refresh(&mut self, mailboxes: &BTreeSet<usize>) -> Result<(), LinkError> {
         let asked: Vec<String> =
             mailboxes.iter().filter_map(|at| self.names.get(*at).cloned().flatten()).collect();
-        self.ask(&asked)
+        let missing: Vec<usize> =
+            mailboxes.iter().copied().filter(|at| self.status(*at).is_none()).collect();
+        self.ask(&asked)?;
+        // One that was made meanwhile is not among those that NOTIFY tells of.
+        self.new_folders |= missing.into_iter().any(|at| self.status(at).is_some());
+        Ok(())
     }
 
     fn ask(&mut self, names: &[String]) -> Result<(), LinkError> {
+        // Of a mailbox that is open, STATUS tells what this session has seen of it.
+        if self.rung == Rung::Sweep {
+            self.stations.truncate(1);
+            for station in &mut self.stations {
+                if station.mailbox.take().is_some() {
+                    station.link.close_mailbox()?;
+                }
+            }
+        }
         let told = self.first()?.status(names)?;
         for (name, status) in names.iter().zip(told) {
             match status {
@@ -277,7 +337,7 @@ impl Far {
                     for at in self.indices(name) {
                         if let Some(slot) = self.status.get_mut(at) {
                             if slot.take().is_some() {
-                                self.heard_of.insert(at);
+                                self.heard_of.entry(at).or_default();
                             }
                         }
                     }
@@ -296,27 +356,38 @@ impl Far {
     fn told(&mut self, name: &str, status: imap::Status) {
         for at in self.indices(name) {
             if take(self.status.get_mut(at), status) {
-                self.heard_of.insert(at);
+                self.heard_of.entry(at).or_default();
             }
         }
     }
 
-    /// Mailboxes whose STATUS is another than before. Never waits, but where a
+    /// Mailboxes whose STATUS is another than before, and those (`true`) in which
+    /// something happened that STATUS does not show. Never waits, but where a
     /// server only says that something happened in a mailbox, it is asked what.
-    pub fn heard(&mut self) -> Result<BTreeSet<usize>, LinkError> {
+    pub fn heard(&mut self) -> Result<BTreeMap<usize, bool>, LinkError> {
         let mut ask = Vec::new();
-        let mut overflow = false;
+        let (mut overflow, mut ended) = (false, false);
         for at in 0..self.stations.len() {
             let Some(station) = self.stations.get_mut(at) else { break };
             let mailbox = station.mailbox;
             for heard in station.link.events()? {
                 match heard {
-                    Heard::Status(name, status) => self.told(&name, status),
+                    Heard::Status(name, status) => {
+                        self.unasked += 1;
+                        self.told(&name, status);
+                    }
                     Heard::Selected => ask.extend(mailbox.map(|mailbox| (at, mailbox))),
                     Heard::Listed(_) => self.new_folders = true,
                     Heard::Overflow => overflow = true,
-                    Heard::IdleEnded => {}
+                    Heard::IdleEnded => ended = true,
                 }
+            }
+        }
+        if ended {
+            let hasty = self.idle_since.is_some_and(|since| since.elapsed() < HASTY);
+            self.hasty = if hasty { self.hasty + 1 } else { 0 };
+            if self.hasty >= ENOUGH {
+                self.rung = Rung::Sweep;
             }
         }
         ask.dedup();
@@ -327,13 +398,33 @@ impl Far {
                 if let Some(Some(status)) = told.into_iter().next() {
                     self.told(&name, status);
                 }
+                let shows = self.status(mailbox).is_some_and(|now| now.highest_modseq.is_some());
+                if !shows {
+                    self.heard_of.insert(mailbox, true);
+                }
             }
         }
         if overflow {
-            self.rung = Rung::Idle;
+            // Everything may have changed; begin again, and not for ever.
+            self.overflows += 1;
+            match self.rung {
+                Rung::Notify => {
+                    if self.overflows >= ENOUGH {
+                        self.fall_to(Rung::Idle);
+                    }
+                    self.new_folders = true;
+                }
+                Rung::Idle if self.overflows >= 2 * ENOUGH => self.rung = Rung::Sweep,
+                Rung::Idle | Rung::Sweep => {}
+            }
             self.sweep()?;
         }
         Ok(std::mem::take(&mut self.heard_of))
+    }
+
+    /// What was told so far is known otherwise.
+    pub fn forget_heard(&mut self) {
+        self.heard_of.clear();
     }
 
     /// Looks into a mailbox, and leaves it. What was told of it before the look
@@ -359,8 +450,16 @@ impl Far {
             return Ok(());
         }
         for station in &mut self.stations {
-            if self.rung == Rung::Notify || station.mailbox.is_some() {
-                station.link.idle_start()?;
+            if (self.rung == Rung::Notify || station.mailbox.is_some()) && !station.link.is_idling()
+            {
+                match station.link.idle_start() {
+                    Ok(()) => self.idle_since = Some(Instant::now()),
+                    Err(LinkError::Refused(_)) => {
+                        self.rung = Rung::Sweep;
+                        return Ok(());
+                    }
+                    Err(lost) => return Err(lost),
+                }
             }
         }
         Ok(())
@@ -369,7 +468,11 @@ impl Far {
     /// Shows that each connection lives, within `time` each.
     pub fn probe(&mut self, time: Duration) -> Result<(), LinkError> {
         for station in &mut self.stations {
-            station.link.probe(time)?;
+            match station.link.probe(time) {
+                // An answer is an answer.
+                Ok(()) | Err(LinkError::Refused(_)) => {}
+                Err(lost) => return Err(lost),
+            }
         }
         Ok(())
     }
@@ -412,11 +515,6 @@ impl Far {
         }
     }
 
-    /// Falls down a rung: NOTIFY was accepted and nothing came of it.
-    pub fn distrust(&mut self) -> Rung {
-        if self.rung == Rung::Notify { Rung::Idle } else { Rung::Sweep }
-    }
-
     /// Says goodbye.
     pub fn close(self) {
         for station in self.stations {
@@ -450,7 +548,8 @@ impl Far {
                 let known = mailboxes
                     .iter()
                     .any(|mailbox| mailbox.channel == channel.name && mailbox.far == far);
-                if !known && channel.admits_far(&far) {
+                let asked_for = plan.boxes.is_empty() || pattern::admits(plan.boxes, &far);
+                if !known && asked_for && channel.admits_far(&far) {
                     self.only_there.insert(each.name.clone());
                 }
             }

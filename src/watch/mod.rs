@@ -1,14 +1,20 @@
 //! Waiting: one thread per account, each with one `poll`, nothing shared but
 //! the wish to end.
 //!
-//! [`account`] is the loop; [`need`] what it decides by; [`ears`] the disk,
-//! [`far`] the server, [`clock`] the time.
+//! [`account`] is the loop. What it decides by are values: [`boxes`] (each
+//! mailbox), [`need`] (what to run), [`reach`] (when to connect). What it hears
+//! with: [`ears`] (the disk), [`far`] (the server), [`clock`] (the time), [`look`]
+//! (a mailbox, once it is asked). [`turn`] is for the second waiter.
 
 pub mod account;
+pub mod boxes;
 pub mod clock;
 pub mod ears;
 pub mod far;
+pub mod look;
 pub mod need;
+pub mod reach;
+pub mod turn;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,6 +53,14 @@ pub struct Manner<'a> {
     pub configs: Vec<PathBuf>,
     /// Whether they can be read as they are now.
     pub check: &'a (dyn Fn() -> Result<(), Failure> + Sync),
+}
+
+impl Manner<'_> {
+    /// What is in the configuration files now.
+    #[must_use]
+    pub fn config_text(&self) -> Vec<Option<Vec<u8>>> {
+        self.configs.iter().map(|file| std::fs::read(file).ok()).collect()
+    }
 }
 
 /// The wish of one thread that all should end.

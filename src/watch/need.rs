@@ -5,7 +5,33 @@
 //! another run would do the same again. So it is, and for the same reason, with
 //! a mailbox of which no verdict can be given.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::Want;
 use crate::verdict::{Finding, Fingerprint};
+
+/// How a mailbox looked before the last run that did not make it clean. Each
+/// side is kept for itself, and forgotten when that side is found clean.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stuck {
+    /// When the near side was dirty.
+    pub near: Option<Fingerprint>,
+    /// When the far side was.
+    pub far: Option<Fingerprint>,
+}
+
+/// What is kept in `stuck.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// By channel and mailbox.
+    pub mailboxes: BTreeMap<String, Stuck>,
+    /// Mailboxes that only the server has, and that a run did not make here.
+    pub only_there: BTreeSet<String>,
+}
 
 /// What is known of a mailbox when the question is asked.
 #[derive(Debug, Clone)]
@@ -18,30 +44,26 @@ pub struct Known<'a> {
     pub now: &'a Fingerprint,
     /// How it looked before the last run that left it dirty, or of which it
     /// cannot be told.
-    pub stuck: Option<&'a Fingerprint>,
+    pub stuck: Option<&'a Stuck>,
 }
 
 /// Why a run is needed, in a few words; `None` if it is not.
 #[must_use]
 pub fn reason(known: &Known<'_>) -> Option<String> {
-    let mut why = Vec::new();
-    let near = side(known.near, known.stuck, |then| {
-        then.unfinished != known.now.unfinished
-            || moved(then.record.as_ref(), known.now.record.as_ref())
-            || moved(then.near.as_ref(), known.now.near.as_ref())
+    let now = known.now;
+    let then = known.stuck.and_then(|stuck| stuck.near.as_ref());
+    let near = side(known.near, then, |then| {
+        (&then.near, &then.record, then.unfinished) != (&now.near, &now.record, now.unfinished)
     });
-    why.extend(near.map(|near| format!("to push: {near}")));
-    if let Some(far) = known.far {
-        let far = side(far, known.stuck, |then| {
-            // A far side that was not seen then counts as moved only if it is
-            // seen to differ now.
-            match (&then.far, &known.now.far) {
-                (None, Some(_)) => matches!(far, Finding::Changed(_)),
-                (then, now) => moved(then.as_ref(), now.as_ref()),
-            }
-        });
-        why.extend(far.map(|far| format!("to pull: {far}")));
-    }
+    let then = known.stuck.and_then(|stuck| stuck.far.as_ref());
+    let far = known
+        .far
+        .and_then(|far| side(far, then, |then| (then.far, &then.record) != (now.far, &now.record)));
+    let why: Vec<String> =
+        [near.map(|why| format!("to push: {why}")), far.map(|why| format!("to pull: {why}"))]
+            .into_iter()
+            .flatten()
+            .collect();
     (!why.is_empty()).then(|| why.join("; "))
 }
 
@@ -58,8 +80,57 @@ fn side(
     stuck.is_none_or(moved).then_some(text)
 }
 
-fn moved<T: PartialEq>(then: Option<&T>, now: Option<&T>) -> bool {
-    then.zip(now).is_some_and(|(then, now)| then != now)
+/// What to keep of a mailbox that a run has just taken on, from how it looked
+/// before. What was not dirty then has nothing to be kept of it.
+#[must_use]
+pub fn left_by_run(near: &Finding, far: Option<&Finding>, before: &Fingerprint) -> Stuck {
+    let dirty = |finding: &Finding| (*finding != Finding::Clean).then(|| before.clone());
+    Stuck { near: dirty(near), far: far.and_then(dirty) }
+}
+
+/// A run to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// All that it will take on.
+    pub wants: BTreeSet<Want>,
+    /// Of these, what is not a request on disk yet.
+    pub demanded: BTreeSet<Want>,
+    /// The timer wants it.
+    pub full: bool,
+    /// Why, in a few words each.
+    pub why: Vec<String>,
+}
+
+/// What to run: for dirty mailboxes, for the requests that stand (`Some` if one
+/// is due), for the timer, for mailboxes that are only on the server.
+#[must_use]
+pub fn task(
+    dirty: Vec<(Want, String)>,
+    asked: Option<BTreeSet<Want>>,
+    full: bool,
+    new_on_server: bool,
+) -> Option<Task> {
+    if dirty.is_empty() && asked.is_none() && !full && !new_on_server {
+        return None;
+    }
+    let (mut demanded, mut why): (BTreeSet<Want>, Vec<String>) = dirty.into_iter().unzip();
+    if full || new_on_server {
+        demanded = BTreeSet::from([Want::Account]);
+    }
+    let mut wants = demanded.clone();
+    if let Some(standing) = asked {
+        why.push("asked for".into());
+        // A touched trigger is no file of its own: it means everything.
+        let trigger = standing.is_empty().then_some(Want::Account);
+        wants.extend(standing.into_iter().chain(trigger));
+    }
+    if full {
+        why.push("a full run is due".into());
+    }
+    if new_on_server {
+        why.push("new mailboxes on the server".into());
+    }
+    Some(Task { wants, demanded, full, why })
 }
 
 #[cfg(test)]
@@ -76,11 +147,15 @@ mod tests {
         Finding::Changed(Changes { new: 1, ..Changes::default() })
     }
 
+    fn unknown() -> Finding {
+        Finding::Unknown("x".into())
+    }
+
     fn asks(
         near: &Finding,
         far: Option<&Finding>,
         now: &Fingerprint,
-        stuck: Option<&Fingerprint>,
+        stuck: Option<&Stuck>,
     ) -> bool {
         reason(&Known { near, far, now, stuck }).is_some()
     }
@@ -92,23 +167,62 @@ mod tests {
         assert!(asks(&Finding::Clean, Some(&changed()), &now, None));
         assert!(!asks(&Finding::Clean, Some(&Finding::Clean), &now, None));
         assert!(!asks(&Finding::Clean, None, &now, None));
-        assert!(asks(&Finding::Unknown("x".into()), None, &now, None));
+        assert!(asks(&unknown(), None, &now, None));
     }
 
     #[test]
     fn what_a_run_left_as_it_was_is_not_run_again() {
         let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
-        assert!(!asks(&changed(), None, &then, Some(&then)));
-        assert!(!asks(&Finding::Clean, Some(&changed()), &then, Some(&then)));
-        let now = Fingerprint { far: Some(far(2)), ..then.clone() };
-        assert!(asks(&Finding::Clean, Some(&changed()), &now, Some(&then)));
-        // The other side's movement is no reason.
-        assert!(!asks(&changed(), Some(&Finding::Clean), &now, Some(&then)));
-        // Not seen before: only a difference counts, not mere ignorance.
-        let unseen = Fingerprint::default();
-        assert!(asks(&Finding::Clean, Some(&changed()), &now, Some(&unseen)));
-        assert!(!asks(&Finding::Clean, Some(&Finding::Unknown("x".into())), &now, Some(&unseen)));
-        // The server out of reach is no movement.
-        assert!(!asks(&changed(), None, &unseen, Some(&then)));
+        for dirty in [changed(), unknown()] {
+            let both = left_by_run(&dirty, Some(&dirty), &then);
+            assert!(!asks(&dirty, None, &then, Some(&both)));
+            assert!(!asks(&Finding::Clean, Some(&dirty), &then, Some(&both)));
+            let now = Fingerprint { far: Some(far(2)), ..then.clone() };
+            assert!(asks(&Finding::Clean, Some(&dirty), &now, Some(&both)));
+            // The other side's movement is no reason.
+            assert!(!asks(&dirty, Some(&Finding::Clean), &now, Some(&both)));
+            // The server out of reach is no movement.
+            assert!(!asks(&dirty, None, &Fingerprint::default(), Some(&both)));
+            // mbsync was killed meanwhile.
+            let now = Fingerprint { unfinished: true, ..then.clone() };
+            assert!(asks(&dirty, None, &now, Some(&both)));
+        }
+    }
+
+    #[test]
+    fn a_side_that_was_clean_before_the_run_is_free_to_ask_for_another() {
+        let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
+        let near_only = left_by_run(&changed(), Some(&Finding::Clean), &then);
+        assert!(asks(&Finding::Clean, Some(&changed()), &then, Some(&near_only)));
+        let unheard = left_by_run(&changed(), None, &then);
+        assert!(asks(&Finding::Clean, Some(&unknown()), &then, Some(&unheard)));
+    }
+
+    fn inbox() -> Want {
+        Want::Mailbox { channel: "Home".into(), name: "INBOX".into() }
+    }
+
+    #[test]
+    fn a_run_names_just_what_calls_for_it() {
+        assert_eq!(task(vec![], None, false, false), None);
+        let dirty = vec![(inbox(), "INBOX to push: 1 new".to_owned())];
+        let some = task(dirty.clone(), None, false, false).unwrap();
+        assert_eq!(
+            (&some.wants, &some.demanded),
+            (&BTreeSet::from([inbox()]), &BTreeSet::from([inbox()]))
+        );
+        assert_eq!(some.why, ["INBOX to push: 1 new"]);
+        for (full, new) in [(true, false), (false, true)] {
+            let all = task(dirty.clone(), None, full, new).unwrap();
+            assert_eq!(all.demanded, BTreeSet::from([Want::Account]));
+        }
+    }
+
+    #[test]
+    fn a_request_is_not_made_again_and_a_trigger_means_all() {
+        let asked = task(vec![], Some(BTreeSet::from([inbox()])), false, false).unwrap();
+        assert!(asked.demanded.is_empty() && asked.wants.contains(&inbox()));
+        let touched = task(vec![], Some(BTreeSet::new()), false, false).unwrap();
+        assert!(touched.demanded.is_empty() && touched.wants.contains(&Want::Account));
     }
 }

@@ -233,3 +233,18 @@ fn the_lines_for_cron_run_the_program() {
         home.wait_no_leftovers(SHORT);
     }
 }
+
+#[test]
+fn a_timer_is_quiet_and_content_while_the_server_is_away() {
+    let home = Home::with(vec![rig::Account::fake("Home")]);
+    // Twice: not reached, and then not tried for a while.
+    for expected in ["69", "75"] {
+        let output = home.mutt_sync(&["--all", "--block", "-qq"]);
+        assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output}");
+        assert_eq!(output.code().to_string(), expected);
+        let unit = text("contrib/systemd/mutt-sync.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("SuccessExitStatus="));
+        assert!(line.is_some_and(|codes| codes.split(' ').any(|code| code == expected)));
+    }
+    home.wait_no_leftovers(SHORT);
+}

@@ -1,0 +1,244 @@
+//! What waiting costs, and how soon it is over. Against a real server on
+//! loopback, over TLS.
+//!
+//!     cargo bench --bench wait -- [SECONDS]
+//!
+//! SECONDS is how long it stays idle while it is watched: 120 unless told,
+//! 600 with SOAK=1. Budgets are printed beside the figures; a missed one fails.
+
+use rig::{
+    Account, Home, Mbsync, Server, ServerOptions, Tls, message, now_ns, process, wait_until,
+};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(60);
+static MISSED: AtomicBool = AtomicBool::new(false);
+
+fn main() {
+    let told = std::env::args().skip(1).find_map(|word| word.parse().ok());
+    let idle = Duration::from_secs(told.unwrap_or(if rig::soak() { 600 } else { 120 }));
+    std::thread::scope(|scope| {
+        scope.spawn(|| idling(1, idle));
+        idling(5, idle);
+    });
+    latencies();
+    thousand();
+    if MISSED.load(Ordering::Relaxed) {
+        std::process::exit(1);
+    }
+}
+
+fn line(what: &str, figure: f64, unit: &str, budget: f64) {
+    let missed = figure > budget;
+    MISSED.fetch_or(missed, Ordering::Relaxed);
+    let mark = if missed { "  MISSED" } else { "" };
+    println!("{what:<52} {figure:>9.2} {unit:<4} (at most {budget} {unit}){mark}");
+}
+
+struct Waiter {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Waiter {
+    fn start(home: &Home, names: &[&str]) -> Waiter {
+        let log = home.path("waiter.log");
+        let mut words = vec!["--wait", "--loop", "-v"];
+        words.extend(names);
+        let child = home
+            .cmd(&words)
+            .stdin(Stdio::null())
+            .stderr(File::create(&log).expect("log"))
+            .spawn()
+            .expect("mutt-sync runs");
+        Waiter { child, log }
+    }
+
+    fn said(&self, text: &str) -> usize {
+        std::fs::read_to_string(&self.log).unwrap_or_default().matches(text).count()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+}
+
+/// TCP connections of a process.
+fn connections(pid: u32) -> usize {
+    let tcp = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let inodes: Vec<&str> =
+        tcp.lines().skip(1).filter_map(|line| line.split_whitespace().nth(9)).collect();
+    let mut found: Vec<String> = process::open_fds(pid)
+        .iter()
+        .filter_map(|(_, to)| {
+            Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.into())
+        })
+        .filter(|inode: &String| inodes.contains(&inode.as_str()))
+        .collect();
+    found.sort();
+    found.dedup();
+    found.len()
+}
+
+fn idling(accounts: usize, time: Duration) {
+    let users: Vec<String> = (0..accounts).map(|n| format!("user{n}")).collect();
+    let names: Vec<String> = (0..accounts).map(|n| format!("User{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let server = Server::with(ServerOptions { users, tls: Tls::Imaps, ..ServerOptions::default() });
+    let home = Home::on(&server, &names);
+    home.mutt_sync(&["-a"]).ok();
+    let waiter = Waiter::start(&home, &names);
+    wait_until(SOON, "all connected", || waiter.said("connected by NOTIFY") == accounts);
+    sleep(Duration::from_secs(8));
+    let pid = waiter.child.id();
+    let before = process::wakeups(pid);
+    let begun = Instant::now();
+    sleep(time);
+    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    let wakeups = process::wakeups(pid) - before;
+    let (uss, threads, open) = (process::private_kib(pid), process::threads(pid), connections(pid));
+    #[allow(clippy::cast_precision_loss)]
+    {
+        let each = accounts as f64;
+        let title = |what: &str| format!("{accounts} account(s), idle: {what}");
+        line(&title("private memory"), uss as f64, "KiB", 2048.0 + 410.0 * (each - 1.0));
+        line(&title("threads"), threads as f64, "", each);
+        line(&title("connections"), open as f64, "", each);
+        line(&title("wake-ups a minute"), wakeups as f64 / minutes, "", 2.0 * each);
+    }
+}
+
+/// When a server last said a line that holds a text, by a proxy in between.
+type Said = Arc<Mutex<Vec<(i64, Vec<u8>)>>>;
+
+fn tap(port: u16) -> (u16, Said) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
+    let own = listener.local_addr().expect("address").port();
+    let said: Said = Arc::default();
+    let kept = Arc::clone(&said);
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+            let _ = (client.set_nodelay(true), server.set_nodelay(true));
+            let (Ok(up), Ok(down)) = (client.try_clone(), server.try_clone()) else { continue };
+            let kept = Arc::clone(&kept);
+            std::thread::spawn(move || pass(up, server, |_| ()));
+            std::thread::spawn(move || {
+                pass(down, client, |bytes| {
+                    kept.lock().expect("lock").push((now_ns(), bytes.to_vec()));
+                });
+            });
+        }
+    });
+    (own, said)
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, note: impl Fn(&[u8])) {
+    let mut buffer = vec![0; 65536];
+    while let Ok(count) = from.read(&mut buffer) {
+        note(&buffer[..count]);
+        if count == 0 || to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+fn latencies() {
+    const SETTLE: i64 = 300_000_000;
+    const ROUNDS: usize = 7;
+    let server = Server::start();
+    let (port, said) = tap(server.port());
+    let home = Home::with(vec![Account::on(&server, "Home").port(port)]);
+    home.settings("throttle = \"0s\"\nsettle = \"300ms\"\n");
+    let mbsync: Mbsync = home.exec_mbsync();
+    let mut imap = server.imap("home");
+    imap.append("INBOX", &message("zero", "zero"), &[]);
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Waiter::start(&home, &["Home"]);
+    wait_until(SOON, "connected", || waiter.said("connected by NOTIFY") == 1);
+    let median = |mut times: Vec<i64>| {
+        times.sort_unstable();
+        #[allow(clippy::cast_precision_loss)]
+        let middle = times[times.len() / 2] as f64 / 1e6;
+        middle
+    };
+    let mut far = Vec::new();
+    for round in 0..ROUNDS {
+        // Echoes are over: this word is believed.
+        sleep(Duration::from_secs(4));
+        let runs = mbsync.runs().len();
+        imap.append("INBOX", &message("one", &format!("one {round}")), &[]);
+        let start = mbsync.wait_for_starts(runs + 1, SOON)[runs].start;
+        let said = said.lock().expect("lock");
+        let word = said.iter().rev().find(|(at, bytes)| {
+            *at < start && bytes.windows(12).any(|part| part == b"STATUS INBOX")
+        });
+        far.push(start - word.expect("the server has spoken").0);
+    }
+    line("the server's word to mbsync's start, median", median(far), "ms", 20.0);
+    let inbox = home.maildir("Home", "INBOX");
+    let mut near = Vec::new();
+    for round in 0..ROUNDS {
+        sleep(Duration::from_secs(4));
+        let runs = mbsync.runs().len();
+        let entry = inbox.find("zero");
+        let changed = now_ns();
+        inbox.set_flags(&entry, if round % 2 == 0 { "FS" } else { "S" });
+        let start = mbsync.wait_for_starts(runs + 1, SOON)[runs].start;
+        near.push(start - changed - SETTLE);
+    }
+    line("a settled local change to mbsync's start, median", median(near), "ms", 20.0);
+}
+
+fn thousand() {
+    let boxes: Vec<String> = (0..1000).map(|n| format!("box{n:03}")).collect();
+    let server = Server::with(ServerOptions { boxes, ..ServerOptions::default() });
+    let home = Home::on(&server, &["Home"]);
+    home.settings("throttle = \"0s\"\nsettle = \"300ms\"\n");
+    let mbsync = home.exec_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let names = server.imap("home").list();
+    // The first waiter looks into what it has never seen.
+    let waiter = Waiter::start(&home, &["Home"]);
+    let seen = || waiter.said("in step with the server") >= names.len();
+    wait_until(SOON * 5, "every mailbox was looked into", seen);
+    drop(waiter);
+    let mut plain = Vec::new();
+    let mut ours = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let mut imap = server.imap("home");
+        for name in imap.list() {
+            imap.status(&name);
+        }
+        plain.push(begun.elapsed());
+        drop(imap);
+        let begun = Instant::now();
+        let waiter = Waiter::start(&home, &["Home"]);
+        wait_until(SOON, "connected", || waiter.said("connected by NOTIFY") == 1);
+        ours.push(begun.elapsed());
+        let pid = waiter.child.id();
+        assert_eq!(connections(pid), 1, "connections for a thousand mailboxes");
+    }
+    plain.sort_unstable();
+    ours.sort_unstable();
+    println!("1000 mailboxes: LIST and STATUS {:?}, watched after {:?}", plain[2], ours[2]);
+    line("1000 mailboxes: ratio", ours[2].as_secs_f64() / plain[2].as_secs_f64(), "", 2.0);
+    let waiter = Waiter::start(&home, &["Home"]);
+    wait_until(SOON, "connected", || waiter.said("connected by NOTIFY") == 1);
+    sleep(Duration::from_secs(1));
+    let runs = mbsync.runs().len();
+    server.imap("home").append("box999", &message("one", "one"), &[]);
+    let started = mbsync.wait_for_starts(runs + 1, SOON);
+    assert_eq!(started[runs].names(), ["Home:box999"]);
+}

@@ -1,0 +1,92 @@
+//! A configuration that changes while it is waited by.
+
+use crate::support::{QUICK, SOON, Waiter, at_rest, code, ms, one_run};
+use rig::{Account, Home, Server, message};
+use std::thread::sleep;
+
+fn typo_and_mend(args: &[&str]) {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mbsync = home.wrap_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let mut waiter = Waiter::start(&home, args);
+    waiter.wait_said("connected by", SOON);
+    at_rest(&home, &waiter, &mbsync);
+    let good = home.read(".mbsyncrc");
+    home.write(".mbsyncrc", &good.replace("Patterns *", "Paterns *"));
+    waiter.wait_said("going on with what was read before", SOON);
+    assert!(waiter.said().contains("Paterns"), "{}", waiter.said());
+    // Saved once more, as it is: nothing new to report.
+    home.write(".mbsyncrc", &good.replace("Patterns *", "Paterns *"));
+    sleep(ms(600));
+    assert_eq!(waiter.count("going on with what was read before"), 1);
+    assert_eq!(waiter.count("connected by"), 1, "the connection was kept");
+    // Mended, by an editor that writes a new file and renames it.
+    home.write("rc.new", &good.replace("Patterns *", "Patterns * !Archive"));
+    std::fs::rename(home.path("rc.new"), home.path(".mbsyncrc")).unwrap();
+    waiter.wait_count("connected by", 2, SOON);
+    at_rest(&home, &waiter, &mbsync);
+    let runs = mbsync.runs().len();
+    let mut imap = server.imap("home");
+    imap.append("Archive", &message("not", "not watched"), &[]);
+    sleep(ms(1500));
+    assert_eq!(mbsync.runs().len(), runs, "{}", waiter.said());
+    imap.append("INBOX", &message("one", "one"), &[]);
+    assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
+    if args.contains(&"--loop") {
+        waiter.stop();
+    } else {
+        assert_eq!(code(waiter.end(SOON)), 0);
+    }
+}
+
+#[test]
+fn a_typo_is_reported_once_and_the_mended_file_taken_up_with_loop() {
+    typo_and_mend(&["--wait", "--loop", "-v", "Home"]);
+}
+
+#[test]
+fn a_typo_is_reported_once_and_the_mended_file_taken_up_with_wait() {
+    typo_and_mend(&["--wait", "-v", "Home"]);
+}
+
+#[test]
+fn a_configuration_wrong_at_the_start_is_the_end() {
+    let home = Home::with(vec![Account::fake("Home")]);
+    home.write(".mbsyncrc", "Chanel Home\n");
+    let ended = home.mutt_sync(&["--wait", "Home"]).expect_code(78);
+    assert!(ended.stderr.contains("Chanel"), "{ended}");
+}
+
+#[test]
+fn a_linked_configuration_is_watched_where_it_is() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let text = home.read(".mbsyncrc");
+    home.write("dotfiles/mbsyncrc", &text);
+    std::fs::remove_file(home.path(".mbsyncrc")).unwrap();
+    std::os::unix::fs::symlink(home.path("dotfiles/mbsyncrc"), home.path(".mbsyncrc")).unwrap();
+    let mbsync = home.wrap_mbsync();
+    let waiter = Waiter::settled(&home, &mbsync);
+    home.write("dotfiles/mbsyncrc", &format!("{text}\n# a remark\n"));
+    waiter.wait_count("connected by", 2, SOON);
+}
+
+#[test]
+fn only_the_mailboxes_of_the_setting_are_watched() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(&format!("{QUICK}[account.Home]\nboxes = [\"INBOX\", \"Lists*\"]\n"));
+    let mbsync = home.wrap_mbsync();
+    let waiter = Waiter::settled(&home, &mbsync);
+    let runs = mbsync.runs().len();
+    let mut imap = server.imap("home");
+    imap.append("Archive", &message("not", "not watched"), &[]);
+    home.maildir("Home", "Sent").add(&message("sent", "sent"), "S");
+    sleep(ms(1800));
+    assert_eq!(mbsync.runs().len(), runs, "{}", waiter.said());
+    imap.append("INBOX", &message("one", "one"), &[]);
+    assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
+}

@@ -1,0 +1,181 @@
+//! One run for each change, naming just the mailbox, whatever the server can do.
+
+use crate::support::{QUICK, SOON, Tap, Waiter, at_rest, ms, one_run, secs};
+use rig::{Account, Home, Server, ServerOptions, compare, message};
+use std::thread::sleep;
+
+/// Every kind of change on the server, one after the other.
+fn far_changes(without: &[&str], notify: bool, expected: &str) {
+    let server = Server::with(ServerOptions {
+        notify,
+        without: without.iter().map(ToString::to_string).collect(),
+        ..ServerOptions::default()
+    });
+    let tap = Tap::to(server.port());
+    let home = Home::with(vec![Account::on(&server, "Home").port(tap.port)]);
+    home.settings(&format!("{QUICK}sweep = \"1s\"\n"));
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    imap.append("INBOX", &message("zero", "zero"), &[]);
+    let waiter = Waiter::settled(&home, &mbsync);
+    waiter.wait_said(&format!("connected by {expected}"), secs(1));
+    let mut runs = mbsync.runs().len();
+    assert_eq!(runs, 1, "{}", waiter.said());
+
+    let mut uids = Vec::new();
+    for mailbox in ["INBOX", "Archive", "Drafts"] {
+        uids.push(imap.append(mailbox, &message("new", "new"), &[]));
+        assert_eq!(one_run(&mbsync, runs), [format!("Home:{mailbox}")]);
+        runs += 1;
+    }
+    // Let the time of echoes pass, so that the next word is nobody's echo.
+    sleep(ms(3200));
+    imap.append("INBOX", &message("prompt", "prompt"), &[]);
+    assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
+    let run = &mbsync.runs()[runs];
+    let spoken = if expected == "NOTIFY" { "STATUS INBOX" } else { "STATUS" };
+    let word = tap.said(spoken, run.start).expect("the server has spoken");
+    // The budget is 20 ms; this machine may be busy with other tests.
+    assert!(run.start - word < 400_000_000, "{} ms", (run.start - word) / 1_000_000);
+    runs += 1;
+    if !without.contains(&"CONDSTORE") || expected == "IDLE" {
+        imap.select("INBOX");
+        imap.add_flags(uids[0], &["\\Flagged"]);
+        imap.unselect();
+        assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
+        runs += 1;
+    }
+    imap.select("Archive");
+    imap.expunge(uids[1]);
+    imap.unselect();
+    assert_eq!(one_run(&mbsync, runs), ["Home:Archive"]);
+    runs += 1;
+    at_rest(&home, &waiter, &mbsync);
+    assert_eq!(mbsync.runs().len(), runs, "runs of nobody's making");
+    compare(&mut imap, &home.mail("Home")).unwrap();
+    assert_eq!(waiter.count("connected by"), 1);
+}
+
+#[test]
+fn g5_each_change_on_the_server_is_one_run_of_its_mailbox_with_notify() {
+    far_changes(&[], true, "NOTIFY");
+}
+
+#[test]
+fn g5_each_change_on_the_server_is_one_run_of_its_mailbox_with_idle() {
+    far_changes(&[], false, "IDLE");
+}
+
+#[test]
+fn g5_each_change_on_the_server_is_one_run_with_idle_and_little_else() {
+    far_changes(
+        &["NOTIFY", "CONDSTORE", "QRESYNC", "ESEARCH", "UNSELECT", "LIST-STATUS", "LITERAL+"],
+        false,
+        "IDLE",
+    );
+}
+
+#[test]
+fn g5_each_change_on_the_server_is_one_run_with_status_alone() {
+    far_changes(&["NOTIFY", "IDLE"], false, "STATUS now and then");
+}
+
+/// Every kind of change on the disk, as mutt makes it.
+#[test]
+fn g5_each_local_change_is_one_run_of_its_mailboxes_as_soon_as_it_has_settled() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    for body in ["one", "two", "three", "four"] {
+        imap.append("INBOX", &message("subject", &format!("body {body}")), &[]);
+    }
+    let waiter = Waiter::settled(&home, &mbsync);
+    let (inbox, archive) = (home.maildir("Home", "INBOX"), home.maildir("Home", "Archive"));
+    let mut runs = mbsync.runs().len();
+    let mut step = |names: &[&str]| {
+        assert_eq!(one_run(&mbsync, runs), names, "{}", waiter.said());
+        runs += 1;
+    };
+    let begun = rig::now_ns();
+    inbox.set_flags(&inbox.find("body one"), "S");
+    step(&["Home:INBOX"]);
+    let waited = mbsync.runs().last().unwrap().start - begun;
+    assert!((290_000_000..900_000_000).contains(&waited), "settled after {waited} ns");
+    inbox.set_flags(&inbox.find("body one"), "FS");
+    step(&["Home:INBOX"]);
+    inbox.delete(&inbox.find("body two"));
+    step(&["Home:INBOX"]);
+    inbox.move_to(&inbox.find("body three"), &archive);
+    step(&["Home:Archive,INBOX"]);
+    home.maildir("Home", "Sent").add(&message("sent", "body sent"), "S");
+    step(&["Home:Sent"]);
+    home.maildir("Home", "Drafts").add(&message("draft", "body draft"), "DS");
+    step(&["Home:Drafts"]);
+    // Unread mail that mutt leaves: nothing to be pushed.
+    inbox.mark_old(&inbox.find("body four"));
+    waiter.wait_said("touched, nothing to push", SOON);
+    at_rest(&home, &waiter, &mbsync);
+    assert_eq!(mbsync.runs().len(), runs, "runs of nobody's making: {}", waiter.said());
+    compare(&mut imap, &home.mail("Home")).unwrap();
+    assert_eq!(server.logins("home"), runs + 1, "one login of ours, one for each run");
+}
+
+#[test]
+fn mailboxes_that_come_and_go_on_either_side() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    let waiter = Waiter::settled(&home, &mbsync);
+    imap.create("Lists");
+    imap.append("Lists", &message("list", "list"), &[]);
+    rig::wait_until(SOON, "the server's new mailbox", || home.maildir("Home", "Lists").len() == 1);
+    at_rest(&home, &waiter, &mbsync);
+    let runs = mbsync.runs().len();
+    imap.append("Lists", &message("list", "list two"), &[]);
+    assert_eq!(one_run(&mbsync, runs), ["Home:Lists"]);
+    let here = home.maildir("Home", "Here").create();
+    here.add(&message("here", "here"), "S");
+    rig::wait_until(SOON, "the new mailbox on the server", || imap.list().contains(&"Here".into()));
+    at_rest(&home, &waiter, &mbsync);
+    let runs = mbsync.runs().len();
+    imap.append("Here", &message("here", "here two"), &[]);
+    assert_eq!(one_run(&mbsync, runs), ["Home:Here"]);
+    assert_eq!(waiter.count("connected by"), 1, "all over one connection");
+    imap.delete("Lists");
+    at_rest(&home, &waiter, &mbsync);
+    let runs = mbsync.runs().len();
+    sleep(secs(2));
+    assert_eq!(mbsync.runs().len(), runs, "a mailbox that is gone leads to no loop");
+}
+
+/// A delivery to the very mailbox that is just being looked into.
+#[test]
+fn g6_a_delivery_during_a_look_is_not_missed() {
+    let server = Server::start();
+    let slow = rig::Delay::to(server.port(), ms(0));
+    let home = Home::with(vec![Account::on(&server, "Home").port(slow.port())]);
+    home.settings(QUICK);
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    imap.append("INBOX", &message("zero", "zero"), &[]);
+    let waiter = Waiter::settled(&home, &mbsync);
+    for round in 1..=rig::count(4, 30) {
+        slow.set_round_trip(ms(0));
+        let inbox = home.maildir("Home", "INBOX");
+        let entry = inbox.find("zero");
+        inbox.set_flags(&entry, if entry.flags.contains('F') { "S" } else { "FS" });
+        let runs = mbsync.runs().len();
+        one_run(&mbsync, runs);
+        // What the run moved is looked into now, at leisure.
+        slow.set_round_trip(ms(120));
+        sleep(ms(60 * (round as u64 % 6)));
+        imap.append("INBOX", &message("during", &format!("during {round}")), &[]);
+        let arrived = || home.maildir("Home", "INBOX").len() == 1 + round;
+        rig::wait_until(secs(10), "the message delivered during the look", arrived);
+    }
+    drop(waiter);
+}

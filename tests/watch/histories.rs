@@ -1,0 +1,127 @@
+//! Random histories: both sides change while `while mutt-sync --wait Home; do :;
+//! done` is killed and started again. Equal in the end, and no run too many.
+
+use crate::support::QUICK;
+use rig::{Home, Mbsync, Seeded, Server, Signal, compare, message, process};
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+struct Shell(Child);
+
+impl Shell {
+    fn start(home: &Home) -> Shell {
+        let script = format!(
+            "while '{}' --wait -v Home 2>> \"$HOME/loop.log\"; do :; done",
+            rig::mutt_sync().display()
+        );
+        let mut command = home.command("/bin/sh");
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        Shell(command.args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    fn kill(mut self, signal: Signal) {
+        process::kill_group(self.0.id(), signal);
+        let _ = self.0.wait();
+    }
+}
+
+/// One change on either side, of a mailbox.
+fn change(rng: &mut Seeded, home: &Home, imap: &mut rig::Imap, step: usize) {
+    let name = *rng.pick(&["INBOX", "Archive", "Drafts"]);
+    let maildir = home.maildir("Home", name);
+    let entries = maildir.list();
+    let far = imap.fetch_all(name);
+    match rng.u32(..9) {
+        2 => drop(maildir.add(&message("near", &format!("near {step}")), "S")),
+        3 | 4 if !entries.is_empty() => {
+            let entry = rng.pick(&entries).clone();
+            let flags = *rng.pick(&["", "S", "FS", "RS", "F"]);
+            if entry.flags != flags {
+                maildir.set_flags(&entry, flags);
+            }
+        }
+        5 if !entries.is_empty() => maildir.delete(rng.pick(&entries)),
+        6 if !far.is_empty() => {
+            let uid = rng.pick(&far).uid;
+            imap.select(name);
+            imap.add_flags(uid, &[*rng.pick(&["\\Seen", "\\Flagged", "\\Answered"])]);
+            imap.unselect();
+        }
+        7 if !far.is_empty() => {
+            let uid = rng.pick(&far).uid;
+            imap.select(name);
+            imap.expunge(uid);
+            imap.unselect();
+        }
+        _ => _ = imap.append(name, &message("far", &format!("far {step}")), &[]),
+    }
+}
+
+fn equal(home: &Home, server: &Server, mbsync: &Mbsync, limit: Duration) -> Result<(), String> {
+    let begun = Instant::now();
+    let mut imap = server.imap("home");
+    loop {
+        let compared = compare(&mut imap, &home.mail("Home"));
+        let busy = mbsync.runs().iter().any(rig::Run::alive);
+        if (compared.is_ok() && !busy) || begun.elapsed() > limit {
+            return compared;
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn g2_g5_g7_random_histories() {
+    let histories = rig::count(1000, 200);
+    let budget = if rig::soak() { Duration::MAX } else { Duration::from_secs(45) };
+    let begun = Instant::now();
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mbsync = home.wrap_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let mut imap = server.imap("home");
+    let mut rng = Seeded::from_env_or(20_261_123);
+    let mut told = 0;
+    for history in 0..histories {
+        if begun.elapsed() > budget {
+            break;
+        }
+        told = history + 1;
+        let runs = mbsync.runs().len();
+        let mut changes = 0;
+        let mut kills = 0;
+        let mut shell = Some(Shell::start(&home));
+        for step in 0..rng.usize(1..7) {
+            sleep(Duration::from_millis(rng.u64(..1500)));
+            if rng.u32(..3) == 0 {
+                match shell.take() {
+                    Some(running) => {
+                        running.kill(*rng.pick(&[Signal::KILL, Signal::TERM, Signal::KILL]));
+                        kills += 1;
+                    }
+                    None => shell = Some(Shell::start(&home)),
+                }
+            }
+            change(&mut rng, &home, &mut imap, history * 100 + step);
+            changes += 1;
+        }
+        let shell = shell.unwrap_or_else(|| Shell::start(&home));
+        if let Err(diff) = equal(&home, &server, &mbsync, Duration::from_secs(15)) {
+            panic!("history {history}: {diff}\n{}", home.read("loop.log"));
+        }
+        sleep(Duration::from_millis(rng.u64(800..1600)));
+        shell.kill(Signal::TERM);
+        // A run that was killed has to be made again.
+        let runs = mbsync.runs().len() - runs;
+        assert!(
+            runs <= changes + kills,
+            "history {history}: {runs} runs for {changes} changes and {kills} kills\n{}",
+            home.read("loop.log")
+        );
+        mbsync.assert_alone();
+    }
+    println!("{told} histories, seed {}", rng.seed());
+    assert!(told >= 5, "only {told} histories in {budget:?}");
+}

@@ -1,0 +1,102 @@
+//! Password commands that fail, hang, or tell the wrong word.
+
+use crate::support::{SOON, Waiter, at_rest, ms, one_run, secs};
+use rig::{Account, Home, Server, message, wait_until};
+use std::thread::sleep;
+use std::time::Instant;
+
+const SETTINGS: &str =
+    "throttle = \"0s\"\nsettle = \"200ms\"\nretry = \"2s\"\nretry_max = \"60s\"\nstall = \"2s\"\n";
+
+/// A home whose password command is this script; each start of it is counted.
+fn home_with(server: &Server, script: &str) -> Home {
+    let home = Home::with(vec![Account::on(server, "Home").pass_cmd("ask-password")]);
+    home.settings(SETTINGS);
+    set_script(&home, script);
+    home
+}
+
+fn set_script(home: &Home, script: &str) {
+    home.program("ask-password", &format!("echo x >> \"$HOME/asked\"\n{script}"));
+}
+
+fn asked(home: &Home) -> usize {
+    home.read("asked").lines().count()
+}
+
+/// It was asked seldom; a request is tried all the same; then the command is
+/// mended, and a manual sync ends the backoff at once.
+fn recovers(server: &Server, home: &Home, waiter: &Waiter) {
+    let mbsync = home.wrap_mbsync();
+    sleep(secs(6));
+    let few = asked(home);
+    assert!((1..=3).contains(&few), "asked {few} times in six seconds");
+    let runs = mbsync.runs().len();
+    // Dovecot makes those wait who have failed before.
+    home.settings(&SETTINGS.replace("stall = \"2s\"", "stall = \"30s\""));
+    set_script(home, &format!("echo {}", server.password("home")));
+    home.mutt_sync(&["-f", "Home"]).ok();
+    let mended = Instant::now();
+    waiter.wait_said("connected by", secs(3));
+    assert!(mended.elapsed() < secs(3));
+    at_rest(home, waiter, &mbsync);
+    assert_eq!(mbsync.runs().len(), runs + 1, "the manual run was enough: {}", waiter.said());
+    server.imap("home").append("INBOX", &message("one", "one"), &[]);
+    assert_eq!(one_run(&mbsync, runs + 1), ["Home:INBOX"]);
+}
+
+#[test]
+fn g12_a_password_command_that_fails() {
+    let server = Server::start();
+    let home = home_with(&server, "exit 1");
+    home.wrap_mbsync();
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    recovers(&server, &home, &waiter);
+}
+
+#[test]
+fn g12_a_wrong_password() {
+    let server = Server::start();
+    let home = home_with(&server, "echo wrong");
+    home.wrap_mbsync();
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    recovers(&server, &home, &waiter);
+    assert!(server.failed_logins() <= 3, "{}", server.failed_logins());
+}
+
+#[test]
+fn g12_a_password_command_that_hangs() {
+    let server = Server::start();
+    let home = home_with(&server, "exec sleep 600");
+    home.wrap_mbsync();
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    recovers(&server, &home, &waiter);
+}
+
+/// What was in order hangs from now on: a request is served although a
+/// connect waits for the command, and its end is waited for by nobody.
+#[test]
+fn g12_a_command_that_begins_to_hang_keeps_no_request_from_being_tried() {
+    let server = Server::start();
+    let way = rig::Delay::to(server.port(), ms(0));
+    let account = Account::on(&server, "Home").port(way.port()).pass_cmd("ask-password");
+    let home = Home::with(vec![account]);
+    home.settings(SETTINGS);
+    set_script(&home, &format!("echo {}", server.password("home")));
+    let mbsync = home.wrap_mbsync();
+    let mut waiter = Waiter::settled(&home, &mbsync);
+    let before = asked(&home);
+    set_script(&home, "exec sleep 600");
+    way.cut();
+    wait_until(SOON, "the command is asked", || asked(&home) > before);
+    let runs = mbsync.runs().len();
+    let requested = Instant::now();
+    home.mutt_sync(&["-b", "Home:INBOX"]).ok();
+    mbsync.wait_for_starts(runs + 1, secs(3));
+    assert!(requested.elapsed() < secs(3));
+    sleep(secs(6));
+    let times = asked(&home) - before;
+    assert!((2..=4).contains(&times), "asked {times} times");
+    waiter.stop();
+    home.wait_no_leftovers(secs(1));
+}
