@@ -28,6 +28,7 @@ use crate::stop::Stop;
 use crate::sync::after;
 use crate::sync::disk;
 use crate::sync::disk::{Disk, Manner, Report, Scene};
+use crate::sync::handover;
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
 use crate::sys::{Forked, fork_detached};
@@ -40,6 +41,10 @@ type Selection = Vec<(usize, BTreeSet<Want>)>;
 
 /// Runs the program with these arguments; the exit status is all that is left.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+    let arguments: Vec<OsString> = arguments.collect();
+    if let Some(exit) = handover::is_tunnel(&arguments) {
+        return exit;
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

@@ -148,6 +148,37 @@ pub fn die_with_parent<'a>(command: &'a mut Command, record: BorrowedFd<'_>) -> 
     unsafe { command.pre_exec(hook) }
 }
 
+/// Lets the command, and what it starts, have these descriptors under the
+/// numbers that they have here. Nobody else gets them: here they stay
+/// close-on-exec. They must stay open until the command is spawned.
+pub fn inherit<'a>(command: &'a mut Command, fds: &[BorrowedFd<'_>]) -> &'a mut Command {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let hook = move || {
+        for &fd in &fds {
+            // SAFETY: the caller keeps them open until spawn returns; between
+            // fork and exec nobody else can close the child's copies.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: fcntl(2) is async-signal-safe and the closure allocates nothing.
+    unsafe { command.pre_exec(hook) }
+}
+
+/// A descriptor that this process was given under this number, for use while it
+/// runs; `None` if there is none.
+#[must_use]
+pub fn inherited(number: RawFd) -> Option<BorrowedFd<'static>> {
+    if number < 0 {
+        return None;
+    }
+    // SAFETY: not closed by us, and used only if the kernel knows it: were it
+    // another one's, this process would at worst use the wrong file.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_getfd(fd).is_ok().then_some(fd)
+}
+
 /// Whether this signal is ignored now, as under nohup(1).
 #[must_use]
 pub fn is_ignored(signal: i32) -> bool {

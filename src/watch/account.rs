@@ -8,6 +8,8 @@
 //! (each mailbox), [`super::need`] (what to run), [`super::reach`] (when to
 //! connect). Here it is put in order.
 
+mod lend;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -67,6 +69,7 @@ struct Waiter<'a> {
     stuck: Memory,
     unsaved: Unsaved,
     far: Option<Far>,
+    loans: lend::Loans,
     highest: Rung,
     reach: Reach,
     /// So many attempts to connect in a row were broken off for something more
@@ -175,6 +178,7 @@ fn begin<'a>(
         boxes: Vec::new(),
         unsaved: Unsaved::default(),
         far: None,
+        loans: lend::Loans::default(),
         highest: Rung::Notify,
         reach: Reach::new(scene.account.server.is_some(), now),
         rushed: 0,
@@ -844,8 +848,9 @@ impl<'a> Waiter<'a> {
         self.disk.demand(&self.scene.account.canonical(&task.demanded), false);
         let before = self.before_run(&wants);
         let was_clean = task.full && self.dirty().is_empty();
-        let report = self.disk.run();
+        let report = self.run_lending();
         self.disk.unlock();
+        self.take_back(report.loan.as_ref());
         self.last_run = self.which_run();
         self.run_ended = clock::now();
         self.requested = None;
