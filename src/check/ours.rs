@@ -18,8 +18,8 @@ use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry};
 use crate::state::seen;
 use crate::state::{StateDir, want};
-use crate::sync::disk::short;
 use crate::verdict::{Fingerprint, Seen};
+use crate::words::short;
 
 /// The steps.
 pub fn steps(scene: &Scene<'_>, report: &mut Report) {

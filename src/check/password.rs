@@ -17,7 +17,7 @@ use crate::account::Given;
 use crate::imap::Interrupt;
 use crate::imap::secret::{Asking, obtain};
 use crate::outcome::{Exit, Failure};
-use crate::sync::disk::short;
+use crate::words::short;
 
 /// Where the text comes from: for messages.
 pub struct Source<'a> {
