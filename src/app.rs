@@ -432,6 +432,7 @@ impl<'a> Session<'a> {
         let manner = watch::Manner {
             endless: self.cli.endless,
             verbose: self.cli.verbose,
+            hushed: self.cli.quiet > 1,
             configs: self.config_files.clone(),
             check: &check,
         };
@@ -456,8 +457,7 @@ impl<'a> Session<'a> {
     }
 
     fn complain(&self, failure: &Failure) -> Exit {
-        let passing = matches!(failure.exit, Exit::Later | Exit::Offline);
-        if self.cli.quiet < 2 || !passing {
+        if self.cli.quiet < 2 || !failure.exit.is_passing() {
             err(&format!("mutt-sync: {failure}"));
         }
         failure.exit
