@@ -139,7 +139,7 @@ struct World {
     trouble: Trouble,
     told_to_stop: BTreeSet<Pid>,
     requests: Vec<Request>,
-    /// When runs started.
+    /// When runs were paid for.
     runs: Vec<u64>,
     /// How many have ended.
     ended: usize,
@@ -400,8 +400,6 @@ impl Process {
         let length = 50 + world.rng.u64(..LONGEST_RUN - 50);
         let ends = world.now + length;
         world.mbsync = Some(Mbsync { owner: self.pid, ends });
-        let started = world.now;
-        world.runs.push(started);
         (world.events, ends)
     }
 }
@@ -631,6 +629,10 @@ impl Ground for Process {
             let mut world = self.step();
             let now = world.wall();
             world.stamp = Some(RATE.spend(world.stamp, now));
+            // Counted here: one that is stopped for minutes before it starts mbsync
+            // has paid for it all the same.
+            let spent = world.now;
+            world.runs.push(spent);
         }
         let late = self.world.lock().unwrap().flaw == Flaw::LateTake;
         let early = late.then(|| self.start());
