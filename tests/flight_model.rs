@@ -560,6 +560,8 @@ impl Ground for Process {
         let holds = {
             let mut world = self.step();
             if world.weather.hardship && world.rng.u32(..20) == 0 {
+                // Who relied on it has nobody, which it cannot tell them.
+                world.disturbed = true;
                 return false;
             }
             // A process with several threads cannot fork.
