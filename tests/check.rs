@@ -988,3 +988,57 @@ fn a_store_without_sub_folders_takes_no_mailbox_below_another() {
     home.mbsync(&["-a"]).ok();
     check(&home).assert_healthy();
 }
+
+/// A server in a few lines of shell, for a Tunnel.
+fn tunnel(home: &Home, greeting: &str, login: &str) {
+    home.program(
+        "imap",
+        &format!(
+            r#"printf '* {greeting}\r\n'
+while read -r tag command rest; do
+    end='OK done'
+    case $command in
+    CAPABILITY*) printf '* CAPABILITY IMAP4rev1 IDLE\r\n' ;;
+    LOGIN | AUTHENTICATE) end="{login}" ;;
+    NAMESPACE*) printf '* NAMESPACE (("" "/")) NIL NIL\r\n' ;;
+    LIST) printf '* LIST () "/" INBOX\r\n' ;;
+    STATUS) printf '* STATUS INBOX (MESSAGES 0 UIDNEXT 1 UIDVALIDITY 7)\r\n' ;;
+    esac
+    printf '%s %s\r\n' "$tag" "$end"
+done"#
+        ),
+    );
+}
+
+#[test]
+fn a_tunnel_that_has_logged_in_needs_no_password() {
+    let home = Home::with(vec![rig::Account::fake("Home").account_line("Tunnel imap")]);
+    edit(&home, ".mbsyncrc", "Pass none\n", "");
+    edit(&home, ".mbsyncrc", "User home\n", "");
+    complete(&home);
+    tunnel(&home, "PREAUTH [CAPABILITY IMAP4rev1 IDLE NAMESPACE] hello", "BAD known");
+    let checked = check(&home);
+    checked.assert_healthy();
+    assert!(checked.find("password").found.starts_with("none needed"));
+    assert!(checked.find("watching").found.starts_with("by IDLE: the first mailbox on 1"));
+    assert!(!checked.steps.iter().any(|step| ["name", "connection", "TLS"].contains(&&*step.what)));
+    edit(&home, "bin/imap", "IMAP4rev1 IDLE NAMESPACE]", "IMAP4rev1]");
+    assert!(check(&home).find("watching").found.contains("neither NOTIFY nor IDLE"));
+}
+
+#[test]
+fn g11_a_server_that_repeats_the_password_is_not_quoted() {
+    let account = rig::Account::fake("Home").login("home", "secret-of-home");
+    let home = Home::with(vec![account.account_line("Tunnel imap")]);
+    complete(&home);
+    tunnel(&home, "OK [CAPABILITY IMAP4rev1 IDLE] hello", "NO not $rest");
+    let step = check(&home).one_fault(77, "login", "login by LOGIN refused");
+    assert!(step.found.contains("********"), "{step:?}");
+    let text = home.mutt_sync(&["--check"]).stdout;
+    assert!(text.contains("********") && !text.contains("secret-of-"), "{text}");
+    edit(&home, ".mbsyncrc", "AuthMechs LOGIN", "AuthMechs PLAIN");
+    edit(&home, "bin/imap", "IDLE] hello", "IDLE AUTH=PLAIN SASL-IR] hello");
+    let step = check(&home).one_fault(77, "login", "login by PLAIN refused");
+    // NUL, home, NUL, secret-of-home in base64.
+    assert!(step.found.contains("********") && !step.found.contains("AGhvbWUA"), "{step:?}");
+}
