@@ -168,7 +168,7 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| {
         Server::with(ServerOptions {
             tls: Tls::Imaps,
-            users: vec!["home".into(), "work".into(), "nest".into()],
+            users: vec!["home".into(), "work".into(), "nest".into(), "wait".into()],
             ..ServerOptions::default()
         })
     })
@@ -959,11 +959,14 @@ fn accounts_are_told_apart() {
 
 #[test]
 fn a_waiter_is_seen_and_left_alone() {
-    let home = healthy();
-    home.settings("throttle = \"0s\"\n");
+    // A user of its own: no other test's mail wakes the waiter.
+    let account = rig::Account::on(server(), "Home").login("wait", "secret-of-wait");
+    let home = Home::with(vec![account]);
+    complete(&home);
     home.mutt_sync(&["Home"]).ok();
     let waiter = rig::Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
-    waiter.wait_for("NOTIFY", LONG);
+    waiter.wait_for("Trash: in step with the server", LONG);
+    std::thread::sleep(Duration::from_millis(500));
     let said = waiter.stderr();
     let checked = check(&home);
     checked.assert_healthy();
