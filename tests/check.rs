@@ -168,7 +168,7 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| {
         Server::with(ServerOptions {
             tls: Tls::Imaps,
-            users: vec!["home".into(), "work".into(), "nest".into()],
+            users: vec!["home".into(), "work".into(), "nest".into(), "wait".into()],
             ..ServerOptions::default()
         })
     })
@@ -959,11 +959,14 @@ fn accounts_are_told_apart() {
 
 #[test]
 fn a_waiter_is_seen_and_left_alone() {
-    let home = healthy();
-    home.settings("throttle = \"0s\"\n");
+    // A user of its own: no other test's mail wakes the waiter.
+    let account = rig::Account::on(server(), "Home").login("wait", "secret-of-wait");
+    let home = Home::with(vec![account]);
+    complete(&home);
     home.mutt_sync(&["Home"]).ok();
     let waiter = rig::Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
-    waiter.wait_for("NOTIFY", LONG);
+    waiter.wait_for("Trash: in step with the server", LONG);
+    std::thread::sleep(Duration::from_millis(500));
     let said = waiter.stderr();
     let checked = check(&home);
     checked.assert_healthy();
@@ -987,4 +990,58 @@ fn a_store_without_sub_folders_takes_no_mailbox_below_another() {
     check(&home).assert_healthy();
     home.mbsync(&["-a"]).ok();
     check(&home).assert_healthy();
+}
+
+/// A server in a few lines of shell, for a Tunnel.
+fn tunnel(home: &Home, greeting: &str, login: &str) {
+    home.program(
+        "imap",
+        &format!(
+            r#"printf '* {greeting}\r\n'
+while read -r tag command rest; do
+    end='OK done'
+    case $command in
+    CAPABILITY*) printf '* CAPABILITY IMAP4rev1 IDLE\r\n' ;;
+    LOGIN | AUTHENTICATE) end="{login}" ;;
+    NAMESPACE*) printf '* NAMESPACE (("" "/")) NIL NIL\r\n' ;;
+    LIST) printf '* LIST () "/" INBOX\r\n' ;;
+    STATUS) printf '* STATUS INBOX (MESSAGES 0 UIDNEXT 1 UIDVALIDITY 7)\r\n' ;;
+    esac
+    printf '%s %s\r\n' "$tag" "$end"
+done"#
+        ),
+    );
+}
+
+#[test]
+fn a_tunnel_that_has_logged_in_needs_no_password() {
+    let home = Home::with(vec![rig::Account::fake("Home").account_line("Tunnel imap")]);
+    edit(&home, ".mbsyncrc", "Pass none\n", "");
+    edit(&home, ".mbsyncrc", "User home\n", "");
+    complete(&home);
+    tunnel(&home, "PREAUTH [CAPABILITY IMAP4rev1 IDLE NAMESPACE] hello", "BAD known");
+    let checked = check(&home);
+    checked.assert_healthy();
+    assert!(checked.find("password").found.starts_with("none needed"));
+    assert!(checked.find("watching").found.starts_with("by IDLE: the first mailbox on 1"));
+    assert!(!checked.steps.iter().any(|step| ["name", "connection", "TLS"].contains(&&*step.what)));
+    edit(&home, "bin/imap", "IMAP4rev1 IDLE NAMESPACE]", "IMAP4rev1]");
+    assert!(check(&home).find("watching").found.contains("neither NOTIFY nor IDLE"));
+}
+
+#[test]
+fn g11_a_server_that_repeats_the_password_is_not_quoted() {
+    let account = rig::Account::fake("Home").login("home", "secret-of-home");
+    let home = Home::with(vec![account.account_line("Tunnel imap")]);
+    complete(&home);
+    tunnel(&home, "OK [CAPABILITY IMAP4rev1 IDLE] hello", "NO not $rest");
+    let step = check(&home).one_fault(77, "login", "login by LOGIN refused");
+    assert!(step.found.contains("********"), "{step:?}");
+    let text = home.mutt_sync(&["--check"]).stdout;
+    assert!(text.contains("********") && !text.contains("secret-of-"), "{text}");
+    edit(&home, ".mbsyncrc", "AuthMechs LOGIN", "AuthMechs PLAIN");
+    edit(&home, "bin/imap", "IDLE] hello", "IDLE AUTH=PLAIN SASL-IR] hello");
+    let step = check(&home).one_fault(77, "login", "login by PLAIN refused");
+    // NUL, home, NUL, secret-of-home in base64.
+    assert!(step.found.contains("********") && !step.found.contains("AGhvbWUA"), "{step:?}");
 }

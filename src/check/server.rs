@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::{Report, Scene, Step, counted, password, reach, some};
@@ -97,6 +99,11 @@ fn secrets(scene: &Scene<'_>, server: &Server, report: &mut Report) -> Option<Se
         report.secret(text.as_bytes());
     }
     let pass = password::step(pass, &source, time, report)?;
+    if let Some(Given::Text(user)) = &server.user {
+        // As PLAIN says it (RFC 4616), should the server repeat that.
+        let said = Zeroizing::new([b"\0", user.as_bytes(), b"\0", &pass].concat());
+        report.secret(Zeroizing::new(STANDARD.encode(&*said)).as_bytes());
+    }
     // One that is not UTF-8 is left to the command, which is then run again.
     if let Some(pass) = text(&pass) {
         server.pass = Some(Given::Text(pass));
