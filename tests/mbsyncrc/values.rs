@@ -167,7 +167,8 @@ fn globals_supply_what_a_channel_does_not_say() {
     assert!(new("").full_sync);
     assert!(new("Sync New Upgrade Gone Flags").full_sync);
     assert!(!new("Sync Old").full_sync);
-    assert_eq!(new("ExpungeSolo Near\nExpunge Far").expunge, Sides { far: true, near: false });
+    let solo = new("ExpungeSolo Near\nExpunge Far");
+    assert_eq!((solo.expunge, solo.full_sync), (Sides { far: true, near: false }, false));
     assert!(
         bad(&format!("{}Create None Near\n", account("Host h")), Dialect::V1_5).contains("None")
     );
