@@ -38,7 +38,7 @@ pub struct Cli {
     pub status: bool,
 
     /// Print FORMAT with the state appended, for mutt's status_format
-    #[arg(long, group = "mode", value_name = "FORMAT", num_args = 0..=1, default_missing_value = "")]
+    #[arg(long, group = "mode", value_name = "FORMAT", num_args = 0..=1, default_missing_value = "", allow_hyphen_values = true)]
     pub status_line: Option<String>,
 
     /// List accounts, their mailboxes and Maildirs

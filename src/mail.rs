@@ -160,6 +160,8 @@ fn skip_escape(first: char, rest: &mut std::iter::Peekable<std::str::Chars<'_>>)
         }
         if rest.next_if_eq(&'\u{1b}').is_some() {
             let _ = rest.next_if_eq(&'\\');
+        } else {
+            let _ = rest.next_if(|c| matches!(c, '\u{7}' | '\u{9c}'));
         }
     } else {
         let _ = rest.next_if(|c| (' '..='~').contains(c));

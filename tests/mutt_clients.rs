@@ -158,13 +158,17 @@ fn shipped_files_are_accepted() {
     let all = home.path().join("all.rc");
     let sources: String = files
         .iter()
-        .filter(|file| file.extension().is_some())
+        .filter(|file| file.extension().is_some() && !file.ends_with("30-status-neomutt.rc"))
         .map(|file| format!("source {}\n", file.display()))
         .collect();
     fs::write(&all, sources).unwrap();
     files.push(all);
     for program in CLIENTS {
         for file in &files {
+            // timeout-hook is neomutt's alone.
+            if program == "mutt" && file.ends_with("30-status-neomutt.rc") {
+                continue;
+            }
             assert_accepted(program, home.path(), file, &file.display().to_string());
         }
     }

@@ -1,55 +1,49 @@
-//! Hooks and keys in both clients on a terminal, as their user sees them. A
-//! stand-in for the program logs how it was called, and answers or fails.
+//! Hooks and keys in both clients on a terminal, as their user sees them: the
+//! program itself, in a coat that logs how it was called, and a mbsync that only
+//! logs, or the real one with no server to reach.
 #![allow(clippy::unwrap_used)]
 
 mod mutt_support;
 
-use mutt_support::{CLIENTS, account, make_maildir, on_terminal};
-use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
-use rig::{Home, Maildir, Terminal, message, wait_until};
-use std::path::Path;
+use mutt_support::{CLIENTS, make_maildir, on_terminal};
+use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
 use std::time::Duration;
 
-const SHORT: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_secs(20);
 
-/// Says what mutt-sync would; logs its arguments and the account in its
-/// environment. `~/broken` makes it fail as a wrong configuration does.
-const STAND_IN: &str = r#"
-[ "$1" = --muttrc ] && exec cat ~/printed
-printf '%s|%s\n' "$*" "$MUTT_SYNC_ACCOUNT" >>~/log
-if [ -e ~/broken ]; then
-	case $* in
-	*-b*) echo "mutt-sync: ~/.mbsyncrc:12: unknown keyword" ;;
-	*) echo "mutt-sync: ~/.mbsyncrc:12: unknown keyword" >&2 ;;
-	esac
-	exit 78
-fi
-case $* in
-*-v*) echo "progress of the run" ;;
-*) echo "Home: asked for" ;;
-esac
-"#;
+/// Logs the arguments and the account in the environment, then is the program.
+fn coat(home: &Home) {
+    let script = format!(
+        "[ \"$1\" = --muttrc ] || printf '%s|%s\\n' \"$*\" \"$MUTT_SYNC_ACCOUNT\" >>~/log\n\
+         exec '{}' \"$@\"",
+        rig::mutt_sync().display()
+    );
+    home.program("mutt-sync", &script);
+    home.settings(SETTINGS);
+}
+
+const SETTINGS: &str = "burst = 1000\nthrottle = \"1s\"\nsettle = \"100ms\"\n";
 
 /// Two accounts, Home with three messages, and a muttrc of one line about us.
-fn prepared() -> Home {
+fn with_mail() -> Home {
     let home = Home::fake(&["Home", "Work"]);
-    home.program("mutt-sync", STAND_IN);
+    coat(&home);
     for n in 1..=3 {
         let subject = format!("Message {n}");
         home.maildir("Home", "INBOX").add(&message(&subject, &subject), "S");
     }
-    let boxes = ["INBOX", "Archive", "Drafts", "Sent", "Trash"];
-    let accounts = ["Home", "Work"].map(|name| account(name, &home.mail(name), &boxes));
-    let told: Vec<_> = accounts
-        .iter()
-        .map(|(account, mailboxes)| AccountMail { account, mailboxes, identity_file: None })
-        .collect();
-    home.write("printed", &muttrc(&told, Theirs::default(), &home.path(""), Path::is_dir));
     home.muttrc(
         "Home",
         "set wait_key=yes delete=ask-yes quit=ask-yes sleep_time=1\nsource \"mutt-sync --muttrc|\"",
     );
     home
+}
+
+/// The same with a mbsync that only logs.
+fn prepared() -> (Home, Mbsync) {
+    let home = with_mail();
+    let mbsync = home.fake_mbsync();
+    (home, mbsync)
 }
 
 fn start(home: &Home, client: &str, more: &[&str]) -> Terminal {
@@ -84,21 +78,21 @@ fn deleted(inbox: &Maildir) -> usize {
 #[test]
 fn keys_ask_and_write_and_tell() {
     for client in CLIENTS {
-        let home = prepared();
+        let (home, _mbsync) = prepared();
         let inbox = home.maildir("Home", "INBOX");
         let terminal = start(&home, client, &[]);
         for (key, call) in [("F5", "-b -f|Home\n"), ("F6", "-b -f -a|Home\n")] {
             home.write("log", "");
             terminal.keys(&[key]);
             wait_log(&home, call);
-            wait_bottom(&terminal, "Home: asked for");
+            wait_bottom(&terminal, "Home: queued");
             terminal.keys(&["j", "k"]);
         }
         // This folder, and the account's name is in its place again afterwards.
         home.write("log", "");
         terminal.keys(&["F7"]);
         wait_log(&home, "-b -f|Home:INBOX\n");
-        wait_bottom(&terminal, "Home: asked for");
+        wait_bottom(&terminal, "Home: queued");
         home.write("log", "");
         terminal.keys(&["F5"]);
         wait_log(&home, "-b -f|Home\n");
@@ -107,7 +101,7 @@ fn keys_ask_and_write_and_tell() {
         terminal.wait("the mark", SHORT, |screen| screen.contains("Del:1"));
         terminal.keys(&["F5"]);
         terminal.wait_without("Del:1", SHORT);
-        wait_bottom(&terminal, "Home: asked for");
+        wait_bottom(&terminal, "Home: queued");
         assert_eq!(deleted(&inbox), 1, "{client}");
         // In the foreground: shown, then back, with no key asked for.
         home.write("log", "");
@@ -125,7 +119,7 @@ fn keys_ask_and_write_and_tell() {
         home.write("log", "");
         terminal.keys(&["F5"]);
         wait_log(&home, "-b -f|Home\n");
-        let screen = wait_bottom(&terminal, "Home: asked for");
+        let screen = wait_bottom(&terminal, "Home: queued");
         assert!(screen.contains("Subject: Message"), "still in the pager: {screen}");
         terminal.keys(&["q"]);
         terminal.wait("the index", SHORT, |screen| !screen.contains("Subject: Message"));
@@ -141,7 +135,7 @@ fn keys_ask_and_write_and_tell() {
 #[test]
 fn keys_in_a_read_only_folder_are_never_half_run() {
     for client in CLIENTS {
-        let home = prepared();
+        let (home, _mbsync) = prepared();
         let terminal = start(&home, client, &["-R"]);
         for (key, call) in
             [("F5", "-b -f|Home\n"), ("F6", "-b -f -a|Home\n"), ("F7", "-b -f|Home:INBOX\n")]
@@ -150,12 +144,12 @@ fn keys_in_a_read_only_folder_are_never_half_run() {
             terminal.keys(&[key]);
             wait_log(&home, call);
             terminal.wait("an end", SHORT, |screen| {
-                bottom(screen).contains("read-only") || bottom(screen).contains("Home: asked for")
+                bottom(screen).contains("read-only") || bottom(screen).contains("Home: queued")
             });
             // A left-over key would do something now.
             terminal.keys(&["Up", "Down"]);
             let screen = terminal.wait_for("Message 1", SHORT);
-            assert!(!bottom(&screen).contains(':') || bottom(&screen).contains("asked for"));
+            assert!(!bottom(&screen).contains(':') || bottom(&screen).contains("queued"));
         }
         home.write("log", "");
         terminal.keys(&["F8"]);
@@ -172,43 +166,133 @@ fn keys_in_a_read_only_folder_are_never_half_run() {
     }
 }
 
-#[test]
-fn keys_with_a_broken_configuration_say_so() {
-    for client in CLIENTS {
-        let home = prepared();
-        let terminal = start(&home, client, &[]);
-        home.write("broken", "");
-        for key in ["F5", "F6", "F7"] {
+/// Each key, with and without a message marked deleted, while a file is wrong:
+/// the background keys say where, the folder is written all the same; the
+/// foreground key leaves the message to be read. Then all is as before.
+#[track_caller]
+fn keys_say(home: &Home, client: &str, wrong: (&str, &str), says: &str) {
+    let (file, text) = wrong;
+    let inbox = home.maildir("Home", "INBOX");
+    for entry in inbox.list() {
+        inbox.delete(&entry);
+    }
+    for n in 1..=8 {
+        let subject = format!("Message {n}");
+        inbox.add(&message(&subject, &subject), "S");
+    }
+    let terminal = start(home, client, &[]);
+    let good = home.read(file);
+    home.write(file, text);
+    let mut gone = 0;
+    for key in ["F5", "F6", "F7"] {
+        for deleted in [false, true] {
+            if deleted {
+                terminal.keys(&["d"]);
+                terminal.wait_for("Del:1", SHORT);
+            }
             terminal.keys(&[key]);
-            let screen = wait_bottom(&terminal, ".mbsyncrc:12: unknown keyword");
-            assert!(screen.contains("Message 3"), "{screen}");
+            let screen = wait_bottom(&terminal, says);
+            assert!(screen.contains("Message 1"), "{screen}");
+            gone += usize::from(deleted);
+            wait_until(SHORT, "written", || inbox.len() == 8 - gone);
             terminal.keys(&["j"]);
-            terminal.wait("a cleared line", SHORT, |screen| !bottom(screen).contains("12"));
+            terminal.wait("a cleared line", SHORT, |screen| !bottom(screen).contains(says));
         }
-        // In the foreground it stays to be read until a key is pressed, and that
-        // key does nothing else.
+    }
+    // In the foreground it stays to be read until a key is pressed, and that key
+    // does nothing else.
+    for deleted in [false, true] {
+        if deleted {
+            terminal.keys(&["d"]);
+            terminal.wait_for("Del:1", SHORT);
+            gone += 1;
+        }
         terminal.keys(&["F8"]);
         let screen = terminal.wait_for("Press any key", SHORT);
-        assert!(screen.contains(".mbsyncrc:12: unknown keyword"), "{screen}");
+        // The line may be folded at the screen's edge.
+        assert!(screen.replace('\n', "").contains(says), "{screen}");
         terminal.keys(&["d"]);
-        let screen = terminal.wait_for("Message 3", SHORT);
+        let screen = terminal.wait_for("Message 1", SHORT);
         assert!(!screen.contains("Del:1"), "{screen}");
+        assert_eq!(inbox.len(), 8 - gone, "{client}");
         terminal.text(":set ?wait_key\n");
         let screen = terminal.wait("wait_key", SHORT, |screen| bottom(screen).contains("wait_key"));
         assert!(!bottom(&screen).contains("no"), "wait_key is as it was: {}", bottom(&screen));
-        // Folder changes keep quiet about it, and the screen whole.
+    }
+    // Folder changes keep quiet about it, and the screen whole.
+    terminal.text("c=Work/INBOX\n");
+    let screen = terminal.wait_for("=Work/INBOX", SHORT);
+    assert!(!screen.contains(says), "{screen}");
+    terminal.keys(&["q"]);
+    terminal.wait_end(SHORT);
+    home.write(file, &good);
+    home.write("log", "");
+}
+
+#[test]
+fn keys_with_a_broken_configuration_say_so() {
+    for client in CLIENTS {
+        let (home, mbsync) = prepared();
+        let good = home.read(".mbsyncrc");
+        let typo = good.replacen("Patterns", "Paterns", 1);
+        let line = 1 + good.lines().position(|line| line.starts_with("Patterns")).unwrap();
+        keys_say(&home, client, (".mbsyncrc", &typo), &format!(".mbsyncrc:{line}: "));
+        let wrong = "throtle = \"1s\"\n";
+        keys_say(&home, client, (".config/mutt-sync/config.toml", wrong), "config.toml:1: ");
+        mbsync.assert_alone();
+    }
+}
+
+/// With the real mbsync and no server: the background keys say at once that the
+/// request is noted, and the next time what came of the last; the foreground key
+/// says what is wrong.
+#[test]
+fn keys_with_the_server_down() {
+    for client in CLIENTS {
+        let home = with_mail();
+        let inbox = home.maildir("Home", "INBOX");
+        let terminal = start(&home, client, &["-e", "set delete=yes"]);
+        let last = || home.read(".local/state/mutt-sync/Home/last.json");
+        for key in ["F5", "F6", "F7"] {
+            terminal.keys(&[key]);
+            let screen = wait_bottom(&terminal, "Home: queued");
+            assert!(screen.contains("Message 3"), "{screen}");
+            terminal.keys(&["Up", "Down"]);
+        }
+        wait_until(SHORT, "a run that failed", || {
+            last().contains("\"code\": 69") || last().contains("\"code\":69")
+        });
+        terminal.keys(&["d"]);
+        terminal.wait_for("Del:1", SHORT);
+        terminal.keys(&["F5"]);
+        wait_bottom(&terminal, "Home: queued; last time: ");
+        wait_until(SHORT, "written", || inbox.len() == 2);
+        for left in [2, 1] {
+            if left == 1 {
+                terminal.keys(&["d"]);
+                terminal.wait_for("Del:1", SHORT);
+            }
+            terminal.keys(&["F8"]);
+            let screen = terminal.wait_for("Press any key", SHORT);
+            assert!(screen.contains("mutt-sync: Home: "), "{screen}");
+            terminal.keys(&["d"]);
+            terminal.wait_for(&format!("Msgs:{left}"), SHORT);
+            assert_eq!(inbox.len(), left);
+        }
         terminal.text("c=Work/INBOX\n");
         let screen = terminal.wait_for("=Work/INBOX", SHORT);
-        assert!(!screen.contains("keyword"), "{screen}");
+        assert_eq!(bottom(&screen), "");
         terminal.keys(&["q"]);
         terminal.wait_end(SHORT);
+        // What could not be synced still stands.
+        assert!(home.path(".local/state/mutt-sync/Home/retry.json").exists());
     }
 }
 
 #[test]
 fn a_question_is_left_to_the_user() {
     for client in CLIENTS {
-        let home = prepared();
+        let (home, _mbsync) = prepared();
         home.muttrc("Home", "source \"mutt-sync --muttrc|\"\nset delete=ask-yes");
         let inbox = home.maildir("Home", "INBOX");
         let terminal = start(&home, client, &[]);
@@ -236,7 +320,7 @@ fn a_question_is_left_to_the_user() {
 #[test]
 fn hooks_leave_no_trace_on_the_screen() {
     for client in CLIENTS {
-        let home = prepared();
+        let (home, _mbsync) = prepared();
         let folders = ["Work/INBOX", "Home/Archive", "Work/Sent", "Home/INBOX"];
         let walk: String = folders
             .iter()
@@ -248,7 +332,8 @@ fn hooks_leave_no_trace_on_the_screen() {
         let push = format!("push '{walk}<exit>'");
         let mut seen = Vec::new();
         for with in [true, false] {
-            let printed = home.read("printed");
+            let printed = home.mutt_sync(&["--muttrc"]).ok().stdout;
+            home.write("printed", &printed);
             if !with {
                 let without: String = printed
                     .lines()
@@ -259,7 +344,7 @@ fn hooks_leave_no_trace_on_the_screen() {
                 home.write("printed", &without);
             }
             home.write("log", "");
-            home.muttrc("Home", &format!("source \"mutt-sync --muttrc|\"\n{push}"));
+            home.muttrc("Home", &format!("source ~/printed\n{push}"));
             let rc = home.path(".muttrc");
             let output = on_terminal(client, &home.path(""), &["-F", rc.to_str().unwrap()]);
             let calls = home.read("log").lines().filter(|line| line.starts_with("-b|")).count();
@@ -276,7 +361,7 @@ fn hooks_leave_no_trace_on_the_screen() {
 #[test]
 fn the_hooks_name_the_account_left_and_the_one_entered() {
     for client in CLIENTS {
-        let home = prepared();
+        let (home, _mbsync) = prepared();
         let terminal = start(&home, client, &[]);
         terminal.text("c=Work/INBOX\n");
         wait_log(&home, "-b|Home\n-b|Work\n");
@@ -290,26 +375,10 @@ fn the_hooks_name_the_account_left_and_the_one_entered() {
     }
 }
 
-/// The program itself in the stand-in's place, but for `--muttrc`, with a
-/// mbsync that only logs.
-fn with_the_program_itself() -> (Home, rig::Mbsync) {
-    let home = prepared();
-    let mbsync = home.fake_mbsync();
-    home.program(
-        "mutt-sync",
-        &format!(
-            "[ \"$1\" = --muttrc ] && exec cat ~/printed\nexec '{}' \"$@\"",
-            rig::mutt_sync().display()
-        ),
-    );
-    (home, mbsync)
-}
-
 #[test]
 fn the_program_itself_serves_hooks_and_keys() {
     for client in CLIENTS {
-        let (home, mbsync) = with_the_program_itself();
-        home.settings("burst = 100\nthrottle = \"1s\"\nsettle = \"100ms\"\n");
+        let (home, mbsync) = prepared();
         let terminal = Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
         terminal.wait_for("Message 3", SHORT);
         mbsync.wait_for_starts(1, SHORT);
@@ -329,15 +398,6 @@ fn the_program_itself_serves_hooks_and_keys() {
         assert_eq!(mbsync.runs_of("Work").len(), 1);
         mbsync.wait_idle(SHORT);
         mbsync.clear_log();
-        // A configuration that turns wrong: told by the key, not by the hooks.
-        let good = home.read(".mbsyncrc");
-        home.write(".mbsyncrc", "Chanel Home\n");
-        terminal.keys(&["F5"]);
-        wait_bottom(&terminal, ".mbsyncrc:1");
-        terminal.text("c=Home/INBOX\n");
-        let screen = terminal.wait_for("=Home/INBOX", SHORT);
-        assert!(screen.contains("Message 3") && !screen.contains("mbsyncrc"), "{screen}");
-        home.write(".mbsyncrc", &good);
         terminal.keys(&["q"]);
         terminal.wait_end(SHORT);
         mbsync.wait_for_starts(2, SHORT);

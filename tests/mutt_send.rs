@@ -7,14 +7,14 @@ mod mutt_support;
 use mutt_support::{CLIENTS, account};
 use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
-use rig::{Home, Terminal, message, wait_until};
+use rig::{Home, Running, Server, Terminal, compare, message, wait_until};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const SHORT: Duration = Duration::from_secs(8);
+const SHORT: Duration = Duration::from_secs(20);
 const NAMES: [&str; 2] = ["Home", "Work"];
 
 /// As much of an SMTP server as msmtp needs. It ends with the test's process.
@@ -77,6 +77,26 @@ fn serve(stream: &TcpStream) -> Option<(String, String)> {
     mail
 }
 
+/// Writes msmtp's file, and an editor that adds a line; gives what the muttrc
+/// needs before our own lines.
+fn with_msmtp(home: &Home, servers: &[Smtp; 2]) -> String {
+    let mut msmtprc = "defaults\nauth off\ntls off\n".to_owned();
+    for (name, server) in NAMES.iter().zip(servers) {
+        msmtprc += &format!(
+            "account {name}\nhost 127.0.0.1\nport {}\nfrom me@{}.example\n",
+            server.port,
+            name.to_lowercase()
+        );
+    }
+    let file = home.write(".msmtprc", &msmtprc);
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    home.program("editor", "echo Text. >>\"$1\"");
+    "set folder=~/Mail mbox_type=Maildir hostname=rig.example realname=Me\n\
+     set edit_headers=no confirmappend=no confirmcreate=no fast_reply include=no\n\
+     set editor=\"editor %s\" header_cache=\"\" crypt_use_gpgme=no\n"
+        .to_owned()
+}
+
 struct Ground {
     home: Home,
     servers: [Smtp; 2],
@@ -88,21 +108,7 @@ fn prepared() -> Ground {
     let home = Home::fake(&NAMES);
     home.program("mutt-sync", "[ \"$1\" = --muttrc ] && exec cat ~/printed; exit 0");
     let servers = [Smtp::start(), Smtp::start()];
-    let mut msmtprc = "defaults\nauth off\ntls off\n".to_owned();
-    for (name, server) in NAMES.iter().zip(&servers) {
-        msmtprc += &format!(
-            "account {name}\nhost 127.0.0.1\nport {}\nfrom me@{}.example\n",
-            server.port,
-            name.to_lowercase()
-        );
-    }
-    let file = home.write(".msmtprc", &msmtprc);
-    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    home.program("editor", "echo Text. >>\"$1\"");
-    let plain = "set folder=~/Mail mbox_type=Maildir hostname=rig.example realname=Me\n\
-                 set edit_headers=no confirmappend=no confirmcreate=no fast_reply include=no\n\
-                 set editor=\"editor %s\" header_cache=\"\" crypt_use_gpgme=no\n"
-        .to_owned();
+    let plain = with_msmtp(&home, &servers);
     Ground { home, servers, plain }
 }
 
@@ -222,4 +228,80 @@ fn shipped_identities_send_by_their_own_account() {
         // With reverse_name an answer goes out as the address that was asked.
         sends_from_each(&ground, client, 1);
     }
+}
+
+/// The program itself prints muttrc and identities; a real mbsync and server
+/// carry the copies. mutt runs no hook when it sends: the waiter sees the copy by
+/// itself; without one, the next change of folder takes it along.
+#[test]
+fn the_copy_in_sent_reaches_the_server() {
+    for (client, waiter) in [("mutt", true), ("neomutt", true), ("mutt", false), ("neomutt", false)]
+    {
+        let server = Server::start();
+        let home = Home::on(&server, &NAMES);
+        home.program("mutt-sync", &format!("exec '{}' \"$@\"", rig::mutt_sync().display()));
+        home.settings("throttle = \"1s\"\nburst = 1000\nsettle = \"100ms\"\n");
+        let servers = [Smtp::start(), Smtp::start()];
+        let plain = with_msmtp(&home, &servers);
+        for name in NAMES {
+            server.imap(&name.to_lowercase()).append("INBOX", &message("Hello", "x"), &["\\Seen"]);
+        }
+        home.mutt_sync(&["-f", "-a"]).ok();
+        for name in NAMES {
+            let identity = home.mutt_sync(&["--muttrc", name]).ok().stdout;
+            assert!(!identity.contains("fill in: no "), "{identity}");
+            home.write(&format!(".config/mutt/account/{name}"), &identity);
+        }
+        home.write(".muttrc", &format!("{plain}source \"mutt-sync --muttrc|\"\n"));
+        let waits = waiter.then(|| Running::start(home.cmd(&["--wait", "--loop", "Home", "Work"])));
+        if waiter {
+            wait_until(SHORT, "a connection for each", || server.connections() == 2);
+        }
+        let terminal = Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
+        terminal.wait_for("Hello", SHORT);
+        for (n, name) in NAMES.iter().enumerate().rev() {
+            let folder = format!("={name}/INBOX");
+            terminal.text(&format!("c{folder}\n"));
+            terminal.wait_for(&folder, SHORT);
+            let mut imap = server.imap(&name.to_lowercase());
+            if !waiter {
+                // What the hooks asked for is done, and nobody is left to see more.
+                home_is_quiet(&home);
+            }
+            terminal.text("mfriend@far.example\n");
+            terminal.wait_for("Subject:", SHORT);
+            terminal.text(&format!("From {name}\n"));
+            terminal.wait_for("y:Send", SHORT);
+            terminal.text("y");
+            wait_until(SHORT, "sent", || servers[n].count() == 1);
+            let address = format!("me@{}.example", name.to_lowercase());
+            let (from, text) = servers[n].take().remove(0);
+            assert!(from.contains(&address), "{from}");
+            let sent = home.maildir(name, "Sent");
+            wait_until(SHORT, "the copy", || sent.len() == 1);
+            terminal.wait_for(&folder, SHORT);
+            if !waiter {
+                home_is_quiet(&home);
+                assert_eq!(imap.status("Sent").messages, 0, "who should have carried it?");
+                terminal.text(&format!("c={name}/Archive\n"));
+                terminal.wait_for(&format!("={name}/Archive"), SHORT);
+            }
+            wait_until(SHORT, "the copy on the server", || imap.status("Sent").messages == 1);
+            let mail = imap.find("Sent", "Text.");
+            assert_eq!(mail.letters(), "S", "what one has written is read");
+            let subject = format!("Subject: From {name}");
+            assert!(text.contains(&subject), "{text}");
+            sent.find(&subject);
+            wait_until(SHORT, "both sides equal", || compare(&mut imap, &home.mail(name)).is_ok());
+        }
+        assert_eq!((servers[0].count(), servers[1].count()), (0, 0));
+        terminal.text("x");
+        terminal.wait_end(SHORT);
+        drop(waits);
+    }
+}
+
+/// Waits until no mutt-sync and no mbsync of this home runs.
+fn home_is_quiet(home: &Home) {
+    wait_until(SHORT, "quiet", || !home.leftovers().iter().any(|(_, line)| line.contains("sync")));
 }

@@ -58,6 +58,7 @@ fn headlines_are_safe_to_show() {
     let cases = [
         ("\u{1b}[31mred\u{1b}[0m", "red"),
         ("\u{1b}]0;title\u{7}text", "text"),
+        ("some\u{1b}]0;title\u{7}one", "someone"),
         ("\u{1b}]8;;http://x\u{1b}\\link\u{1b}]8;;\u{1b}\\", "link"),
         ("\u{9b}1mbold", "bold"),
         ("a\u{202e}gpj.exe\u{202c}b", "agpj.exeb"),
@@ -214,6 +215,11 @@ fn folders_are_found_by_name_or_use() {
     assert_eq!(at(Use::Drafts, &mailboxes), Some("ENTWÜRFE"));
     assert_eq!(at(Use::Trash, &mailboxes), Some("Corbeille"));
     assert_eq!(at(Use::Archive, &mailboxes), None);
+    // As isync 1.4 leaves them.
+    let (_, mailboxes) = account("x", dir, &["INBOX", "Entw&APw-rfe", "Gel&APY-scht", "A&-B"]);
+    assert_eq!(at(Use::Drafts, &mailboxes), Some("Entw&APw-rfe"));
+    assert_eq!(at(Use::Trash, &mailboxes), Some("Gel&APY-scht"));
+    assert_eq!(at(Use::Sent, &mailboxes), None);
     // The likelier name wins, whatever stands first; what the server says wins over all.
     let (_, mut mailboxes) = account("x", dir, &["Gesendet", "Sent", "Elsewhere"]);
     assert_eq!(at(Use::Sent, &mailboxes), Some("Sent"));

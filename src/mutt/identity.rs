@@ -8,6 +8,7 @@
 use super::muttrc::{comment, is_inbox};
 use super::quote::{ControlCharacter, quoted, without_expandos};
 use crate::account::{Account, Given, Mailbox};
+use crate::imap::names::from_utf7;
 use std::collections::BTreeMap;
 
 /// What a mailbox is for.
@@ -218,9 +219,11 @@ pub fn mailbox_for<'a>(
         .map(|(_, mailbox)| mailbox)
 }
 
-/// How likely a mailbox of this name is the wanted one, 0 being likeliest.
+/// How likely a mailbox of this name is the wanted one, 0 being likeliest. The
+/// name may be in modified UTF-7: isync 1.4 knows names, also those of the
+/// directories that it makes, only as the server writes them.
 fn name_rank(wanted: Use, name: &str) -> Option<usize> {
-    let lower = name.to_lowercase();
+    let lower = from_utf7(name).map_or_else(|| name.to_lowercase(), |name| name.to_lowercase());
     let below = ["inbox/", "inbox.", "[gmail]/", "[gmail].", "[google mail]/", "[google mail]."]
         .iter()
         .find_map(|parent| lower.strip_prefix(parent));

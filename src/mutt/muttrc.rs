@@ -48,7 +48,8 @@ pub struct Theirs {
 
 /// The muttrc lines for all accounts. `home` is the user's home directory: no
 /// hook ever claims all of it for an account. `exists` says whether a Maildir is
-/// there: neomutt takes a folder that is not for an error.
+/// there: neomutt 20220429 takes a folder in `mailboxes` that is not for an error,
+/// mutt does not.
 #[must_use]
 pub fn muttrc(
     accounts: &[AccountMail<'_>],

@@ -1,6 +1,11 @@
 //! What follows a run: an open mutt is woken, and the user's commands are run.
 //!
-//! Knows nothing of why the run was made.
+//! A command may itself call mutt-sync, and with a waiter the run that it asks
+//! for is another process's. So that this never becomes a chain, a request made
+//! from inside a command leaves a mark, and a run that finds the mark and
+//! changes nothing is followed by nothing.
+//!
+//! Knows nothing else of why the run was made.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -22,8 +27,24 @@ use crate::verdict::local;
 
 /// How long one of the user's commands may take.
 const LIMIT: Duration = Duration::from_secs(2 * 60);
-/// Set for the user's commands: a mutt-sync that one of them runs starts none.
+/// Set for the user's commands, so that a mutt-sync called by one knows.
 const INSIDE: &str = "MUTT_SYNC_HOOK";
+/// The mark of a request that such a mutt-sync made.
+const ECHO: &str = "echo";
+/// Leaves the mark, if this process was called by one of the user's commands.
+/// Before the request itself: who sees that sees the mark too.
+pub fn mark_echo(dir: &StateDir) {
+    if std::env::var_os(INSIDE).is_some() {
+        // Lost, the commands run once more.
+        let _ = std::fs::write(dir.file(ECHO), "");
+    }
+}
+
+/// Takes the mark away, for the run that serves what it was left with.
+#[must_use]
+pub fn take_echo(dir: &StateDir) -> bool {
+    std::fs::remove_file(dir.file(ECHO)).is_ok()
+}
 
 /// What the user's commands are told of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,23 +58,24 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of a run that began at `since`; `None`
-    /// if there is no command to tell them to.
+    /// The facts of a run that began then; `None` if there is no command to tell
+    /// them to, or nothing but an echo to tell.
     #[must_use]
     pub fn of(
         settings: &Settings,
         changes: &[Change],
         mailboxes: &[Mailbox],
-        since: SystemTime,
+        began: SystemTime,
+        is_echo: bool,
     ) -> Option<Self> {
         let commands = !settings.after_sync.is_empty() || !settings.new_mail.is_empty();
-        if !commands || std::env::var_os(INSIDE).is_some() {
+        if !commands || is_echo && changes.is_empty() {
             return None;
         }
         let mut facts = Facts { new: 0, mailboxes: vec![], newest: None };
         for mailbox in changed(changes, mailboxes) {
             let Some(maildir) = &mailbox.maildir else { continue };
-            let mut new = local::delivered(maildir, since).unwrap_or_default();
+            let mut new = local::delivered(maildir, began).unwrap_or_default();
             new.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("new")));
             if let Some(newest) = new.last() {
                 facts.new += new.len();
@@ -97,19 +119,19 @@ pub fn run_commands(settings: &Settings, dir: &StateDir, stop: &Stop) {
             continue;
         }
         if let Some((program, arguments)) = command.split_first() {
-            run_bounded(program, arguments, stop);
+            run_bounded(program, arguments, LIMIT, stop);
         }
     }
 }
 
 /// A session of its own, so that it is ended with all that it has started.
-fn run_bounded(program: &str, arguments: &[String], stop: &Stop) {
+fn run_bounded(program: &str, arguments: &[String], limit: Duration, stop: &Stop) {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(mut child) = sys::in_new_session(&mut command).spawn() else { return };
     let pid = Pid::from_child(&child);
     if let Ok(ended) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        if !super::pause::ready_within(&ended, LIMIT, stop) {
+        if !super::pause::ready_within(&ended, limit, stop) {
             let _ = kill_process_group(pid, Signal::TERM);
             if !super::pause::ready_within(&ended, Duration::from_secs(5), stop) {
                 let _ = kill_process_group(pid, Signal::KILL);
@@ -138,5 +160,49 @@ pub fn refresh(changes: &[Change], mailboxes: &[Mailbox]) {
         if let Ok(found) = std::fs::metadata(&new) {
             let _ = std::fs::set_permissions(&new, found.permissions());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn g9_a_command_that_hangs_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let script = format!("echo $$ >'{0}'; sleep 600 & echo $! >>'{0}'; wait", pids.display());
+        let started = Instant::now();
+        run_bounded(
+            "sh",
+            &["-c".into(), script],
+            Duration::from_millis(700),
+            &Stop::on_signals().unwrap(),
+        );
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        let text = std::fs::read_to_string(&pids).unwrap();
+        let running = || {
+            text.lines().any(|pid| {
+                let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                state.is_ok_and(|stat| !stat.contains(") Z"))
+            })
+        };
+        assert_eq!(text.lines().count(), 2);
+        while running() {
+            assert!(started.elapsed() < Duration::from_secs(10), "{text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn the_mark_of_an_echo_is_taken_once() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        mark_echo(&dir);
+        assert!(!take_echo(&dir), "this process is no command of a user's");
+        std::fs::write(dir.file(ECHO), "").unwrap();
+        assert!(take_echo(&dir));
+        assert!(!take_echo(&dir));
     }
 }

@@ -340,6 +340,7 @@ impl Ground for Disk<'_> {
     type Report = Report;
 
     fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool) -> bool {
+        after::mark_echo(&self.dir);
         let written = want::demand(&self.dir, wants, urgent).is_ok();
         if !written {
             // A full disk loses nothing: who cannot write the request carries it.
@@ -364,6 +365,10 @@ impl Ground for Disk<'_> {
 
     fn any_fresh(&mut self) -> bool {
         !self.unwritten.is_empty() || self.trigger_is_new() || want::any_fresh(&self.dir)
+    }
+
+    fn was_denied(&mut self) -> bool {
+        self.retry().is_some_and(|retry| Exit::from_code(retry.code) == Exit::Denied)
     }
 
     fn lock(&mut self) -> Locked {
@@ -542,6 +547,7 @@ impl Disk<'_> {
         let before = self.last();
         let trigger = trigger_stamp(&self.trigger());
         let mut taken = want::take(&self.dir, settings.patience(), began);
+        let is_echo = after::take_echo(&self.dir);
         taken.extend(std::mem::take(&mut self.unwritten).into_iter().map(|want| (want, 0)));
         if trigger.is_some() && trigger != before.trigger {
             taken.entry(Want::Account).or_default();
@@ -578,7 +584,7 @@ impl Disk<'_> {
         let scope = self.scope(&wants);
         let changes = snapshot.changes(&scope);
         after::refresh(&changes, &scope);
-        self.facts = Facts::of(settings, &changes, &scope, began);
+        self.facts = Facts::of(settings, &changes, &scope, began, is_echo);
         let run = Last {
             started: millis(began),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

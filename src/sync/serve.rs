@@ -48,6 +48,9 @@ pub trait Ground {
     fn next_due(&mut self) -> Option<Duration>;
     /// A request stands that no run has been tried for.
     fn any_fresh(&mut self) -> bool;
+    /// The last run was refused the login, or got no password: it may not have
+    /// been able to ask for one.
+    fn was_denied(&mut self) -> bool;
 
     /// Waits for the account's lock and for the end of a killed holder's run.
     fn lock(&mut self) -> Locked;
@@ -215,6 +218,10 @@ fn see_served<G: Ground>(
             Standing::Failed => Some(Answer::Failed),
             Standing::Fresh => None,
         };
+        // The run that failed may have had nobody to ask for the password: a
+        // key pressed in front of a terminal is not answered by its failure.
+        let asks_itself =
+            matches!(early, Some(Answer::Failed)) && manner.impatient && ground.was_denied();
         let wait = match ground.gate(manner.urgent, manner.impatient) {
             Gate::Open => Duration::ZERO,
             Gate::Throttled(wait) => wait,
@@ -223,7 +230,7 @@ fn see_served<G: Ground>(
                 return early.unwrap_or(Answer::BackingOff(wait));
             }
         };
-        if early.is_none() && wait.is_zero() {
+        if (early.is_none() || asks_itself) && wait.is_zero() {
             let report = ground.run();
             ground.unlock();
             return Answer::Ran(report);

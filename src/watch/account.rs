@@ -686,7 +686,9 @@ impl<'a> Waiter<'a> {
                 if self.disk.dir().write_json(retry::FILE, &retry).is_err() {
                     self.say(|| "the backoff could not be written".into());
                 }
-                self.complain(&failure.text);
+                if !(self.manner.hushed && failure.exit.is_passing()) {
+                    self.complain(&failure.text);
+                }
                 self.say(|| format!("{}; again in {}", failure.text, short(wait)));
                 self.reach.wait(wait, now);
             }
@@ -887,6 +889,7 @@ impl<'a> Waiter<'a> {
         match report.ended.exit {
             Exit::Signal(_) => {}
             Exit::Done if !self.manner.verbose => {}
+            exit if exit.is_passing() && self.manner.hushed => {}
             Exit::Done => print(&format!("{name}: {text}")),
             _ => print(&format!("mutt-sync: {name}: {text}")),
         }

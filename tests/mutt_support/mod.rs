@@ -164,7 +164,7 @@ pub fn path_with(first: &Path) -> std::ffi::OsString {
 }
 
 /// Runs a client on a terminal of its own until it ends; what it needs to do is
-/// in its muttrc, by `push`. Ten seconds are enough, or it hangs.
+/// in its muttrc, by `push`. A minute is enough, or it hangs.
 pub fn on_terminal<S: AsRef<OsStr>>(program: &str, home: &Path, args: &[S]) -> Output {
     let mut line = format!("exec {program} -n");
     for arg in args {
@@ -175,7 +175,7 @@ pub fn on_terminal<S: AsRef<OsStr>>(program: &str, home: &Path, args: &[S]) -> O
     }
     let mut command = Command::new("timeout");
     calm(&mut command, home);
-    command.args(["--kill-after=1", "10", "script", "-qec", &line, "/dev/null"]);
+    command.args(["--kill-after=1", "60", "script", "-qec", &line, "/dev/null"]);
     let output = command.output().unwrap();
     assert!(
         output.status.code() != Some(124),

@@ -1,0 +1,263 @@
+//! What mutt-sync costs the user of mutt and neomutt: a key with the state in
+//! the status line, a change of folder with the hook, and how soon an open
+//! folder shows what a run brought. Real clients on a pseudo-terminal, beside
+//! the same without it, in turns.
+//!
+//! Budgets: 200 keys in neomutt at most 1.5 times those without; a change of
+//! the server's shown within 100 ms of the run's end.
+
+use rig::{Home, Server, message};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// Silence after which a reaction is over.
+const SILENCE: Duration = Duration::from_millis(40);
+const KEYS: usize = 200;
+const ROUNDS: usize = 3;
+
+/// A client on a terminal that this process is.
+struct Client {
+    terminal: File,
+    child: Child,
+}
+
+impl Client {
+    fn start(home: &Home, program: &str, rc: &str) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&terminal).expect("a terminal");
+        unlockpt(&terminal).expect("a terminal");
+        let name = ptsname(&terminal, Vec::new()).expect("its name").into_string().expect("ASCII");
+        let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&terminal, size).expect("its size");
+        let end = || File::options().read(true).write(true).open(&name).expect("its other end");
+        let mut command = home.command("setsid");
+        command.args(["-c", program, "-n", "-F", rc]).env("TERM", "xterm");
+        let child = command
+            .stdin(Stdio::from(end()))
+            .stdout(Stdio::from(end()))
+            .stderr(Stdio::from(end()))
+            .spawn()
+            .expect("the client");
+        Client { terminal: File::from(terminal), child }
+    }
+
+    /// What is written until it is silent for so long; when the last of it came.
+    fn reaction(&mut self, silence: Duration) -> (String, Instant) {
+        let (mut text, mut last) = (Vec::new(), Instant::now());
+        let mut chunk = [0; 16_384];
+        while self.speaks_within(silence) {
+            match self.terminal.read(&mut chunk) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => text.extend_from_slice(&chunk[..n]),
+            }
+            last = Instant::now();
+        }
+        (String::from_utf8_lossy(&text).into_owned(), last)
+    }
+
+    fn speaks_within(&self, silence: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.terminal, PollFlags::IN)];
+        let limit = Timespec::try_from(silence).expect("short");
+        poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.terminal.write_all(text.as_bytes()).expect("typed");
+    }
+
+    /// From a key to the last that it changes on the screen.
+    fn cost(&mut self, text: &str, silence: Duration) -> Duration {
+        let pressed = Instant::now();
+        self.type_in(text);
+        let (shown, last) = self.reaction(silence);
+        assert!(!shown.is_empty(), "{text:?} does nothing");
+        last - pressed
+    }
+
+    fn leave(mut self) {
+        self.type_in("x");
+        let _ = self.reaction(Duration::from_millis(300));
+        drop(self.terminal);
+        let _ = self.child.wait();
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// A figure for each way, in turns; the best of the rounds, for whatever else
+/// the machine does only adds.
+fn in_turns<const N: usize>(mut measure: impl FnMut(usize) -> Duration) -> [Duration; N] {
+    let mut best = [Duration::MAX; N];
+    for _ in 0..ROUNDS {
+        for (way, best) in best.iter_mut().enumerate() {
+            *best = measure(way).min(*best);
+        }
+    }
+    best
+}
+
+fn prepared() -> Home {
+    let home = Home::fake(&["Home", "Work"]);
+    home.program("mutt-sync", "");
+    let link = home.path("bin/mutt-sync");
+    std::fs::remove_file(&link).expect("link");
+    std::os::unix::fs::symlink(rig::mutt_sync(), link).expect("link");
+    for n in 1000..1300 {
+        home.maildir("Home", "INBOX").add(&message(&format!("Message {n}"), "x"), "S");
+    }
+    home.settings("throttle = \"1h\"\nburst = 1\n");
+    home
+}
+
+fn shipped(file: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("muttrc.d").join(file).display().to_string()
+}
+
+/// The line that both files of muttrc.d show, without the state.
+const PLAIN: &str =
+    "-%r-%f [Msgs:%m%?n? New:%n?%?d? Del:%d?%?F? Flag:%F?%?t? Tag:%t?]---(%s)-%>-(%P)---";
+
+fn keys() {
+    let home = prepared();
+    let _mbsync = home.fake_mbsync();
+    home.mutt_sync(&["-a"]).ok();
+    let ways = [
+        ("without", format!("set status_format=\"{PLAIN}\"")),
+        ("30-status-neomutt.rc", format!("source {}", shipped("30-status-neomutt.rc"))),
+        ("30-status.rc", format!("source {}", shipped("30-status.rc"))),
+        ("a shell that echoes", format!("set status_format=\"echo '{PLAIN}'|\"")),
+    ];
+    for client in ["neomutt", "mutt"] {
+        let ways: Vec<_> =
+            ways.iter().filter(|(name, _)| client == "neomutt" || !name.contains("neo")).collect();
+        let mut measure = |way: usize| {
+            let Some((_, line)) = ways.get(way) else { return Duration::ZERO };
+            home.muttrc("Home", &format!("set timeout=15 sort=subject\n{line}"));
+            let mut client = Client::start(&home, client, ".muttrc");
+            let _ = client.reaction(Duration::from_millis(800));
+            client.type_in("=");
+            let _ = client.reaction(Duration::from_millis(300));
+            let total =
+                (0..KEYS).map(|n| client.cost(if n < KEYS / 2 { "j" } else { "k" }, SILENCE)).sum();
+            client.leave();
+            total
+        };
+        let best: [Duration; 4] = in_turns(&mut measure);
+        println!("{KEYS} keys in {client}, best of {ROUNDS}:");
+        for ((name, _), time) in ways.iter().zip(best) {
+            let ratio = time.as_secs_f64() / best[0].as_secs_f64();
+            println!("  {name:22} {:8.1} ms  ({ratio:.2})", ms(time));
+        }
+    }
+}
+
+fn folders() {
+    let home = prepared();
+    let _mbsync = home.fake_mbsync();
+    home.mutt_sync(&["-a"]).ok();
+    let printed = home.mutt_sync(&["--muttrc"]).ok().stdout;
+    let calls = |line: &&str| line.contains("mutt-sync -b 2>");
+    let lines = |keep: &dyn Fn(&&str) -> bool| -> String {
+        printed.lines().filter(keep).flat_map(|line| [line, "\n"]).collect()
+    };
+    let program = "`mutt-sync -b 2>/dev/null`";
+    let ways = [
+        ("without", lines(&|line| !calls(line))),
+        ("with both hooks", lines(&|_| true)),
+        ("sh -c 'touch F' twice", printed.replace(program, "`touch ~/F 2>/dev/null`")),
+    ];
+    for client in ["neomutt", "mutt"] {
+        let best: [Duration; 3] = in_turns(|way| {
+            home.write("hooks", &ways[way].1);
+            home.muttrc("Home", "source ~/hooks");
+            let mut client = Client::start(&home, client, ".muttrc");
+            let _ = client.reaction(Duration::from_millis(800));
+            let times = (0..50)
+                .map(|n| {
+                    let folder = ["Work/INBOX", "Home/Archive", "Work/Sent", "Home/Sent"][n % 4];
+                    client.cost(&format!("c={folder}\r"), Duration::from_millis(80))
+                })
+                .collect();
+            client.leave();
+            median(times)
+        });
+        println!("a change of folder in {client}, best median of {ROUNDS} times 50:");
+        for ((name, _), time) in ways.iter().zip(best) {
+            let more = ms(time) - ms(best[0]);
+            println!("  {name:22} {:8.2} ms  (+{more:.2} ms)", ms(time));
+        }
+    }
+}
+
+/// From the end of a run to the flag on the screen of an open folder.
+fn refresh() {
+    for client in ["neomutt", "mutt"] {
+        let server = Server::start();
+        let home = Home::on(&server, &["Home"]);
+        home.settings("throttle = \"1s\"\nburst = 1000\n");
+        let mut imap = server.imap("home");
+        let uid = imap.append("INBOX", &message("A message", "x"), &["\\Seen"]);
+        home.mutt_sync(&["-f", "Home"]).ok();
+        home.age();
+        home.muttrc("Home", "set timeout=600 mail_check=5");
+        let mut client_here = Client::start(&home, client, ".muttrc");
+        let _ = client_here.reaction(Duration::from_millis(800));
+        let times: Vec<f64> = (0..20)
+            .map(|n| {
+                imap.select("INBOX");
+                if n % 2 == 0 {
+                    imap.add_flags(uid, &["\\Flagged"]);
+                } else {
+                    imap.remove_flags(uid, &["\\Flagged"]);
+                }
+                imap.unselect();
+                std::thread::sleep(Duration::from_millis(1100));
+                let watcher = std::thread::scope(|scope| {
+                    let run = scope.spawn(|| {
+                        home.mutt_sync(&["-f", "Home"]).ok();
+                        Instant::now()
+                    });
+                    assert!(
+                        client_here.speaks_within(Duration::from_secs(10)),
+                        "{client}: no flag"
+                    );
+                    let (_, shown) = client_here.reaction(SILENCE);
+                    (run.join().expect("a run"), shown)
+                });
+                let (ended, shown) = watcher;
+                // Before the process has ended, mostly.
+                if shown > ended { ms(shown - ended) } else { -ms(ended - shown) }
+            })
+            .collect();
+        client_here.leave();
+        let (least, most) =
+            times.iter().fold((f64::MAX, f64::MIN), |(a, b), &time| (a.min(time), b.max(time)));
+        println!(
+            "{client}: a flag shows {least:.1} to {most:.1} ms after the run's end (20 times)"
+        );
+    }
+}
+
+fn main() {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    for (name, bench) in
+        [("keys", keys as fn()), ("folders", folders as fn()), ("refresh", refresh as fn())]
+    {
+        if wanted.starts_with('-') || name.contains(&wanted) {
+            bench();
+        }
+    }
+}
