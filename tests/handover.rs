@@ -371,3 +371,102 @@ fn mbsyncs_complaints_name_the_users_file() {
     until_equal("plainly", &mut imap, &home, "Home", &waiter);
     ended(waiter, &home);
 }
+
+#[test]
+fn a_command_in_the_foreground_is_served_by_the_waiter_or_by_itself() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings("throttle = \"0s\"\nsettle = \"5s\"\n");
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    let warm = home.state("Home").join("warm");
+    wait_until(LIMIT, "it says that it can be asked", || warm.exists());
+    let logins = server.logins("home");
+    for _ in 0..3 {
+        let ran = home.mutt_sync(&["Home:INBOX"]).ok();
+        assert!(ran.stdout.contains("by another mutt-sync"), "{ran}");
+        assert!(ran.elapsed < Duration::from_secs(3), "{ran}");
+    }
+    assert_eq!(server.logins("home"), logins, "{waiter}");
+    assert_eq!(waiter.stderr().matches(OURS).count(), 3, "{waiter}");
+    // Who wants to see what mbsync does runs it himself.
+    let ran = home.mutt_sync(&["-v", "Home:INBOX"]).ok();
+    assert!(!ran.stdout.contains("by another"), "{ran}");
+    // One that does not answer is not waited for long.
+    waiter.signal(Signal::STOP);
+    let ran = home.mutt_sync(&["Home:INBOX"]).ok();
+    assert!(!ran.stdout.contains("by another"), "{ran}");
+    assert!(ran.elapsed > Duration::from_millis(900), "{ran}");
+    assert_eq!(server.logins("home"), logins + 2);
+    waiter.signal(Signal::CONT);
+    ended(waiter, &home);
+    assert!(!warm.exists(), "it is gone, and says that it can be asked");
+}
+
+#[test]
+fn where_there_is_no_notify_one_of_the_idling_connections_is_lent() {
+    let server = Server::with(ServerOptions { notify: false, ..ServerOptions::default() });
+    let home = Home::on(&server, &["Home"]);
+    prompt(&home, "connections = 3\n");
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    let logins = server.logins("home");
+    for event in 0..3 {
+        let text = format!("event {event}");
+        imap.append("INBOX", &message(&text, &text), &[]);
+        until_equal(&text, &mut imap, &home, "Home", &waiter);
+        home.maildir("Home", "Archive").add(&message(&text, &format!("{text} kept")), "S");
+        until_equal(&text, &mut imap, &home, "Home", &waiter);
+    }
+    assert!(waiter.stderr().contains("connected by IDLE"), "{waiter}");
+    assert!(waiter.stderr().matches(OURS).count() >= 6, "{waiter}");
+    assert_eq!(server.logins("home"), logins, "{waiter}");
+    ended(waiter, &home);
+}
+
+#[test]
+fn a_tunnel_of_the_users_own_is_used_for_both() {
+    let server = Server::start();
+    let tunnels = tempfile::NamedTempFile::new().unwrap();
+    let tunnel = format!(
+        "echo >> {}; exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/{} 4<&0; \
+         cat <&4 >&3 & cat <&3; kill $!'",
+        tunnels.path().display(),
+        server.port()
+    );
+    let line = format!("Tunnel \"{tunnel}\"");
+    let home = Home::with(vec![Account::on(&server, "Home").account_line(&line)]);
+    prompt(&home, "");
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    let started = || fs::read_to_string(tunnels.path()).unwrap().lines().count();
+    let before = started();
+    imap.append("INBOX", &message("new", "new"), &[]);
+    until_equal("new", &mut imap, &home, "Home", &waiter);
+    assert!(waiter.stderr().contains(OURS), "{waiter}");
+    assert_eq!(started(), before, "{waiter}");
+    ended(waiter, &home);
+}
+
+#[test]
+fn one_that_waits_once_lends_its_connection_and_goes() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    prompt(&home, "");
+    let mut imap = server.imap("home");
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Running::start(home.cmd(&["--wait", "-v", "Home"]));
+    waiter.wait_for("connected by", LIMIT);
+    sleep(Duration::from_millis(300));
+    let logins = server.logins("home");
+    imap.append("INBOX", &message("new", "new"), &[]);
+    let ended = waiter.wait(LIMIT).ok();
+    assert!(ended.stderr.contains(OURS), "{ended}");
+    assert_eq!(server.logins("home"), logins, "{ended}");
+    compare(&mut imap, &home.mail("Home")).unwrap();
+    home.wait_no_leftovers(Duration::from_secs(5));
+    wait_until(LIMIT, "the connection is closed", || server.connections() == 0);
+}

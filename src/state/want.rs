@@ -157,6 +157,24 @@ pub fn is_urgent(dir: &StateDir) -> bool {
     dir.file("urgent").exists()
 }
 
+/// Somebody waits for a request of his to be taken: who would wait until mutt
+/// has written its folder need not.
+pub fn hasten(dir: &StateDir) -> io::Result<()> {
+    create(&dir.file("soon"))
+}
+
+/// Somebody waits for one of these to be taken.
+#[must_use]
+pub fn is_hastened(dir: &StateDir, wants: &BTreeSet<Want>) -> bool {
+    dir.file("soon").exists()
+        && wants.iter().any(|want| dir.file("want").join(names::want(want)).exists())
+}
+
+/// He waits no more.
+pub fn unhasten(dir: &StateDir) {
+    let _ = dir.remove("soon");
+}
+
 /// All that stands, fresh or not, for reports.
 #[must_use]
 pub fn all(dir: &StateDir) -> BTreeSet<Want> {
@@ -171,6 +189,7 @@ pub fn take(dir: &StateDir, patience: Patience, now: SystemTime) -> Taken {
     // Before the wants: an urgent request made meanwhile is then either taken
     // with them or still urgent.
     let _ = dir.remove("urgent");
+    unhasten(dir);
     let mut taken = Taken::new();
     for (name, want) in entries(&dir.file("run")) {
         taken.insert(want, found(&dir.file("run").join(name)).failures());

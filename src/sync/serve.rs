@@ -20,6 +20,9 @@
 //!    up. A request is on disk before its maker finds the queue held; so either
 //!    the leaver sees the request, or its maker finds the queue free. Who is
 //!    told to stop looks at nothing and leaves nobody: the next command serves.
+//! 6. A foreground command gives a waiter that holds a connection a moment to
+//!    take its request, for the waiter's run is the shorter one. Then it goes on
+//!    by rule 3, whether the waiter did or not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -62,6 +65,10 @@ pub trait Ground {
     /// Leaves a child that holds the queue if this process did, which does so
     /// from now on no more. False if it cannot.
     fn leave_child(&mut self) -> bool;
+
+    /// Gives a waiter that holds a connection a moment to take these requests.
+    /// May return at any time, for any reason.
+    fn head_start(&mut self, wants: &BTreeSet<Want>);
 
     /// What throttle and backoff say of a run now: neither of an urgent one,
     /// backoff nothing of an impatient one.
@@ -196,6 +203,9 @@ fn see_served<G: Ground>(
     shared: bool,
     queue: &mut bool,
 ) -> Answer<G::Report> {
+    if shared && ground.gate(manner.urgent, false) == Gate::Open {
+        ground.head_start(wants);
+    }
     loop {
         match ground.lock() {
             Locked::Held => {}

@@ -116,6 +116,7 @@ pub fn wait(scene: Scene<'_>, manner: &Manner<'_>, leads: bool, stop: &Stop, hal
         Ok(Ok((waiting, mut waiter))) => {
             let end = waiter.run();
             waiter.save();
+            waiter.tell_warm(false);
             if let Some(far) = waiter.far.take() {
                 if !matches!(end, End::Stopped(_)) {
                     far.close();
@@ -231,6 +232,7 @@ impl<'a> Waiter<'a> {
                 continue;
             }
             self.save();
+            self.tell_warm(self.far.is_some());
             self.block();
         }
     }
@@ -807,6 +809,7 @@ impl<'a> Waiter<'a> {
         let settle = self.scene.settings.settle;
         self.requested.is_none_or(|requested| clock::now() >= requested.settled_at(settle))
             || want::is_urgent(self.disk.dir())
+            || want::is_hastened(self.disk.dir(), &want::all(self.disk.dir()))
     }
 
     /// Runs mbsync if something calls for it and nothing forbids it.
