@@ -108,6 +108,19 @@ fn commands_are_told_what_a_run_brought() {
     imap.append("Sent", &message("three", "x"), &[]);
     let told = told_by(&home, &["-q", "Home:Sent"]);
     assert_eq!(sorted(&told), ["after|Home|Sent|1|Ada|three", "new|Home|Sent|1|Ada|three"]);
+    // A waiter tells the same, and once.
+    let waiter = Running::start(home.cmd(&["--wait", "--loop", "Home"]));
+    wait_until(SHORT, "a connection", || server.connections() == 1);
+    home.write("told", "");
+    imap.append("INBOX", &message("four", "x"), &[]);
+    let news = || {
+        let told = home.read("told");
+        told.lines().filter(|line| line.starts_with("new|")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_until(SHORT, "news", || !news().is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(news(), ["new|Home|INBOX|1|Ada|four"]);
+    drop(waiter);
 }
 
 #[test]
