@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::Parser as _;
 
 use crate::account::{Account, Mailbox, Want};
+use crate::check;
 use crate::cli::Cli;
 use crate::list::Listing;
 use crate::mbsyncrc::{self, Config, Dialect, Env};
@@ -27,6 +28,7 @@ use crate::stop::Stop;
 use crate::sync::after;
 use crate::sync::disk;
 use crate::sync::disk::{Disk, Manner, Report, Scene};
+use crate::sync::handover;
 use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
 use crate::sys::{Forked, fork_detached};
@@ -39,6 +41,10 @@ type Selection = Vec<(usize, BTreeSet<Want>)>;
 
 /// Runs the program with these arguments; the exit status is all that is left.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+    let arguments: Vec<OsString> = arguments.collect();
+    if let Some(exit) = handover::is_tunnel(&arguments) {
+        return exit;
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -49,7 +55,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     if cli.version {
         return out(&format!("mutt-sync {}", crate::VERSION));
     }
-    match Session::open(&cli).and_then(|session| session.serve()) {
+    let served =
+        if cli.check { examine(&cli) } else { Session::open(&cli).and_then(|it| it.serve()) };
+    match served {
         Ok(exit) => exit,
         Err(failure) => {
             // A line that cannot tell the state is still mutt's status line, and mutt
@@ -70,6 +78,34 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     }
 }
 
+/// Where things are: directories, the environment as mbsync's file sees it, our state.
+fn surroundings() -> Result<(xdg::BaseDirectories, Env, PathBuf), Failure> {
+    let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
+    let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
+        return Err(Failure::config("no home directory is known; set HOME"));
+    };
+    let mut env = Env::new(home, std::env::current_dir().unwrap_or_else(|_| "/".into()));
+    env.config_home.clone_from(&dirs.config_home);
+    env.state_home.clone_from(&dirs.state_home);
+    Ok((dirs, env, base))
+}
+
+/// `--check`, which needs no configuration that can be read.
+fn examine(cli: &Cli) -> Result<Exit, Failure> {
+    let (dirs, env, base) = surroundings()?;
+    let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
+    check::run(&check::Asked {
+        names: &cli.names,
+        mbsyncrc: cli.mbsyncrc.as_deref(),
+        settings: read_settings(cli, &dirs, &env),
+        env: &env,
+        base: &base,
+        settings_file: settings_file.filter(|file| file.exists()),
+        json: cli.json,
+        quiet: cli.quiet > 0,
+    })
+}
+
 /// Everything read from the environment and the two configuration files, once.
 struct Session<'a> {
     cli: &'a Cli,
@@ -83,13 +119,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn open(cli: &'a Cli) -> Result<Self, Failure> {
-        let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
-        let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
-            return Err(Failure::config("no home directory is known; set HOME"));
-        };
-        let mut env = Env::new(home, std::env::current_dir().unwrap_or_else(|_| "/".into()));
-        env.config_home.clone_from(&dirs.config_home);
-        env.state_home.clone_from(&dirs.state_home);
+        let (dirs, env, base) = surroundings()?;
         let mut settings = read_settings(cli, &dirs, &env)?;
         for each in settings.accounts.values_mut().chain([&mut settings.general]) {
             each.throttle = cli.throttle.unwrap_or(each.throttle);
@@ -402,6 +432,7 @@ impl<'a> Session<'a> {
         let manner = watch::Manner {
             endless: self.cli.endless,
             verbose: self.cli.verbose,
+            hushed: self.cli.quiet > 1,
             configs: self.config_files.clone(),
             check: &check,
         };
@@ -426,8 +457,7 @@ impl<'a> Session<'a> {
     }
 
     fn complain(&self, failure: &Failure) -> Exit {
-        let passing = matches!(failure.exit, Exit::Later | Exit::Offline);
-        if self.cli.quiet < 2 || !passing {
+        if self.cli.quiet < 2 || !failure.exit.is_passing() {
             err(&format!("mutt-sync: {failure}"));
         }
         failure.exit

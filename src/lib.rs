@@ -9,6 +9,7 @@
 
 pub mod account;
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod dialect;
 pub mod imap;

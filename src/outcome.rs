@@ -46,6 +46,12 @@ impl Exit {
 }
 
 impl Exit {
+    /// Waiting may mend it: with `-qq` it is not spoken of.
+    #[must_use]
+    pub fn is_passing(self) -> bool {
+        matches!(self, Exit::Later | Exit::Offline)
+    }
+
     /// The status with this number; what is no status of ours counts as a mailbox' failure.
     #[must_use]
     pub fn from_code(code: u8) -> Self {

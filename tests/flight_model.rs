@@ -139,7 +139,7 @@ struct World {
     trouble: Trouble,
     told_to_stop: BTreeSet<Pid>,
     requests: Vec<Request>,
-    /// When runs started.
+    /// When runs were paid for.
     runs: Vec<u64>,
     /// How many have ended.
     ended: usize,
@@ -400,8 +400,6 @@ impl Process {
         let length = 50 + world.rng.u64(..LONGEST_RUN - 50);
         let ends = world.now + length;
         world.mbsync = Some(Mbsync { owner: self.pid, ends });
-        let started = world.now;
-        world.runs.push(started);
         (world.events, ends)
     }
 }
@@ -562,6 +560,8 @@ impl Ground for Process {
         let holds = {
             let mut world = self.step();
             if world.weather.hardship && world.rng.u32(..20) == 0 {
+                // Who relied on it has nobody, which it cannot tell them.
+                world.disturbed = true;
                 return false;
             }
             // A process with several threads cannot fork.
@@ -631,6 +631,10 @@ impl Ground for Process {
             let mut world = self.step();
             let now = world.wall();
             world.stamp = Some(RATE.spend(world.stamp, now));
+            // Counted here: one that is stopped for minutes before it starts mbsync
+            // has paid for it all the same.
+            let spent = world.now;
+            world.runs.push(spent);
         }
         let late = self.world.lock().unwrap().flaw == Flaw::LateTake;
         let early = late.then(|| self.start());
@@ -1129,32 +1133,32 @@ const HOOKS: Weather = Weather { waiters: false, hooks: true, ..CALM };
 
 #[test]
 fn g2_g3_g4_every_request_is_served_without_a_further_command() {
-    hold("calm", 0, CALM, count(600, 30_000));
+    hold("calm", 0, CALM, count(600, 10_000));
     let urgent = Weather { urgent: true, ..CALM };
-    hold("hooks", 50_000, HOOKS, count(2000, 60_000));
-    hold("urgent", 100_000, urgent, count(300, 20_000));
+    hold("hooks", 50_000, HOOKS, count(2000, 30_000));
+    hold("urgent", 100_000, urgent, count(300, 5_000));
 }
 
 #[test]
 fn g4_a_clock_set_back_holds_nothing_up() {
-    hold("clock", 200_000, Weather { clock: true, ..CALM }, count(300, 20_000));
+    hold("clock", 200_000, Weather { clock: true, ..CALM }, count(300, 5_000));
 }
 
 #[test]
 fn g2_what_was_promised_is_tried_though_runs_fail() {
     let failures = Weather { failures: true, ..CALM };
-    hold("failures", 300_000, failures, count(400, 20_000));
+    hold("failures", 300_000, failures, count(400, 5_000));
     // Among them those that can ask for a password, and are not answered by others.
     let asking = Weather { urgent: true, ..failures };
-    hold("denials", 600_000, asking, count(300, 20_000));
+    hold("denials", 600_000, asking, count(300, 5_000));
 }
 
 #[test]
 fn g1_g2_kills_anywhere_lose_nothing_and_never_lead_to_two_runs() {
     let kills = Weather { kills: true, stops: true, ..CALM };
-    hold("kills", 400_000, kills, count(600, 30_000));
+    hold("kills", 400_000, kills, count(600, 10_000));
     let all = Weather { failures: true, hardship: true, clock: true, urgent: true, ..kills };
-    hold("all", 500_000, all, count(600, 30_000));
+    hold("all", 500_000, all, count(600, 10_000));
 }
 
 #[test]

@@ -308,6 +308,49 @@ fn g8_signals_on_a_terminal() {
 }
 
 #[test]
+fn g2_g8_a_signal_to_one_that_waits_for_the_lock() {
+    let home = Home::fake(&["Home"]);
+    let mbsync = home.fake_mbsync();
+    mbsync.hold();
+    let first = start(&mut home.cmd(&["Home:INBOX"]));
+    mbsync.wait_for_starts(1, SHORT);
+    let second = start(&mut home.cmd(&["Home:Sent"]));
+    wait_until(SHORT, "it waits", || process::threads(second.id()) > 1);
+    kill(second.id(), Signal::TERM);
+    let since = Instant::now();
+    assert_eq!(code_of(second), 143);
+    assert!(since.elapsed() < AT_ONCE * 3);
+    mbsync.release();
+    assert_eq!(code_of(first), 0);
+    // Its request stands, and nobody goes on by himself.
+    assert_eq!(wants(&home), ["Home:Sent"]);
+    home.assert_no_leftovers();
+    home.mutt_sync(&["Home:Drafts"]).ok();
+    assert_eq!(mbsync.runs()[1].names(), ["Home:Drafts,Sent"]);
+}
+
+#[test]
+fn g8_a_signal_to_one_that_stays_leaves_nobody_behind() {
+    let home = Home::fake(&["Home"]);
+    home.settings("burst = 1\nsettle = \"0s\"");
+    let mbsync = home.fake_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let stays = start(&mut home.cmd(&["--block", "Home"]));
+    let queue = home.state("Home").join("queue.lock");
+    wait_until(SHORT, "it has the queue", || {
+        process::open_fds(stays.id()).iter().any(|(_, to)| *to == queue)
+    });
+    assert_eq!(home.mutt_sync(&["-b", "Home:INBOX"]).ok().stdout, "Home: queued\n");
+    kill(stays.id(), Signal::INT);
+    assert_eq!(code_of(stays), 130);
+    home.assert_no_leftovers();
+    assert_eq!(wants(&home), ["*", "Home:INBOX"]);
+    home.mutt_sync(&["--force", "Home:Sent"]).ok();
+    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(mbsync.runs().len(), 2);
+}
+
+#[test]
 fn g8_what_is_deaf_to_term_is_killed() {
     let home = Home::fake(&["Home"]);
     let mut mbsync = home.fake_mbsync();

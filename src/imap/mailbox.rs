@@ -55,14 +55,16 @@ impl Link {
         if !self.capabilities.namespace() {
             return Ok(Namespace::default());
         }
-        let mut found = None;
+        let (mut found, mut said) = (None, None);
         self.run(Line::new("NAMESPACE"), self.small(), |reply| match reply {
             Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"NAMESPACE") => {
                 found = parse::namespace(rest);
+                said = Some([&b"* NAMESPACE "[..], rest, b"\r\n"].concat());
                 true
             }
             _ => false,
         })?;
+        self.namespace = said.filter(|said| said.len() < 4096);
         Ok(found.unwrap_or_default())
     }
 

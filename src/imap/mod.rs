@@ -6,6 +6,7 @@
 //! mail or decides anything.
 
 pub mod connect;
+pub mod handover;
 pub mod idle;
 pub mod login;
 pub mod mailbox;

@@ -61,6 +61,7 @@ impl Link {
             });
             match done {
                 Ok(answer) if !overflow && answer.code != "NOTIFICATIONOVERFLOW" => {
+                    self.notified = true;
                     return Ok(found);
                 }
                 Ok(answer) | Err(LinkError::Refused(answer)) => refusal = Some(answer),
@@ -75,6 +76,7 @@ impl Link {
 
     /// Asks to be told of nothing any more.
     pub fn notify_none(&mut self) -> Result<(), LinkError> {
+        self.notified = false;
         self.run(Line::new("NOTIFY NONE"), self.small(), |_| false).map(|_| ())
     }
 }

@@ -154,6 +154,10 @@ pub struct Link {
     pub(super) tags: u32,
     pub(super) selected: Option<(String, Opening)>,
     pub(super) idling: Option<String>,
+    /// NOTIFY is on.
+    pub(super) notified: bool,
+    /// What the server answered to NAMESPACE, word for word.
+    pub(super) namespace: Option<Vec<u8>>,
     pub(super) heard: VecDeque<Heard>,
 }
 
@@ -191,6 +195,8 @@ impl Link {
             tags: 0,
             selected: None,
             idling: None,
+            notified: false,
+            namespace: None,
             heard: VecDeque::new(),
         };
         link.capabilities = match after {

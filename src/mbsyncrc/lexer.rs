@@ -34,8 +34,19 @@ pub enum Line {
 /// The lines of a file with their numbers, from 1, counted as mbsync counts:
 /// a line that is too long counts as several.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    pieces(text).enumerate().map(|(at, piece)| (at + 1, seen(piece)))
+}
+
+/// What of a piece mbsync sees: `fgets()` hands over a C string, and what follows
+/// a NUL is lost.
+pub fn seen(piece: &[u8]) -> &[u8] {
+    let end = piece.iter().position(|&b| b == 0).unwrap_or(piece.len());
+    piece.get(..end).unwrap_or_default()
+}
+
+/// The same, byte for byte and with their line ends: put together they are the file.
+pub fn pieces(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = text;
-    let mut number = 0;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
@@ -44,10 +55,7 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
         let length = window.iter().position(|&b| b == b'\n').map_or(window.len(), |at| at + 1);
         let (line, after) = rest.split_at(length);
         rest = after;
-        number += 1;
-        // fgets() hands over a C string: what follows a NUL is never seen.
-        let seen = line.iter().position(|&b| b == 0).unwrap_or(line.len());
-        Some((number, &line[..seen]))
+        Some(line)
     })
 }
 

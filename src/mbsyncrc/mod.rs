@@ -6,6 +6,7 @@
 //! servers, runs or this program's own files. Nothing here reads the
 //! environment: [`Env`] is given.
 
+pub mod copy;
 pub mod directories;
 mod enumerate;
 mod lexer;
@@ -24,6 +25,7 @@ pub use select::MbsyncWords;
 use crate::account::Account;
 use crate::outcome::Failure;
 use std::fs;
+use std::hash::Hasher as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -123,6 +125,8 @@ pub struct Config {
     pub sections: Vec<Section>,
     /// Channels that only `mbsync -a` would run: a second one of a name.
     pub shadowed_channels: bool,
+    /// Of the text that was read: see [`fingerprint`].
+    pub fingerprint: u64,
     /// What a message calls the file.
     shown: String,
     /// Directory listings, for mailboxes asked for more than once.
@@ -189,20 +193,35 @@ pub fn locate(env: &Env, dialect: Option<Dialect>) -> Result<PathBuf, Failure> {
     )))
 }
 
-/// Reads the file. All failures are of the configuration, and begin with the
-/// file and, where there is one, the line.
-pub fn read(path: &Path, env: &Env, dialect: Dialect) -> Result<Config, Failure> {
-    let path = env.cwd.join(path);
-    let cannot = |why: std::io::Error| {
-        Failure::config(format!("{} cannot be read: {why}", env.shown(&path)))
-    };
-    let file = fs::File::open(&path).map_err(cannot)?;
+/// The text of the file, cut where it is longer than any file should be.
+///
+/// # Errors
+/// The system's.
+pub fn text(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let file = fs::File::open(path)?;
     let size = file.metadata().map_or(0, |data| data.len()).min(LARGEST);
     // Room for all of it: the text has passwords in it, and a buffer that
     // moved while it grew would leave them behind.
     let room = usize::try_from(size).unwrap_or(0) + 64;
     let mut text = Zeroizing::new(Vec::with_capacity(room));
-    file.take(LARGEST + 1).read_to_end(&mut text).map_err(cannot)?;
+    file.take(LARGEST + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Tells one text of a file from another; never leaves the process.
+#[must_use]
+pub fn fingerprint(text: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(text);
+    hasher.finish()
+}
+
+/// Reads the file. All failures are of the configuration, and begin with the
+/// file and, where there is one, the line.
+pub fn read(path: &Path, env: &Env, dialect: Dialect) -> Result<Config, Failure> {
+    let path = env.cwd.join(path);
+    let text = text(&path)
+        .map_err(|why| Failure::config(format!("{} cannot be read: {why}", env.shown(&path))))?;
     if text.len() as u64 > LARGEST {
         return Err(Failure::config(format!(
             "{} is larger than 4 MiB; is it the right file?",

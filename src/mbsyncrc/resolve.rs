@@ -93,6 +93,7 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: Dialect) -> Result<Co
         shadowed_channels,
         shown,
         file,
+        fingerprint: super::fingerprint(text),
         directories: super::directories::Directories::default(),
     })
 }

@@ -245,7 +245,8 @@ fn entries(dir: &Path) -> impl Iterator<Item = (String, Want)> + use<> {
     fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         let want = names::want_of(&name)?;
-        Some((name, want))
+        // A directory could be neither read nor removed.
+        entry.file_type().is_ok_and(|kind| kind.is_file()).then_some((name, want))
     })
 }
 

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use super::after::{self, Facts};
 use super::changes::Snapshot;
 use super::classify::Finding;
+use super::handover::{Handover, Refusal, Returned};
 use super::mbsync::{self, Ended, Job, Prompt};
 use super::pause::{self, Changes};
 use super::serve::{Gate, Ground, Locked, Paused, Standing};
 use crate::account::{Account, Given, Mailbox, Want};
-use crate::mbsyncrc::Config;
+use crate::imap::Link;
+use crate::mbsyncrc::{Config, MbsyncWords};
 use crate::outcome::{Exit, Failure};
 use crate::process;
 use crate::settings::Settings;
@@ -103,6 +105,20 @@ pub struct Report {
     pub took: Duration,
     /// Until when nothing is tried again unasked.
     pub retry: Option<Duration>,
+    /// What became of the connection, if one was offered.
+    pub loan: Option<Loan>,
+}
+
+/// What became of a connection that was offered to a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loan {
+    /// Not taken, and untouched: why.
+    Declined(String),
+    /// The run was made over it.
+    Used(Returned),
+    /// It was taken and did not serve, so that the run was made again without
+    /// it. Why, and what became of the connection.
+    Failed(String, Returned),
 }
 
 impl super::serve::Report for Report {
@@ -475,6 +491,13 @@ impl Ground for Disk<'_> {
     }
 
     fn run(&mut self) -> Report {
+        self.run_over(None)
+    }
+}
+
+impl Disk<'_> {
+    /// As [`Ground::run`]; mbsync uses this connection if it can.
+    pub fn run_over(&mut self, link: Option<&mut Link>) -> Report {
         let Some(mut lock) = self.lock.take() else {
             // Cannot happen: the protocol runs with the lock held.
             return Report {
@@ -486,6 +509,7 @@ impl Ground for Disk<'_> {
                 changes: vec![],
                 took: Duration::ZERO,
                 retry: None,
+                loan: None,
             };
         };
         let settings = self.scene.settings;
@@ -519,9 +543,15 @@ impl Ground for Disk<'_> {
             stall: settings.stall,
             secrets: &secrets,
         };
+        let mut loan = None;
         let ended = if named.all || !named.words.is_empty() {
-            self.say(|| format!("running {}", mbsync::command_line(&job).join(" ")));
-            mbsync::run(&job, &mut lock, &self.stop)
+            match link.map(|link| self.run_on_loan(&job, &named, &mut lock, link)) {
+                Some((how, ended)) => {
+                    loan = Some(how);
+                    ended.unwrap_or_else(|| self.run_plainly(&job, &mut lock))
+                }
+                None => self.run_plainly(&job, &mut lock),
+            }
         } else {
             nothing_to_name(&named.unreachable)
         };
@@ -542,7 +572,45 @@ impl Ground for Disk<'_> {
         let cleared = lock.clear();
         self.note("lock", cleared);
         self.lock = Some(lock);
-        Report { ended, changes, took, retry }
+        Report { ended, changes, took, retry, loan }
+    }
+
+    fn run_plainly(&self, job: &Job<'_>, lock: &mut Lock) -> Ended {
+        self.say(|| format!("running {}", mbsync::command_line(job).join(" ")));
+        mbsync::run(job, lock, &self.stop, None)
+    }
+
+    /// A run over a connection of ours; no end of it if it has to be made plainly.
+    fn run_on_loan(
+        &self,
+        job: &Job<'_>,
+        words: &MbsyncWords,
+        lock: &mut Lock,
+        link: &mut Link,
+    ) -> (Loan, Option<Ended>) {
+        let Scene { config, account, .. } = self.scene;
+        let mut handover = match Handover::prepare(link, config, account, words) {
+            Ok(handover) => handover,
+            Err(Refusal::Lost(error)) => {
+                let why = error.to_string();
+                return (Loan::Failed(why.clone(), Returned::Broken(why)), None);
+            }
+            Err(refusal) => return (Loan::Declined(refusal.to_string()), None),
+        };
+        self.say(|| {
+            let line = mbsync::command_line(job).join(" ");
+            format!("running {line}, over the connection that is open")
+        });
+        let ended = mbsync::run(job, lock, &self.stop, Some(&mut handover));
+        let spoilt = handover.spoilt(ended.exit);
+        let returned = handover.given_back();
+        match spoilt {
+            Some(why) => {
+                self.say(|| format!("not over the connection that is open: {why}"));
+                (Loan::Failed(why, returned), None)
+            }
+            None => (Loan::Used(returned), Some(ended)),
+        }
     }
 }
 

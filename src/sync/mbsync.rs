@@ -4,6 +4,7 @@
 //! for life, and how it is ended with all that it started. Does not know what
 //! the run is for.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -75,6 +76,19 @@ pub struct Ended {
     pub findings: Vec<Finding>,
 }
 
+/// What goes on beside a run, in the same loop that watches it.
+pub trait Beside {
+    /// Gives mbsync what it needs for it.
+    fn prepare(&self, command: &mut Command);
+    /// The configuration that mbsync is given instead of the user's file. Its
+    /// messages are read as if they named that.
+    fn file(&self) -> String;
+    /// Descriptors to wait for.
+    fn wish<'f>(&'f self, fds: &mut Vec<PollFd<'f>>);
+    /// Does what can be done now, without waiting.
+    fn pump(&mut self);
+}
+
 /// The command line, for `-n` and `-v`.
 #[must_use]
 pub fn command_line(job: &Job<'_>) -> Vec<String> {
@@ -90,9 +104,14 @@ pub fn command_line(job: &Job<'_>) -> Vec<String> {
 
 /// Runs mbsync to its end, or ends it: when it stalls, or when a signal comes.
 /// The lock's text names the run while it lasts.
-pub fn run(job: &Job<'_>, lock: &mut Lock, stop: &Stop) -> Ended {
-    match start(job, lock) {
-        Ok(child) => match Supervised::new(job, child, lock).map(|run| run.follow(stop)) {
+pub fn run<'a>(
+    job: &'a Job<'a>,
+    lock: &mut Lock,
+    stop: &Stop,
+    beside: Option<&'a mut (dyn Beside + 'a)>,
+) -> Ended {
+    match start(job, lock, beside.as_deref()) {
+        Ok(child) => match Supervised::new(job, child, lock, beside).map(|run| run.follow(stop)) {
             Ok(ended) => ended,
             Err(error) => ended(Exit::Later, format!("cannot follow mbsync: {error}"), vec![]),
         },
@@ -120,9 +139,17 @@ fn ended(exit: Exit, text: String, findings: Vec<Finding>) -> Ended {
     Ended { exit, text, findings }
 }
 
-fn start(job: &Job<'_>, lock: &mut Lock) -> io::Result<Child> {
-    let line = command_line(job);
+fn start(job: &Job<'_>, lock: &mut Lock, beside: Option<&(dyn Beside + '_)>) -> io::Result<Child> {
+    let mut line = command_line(job);
     let mut command = Command::new(job.program);
+    if let Some(beside) = beside {
+        beside.prepare(&mut command);
+        if let Some(at) = line.iter().position(|word| word == "-c") {
+            if let Some(file) = line.get_mut(at + 1) {
+                *file = beside.file();
+            }
+        }
+    }
     command.args(line.iter().skip(1)).stderr(Stdio::piped());
     if job.prompt == Prompt::Terminal {
         command.stdin(Stdio::inherit());
@@ -215,10 +242,18 @@ struct Supervised<'a> {
     findings: Vec<(Finding, String)>,
     other: Vec<String>,
     ending: Ending,
+    beside: Option<&'a mut (dyn Beside + 'a)>,
+    /// What mbsync calls the configuration, and what the user calls it.
+    names: Option<(String, String)>,
 }
 
 impl<'a> Supervised<'a> {
-    fn new(job: &'a Job<'a>, mut child: Child, lock: &mut Lock) -> io::Result<Self> {
+    fn new(
+        job: &'a Job<'a>,
+        mut child: Child,
+        lock: &mut Lock,
+        beside: Option<&'a mut (dyn Beside + 'a)>,
+    ) -> io::Result<Self> {
         let pid = Pid::from_child(&child);
         let own_group = job.prompt != Prompt::Terminal;
         // On a full disk there is no record; it dies with us all the same.
@@ -240,6 +275,10 @@ impl<'a> Supervised<'a> {
                 findings: Vec::new(),
                 other: Vec::new(),
                 ending: Ending::No,
+                names: beside
+                    .as_ref()
+                    .map(|beside| (beside.file(), job.file.display().to_string())),
+                beside,
             }),
             Err(error) => {
                 let _ = child.kill();
@@ -275,6 +314,9 @@ impl<'a> Supervised<'a> {
                 // What lingers in the process group has no descriptor to poll.
                 Ending::Asked { .. } => Duration::from_millis(5),
             };
+            if let Some(beside) = &mut self.beside {
+                beside.pump();
+            }
             self.wait(stop, timeout, status.is_some())?;
             self.read();
             // Before the look at its end: a terminal's signal ends mbsync and tells
@@ -311,7 +353,10 @@ impl<'a> Supervised<'a> {
 
     fn wait(&self, stop: &Stop, timeout: Duration, exited: bool) -> io::Result<()> {
         let timeout = rustix::time::Timespec::try_from(timeout).map_err(io::Error::other)?;
-        let mut fds = Vec::with_capacity(4);
+        let mut fds = Vec::with_capacity(8);
+        if let (Some(beside), false) = (&self.beside, exited) {
+            beside.wish(&mut fds);
+        }
         if !exited {
             fds.push(PollFd::new(&self.pidfd, PollFlags::IN));
         }
@@ -332,7 +377,9 @@ impl<'a> Supervised<'a> {
 
     fn read(&mut self) {
         let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
+        let names = &self.names;
         let mut note = |line: &str| {
+            let line = &*under_its_own_name(line, names.as_ref());
             let shown = fit_to_print(line, job.secrets);
             if job.verbose {
                 eprint_line(&shown);
@@ -408,7 +455,9 @@ impl<'a> Supervised<'a> {
     fn ended(mut self, status: ExitStatus) -> Ended {
         let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
         // mbsync 1.4 says one thing without a line end.
+        let names = &self.names;
         self.stderr.rest(&mut |line| {
+            let line = &*under_its_own_name(line, names.as_ref());
             let shown = fit_to_print(line, job.secrets).into_owned();
             match finding(line) {
                 Some(found) => findings.push((found, shown)),
@@ -420,6 +469,14 @@ impl<'a> Supervised<'a> {
             Ending::No => None,
         };
         verdict_of(why, status, self.findings, &self.other, self.job.stall)
+    }
+}
+
+/// A message about the copy of the configuration, as one about the original.
+fn under_its_own_name<'a>(line: &'a str, names: Option<&(String, String)>) -> Cow<'a, str> {
+    match names {
+        Some((copy, original)) if line.contains(copy) => line.replace(copy, original).into(),
+        _ => line.into(),
     }
 }
 

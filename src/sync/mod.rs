@@ -5,6 +5,7 @@ pub mod changes;
 pub mod child;
 pub mod classify;
 pub mod disk;
+pub mod handover;
 pub mod mbsync;
 pub mod pause;
 pub mod serve;

@@ -8,12 +8,14 @@
 //! (each mailbox), [`super::need`] (what to run), [`super::reach`] (when to
 //! connect). Here it is put in order.
 
+mod lend;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::boxes::{FarSide, Near, Told, Touched, Watched};
 use super::clock::{self, Alarm, Jump};
@@ -34,9 +36,12 @@ use crate::state::{seen, want};
 use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene, covers};
 use crate::sync::serve::{self, Gate, Ground as _, Locked};
+use crate::sys;
 use crate::verdict::{Digest, Finding, Seen};
 use crate::words::short;
 
+/// After so long without an event, memory is given back.
+const LULL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How often a mailbox that the kernel has no watch for is looked at.
 const LOOK_AT_DEAF: Duration = Duration::from_secs(15);
 /// Dovecot speaks half a second after a change, sometimes twice: what is heard
@@ -64,6 +69,7 @@ struct Waiter<'a> {
     stuck: Memory,
     unsaved: Unsaved,
     far: Option<Far>,
+    loans: lend::Loans,
     highest: Rung,
     reach: Reach,
     /// So many attempts to connect in a row were broken off for something more
@@ -172,6 +178,7 @@ fn begin<'a>(
         boxes: Vec::new(),
         unsaved: Unsaved::default(),
         far: None,
+        loans: lend::Loans::default(),
         highest: Rung::Notify,
         reach: Reach::new(scene.account.server.is_some(), now),
         rushed: 0,
@@ -677,7 +684,9 @@ impl<'a> Waiter<'a> {
                 if self.disk.dir().write_json(retry::FILE, &retry).is_err() {
                     self.say(|| "the backoff could not be written".into());
                 }
-                self.complain(&failure.text);
+                if !(self.manner.hushed && failure.exit.is_passing()) {
+                    self.complain(&failure.text);
+                }
                 self.say(|| format!("{}; again in {}", failure.text, short(wait)));
                 self.reach.wait(wait, now);
             }
@@ -841,8 +850,9 @@ impl<'a> Waiter<'a> {
         self.disk.demand(&self.scene.account.canonical(&task.demanded), false);
         let before = self.before_run(&wants);
         let was_clean = task.full && self.dirty().is_empty();
-        let report = self.disk.run();
+        let report = self.run_lending();
         self.disk.unlock();
+        self.take_back(report.loan.as_ref());
         self.last_run = self.which_run();
         self.run_ended = clock::now();
         self.requested = None;
@@ -876,6 +886,7 @@ impl<'a> Waiter<'a> {
         match report.ended.exit {
             Exit::Signal(_) => {}
             Exit::Done if !self.manner.verbose => {}
+            exit if exit.is_passing() && self.manner.hushed => {}
             Exit::Done => print(&format!("{name}: {text}")),
             _ => print(&format!("mutt-sync: {name}: {text}")),
         }
@@ -1023,7 +1034,11 @@ impl<'a> Waiter<'a> {
         let configs = self.ears.as_ref().map(Ears::configs_fd);
         fds.extend(configs.iter().map(|configs| PollFd::new(configs, PollFlags::IN)));
         fds.extend(far_fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let _ = poll(&mut fds, None);
+        // A wait that lasts is one in which nothing will be needed for a while.
+        if poll(&mut fds, Some(&LULL)) == Ok(0) {
+            sys::give_back_memory();
+            let _ = poll(&mut fds, None);
+        }
         drop(fds);
         drop(far_fds);
         self.alarm.heard();

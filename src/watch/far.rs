@@ -483,11 +483,35 @@ impl Far {
         self.stations.iter().map(|station| station.link.poll_fd()).collect()
     }
 
-    /// The one connection, to be lent; `None` if there are several.
+    /// A connection to be lent. Others go on idling.
     pub fn lend(&mut self) -> Option<&mut Link> {
-        match &mut self.stations[..] {
-            [only] => Some(&mut only.link),
-            _ => None,
+        self.stations.first_mut().map(|station| &mut station.link)
+    }
+
+    /// It came back: watches as before. What changed meanwhile is heard.
+    ///
+    /// # Errors
+    /// The connection was lost.
+    pub fn taken_back(&mut self) -> Result<(), LinkError> {
+        self.first()?.taken_back()?;
+        if self.rung != Rung::Notify {
+            // It is in its mailbox again before it idles.
+            return Ok(());
+        }
+        let asked = self.asked();
+        match self.first()?.notify(&asked) {
+            Ok(statuses) => {
+                for (name, status) in statuses {
+                    self.told(&name, status);
+                }
+                Ok(())
+            }
+            Err(LinkError::Refused(_)) => {
+                // Nothing is told any more; everything is asked.
+                self.rung = Rung::Sweep;
+                self.sweep()
+            }
+            Err(lost) => Err(lost),
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Manner<'a> {
     pub endless: bool,
     /// Say each decision.
     pub verbose: bool,
+    /// Say nothing of what waiting may mend (`-qq`).
+    pub hushed: bool,
     /// The files that the configuration came from.
     pub configs: Vec<PathBuf>,
     /// Whether they can be read as they are now.

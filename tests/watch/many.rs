@@ -97,6 +97,7 @@ fn a_second_waiter_stands_by() {
     let runs = mbsync.runs().len();
     server.imap("home").append("INBOX", &message("one", "one"), &[]);
     assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
+    at_rest(&home, &first, &mbsync);
     drop(first);
     second.wait_said("connected by", SOON);
     at_rest(&home, &second, &mbsync);

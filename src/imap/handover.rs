@@ -1,0 +1,800 @@
+//! The relay: a connection lent to somebody who speaks IMAP himself.
+//!
+//! Knows commands by tag and verb, and where responses and literals end; passes
+//! all else on as it is. It greets with PREAUTH, answers itself what the server
+//! has told us before (CAPABILITY, NAMESPACE), and keeps LOGOUT to itself, for
+//! the connection goes on. Never waits. Buffers are bounded: who does not read
+//! is not read from.
+
+use super::parse::{self, Reply, Verb};
+use super::session::{Link, LinkError};
+use super::wire::{Limits, Shared, WireError};
+use rustix::event::{PollFd, PollFlags};
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+/// Most bytes kept for either side.
+const ROOM: usize = 64 * 1024;
+/// Longest command line that is looked into; mbsync's are below 1100 bytes.
+const LONGEST_COMMAND: usize = 16 * 1024;
+/// Most commands under way before no more are taken.
+const MOST_COMMANDS: usize = 1000;
+/// Of a response's line so much is kept from its beginning and from its end.
+const HEAD: usize = 64;
+const TAIL: usize = 24;
+
+/// Capabilities that a lent connection does not have: they change what it is.
+const NOT_LENT: [&str; 6] = ["STARTTLS", "LOGINDISABLED", "SASL-IR", "IDLE", "NOTIFY", "ENABLE"];
+/// Commands that it does not take.
+const NOT_TAKEN: [&[u8]; 8] = [
+    b"STARTTLS",
+    b"COMPRESS",
+    b"LOGIN",
+    b"AUTHENTICATE",
+    b"IDLE",
+    b"NOTIFY",
+    b"ENABLE",
+    b"UNAUTHENTICATE",
+];
+
+/// What went wrong, so that the connection cannot be used again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The server, or the way to it.
+    Server(WireError),
+    /// The borrower left in the middle of something.
+    LeftEarly,
+    /// The borrower does not keep to IMAP: how.
+    Borrower(&'static str),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Server(error) => error.fmt(f),
+            Trouble::LeftEarly => f.write_str("it was left without LOGOUT"),
+            Trouble::Borrower(how) => write!(f, "its borrower does not keep to IMAP: {how}"),
+        }
+    }
+}
+
+/// The words of `* CAPABILITY` for a borrower.
+fn lent(words: &[String]) -> String {
+    let fit = |word: &&String| {
+        !NOT_LENT.contains(&word.as_str())
+            && !word.starts_with("AUTH=")
+            && !word.starts_with("COMPRESS")
+    };
+    words.iter().filter(fit).map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// A connection on loan.
+#[derive(Debug)]
+pub struct Relay {
+    wire: Shared,
+    socket: OwnedFd,
+    /// Commands of ours whose answers are not the borrower's.
+    ours: HashSet<Vec<u8>>,
+    capabilities: String,
+    namespace: Option<Vec<u8>>,
+    borrower: Option<UnixStream>,
+    joined: bool,
+    from: Commands,
+    /// The server's side.
+    responses: Responses,
+    to_server: Queue,
+    to_borrower: Queue,
+    /// Answers of ours, waiting for the end of a response.
+    answers: Vec<u8>,
+    logout: Option<Vec<u8>>,
+    parted: bool,
+    trouble: Option<Trouble>,
+}
+
+impl Relay {
+    /// Takes the link on loan: it stops to watch. Nothing is waited for.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn of(link: &mut Link) -> Result<Self, LinkError> {
+        let socket = rustix::io::fcntl_dupfd_cloexec(link.poll_fd(), 3)
+            .map_err(|e| link.lost("lending", &WireError::Io(io::Error::from(e).to_string())))?;
+        let ours = link.fall_silent()?;
+        Ok(Relay {
+            wire: link.wire().clone(),
+            socket,
+            ours,
+            capabilities: lent(link.capabilities().words()),
+            namespace: link.namespace.clone(),
+            borrower: None,
+            joined: false,
+            from: Commands::default(),
+            responses: Responses::default(),
+            to_server: Queue::default(),
+            to_borrower: Queue::default(),
+            answers: Vec::new(),
+            logout: None,
+            parted: false,
+            trouble: None,
+        })
+    }
+
+    /// The borrower, and a greeting for him. False if there has been one already.
+    pub fn join(&mut self, borrower: UnixStream) -> bool {
+        if self.joined || self.trouble.is_some() || borrower.set_nonblocking(true).is_err() {
+            return false;
+        }
+        self.joined = true;
+        self.borrower = Some(borrower);
+        let greeting =
+            format!("* PREAUTH [CAPABILITY {}] a connection on loan\r\n", self.capabilities);
+        self.to_borrower.push(greeting.as_bytes());
+        self.pump();
+        true
+    }
+
+    /// Whether somebody has come for the connection.
+    #[must_use]
+    pub fn was_joined(&self) -> bool {
+        self.joined
+    }
+
+    /// Whether the connection can be used again: its borrower has said LOGOUT, and
+    /// nothing is under way.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn given_back(&mut self) -> Result<(), Trouble> {
+        self.pump();
+        match self.trouble.clone() {
+            Some(trouble) => Err(trouble),
+            None if self.parted => Ok(()),
+            None if !self.joined && self.ours.is_empty() => Ok(()),
+            None => Err(Trouble::LeftEarly),
+        }
+    }
+
+    /// What to wait for. Only after [`Relay::pump`].
+    pub fn wish<'f>(&'f self, fds: &mut Vec<PollFd<'f>>) {
+        if self.trouble.is_some() || self.parted && self.to_borrower.is_empty() {
+            return;
+        }
+        let mut of_server = PollFlags::empty();
+        if self.wants_response() {
+            of_server |= PollFlags::IN;
+        }
+        if !self.to_server.is_empty() {
+            of_server |= PollFlags::OUT;
+        }
+        if !of_server.is_empty() {
+            fds.push(PollFd::new(&self.socket, of_server));
+        }
+        if let Some(borrower) = &self.borrower {
+            let mut flags = PollFlags::empty();
+            if self.wants_command() {
+                flags |= PollFlags::IN;
+            }
+            if !self.to_borrower.is_empty() {
+                flags |= PollFlags::OUT;
+            }
+            if !flags.is_empty() {
+                fds.push(PollFd::new(borrower, flags));
+            }
+        }
+    }
+
+    fn wants_response(&self) -> bool {
+        !self.parted
+            && self.to_borrower.has_room()
+            && (self.borrower.is_some() || !self.ours.is_empty())
+    }
+
+    fn wants_command(&self) -> bool {
+        self.to_server.has_room()
+            && self.from.under_way.len() < MOST_COMMANDS
+            && self.answers.len() < ROOM
+            && self.logout.is_none()
+    }
+
+    /// Carries what can be carried now.
+    pub fn pump(&mut self) {
+        let mut buffer = [0_u8; 16 * 1024];
+        while self.trouble.is_none() {
+            let moved = self.step(&mut buffer);
+            match moved {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(trouble) => {
+                    // Whoever waits for an answer is told that none will come.
+                    self.borrower = None;
+                    self.trouble = Some(trouble);
+                }
+            }
+        }
+    }
+
+    /// One step in each direction; whether any byte moved.
+    fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+        let mut moved = false;
+        if self.wants_response() {
+            moved |= self.hear_server(buffer)?;
+        }
+        self.answer();
+        if let Some(borrower) = &mut self.borrower {
+            match self.to_borrower.write_to(|bytes| borrower.write(bytes)) {
+                Ok(some) => moved |= some,
+                Err(_) if self.parted => self.borrower = None,
+                Err(_) => return Err(Trouble::LeftEarly),
+            }
+        }
+        if self.parted && self.to_borrower.is_empty() {
+            // mbsync waits for it.
+            self.borrower = None;
+        }
+        if self.wants_command() {
+            moved |= self.hear_borrower(buffer)?;
+        }
+        let wire = &self.wire;
+        let written = self
+            .to_server
+            .write_to(|bytes| match wire.with(|wire| wire.try_write(bytes)) {
+                Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+                Ok(count) => Ok(count),
+                Err(error) => Err(error.into()),
+            })
+            .map_err(|_| self.server_trouble())?;
+        Ok(moved || written)
+    }
+
+    fn server_trouble(&self) -> Trouble {
+        let error = self.wire.with(|wire| wire.trouble().cloned());
+        Trouble::Server(error.unwrap_or(WireError::Closed))
+    }
+
+    fn hear_server(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+        if !self.ours.is_empty() {
+            let response = self.wire.with(super::wire::Wire::try_response);
+            let Some(response) = response.map_err(Trouble::Server)? else { return Ok(false) };
+            match parse::reply(&response) {
+                Reply::Tagged(tag, _) if !self.ours.remove(tag) => {
+                    return Err(Trouble::Server(WireError::Malformed("an answer to nothing")));
+                }
+                Reply::Condition(said) if said.verb == Verb::Bye => {
+                    return Err(Trouble::Server(WireError::Closed));
+                }
+                // What changed is seen when the watch begins again.
+                _ => {}
+            }
+            return Ok(true);
+        }
+        let count = self.wire.with(|wire| wire.try_read(buffer)).map_err(Trouble::Server)?;
+        let bytes = buffer.get(..count).unwrap_or_default();
+        self.to_borrower.push(bytes);
+        self.responses.take(bytes, |tag| self.from.answered(tag))?;
+        Ok(count > 0)
+    }
+
+    fn hear_borrower(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+        let Some(borrower) = &mut self.borrower else { return Ok(false) };
+        let count = match borrower.read(buffer) {
+            Ok(0) => return Err(Trouble::LeftEarly),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(_) => return Err(Trouble::LeftEarly),
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        let Relay { from, to_server, answers, logout, capabilities, namespace, .. } = self;
+        from.take(bytes, to_server, |tag, verb, whole| {
+            let mut say = |parts: &[&[u8]]| parts.iter().for_each(|part| answers.extend(*part));
+            match verb {
+                b"LOGOUT" if whole => *logout = Some(tag.to_vec()),
+                b"CAPABILITY" if whole => say(&[
+                    b"* CAPABILITY ",
+                    capabilities.as_bytes(),
+                    b"\r\n",
+                    tag,
+                    b" OK from memory\r\n",
+                ]),
+                b"NAMESPACE" if whole && namespace.is_some() => {
+                    say(&[namespace.as_deref().unwrap_or_default(), tag, b" OK from memory\r\n"]);
+                }
+                verb if NOT_TAKEN.contains(&verb) => say(&[tag, b" BAD not on loan\r\n"]),
+                _ => return false,
+            }
+            true
+        })?;
+        Ok(true)
+    }
+
+    /// Puts our answers between the server's, never into one.
+    fn answer(&mut self) {
+        if !self.responses.is_between() {
+            return;
+        }
+        if !self.answers.is_empty() {
+            self.to_borrower.push(&self.answers);
+            self.answers.clear();
+        }
+        if !self.from.under_way.is_empty() || !self.ours.is_empty() || !self.from.is_between() {
+            return;
+        }
+        if let (Some(tag), false) = (&self.logout, self.parted) {
+            self.to_borrower.push(b"* BYE\r\n");
+            self.to_borrower.push(tag);
+            self.to_borrower.push(b" OK the connection goes back\r\n");
+            self.parted = true;
+        }
+    }
+}
+
+impl Link {
+    /// Ends IDLE and NOTIFY and leaves the open mailbox, all without waiting for
+    /// the answers: whoever has the wire next takes them from it. Their tags.
+    fn fall_silent(&mut self) -> Result<HashSet<Vec<u8>>, LinkError> {
+        let mut tags: HashSet<Vec<u8>> = HashSet::new();
+        let mut out = Vec::new();
+        if let Some(tag) = self.idling.take() {
+            tags.insert(tag.into_bytes());
+            out.extend_from_slice(b"DONE\r\n");
+        }
+        let wanted = [("UNSELECT", self.selected.take().is_some()), ("NOTIFY NONE", self.notified)];
+        for (command, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
+            let tag = self.tag();
+            out.extend_from_slice(format!("{tag} {command}\r\n").as_bytes());
+            tags.insert(tag.into_bytes());
+        }
+        self.notified = false;
+        self.wire.with(|wire| wire.begin(Limits::unasked(self.step)));
+        self.send("lending", &out)?;
+        Ok(tags)
+    }
+}
+
+/// The borrower's commands, as far as they must be known.
+#[derive(Debug, Default)]
+struct Commands {
+    line: Vec<u8>,
+    /// Bytes of a literal still to come.
+    literal: u64,
+    /// The command that a literal belongs to, and whether the server's consent
+    /// to it is waited for.
+    within: Option<(Vec<u8>, bool)>,
+    under_way: HashSet<Vec<u8>>,
+}
+
+impl Commands {
+    fn is_between(&self) -> bool {
+        self.line.is_empty() && self.literal == 0 && self.within.is_none()
+    }
+
+    /// Passes on what is not for us. `ours` gets the tag, the verb in upper case,
+    /// and whether that was all; it says whether it has taken the command.
+    fn take(
+        &mut self,
+        mut bytes: &[u8],
+        to_server: &mut Queue,
+        mut ours: impl FnMut(&[u8], &[u8], bool) -> bool,
+    ) -> Result<(), Trouble> {
+        while !bytes.is_empty() {
+            if self.literal > 0 {
+                let count =
+                    usize::try_from(self.literal).map_or(bytes.len(), |n| n.min(bytes.len()));
+                let (literal, rest) = bytes.split_at(count);
+                to_server.push(literal);
+                self.literal -= count as u64;
+                if let Some((_, waits)) = &mut self.within {
+                    *waits = false;
+                }
+                bytes = rest;
+                continue;
+            }
+            let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
+            let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            self.line.extend_from_slice(part);
+            bytes = rest;
+            if self.line.len() > LONGEST_COMMAND {
+                return Err(Trouble::Borrower("a line too long"));
+            }
+            if end.is_some() {
+                let line = std::mem::take(&mut self.line);
+                self.whole_line(&line, to_server, &mut ours)?;
+                self.line = line;
+                self.line.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn whole_line(
+        &mut self,
+        line: &[u8],
+        to_server: &mut Queue,
+        ours: &mut impl FnMut(&[u8], &[u8], bool) -> bool,
+    ) -> Result<(), Trouble> {
+        let literal = literal_at_end(line);
+        let tag = if let Some((tag, _)) = self.within.take() {
+            tag
+        } else {
+            let mut words = line.trim_ascii_end().splitn(3, |&b| b == b' ');
+            let tag = words.next().unwrap_or_default().to_vec();
+            let verb = words.next().unwrap_or_default().to_ascii_uppercase();
+            if tag.is_empty() || verb.is_empty() {
+                return Err(Trouble::Borrower("a line that is no command"));
+            }
+            if self.under_way.contains(&tag) {
+                return Err(Trouble::Borrower("a tag twice"));
+            }
+            if literal.is_none() && ours(&tag, &verb, words.next().is_none()) {
+                return Ok(());
+            }
+            self.under_way.insert(tag.clone());
+            tag
+        };
+        to_server.push(line);
+        if let Some((length, waits)) = literal {
+            self.literal = length;
+            self.within = Some((tag, waits));
+        }
+        Ok(())
+    }
+
+    /// An answer to one of them; false to none.
+    fn answered(&mut self, tag: &[u8]) -> bool {
+        // Refused before its literal was sent, which will not come then.
+        if self.within.as_ref().is_some_and(|(within, waits)| *waits && within == tag) {
+            self.within = None;
+            self.literal = 0;
+        }
+        self.under_way.remove(tag)
+    }
+}
+
+/// Where the server's responses end.
+#[derive(Debug, Default)]
+struct Responses {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    literal: u64,
+    /// The line is not the response's first.
+    further: bool,
+}
+
+impl Responses {
+    fn is_between(&self) -> bool {
+        self.head.is_empty() && self.literal == 0 && !self.further
+    }
+
+    fn take(
+        &mut self,
+        mut bytes: &[u8],
+        mut answered: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Trouble> {
+        while !bytes.is_empty() {
+            if self.literal > 0 {
+                let count =
+                    usize::try_from(self.literal).map_or(bytes.len(), |n| n.min(bytes.len()));
+                self.literal -= count as u64;
+                bytes = bytes.get(count..).unwrap_or_default();
+                continue;
+            }
+            let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
+            let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            bytes = rest;
+            let room = HEAD.saturating_sub(self.head.len()).min(part.len());
+            self.head.extend_from_slice(part.get(..room).unwrap_or_default());
+            let last = part.get(part.len().saturating_sub(TAIL)..).unwrap_or_default();
+            let excess = (self.tail.len() + last.len()).saturating_sub(TAIL);
+            self.tail.drain(..excess.min(self.tail.len()));
+            self.tail.extend_from_slice(last);
+            if end.is_some() {
+                self.whole_line(&mut answered)?;
+                self.head.clear();
+                self.tail.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn whole_line(&mut self, answered: &mut impl FnMut(&[u8]) -> bool) -> Result<(), Trouble> {
+        let malformed = |how| Err(Trouble::Server(WireError::Malformed(how)));
+        if !self.further {
+            let mut words = self.head.split(u8::is_ascii_whitespace);
+            let first = words.next().unwrap_or_default();
+            match first {
+                b"*" => {
+                    let word = words.next().unwrap_or_default().to_ascii_uppercase();
+                    match &word[..] {
+                        b"BYE" => return Err(Trouble::Server(WireError::Closed)),
+                        // Text for people, whatever it ends with.
+                        b"OK" | b"NO" | b"BAD" | b"PREAUTH" => return Ok(()),
+                        _ => {}
+                    }
+                }
+                b"+" => return Ok(()),
+                tag if answered(tag) => return Ok(()),
+                _ => return malformed("an answer to nothing"),
+            }
+        }
+        self.further = false;
+        if let Some((length, _)) = literal_at_end(&self.tail) {
+            self.literal = length;
+            self.further = true;
+        }
+        Ok(())
+    }
+}
+
+/// The length of the literal that a line announces, and whether its sender waits
+/// for consent.
+fn literal_at_end(line: &[u8]) -> Option<(u64, bool)> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let inside = line.strip_suffix(b"}")?;
+    let at = inside.iter().rposition(|&b| b == b'{')?;
+    let digits = inside.get(at + 1..)?;
+    let (digits, waits) = match digits.strip_suffix(b"+").or_else(|| digits.strip_suffix(b"-")) {
+        Some(digits) => (digits, false),
+        None => (digits, true),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok().map(|length| (length, waits))
+}
+
+/// Bytes on their way.
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    gone: usize,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.gone == self.bytes.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.len() - self.gone < ROOM / 2
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.gone > 0 && self.bytes.len() + bytes.len() > self.bytes.capacity() {
+            self.bytes.drain(..self.gone);
+            self.gone = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether any were taken.
+    fn write_to(&mut self, mut to: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
+        let mut some = false;
+        while !self.is_empty() {
+            match to(self.bytes.get(self.gone..).unwrap_or_default()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.gone += count;
+                    some = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.is_empty() {
+            self.bytes.clear();
+            self.gone = 0;
+        }
+        Ok(some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Interrupt, Transport, Wire};
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Loan {
+        relay: Relay,
+        server: UnixStream,
+        borrower: UnixStream,
+    }
+
+    fn loan(ours: &[&str]) -> Loan {
+        let (near, server) = UnixStream::pair().unwrap();
+        let (theirs, borrower) = UnixStream::pair().unwrap();
+        for each in [&near, &server, &borrower] {
+            each.set_nonblocking(true).unwrap();
+        }
+        let words =
+            ["IMAP4REV1", "UIDPLUS", "AUTH=PLAIN", "COMPRESS=DEFLATE", "STARTTLS", "NOTIFY"];
+        let mut relay = Relay {
+            socket: near.try_clone().unwrap().into(),
+            wire: Shared::new(Wire::new(Transport::Pair(near), Interrupt::never())),
+            ours: ours.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
+            capabilities: lent(&words.map(str::to_owned)),
+            namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n".to_vec()),
+            borrower: None,
+            joined: false,
+            from: Commands::default(),
+            responses: Responses::default(),
+            to_server: Queue::default(),
+            to_borrower: Queue::default(),
+            answers: Vec::new(),
+            logout: None,
+            parted: false,
+            trouble: None,
+        };
+        assert!(relay.join(theirs));
+        let mut loan = Loan { relay, server, borrower };
+        assert_eq!(
+            loan.heard(),
+            "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a connection on loan\r\n"
+        );
+        loan
+    }
+
+    fn all(from: &mut UnixStream) -> String {
+        let mut text = Vec::new();
+        let _ = from.read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    impl Loan {
+        fn says(&mut self, text: &str) {
+            self.borrower.write_all(text.as_bytes()).unwrap();
+            self.relay.pump();
+        }
+
+        fn answers(&mut self, text: &str) {
+            self.server.write_all(text.as_bytes()).unwrap();
+            self.relay.pump();
+        }
+
+        fn asked(&mut self) -> String {
+            all(&mut self.server)
+        }
+
+        fn heard(&mut self) -> String {
+            all(&mut self.borrower)
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_answered_here_and_the_rest_is_passed_on() {
+        let mut loan = loan(&[]);
+        loan.says("1 CAPABILITY\r\n2 NAMESPACE\r\n3 SELECT \"INBOX\"\r\n4 COMPRESS DEFLATE\r\n");
+        assert_eq!(loan.asked(), "3 SELECT \"INBOX\"\r\n");
+        assert_eq!(
+            loan.heard(),
+            "* CAPABILITY IMAP4REV1 UIDPLUS\r\n1 OK from memory\r\n\
+             * NAMESPACE ((\"\" \"/\")) NIL NIL\r\n2 OK from memory\r\n4 BAD not on loan\r\n"
+        );
+        loan.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
+        assert_eq!(loan.heard(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
+        assert_eq!(loan.relay.given_back(), Err(Trouble::LeftEarly));
+        loan.says("5 LOGOUT\r\n");
+        assert_eq!(loan.asked(), "");
+        assert_eq!(loan.heard(), "* BYE\r\n5 OK the connection goes back\r\n");
+        assert_eq!(loan.relay.given_back(), Ok(()));
+        // What comes now is for whoever has the connection next.
+        loan.answers("* 4 EXISTS\r\n");
+        assert_eq!(loan.relay.wire.with(Wire::try_response).unwrap().unwrap().len(), 12);
+    }
+
+    #[test]
+    fn logout_waits_for_what_is_under_way() {
+        let mut loan = loan(&[]);
+        loan.says("1 NOOP\r\n2 LOGOUT\r\n");
+        assert_eq!((loan.asked().as_str(), loan.heard().as_str()), ("1 NOOP\r\n", ""));
+        loan.answers("* 1 FETCH (BODY[] {10}\r\n12345");
+        assert!(loan.relay.given_back().is_err());
+        loan.answers("67890)\r\n1 OK\r\n* 2");
+        assert!(loan.heard().ends_with("1 OK\r\n* 2"), "an answer of ours within a response");
+        assert!(loan.relay.given_back().is_err());
+        loan.answers(" EXISTS\r\n");
+        assert!(loan.heard().ends_with("* BYE\r\n2 OK the connection goes back\r\n"));
+        assert_eq!(loan.relay.given_back(), Ok(()));
+    }
+
+    #[test]
+    fn answers_to_us_are_not_for_the_borrower() {
+        let mut loan = loan(&["m1", "m2"]);
+        loan.says("1 SELECT a\r\n");
+        assert_eq!(loan.asked(), "1 SELECT a\r\n");
+        loan.answers("* STATUS b (MESSAGES 1)\r\nm1 OK done\r\nm2 BAD NOTIFY\r\n* 7 EXISTS\r\n");
+        assert_eq!(loan.heard(), "* 7 EXISTS\r\n");
+        loan.answers("1 OK\r\n");
+        loan.says("2 LOGOUT\r\n");
+        assert_eq!(loan.relay.given_back(), Ok(()));
+    }
+
+    #[test]
+    fn a_literal_is_no_command_and_a_refused_one_never_comes() {
+        let mut loan = loan(&[]);
+        loan.says("1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
+        assert_eq!(loan.asked(), "1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
+        loan.answers("1 NO quota\r\n");
+        loan.says("2 LOGOUT\r\n");
+        assert_eq!(loan.relay.given_back(), Ok(()));
+    }
+
+    #[test]
+    fn g10_whoever_does_not_keep_to_imap_ends_the_loan() {
+        for said in ["3 OK to nothing\r\n", "* BYE\r\n", "garbage\r\n"] {
+            let mut loan = loan(&[]);
+            loan.says("1 NOOP\r\n");
+            loan.answers(said);
+            assert!(matches!(loan.relay.given_back(), Err(Trouble::Server(_))), "{said}");
+            let mut one = [0; 64];
+            while loan.borrower.read(&mut one).unwrap() > 0 {}
+        }
+        for said in ["1\r\n", "1 NOOP\r\n1 NOOP\r\n", &"x".repeat(20_000)] {
+            let mut loan = loan(&[]);
+            loan.says(said);
+            assert!(matches!(loan.relay.given_back(), Err(Trouble::Borrower(_))), "{said}");
+        }
+        let mut loan = loan(&[]);
+        assert!(!loan.relay.join(UnixStream::pair().unwrap().0), "a second one");
+        drop(loan.borrower);
+        assert_eq!(loan.relay.given_back(), Err(Trouble::LeftEarly));
+    }
+
+    #[test]
+    fn who_does_not_read_is_not_read_from() {
+        let mut loan = loan(&[]);
+        loan.says("1 UID FETCH 1 (BODY.PEEK[])\r\n");
+        let flood = vec![b'x'; 1 << 20];
+        loan.answers("* 1 FETCH (BODY[] {1000000000}\r\n");
+        for _ in 0..64 {
+            let _ = loan.server.write(&flood);
+            loan.relay.pump();
+        }
+        assert!(loan.relay.to_borrower.bytes.capacity() <= 2 * ROOM);
+        assert!(loan.relay.to_server.bytes.capacity() <= 2 * ROOM);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn bytes_arrive_as_they_were_however_they_are_cut(
+            sizes in proptest::collection::vec(0_usize..3000, 1..12),
+            cuts in proptest::collection::vec(1_usize..700, 1..40),
+        ) {
+            let mut loan = loan(&["m9"]);
+            let (mut commands, mut responses) = (String::new(), String::from("m9 OK\r\n"));
+            for (at, size) in sizes.iter().enumerate() {
+                let body = "5 OK {4}\r\n".repeat(size / 10 + 1);
+                let body = &body[..*size];
+                commands.extend([format!("{at} APPEND \"b{{7}}\" {{{size}+}}\r\n{body}\r\n")]);
+                responses.extend([format!("* {at} FETCH (A {{{size}}}\r\n{body} B \"{{3}}\")\r\n{at} OK\r\n")]);
+            }
+            let (mut asked, mut heard) = (String::new(), String::new());
+            let pieces = |text: &str| {
+                let mut rest = text.as_bytes().to_vec();
+                cuts.iter().cycle().map_while(move |cut| {
+                    let piece: Vec<u8> = rest.drain(..(*cut).min(rest.len())).collect();
+                    (!piece.is_empty()).then(|| String::from_utf8(piece).unwrap())
+                }).collect::<Vec<_>>()
+            };
+            for piece in pieces(&commands) {
+                loan.says(&piece);
+                asked.push_str(&loan.asked());
+            }
+            prop_assert_eq!(&asked, &commands);
+            for piece in pieces(&responses) {
+                loan.answers(&piece);
+                heard.push_str(&loan.heard());
+            }
+            prop_assert_eq!(heard, responses.trim_start_matches("m9 OK\r\n"));
+            loan.says("z LOGOUT\r\n");
+            prop_assert_eq!(loan.relay.given_back(), Ok(()));
+        }
+    }
+}

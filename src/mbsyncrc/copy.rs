@@ -1,0 +1,389 @@
+//! A copy of the user's file for one run over a connection that is lent to
+//! mbsync: one account, whose connection is a `Tunnel` of ours.
+//!
+//! Knows lines, sections and which of them a run needs. Pure: text in, text
+//! out. Every line keeps its number, so that what mbsync says of the copy holds
+//! for the file. Passwords, commands and comments stay behind.
+
+use super::lexer::{self, Line};
+use std::collections::BTreeSet;
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// What the copy is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Purpose<'a> {
+    /// The channels that run.
+    pub channels: &'a [&'a str],
+    /// The groups by whose names they are asked for.
+    pub groups: &'a [&'a str],
+    /// The shell command that joins mbsync to the connection.
+    pub tunnel: &'a str,
+    /// The directory that relative paths start from; `None` if there are none.
+    pub base: Option<&'a Path>,
+}
+
+/// Why there can be no copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A channel has servers on both sides: that takes two connections.
+    TwoServers,
+    /// Not all channels are on one account.
+    SeveralAccounts,
+    /// No side of a channel is a server.
+    NoServer,
+    /// The file is not what it was when it was read.
+    NotAsRead,
+    /// A path, made absolute, makes a line too long for mbsync.
+    LongLine,
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Obstacle::TwoServers => "a channel has servers on both sides",
+            Obstacle::SeveralAccounts => "the channels are on several accounts",
+            Obstacle::NoServer => "a channel has no server",
+            Obstacle::NotAsRead => "the configuration has changed",
+            Obstacle::LongLine => "a path would make too long a line",
+        })
+    }
+}
+
+/// Keys of an account that say how to reach the server and who logs in. The
+/// others (`Timeout`, `PipelineDepth`, `DisableExtensions`) say how to talk, and stay.
+const CONNECTION: [&str; 29] = [
+    "host",
+    "port",
+    "user",
+    "usercmd",
+    "pass",
+    "passcmd",
+    "usekeychain",
+    "certificatefile",
+    "systemcertificates",
+    "clientcertificate",
+    "clientkey",
+    "cipherstring",
+    "ssltype",
+    "tlstype",
+    "sslversion",
+    "sslversions",
+    "tlsversions",
+    "requiressl",
+    "useimaps",
+    "usesslv2",
+    "usesslv3",
+    "usetlsv1",
+    "usetlsv1.1",
+    "usetlsv1.2",
+    "usetlsv1.3",
+    "authmech",
+    "authmechs",
+    "requirecram",
+    "tunnel",
+];
+
+/// A section as far as it matters here.
+struct Section {
+    kind: Kind,
+    name: String,
+    /// Numbers of its lines, without the blank one that ends it.
+    lines: std::ops::RangeInclusive<usize>,
+    /// Stores that a channel names, or the account that a store names.
+    names: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Account,
+    ImapStore,
+    MaildirStore,
+    Channel,
+    Group,
+}
+
+impl Kind {
+    fn of(keyword: &str) -> Option<Self> {
+        Some(match keyword.to_ascii_lowercase().as_str() {
+            "imapaccount" => Kind::Account,
+            "imapstore" => Kind::ImapStore,
+            "maildirstore" => Kind::MaildirStore,
+            "channel" => Kind::Channel,
+            "group" => Kind::Group,
+            _ => return None,
+        })
+    }
+
+    fn is_store(self) -> bool {
+        matches!(self, Kind::ImapStore | Kind::MaildirStore)
+    }
+}
+
+/// The copy of a file that mbsync takes.
+///
+/// # Errors
+/// What stands against it.
+pub fn copy(text: &[u8], purpose: &Purpose<'_>) -> Result<Zeroizing<Vec<u8>>, Obstacle> {
+    let sections = sections(text)?;
+    let (login, needed) = needed(&sections, purpose)?;
+    // More than it can need: a buffer that moved would leave a copy behind.
+    let mut out = Zeroizing::new(Vec::with_capacity(text.len() * 2 + 4096));
+    let mut tunnel = Some(purpose.tunnel);
+    for (at, piece) in lexer::pieces(text).enumerate() {
+        let number = at + 1;
+        let within = sections.iter().position(|section| section.lines.contains(&number));
+        let Ok(line) = lexer::split(lexer::seen(piece)) else { return Err(Obstacle::NotAsRead) };
+        let (Line::Words(words), true) = (line, within.is_none_or(|at| needed.contains(&at)))
+        else {
+            // A blank line would end the section.
+            let keeps = within.is_some_and(|at| needed.contains(&at));
+            out.extend_from_slice(if keeps { b"#\n" } else { b"\n" });
+            continue;
+        };
+        let keyword = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
+        let kind = within.and_then(|at| sections.get(at)).map(|section| section.kind);
+        if within == Some(login) && CONNECTION.contains(&keyword.as_str()) {
+            match tunnel.take() {
+                Some(tunnel) => out.extend(statement("Tunnel", tunnel)?),
+                None => out.extend_from_slice(b"#\n"),
+            }
+            continue;
+        }
+        match (words.get(1), purpose.base) {
+            (Some(value), Some(base)) if is_relative_path(kind, &keyword, value) => {
+                let base = base.to_str().ok_or(Obstacle::NotAsRead)?.trim_end_matches('/');
+                let keyword = words.first().map_or("", String::as_str);
+                out.extend(statement(keyword, &format!("{base}/{value}"))?);
+            }
+            _ => out.extend_from_slice(piece),
+        }
+    }
+    if tunnel.is_some() { Err(Obstacle::NotAsRead) } else { Ok(out) }
+}
+
+fn sections(text: &[u8]) -> Result<Vec<Section>, Obstacle> {
+    let mut found: Vec<Section> = Vec::new();
+    let mut open = false;
+    for (number, line) in lexer::lines(text) {
+        let words = match lexer::split(line) {
+            Ok(Line::Blank) => {
+                open = false;
+                continue;
+            }
+            Ok(Line::Comment) => continue,
+            Ok(Line::Words(words)) => words,
+            Err(_) => return Err(Obstacle::NotAsRead),
+        };
+        let (Some(keyword), Some(value)) = (words.first(), words.get(1)) else {
+            return Err(Obstacle::NotAsRead);
+        };
+        if let (true, Some(section)) = (open, found.last_mut()) {
+            section.lines = *section.lines.start()..=number;
+            let names = match section.kind {
+                Kind::Channel => &["far", "near", "master", "slave"][..],
+                Kind::ImapStore => &["account"],
+                _ => &[],
+            };
+            if names.contains(&keyword.to_ascii_lowercase().as_str()) {
+                // `:store:mailbox`
+                let name = value.strip_prefix(':').filter(|_| section.kind == Kind::Channel);
+                let name = name.map_or(value.as_str(), |rest| {
+                    rest.split_once(':').map_or(rest, |(store, _)| store)
+                });
+                section.names.push(name.to_owned());
+            }
+        } else if let Some(kind) = Kind::of(keyword) {
+            open = true;
+            let (name, lines) = (value.clone(), number..=number);
+            found.push(Section { kind, name, lines, names: Vec::new() });
+        }
+    }
+    Ok(found)
+}
+
+/// The section that holds the login, and all that the run needs.
+fn needed(
+    sections: &[Section],
+    purpose: &Purpose<'_>,
+) -> Result<(usize, BTreeSet<usize>), Obstacle> {
+    // Of several with one name, mbsync knows the first.
+    let first = |is: &dyn Fn(Kind) -> bool, name: &str| {
+        let found = sections.iter().position(|each| is(each.kind) && each.name == name);
+        found.ok_or(Obstacle::NotAsRead)
+    };
+    let mut needed = BTreeSet::new();
+    let mut login = None;
+    for channel in purpose.channels {
+        let at = first(&|kind| kind == Kind::Channel, channel)?;
+        needed.insert(at);
+        let mut servers = 0;
+        for store in sections.get(at).map(|channel| &channel.names[..]).unwrap_or_default() {
+            let at = first(&Kind::is_store, store)?;
+            needed.insert(at);
+            let Some(store) = sections.get(at).filter(|store| store.kind == Kind::ImapStore) else {
+                continue;
+            };
+            servers += 1;
+            if servers > 1 {
+                return Err(Obstacle::TwoServers);
+            }
+            let owner = match store.names.last() {
+                Some(account) => first(&|kind| kind == Kind::Account, account)?,
+                None => at,
+            };
+            needed.insert(owner);
+            if login.is_some_and(|known| known != owner) {
+                return Err(Obstacle::SeveralAccounts);
+            }
+            login = Some(owner);
+        }
+        if servers == 0 {
+            return Err(Obstacle::NoServer);
+        }
+    }
+    for group in purpose.groups {
+        needed.insert(first(&|kind| kind == Kind::Group, group)?);
+    }
+    Ok((login.ok_or(Obstacle::NoServer)?, needed))
+}
+
+/// Whether mbsync takes this value for a path, and a relative one. `Path` of an
+/// `IMAPStore` is none.
+fn is_relative_path(kind: Option<Kind>, keyword: &str, value: &str) -> bool {
+    let is_path = match kind {
+        Some(Kind::MaildirStore) => matches!(keyword, "path" | "inbox"),
+        Some(Kind::Channel) | None => keyword == "syncstate" && value != "*",
+        _ => false,
+    };
+    is_path && !value.starts_with(['/', '~'])
+}
+
+/// A line of a keyword and one word, as mbsync reads it.
+fn statement(keyword: &str, value: &str) -> Result<Vec<u8>, Obstacle> {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    let line = format!("{keyword} \"{value}\"\n").into_bytes();
+    if line.len() > lexer::LONGEST_LINE { Err(Obstacle::LongLine) } else { Ok(line) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "\
+# old: Pass hunter1
+FSync no
+SyncState state/
+
+IMAPAccount Work
+Host work
+Pass secret-of-work
+
+IMAPAccount Home
+# Pass hunter2
+Timeout 7
+Host home
+User me
+PassCmd \"pass home\"
+SSLType IMAPS
+
+IMAPStore far
+Account Home
+Path below/
+
+MaildirStore near
+Path mail/
+Inbox ~/x
+
+IMAPStore own
+Host elsewhere
+User she
+Pass word
+
+Channel Home
+Far :far:
+Near :near:
+Patterns *
+
+Channel Own
+Far :own:
+Near :near:
+
+Channel Both
+Far :far:
+Near :own:
+
+Group G Home
+";
+
+    fn of(channels: &[&str]) -> Result<String, Obstacle> {
+        let base = Some(Path::new("/base/"));
+        let purpose = Purpose { channels, groups: &[], tunnel: "exec \"x\" 7", base };
+        copy(FILE.as_bytes(), &purpose).map(|text| String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn one_account_and_what_the_run_needs_on_the_same_lines() {
+        let copy = of(&["Home"]).unwrap();
+        let expected = "\n\
+FSync no
+SyncState \"/base/state/\"
+
+
+
+
+
+IMAPAccount Home
+#
+Timeout 7
+Tunnel \"exec \\\"x\\\" 7\"
+#
+#
+#
+
+IMAPStore far
+Account Home
+Path below/
+
+MaildirStore near
+Path \"/base/mail/\"
+Inbox ~/x
+
+
+
+
+
+
+Channel Home
+Far :far:
+Near :near:
+Patterns *
+
+
+
+
+
+
+
+
+
+
+";
+        assert_eq!(copy, expected);
+        assert_eq!(copy.lines().count(), FILE.lines().count());
+    }
+
+    #[test]
+    fn a_store_may_hold_the_login_itself() {
+        let copy = of(&["Own"]).unwrap();
+        assert!(copy.contains("IMAPStore own\nTunnel \"exec \\\"x\\\" 7\"\n#\n#\n\n"), "{copy}");
+        assert!(!copy.contains("IMAPAccount") && !copy.contains("word"));
+    }
+
+    #[test]
+    fn two_servers_are_not_one_connection() {
+        assert_eq!(of(&["Both"]), Err(Obstacle::TwoServers));
+        assert_eq!(of(&["Home", "Own"]), Err(Obstacle::SeveralAccounts));
+        assert_eq!(of(&["Gone"]), Err(Obstacle::NotAsRead));
+    }
+}

@@ -1,0 +1,373 @@
+//! mbsync over the waiter's own connection: the same results, one login, and
+//! nothing lost when any part of it is killed.
+// A test that goes wrong shall panic, also in what its functions share.
+#![allow(clippy::unwrap_used)]
+
+use rig::process::wait_until;
+use rig::{
+    Account, Delay, Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, compare,
+    count, message,
+};
+use std::fs;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const OURS: &str = "over the connection that is open";
+
+/// A waiter that goes on, saying what it does; connected.
+fn waiter(home: &Home) -> Running {
+    let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
+    waiter.wait_for("connected by", LIMIT);
+    waiter
+}
+
+/// Settings under which every event is served at once.
+fn prompt(home: &Home, more: &str) {
+    home.settings(&format!("throttle = \"0s\"\nsettle = \"10ms\"\nretry = \"1s\"\n{more}"));
+}
+
+/// What a record says, but for what differs between any two mailboxes.
+fn record(maildir: &Maildir) -> String {
+    let text = fs::read_to_string(maildir.path().join(".mbsyncstate")).unwrap_or_default();
+    let kept = |line: &&str| !line.contains("UidValidity");
+    text.lines().filter(kept).collect::<Vec<_>>().join("\n")
+}
+
+fn until_equal(what: &str, imap: &mut Imap, home: &Home, account: &str, waiter: &Running) {
+    let root = home.mail(account);
+    let start = std::time::Instant::now();
+    while let Err(diff) = compare(imap, &root) {
+        assert!(start.elapsed() < LIMIT, "{what}: {diff}\n{waiter}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn ended(waiter: Running, home: &Home) {
+    waiter.signal(Signal::TERM);
+    waiter.wait(Duration::from_secs(10));
+    home.wait_no_leftovers(Duration::from_secs(5));
+}
+
+#[test]
+fn g12_one_login_for_watching_and_syncing() {
+    let server = Server::start();
+    let asked = tempfile::NamedTempFile::new().unwrap();
+    let command = format!("echo >> {}; echo {}", asked.path().display(), server.password("home"));
+    let home = Home::with(vec![Account::on(&server, "Home").pass_cmd(&command)]);
+    prompt(&home, "");
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    let commands = || fs::read_to_string(asked.path()).unwrap().lines().count();
+    let before = (server.logins("home"), commands());
+    let events = count(6, 60);
+    for event in 0..events {
+        let text = format!("event {event}");
+        if event % 2 == 0 {
+            imap.append("INBOX", &message(&text, &text), &[]);
+        } else {
+            home.maildir("Home", "INBOX").add(&message(&text, &text), "S");
+        }
+        until_equal(&text, &mut imap, &home, "Home", &waiter);
+    }
+    let runs = waiter.stderr().matches(OURS).count();
+    assert!(runs >= events, "{runs} runs for {events} events; {waiter}");
+    assert_eq!((server.logins("home"), commands()), before, "{waiter}");
+    assert_eq!(server.connections(), 1);
+    ended(waiter, &home);
+}
+
+#[test]
+fn the_results_are_those_of_plain_mbsync() {
+    let server = Server::start();
+    let (ours, plain) = (Home::on(&server, &["Home"]), Home::on(&server, &["Work"]));
+    prompt(&ours, "");
+    let (mut at_home, mut at_work) = (server.imap("home"), server.imap("work"));
+    let waiter = waiter(&ours);
+    until_equal("at first", &mut at_home, &ours, "Home", &waiter);
+    plain.mbsync(&["Work"]).ok();
+    let mut random = Seeded::from_env_or(31);
+    let mut there: Vec<String> = Vec::new();
+    let boxes = ["INBOX", "Archive"];
+    for step in 0..count(14, 200) {
+        let kind = if there.len() < 2 { step % 2 } else { random.usize(0..7) };
+        let text = if kind < 2 {
+            format!("message {step} of {}", random.seed())
+        } else {
+            random.pick(&there).clone()
+        };
+        let mail = message(&text, &text);
+        for (home, account, imap) in [(&ours, "Home", &mut at_home), (&plain, "Work", &mut at_work)]
+        {
+            let inbox = home.maildir(account, "INBOX");
+            match kind {
+                0 => drop(imap.append("INBOX", &mail, &[])),
+                1 => drop(inbox.add(&mail, "")),
+                2 => {
+                    let uid = imap.find("INBOX", &text).uid;
+                    imap.select("INBOX");
+                    imap.add_flags(uid, &["\\Flagged"]);
+                    imap.unselect();
+                }
+                3 => drop(inbox.set_flags(&inbox.find(&text), "RS")),
+                4 => {
+                    let uid = imap.find("INBOX", &text).uid;
+                    imap.select("INBOX");
+                    imap.expunge(uid);
+                    imap.unselect();
+                }
+                5 => inbox.delete(&inbox.find(&text)),
+                _ => drop(inbox.move_to(&inbox.find(&text), &home.maildir(account, "Archive"))),
+            }
+        }
+        match kind {
+            0 | 1 => there.push(text.clone()),
+            4.. => there.retain(|each| *each != text),
+            _ => {}
+        }
+        plain.mbsync(&["Work"]).ok();
+        let what = format!("step {step}, kind {kind}, {text}, seed {}", random.seed());
+        until_equal(&what, &mut at_home, &ours, "Home", &waiter);
+        for name in boxes {
+            let (a, b) = (ours.maildir("Home", name), plain.maildir("Work", name));
+            let start = std::time::Instant::now();
+            while record(&a) != record(&b) {
+                assert!(
+                    start.elapsed() < Duration::from_secs(10),
+                    "{what}: {name}: {}\nplain: {}\n{waiter}",
+                    record(&a),
+                    record(&b)
+                );
+                sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    assert!(waiter.stderr().contains(OURS), "{waiter}");
+    assert!(!waiter.stderr().contains("not over the connection"), "{waiter}");
+    ended(waiter, &ours);
+}
+
+/// A home whose server is so far away that a run takes a while.
+fn far_away(server: &Server, round_trip: u64) -> (Home, Delay) {
+    let delay = Delay::to(server.port(), Duration::from_millis(round_trip));
+    let home = Home::with(vec![Account::on(server, "Home").port(delay.port())]);
+    prompt(&home, "");
+    (home, delay)
+}
+
+/// The running mbsync of this home.
+fn mbsync_of(home: &Home) -> Option<u32> {
+    let is = |(pid, line): (u32, String)| line.starts_with("mbsync -q").then_some(pid);
+    home.leftovers().into_iter().find_map(is)
+}
+
+#[test]
+fn g2_nothing_is_lost_or_doubled_when_any_part_is_killed() {
+    let mut server = Server::start();
+    let (home, delay) = far_away(&server, 30);
+    let mut imap = server.imap("home");
+    let mut waiting = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiting);
+    let mut random = Seeded::from_env_or(8);
+    let (mut over_ours, mut again) = (0, 0);
+    let mut tally = |waiting: &Running| {
+        over_ours += waiting.stderr().matches(OURS).count();
+        again += waiting.stderr().matches("not over the connection").count();
+    };
+    for round in 0..count(12, 200) {
+        let text = format!("round {round} of {}", random.seed());
+        if random.bool() {
+            imap.append("INBOX", &message(&text, &text), &[]);
+        } else {
+            home.maildir("Home", "INBOX").add(&message(&text, &text), "F");
+        }
+        let victim = round % 5;
+        let begun = std::time::Instant::now();
+        while mbsync_of(&home).is_none() && begun.elapsed() < Duration::from_secs(4) {
+            sleep(Duration::from_millis(2));
+        }
+        sleep(Duration::from_millis(random.u64(0..200)));
+        match victim {
+            0 => waiting.signal(Signal::KILL),
+            1 => {
+                if let Some(pid) = mbsync_of(&home) {
+                    rig::process::kill(pid, Signal::KILL);
+                }
+            }
+            2 => delay.cut(),
+            3 => {
+                server.kill();
+                server.restart();
+                imap = server.imap("home");
+            }
+            _ => {
+                let tunnel =
+                    |(pid, line): (u32, String)| line.contains("--child tunnel").then_some(pid);
+                if let Some(pid) = home.leftovers().into_iter().find_map(tunnel) {
+                    rig::process::kill(pid, Signal::KILL);
+                }
+            }
+        }
+        if victim == 0 {
+            tally(&waiting);
+            waiting = waiter(&home);
+        }
+        let what = format!("{text}, victim {victim}");
+        until_equal(&what, &mut imap, &home, "Home", &waiting);
+    }
+    tally(&waiting);
+    println!("{over_ours} runs over our connection, {again} of them made again without it");
+    assert!(over_ours > 0);
+    ended(waiting, &home);
+}
+
+/// Kilobytes that the process alone has.
+fn private(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn much_mail_passes_and_leaves_no_trace_in_memory() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    prompt(&home, "");
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    imap.append("INBOX", &message("first", "first"), &[]);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    let before = private(waiter.pid());
+    let many = |from: usize, to: usize| -> Vec<Vec<u8>> {
+        (from..to).map(|n| message(&format!("mail {n}"), &"line\r\n".repeat(n % 300))).collect()
+    };
+    let (pulled, pushed) = (count(1500, 30_000), count(150, 2_000));
+    imap.append_many("INBOX", &many(0, pulled), &[]);
+    let inbox = home.maildir("Home", "INBOX");
+    wait_until(LIMIT * 10, "all is pulled", || inbox.len() == pulled + 1);
+    for mail in many(pulled, pulled + pushed) {
+        home.maildir("Home", "Archive").add(&mail, "S");
+    }
+    until_equal("pushed", &mut imap, &home, "Home", &waiter);
+    assert!(waiter.stderr().contains(OURS), "{waiter}");
+    assert!(!waiter.stderr().contains("not over the connection"), "{waiter}");
+    let after = private(waiter.pid());
+    println!("{before} kB before {pulled} pulled and {pushed} pushed, {after} kB after");
+    // What the look itself keeps of so many messages is its own.
+    let per_message = (pulled + pushed) as u64 * 100 / 1024;
+    assert!(after < before + 1024 + per_message, "{before} kB grew to {after} kB");
+    ended(waiter, &home);
+}
+
+#[test]
+fn g11_the_copy_and_the_channel_are_nobody_elses() {
+    let server = Server::start();
+    let (home, _delay) = far_away(&server, 400);
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    imap.append("INBOX", &message("new", "new"), &[]);
+    wait_until(LIMIT, "mbsync runs", || mbsync_of(&home).is_some());
+    let pid = mbsync_of(&home).unwrap();
+    let password = server.password("home");
+    let line = rig::process::command_line(pid);
+    let copy = line.split(' ').find_map(|word| word.strip_prefix("/proc/self/fd/")).unwrap();
+    let copy = PathBuf::from(format!("/proc/{pid}/fd/{copy}"));
+    let text = fs::read_to_string(&copy).unwrap();
+    assert!(text.contains("Tunnel \"exec /proc/self/fd/"), "{text}");
+    for secret in [&password[..], "Pass", "User", "Host"] {
+        assert!(!text.contains(secret), "{secret} is in the copy:\n{text}");
+    }
+    assert!(fs::read_link(&copy).unwrap().to_str().unwrap().contains("memfd:"), "on a disk");
+    assert!(fs::write(&copy, "Host evil").is_err(), "the copy can be changed");
+    for of in [pid, waiter.pid()] {
+        for place in ["cmdline", "environ"] {
+            let bytes = fs::read(format!("/proc/{of}/{place}")).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&bytes).contains(&password), "{place} of {of}");
+        }
+    }
+    // None of mbsync's sockets has a name, so none can be connected to.
+    let named = fs::read_to_string("/proc/net/unix").unwrap();
+    let mut sockets = 0;
+    for fd in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let Ok(link) = fs::read_link(fd.unwrap().path()) else { continue };
+        let Some(inode) = link.to_str().and_then(|link| link.strip_prefix("socket:[")) else {
+            continue;
+        };
+        let inode = inode.trim_end_matches(']');
+        let line = named.lines().find(|line| line.split_whitespace().nth(6) == Some(inode));
+        sockets += 1;
+        assert!(line.is_none_or(|line| line.split_whitespace().count() == 7), "{line:?}");
+    }
+    assert!(sockets > 0, "no socket was looked at");
+    until_equal("after it", &mut imap, &home, "Home", &waiter);
+    ended(waiter, &home);
+}
+
+#[test]
+fn a_dead_connection_leads_to_a_plain_run() {
+    let server = Server::start();
+    let (home, delay) = far_away(&server, 300);
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    imap.append("INBOX", &message("new", "new"), &[]);
+    waiter.wait_for(OURS, LIMIT);
+    sleep(Duration::from_millis(250));
+    delay.cut();
+    waiter.wait_for("not over the connection that is open: ", LIMIT);
+    until_equal("after it", &mut imap, &home, "Home", &waiter);
+    wait_until(LIMIT, "it watches again", || waiter.stderr().matches("connected by").count() >= 2);
+    imap.append("INBOX", &message("newer", "newer"), &[]);
+    until_equal("warm again", &mut imap, &home, "Home", &waiter);
+    assert!(waiter.stderr().matches(OURS).count() >= 2, "{waiter}");
+    ended(waiter, &home);
+}
+
+#[test]
+fn without_unselect_and_when_it_is_not_wanted_runs_are_plain() {
+    for (without, settings, says) in [
+        (
+            vec!["UNSELECT".to_owned()],
+            "",
+            "not over the connection that is open: the server has no",
+        ),
+        (vec![], "handover = false\n", ""),
+    ] {
+        let server = Server::with(ServerOptions { without, ..ServerOptions::default() });
+        let home = Home::on(&server, &["Home"]);
+        prompt(&home, settings);
+        let mut imap = server.imap("home");
+        let waiter = waiter(&home);
+        until_equal("at first", &mut imap, &home, "Home", &waiter);
+        imap.append("INBOX", &message("new", "new"), &[]);
+        until_equal("new", &mut imap, &home, "Home", &waiter);
+        waiter.wait_for(says, LIMIT);
+        assert!(!waiter.stderr().contains(&format!(", {OURS}")), "{waiter}");
+        ended(waiter, &home);
+    }
+}
+
+#[test]
+fn mbsyncs_complaints_name_the_users_file() {
+    let server = Server::start();
+    let mut home = Home::on(&server, &["Home"]);
+    let mbsync = home.path("bin/mbsync");
+    prompt(&home, &format!("mbsync = \"{}\"\n", mbsync.display()));
+    // It says where the copy is, as mbsync does of a line that it cannot read.
+    home.program(
+        "mbsync",
+        "case $3 in /proc/*) echo \"$3:12: not a keyword\" >&2; exit 1;; esac; exec /usr/bin/mbsync \"$@\"",
+    );
+    home.set_env("PATH", "/usr/bin:/bin");
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    imap.append("INBOX", &message("new", "new"), &[]);
+    let file = home.path(".mbsyncrc");
+    waiter.wait_for(&format!("{}:12: not a keyword", file.display()), LIMIT);
+    // It did not come for the connection, so it gets a chance without.
+    until_equal("plainly", &mut imap, &home, "Home", &waiter);
+    ended(waiter, &home);
+}
