@@ -954,7 +954,15 @@ impl<'a> Waiter<'a> {
             return;
         }
         if wants.contains(&Want::Account) {
+            let before = self.mailboxes();
             self.enumerate();
+            if before != self.mailboxes() {
+                // Dovecot tells nothing of a mailbox that was made while the
+                // connection was lent, whatever NOTIFY it is given: begin anew.
+                self.far = None;
+                self.boxes.iter_mut().for_each(|watched| watched.far = FarSide::Untold);
+                self.reach.try_now(clock::now());
+            }
         }
         self.refresh_far(Some(&covered));
     }
