@@ -144,7 +144,7 @@ fn much_mail() {
             let archive = bench.home.maildir(bench.name(), "Archive");
             mail[..pushed].iter().for_each(|mail| drop(archive.add(mail, "S")));
         });
-        assert_eq!(imap.status("Archive").messages as usize, pushed);
+        assert_eq!(imap.status("Archive").messages, pushed as u64);
         took.push((pull, push));
         bench.stop();
     }

@@ -23,8 +23,11 @@ fn waiter(home: &Home) -> Running {
     waiter
 }
 
-/// Settings under which every event is served at once.
+/// Settings under which every event is served at once. `MBSYNC` in the
+/// environment names another mbsync than the machine's.
 fn prompt(home: &Home, more: &str) {
+    let other = std::env::var("MBSYNC").ok().filter(|_| !more.contains("mbsync = "));
+    let more = other.map_or(more.to_owned(), |path| format!("{more}mbsync = \"{path}\"\n"));
     home.settings(&format!("throttle = \"0s\"\nsettle = \"10ms\"\nretry = \"1s\"\n{more}"));
 }
 
@@ -159,7 +162,7 @@ fn far_away(server: &Server, round_trip: u64) -> (Home, Delay) {
 
 /// The running mbsync of this home.
 fn mbsync_of(home: &Home) -> Option<u32> {
-    let is = |(pid, line): (u32, String)| line.starts_with("mbsync -q").then_some(pid);
+    let is = |(pid, line): (u32, String)| line.contains("mbsync -q").then_some(pid);
     home.leftovers().into_iter().find_map(is)
 }
 

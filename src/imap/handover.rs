@@ -78,6 +78,9 @@ pub struct Relay {
     socket: OwnedFd,
     /// Commands of ours whose answers are not the borrower's.
     ours: HashSet<Vec<u8>>,
+    /// A mailbox of ours is still open while they are under way: what is said of
+    /// it could be taken for what the borrower asks. So his commands wait.
+    holds: bool,
     capabilities: String,
     namespace: Option<Vec<u8>>,
     borrower: Option<UnixStream>,
@@ -102,11 +105,13 @@ impl Relay {
     pub fn of(link: &mut Link) -> Result<Self, LinkError> {
         let socket = rustix::io::fcntl_dupfd_cloexec(link.poll_fd(), 3)
             .map_err(|e| link.lost("lending", &WireError::Io(io::Error::from(e).to_string())))?;
+        let holds = link.selected.is_some();
         let ours = link.fall_silent()?;
         Ok(Relay {
             wire: link.wire().clone(),
             socket,
             ours,
+            holds,
             capabilities: lent(link.capabilities().words()),
             namespace: link.namespace.clone(),
             borrower: None,
@@ -197,6 +202,7 @@ impl Relay {
             && self.from.under_way.len() < MOST_COMMANDS
             && self.answers.len() < ROOM
             && self.logout.is_none()
+            && !(self.holds && !self.ours.is_empty())
     }
 
     /// Carries what can be carried now.
@@ -258,15 +264,24 @@ impl Relay {
         if !self.ours.is_empty() {
             let response = self.wire.with(super::wire::Wire::try_response);
             let Some(response) = response.map_err(Trouble::Server)? else { return Ok(false) };
-            match parse::reply(&response) {
-                Reply::Tagged(tag, _) if !self.ours.remove(tag) => {
+            let passes = match parse::reply(&response) {
+                Reply::Tagged(tag, _) if self.ours.remove(tag) => false,
+                Reply::Tagged(tag, _) if self.from.answered(tag) => true,
+                Reply::Tagged(..) => {
                     return Err(Trouble::Server(WireError::Malformed("an answer to nothing")));
                 }
                 Reply::Condition(said) if said.verb == Verb::Bye => {
                     return Err(Trouble::Server(WireError::Closed));
                 }
-                // What changed is seen when the watch begins again.
-                _ => {}
+                // NOTIFY's last words. mbsync asks for no STATUS, and what changed
+                // is seen when the watch begins again.
+                Reply::Data(name, _) if name.eq_ignore_ascii_case(b"STATUS") => false,
+                // A server may be at the borrower's command already: lost, this
+                // would be mail that mbsync takes for gone.
+                _ => !self.holds && self.joined,
+            };
+            if passes {
+                self.to_borrower.push(&response);
             }
             return Ok(true);
         }
@@ -617,6 +632,7 @@ mod tests {
             socket: near.try_clone().unwrap().into(),
             wire: Shared::new(Wire::new(Transport::Pair(near), Interrupt::never())),
             ours: ours.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
+            holds: false,
             capabilities: lent(&words.map(str::to_owned)),
             namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n".to_vec()),
             borrower: None,
@@ -707,11 +723,25 @@ mod tests {
         let mut loan = loan(&["m1", "m2"]);
         loan.says("1 SELECT a\r\n");
         assert_eq!(loan.asked(), "1 SELECT a\r\n");
-        loan.answers("* STATUS b (MESSAGES 1)\r\nm1 OK done\r\nm2 BAD NOTIFY\r\n* 7 EXISTS\r\n");
-        assert_eq!(loan.heard(), "* 7 EXISTS\r\n");
+        loan.answers("* STATUS b (MESSAGES 1)\r\nm1 OK done\r\n* 2 RECENT\r\nm2 BAD NOTIFY\r\n* 7 EXISTS\r\n");
+        assert_eq!(loan.heard(), "* 2 RECENT\r\n* 7 EXISTS\r\n", "SELECT's own");
         loan.answers("1 OK\r\n");
         loan.says("2 LOGOUT\r\n");
         assert_eq!(loan.relay.given_back(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_said_of_our_mailbox_is_not_said_of_the_borrowers() {
+        let mut loan = loan(&["m1", "m2"]);
+        loan.relay.holds = true;
+        loan.says("1 SELECT a\r\n");
+        assert_eq!(loan.asked(), "");
+        loan.answers("* 9 EXISTS\r\nm1 OK\r\n* 3 EXPUNGE\r\n");
+        assert_eq!((loan.asked().as_str(), loan.heard().as_str()), ("", ""));
+        loan.answers("m2 OK UNSELECT\r\n");
+        assert_eq!(loan.asked(), "1 SELECT a\r\n");
+        loan.answers("* 7 EXISTS\r\n1 OK\r\n");
+        assert_eq!(loan.heard(), "* 7 EXISTS\r\n1 OK\r\n");
     }
 
     #[test]
