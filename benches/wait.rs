@@ -134,8 +134,8 @@ fn idling(accounts: usize, time: Duration) {
     {
         let each = accounts as f64;
         let title = |what: &str| format!("{accounts} account(s), idle: {what}");
-        line(&title("private memory"), written as f64, "KiB", 2048.0 + 410.0 * (each - 1.0));
-        println!("{:<52} {uss:>9} KiB", title("with code that nobody else runs"));
+        line(&title("private memory (USS)"), uss as f64, "KiB", 2048.0 + 410.0 * (each - 1.0));
+        println!("{:<52} {written:>9} KiB", title("of it written to"));
         line(&title("threads"), threads as f64, "", each);
         line(&title("connections"), open as f64, "", each);
         line(&title("wake-ups a minute"), wakeups as f64 / minutes, "", 2.0 * each);
