@@ -26,6 +26,20 @@ const MOST_COMMANDS: usize = 1000;
 const HEAD: usize = 64;
 const TAIL: usize = 24;
 
+/// Most steps before the rest of the world is looked at.
+const MOST_STEPS: usize = 64;
+
+/// What came of carrying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// There was nothing to carry.
+    Still,
+    /// There was, and now it is done.
+    Moved,
+    /// There may be more, of which no descriptor tells: TLS keeps bytes of its own.
+    More,
+}
+
 /// Capabilities that a lent connection does not have: they change what it is.
 const NOT_LENT: [&str; 6] = ["STARTTLS", "LOGINDISABLED", "SASL-IR", "IDLE", "NOTIFY", "ENABLE"];
 /// Commands that it does not take.
@@ -153,7 +167,7 @@ impl Relay {
     /// # Errors
     /// What stands against it.
     pub fn given_back(&mut self) -> Result<(), Trouble> {
-        self.pump();
+        while self.pump() == Flow::More {}
         match self.trouble.clone() {
             Some(trouble) => Err(trouble),
             None if self.parted => Ok(()),
@@ -205,14 +219,17 @@ impl Relay {
             && !(self.holds && !self.ours.is_empty())
     }
 
-    /// Carries what can be carried now.
-    pub fn pump(&mut self) {
+    /// Carries what can be carried now, up to a bound.
+    pub fn pump(&mut self) -> Flow {
         let mut buffer = [0_u8; 16 * 1024];
-        while self.trouble.is_none() {
-            let moved = self.step(&mut buffer);
-            match moved {
-                Ok(true) => {}
-                Ok(false) => return,
+        let mut flow = Flow::Still;
+        for _ in 0..MOST_STEPS {
+            if self.trouble.is_some() {
+                return flow;
+            }
+            match self.step(&mut buffer) {
+                Ok(true) => flow = Flow::Moved,
+                Ok(false) => return flow,
                 Err(trouble) => {
                     // Whoever waits for an answer is told that none will come.
                     self.borrower = None;
@@ -220,6 +237,7 @@ impl Relay {
                 }
             }
         }
+        Flow::More
     }
 
     /// One step in each direction; whether any byte moved.

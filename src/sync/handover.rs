@@ -24,7 +24,7 @@ use rustix::net::{
 
 use super::mbsync::Beside;
 use crate::account::Account;
-use crate::imap::handover::Relay;
+use crate::imap::handover::{Flow, Relay};
 use crate::imap::{Link, LinkError};
 use crate::mbsyncrc::copy::{self, Obstacle, Purpose};
 use crate::mbsyncrc::{self, Config, MbsyncWords};
@@ -167,9 +167,13 @@ impl Beside for Handover {
         self.relay.wish(fds);
     }
 
-    fn pump(&mut self) {
-        self.admit();
-        self.relay.pump();
+    fn pump(&mut self) -> bool {
+        // Whoever comes while bytes move is noticed when they have come to rest.
+        let flow = self.relay.pump();
+        if flow == Flow::Still {
+            self.admit();
+        }
+        flow == Flow::More
     }
 }
 

@@ -85,8 +85,8 @@ pub trait Beside {
     fn file(&self) -> String;
     /// Descriptors to wait for.
     fn wish<'f>(&'f self, fds: &mut Vec<PollFd<'f>>);
-    /// Does what can be done now, without waiting.
-    fn pump(&mut self);
+    /// Does what can be done now, without waiting. True if there is more.
+    fn pump(&mut self) -> bool;
 }
 
 /// The command line, for `-n` and `-v`.
@@ -309,15 +309,17 @@ impl<'a> Supervised<'a> {
         let mut look_at = Instant::now() + look_every;
         let mut status = None;
         loop {
+            let more = self.beside.as_mut().is_some_and(|beside| beside.pump());
             let timeout = match &self.ending {
+                _ if more => Duration::ZERO,
                 Ending::No => look_at.saturating_duration_since(Instant::now()),
                 // What lingers in the process group has no descriptor to poll.
                 Ending::Asked { .. } => Duration::from_millis(5),
             };
-            if let Some(beside) = &mut self.beside {
-                beside.pump();
+            let only_beside = self.wait(stop, timeout, status.is_some())?;
+            if only_beside && status.is_none() && Instant::now() < look_at {
+                continue;
             }
-            self.wait(stop, timeout, status.is_some())?;
             self.read();
             // Before the look at its end: a terminal's signal ends mbsync and tells
             // us to stop at once, and that is no failure of mbsync's.
@@ -351,12 +353,11 @@ impl<'a> Supervised<'a> {
         self.job.stall * if self.job.prompt == Prompt::Terminal { 5 } else { 1 }
     }
 
-    fn wait(&self, stop: &Stop, timeout: Duration, exited: bool) -> io::Result<()> {
+    /// Waits for anything. True if all that came is the business of what goes on
+    /// beside the run.
+    fn wait(&self, stop: &Stop, timeout: Duration, exited: bool) -> io::Result<bool> {
         let timeout = rustix::time::Timespec::try_from(timeout).map_err(io::Error::other)?;
         let mut fds = Vec::with_capacity(8);
-        if let (Some(beside), false) = (&self.beside, exited) {
-            beside.wish(&mut fds);
-        }
         if !exited {
             fds.push(PollFd::new(&self.pidfd, PollFlags::IN));
         }
@@ -369,8 +370,13 @@ impl<'a> Supervised<'a> {
         if let Some(from) = &self.stdout.from {
             fds.push(PollFd::new(from, PollFlags::IN));
         }
+        let own = fds.len();
+        if let (Some(beside), false) = (&self.beside, exited) {
+            beside.wish(&mut fds);
+        }
         match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
+            Ok(_) => Ok(fds.iter().take(own).all(|fd| fd.revents().is_empty())),
             Err(error) => Err(error.into()),
         }
     }
