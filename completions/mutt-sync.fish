@@ -58,7 +58,7 @@ complete -c mutt-sync -l throttle -x -a '0s 30s 1m 5m' -d 'Distance between two 
 complete -c mutt-sync -l every -x -a '5m 15m 30m 1h' -d 'A full run at the latest this long after the last'
 complete -c mutt-sync -l mbsyncrc -r -F -d 'The configuration of mbsync to use'
 complete -c mutt-sync -l config -r -F -d 'The configuration of mutt-sync to use'
-complete -c mutt-sync -l json -d 'With --status, --list: for programs'
+complete -c mutt-sync -l json -d 'With --status, --list, --check: for programs'
 complete -c mutt-sync -s q -l quiet -d 'Errors only; twice: only those that waiting will not mend'
 complete -c mutt-sync -s v -l verbose -d 'Say what is decided, and show mbsync\'s own output'
 complete -c mutt-sync -s V -l version -d 'Print the version'

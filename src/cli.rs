@@ -85,7 +85,7 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// With --status, --list: for programs
+    /// With --status, --list, --check: for programs
     #[arg(long)]
     pub json: bool,
 
