@@ -497,7 +497,7 @@ fn a_second_connection_is_not_to_be_had() {
 #[test]
 fn g8_a_signal_in_the_middle_of_it_ends_all() {
     let server = Server::start();
-    let (home, _delay) = far_away(&server, 400);
+    let (home, _delay) = far_away(&server, 150);
     let mut imap = server.imap("home");
     let waiter = waiter(&home);
     until_equal("at first", &mut imap, &home, "Home", &waiter);
