@@ -24,8 +24,13 @@ else
 zshdir = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 endif
 
+# Most tests wait for servers and clocks, not for a processor.
+threads ?= 6
+
 target = $(or $(CARGO_TARGET_DIR),target)
 binary = $(target)/release/mutt-sync
+# What `mutt-sync --wait` and `--check` become: it alone loads OpenSSL.
+network = $(dir $(binary))mutt-sync-net
 sources = $(shell find src -name '*.rs') build.rs muttrc.d/10-sync.rc Cargo.toml Cargo.lock
 scripts = $(shell grep -rlI --exclude-dir=target --exclude-dir=.git '^\#!/bin/sh' .)
 pages = $(wildcard man/*.[1-8])
@@ -33,16 +38,16 @@ pages = $(wildcard man/*.[1-8])
 all: $(binary)
 
 $(binary): $(sources)
-	$(CARGO) build --release --locked --bin mutt-sync
+	$(CARGO) build --release --locked --bins
 	@touch $@
 
 demo: setup
 	@echo "building mutt-sync (a minute or two the first time)"
-	@$(CARGO) build -q --locked -p mutt-sync -p mutt-sync-rig --bin mutt-sync --bin demo
+	@$(CARGO) build -q --locked -p mutt-sync -p mutt-sync-rig --bin mutt-sync --bin mutt-sync-net --bin demo
 	@$(CARGO) run -q --locked -p mutt-sync-rig --bin demo
 
 test: setup lint
-	$(CARGO) test --workspace --locked --no-fail-fast
+	RUST_TEST_THREADS=$(threads) $(CARGO) test --workspace --locked --no-fail-fast
 
 soak: setup
 	@tests/soak
@@ -64,7 +69,7 @@ lint:
 # `make && sudo make install`.
 install: $(binary)
 	install -d $(bindir)
-	install -m 755 $(binary) $(bindir)/mutt-sync
+	install -m 755 $(binary) $(network) $(bindir)/
 	@set -e; for page in $(pages); do \
 	    section=$${page##*.}; install -d $(mandir)/man$$section; \
 	    install -m 644 "$$page" $(mandir)/man$$section/; done
@@ -85,7 +90,7 @@ install: $(binary)
 	    *) install -D -m $$mode "$$file" "$(docdir)/examples/$${file#contrib/}" ;; esac; done; fi
 
 uninstall:
-	rm -f $(bindir)/mutt-sync $(bashdir)/mutt-sync $(zshdir)/_mutt-sync $(fishdir)/mutt-sync.fish
+	rm -f $(bindir)/mutt-sync $(bindir)/mutt-sync-net $(bashdir)/mutt-sync $(zshdir)/_mutt-sync $(fishdir)/mutt-sync.fish
 	@for page in $(pages); do rm -f "$(mandir)/man$${page##*.}/$${page##*/}"; done
 	@for unit in contrib/systemd/*; do if [ -f "$$unit" ]; then \
 	    rm -f "$(unitdir)/$${unit##*/}"; fi; done

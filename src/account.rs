@@ -99,7 +99,8 @@ pub struct Channel {
     pub near: Side,
     /// `Patterns`; `None`: one fixed pair, which cannot be addressed by mailbox.
     pub patterns: Option<Vec<String>>,
-    /// `Sync` is full: every kind of change, both ways.
+    /// `Sync` is full: every kind of change, both ways. Not so where 1.5's `Old`
+    /// or `ExpungeSolo` adds rules of its own.
     pub full_sync: bool,
     /// `Create`: sides on which a missing mailbox may be made.
     pub create: Sides,

@@ -37,15 +37,27 @@ use crate::watch::{self, End};
 use crate::words::{short, what_happened};
 
 /// What a selection names: accounts by their place in the configuration.
-type Selection = Vec<(usize, BTreeSet<Want>)>;
+pub type Selection = Vec<(usize, BTreeSet<Want>)>;
+
+/// The modes that speak to servers. Only the program that has them is linked
+/// with OpenSSL: loading it takes longer than all that `-b` does.
+pub struct Network {
+    wait: fn(&Session<'_>, &Selection) -> Result<Exit, Failure>,
+    check: fn(&Cli) -> Result<Exit, Failure>,
+}
+
+/// What `mutt-sync-net` gives to [`run`].
+pub static NETWORK: Network =
+    Network { wait: |session, selection| session.wait(selection), check: examine };
 
 /// Runs the program with these arguments; the exit status is all that is left.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+/// Without `network`, what needs it is left to the program beside this one.
+pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>) -> Exit {
     let arguments: Vec<OsString> = arguments.collect();
     if let Some(exit) = handover::is_tunnel(&arguments) {
         return exit;
     }
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -55,8 +67,11 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     if cli.version {
         return out(&format!("mutt-sync {}", crate::VERSION));
     }
-    let served =
-        if cli.check { examine(&cli) } else { Session::open(&cli).and_then(|it| it.serve()) };
+    let served = match network {
+        None if cli.check || cli.wait => Err(become_network_program(&arguments)),
+        Some(network) if cli.check => (network.check)(&cli),
+        _ => Session::open(&cli).and_then(|session| session.serve(network)),
+    };
     match served {
         Ok(exit) => exit,
         Err(failure) => {
@@ -76,6 +91,23 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
             failure.exit
         }
     }
+}
+
+/// Goes on as `mutt-sync-net`, which lies beside this program. Comes back only
+/// if that cannot be.
+fn become_network_program(arguments: &[OsString]) -> Failure {
+    const NAME: &str = "mutt-sync-net";
+    let beside = std::fs::read_link("/proc/self/exe").ok();
+    let program = match beside.map(|this| this.with_file_name(NAME)) {
+        Some(program) if program.exists() => program,
+        _ => NAME.into(),
+    };
+    let error = std::process::Command::new(&program)
+        .arg0(arguments.first().map_or("mutt-sync".as_ref(), OsString::as_os_str))
+        .args(arguments.iter().skip(1))
+        .exec();
+    let program = program.display();
+    Failure::config(format!("{program}: {error}; it belongs beside mutt-sync: install both again"))
 }
 
 /// Where things are: directories, the environment as mbsync's file sees it, our state.
@@ -107,7 +139,7 @@ fn examine(cli: &Cli) -> Result<Exit, Failure> {
 }
 
 /// Everything read from the environment and the two configuration files, once.
-struct Session<'a> {
+pub struct Session<'a> {
     cli: &'a Cli,
     env: Env,
     config: Config,
@@ -148,7 +180,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn serve(&self) -> Result<Exit, Failure> {
+    fn serve(&self, network: Option<&Network>) -> Result<Exit, Failure> {
         let cli = self.cli;
         if let Some(work) = &cli.child {
             return self.work_as_child(work);
@@ -169,8 +201,8 @@ impl<'a> Session<'a> {
         if cli.background {
             return self.in_background(&selection);
         }
-        if cli.wait {
-            return self.wait(&selection);
+        if let Some(network) = network.filter(|_| cli.wait) {
+            return (network.wait)(self, &selection);
         }
         if cli.dry_run {
             return Ok(self.dry_run(&selection));

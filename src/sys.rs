@@ -22,6 +22,10 @@ pub enum Forked {
 /// Leaves a child that no terminal, pipe or mutt waits for.
 ///
 /// Only for a process with one thread: the child goes on running ordinary code.
+///
+/// What a terminal sends to its processes does not reach the child, not even
+/// before it has left their session: mutt may quit, and its terminal close, the
+/// moment that the parent has ended.
 pub fn fork_detached() -> io::Result<Forked> {
     // SAFETY: callers have one thread (checked below), so no lock of another
     // thread can be left held in the child.
@@ -29,11 +33,13 @@ pub fn fork_detached() -> io::Result<Forked> {
     if thread_count() > 1 {
         return Err(io::Error::other("fork with several threads"));
     }
+    let deaf = Deaf::now();
     // SAFETY: as above.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let _ = rustix::process::setsid();
+            drop(deaf);
             if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
                 let _ = rustix::stdio::dup2_stdin(&null);
                 let _ = rustix::stdio::dup2_stdout(&null);
@@ -42,6 +48,36 @@ pub fn fork_detached() -> io::Result<Forked> {
             Ok(Forked::Child)
         }
         _ => Ok(Forked::Parent),
+    }
+}
+
+/// Signals that a terminal sends.
+const OF_TERMINALS: [libc::c_int; 3] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+
+/// While it lasts, they are dropped; then they do what they did before.
+struct Deaf([libc::sigaction; 3]);
+
+impl Deaf {
+    fn now() -> Self {
+        // SAFETY: all zero is a valid sigaction: the default one.
+        let mut before: [libc::sigaction; 3] = unsafe { std::mem::zeroed() };
+        for (signal, before) in OF_TERMINALS.into_iter().zip(&mut before) {
+            // SAFETY: as above.
+            let mut ignore: libc::sigaction = unsafe { std::mem::zeroed() };
+            ignore.sa_sigaction = libc::SIG_IGN;
+            // SAFETY: both point to values of ours; the signal exists and may be ignored.
+            unsafe { libc::sigaction(signal, &raw const ignore, before) };
+        }
+        Deaf(before)
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        for (signal, before) in OF_TERMINALS.into_iter().zip(&self.0) {
+            // SAFETY: it points to what sigaction itself has written.
+            unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
+        }
     }
 }
 

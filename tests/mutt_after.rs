@@ -26,6 +26,28 @@ fn told_by(home: &Home, args: &[&str]) -> String {
     home.read("told")
 }
 
+/// mutt quits, and its terminal closes, while the process that is left behind
+/// has not left the session yet: it serves the request all the same.
+#[test]
+fn g2_a_request_outlives_the_terminal_it_was_made_on() {
+    let home = Home::fake(&["Home"]);
+    let mbsync = home.fake_mbsync();
+    home.settings("settle = \"100ms\"\n");
+    let mut command = home.command("strace");
+    // The tracer in a session of its own, so that it sees the child through.
+    command.args(["-DDD", "-f", "-qq", "-o", "/dev/null", "-e", "trace=setsid"]);
+    command.args(["-e", "inject=setsid:delay_enter=1000000"]);
+    command.arg(rig::mutt_sync()).args(["-b", "Home"]);
+    let asked = Running::start(command);
+    let group = asked.pid();
+    wait_until(SHORT, "the command's end", || !rig::process::alive(group));
+    rig::process::kill_group(group, rig::Signal::HUP);
+    rig::process::kill_group(group, rig::Signal::INT);
+    mbsync.wait_for_starts(1, SHORT);
+    drop(asked);
+    home.wait_no_leftovers(SHORT);
+}
+
 /// Hostile in each way: escapes and line ends in encoded words, bytes that are
 /// no UTF-8, what a shell would run, folded lines.
 fn hostile() -> Vec<u8> {
@@ -86,6 +108,19 @@ fn commands_are_told_what_a_run_brought() {
     imap.append("Sent", &message("three", "x"), &[]);
     let told = told_by(&home, &["-q", "Home:Sent"]);
     assert_eq!(sorted(&told), ["after|Home|Sent|1|Ada|three", "new|Home|Sent|1|Ada|three"]);
+    // A waiter tells the same, and once.
+    let waiter = Running::start(home.cmd(&["--wait", "--loop", "Home"]));
+    wait_until(SHORT, "a connection", || server.connections() == 1);
+    home.write("told", "");
+    imap.append("INBOX", &message("four", "x"), &[]);
+    let news = || {
+        let told = home.read("told");
+        told.lines().filter(|line| line.starts_with("new|")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_until(SHORT, "news", || !news().is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(news(), ["new|Home|INBOX|1|Ada|four"]);
+    drop(waiter);
 }
 
 #[test]

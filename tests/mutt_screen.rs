@@ -34,7 +34,7 @@ fn with_mail() -> Home {
     }
     home.muttrc(
         "Home",
-        "set wait_key=yes delete=ask-yes quit=ask-yes sleep_time=1\nsource \"mutt-sync --muttrc|\"",
+        "set wait_key=yes delete=ask-yes quit=ask-yes sleep_time=1 sort=subject\nsource \"mutt-sync --muttrc|\"",
     );
     home
 }

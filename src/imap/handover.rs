@@ -216,7 +216,7 @@ impl Relay {
             && self.from.under_way.len() < MOST_COMMANDS
             && self.answers.len() < ROOM
             && self.logout.is_none()
-            && !(self.holds && !self.ours.is_empty())
+            && (!self.holds || self.ours.is_empty())
     }
 
     /// Carries what can be carried now, up to a bound.

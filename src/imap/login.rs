@@ -195,7 +195,27 @@ pub fn log_in(
     }
     wire.begin(Limits::small(step(server)));
     let login = Login { wire, place: &place, mechanism, user: &user, after: None };
-    login.run(&pass, &offered, server)
+    login.run(&pass, &offered, server).map_err(|failure| without(failure, &place, &user, &pass))
+}
+
+/// A failure whose text does not hold the password: a server may repeat what it
+/// was told, in clear or as it was encoded.
+fn without(failure: Failure, place: &str, user: &[u8], pass: &[u8]) -> Failure {
+    let plain = Zeroizing::new([&b"\0"[..], user, b"\0", pass].concat());
+    let encoded = |bytes: &[u8]| Zeroizing::new(STANDARD.encode(bytes));
+    let (clear, alone, both) = (
+        Zeroizing::new(String::from_utf8_lossy(pass).into_owned()),
+        encoded(pass),
+        encoded(&plain),
+    );
+    let told = [&clear, &alone, &both]
+        .iter()
+        .any(|secret| !secret.is_empty() && failure.text.contains(secret.as_str()));
+    if told {
+        let text = "the server repeats the password; its words are not shown";
+        return Failure::new(failure.exit, format!("{place}: {text}"));
+    }
+    failure
 }
 
 /// CAPABILITY, before login.
@@ -515,5 +535,17 @@ mod tests {
         assert!(chosen("*", "IMAP4rev1 LOGINDISABLED", true).is_err());
         assert!(chosen("GSSAPI", all, true).unwrap_err().contains("not known here"));
         assert!(chosen("XOAUTH2", "AUTH=PLAIN", true).unwrap_err().contains("in common"));
+    }
+
+    #[test]
+    fn g11_a_server_that_repeats_the_password_is_not_quoted() {
+        let said = |words: &str| {
+            let failure = Failure::new(Exit::Denied, format!("h: refused: {words}"));
+            without(failure, "h", b"me", b"hunter2").text
+        };
+        assert_eq!(said("NO try again"), "h: refused: NO try again");
+        for words in ["NO me hunter2?", "BAD aHVudGVyMg==", "NO AG1lAGh1bnRlcjI="] {
+            assert_eq!(said(words), "h: the server repeats the password; its words are not shown");
+        }
     }
 }

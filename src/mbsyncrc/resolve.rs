@@ -224,14 +224,10 @@ fn channel(
         far: owners.side(&section.far, sections),
         near: owners.side(&section.near, sections),
         patterns: section.patterns.clone(),
-        full_sync: own.sync.is_full(global.sync, dialect),
+        full_sync: own.sync.is_full(global.sync, dialect)
+            && own.expunge_solo.sides(global.expunge_solo) == Sides::default(),
         create: own.create.sides(global.create),
-        // Where only one side's deletions are expunged is a narrower case of the same.
-        expunge: {
-            let all = own.expunge.sides(global.expunge);
-            let solo = own.expunge_solo.sides(global.expunge_solo);
-            Sides { far: all.far || solo.far, near: all.near || solo.near }
-        },
+        expunge: own.expunge.sides(global.expunge),
         max_messages: own.max_messages.or(global.max_messages).unwrap_or(0),
         max_size: max_size(&section.far) || max_size(&section.near),
         sync_state,

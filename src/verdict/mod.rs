@@ -60,7 +60,7 @@ impl Rules {
             return Err("the far side is no IMAP store".to_owned());
         }
         if !channel.full_sync {
-            return Err("Sync is not full".to_owned());
+            return Err("Sync is not the usual one".to_owned());
         }
         let info_delimiter = u8::try_from(near.info_delimiter)
             .ok()

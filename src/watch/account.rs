@@ -47,6 +47,8 @@ const LOOK_AT_DEAF: Duration = Duration::from_secs(15);
 /// Dovecot speaks half a second after a change, sometimes twice: what is heard
 /// so long after somebody's run may be its echo.
 const ECHO: Duration = Duration::from_secs(3);
+/// So many looks are lost at most to who kills us in the midst of them.
+const SAVE_EVERY: usize = 64;
 /// Looks into several mailboxes lead to one run, if they take no longer together.
 const LOOKS: Duration = Duration::from_secs(2);
 /// The end of another process's run is told by the kernel; this is for the case
@@ -743,6 +745,9 @@ impl<'a> Waiter<'a> {
                 if clean {
                     self.unstick(at, |stuck| stuck.far = None);
                 }
+                if at % SAVE_EVERY == 0 {
+                    self.save();
+                }
             }
             Err(error) => self.lost(&error),
         }
@@ -949,7 +954,15 @@ impl<'a> Waiter<'a> {
             return;
         }
         if wants.contains(&Want::Account) {
+            let before = self.mailboxes();
             self.enumerate();
+            if before != self.mailboxes() {
+                // Dovecot tells nothing of a mailbox that was made while the
+                // connection was lent, whatever NOTIFY it is given: begin anew.
+                self.far = None;
+                self.boxes.iter_mut().for_each(|watched| watched.far = FarSide::Untold);
+                self.reach.try_now(clock::now());
+            }
         }
         self.refresh_far(Some(&covered));
     }

@@ -4,7 +4,7 @@
 //! Knows connections and mailboxes by index; knows nothing of records, of local
 //! mail, or of what a change leads to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,8 @@ pub struct Far {
     stations: Vec<Station>,
     /// Wire name of each mailbox; `None` for one that cannot be asked about.
     names: Vec<Option<String>>,
+    /// Mailboxes by wire name; two channels may have the same one.
+    places: HashMap<String, Vec<usize>>,
     namings: Vec<(String, Naming)>,
     status: Vec<Option<Status>>,
     /// Mailboxes that are on the server but not here, by wire name.
@@ -109,6 +111,7 @@ impl Far {
             rung: plan.most,
             stations: vec![Station { link, mailbox: None }],
             names: Vec::new(),
+            places: HashMap::new(),
             namings: plan.account.channels.iter().filter_map(naming).collect(),
             status: Vec::new(),
             only_there: BTreeSet::new(),
@@ -127,6 +130,12 @@ impl Far {
     /// Watches other mailboxes from now on, over the same login.
     pub fn turn_to(&mut self, plan: &Plan<'_>, interrupt: &Interrupt) -> Result<(), LinkError> {
         self.names = plan.mailboxes.iter().map(|mailbox| self.wire_name(plan, mailbox)).collect();
+        self.places.clear();
+        for (at, name) in self.names.iter().enumerate() {
+            if let Some(name) = name {
+                self.places.entry(name.clone()).or_default().push(at);
+            }
+        }
         self.status = vec![None; self.names.len()];
         self.heard_of.clear();
         self.stations.truncate(1);
@@ -348,8 +357,7 @@ impl Far {
     }
 
     fn indices(&self, name: &str) -> Vec<usize> {
-        let is = |known: &Option<String>| known.as_deref() == Some(name);
-        self.names.iter().enumerate().filter(|(_, known)| is(known)).map(|(at, _)| at).collect()
+        self.places.get(name).cloned().unwrap_or_default()
     }
 
     /// Two channels may have the same far mailbox.
@@ -539,15 +547,15 @@ impl Far {
                 Err(LinkError::Refused(_)) => continue,
                 Err(lost) => return Err(lost),
             };
+            let here = mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name);
+            let known: HashSet<&str> = here.map(|mailbox| mailbox.far.as_str()).collect();
             for each in listed.iter().filter(|each| each.selectable()) {
                 let name = match dialect {
                     Dialect::V1_4 => Some(each.name.clone()),
                     Dialect::V1_5 => from_utf7(&each.name),
                 };
                 let Some(far) = name.and_then(|name| naming.from_wire(&name)) else { continue };
-                let known = mailboxes
-                    .iter()
-                    .any(|mailbox| mailbox.channel == channel.name && mailbox.far == far);
+                let known = known.contains(far.as_str());
                 let asked_for = plan.boxes.is_empty() || pattern::admits(plan.boxes, &far);
                 if !known && asked_for && channel.admits_far(&far) {
                     self.only_there.insert(each.name.clone());

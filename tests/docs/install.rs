@@ -41,6 +41,7 @@ fn below(root: &Path) -> BTreeSet<String> {
 fn expected(zsh: &str) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = [
         "bin/mutt-sync",
+        "bin/mutt-sync-net",
         "share/man/man1/mutt-sync.1",
         "share/man/man5/mutt-sync.toml.5",
         "share/bash-completion/completions/mutt-sync",

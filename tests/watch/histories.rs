@@ -2,7 +2,9 @@
 //! done` is killed and started again. Equal in the end, and no run too many.
 
 use crate::support::QUICK;
-use rig::{Home, Mbsync, Seeded, Server, Signal, compare, message, process};
+use rig::{
+    Account, Home, Imap, Mbsync, Seeded, Server, ServerOptions, Signal, compare, message, process,
+};
 use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -27,7 +29,7 @@ impl Shell {
 }
 
 /// One change on either side, of a mailbox.
-fn change(rng: &mut Seeded, home: &Home, imap: &mut rig::Imap, step: usize) {
+fn change(rng: &mut Seeded, home: &Home, imap: &mut Imap, step: usize) {
     let name = *rng.pick(&["INBOX", "Archive", "Drafts"]);
     let maildir = home.maildir("Home", name);
     let entries = maildir.list();
@@ -58,11 +60,10 @@ fn change(rng: &mut Seeded, home: &Home, imap: &mut rig::Imap, step: usize) {
     }
 }
 
-fn equal(home: &Home, server: &Server, mbsync: &Mbsync, limit: Duration) -> Result<(), String> {
+fn equal(home: &Home, imap: &mut Imap, mbsync: &Mbsync, limit: Duration) -> Result<(), String> {
     let begun = Instant::now();
-    let mut imap = server.imap("home");
     loop {
-        let compared = compare(&mut imap, &home.mail("Home"));
+        let compared = compare(imap, &home.mail("Home"));
         let busy = mbsync.runs().iter().any(rig::Run::alive);
         if (compared.is_ok() && !busy) || begun.elapsed() > limit {
             return compared;
@@ -71,24 +72,26 @@ fn equal(home: &Home, server: &Server, mbsync: &Mbsync, limit: Duration) -> Resu
     }
 }
 
-#[test]
-fn g2_g5_g7_random_histories() {
-    let histories = rig::count(1000, 200);
-    let budget = if rig::soak() { Duration::MAX } else { Duration::from_secs(45) };
-    let begun = Instant::now();
-    let server = Server::start();
-    let home = Home::on(&server, &["Home"]);
+/// Histories one after the other on an account of their own; how many.
+fn lane(
+    server: &Server,
+    lane: usize,
+    seed: u64,
+    histories: usize,
+    until: Option<Instant>,
+) -> usize {
+    let user = format!("lane{lane}");
+    let account = Account::on(server, "Home").login(&user, &server.password(&user));
+    let home = Home::with(vec![account]);
     home.settings(QUICK);
     let mbsync = home.wrap_mbsync();
     home.mutt_sync(&["Home"]).ok();
-    let mut imap = server.imap("home");
-    let mut rng = Seeded::from_env_or(20_261_123);
-    let mut told = 0;
+    let mut imap = server.imap(&user);
+    let mut rng = Seeded::from_env_or(seed + lane as u64);
     for history in 0..histories {
-        if begun.elapsed() > budget {
-            break;
+        if until.is_some_and(|until| Instant::now() > until) {
+            return history;
         }
-        told = history + 1;
         let runs = mbsync.runs().len();
         let mut changes = 0;
         let mut kills = 0;
@@ -108,8 +111,8 @@ fn g2_g5_g7_random_histories() {
             changes += 1;
         }
         let shell = shell.unwrap_or_else(|| Shell::start(&home));
-        if let Err(diff) = equal(&home, &server, &mbsync, Duration::from_secs(15)) {
-            panic!("history {history}: {diff}\n{}", home.read("loop.log"));
+        if let Err(diff) = equal(&home, &mut imap, &mbsync, Duration::from_secs(20)) {
+            panic!("lane {lane}, history {history}: {diff}\n{}", home.read("loop.log"));
         }
         sleep(Duration::from_millis(rng.u64(800..1600)));
         shell.kill(Signal::TERM);
@@ -117,11 +120,27 @@ fn g2_g5_g7_random_histories() {
         let runs = mbsync.runs().len() - runs;
         assert!(
             runs <= changes + kills,
-            "history {history}: {runs} runs for {changes} changes and {kills} kills\n{}",
+            "lane {lane}, history {history}: {runs} runs for {changes} changes and {kills} kills\n{}",
             home.read("loop.log")
         );
         mbsync.assert_alone();
     }
-    println!("{told} histories, seed {}", rng.seed());
-    assert!(told >= 5, "only {told} histories in {budget:?}");
+    histories
+}
+
+#[test]
+fn g2_g5_g7_random_histories() {
+    const LANES: usize = 4;
+    let until = (!rig::soak()).then(|| Instant::now() + Duration::from_secs(40));
+    let users = (0..LANES).map(|lane| format!("lane{lane}")).collect();
+    let server = Server::with(ServerOptions { users, ..ServerOptions::default() });
+    let server = &server;
+    let told: usize = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|at| scope.spawn(move || lane(server, at, 20_261_123, 50, until)))
+            .collect();
+        lanes.into_iter().map(|lane| lane.join().expect("a lane")).sum()
+    });
+    println!("{told} histories");
+    assert!(told >= 2 * LANES, "only {told} histories");
 }
