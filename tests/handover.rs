@@ -473,3 +473,44 @@ fn one_that_waits_once_lends_its_connection_and_goes() {
     home.wait_no_leftovers(Duration::from_secs(5));
     wait_until(LIMIT, "the connection is closed", || server.connections() == 0);
 }
+
+#[test]
+fn a_second_connection_is_not_to_be_had() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let mbsync = home.program(
+        "mbsync",
+        "case $3 in /proc/*) sh -c \"$(sed -n 's/^Tunnel \"\\(.*\\)\"$/\\1/p' \"$3\")\" </dev/null;; esac\n\
+         exec /usr/bin/mbsync \"$@\"",
+    );
+    prompt(&home, &format!("mbsync = \"{}\"\n", mbsync.display()));
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    imap.append("INBOX", &message("new", "new"), &[]);
+    waiter
+        .wait_for("not over the connection that is open: mbsync wants a second connection", LIMIT);
+    until_equal("plainly", &mut imap, &home, "Home", &waiter);
+    ended(waiter, &home);
+}
+
+#[test]
+fn g8_a_signal_in_the_middle_of_it_ends_all() {
+    let server = Server::start();
+    let (home, _delay) = far_away(&server, 150);
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    imap.append("INBOX", &message("new", "new"), &[]);
+    wait_until(LIMIT, "mbsync runs", || mbsync_of(&home).is_some());
+    sleep(Duration::from_millis(100));
+    waiter.signal(Signal::TERM);
+    let begun = std::time::Instant::now();
+    let ended = waiter.wait(Duration::from_secs(5));
+    assert_eq!(ended.code(), 128 + 15, "{ended}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{ended}");
+    home.assert_no_leftovers();
+    // It was asked for, and still is.
+    home.mutt_sync(&["Home"]).ok();
+    compare(&mut imap, &home.mail("Home")).unwrap();
+}
