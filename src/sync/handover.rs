@@ -13,6 +13,7 @@ use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags};
@@ -102,9 +103,7 @@ impl Handover {
         }
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let program =
-            rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                .map_err(io::Error::from)?;
+        let program = program()?;
         let tunnel = format!(
             "exec /proc/self/fd/{} --child {WORK} {}",
             program.as_raw_fd(),
@@ -174,6 +173,22 @@ impl Beside for Handover {
             self.admit();
         }
         flow == Flow::More
+    }
+}
+
+/// The program that is to be the tunnel: the one beside ours that loads no
+/// OpenSSL, which starts in half the time, else ours.
+fn program() -> io::Result<OwnedFd> {
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(io::Error::from)
+    };
+    let ours = Path::new("/proc/self/exe");
+    let beside = std::fs::read_link(ours).ok().map(|path| path.with_file_name("mutt-sync"));
+    let runs = |path: &PathBuf| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+    match beside.filter(runs).map(|path| open(&path)) {
+        Some(Ok(program)) => Ok(program),
+        _ => open(ours),
     }
 }
 
