@@ -231,6 +231,10 @@ fn see_served<G: Ground>(
             }
         };
         if (early.is_none() || asks_itself) && wait.is_zero() {
+            if asks_itself {
+                // The failure has marked it to wait; asked for again, it is taken now.
+                ground.demand(wants, manner.urgent);
+            }
             let report = ground.run();
             ground.unlock();
             return Answer::Ran(report);
