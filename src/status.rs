@@ -182,7 +182,6 @@ pub fn line_state(accounts: &[Status]) -> LineState {
     });
     LineState {
         push: accounts.iter().map(push).sum(),
-        pull: 0,
         running: accounts.iter().any(|status| status.running),
         waiting: accounts.iter().any(|status| !status.wanted.is_empty()),
         trouble,

@@ -131,11 +131,11 @@ proptest! {
     #[test]
     fn the_status_line_cannot_be_expanded_again(
         line in "[%|`$ \\-a-z\\PC\\n]{0,60}",
-        push in 0usize..2000, pull in 0usize..3,
+        push in 0usize..2000,
         running: bool, waiting: bool, attended: bool, failed: bool,
     ) {
         let trouble = failed.then_some(Trouble::Offline);
-        let state = LineState { push, pull, running, waiting, trouble, attended };
+        let state = LineState { push, running, waiting, trouble, attended };
         let marked = with_mark(&line, state);
         prop_assert!(!marked.ends_with('%'), "{marked}");
         prop_assert!(!marked.chars().any(char::is_control));
@@ -184,7 +184,7 @@ fn marks_are_short_and_keep_the_width() {
     let pushing = LineState { push: 3, ..state };
     assert_eq!(mark(pushing), "[^3]");
     assert_eq!(mark(LineState { attended: false, ..pushing }), "(^3)");
-    assert_eq!(mark(LineState { running: true, pull: 1200, ..pushing }), "[*^3v999]");
+    assert_eq!(mark(LineState { running: true, push: 1200, ..pushing }), "[*^999]");
     let trouble = Some(Trouble::Login);
     assert_eq!(mark(LineState { waiting: true, trouble, ..state }), "[~!login]");
     assert_eq!(with_mark("=Home", pushing), "=Home [^3]");
@@ -192,9 +192,9 @@ fn marks_are_short_and_keep_the_width() {
     let marked = with_mark(line, pushing);
     assert_eq!(marked, "-Mutt: =Home---(date)----------[^3]-(all)---");
     assert_eq!(marked.len(), line.len());
-    let most = LineState { push: 9999, pull: 9999, waiting: true, ..state };
+    let most = LineState { push: 9999, waiting: true, ..state };
     let most = LineState { trouble: Some(Trouble::Offline), ..most };
-    assert!(mark(most).len() <= 23, "{}", mark(most));
+    assert!(mark(most).len() <= 15, "{}", mark(most));
 }
 
 fn at(wanted: Use, mailboxes: &[Mailbox]) -> Option<&str> {

@@ -12,8 +12,6 @@
 pub struct LineState {
     /// Mailboxes with something to push.
     pub push: usize,
-    /// Mailboxes with something to pull.
-    pub pull: usize,
     /// mbsync is at work.
     pub running: bool,
     /// A request waits for the throttle or for the end of a backoff.
@@ -37,7 +35,7 @@ pub enum Trouble {
     Failed,
 }
 
-/// The mark for a state, ASCII, at most 23 columns; empty when all is in step.
+/// The mark for a state, ASCII, at most 15 columns; empty when all is in step.
 #[must_use]
 pub fn mark(state: LineState) -> String {
     let mut text = String::new();
@@ -46,12 +44,10 @@ pub fn mark(state: LineState) -> String {
     } else if state.waiting {
         text.push('~');
     }
-    for (sign, count) in [('^', state.push), ('v', state.pull)] {
-        if count > 0 {
-            text.push(sign);
-            // Beyond this the number says no more than "many", and the mark would grow.
-            text.push_str(&count.min(999).to_string());
-        }
+    if state.push > 0 {
+        text.push('^');
+        // Beyond this the number says no more than "many", and the mark would grow.
+        text.push_str(&state.push.min(999).to_string());
     }
     if let Some(trouble) = state.trouble.filter(|_| !state.running) {
         text.push_str(match trouble {
