@@ -1,0 +1,89 @@
+//! Which mailboxes there are, and where to listen.
+//!
+//! Knows the account's folders; draws no conclusion from what is heard.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{LOOK_AT_DEAF, Waiter};
+use crate::account::{Mailbox, StoreKind};
+use crate::mbsyncrc::pattern;
+use crate::watch::boxes::{Near, Watched};
+use crate::watch::ears::{Ears, Where};
+use crate::words::short;
+
+impl Waiter<'_> {
+    /// Finds the mailboxes and listens to them. What is known of those that
+    /// stay is kept.
+    pub(super) fn enumerate(&mut self) {
+        self.folders_at = None;
+        let before = self.mailboxes();
+        let patterns = &self.scene.settings.boxes;
+        let mut found = self.scene.config.local_mailboxes(self.scene.account);
+        found.retain(|mailbox| patterns.is_empty() || pattern::admits(patterns, &mailbox.name));
+        let mut known: BTreeMap<Mailbox, Watched> =
+            self.boxes.drain(..).map(|watched| (watched.mailbox.clone(), watched)).collect();
+        self.boxes = found
+            .into_iter()
+            .map(|mailbox| {
+                let new = |mailbox| Watched::new(mailbox, self.scene.account);
+                known.remove(&mailbox).unwrap_or_else(|| new(mailbox))
+            })
+            .collect();
+        // Watches first, then the questions: no gap between.
+        self.open_ears();
+        for watched in &mut self.boxes {
+            watched.near = Near::Unasked;
+        }
+        if before != self.mailboxes() {
+            self.say(|| format!("{} mailboxes here", self.boxes.len()));
+            self.turn_far();
+        }
+    }
+
+    pub(super) fn open_ears(&mut self) {
+        let maildirs: Vec<_> =
+            self.boxes.iter().map(|watched| watched.mailbox.maildir.clone()).collect();
+        let mut roots: BTreeSet<_> = maildirs
+            .iter()
+            .flatten()
+            .filter_map(|maildir| maildir.parent())
+            .map(Into::into)
+            .collect();
+        for channel in &self.scene.account.channels {
+            if let StoreKind::Maildir(store) = &channel.near.store.kind {
+                if let Some((dir, _)) = store.path.as_ref().and_then(|path| path.rsplit_once('/')) {
+                    roots.insert(dir.into());
+                }
+            }
+        }
+        let trigger = self.scene.settings.trigger.clone();
+        let opened = Ears::open(&Where {
+            maildirs: &maildirs,
+            roots: &roots,
+            state: self.disk.dir().path(),
+            trigger: trigger.as_deref(),
+            configs: &self.manner.configs,
+        });
+        match opened {
+            Ok(ears) => {
+                if !ears.deaf().is_empty() {
+                    let deaf = ears.deaf().len();
+                    self.complain(&format!(
+                        "no inotify watch left for {deaf} mailboxes, which are looked at every {}; \
+                         raise fs.inotify.max_user_watches (sysctl)",
+                        short(LOOK_AT_DEAF)
+                    ));
+                }
+                self.ears = Some(ears);
+            }
+            Err(error) => {
+                self.ears = None;
+                self.complain(&format!(
+                    "no inotify ({error}); mailboxes are looked at every {}; \
+                     raise fs.inotify.max_user_instances (sysctl)",
+                    short(LOOK_AT_DEAF)
+                ));
+            }
+        }
+    }
+}
