@@ -426,7 +426,7 @@ fn many_at_once_and_one_under_way() {
     assert_eq!(run_all(commands.collect(), SHORT).len(), 20);
     assert_eq!(mbsync.runs().len(), 20);
     let mut command = home.command("sh");
-    command.args(["-c", "echo ready; trap 'echo bye; exit 5' TERM; while :; do sleep 0.01; done"]);
+    command.args(["-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.01; done"]);
     let running = Running::start(command);
     running.wait_for("ready", SHORT);
     assert!(running.runs());
