@@ -260,3 +260,17 @@ impl Account {
         self.channels.iter().find(|each| each.name == *channel).map(|channel| channel.mailbox(name))
     }
 }
+
+impl Mailbox {
+    /// The narrowest request that serves it: mbsync cannot be given every
+    /// mailbox by name.
+    #[must_use]
+    pub fn want(&self) -> Want {
+        let Mailbox { channel, name, addressable, .. } = self;
+        if *addressable {
+            Want::Mailbox { channel: channel.clone(), name: name.clone() }
+        } else {
+            Want::Channel(channel.clone())
+        }
+    }
+}

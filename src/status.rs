@@ -74,9 +74,29 @@ pub struct Pending {
 #[must_use]
 pub fn of(scene: Scene<'_>, mailboxes: &[Mailbox]) -> Status {
     let dir = StateDir::existing(scene.base, &scene.account.name);
+    let memory = dir.read_json(seen::FILE).unwrap_or_default();
+    look_at(scene, &dir, memory, mailboxes)
+}
+
+/// The state as far as mailboxes tell that were looked at before: enough for a
+/// status line, and no directory has to be read to find them.
+#[must_use]
+pub fn of_mailboxes_seen(scene: Scene<'_>) -> Status {
+    let dir = StateDir::existing(scene.base, &scene.account.name);
+    let memory: BTreeMap<String, Seen> = dir.read_json(seen::FILE).unwrap_or_default();
+    let mailboxes: Vec<Mailbox> =
+        memory.keys().filter_map(|key| seen::mailbox(scene.account, key)).collect();
+    look_at(scene, &dir, memory, &mailboxes)
+}
+
+fn look_at(
+    scene: Scene<'_>,
+    dir: &StateDir,
+    mut memory: BTreeMap<String, Seen>,
+    mailboxes: &[Mailbox],
+) -> Status {
     let now = SystemTime::now();
     let settings = scene.settings;
-    let mut memory: BTreeMap<String, Seen> = dir.read_json(seen::FILE).unwrap_or_default();
     let mut learned = false;
     let mut pending = Vec::new();
     for mailbox in mailboxes {
@@ -102,8 +122,8 @@ pub fn of(scene: Scene<'_>, mailboxes: &[Mailbox]) -> Status {
         running,
         waiter,
         queued: Lock::is_held(&dir.file("queue.lock")),
-        wanted: in_words(&want::all(&dir)),
-        throttled: settings.rate().wait(throttle::stamp(&dir, settings.rate(), now), now).as_secs(),
+        wanted: in_words(&want::all(dir)),
+        throttled: settings.rate().wait(throttle::stamp(dir, settings.rate(), now), now).as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| Backoff {
             wait: wait.as_secs(),
             failures: retry.failures,
@@ -131,20 +151,6 @@ fn look(scene: Scene<'_>, mailbox: &Mailbox, known: &mut Seen, learned: &mut boo
         *learned = true;
     }
     look.finding
-}
-
-/// The mailboxes that were looked at before: enough for a status line, and no
-/// directory has to be read to find them.
-#[must_use]
-pub fn mailboxes_seen(scene: Scene<'_>) -> Vec<Mailbox> {
-    let dir = StateDir::existing(scene.base, &scene.account.name);
-    let memory: BTreeMap<String, Seen> = dir.read_json(seen::FILE).unwrap_or_default();
-    let named = |key: &String| {
-        let (channel, name) = key.split_once('\n')?;
-        let want = Want::Mailbox { channel: channel.to_owned(), name: name.to_owned() };
-        scene.account.mailbox(&want)
-    };
-    memory.keys().filter_map(named).collect()
 }
 
 /// Requests as people would type them.

@@ -3,7 +3,7 @@
 //!
 //! Knows names of files and of entries; the values are the verdict's.
 
-use crate::account::Mailbox;
+use crate::account::{Account, Mailbox, Want};
 
 /// What was found clean, by [`key`].
 pub const FILE: &str = "seen.json";
@@ -15,6 +15,13 @@ pub const STUCK: &str = "stuck.json";
 #[must_use]
 pub fn key(mailbox: &Mailbox) -> String {
     format!("{}\n{}", mailbox.channel, mailbox.name)
+}
+
+/// The mailbox that a [`key`] is of, if the account has its channel.
+#[must_use]
+pub fn mailbox(account: &Account, key: &str) -> Option<Mailbox> {
+    let (channel, name) = key.split_once('\n')?;
+    account.mailbox(&Want::Mailbox { channel: channel.to_owned(), name: name.to_owned() })
 }
 
 /// The mailbox as `mutt-sync` takes it on its command line.

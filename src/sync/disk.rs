@@ -324,11 +324,7 @@ impl<'a> Disk<'a> {
             }) else {
                 return all();
             };
-            let want = if found.addressable {
-                Want::Mailbox { channel: channel.clone(), name: found.name.clone() }
-            } else {
-                Want::Channel(channel.clone())
-            };
+            let want = found.want();
             let failures = taken.get(&want).copied().unwrap_or(0) + 1;
             failed.insert(want, failures);
         }

@@ -531,13 +531,7 @@ pub fn delivered(maildir: &Path, since: SystemTime) -> std::io::Result<Vec<PathB
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules {
-        expunge_far: false,
-        expunge_near: false,
-        max_messages: 0,
-        info_delimiter: b':',
-        alt_map: false,
-    };
+    const RULES: Rules = Rules::none();
     const NUMBERING: Numbering = Numbering { validity: 2, highest: 20 };
 
     fn record(entries: &str) -> Record {

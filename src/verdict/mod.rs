@@ -38,7 +38,7 @@ pub struct Rules {
 impl Rules {
     /// Rules to take a fingerprint by, where no verdict can be given.
     #[must_use]
-    pub fn none() -> Rules {
+    pub const fn none() -> Rules {
         Rules {
             expunge_far: false,
             expunge_near: false,

@@ -226,13 +226,7 @@ mod tests {
     use super::super::syncstate;
     use super::*;
 
-    const RULES: Rules = Rules {
-        expunge_far: false,
-        expunge_near: false,
-        max_messages: 0,
-        info_delimiter: b':',
-        alt_map: false,
-    };
+    const RULES: Rules = Rules::none();
     const STATUS: Status =
         Status { uid_validity: 1, uid_next: 10, messages: 3, highest_modseq: Some(50) };
 

@@ -111,12 +111,7 @@ impl Watched {
     /// The request that serves it.
     #[must_use]
     pub fn want(&self) -> Want {
-        let Mailbox { channel, name, addressable, .. } = &self.mailbox;
-        if *addressable {
-            Want::Mailbox { channel: channel.clone(), name: name.clone() }
-        } else {
-            Want::Channel(channel.clone())
-        }
+        self.mailbox.want()
     }
 
     /// The far side's STATUS at the last clean look, if it was judged by the
