@@ -9,6 +9,7 @@
 use super::values::{Capabilities, Listed, Namespace, Status};
 use crate::uidset::UidSet;
 use crate::verdict::flags::Flags;
+use zeroize::Zeroizing;
 
 /// How the server ended a command, or greeted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,25 @@ impl Condition<'_> {
     /// Code and text as one printable line: control characters dropped, cut at 200 characters.
     #[must_use]
     pub fn printable(&self) -> String {
+        printable(&self.whole())
+    }
+
+    /// The same without any of these texts, which the server may repeat: masked
+    /// where they are whole once the control characters are gone, and before the
+    /// cut, which could leave the better part of one.
+    #[must_use]
+    pub fn printable_without<'a>(&self, secrets: impl Iterator<Item = &'a str>) -> String {
+        let mut said = Zeroizing::new(self.whole());
+        said.retain(is_printable);
+        for secret in secrets.filter(|secret| !secret.is_empty()) {
+            if said.contains(secret) {
+                said = Zeroizing::new(said.replace(secret, "********"));
+            }
+        }
+        printable(&said)
+    }
+
+    fn whole(&self) -> String {
         let mut said = String::new();
         if !self.code.is_empty() {
             said.push('[');
@@ -71,7 +91,7 @@ impl Condition<'_> {
             said.push_str("] ");
         }
         said.push_str(&String::from_utf8_lossy(self.text));
-        printable(&said)
+        said
     }
 }
 
@@ -79,12 +99,12 @@ impl Condition<'_> {
 /// (nor the invisible ones that reorder text), at most 200 characters.
 #[must_use]
 pub fn printable(said: &str) -> String {
-    said.chars()
-        .filter(|c| !c.is_control() && !matches!(*c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'))
-        .take(200)
-        .collect::<String>()
-        .trim()
-        .to_owned()
+    said.chars().filter(|c| is_printable(*c)).take(200).collect::<String>().trim().to_owned()
+}
+
+fn is_printable(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Splits one whole response, literals included, into its parts.
