@@ -357,7 +357,9 @@ impl Record {
                 (entry.far != 0 && self.of_far(entry.far).is_some())
                     || (entry.near != 0 && self.of_near(entry.near).is_some())
             };
-            let dropped = old.entries.iter().filter(|entry| !kept(entry)).count();
+            // An entry without either side is of no message.
+            let of_any = |entry: &&Entry| entry.far != 0 || entry.near != 0;
+            let dropped = old.entries.iter().filter(of_any).filter(|e| !kept(e)).count();
             counts.gone = counts.gone.saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX));
         }
         counts.pulled = pulled.min(added);
@@ -457,5 +459,7 @@ mod tests {
         let counts = new.changes_since(&old, 1);
         assert_eq!(counts, Counts { pulled: 1, pushed: 1, flags: 1, gone: 2 });
         assert!(new.changes_since(&new, 0).none());
+        let hollow = parse(format!("{text}0 0 ^\n").as_bytes()).unwrap();
+        assert!(hollow.changes_since(&hollow, 0).none());
     }
 }
