@@ -272,6 +272,8 @@ impl Record {
     }
 
     fn index(&mut self) -> Result<(), &'static str> {
+        // Without either side it is of no message; mbsync drops it when it next writes.
+        self.entries.retain(|entry| entry.far != 0 || entry.near != 0);
         self.entries.shrink_to_fit();
         self.entries.sort_unstable_by_key(|entry| (entry.far, entry.near));
         let twice =
@@ -357,9 +359,7 @@ impl Record {
                 (entry.far != 0 && self.of_far(entry.far).is_some())
                     || (entry.near != 0 && self.of_near(entry.near).is_some())
             };
-            // An entry without either side is of no message.
-            let of_any = |entry: &&Entry| entry.far != 0 || entry.near != 0;
-            let dropped = old.entries.iter().filter(of_any).filter(|e| !kept(e)).count();
+            let dropped = old.entries.iter().filter(|entry| !kept(entry)).count();
             counts.gone = counts.gone.saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX));
         }
         counts.pulled = pulled.min(added);
