@@ -3,6 +3,7 @@
 # make test         check everything (installs what the tests need, on Debian)
 # make soak         the same with full counts and long waits
 # make bench        figures, side by side
+# make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
 
@@ -65,6 +66,12 @@ lint:
 	shellcheck $(scripts)
 	@for page in $(pages); do echo "mandoc -Tlint $$page"; mandoc -Tlint -Wwarning "$$page" || exit; done
 
+# Not part of `make test`: cargo-deny takes minutes to compile, and advisories
+# come from the net.
+deny:
+	$(CARGO) deny --locked check bans licenses sources
+	$(CARGO) deny --locked check advisories
+
 # Builds only what is missing or old, so that root needs no Rust toolchain for
 # `make && sudo make install`.
 install: $(binary)
@@ -99,4 +106,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak bench setup lint install uninstall deb
+.PHONY: all demo test soak bench setup lint deny install uninstall deb
