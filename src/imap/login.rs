@@ -355,9 +355,12 @@ impl Login<'_> {
         }
     }
 
-    /// The server's words, without ours.
+    /// The server's words, without ours: the longest first, for one may have
+    /// another in it.
     fn quoted(&self, said: &Condition<'_>) -> String {
-        said.printable_without(self.spoken.iter().map(|secret| secret.as_str()))
+        let mut spoken: Vec<&str> = self.spoken.iter().map(|secret| secret.as_str()).collect();
+        spoken.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
+        said.printable_without(spoken.into_iter())
     }
 
     fn refused(&self, said: &Condition<'_>) -> Failure {
