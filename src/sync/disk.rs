@@ -540,6 +540,7 @@ impl Disk<'_> {
         let stamped = throttle::set_stamp(&self.dir, even);
         self.note("throttle", stamped);
 
+        self.dir.sweep();
         let before = self.last();
         let trigger = trigger_stamp(&self.trigger());
         let mut taken = want::take(&self.dir, settings.patience(), began);
