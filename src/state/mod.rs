@@ -18,7 +18,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, no_descriptor_left, with_mend};
 use crate::process::{self, Process};
 
 /// An account's directory of state files, mode 0700.
@@ -127,6 +127,9 @@ pub(crate) fn state_failure(error: &io::Error, what: &str) -> Failure {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Failure::new(Exit::Later, format!("{what}: {error}; free some space and try again"))
+        }
+        _ if no_descriptor_left(error) => {
+            Failure::new(Exit::Later, format!("{what}: {}", with_mend(error)))
         }
         _ => Failure::config(format!(
             "{what}: {error}; make it writable for you, or set XDG_STATE_HOME to a place that is"

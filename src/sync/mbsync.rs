@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::classify::{Finding, finding, fit_to_print};
-use crate::outcome::Exit;
+use crate::outcome::{Exit, with_mend};
 use crate::process::{self, Process};
 use crate::state::lock::Lock;
 use crate::stop::Stop;
@@ -126,7 +126,7 @@ pub fn run<'a>(
                         "{program}: not executable; chmod +x it, or name another as `mbsync` in config.toml"
                     )
                 }
-                _ => format!("{program}: {error}"),
+                _ => format!("{program}: {}", with_mend(&error)),
             };
             let permanent =
                 matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);

@@ -19,9 +19,9 @@ mod server;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::state::lock::Lock;
-use crate::state::seen;
+use crate::state::{seen, state_failure};
 use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene};
 use crate::sync::serve;
@@ -134,14 +134,20 @@ fn begin<'a>(
     let mut in_background = disk::Manner::in_background(scene.settings);
     in_background.verbose = manner.verbose;
     let disk = Disk::open(scene, stop.clone(), in_background)?;
-    let failed = |error: std::io::Error| Failure::new(Exit::Later, format!("cannot wait: {error}"));
+    let failed = |error: std::io::Error| {
+        Failure::new(Exit::Later, format!("cannot wait: {}", with_mend(&error)))
+    };
     let stands_by = || {
         if manner.verbose {
             print(&format!("{}: another waiter is alive; standing by", scene.account.name));
         }
     };
     let turn = turn::wait(&disk.dir().file("waiter.lock"), stop, halt, stands_by);
-    let waiting = match turn.map_err(failed)? {
+    let no_lock = |error: std::io::Error| {
+        let file = disk.dir().file("waiter.lock");
+        state_failure(&error, &format!("cannot wait: {}", file.display()))
+    };
+    let waiting = match turn.map_err(no_lock)? {
         Turn::Ours { lock, waited } => {
             if waited && manner.verbose {
                 print(&format!("{}: the other waiter has ended", scene.account.name));

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::stop::Stop;
 use crate::sync::disk::Scene;
 
@@ -104,7 +104,8 @@ impl AsFd for Halt {
 /// # Errors
 /// 75 when the machine has no descriptor or thread left.
 pub fn wait(scenes: &[Scene<'_>], manner: &Manner<'_>, stop: &Stop) -> Result<End, Failure> {
-    let no = |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {error}"));
+    let no =
+        |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {}", with_mend(error)));
     let halt = Halt::new().map_err(|error| no(&error))?;
     let one = |scene: Scene<'_>, leads: bool| {
         let end = account::wait(scene, manner, leads, stop, &halt);

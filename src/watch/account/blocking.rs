@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::Waiter;
 use crate::imap::Interrupt;
-use crate::state::seen;
+use crate::state::{seen, state_failure};
 use crate::sync::serve::{Gate, Ground as _};
 use crate::sys;
 use crate::watch::boxes::Watched;
@@ -152,13 +152,13 @@ impl Waiter<'_> {
         if unsaved.seen {
             self.seen.retain(|key, _| there.contains(key));
             if let Err(error) = self.disk.dir().write_json(seen::FILE, &self.seen) {
-                self.complain(&format!("cannot remember what was seen: {error}"));
+                self.complain(&state_failure(&error, "cannot remember what was seen").text);
             }
         }
         if unsaved.stuck {
             self.stuck.mailboxes.retain(|key, _| there.contains(key));
             if let Err(error) = self.disk.dir().write_json(seen::STUCK, &self.stuck) {
-                self.complain(&format!("cannot remember what is stuck: {error}"));
+                self.complain(&state_failure(&error, "cannot remember what is stuck").text);
             }
         }
     }
