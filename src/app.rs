@@ -19,7 +19,7 @@ use crate::check;
 use crate::cli::Cli;
 use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::mutt;
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::settings;
 use crate::state::StateDir;
 use crate::state::last::{self, Last};
@@ -237,9 +237,13 @@ impl<'a> Session<'a> {
             let mut disk = Disk::open(scene, stop.clone(), manner)?;
             let answer = serve::background(&mut disk, wants, self.cli.force);
             let text = match answer {
+                Answer::Stranded if disk.is_lost() => {
+                    exit = exit.max(Exit::Later);
+                    "neither written down nor served; ask again".to_owned()
+                }
                 Answer::Stranded => {
                     exit = exit.max(Exit::Later);
-                    "nobody could be left to serve it".to_owned()
+                    "nobody could be left to serve it; the request stands".to_owned()
                 }
                 _ => match disk.dir().read_json::<Retry>(retry::FILE) {
                     Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
@@ -459,7 +463,7 @@ fn which_account(accounts: &[Account]) -> Failure {
 }
 
 fn no_signals(error: &io::Error) -> Failure {
-    Failure::new(Exit::Later, format!("cannot watch for signals: {error}"))
+    Failure::new(Exit::Later, format!("cannot watch for signals: {}", with_mend(error)))
 }
 
 fn read_settings(

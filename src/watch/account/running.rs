@@ -61,8 +61,10 @@ impl Waiter<'_> {
         match self.disk.lock() {
             Locked::Held => {}
             Locked::Stopped => return Step::Again,
-            Locked::TooLong => {
-                self.complain("another process holds the lock for too long");
+            Locked::TooLong | Locked::Unavailable => {
+                let trouble = self.disk.take_trouble();
+                let held = "another process holds the lock for too long".to_owned();
+                self.complain(&trouble.map_or(held, |failure| failure.text));
                 self.busy = true;
                 return Step::Nothing;
             }
