@@ -257,7 +257,7 @@ impl Lane<'_> {
             let what = match server {
                 Some(server) => {
                     let mut imap = server.imap(&self.user);
-                    self.far_change(&mut rng, &mut imap, &mut ledger, step)
+                    Self::far_change(&mut rng, &mut imap, &mut ledger, step)
                 }
                 None => self.near_change(&mut rng, &mut ledger, step),
             };
@@ -279,9 +279,8 @@ impl Lane<'_> {
         owner: Side,
         fit: impl Fn(&Fate) -> bool,
     ) -> Option<(String, String)> {
-        let mine = |(_, fate): &(&(String, String), &Fate)| {
-            fate.owner == owner && fate.there && fit(fate)
-        };
+        let mine =
+            |(_, fate): &(&(String, String), &Fate)| fate.owner == owner && fate.there && fit(fate);
         let all: Vec<(String, String)> =
             ledger.iter().filter(mine).map(|(key, _)| key.clone()).collect();
         (!all.is_empty()).then(|| rng.pick(&all).clone())
@@ -302,7 +301,6 @@ impl Lane<'_> {
     }
 
     fn far_change(
-        &self,
         rng: &mut Seeded,
         imap: &mut Imap,
         ledger: &mut Ledger,
@@ -323,7 +321,7 @@ impl Lane<'_> {
         imap.select(&key.0);
         let what = if dice < 8 {
             let flags = *rng.pick(&FLAGS);
-            fate.flags = flags.to_owned();
+            flags.clone_into(&mut fate.flags);
             let words = far_flags(flags).join(" ");
             imap.raw(&format!("UID STORE {} FLAGS.SILENT ({words})", there.uid));
             "flags there"
@@ -378,7 +376,7 @@ impl Lane<'_> {
         self.here(&key)?;
         if dice < 10 {
             let flags = *rng.pick(&FLAGS);
-            ledger.get_mut(&key)?.flags = flags.to_owned();
+            flags.clone_into(&mut ledger.get_mut(&key)?.flags);
             let cur = self.maildir(&key.0).path().join("cur");
             self.on_file(&key, |path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -652,7 +650,8 @@ impl Lane<'_> {
         }
         let mut diff = String::new();
         for (key, fate) in ledger {
-            let expected: Vec<String> = fate.there.then(|| fate.flags.clone()).into_iter().collect();
+            let expected: Vec<String> =
+                fate.there.then(|| fate.flags.clone()).into_iter().collect();
             let found = here.remove(key).unwrap_or_default();
             if found != expected {
                 let _ = writeln!(diff, "{key:?}: {found:?} on both sides; {fate:?}");
@@ -807,7 +806,9 @@ fn finish(lanes: &[Lane<'_>], told: &[(Counts, Ledger)], mbsync: &Mutex<Mbsync>)
     let mbsync = lock(mbsync);
     let say = |text: &str| {
         println!("chaos: {text}");
-        lanes.iter().for_each(|lane| lane.note(text));
+        for lane in lanes {
+            lane.note(text);
+        }
     };
     say("faults lifted");
     let lifted = Instant::now();

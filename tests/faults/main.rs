@@ -3,4 +3,12 @@
 //! and one (`chaos`) for all of them at once.
 
 mod chaos;
+mod clocks;
+mod descriptors;
+mod disk;
+mod ears;
+mod machines;
 mod mounts;
+mod runs;
+mod stopped;
+mod support;

@@ -96,14 +96,19 @@ impl<'a> Mounts<'a> {
     /// is open stays as it is, as after an error that the kernel answers by itself.
     #[track_caller]
     pub fn read_only(&self, at: &Path) {
-        let text = at.display().to_string();
-        self.mount(&["--bind", &text], at);
-        self.mount(&["-o", "remount,bind,ro"], at);
+        // Made aside, and put over it in one step: between two, somebody may open a
+        // file to write.
+        let aside = at.with_extension("read-only");
+        std::fs::create_dir_all(self.path(&aside)).expect("make directory");
+        self.mount(&["--bind", &at.display().to_string()], &aside);
+        self.mount(&["-o", "remount,bind,ro"], &aside);
+        self.mount(&["--bind", &aside.display().to_string()], at);
     }
 
     /// Takes back what [`Mounts::read_only`] has done.
     #[track_caller]
     pub fn writable(&self, at: &Path) {
-        run(self.command("umount").arg("--lazy").arg(at), SOON).ok();
+        let aside = at.with_extension("read-only");
+        run(self.command("umount").arg("--lazy").arg(at).arg(aside), SOON).ok();
     }
 }
