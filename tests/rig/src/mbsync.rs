@@ -3,7 +3,7 @@
 //! `helpers/fake_mbsync.rs` is the program; this writes its control file and
 //! reads its log.
 
-use crate::process::{alive, open_fds, wait_until};
+use crate::process::{alive, open_fds, started, wait_until};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,9 @@ pub struct Run {
     pub fds: Vec<String>,
     /// Its environment, as `NAME=value`.
     pub env: Vec<String>,
+    /// When its process started, as the kernel counts: another may have its
+    /// number by now.
+    ticks: String,
 }
 
 impl Run {
@@ -50,7 +53,7 @@ impl Run {
 
     /// Whether it still runs.
     pub fn alive(&self) -> bool {
-        self.end.is_none() && alive(self.pid)
+        self.end.is_none() && alive(self.pid) && started(self.pid).as_ref() == Some(&self.ticks)
     }
 }
 
@@ -243,16 +246,19 @@ impl Mbsync {
         };
         for line in self.lines() {
             match &line[..] {
-                [kind, pid, at, _, accounts, args, fds, env] if kind == "start" => runs.push(Run {
-                    pid: pid.parse().unwrap_or_default(),
-                    start: at.parse().unwrap_or_default(),
-                    end: None,
-                    code: None,
-                    accounts: parts(accounts, ' '),
-                    args: parts(args, '\x1f'),
-                    fds: parts(fds, '\x1f').into_iter().filter(|fd| !ours(fd)).collect(),
-                    env: parts(env, '\x1f'),
-                }),
+                [kind, pid, at, ticks, accounts, args, fds, env] if kind == "start" => {
+                    runs.push(Run {
+                        pid: pid.parse().unwrap_or_default(),
+                        start: at.parse().unwrap_or_default(),
+                        end: None,
+                        code: None,
+                        accounts: parts(accounts, ' '),
+                        args: parts(args, '\x1f'),
+                        fds: parts(fds, '\x1f').into_iter().filter(|fd| !ours(fd)).collect(),
+                        env: parts(env, '\x1f'),
+                        ticks: ticks.clone(),
+                    })
+                }
                 [kind, pid, at, code] if kind == "end" => {
                     let it = |run: &&mut Run| run.end.is_none() && run.pid.to_string() == *pid;
                     if let Some(run) = runs.iter_mut().rev().find(it) {

@@ -283,6 +283,12 @@ pub fn alive(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat[0].as_str(), "Z" | "X"))
 }
 
+/// When it started, in the kernel's ticks since boot: what tells it from a later
+/// one of the same number.
+pub fn started(pid: u32) -> Option<String> {
+    stat(pid)?.get(19).cloned()
+}
+
 /// Waits until the process has ended (a zombie has). True if it did in time.
 pub fn wait_gone(pid: u32, limit: Duration) -> bool {
     let Ok(fd) = pidfd_open(pid_of(pid), PidfdFlags::empty()) else { return true };
