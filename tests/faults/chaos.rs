@@ -3,7 +3,7 @@
 //! faults are lifted, both sides must be equal and as they were left by whoever
 //! changed them last, with no run too many, nothing left behind, no panic.
 //!
-//! Thirty seconds, or half an hour with `SOAK=1`; `CHAOS_SECONDS` chooses.
+//! Twenty seconds, or half an hour with `SOAK=1`; `CHAOS_SECONDS` chooses.
 //! `CHAOS_LOGS` names a directory that keeps what the waiters said.
 
 use crate::mounts::Mounts;
@@ -696,7 +696,7 @@ fn limit_descriptors(pid: u32, soft: &str) {
 /// How long to go on.
 fn duration() -> Duration {
     let told = std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(told.unwrap_or(if rig::soak() { 1800 } else { 30 }))
+    Duration::from_secs(told.unwrap_or(if rig::soak() { 1800 } else { 20 }))
 }
 
 #[test]

@@ -257,7 +257,7 @@ impl Mbsync {
                         fds: parts(fds, '\x1f').into_iter().filter(|fd| !ours(fd)).collect(),
                         env: parts(env, '\x1f'),
                         ticks: ticks.clone(),
-                    })
+                    });
                 }
                 [kind, pid, at, code] if kind == "end" => {
                     let it = |run: &&mut Run| run.end.is_none() && run.pid.to_string() == *pid;
