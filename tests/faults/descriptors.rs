@@ -50,7 +50,9 @@ fn g2_a_command_without_descriptors_serves_or_says_what_is_wrong() {
             (served, refused) = (served + usize::from(code == 0), refused + usize::from(code != 0));
             // Somebody with descriptors serves what stands, whoever waits to do so.
             let stands = code == 0 || text.contains("stands");
-            home.mutt_sync(&["--force", "Home:Drafts"]).ok();
+            // (Met by the failing run of one that waits, it is told of that failure.)
+            let well = || home.mutt_sync(&["--force", "Home:Drafts"]).code() == 0;
+            wait_until(SOON, "a run goes well", well);
             if stands {
                 assert!(ran(&mbsync, "INBOX"), "{most} {args:?}: lost; {output}");
             }
