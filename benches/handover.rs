@@ -121,8 +121,11 @@ fn distances(tls: Tls) {
             }
             let (ours, theirs, alone) = (median(ours), median(theirs), median(alone));
             println!(
-                "{tls:?}, {round_trip:3} ms, {what:10}: lent {ours:.0?}, plain {theirs:.0?}, \
-                 mbsync alone {alone:.0?}; {:.2} of plain, {:.2} of mbsync alone",
+                "{tls:?}, {round_trip:3} ms, {what:10}: lent {} ms, plain {} ms, \
+                 mbsync alone {} ms; {:.2} of plain, {:.2} of mbsync alone",
+                ours.as_millis(),
+                theirs.as_millis(),
+                alone.as_millis(),
                 ratio(ours, theirs),
                 ratio(ours, alone)
             );
@@ -167,7 +170,9 @@ impl Bench {
         let pull = self.last().1;
         assert_eq!(self.home.maildir(self.name(), &down).len(), pulled);
         let outside = Maildir::at(self.home.path("outside")).create();
-        push.iter().for_each(|mail| drop(outside.add(mail, "S")));
+        for mail in push {
+            outside.add(mail, "S");
+        }
         outside.age();
         let place = self.home.maildir(self.name(), &up);
         let push_time =

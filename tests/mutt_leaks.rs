@@ -72,7 +72,9 @@ fn told(home: &Home, terminal: &Terminal, variables: &BTreeSet<String>) -> Vec<S
 /// been started there. Returns how many variables were compared.
 fn nothing_follows(home: &Home, files: &[String]) -> usize {
     let mut names = BTreeSet::new();
-    files.iter().for_each(|text| variables(text, &mut names));
+    for text in files {
+        variables(text, &mut names);
+    }
     write_dump(home, &names);
     for name in NAMES {
         home.maildir(name, "INBOX").add(&message(&format!("Mail for {name}"), "x"), "S");

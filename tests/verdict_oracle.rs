@@ -519,7 +519,9 @@ fn history(
     let mut world = World::new(home, &mut imap, kind);
     let mut log = format!("history {number}, channel {}\n", kind.name);
     let mut pairs = world.pairs(number);
-    pairs.iter().for_each(|pair| world.begin(pair, rng));
+    for pair in &pairs {
+        world.begin(pair, rng);
+    }
     let mut runs: HashMap<String, u32> = HashMap::new();
     for step in 0..rng.usize(5..11) {
         let actions = *rng.pick(&[0, 0, 1, 1, 1, 2, 3, 6]);

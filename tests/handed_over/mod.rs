@@ -6,6 +6,7 @@
 
 use super::{Kind, Pair, World, act, home_of, kinds, mbsync_program};
 use rig::{Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, count, run};
+use std::fmt::Write as _;
 use std::fs;
 use std::sync::Mutex;
 use std::thread::sleep;
@@ -150,14 +151,18 @@ fn history(
             [&mut ours, &mut theirs].into_iter().zip(&pairs).zip(&mut dice)
         {
             (world.paired, world.made) = (true, made);
-            log += &format!("step {step} on {}\n", world.home.path("").display());
+            let _ = writeln!(log, "step {step} on {}", world.home.path("").display());
             if step == 0 {
-                pairs.iter().for_each(|pair| world.begin(pair, dice));
+                for pair in pairs {
+                    world.begin(pair, dice);
+                }
             }
             for _ in 0..actions {
                 act(world, dice, pairs, &mut log);
             }
-            pairs.iter().for_each(|pair| Maildir::at(&pair.maildir).age());
+            for pair in pairs {
+                Maildir::at(&pair.maildir).age();
+            }
         }
         assert_eq!(ours.made, theirs.made, "{log}");
         made = ours.made;
@@ -172,7 +177,7 @@ fn history(
         let (words, code) = lending.sync(&what);
         assert!(!words.is_empty(), "{log}{}", lending.waiter);
         for words in words {
-            log += &format!("  mbsync {}\n", words.join(" "));
+            let _ = writeln!(log, "  mbsync {}", words.join(" "));
             let mut command = plain.command(mbsync_program());
             let ended =
                 run(command.args(["-q", "-c"]).arg(plain.path(".mbsyncrc")).args(words), LIMIT);
@@ -260,7 +265,9 @@ fn runs_over_a_lent_connection_give_what_plain_ones_give() {
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().for_each(|thread| thread.join().expect("see above"));
+        for thread in threads {
+            thread.join().expect("see above");
+        }
     });
     println!("{}", told.lock().unwrap().join("\n"));
 }
