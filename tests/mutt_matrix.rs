@@ -26,6 +26,11 @@ fn bottom(screen: &str) -> &str {
     screen.trim_end_matches('\n').lines().nth(29).unwrap_or_default().trim_end()
 }
 
+/// The account that the environment names while the key does its work.
+fn account(key: &str) -> &'static str {
+    if key == "F7" { "Home:INBOX" } else { "Home" }
+}
+
 struct Cells {
     home: Home,
     _mbsync: Option<Mbsync>,
@@ -114,7 +119,7 @@ impl Cells {
         }
         home.write("log", "");
         terminal.keys(&[key]);
-        let called = || home.read("log") == format!("{call}|{}\n", self.account(key));
+        let called = || home.read("log") == format!("{call}|{}\n", account(key));
         match (key, world) {
             ("F8", World::ReadOnly) => {
                 // mutt ends the macro where it would write; neomutt goes on.
@@ -152,10 +157,6 @@ impl Cells {
         assert!(!screen.contains("Del:"), "{cell}: {screen}");
         assert_eq!(self.asked("wait_key"), self.wait_key, "{cell}");
         wait_until(SHORT, &cell, || self.inbox.len() == left);
-    }
-
-    fn account(&self, key: &str) -> &'static str {
-        if key == "F7" { "Home:INBOX" } else { "Home" }
     }
 
     /// The key that quits, with what is marked written first.
@@ -219,7 +220,7 @@ fn every_key_in_the_pager() {
         for (key, call) in KEYS {
             home.write("log", "");
             terminal.keys(&[key]);
-            let want = format!("{call}|{}\n", cells.account(key));
+            let want = format!("{call}|{}\n", account(key));
             wait_until(SHORT, "the call", || home.read("log") == want);
             if key != "F8" {
                 terminal.wait(key, SHORT, |screen| bottom(screen).contains("Home: queued"));
