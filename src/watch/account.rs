@@ -83,6 +83,8 @@ struct Waiter<'a> {
     /// The server kept silent about something: until when it may still speak,
     /// and how often it had spoken by then.
     doubt: Option<(Duration, u64)>,
+    /// How often it had spoken when it last kept silent.
+    silent_at: Option<u64>,
     complaints: BTreeSet<String>,
     config_prints: Vec<Option<u64>>,
 }
@@ -189,6 +191,7 @@ fn begin<'a>(
         full_tried: None,
         busy: false,
         doubt: None,
+        silent_at: None,
         complaints: BTreeSet::new(),
         config_prints,
     };

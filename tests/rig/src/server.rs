@@ -8,6 +8,7 @@
 use crate::guard;
 use crate::imap::Imap;
 use crate::process::{self, run, spawn_lasting, wait_gone};
+use crate::stranger::is_root;
 use crate::tls::{Ca, Certificate};
 use rustix::process::Signal;
 use std::fmt::Write as _;
@@ -98,10 +99,6 @@ pub(crate) fn temp_dir() -> TempDir {
     let dir = tempfile::Builder::new().prefix("ms-").tempdir().expect("temporary directory");
     guard::directory(dir.path());
     dir
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// A port that is free now, below those that the kernel gives to connections:
