@@ -63,7 +63,7 @@ impl Asked {
 
     /// So many, scaled, within bounds.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    pub fn count(&self, full: usize, least: usize, most: usize) -> usize {
+    fn count(&self, full: usize, least: usize, most: usize) -> usize {
         ((full as f64 * self.scale).round() as usize).clamp(least, most)
     }
 }
@@ -213,7 +213,7 @@ fn side_by_side(asked: &Asked) {
 }
 
 fn idle(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table) {
-    let time = Duration::from_secs(asked.count(60, 15, 3600) as u64);
+    let time = Duration::from_secs(asked.count(45, 15, 3600) as u64);
     let mut rows: Vec<Vec<String>> = Vec::new();
     // Cron is not started: what stands for it here is not what a machine has.
     let figures = each(all, |contender| {
@@ -222,7 +222,7 @@ fn idle(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table
         }
         contender.start(Times::REAL, Coat::Bare);
         contender.wait_ready(server, SOON).expect("ready");
-        sleep(Duration::from_secs(3));
+        sleep(Duration::from_secs(5));
         Some(())
     });
     let before: Vec<_> = all.iter().map(|contender| contender.group().wakeups()).collect();
@@ -278,7 +278,7 @@ fn lost(taken: &Taken) -> String {
 
 fn latency(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table) {
     let acts = [Act::Add, Act::Flag, Act::Remove];
-    let changes = plan(SEED, asked.count(9, 3, 15), &BOXES, &acts, 0);
+    let changes = plan(SEED, asked.count(6, 3, 15), &BOXES, &acts, 0);
     let scaled = Times { timer: Times::REAL.timer, ..Times::SCALED };
     let results = each(all, |contender| {
         contender.start(scaled, Coat::Starts);
@@ -319,7 +319,7 @@ fn latency(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Ta
 }
 
 fn during(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table) {
-    let wanted = asked.count(5, 1, 8);
+    let wanted = asked.count(4, 1, 8);
     // Some will miss: a sync may be over sooner than the one before.
     let changes = plan(SEED + 1, wanted * 4, &BOXES[..2], &[Act::Flag, Act::Add], SEEDS / 2);
     let results = each(all, |contender| {
@@ -333,7 +333,7 @@ fn during(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Tab
             if taken.iter().filter(|(side, _)| *side == change.side).count() == wanted {
                 continue;
             }
-            sleep(change.pause);
+            sleep(change.pause / 2);
             wait_until(SOON, "mbsync has ended", || !contender.mbsync_runs());
             let prepared = view.prepare(change);
             let before = contender.starts();
