@@ -3,7 +3,7 @@
 # make test         check everything (installs what the tests need, on Debian)
 # make soak         the same with full counts and long waits
 # make bench        figures, side by side
-# make peers        beside what else keeps mail in step: eight minutes; quick=quick for two
+# make peers        beside what else keeps mail in step: eight minutes; quick=quick for under three
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
 

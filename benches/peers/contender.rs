@@ -3,7 +3,7 @@
 //!
 //! Knows their files in this directory. Knows nothing of what is measured.
 
-use crate::group::Group;
+use crate::group::{self, Group};
 use rig::{Account, Delay, Home, Mbsync, Server, Signal, process};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -219,7 +219,7 @@ impl Contender {
     pub fn group(&self) -> Group {
         let mut pids: Vec<u32> = self.home.leftovers().into_iter().map(|(pid, _)| pid).collect();
         if let Some(services) = &self.services {
-            pids.extend(process::descendants(services.id()));
+            pids.extend(group::descendants(services.id()));
         }
         Group::of(pids)
     }
@@ -311,7 +311,7 @@ impl Contender {
     /// Ends it, every process of it.
     pub fn stop(&mut self) {
         let Some(mut services) = self.services.take() else { return };
-        let mut pids: Vec<u32> = process::descendants(services.id());
+        let mut pids: Vec<u32> = group::descendants(services.id());
         pids.extend(self.home.leftovers().into_iter().map(|(pid, _)| pid));
         // runsvdir tells its runsv, and these their services.
         process::kill(services.id(), Signal::HUP);
@@ -323,7 +323,7 @@ impl Contender {
         for _ in 0..50 {
             let mut left: Vec<u32> =
                 self.home.leftovers().into_iter().map(|(pid, _)| pid).collect();
-            left.extend(process::descendants(services.id()));
+            left.extend(group::descendants(services.id()));
             if left.is_empty() {
                 break;
             }

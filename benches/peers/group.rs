@@ -1,6 +1,7 @@
 //! What a group of processes costs, from `/proc`.
 
 use rig::process;
+use std::collections::HashMap;
 use std::fs;
 
 /// The processes of one contender at one time.
@@ -19,6 +20,27 @@ fn rollup(pid: u32, starts: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let lines = text.lines().filter(|line| line.starts_with(starts));
     Some(lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum())
+}
+
+/// A process's descendants, in one pass over `/proc`: there may be thousands.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let parent = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for pid in process::all() {
+        if let Some(parent) = parent(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = children.get(&root).cloned().unwrap_or_default();
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children.get(&found[next]).into_iter().flatten());
+        next += 1;
+    }
+    found
 }
 
 impl Group {

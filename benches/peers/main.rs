@@ -193,10 +193,12 @@ fn side_by_side(asked: &Asked) {
     }
     let mut table = Table::default();
     if asked.wants("idle") {
+        eprintln!("peers: idle");
         idle(asked, &server, &mut all, &mut table);
         table.print("Waiting, one account of four mailboxes, times as users have them", "");
     }
     if asked.wants("latency") {
+        eprintln!("peers: latency");
         latency(asked, &server, &mut all, &mut table);
         table.print(
             "Changes, one at a time; a minute is a second",
@@ -204,6 +206,7 @@ fn side_by_side(asked: &Asked) {
         );
     }
     if asked.wants("during") {
+        eprintln!("peers: during");
         for contender in &all {
             contender.set_round_trip(FAR);
         }
@@ -213,7 +216,7 @@ fn side_by_side(asked: &Asked) {
 }
 
 fn idle(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table) {
-    let time = Duration::from_secs(asked.count(45, 15, 3600) as u64);
+    let time = Duration::from_secs(asked.count(30, 10, 3600) as u64);
     let mut rows: Vec<Vec<String>> = Vec::new();
     // Cron is not started: what stands for it here is not what a machine has.
     let figures = each(all, |contender| {
@@ -278,7 +281,7 @@ fn lost(taken: &Taken) -> String {
 
 fn latency(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table) {
     let acts = [Act::Add, Act::Flag, Act::Remove];
-    let changes = plan(SEED, asked.count(6, 3, 15), &BOXES, &acts, 0);
+    let changes = plan(SEED, asked.count(5, 2, 15), &BOXES, &acts, 0);
     let scaled = Times { timer: Times::REAL.timer, ..Times::SCALED };
     let results = each(all, |contender| {
         contender.start(scaled, Coat::Starts);
@@ -319,7 +322,7 @@ fn latency(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Ta
 }
 
 fn during(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table) {
-    let wanted = asked.count(4, 1, 8);
+    let wanted = asked.count(3, 1, 8);
     // Some will miss: a sync may be over sooner than the one before.
     let changes = plan(SEED + 1, wanted * 4, &BOXES[..2], &[Act::Flag, Act::Add], SEEDS / 2);
     let results = each(all, |contender| {
