@@ -3,6 +3,7 @@
 # make test         check everything (installs what the tests need, on Debian)
 # make soak         the same with full counts and long waits
 # make bench        figures, side by side
+# make peers        beside what else keeps mail in step: eight minutes; quick=quick for under three
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
 
@@ -53,7 +54,12 @@ soak: setup
 	@tests/soak
 
 bench: setup
-	$(CARGO) bench --locked -p mutt-sync --bench '*'
+	$(CARGO) bench --locked -p mutt-sync $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
+
+# Installs further programs, which only this needs.
+peers: setup
+	@benches/setup
+	$(CARGO) bench --locked -p mutt-sync --bench peers -- $(quick)
 
 setup:
 	@tests/setup
@@ -99,4 +105,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak bench setup lint install uninstall deb
+.PHONY: all demo test soak bench peers setup lint install uninstall deb
