@@ -116,7 +116,11 @@ pub(crate) fn free_port() -> u16 {
 }
 
 fn name_of(flag: &str) -> String {
-    run(Command::new("id").args(["-n", flag]), Duration::from_secs(5)).ok().stdout.trim().to_owned()
+    run(Command::new("id").args(["-n", flag]), Duration::from_secs(60))
+        .ok()
+        .stdout
+        .trim()
+        .to_owned()
 }
 
 /// Kills the child's group and waits for all of it: a login process that dies a
@@ -124,7 +128,7 @@ fn name_of(flag: &str) -> String {
 fn end_group(child: &mut Child) {
     process::kill_group(child.id(), Signal::KILL);
     let _ = child.wait();
-    process::wait_until(Duration::from_secs(10), "dovecot's processes are gone", || {
+    process::wait_until(Duration::from_secs(60), "dovecot's processes are gone", || {
         process::group(child.id()).is_empty()
     });
 }
@@ -295,7 +299,7 @@ namespace inbox {{
         self.child = Some(child);
         let start = Instant::now();
         while !self.answers() {
-            if !process::alive(pid) || start.elapsed() > Duration::from_secs(10) {
+            if !process::alive(pid) || start.elapsed() > Duration::from_secs(60) {
                 self.kill();
                 return Err(fs::read_to_string(self.path("stderr")).unwrap_or_default());
             }
@@ -307,7 +311,7 @@ namespace inbox {{
     /// The greeting with capabilities comes when logins are possible.
     fn answers(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.rig_port)) else { return false };
-        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
         let (mut seen, mut chunk) = (Vec::new(), [0; 1024]);
         loop {
             match stream.read(&mut chunk) {
@@ -406,12 +410,28 @@ namespace inbox {{
     /// How often a login was tried there in vain, by anybody.
     pub fn failed_logins(&self) -> usize {
         let port = format!("lport={}", self.port);
-        let log = self.log();
+        let log = self.whole_log();
         log.lines().filter(|l| l.contains("auth failed") && l.contains(&port)).count()
     }
 
     fn counted(&self, text: &str) -> usize {
-        self.log().lines().filter(|line| line.contains(text)).count()
+        self.whole_log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// The log, with all in it that has happened before this call: dovecot writes
+    /// it a moment later, so a connection of ours is made, and waited for there.
+    fn whole_log(&self) -> String {
+        let ours = |log: &str| {
+            let port = format!("lport={}", self.rig_port);
+            log.lines().filter(|l| l.contains("Disconnected") && l.contains(&port)).count()
+        };
+        let (before, start) = (ours(&self.log()), Instant::now());
+        if self.child.is_some() && self.answers() {
+            while ours(&self.log()) == before && start.elapsed() < Duration::from_secs(20) {
+                sleep(Duration::from_millis(2));
+            }
+        }
+        self.log()
     }
 
     /// How many connections to the users' port are open now.
