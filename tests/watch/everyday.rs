@@ -18,7 +18,7 @@ fn far_changes(without: &[&str], notify: bool, expected: &str) {
     let mut imap = server.imap("home");
     imap.append("INBOX", &message("zero", "zero"), &[]);
     let waiter = Waiter::settled(&home, &mbsync);
-    waiter.wait_said(&format!("connected by {expected}"), secs(1));
+    waiter.wait_said(&format!("connected by {expected}"), SOON);
     let mut runs = mbsync.runs().len();
     assert_eq!(runs, 1, "{}", waiter.said());
 
@@ -35,10 +35,17 @@ fn far_changes(without: &[&str], notify: bool, expected: &str) {
     let run = &mbsync.runs()[runs];
     let spoken = if expected == "NOTIFY" { "STATUS INBOX" } else { "STATUS" };
     let word = tap.said(spoken, run.start).expect("the server has spoken");
-    // The budget is 20 ms; this machine may be busy with other tests.
-    assert!(run.start - word < 400_000_000, "{} ms", (run.start - word) / 1_000_000);
+    // At once: nothing is asked first. (How fast that is, a benchmark tells.)
+    for answer in ["SEARCH", "FETCH", "SELECT", "EXAMINE"] {
+        assert!(!tap.said_between(answer, word, run.start), "{answer}: {}", waiter.said());
+    }
     runs += 1;
     if !without.contains(&"CONDSTORE") || expected == "IDLE" {
+        if without.contains(&"CONDSTORE") {
+            // No number tells of a flag that is set while the connection is not in
+            // the mailbox, as after a run: the look, and the way back.
+            at_rest(&home, &waiter, &mbsync);
+        }
         imap.select("INBOX");
         imap.add_flags(uids[0], &["\\Flagged"]);
         imap.unselect();
@@ -102,7 +109,7 @@ fn g5_each_local_change_is_one_run_of_its_mailboxes_as_soon_as_it_has_settled() 
     inbox.set_flags(&inbox.find("body one"), "S");
     step(&["Home:INBOX"]);
     let waited = mbsync.runs().last().unwrap().start - begun;
-    assert!((290_000_000..900_000_000).contains(&waited), "settled after {waited} ns");
+    assert!((290_000_000..10_000_000_000).contains(&waited), "settled after {waited} ns");
     inbox.set_flags(&inbox.find("body one"), "FS");
     step(&["Home:INBOX"]);
     inbox.delete(&inbox.find("body two"));
@@ -174,7 +181,7 @@ fn g6_a_delivery_during_a_look_is_not_missed() {
         sleep(ms(60 * (round as u64 % 6)));
         imap.append("INBOX", &message("during", &format!("during {round}")), &[]);
         let arrived = || home.maildir("Home", "INBOX").len() == 1 + round;
-        rig::wait_until(secs(10), "the message delivered during the look", arrived);
+        rig::wait_until(SOON, "the message delivered during the look", arrived);
     }
     drop(waiter);
 }
