@@ -105,7 +105,7 @@ fn the_package_builds_and_holds_what_it_should() {
         .arg(dir.path())
         .env("MAKE_INSTALL", format!("make -s -o {binary} binary={binary} install"));
     build.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
-    run(&mut build, Duration::from_secs(60)).ok();
+    run(&mut build, Duration::from_secs(300)).ok();
     let packages: Vec<PathBuf> =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [package] = &packages[..] else { panic!("one package, nothing else: {packages:?}") };
@@ -154,7 +154,7 @@ fn the_build_names_the_commit_where_there_is_one() {
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     let mut compile = Command::new(rustc);
     compile.args(["--edition", "2024", "-o"]).arg(&script).arg(house().join("build.rs"));
-    run(&mut compile, Duration::from_secs(60)).ok();
+    run(&mut compile, Duration::from_secs(300)).ok();
 
     let house = dir.path().join("house");
     let git = |words: &[&str]| {
