@@ -64,7 +64,8 @@ impl Lock {
     /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
         let file = open(path)?;
-        for _ in 0..1000 {
+        let mut pause = Duration::from_micros(1);
+        while pause < LONGEST_LOOK {
             if at_once(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
@@ -73,7 +74,9 @@ impl Lock {
                 break;
             }
             FileExt::unlock(&file)?;
-            std::thread::yield_now();
+            // Not by yielding: on a busy machine who looks may be off the processor.
+            std::thread::sleep(pause);
+            pause = pause * 5 / 4;
         }
         Ok(None)
     }
@@ -230,6 +233,9 @@ fn at_once(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
     }
 }
 
+/// Who shares the lock for longer is stopped, and cannot be waited for. The
+/// pauses grow up to it, and take five times as long in all.
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long what was told to end is given to do so.
 const GRACE: Duration = Duration::from_secs(5);
 
