@@ -327,9 +327,6 @@ mod tests {
                 scope.spawn(|| {
                     while !done.load(std::sync::atomic::Ordering::Relaxed) {
                         let _ = Lock::is_held(&path);
-                        // One that never rests is taken off the processor in the
-                        // midst of a look, time and again, when there is a queue.
-                        std::thread::sleep(Duration::from_micros(1));
                     }
                 });
             }
