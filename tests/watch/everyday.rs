@@ -87,6 +87,34 @@ fn g5_each_change_on_the_server_is_one_run_with_status_alone() {
     far_changes(&["NOTIFY", "IDLE"], false, "STATUS now and then");
 }
 
+/// Where only the open mailbox' own session tells of flags: the server speaks half
+/// a second after the change, and is asked for STATUS more often than that.
+#[test]
+fn g5_a_flag_that_only_idle_can_tell_of_is_not_lost_to_the_sweep() {
+    let server = Server::with(ServerOptions {
+        notify: false,
+        without: ["NOTIFY", "CONDSTORE", "QRESYNC"].map(String::from).into(),
+        ..ServerOptions::default()
+    });
+    let home = Home::on(&server, &["Home"]);
+    home.settings(&format!("{QUICK}sweep = \"300ms\"\n"));
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    let uid = imap.append("INBOX", &message("one", "one"), &[]);
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Waiter::settled(&home, &mbsync);
+    for flag in ["\\Seen", "\\Flagged"] {
+        let runs = mbsync.runs().len();
+        imap.select("INBOX");
+        imap.add_flags(uid, &[flag]);
+        imap.unselect();
+        assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
+        at_rest(&home, &waiter, &mbsync);
+        assert_eq!(mbsync.runs().len(), runs + 1, "{}", waiter.said());
+    }
+    compare(&mut imap, &home.mail("Home")).unwrap();
+}
+
 /// Every kind of change on the disk, as mutt makes it.
 #[test]
 fn g5_each_local_change_is_one_run_of_its_mailboxes_as_soon_as_it_has_settled() {

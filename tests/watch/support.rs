@@ -121,16 +121,13 @@ pub fn at_rest(_home: &Home, waiter: &Waiter, mbsync: &Mbsync) {
     wait_until(SOON * 4, "the waiter is at rest", || {
         let asked = Instant::now();
         let now = waiter.said();
-        if now != last.0
-            || mbsync.runs().iter().any(rig::Run::alive)
-            || process::runnable(waiter.pid())
-        {
+        if now != last.0 || mbsync.runs().iter().any(rig::Run::alive) {
             last = (now, Instant::now());
         }
         sleep(ms(40));
         // Where we do not get on, neither does the waiter: that is no silence.
         last.1 += asked.elapsed().saturating_sub(ms(80));
-        last.1.elapsed() > ms(1200)
+        last.1.elapsed() > ms(1200) && !process::runnable(waiter.pid())
     });
 }
 
