@@ -10,7 +10,9 @@ fn g7_after_an_outage_it_is_back_soon_and_finds_what_changed() {
     let server = Server::start();
     let way = Delay::to(server.port(), ms(0));
     let home = Home::with(vec![Account::on(&server, "Home").port(way.port())]);
-    home.settings(QUICK);
+    // Short: a connect that is still under way when the local change is due, as on a
+    // busy machine, is broken off for it, and then goes by the backoff.
+    home.settings(&format!("{QUICK}retry = \"2s\"\n"));
     let mbsync = home.wrap_mbsync();
     let mut imap = server.imap("home");
     imap.append("INBOX", &message("one", "body one"), &[]);
@@ -27,9 +29,9 @@ fn g7_after_an_outage_it_is_back_soon_and_finds_what_changed() {
     sleep(secs(6));
     assert!(way.peak() <= 2, "one of ours, one of mbsync's at most");
     let tried = way.connections() - before;
-    // One a second, as long as an outage may be short, and one of mbsync's.
-    let most = 3 + usize::try_from(lost.elapsed().as_secs()).unwrap();
-    assert!((4..=most).contains(&tried), "{tried} attempts");
+    // One a second as long as an outage may be short, and a few of mbsync's.
+    let most = 5 + usize::try_from(lost.elapsed().as_secs()).unwrap();
+    assert!((2..=most).contains(&tried), "{tried} attempts");
     way.refuse(false);
     waiter.wait_count("connected by", 2, SOON);
     wait_until(SOON, "both sides are equal", || compare(&mut imap, &home.mail("Home")).is_ok());
