@@ -137,7 +137,7 @@ fn only_the_foreground_key_prompts() {
     let server = Server::start();
     let mut home = Home::empty();
     let quiet = |command: &mut std::process::Command| {
-        run(command, Duration::from_secs(30)).ok();
+        run(command, Duration::from_secs(100)).ok();
     };
     home.write(
         ".gnupg/gpg-agent.conf",

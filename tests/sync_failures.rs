@@ -397,12 +397,12 @@ fn g12_what_runs_in_the_background_never_asks() {
          -c -o ~/pass.gpg; gpgconf --kill gpg-agent",
         server.password("home")
     );
-    run(home.command("sh").args(["-c", &script]), SHORT).ok();
+    run(home.command("sh").args(["-c", &script]), LONG).ok();
     let program = rig::mutt_sync().display().to_string();
     // Aloud, the same would cover the screen.
     let loud = format!("export GPG_TTY=$(tty); {program} Home; exec cat");
     let terminal = Terminal::start(&home, &["sh", "-c", &loud]);
-    terminal.wait_for("assphrase", SHORT);
+    terminal.wait_for("assphrase", LONG);
     drop(terminal);
     wait_until(SHORT, "no mutt-sync", || ours(&home).is_empty());
     // Its question would hold up the next.
