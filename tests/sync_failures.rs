@@ -357,7 +357,9 @@ fn g8_a_signal_to_one_that_stays_leaves_nobody_behind() {
     let stays = start(&mut home.cmd(&["--block", "Home"]));
     let queue = home.state("Home").join("queue.lock");
     wait_until(SHORT, "it has the queue", || {
-        process::open_fds(stays.id()).iter().any(|(_, to)| *to == queue)
+        use rustix::fs::{FlockOperation, flock};
+        let file = std::fs::File::open(&queue);
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
     });
     assert_eq!(home.mutt_sync(&["-b", "Home:INBOX"]).ok().stdout, "Home: queued\n");
     kill(stays.id(), Signal::INT);

@@ -298,7 +298,9 @@ namespace inbox {{
         let pid = child.id();
         self.child = Some(child);
         let start = Instant::now();
-        while !self.answers() {
+        // Not before it is we who listen there: another test's server may have been
+        // faster at the port, and would answer as well.
+        while !(self.listens(pid) && self.answers()) {
             if !process::alive(pid) || start.elapsed() > Duration::from_secs(60) {
                 self.kill();
                 return Err(fs::read_to_string(self.path("stderr")).unwrap_or_default());
@@ -306,6 +308,19 @@ namespace inbox {{
             sleep(Duration::from_millis(3));
         }
         Ok(())
+    }
+
+    /// Whether this process has the socket that listens at the rig's port.
+    fn listens(&self, pid: u32) -> bool {
+        let local = format!("0100007F:{:04X}", self.rig_port);
+        let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let socket = table.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let ours = fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A");
+            ours.then(|| format!("socket:[{}]", fields.get(9).copied().unwrap_or_default()))
+        });
+        let fds = process::open_fds(pid);
+        socket.is_some_and(|socket| fds.iter().any(|(_, to)| to.as_os_str() == socket.as_str()))
     }
 
     /// The greeting with capabilities comes when logins are possible.
