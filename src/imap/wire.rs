@@ -830,7 +830,7 @@ mod tests {
         wire.begin(Limits::small(Duration::from_millis(200)));
         let begun = Instant::now();
         assert_eq!(wire.response(), Err(WireError::Deadline));
-        assert!(begun.elapsed() < Duration::from_millis(600));
+        assert!(begun.elapsed() < Duration::from_secs(10));
         drop(wire);
         writer.join().unwrap();
     }
@@ -847,7 +847,8 @@ mod tests {
             drop(write);
         });
         assert_eq!(wire.response(), Err(WireError::Interrupted));
-        assert!(begun.elapsed() < Duration::from_millis(500));
+        // Long before the deadline.
+        assert!(begun.elapsed() < Duration::from_secs(10));
         writer.join().unwrap();
     }
 

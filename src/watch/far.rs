@@ -279,7 +279,9 @@ impl Far {
         for station in &mut self.stations {
             let Some(mailbox) = station.mailbox else { continue };
             let Some(Some(name)) = self.names.get(mailbox) else { continue };
-            if station.link.is_idling() {
+            // To open it anew would hide what the server has to say of it: without
+            // CONDSTORE no number tells that a flag was set in the meantime.
+            if station.link.is_open(name) {
                 continue;
             }
             match station.link.open_mailbox(name, Opening::Examine) {

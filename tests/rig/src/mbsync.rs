@@ -206,6 +206,21 @@ impl Mbsync {
         fs::write(self.dir.join("gate"), "").expect("write gate");
     }
 
+    /// Makes runs in a coat wait `before` the real one, in its `middle`, or
+    /// `after` it, until [`Mbsync::release`]; those that start from now on. A
+    /// run that started meanwhile is not told by [`Mbsync::forget`] of `hold`.
+    pub fn hold_at(&mut self, place: &str) {
+        self.hold();
+        self.tell("hold", place);
+    }
+
+    /// Waits until so many runs have come to where they are held.
+    #[track_caller]
+    pub fn wait_held(&self, count: usize, limit: Duration) {
+        let held = || self.lines().iter().filter(|line| line[0] == "held").count();
+        wait_until(limit, &format!("{count} held mbsync"), || held() >= count);
+    }
+
     /// Lets them go on.
     pub fn release(&self) {
         let _ = fs::remove_file(self.dir.join("gate"));

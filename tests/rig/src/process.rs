@@ -383,6 +383,15 @@ pub fn wakeups(pid: u32) -> u64 {
         .sum()
 }
 
+/// Whether a thread of it runs, or waits for a processor or a disk.
+pub fn runnable(pid: u32) -> bool {
+    let Ok(dir) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    dir.flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok())
+        .filter_map(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['R', 'D'])))
+        .any(|runs| runs)
+}
+
 /// Running processes whose environment holds `MARK_VARIABLE=mark`. One that
 /// made itself undumpable is seen by root only.
 pub fn marked(mark: &str) -> Vec<u32> {
