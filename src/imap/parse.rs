@@ -64,6 +64,12 @@ impl Condition<'_> {
     /// Code and text as one printable line: control characters dropped, cut at 200 characters.
     #[must_use]
     pub fn printable(&self) -> String {
+        printable(&self.words())
+    }
+
+    /// Code and text as they came, whole.
+    #[must_use]
+    pub fn words(&self) -> String {
         let mut said = String::new();
         if !self.code.is_empty() {
             said.push('[');
@@ -71,7 +77,7 @@ impl Condition<'_> {
             said.push_str("] ");
         }
         said.push_str(&String::from_utf8_lossy(self.text));
-        printable(&said)
+        said
     }
 }
 
