@@ -248,5 +248,5 @@ enum Step {
 
 fn print(line: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", crate::words::shown(line));
 }
