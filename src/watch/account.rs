@@ -32,6 +32,7 @@ use crate::watch::ears::Ears;
 use crate::watch::far::{Far, RENEW, Rung};
 use crate::watch::need::Memory;
 use crate::watch::reach::Reach;
+use crate::watch::talk::Talk;
 use crate::watch::turn::{self, Turn};
 use crate::watch::{End, Halt, Manner};
 
@@ -60,6 +61,7 @@ struct Waiter<'a> {
     loans: lend::Loans,
     highest: Rung,
     reach: Reach,
+    talk: Talk,
     /// So many attempts to connect in a row were broken off for something more
     /// urgent.
     rushed: u32,
@@ -170,6 +172,7 @@ fn begin<'a>(
         loans: lend::Loans::default(),
         highest: Rung::Notify,
         reach: Reach::new(scene.account.server.is_some(), now),
+        talk: Talk::default(),
         rushed: 0,
         requested: None,
         folders_at: None,
