@@ -32,7 +32,7 @@ use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
 use crate::sys::{Forked, fork_detached};
 use crate::watch::{self, End};
-use crate::words::{short, what_happened};
+use crate::words::{short, shown, what_happened};
 
 /// What a selection names: accounts by their place in the configuration.
 pub type Selection = Vec<(usize, BTreeSet<Want>)>;
@@ -494,5 +494,5 @@ fn out(line: &str) -> Exit {
 }
 
 fn err(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", shown(line));
 }

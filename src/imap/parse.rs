@@ -64,6 +64,12 @@ impl Condition<'_> {
     /// Code and text as one printable line: control characters dropped, cut at 200 characters.
     #[must_use]
     pub fn printable(&self) -> String {
+        printable(&self.words())
+    }
+
+    /// Code and text as they came, whole.
+    #[must_use]
+    pub fn words(&self) -> String {
         let mut said = String::new();
         if !self.code.is_empty() {
             said.push('[');
@@ -71,7 +77,7 @@ impl Condition<'_> {
             said.push_str("] ");
         }
         said.push_str(&String::from_utf8_lossy(self.text));
-        printable(&said)
+        said
     }
 }
 
@@ -283,9 +289,19 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
+/// Longest mailbox name that is taken: none longer is a path here (Linux, `PATH_MAX`).
+const LONGEST_NAME: usize = 4096;
+/// Most attributes of a mailbox that are kept, and the longest of them. RFC 9051
+/// and RFC 6154 together have fewer than twenty.
+const MOST_ATTRIBUTES: usize = 24;
+const LONGEST_ATTRIBUTE: usize = 40;
+
 /// A mailbox name fit to be used further: UTF-8, and without control characters,
 /// which neither mbsync nor a file of ours could carry.
 fn mailbox_name(raw: Vec<u8>) -> Option<String> {
+    if raw.len() > LONGEST_NAME {
+        return None;
+    }
     let name = String::from_utf8(raw).ok()?;
     (!name.is_empty() && !name.chars().any(char::is_control)).then(|| {
         // INBOX is the one name that is not case-sensitive (RFC 3501 §5.1).
@@ -338,9 +354,13 @@ pub fn list(rest: &[u8]) -> Option<Listed> {
     loop {
         match tokens.next()? {
             Token::Close => break,
-            Token::Atom(atom) => {
-                attributes.push(String::from_utf8_lossy(atom).to_ascii_lowercase());
+            // A string of its own takes thirty times what the server has to say for it.
+            Token::Atom(atom) if attributes.len() < MOST_ATTRIBUTES => {
+                if atom.len() <= LONGEST_ATTRIBUTE {
+                    attributes.push(String::from_utf8_lossy(atom).to_ascii_lowercase());
+                }
             }
+            Token::Atom(_) => {}
             _ => return None,
         }
     }
@@ -535,6 +555,15 @@ mod tests {
         assert_eq!(list(b"(\\Noselect \\Sent) NIL inbox").unwrap().name, "INBOX");
         assert_eq!(list(b"() \"/\" \"a\nb\""), None);
         assert_eq!(list(b"() \"/\" \"\xe9\""), None);
+    }
+
+    #[test]
+    fn g10_what_is_kept_of_a_mailbox_does_not_outgrow_what_is_said() {
+        let many = ["(", &"a ".repeat(30_000), ") \"/\" x"].concat();
+        assert_eq!(list(many.as_bytes()).unwrap().attributes.len(), MOST_ATTRIBUTES);
+        let long = ["(\\", &"a".repeat(60_000), " \\Sent) \"/\" x"].concat();
+        assert_eq!(list(long.as_bytes()).unwrap().attributes, ["\\sent"]);
+        assert_eq!(list(["() NIL ", &"a".repeat(5000)].concat().as_bytes()), None);
     }
 
     #[test]

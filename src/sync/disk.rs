@@ -186,7 +186,8 @@ impl<'a> Disk<'a> {
     fn say(&self, text: impl FnOnce() -> String) {
         if self.manner.verbose {
             use std::io::Write as _;
-            let _ = writeln!(std::io::stderr(), "{}: {}", self.scene.account.name, text());
+            let line = format!("{}: {}", self.scene.account.name, text());
+            let _ = writeln!(std::io::stderr(), "{}", crate::words::shown(&line));
         }
     }
 

@@ -32,6 +32,7 @@ use crate::watch::ears::Ears;
 use crate::watch::far::{Far, RENEW, Rung};
 use crate::watch::need::Memory;
 use crate::watch::reach::Reach;
+use crate::watch::talk::Talk;
 use crate::watch::turn::{self, Turn};
 use crate::watch::{End, Halt, Manner};
 
@@ -60,6 +61,7 @@ struct Waiter<'a> {
     loans: lend::Loans,
     highest: Rung,
     reach: Reach,
+    talk: Talk,
     /// So many attempts to connect in a row were broken off for something more
     /// urgent.
     rushed: u32,
@@ -178,6 +180,7 @@ fn begin<'a>(
         loans: lend::Loans::default(),
         highest: Rung::Notify,
         reach: Reach::new(scene.account.server.is_some(), now),
+        talk: Talk::default(),
         rushed: 0,
         requested: None,
         folders_at: None,
@@ -257,5 +260,5 @@ enum Step {
 
 fn print(line: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", crate::words::shown(line));
 }

@@ -2,7 +2,8 @@
 //! the wish to end.
 //!
 //! [`account`] is the loop. What it decides by are values: [`boxes`] (each
-//! mailbox), [`need`] (what to run), [`reach`] (when to connect). What it hears
+//! mailbox), [`need`] (what to run), [`reach`] (when to connect), [`talk`] (how
+//! much to listen to). What it hears
 //! with: [`ears`] (the disk), [`far`] (the server), [`clock`] (the time), [`look`]
 //! (a mailbox, once it is asked). [`turn`] is for the second waiter.
 
@@ -14,6 +15,7 @@ pub mod far;
 pub mod look;
 pub mod need;
 pub mod reach;
+pub mod talk;
 pub mod turn;
 
 use std::io;

@@ -200,6 +200,10 @@ impl<'a> Waiter<'a> {
 
     /// Settles one suspicion. True if there was one.
     pub(super) fn look_far(&mut self) -> bool {
+        // A mailbox that changes in every look waits with the rest.
+        if self.talk.not_before(clock::now()).is_some() {
+            return false;
+        }
         let suspect = |watched: &Watched| watched.far == FarSide::Suspect;
         let Some(at) = self.boxes.iter().position(suspect) else { return false };
         let (Some(far), Some(watched)) = (self.far.as_mut(), self.boxes.get(at)) else {
@@ -221,6 +225,9 @@ impl<'a> Waiter<'a> {
                 };
                 let name = watched.mailbox.near.clone();
                 self.say(|| format!("{name}: {text}"));
+                if finding.is_none() {
+                    self.note_talk(begun);
+                }
                 let clean = finding == Some(Finding::Clean);
                 if let (Some(finding), Some(watched)) = (finding, self.boxes.get_mut(at)) {
                     watched.far = FarSide::Found(finding);
