@@ -4,6 +4,7 @@
 # make soak         the same with full counts and long waits
 # make bench        figures, side by side
 # make peers        beside what else keeps mail in step: eight minutes; quick=quick for under three
+# make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
 
@@ -66,10 +67,17 @@ setup:
 
 lint:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked -q
 	shellcheck $(scripts)
 	@for page in $(pages); do echo "mandoc -Tlint $$page"; mandoc -Tlint -Wwarning "$$page" || exit; done
+
+# Not part of `make test`: cargo-deny takes minutes to compile, and advisories
+# come from the net.
+deny:
+	$(CARGO) deny --locked check bans licenses sources
+	$(CARGO) deny --locked check advisories
 
 # Builds only what is missing or old, so that root needs no Rust toolchain for
 # `make && sudo make install`.
@@ -105,4 +113,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak bench peers setup lint install uninstall deb
+.PHONY: all demo test soak bench peers setup lint deny install uninstall deb

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser as _;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::account::{Account, Want};
 use crate::check;
@@ -55,6 +56,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>)
     if let Some(exit) = handover::is_tunnel(&arguments) {
         return exit;
     }
+    // Passwords are in this memory for a while: no core dump has it, and no other
+    // process of the user's can read it. mbsync and hooks are as they would be.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {

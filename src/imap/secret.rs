@@ -91,8 +91,9 @@ impl Drop for Group {
 }
 
 fn first_line(command: &str, what: &str, asking: &Asking) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    // The command itself is not repeated: it may have a secret in it.
     let denied = |why: String| {
-        Failure::new(Exit::Denied, format!("{what} {why}; run it by hand: {command}"))
+        Failure::new(Exit::Denied, format!("{what} {why}; run it by hand, as .mbsyncrc has it"))
     };
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped());

@@ -7,6 +7,7 @@ mod completions;
 mod install;
 mod manual;
 mod services;
+mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
