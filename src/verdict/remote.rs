@@ -298,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_at_the_mark_or_deleted_hides_nothing_new() {
+        assert_eq!(found("9 9 S\n", "9,10", &[], &RULES), changes(1, 0, 0));
+        assert_eq!(found("8 8 S\n10 9 \n", "8,10,11", &[], &RULES), changes(1, 0, 0));
+        let near = Rules { expunge_near: true, ..RULES };
+        assert_eq!(found("5 5 T\n", "5,10", &[(5, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("10 5 T\n", "10,11", &[(10, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("", "7,10", &[(7, b"T")], &near), changes(1, 0, 0));
+    }
+
+    #[test]
     fn placeholders_ask_by_flagged() {
         assert_eq!(found("1 1 >S\n", "1", &[(1, b"S")], &RULES), Finding::Clean);
         assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &RULES), changes(0, 0, 1));
