@@ -2,6 +2,7 @@
 # make demo         show the main job, on a private server: under a minute
 # make test         check everything (installs what the tests need, on Debian)
 # make soak         the same with full counts and long waits
+# make mutants      break each guarantee and see that a test notices: hours
 # make bench        figures, side by side
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
@@ -52,6 +53,9 @@ test: setup lint
 soak: setup
 	@tests/soak
 
+mutants: setup
+	@tests/mutants/run
+
 bench: setup
 	$(CARGO) bench --locked -p mutt-sync --bench '*'
 
@@ -99,4 +103,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak bench setup lint install uninstall deb
+.PHONY: all demo test soak mutants bench setup lint install uninstall deb
