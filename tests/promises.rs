@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
 use mutt_sync::account::{Given, Server as Section, TlsMode};
-use mutt_sync::imap::{Interrupt, Link};
+use mutt_sync::imap::{Heard, Interrupt, Link};
 use mutt_sync::outcome::Exit;
 use rig::{Account, Home, Mbsync, Server, Signal, Terminal, process, run, wait_until};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -314,6 +314,35 @@ fn g9_a_name_server_that_never_answers_is_left_in_time() {
     let mut question = [0; 512];
     asked.set_nonblocking(true).unwrap();
     assert!(asked.recv(&mut question).is_ok_and(|n| n > 12), "it was asked");
+}
+
+#[test]
+fn g10_what_is_said_unasked_beside_an_answer_is_kept_up_to_a_bound() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let hello = b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR] hello\r\n";
+        stream.write_all(hello).unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        for line in lines.map_while(Result::ok) {
+            let tag = line.split(' ').next().unwrap();
+            let mut said = String::new();
+            if line.contains(" STATUS ") {
+                said = (0..8000).map(|n| format!("* STATUS box{n} (MESSAGES 1)\r\n")).collect();
+            }
+            said += &format!("{tag} OK [CAPABILITY IMAP4rev1] done\r\n");
+            stream.write_all(said.as_bytes()).unwrap();
+        }
+    });
+    let mut section = section("127.0.0.1", port, TlsMode::None);
+    section.timeout = Some(SHORT);
+    let mut link = Link::open(&section, false, &Interrupt::never()).unwrap();
+    for _ in 0..3 {
+        link.status(&["INBOX".to_owned()]).unwrap();
+    }
+    let heard = link.events().unwrap();
+    assert!(heard.len() <= 4097 && heard.contains(&Heard::Overflow), "{}", heard.len());
 }
 
 #[test]
