@@ -457,5 +457,10 @@ mod tests {
         let counts = new.changes_since(&old, 1);
         assert_eq!(counts, Counts { pulled: 1, pushed: 1, flags: 1, gone: 2 });
         assert!(new.changes_since(&new, 0).none());
+        // Half a pair loses nothing when its flags change.
+        let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
+        let text = text.replace("0 4 T", "0 4 ST").replace("3 0 \n", "3 0 S\n");
+        let counts = parse(text.as_bytes()).unwrap().changes_since(&old, 0);
+        assert_eq!(counts, Counts { flags: 2, ..Counts::default() });
     }
 }
