@@ -109,6 +109,7 @@ fn become_network_program(arguments: &[OsString]) -> Failure {
 }
 
 /// Where things are: directories, the environment as mbsync's file sees it, our state.
+#[allow(deprecated)] // Rust before 1.87 warns of home_dir, for what it does on Windows
 fn surroundings() -> Result<(xdg::BaseDirectories, Env, PathBuf), Failure> {
     let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
     let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {

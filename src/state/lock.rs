@@ -64,18 +64,21 @@ impl Lock {
     /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
         let file = open(path)?;
-        let patience = Instant::now() + LOOKERS;
-        loop {
+        let mut pause = Duration::from_micros(1);
+        while pause < LONGEST_LOOK {
             if at_once(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
             // Who merely looks shares it for a moment; a holder shares it with nobody.
-            if !at_once(FileExt::try_lock_shared, &file)? || Instant::now() >= patience {
-                return Ok(None);
+            if !at_once(FileExt::try_lock_shared, &file)? {
+                break;
             }
             FileExt::unlock(&file)?;
-            std::thread::yield_now();
+            // Not by yielding: on a busy machine who looks may be off the processor.
+            std::thread::sleep(pause);
+            pause = pause * 5 / 4;
         }
+        Ok(None)
     }
 
     /// Waits for the lock. Every `slice` it asks whether the holder shows life;
@@ -230,10 +233,9 @@ fn at_once(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
     }
 }
 
-/// How long those who merely look at a lock are waited for. Each takes a few
-/// microseconds, and as long as a busy machine keeps it from them.
-const LOOKERS: Duration = Duration::from_secs(2);
-
+/// Who shares the lock for longer is stopped, and cannot be waited for. The
+/// pauses grow up to it, and take five times as long in all.
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long what was told to end is given to do so.
 const GRACE: Duration = Duration::from_secs(5);
 

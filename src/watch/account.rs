@@ -84,7 +84,7 @@ struct Waiter<'a> {
     /// and how often it had spoken by then.
     doubt: Option<(Duration, u64)>,
     complaints: BTreeSet<String>,
-    config_text: Vec<Option<Vec<u8>>>,
+    config_prints: Vec<Option<u64>>,
 }
 
 /// What is to be written before blocking.
@@ -130,7 +130,7 @@ fn begin<'a>(
     stop: &'a Stop,
     halt: &'a Halt,
 ) -> Result<Begun<'a>, Failure> {
-    let config_text = manner.config_text();
+    let config_prints = manner.config_prints();
     let mut in_background = disk::Manner::in_background(scene.settings);
     in_background.verbose = manner.verbose;
     let disk = Disk::open(scene, stop.clone(), in_background)?;
@@ -184,7 +184,7 @@ fn begin<'a>(
         busy: false,
         doubt: None,
         complaints: BTreeSet::new(),
-        config_text,
+        config_prints,
     };
     waiter.last_run = waiter.which_run();
     waiter.enumerate();

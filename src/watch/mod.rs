@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::mbsyncrc;
 use crate::outcome::{Exit, Failure};
 use crate::stop::Stop;
 use crate::sync::disk::Scene;
@@ -58,10 +59,12 @@ pub struct Manner<'a> {
 }
 
 impl Manner<'_> {
-    /// What is in the configuration files now.
+    /// Tells what is in the configuration files now from what was in them. The
+    /// texts themselves, which may have passwords in them, are not kept.
     #[must_use]
-    pub fn config_text(&self) -> Vec<Option<Vec<u8>>> {
-        self.configs.iter().map(|file| std::fs::read(file).ok()).collect()
+    pub fn config_prints(&self) -> Vec<Option<u64>> {
+        let print = |file: &PathBuf| Some(mbsyncrc::fingerprint(&mbsyncrc::text(file).ok()?));
+        self.configs.iter().map(print).collect()
     }
 }
 

@@ -137,11 +137,11 @@ impl Waiter<'_> {
     }
 
     pub(super) fn config_is_new(&mut self) -> bool {
-        let now = self.manner.config_text();
-        if now == self.config_text {
+        let now = self.manner.config_prints();
+        if now == self.config_prints {
             return false;
         }
-        self.config_text = now;
+        self.config_prints = now;
         let checked = (self.manner.check)();
         // The file may be another one now, under the same name.
         self.open_ears();
