@@ -362,6 +362,32 @@ fn g12_a_run_that_goes_well_ends_the_backoff() {
     assert_eq!(mbsync.runs().len(), 3);
 }
 
+#[test]
+fn g12_a_waiter_hears_that_a_run_elsewhere_went_well() {
+    let server = Server::start();
+    let home = Home::with(vec![Account::on(&server, "Home").pass_cmd("ask-password")]);
+    // Four times as long where a password is in question.
+    home.settings("throttle = \"0s\"\nsettle = \"0s\"\nretry = \"60s\"");
+    home.program("ask-password", "exit 1");
+    let log = home.path("log");
+    let mut command = home.cmd(&["--wait", "--loop", "-v", "Home"]);
+    let mut waiter = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let says = |text: &str| std::fs::read_to_string(&log).unwrap().contains(text);
+    // By whichever of the two was first: the run, or its own connection.
+    let waits = || says("connecting in ") || says("; again in ");
+    wait_until(SHORT, "it waits for minutes", waits);
+    home.program("ask-password", &format!("echo '{}'", server.password("home")));
+    home.mutt_sync(&["--force", "Home"]).ok();
+    wait_until(SHORT, "it connects", || says("connected by"));
+    process::kill(waiter.id(), Signal::TERM);
+    waiter.wait().unwrap();
+}
+
 /// What would lead a password command to a prompt.
 const PROMPTS: [&str; 4] = ["GPG_TTY", "SSH_ASKPASS", "DISPLAY", "WAYLAND_DISPLAY"];
 
