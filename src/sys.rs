@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_child_is_recorded_before_it_executes() {
+    fn g1_the_child_is_recorded_before_it_executes() {
         let file = tempfile::tempfile().unwrap();
         let mut command = Command::new("true");
         let child = die_with_parent(&mut command, std::os::fd::AsFd::as_fd(&file)).spawn();

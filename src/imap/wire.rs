@@ -796,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_kills_it_for_good() {
+    fn g10_what_is_too_much_kills_it_for_good() {
         for (said, why) in [
             (vec![b'x'; 70_000], "a line"),
             (b"* LIST {99999999999999999999}\r\n".to_vec(), "a literal"),

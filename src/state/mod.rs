@@ -140,6 +140,7 @@ pub(crate) fn state_failure(error: &io::Error, what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn what_a_killed_writer_left_is_swept_and_nothing_else() {
@@ -157,5 +158,44 @@ mod tests {
         for name in [&alive, "last.json", ".hidden", "want/1", "run"] {
             assert!(dir.file(name).exists(), "{name}");
         }
+    }
+
+    fn names(dir: &StateDir) -> Vec<String> {
+        let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_not_at_all() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        assert_eq!(dir.path(), StateDir::existing(base.path(), "Home").path());
+        for path in [dir.path().to_owned(), dir.file("want"), dir.file("run")] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), None);
+        dir.write_json("x.json", &[1, 2]).unwrap();
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), Some(vec![1, 2]));
+        std::fs::write(dir.file("x.json"), "[1,").unwrap();
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), None, "what does not parse is absent");
+        // One that cannot be put in its place leaves nothing behind.
+        std::fs::create_dir_all(dir.file("full/of/something")).unwrap();
+        assert!(dir.write_json("full", &[1]).is_err());
+        assert_eq!(names(&dir), ["full", "run", "want", "x.json"]);
+        dir.remove("x.json").unwrap();
+        dir.remove("x.json").unwrap();
+        assert!(dir.remove("full").is_err());
+        assert_eq!(names(&dir), ["full", "run", "want"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_matter_of_time_and_a_place_not_ours_is_not() {
+        let exit = |kind| state_failure(&io::Error::from(kind), "x").exit;
+        assert_eq!(exit(io::ErrorKind::StorageFull), Exit::Later);
+        assert_eq!(exit(io::ErrorKind::QuotaExceeded), Exit::Later);
+        assert_eq!(exit(io::ErrorKind::PermissionDenied), Exit::Config);
     }
 }

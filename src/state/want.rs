@@ -324,6 +324,8 @@ mod tests {
         assert!(!is_urgent(&dir));
         // A crash here: it still stands.
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
+        assert!(any_fresh(&dir));
+        assert_eq!(next_due(&dir, PATIENCE, at(0)), Some(Duration::ZERO));
         assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
         served(&dir, &Want::Account).unwrap();
         assert_eq!(standing(&dir, &wants), Standing::Served);
@@ -350,6 +352,21 @@ mod tests {
         put_back(&dir, want, 2, at(130), wait).unwrap();
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
         assert!(entries(&dir.file("run")).next().is_none());
+    }
+
+    #[test]
+    fn g6_a_request_made_during_a_run_is_not_served_by_it() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Want::Channel("c".into())]);
+        demand(&dir, &wants, false).unwrap();
+        let taken = take(&dir, PATIENCE, at(0)).unwrap();
+        demand(&dir, &wants, true).unwrap();
+        for want in taken.keys() {
+            served(&dir, want).unwrap();
+        }
+        assert_eq!(standing(&dir, &wants), Standing::Fresh);
+        assert!(any_fresh(&dir) && is_urgent(&dir));
+        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
     }
 
     #[test]
@@ -384,5 +401,56 @@ mod tests {
             fs::remove_file(&here).unwrap();
             fs::rename(&away, &here).unwrap();
         }
+    }
+
+    #[test]
+    fn only_what_a_wider_run_serves_is_taken_along() {
+        let (_base, dir) = dir();
+        let part = |channel: &str| Want::Mailbox { channel: channel.into(), name: "INBOX".into() };
+        let whole = |channel: &str| Want::Channel(channel.into());
+        for want in [part("c"), part("d"), whole("c")] {
+            put_back(&dir, &want, 2, at(100), Duration::from_secs(60)).unwrap();
+        }
+        demand(&dir, &BTreeSet::from([whole("c"), part("e")]), false).unwrap();
+        assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
+        let taken = take(&dir, PATIENCE, at(101)).unwrap();
+        assert_eq!(taken, Taken::from([(part("c"), 2), (part("e"), 0), (whole("c"), 0)]));
+        assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
+        for want in taken.keys() {
+            served(&dir, want).unwrap();
+        }
+        assert_eq!(all(&dir), BTreeSet::from([part("d")]));
+        assert_eq!(standing(&dir, &BTreeSet::from([whole("c")])), Standing::Served);
+        assert_eq!(standing(&dir, &BTreeSet::from([whole("d")])), Standing::Failed);
+    }
+
+    #[test]
+    fn who_waits_is_known_of_until_he_is_served_or_goes() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Want::Account]);
+        assert!(!is_hastened(&dir, &wants));
+        hasten(&dir).unwrap();
+        assert!(!is_hastened(&dir, &wants), "his request is taken");
+        demand(&dir, &wants, false).unwrap();
+        assert!(is_hastened(&dir, &wants) && !is_urgent(&dir));
+        unhasten(&dir);
+        assert!(!is_hastened(&dir, &wants));
+        hasten(&dir).unwrap();
+        let _ = take(&dir, PATIENCE, at(0)).unwrap();
+        demand(&dir, &wants, false).unwrap();
+        assert!(!is_hastened(&dir, &wants), "a run does away with it");
+    }
+
+    #[test]
+    fn g2_a_request_that_cannot_be_read_is_fresh() {
+        let (_base, dir) = dir();
+        assert!(matches!(found(&dir.file("want")), Found::Fresh));
+        assert!(matches!(found(&dir.file("want/none")), Found::Nothing));
+        fs::write(dir.file("want/c"), "7 never").unwrap();
+        assert!(any_fresh(&dir));
+        assert_eq!(
+            take(&dir, PATIENCE, at(0)).unwrap(),
+            Taken::from([(Want::Channel("c".into()), 0)])
+        );
     }
 }

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_of_an_echo_is_taken_once() {
+    fn g5_the_mark_of_an_echo_is_taken_once() {
         let base = tempfile::tempdir().unwrap();
         let dir = StateDir::open(base.path(), "Home").unwrap();
         mark_echo(&dir);
