@@ -2,7 +2,9 @@
 # make demo         show the main job, on a private server: under a minute
 # make test         check everything (installs what the tests need, on Debian)
 # make soak         the same with full counts and long waits
+# make mutants      break each guarantee and see that a test notices: hours
 # make bench        figures, side by side
+# make peers        beside what else keeps mail in step: eight minutes; quick=quick for under three
 # make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
@@ -53,8 +55,16 @@ test: setup lint
 soak: setup
 	@tests/soak
 
+mutants: setup
+	@tests/mutants/run
+
 bench: setup
-	$(CARGO) bench --locked -p mutt-sync --bench '*'
+	$(CARGO) bench --locked -p mutt-sync $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
+
+# Installs further programs, which only this needs.
+peers: setup
+	@benches/setup
+	$(CARGO) bench --locked -p mutt-sync --bench peers -- $(quick)
 
 setup:
 	@tests/setup
@@ -107,4 +117,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak bench setup lint deny install uninstall deb
+.PHONY: all demo test soak mutants bench peers setup lint deny install uninstall deb

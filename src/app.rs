@@ -20,7 +20,7 @@ use crate::check;
 use crate::cli::Cli;
 use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::mutt;
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::settings;
 use crate::state::StateDir;
 use crate::state::last::{self, Last};
@@ -33,7 +33,7 @@ use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
 use crate::sys::{Forked, fork_detached};
 use crate::watch::{self, End};
-use crate::words::{short, what_happened};
+use crate::words::{short, shown, what_happened};
 
 /// What a selection names: accounts by their place in the configuration.
 pub type Selection = Vec<(usize, BTreeSet<Want>)>;
@@ -113,6 +113,7 @@ fn become_network_program(arguments: &[OsString]) -> Failure {
 }
 
 /// Where things are: directories, the environment as mbsync's file sees it, our state.
+#[allow(deprecated)] // Rust before 1.87 warns of home_dir, for what it does on Windows
 fn surroundings() -> Result<(xdg::BaseDirectories, Env, PathBuf), Failure> {
     let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
     let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
@@ -241,9 +242,13 @@ impl<'a> Session<'a> {
             let mut disk = Disk::open(scene, stop.clone(), manner)?;
             let answer = serve::background(&mut disk, wants, self.cli.force);
             let text = match answer {
+                Answer::Stranded if disk.is_lost() => {
+                    exit = exit.max(Exit::Later);
+                    "neither written down nor served; ask again".to_owned()
+                }
                 Answer::Stranded => {
                     exit = exit.max(Exit::Later);
-                    "nobody could be left to serve it".to_owned()
+                    "nobody could be left to serve it; the request stands".to_owned()
                 }
                 _ => match disk.dir().read_json::<Retry>(retry::FILE) {
                     Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
@@ -463,7 +468,7 @@ fn which_account(accounts: &[Account]) -> Failure {
 }
 
 fn no_signals(error: &io::Error) -> Failure {
-    Failure::new(Exit::Later, format!("cannot watch for signals: {error}"))
+    Failure::new(Exit::Later, format!("cannot watch for signals: {}", with_mend(error)))
 }
 
 fn read_settings(
@@ -493,5 +498,5 @@ fn out(line: &str) -> Exit {
 }
 
 fn err(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", shown(line));
 }

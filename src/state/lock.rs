@@ -64,7 +64,8 @@ impl Lock {
     /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
         let file = open(path)?;
-        for _ in 0..1000 {
+        let mut pause = Duration::from_micros(1);
+        while pause < LONGEST_LOOK {
             if at_once(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
@@ -73,7 +74,9 @@ impl Lock {
                 break;
             }
             FileExt::unlock(&file)?;
-            std::thread::yield_now();
+            // Not by yielding: on a busy machine who looks may be off the processor.
+            std::thread::sleep(pause);
+            pause = pause * 5 / 4;
         }
         Ok(None)
     }
@@ -230,6 +233,9 @@ fn at_once(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
     }
 }
 
+/// Who shares the lock for longer is stopped, and cannot be waited for. The
+/// pauses grow up to it, and take five times as long in all.
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long what was told to end is given to do so.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -281,9 +287,14 @@ fn is_young(process: Process) -> bool {
     let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
     let uptime: f64 =
         uptime.split_ascii_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    started_lately(process.started, uptime)
+}
+
+/// Of a time in clock ticks since boot, and seconds since boot.
+fn started_lately(ticks: u64, uptime: f64) -> bool {
     // Clock ticks are 1/100 s wherever Linux runs Rust programs (USER_HZ).
     #[allow(clippy::cast_precision_loss)]
-    let started = process.started as f64 / 100.0;
+    let started = ticks as f64 / 100.0;
     uptime - started < 60.0
 }
 
@@ -298,7 +309,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_lock_is_held_once_and_freed_by_drop() {
+    fn g1_a_lock_is_held_once_and_freed_by_drop() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         assert!(!Lock::is_held(&path));
@@ -331,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_with_the_holder_or_the_limit() {
+    fn g9_waiting_ends_with_the_holder_or_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let stop = Stop::on_signals().unwrap();
@@ -374,6 +385,72 @@ mod tests {
         assert!(process.is_alive());
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn g1_a_run_whose_holder_died_before_its_note_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+        let stop = Stop::on_signals().unwrap();
+        let mut child = Command::new("sleep").arg("0.3").spawn().unwrap();
+        let process = Process::with_pid(Pid::from_child(&child)).unwrap();
+        // Only what the child itself writes between fork and exec.
+        lock.write(&format!("{}\n", child.id())).unwrap();
+        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        assert!(!process.is_alive());
+        child.wait().unwrap();
+        assert!(started_lately(100_000, 1000.0) && started_lately(94_100, 1000.0));
+        assert!(!started_lately(94_000, 1000.0) && !started_lately(0, 1000.0));
+    }
+
+    #[test]
+    fn a_group_whose_number_is_anothers_now_is_left_alone() {
+        use std::os::unix::process::CommandExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+        let stop = Stop::on_signals().unwrap();
+        let mut child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let process = Process::with_pid(Pid::from_child(&child)).unwrap();
+        lock.record(Process { started: process.started - 1, ..process }, true).unwrap();
+        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        assert!(process.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn g1_a_lock_ends_with_its_value_or_with_the_child_it_was_passed_on_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        // What a fork leaves is a second descriptor of the same open file.
+        let lock = Lock::try_take(&path).unwrap().unwrap();
+        let of_a_child = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert!(!Lock::is_held(&path), "freed, though a child has the descriptor");
+        drop(of_a_child);
+        let lock = Lock::try_take(&path).unwrap().unwrap();
+        let of_the_child = lock.file.try_clone().unwrap();
+        lock.pass_on();
+        assert!(Lock::is_held(&path));
+        drop(of_the_child);
+        assert!(!Lock::is_held(&path));
+    }
+
+    #[test]
+    fn the_run_under_a_lock_is_told_while_it_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(Lock::run_under(&path), None);
+        let mut lock = Lock::try_take(&path).unwrap().unwrap();
+        let us = Process::with_pid(rustix::process::getpid()).unwrap();
+        lock.record(us, false).unwrap();
+        assert_eq!(Lock::run_under(&path), Some(us));
+        lock.clear().unwrap();
+        assert_eq!(Lock::run_under(&path), None);
+        for odd in ["0", "-1", "x", "1x 7 tree"] {
+            lock.write(odd).unwrap();
+            assert_eq!(Lock::run_under(&path), None, "{odd}");
+        }
     }
 
     #[test]

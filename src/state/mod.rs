@@ -18,7 +18,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, no_descriptor_left, with_mend};
+use crate::process::{self, Process};
 
 /// An account's directory of state files, mode 0700.
 #[derive(Debug, Clone)]
@@ -90,6 +91,18 @@ impl StateDir {
         }
     }
 
+    /// Removes what writers left that were killed in the midst of it.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let writer = name.to_str().filter(|name| name.starts_with('.'));
+            let writer = writer.and_then(|name| process::pid(name.rsplit('.').next()?));
+            if writer.is_some_and(|pid| Process::with_pid(pid).is_none()) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let temporary = self.file(&format!(".{name}.{}", std::process::id()));
         let written = File::create(&temporary).and_then(|mut file| {
@@ -115,8 +128,74 @@ pub(crate) fn state_failure(error: &io::Error, what: &str) -> Failure {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Failure::new(Exit::Later, format!("{what}: {error}; free some space and try again"))
         }
+        _ if no_descriptor_left(error) => {
+            Failure::new(Exit::Later, format!("{what}: {}", with_mend(error)))
+        }
         _ => Failure::config(format!(
             "{what}: {error}; make it writable for you, or set XDG_STATE_HOME to a place that is"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_and_nothing_else() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let killed = format!(".last.json.{}", child.id());
+        let alive = format!(".last.json.{}", std::process::id());
+        for name in [&killed, &alive, "last.json", ".hidden", "want/1"] {
+            std::fs::write(dir.file(name), "x").unwrap();
+        }
+        dir.sweep();
+        assert!(!dir.file(&killed).exists());
+        for name in [&alive, "last.json", ".hidden", "want/1", "run"] {
+            assert!(dir.file(name).exists(), "{name}");
+        }
+    }
+
+    fn names(dir: &StateDir) -> Vec<String> {
+        let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_not_at_all() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        assert_eq!(dir.path(), StateDir::existing(base.path(), "Home").path());
+        for path in [dir.path().to_owned(), dir.file("want"), dir.file("run")] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), None);
+        dir.write_json("x.json", &[1, 2]).unwrap();
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), Some(vec![1, 2]));
+        std::fs::write(dir.file("x.json"), "[1,").unwrap();
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), None, "what does not parse is absent");
+        // One that cannot be put in its place leaves nothing behind.
+        std::fs::create_dir_all(dir.file("full/of/something")).unwrap();
+        assert!(dir.write_json("full", &[1]).is_err());
+        assert_eq!(names(&dir), ["full", "run", "want", "x.json"]);
+        dir.remove("x.json").unwrap();
+        dir.remove("x.json").unwrap();
+        assert!(dir.remove("full").is_err());
+        assert_eq!(names(&dir), ["full", "run", "want"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_matter_of_time_and_a_place_not_ours_is_not() {
+        let exit = |kind| state_failure(&io::Error::from(kind), "x").exit;
+        assert_eq!(exit(io::ErrorKind::StorageFull), Exit::Later);
+        assert_eq!(exit(io::ErrorKind::QuotaExceeded), Exit::Later);
+        assert_eq!(exit(io::ErrorKind::PermissionDenied), Exit::Config);
     }
 }

@@ -80,12 +80,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn hostile_names_stay_inside() {
+    fn g10_hostile_names_stay_inside() {
         for name in ["../x", "..", ".", "/etc", "a/b", "", "-n", "a\nb", "*", "é"] {
             let file = directory(name);
             assert!(!file.contains('/') && !file.starts_with('.') && !file.is_empty(), "{file}");
         }
         assert_eq!(directory("Home"), "Home");
+        assert_eq!(directory(&"x".repeat(200)).len(), 200);
+        assert_eq!(directory(&"x".repeat(201)).len(), 66);
         assert_eq!(directory(&"x".repeat(500)).len(), 66);
         assert_ne!(directory(&"x".repeat(500)), directory(&"x".repeat(501)));
     }
@@ -96,6 +98,14 @@ mod tests {
         let mailbox = Want::Mailbox { channel: "Home".into(), name: long.clone() };
         assert_eq!(want_of(&want(&mailbox)), Some(Want::Channel("Home".into())));
         assert_eq!(want_of(&want(&Want::Channel(long))), Some(Want::Account));
+        for (length, fits) in [(197, true), (198, false)] {
+            let mailbox = Want::Mailbox { channel: "ab".into(), name: "x".repeat(length) };
+            assert_eq!(want_of(&want(&mailbox)) == Some(mailbox), fits);
+        }
+        for (length, fits) in [(200, true), (201, false)] {
+            let channel = Want::Channel("x".repeat(length));
+            assert_eq!(want_of(&want(&channel)) == Some(channel), fits);
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_up_to_the_longest() {
+    fn g12_doubles_up_to_the_longest() {
         let waits: Vec<u64> = (1..8).map(|n| PATIENCE.delay(n, Exit::Offline).as_secs()).collect();
         assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900]);
         assert_eq!(PATIENCE.delay(1, Exit::Denied).as_secs(), 120);
@@ -118,6 +118,12 @@ mod tests {
         let short = PATIENCE.after(None, Exit::Offline, "", at(1000), 1.0);
         assert_eq!((full.until, short.until), (1030, 1022));
         assert_eq!(PATIENCE.after(Some(&full), Exit::Offline, "", at(1030), 0.0).failures, 2);
+        // Less than a second is one, for seconds are kept; none is none.
+        let until = |first| {
+            let patience = Patience { first, ..PATIENCE };
+            patience.after(None, Exit::Offline, "", at(1000), 0.0).until
+        };
+        assert_eq!((until(Duration::from_millis(10)), until(Duration::ZERO)), (1001, 1000));
     }
 
     #[test]
@@ -128,5 +134,7 @@ mod tests {
         assert_eq!(PATIENCE.wait(Some(&forged), at(10_000_100)), Duration::from_secs(800));
         assert_eq!(PATIENCE.wait(Some(&retry), at(10_000_030)), Duration::ZERO);
         assert_eq!(PATIENCE.wait(None, at(5)), Duration::ZERO);
+        // In the second of the failure itself the whole wait is left.
+        assert_eq!(PATIENCE.wait(Some(&retry), at(10_000_000)), Duration::from_secs(30));
     }
 }

@@ -33,3 +33,27 @@ pub fn typed(mailbox: &Mailbox) -> String {
         mailbox.channel.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mailbox_that_cannot_be_named_is_typed_as_its_channel() {
+        let mut mailbox = Mailbox {
+            channel: "Home".into(),
+            name: "INBOX".into(),
+            far: "INBOX".into(),
+            near: "INBOX".into(),
+            maildir: None,
+            state_file: None,
+            addressable: true,
+        };
+        assert_eq!(
+            (key(&mailbox).as_str(), typed(&mailbox).as_str()),
+            ("Home\nINBOX", "Home:INBOX")
+        );
+        mailbox.addressable = false;
+        assert_eq!(typed(&mailbox), "Home");
+    }
+}

@@ -98,6 +98,17 @@ mod tests {
     }
 
     #[test]
+    fn g4_forced_runs_make_no_debts() {
+        let rate = Rate { distance: T, burst: 4 };
+        let mut even = None;
+        for _ in 0..20 {
+            even = Some(rate.spend(even, at(0)));
+        }
+        assert_eq!(rate.wait(even, at(0)), T);
+        assert_eq!(rate.wait(even, at(60)), Duration::ZERO);
+    }
+
+    #[test]
     fn g4_a_stamp_in_the_future_blocks_one_distance_at_most() {
         let rate = Rate { distance: T, burst: 4 };
         assert_eq!(rate.wait(Some(at(10_000_000)), at(0)), T);

@@ -180,11 +180,42 @@ mod tests {
             ("/home/u/.mbsyncrc:12: unknown keyword", Exit::Config),
             ("No channel or group named 'x' defined.", Exit::Config),
             ("Maildir error: duplicate UID 10 in /m.", Exit::Mailbox),
+            (
+                "IMAP command 'AUTHENTICATE PLAIN <authdata>' returned an error: NO [LIMIT] x",
+                Exit::Later,
+            ),
+            ("IMAP command 'SELECT x' returned an error: NO [LIMIT] x", Exit::Mailbox),
+            ("Error: no acceptable authentication mechanism", Exit::Denied),
+            ("IMAP error: SASL mechanism list is empty", Exit::Denied),
+            ("Error: SSL support not available", Exit::Denied),
+            ("SSL error connecting h (127.0.0.1:993): self-signed", Exit::Denied),
+            ("Cannot resolve server 'h': Name or service not known", Exit::Offline),
+            ("No working address found for h", Exit::Offline),
+            ("IMAP error: unexpected EOF from h", Exit::Offline),
+            ("Cannot open config file '/home/u/.mbsyncrc'", Exit::Config),
+            ("./mbsyncrc:7:12: unknown keyword", Exit::Config),
+            ("~/.mbsyncrc:7: unknown keyword", Exit::Config),
+            ("Error: channel Home: UIDVALIDITY of far side INBOX changed", Exit::Mailbox),
+            ("The UIDVALIDITY is not what it was", Exit::Mailbox),
+            ("incompatible journal version", Exit::Mailbox),
+            ("Error: anything", Exit::Mailbox),
         ];
         for (line, exit) in cases {
             assert_eq!(finding(line).map(|found| found.exit()), Some(exit), "{line}");
         }
-        for line in ["Warning: lost track of 3 pulled message(s)", "Notice: x", "anything"] {
+        for line in [
+            "Warning: lost track of 3 pulled message(s)",
+            "Warning: UIDVALIDITY genuine",
+            "Notice: UIDVALIDITY genuine",
+            "anything",
+            "anything is locked",
+            "/home/u/.mbsyncrc: no line is told",
+            "/home/u/.mbsyncrc:: no line is told",
+            "/home/u/.mbsyncrc:1a: no line is told",
+            "mbsyncrc:12: no path",
+            "12: no path",
+            "IMAP command 'LOGIN u <pass>' was sent",
+        ] {
             assert_eq!(finding(line), None, "{line}");
         }
     }
@@ -195,6 +226,19 @@ mod tests {
         let expected =
             Finding::Mailbox { channel: Some("Home".into()), mailbox: Some("Lists/a b".into()) };
         assert_eq!(found, Some(expected));
+        let of = |line: &str| match finding(line) {
+            Some(Finding::Mailbox { channel, mailbox }) => (channel, mailbox),
+            other => panic!("{line}: {other:?}"),
+        };
+        let home = || Some("Home".to_owned());
+        let gone = "Error: channel Home: near side box Sent cannot be opened anymore.";
+        assert_eq!(of(gone), (home(), Some("Sent".into())));
+        // As isync 1.3 says it.
+        let old = "Error: channel Home: far-side Sent cannot be opened.";
+        assert_eq!(of(old), (home(), Some("Sent".into())));
+        assert_eq!(of("Error: channel Home: something else."), (home(), None));
+        assert_eq!(of("Error: channel Home: far side box x is odd."), (home(), None));
+        assert_eq!(of("Maildir error: x"), (None, None));
     }
 
     #[test]
@@ -205,11 +249,26 @@ mod tests {
             "IMAP command 'AUTHENTICATE XOAUTH2 ********' returned an error: NO"
         );
         assert_eq!(fit_to_print("a hunter2 b", &["hunter2"]), "a ******** b");
+        // What is so short would be found in half of all words.
+        assert_eq!(fit_to_print("an abcd, an abc", &["abc", "abcd"]), "an ********, an abc");
+        // Nothing to hide: the mechanism alone, and a line that is cut off.
+        for line in
+            ["IMAP command 'AUTHENTICATE PLAIN' returned", "AUTHENTICATE ", "AUTHENTICATE X"]
+        {
+            assert_eq!(fit_to_print(line, &[]), line);
+        }
+        assert_eq!(fit_to_print("AUTHENTICATE X dG9rZW4=", &[]), "AUTHENTICATE X ********");
     }
 
     #[test]
     fn g10_terminal_escapes_do_not_pass() {
         assert_eq!(fit_to_print("\u{1b}[2Jx\u{202e}y", &[]), "?[2Jx?y");
+        for trick in
+            ["\r", "\n", "\u{7f}", "\u{9b}", "\u{200e}", "\u{200f}", "\u{2066}", "\u{2069}"]
+        {
+            assert_eq!(fit_to_print(trick, &[]), "?", "{trick:?}");
+        }
+        assert_eq!(fit_to_print("a\tb é", &[]), "a\tb é");
     }
 
     proptest! {

@@ -100,6 +100,9 @@ pub enum Locked {
     Held,
     /// Another process held it too long.
     TooLong,
+    /// It cannot be opened, and other processes may be able to: who only looks
+    /// after what is on disk had better make way for them.
+    Unavailable,
     /// A signal came.
     Stopped,
 }
@@ -209,7 +212,7 @@ fn see_served<G: Ground>(
     loop {
         match ground.lock() {
             Locked::Held => {}
-            Locked::TooLong => return Answer::LockHeld,
+            Locked::TooLong | Locked::Unavailable => return Answer::LockHeld,
             Locked::Stopped => return Answer::Stopped,
         }
         let early = match ground.standing(wants) {
@@ -324,7 +327,7 @@ fn wait_out<G: Ground>(ground: &mut G, patience: Duration) -> Going {
         }
         match ground.lock() {
             Locked::Held => {}
-            Locked::Stopped => return Going::AtOnce,
+            Locked::Stopped | Locked::Unavailable => return Going::AtOnce,
             Locked::TooLong => {
                 if left.is_zero() || ground.pause(LOCK_AGAIN) == Paused::Stopped {
                     return Going::AtOnce;
@@ -354,5 +357,313 @@ fn wait_out<G: Ground>(ground: &mut G, patience: Duration) -> Going {
 pub fn look_once_more<G: Ground>(ground: &mut G) {
     if ground.any_fresh() {
         let _ = hand_over(ground, Duration::ZERO, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Moments that the model in `tests/flight_model.rs` reaches seldom: here
+    //! each is told, and what is done about it is written down.
+
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// What is answered, one after the other; when nothing is left: served,
+    /// open, nothing due, nothing fresh, free, granted.
+    #[derive(Default)]
+    #[allow(clippy::struct_excessive_bools)]
+    struct Script {
+        unwritable: bool,
+        waiter: bool,
+        denied: bool,
+        childless: bool,
+        standing: VecDeque<Standing>,
+        due: VecDeque<Duration>,
+        fresh: VecDeque<bool>,
+        locked: VecDeque<Locked>,
+        queue_held: bool,
+        gate: VecDeque<Gate>,
+        stopped_in_pause: bool,
+        report: Came,
+        now: Duration,
+        done: Vec<&'static str>,
+    }
+
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    enum Came {
+        #[default]
+        Well,
+        Hopeless,
+        Stopped,
+    }
+
+    impl Report for Came {
+        fn is_hopeless(&self) -> bool {
+            *self == Came::Hopeless
+        }
+
+        fn stopped(&self) -> bool {
+            *self == Came::Stopped
+        }
+    }
+
+    impl Ground for Script {
+        type Report = Came;
+
+        fn demand(&mut self, _: &BTreeSet<Want>, _: bool) -> bool {
+            self.done.push("demand");
+            !self.unwritable
+        }
+
+        fn standing(&mut self, _: &BTreeSet<Want>) -> Standing {
+            self.standing.pop_front().unwrap_or(Standing::Served)
+        }
+
+        fn next_due(&mut self) -> Option<Duration> {
+            self.due.pop_front()
+        }
+
+        fn any_fresh(&mut self) -> bool {
+            self.done.push("any_fresh");
+            self.fresh.pop_front().unwrap_or(false)
+        }
+
+        fn was_denied(&mut self) -> bool {
+            self.denied
+        }
+
+        fn lock(&mut self) -> Locked {
+            self.done.push("lock");
+            self.locked.pop_front().unwrap_or(Locked::Held)
+        }
+
+        fn unlock(&mut self) {
+            self.done.push("unlock");
+        }
+
+        fn try_queue(&mut self) -> bool {
+            self.done.push("try_queue");
+            !self.queue_held
+        }
+
+        fn leave_queue(&mut self) {
+            self.done.push("leave_queue");
+        }
+
+        fn waiter_is_alive(&mut self) -> bool {
+            self.waiter
+        }
+
+        fn leave_child(&mut self) -> bool {
+            self.done.push("leave_child");
+            !self.childless
+        }
+
+        fn head_start(&mut self, _: &BTreeSet<Want>) {
+            self.done.push("head_start");
+        }
+
+        fn gate(&mut self, _: bool, _: bool) -> Gate {
+            self.gate.pop_front().unwrap_or(Gate::Open)
+        }
+
+        fn pause(&mut self, at_most: Duration) -> Paused {
+            self.done.push("pause");
+            self.now += at_most;
+            if self.stopped_in_pause { Paused::Stopped } else { Paused::Over }
+        }
+
+        fn settle(&mut self) -> Paused {
+            self.done.push("settle");
+            Paused::Over
+        }
+
+        fn clock(&mut self) -> Duration {
+            self.now
+        }
+
+        fn run(&mut self) -> Came {
+            self.done.push("run");
+            self.report
+        }
+    }
+
+    const SHUT: Gate = Gate::Throttled(Duration::from_secs(5));
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn asked(script: &mut Script, block: bool) -> Answer<Came> {
+        let manner = Manner { urgent: false, impatient: true, block };
+        foreground(script, &BTreeSet::from([Want::Account]), manner)
+    }
+
+    fn in_background(script: &mut Script) -> Answer<Came> {
+        background(script, &BTreeSet::from([Want::Account]), false)
+    }
+
+    /// One that stayed, throttled, and then ran.
+    fn stayed(report: Came) -> Script {
+        Script {
+            standing: [Standing::Fresh; 2].into(),
+            gate: [SHUT, SHUT].into(),
+            report,
+            ..Script::default()
+        }
+    }
+
+    #[test]
+    fn g2_who_stayed_looks_once_more_after_it_left_the_queue() {
+        // A request came when the run had taken all others: its maker found the queue held.
+        let mut script = stayed(Came::Well);
+        script.fresh = [true].into();
+        assert_eq!(asked(&mut script, true), Answer::Ran(Came::Well));
+        let done = ["run", "unlock", "leave_queue", "any_fresh", "try_queue", "leave_child"];
+        assert_eq!(script.done[script.done.len() - 6..], done);
+        let mut script = stayed(Came::Well);
+        assert_eq!(asked(&mut script, true), Answer::Ran(Came::Well));
+        assert_eq!(script.done[script.done.len() - 2..], ["leave_queue", "any_fresh"]);
+    }
+
+    #[test]
+    fn g8_who_is_told_to_stop_looks_at_nothing_and_leaves_nobody() {
+        let mut script = stayed(Came::Stopped);
+        script.fresh = [true].into();
+        assert_eq!(asked(&mut script, true), Answer::Ran(Came::Stopped));
+        assert_eq!(script.done[script.done.len() - 3..], ["run", "unlock", "leave_queue"]);
+        let mut script = stayed(Came::Well);
+        (script.fresh, script.stopped_in_pause) = ([true].into(), true);
+        assert_eq!(asked(&mut script, true), Answer::Stopped);
+        assert_eq!(script.done[script.done.len() - 2..], ["pause", "leave_queue"]);
+        for came in [Came::Stopped, Came::Well] {
+            let mut script = Script {
+                due: [Duration::ZERO; 4].into(),
+                fresh: [true].into(),
+                report: came,
+                ..Script::default()
+            };
+            queued(&mut script, HOUR);
+            let looks = script.done.iter().filter(|step| **step == "any_fresh").count();
+            assert_eq!(looks == 0, came == Came::Stopped, "{:?}", script.done);
+        }
+    }
+
+    #[test]
+    fn a_waiter_is_given_a_moment_only_if_it_may_run_and_can_know() {
+        let steps = |script: &mut Script| {
+            asked(script, false);
+            script.done.contains(&"head_start")
+        };
+        assert!(steps(&mut Script::default()));
+        assert!(!steps(&mut Script { unwritable: true, ..Script::default() }));
+        assert!(!steps(&mut Script { gate: [SHUT].into(), ..Script::default() }));
+    }
+
+    #[test]
+    fn g12_only_who_can_ask_tries_again_after_a_denial() {
+        let answered = |denied, impatient, standing| {
+            let mut script =
+                Script { denied, standing: VecDeque::from([standing]), ..Script::default() };
+            let manner = Manner { urgent: false, impatient, block: false };
+            foreground(&mut script, &BTreeSet::from([Want::Account]), manner)
+        };
+        assert_eq!(answered(true, true, Standing::Failed), Answer::Ran(Came::Well));
+        assert_eq!(answered(true, false, Standing::Failed), Answer::Failed);
+        assert_eq!(answered(false, true, Standing::Failed), Answer::Failed);
+        assert_eq!(answered(true, true, Standing::Served), Answer::Served);
+        assert_eq!(answered(false, false, Standing::Fresh), Answer::Ran(Came::Well));
+    }
+
+    #[test]
+    fn g3_what_another_run_has_served_is_not_run_for_again() {
+        for block in [false, true] {
+            let mut script = Script::default();
+            assert_eq!(asked(&mut script, block), Answer::Served);
+            assert!(!script.done.contains(&"run"));
+        }
+    }
+
+    #[test]
+    fn g3_a_denial_is_not_tried_again_while_throttled() {
+        let mut script = Script {
+            denied: true,
+            standing: [Standing::Failed].into(),
+            gate: [SHUT, SHUT].into(),
+            ..Script::default()
+        };
+        assert_eq!(asked(&mut script, false), Answer::Failed);
+    }
+
+    #[test]
+    fn g2_somebody_looks_after_each_request_in_the_background() {
+        let by = |script: &mut Script| in_background(script);
+        let queued = |by| Answer::Queued(Duration::ZERO, by);
+        assert_eq!(by(&mut Script { waiter: true, ..Script::default() }), queued(By::Waiter));
+        assert_eq!(by(&mut Script { queue_held: true, ..Script::default() }), queued(By::Queue));
+        assert_eq!(by(&mut Script::default()), queued(By::Child));
+        let mut alone = Script { childless: true, ..Script::default() };
+        assert_eq!(by(&mut alone), Answer::Stranded);
+        assert_eq!(alone.done, ["demand", "try_queue", "leave_child", "leave_queue"]);
+        // Nobody else can see what is not on disk.
+        let blind =
+            Script { unwritable: true, waiter: true, queue_held: true, ..Script::default() };
+        let mut blind = blind;
+        assert_eq!(by(&mut blind), queued(By::Child));
+        assert_eq!(blind.done, ["demand", "leave_child"]);
+    }
+
+    #[test]
+    fn g2_the_child_begins_anew_for_what_came_too_late_for_its_last_look() {
+        let mut script = Script { fresh: [true].into(), ..Script::default() };
+        queued(&mut script, HOUR);
+        let once = ["settle", "leave_queue", "any_fresh"];
+        assert_eq!(script.done, [&once[..], &["try_queue"], &once[..]].concat());
+        // Unless somebody else looks after it by now.
+        let mut script = Script { fresh: [true].into(), queue_held: true, ..Script::default() };
+        queued(&mut script, HOUR);
+        assert_eq!(script.done, [&once[..], &["try_queue"]].concat());
+    }
+
+    #[test]
+    fn the_child_goes_when_nobody_can_help_or_its_patience_is_at_an_end() {
+        let runs = |script: &mut Script| {
+            queued(script, HOUR);
+            script.done.iter().filter(|step| **step == "run").count()
+        };
+        let due = || VecDeque::from([Duration::ZERO; 6]);
+        assert_eq!(runs(&mut Script { due: due(), ..Script::default() }), 3);
+        let mut hopeless = Script { due: due(), report: Came::Hopeless, ..Script::default() };
+        assert_eq!(runs(&mut hopeless), 1);
+        // A failure is waited out for an hour in all; a throttle as long as it lasts.
+        let twice = |gate| {
+            let gate = VecDeque::from([gate; 4]);
+            Script { due: VecDeque::from([Duration::ZERO; 5]), gate, ..Script::default() }
+        };
+        let mut failing = twice(Gate::BackingOff(HOUR / 2));
+        assert_eq!(runs(&mut failing), 0);
+        assert_eq!(failing.now, HOUR);
+        let mut throttled = twice(Gate::Throttled(HOUR / 2));
+        throttled.due.push_back(Duration::ZERO);
+        assert_eq!(runs(&mut throttled), 1);
+        assert_eq!(throttled.now, HOUR * 2);
+        // What failed and waits for its hour is trouble too, throttled or not.
+        for gate in [Gate::Open, Gate::Throttled(Duration::ZERO)] {
+            let mut waits = twice(gate);
+            waits.due = VecDeque::from([HOUR; 4]);
+            assert_eq!((runs(&mut waits), waits.now), (0, HOUR));
+        }
+        // A lock that is not to be had is tried for again, and not without end.
+        let locked = VecDeque::from([Locked::TooLong; 1000]);
+        let mut held = Script { due: [Duration::ZERO; 1000].into(), locked, ..Script::default() };
+        assert_eq!((runs(&mut held), held.now), (0, HOUR));
+    }
+
+    #[test]
+    fn g3_the_child_does_not_run_for_what_was_served_while_it_waited_for_the_lock() {
+        let mut served = Script { due: [Duration::ZERO].into(), ..Script::default() };
+        queued(&mut served, HOUR);
+        assert_eq!(served.done, ["settle", "lock", "unlock", "leave_queue", "any_fresh"]);
+        let gate = VecDeque::from([Gate::Open, SHUT]);
+        let mut shut = Script { due: [Duration::ZERO].into(), gate, ..Script::default() };
+        queued(&mut shut, HOUR);
+        assert!(!shut.done.contains(&"run"), "{:?}", shut.done);
     }
 }

@@ -171,12 +171,6 @@ impl Verdict {
             (Finding::Unknown(why), _) | (_, Finding::Unknown(why)) => Verdict::Unknown(why),
         }
     }
-
-    /// Whether a run is wanted, as far as this can be told.
-    #[must_use]
-    pub fn is_dirty(&self) -> bool {
-        matches!(self, Verdict::Local(_) | Verdict::Remote(_) | Verdict::Both(..))
-    }
 }
 
 impl std::fmt::Display for Verdict {
@@ -367,5 +361,126 @@ impl Changes {
             Difference::Flags => &mut self.flags,
         };
         *place = place.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::flags::Flags;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn changes(new: u32, deleted: u32, flags: u32, other: u32) -> Changes {
+        Changes { new, deleted, flags, other }
+    }
+
+    #[test]
+    fn changes_are_told_in_words() {
+        assert_eq!(Changes::default().to_string(), "nothing");
+        assert_eq!(changes(2, 1, 0, 0).to_string(), "2 new, 1 deleted");
+        assert_eq!(changes(0, 0, 3, 0).to_string(), "3 flags");
+        assert_eq!(changes(1, 2, 3, 4).to_string(), "1 new, 2 deleted, 3 flags, 4 other");
+        assert_eq!(changes(1, 2, 3, 4).total(), 10);
+        assert!(changes(0, 0, 0, 1) != Changes::default() && !changes(0, 0, 0, 1).none());
+    }
+
+    #[test]
+    fn a_change_on_one_side_outweighs_ignorance_of_the_other() {
+        let changed = || Finding::Changed(changes(1, 0, 0, 0));
+        let unknown = || Finding::Unknown("x".into());
+        let of = |near, far| Verdict::of(near, far).to_string();
+        assert_eq!(of(Finding::Clean, Finding::Clean), "in step");
+        assert_eq!(of(changed(), unknown()), "to push: 1 new");
+        assert_eq!(of(unknown(), changed()), "to pull: 1 new");
+        assert_eq!(of(changed(), changed()), "to push: 1 new; to pull: 1 new");
+        assert_eq!(of(Finding::Clean, unknown()), "unknown: x");
+        assert_eq!(of(unknown(), Finding::Clean), "unknown: x");
+    }
+
+    /// As many messages as there are in a large mailbox, and their flags.
+    #[test]
+    fn no_two_of_many_maildirs_have_one_digest() {
+        let one = |name: &str, flags| {
+            let mut digest = Digest::default();
+            digest.add(name.as_bytes(), flags);
+            digest
+        };
+        let mut seen = BTreeSet::new();
+        let mut told = |digest: Digest| assert!(seen.insert((digest.sum, digest.product)));
+        for number in 0..5000 {
+            told(one(&format!("17000{number:05}.M1P2_3.host,U=4"), Flags::NONE));
+            told(one(&format!("{number}"), Flags::SEEN));
+        }
+        for bits in 0..64 {
+            told(one("name", Flags::from_bits(bits)));
+        }
+        for length in 1..40 {
+            told(one(&"\0".repeat(length), Flags::NONE));
+        }
+        let many = |names: &[&str]| {
+            let mut digest = Digest::default();
+            for name in names {
+                digest.add(name.as_bytes(), Flags::NONE);
+            }
+            digest
+        };
+        assert_eq!(many(&["a", "b", "c"]), many(&["c", "a", "b"]));
+        assert_ne!(many(&["a", "a"]), many(&["b", "b"]));
+        assert_ne!(many(&[]), many(&[""]));
+    }
+
+    const TWO: Rules = Rules { max_messages: 2, ..Rules::none() };
+
+    fn tidied(marks: (u32, u32), entries: &str, rules: &Rules) -> u32 {
+        let (pulled, expired) = marks;
+        let head = format!(
+            "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid {pulled}\nMaxPushedUid 9\n\
+             MaxExpiredFarUid {expired}\n\n"
+        );
+        let record = syncstate::parse(format!("{head}{entries}").as_bytes()).unwrap();
+        to_tidy(&record, rules)
+    }
+
+    #[test]
+    fn entries_that_a_run_would_drop_are_counted() {
+        let none = Rules::none();
+        assert_eq!(tidied((9, 5), "0 0 \n1 1 \n", &none), 1);
+        // Expired, and up to both marks.
+        for (entry, kept, limited) in [
+            ("5 0 ~\n", 1, 1),
+            ("6 0 ~\n", 0, 0),
+            ("5 0 \n", 0, 1),
+            ("6 0 \n", 0, 0),
+            ("0 4 ~\n", 0, 1),
+            ("0 4 \n", 0, 0),
+        ] {
+            assert_eq!(tidied((9, 5), entry, &none), kept, "{entry}");
+            assert_eq!(tidied((9, 5), entry, &TWO), limited, "{entry}");
+        }
+        assert_eq!(tidied((9, 20), "9 0 ~\n", &none), 1);
+        assert_eq!(tidied((9, 20), "10 0 ~\n", &none), 0);
+    }
+
+    #[test]
+    fn pairs_that_a_run_would_expire_or_take_back_are_counted() {
+        let counted = |entries: &[&str]| tidied((9, 0), &(entries.join("\n") + "\n"), &TWO);
+        assert_eq!(counted(&["1 1 S", "2 2 S"]), 0);
+        assert_eq!(counted(&["1 1 S", "2 2 S", "3 3 S"]), 1);
+        assert_eq!(counted(&["1 1 S", "2 2 S", "3 3 S", "4 4 S"]), 2);
+        // Important ones stay, and count.
+        assert_eq!(counted(&["1 1 FS", "2 2 S", "3 3 S"]), 0);
+        assert_eq!(counted(&["1 1 FS", "2 2 S", "3 3 S", "4 4 S"]), 1);
+        assert_eq!(counted(&["1 1 F", "2 2 FS", "3 3 FS"]), 0);
+        // Unread ones may: ExpireUnread is not known here.
+        assert_eq!(counted(&["1 1 ", "2 2 S", "3 3 S"]), 1);
+        // What has expired stays so, counted or not, until it becomes important.
+        assert_eq!(counted(&["1 1 ~S", "2 2 S", "3 3 S"]), 0);
+        assert_eq!(counted(&["1 1 ~S", "2 2 S"]), 0);
+        assert_eq!(counted(&["1 1 ~FS", "2 2 S"]), 1);
+        assert_eq!(counted(&["1 1 ~ST", "2 2 S", "3 3 S"]), 0);
+        // What is deleted, or not here, does not count.
+        assert_eq!(counted(&["1 1 ST", "2 2 S", "3 3 S"]), 0);
+        assert_eq!(counted(&["1 0 S", "2 2 S", "3 3 S"]), 0);
+        assert_eq!(counted(&["0 1 S", "2 2 S", "3 3 S"]), 0);
     }
 }

@@ -298,6 +298,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_at_the_mark_or_deleted_hides_nothing_new() {
+        assert_eq!(found("9 9 S\n", "9,10", &[], &RULES), changes(1, 0, 0));
+        assert_eq!(found("8 8 S\n10 9 \n", "8,10,11", &[], &RULES), changes(1, 0, 0));
+        let near = Rules { expunge_near: true, ..RULES };
+        assert_eq!(found("5 5 T\n", "5,10", &[(5, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("10 5 T\n", "10,11", &[(10, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("", "7,10", &[(7, b"T")], &near), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn what_was_never_synced_is_new_and_nothing_is_unknown() {
+        assert_eq!(never_synced(&STATUS), changes(3, 0, 0));
+        let empty = Status { messages: 0, ..STATUS };
+        assert!(matches!(never_synced(&empty), Finding::Unknown(_)));
+    }
+
+    #[test]
+    fn only_a_mailbox_that_is_selected_says_no_to_forwarded() {
+        for flags in [&["\\Seen", "\\*"][..], &["$Forwarded"]] {
+            for selected in [false, true] {
+                assert_eq!(keeps_forwarded(flags.iter().copied(), selected), Some(true));
+            }
+        }
+        assert_eq!(keeps_forwarded(["\\Seen"], true), Some(false));
+        assert_eq!(keeps_forwarded(["\\Seen"], false), None);
+    }
+
+    #[test]
+    fn what_expires_on_the_far_side_cannot_be_told() {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\
+                    MaxExpiredNearUid 3\n\n";
+        let record = syncstate::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();
+        assert_eq!(record.max_expired_near, 3);
+        let finding =
+            settle(&record, &RULES, &UidSet::parse("1").unwrap(), &Fetched::ChangedSince(vec![]));
+        assert!(matches!(finding, Finding::Unknown(_)));
+    }
+
+    #[test]
     fn placeholders_ask_by_flagged() {
         assert_eq!(found("1 1 >S\n", "1", &[(1, b"S")], &RULES), Finding::Clean);
         assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &RULES), changes(0, 0, 1));

@@ -461,5 +461,10 @@ mod tests {
         assert!(new.changes_since(&new, 0).none());
         let hollow = parse(format!("{text}0 0 ^\n").as_bytes()).unwrap();
         assert!(hollow.changes_since(&hollow, 0).none());
+        // Half a pair loses nothing when its flags change.
+        let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
+        let text = text.replace("0 4 T", "0 4 ST").replace("3 0 \n", "3 0 S\n");
+        let counts = parse(text.as_bytes()).unwrap().changes_since(&old, 0);
+        assert_eq!(counts, Counts { flags: 2, ..Counts::default() });
     }
 }

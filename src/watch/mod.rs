@@ -2,7 +2,8 @@
 //! the wish to end.
 //!
 //! [`account`] is the loop. What it decides by are values: [`boxes`] (each
-//! mailbox), [`need`] (what to run), [`reach`] (when to connect). What it hears
+//! mailbox), [`need`] (what to run), [`reach`] (when to connect), [`talk`] (how
+//! much to listen to). What it hears
 //! with: [`ears`] (the disk), [`far`] (the server), [`clock`] (the time), [`look`]
 //! (a mailbox, once it is asked). [`turn`] is for the second waiter.
 
@@ -14,6 +15,7 @@ pub mod far;
 pub mod look;
 pub mod need;
 pub mod reach;
+pub mod talk;
 pub mod turn;
 
 use std::io;
@@ -24,8 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::mbsyncrc::{self, fingerprint};
-use crate::outcome::{Exit, Failure};
+use crate::mbsyncrc;
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::stop::Stop;
 use crate::sync::disk::Scene;
 
@@ -59,11 +61,11 @@ pub struct Manner<'a> {
 }
 
 impl Manner<'_> {
-    /// What tells the configuration files from what they were before. Their text
-    /// has passwords in it, and is not kept.
+    /// Tells what is in the configuration files now from what was in them. The
+    /// texts themselves, which may have passwords in them, are not kept.
     #[must_use]
     pub fn config_prints(&self) -> Vec<Option<u64>> {
-        let print = |file: &PathBuf| mbsyncrc::text(file).ok().map(|text| fingerprint(&text));
+        let print = |file: &PathBuf| Some(mbsyncrc::fingerprint(&mbsyncrc::text(file).ok()?));
         self.configs.iter().map(print).collect()
     }
 }
@@ -107,7 +109,8 @@ impl AsFd for Halt {
 /// # Errors
 /// 75 when the machine has no descriptor or thread left.
 pub fn wait(scenes: &[Scene<'_>], manner: &Manner<'_>, stop: &Stop) -> Result<End, Failure> {
-    let no = |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {error}"));
+    let no =
+        |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {}", with_mend(error)));
     let halt = Halt::new().map_err(|error| no(&error))?;
     let one = |scene: Scene<'_>, leads: bool| {
         let end = account::wait(scene, manner, leads, stop, &halt);

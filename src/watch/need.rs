@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_left_as_it_was_is_not_run_again() {
+    fn g5_what_a_run_left_as_it_was_is_not_run_again() {
         let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
         for dirty in [changed(), unknown()] {
             let both = left_by_run(&dirty, Some(&dirty), &then);

@@ -1,11 +1,13 @@
 //! What is told to people, and placed on their machines: manuals, completions,
-//! services, packages. All of it is compared with the program, both ways.
+//! services, packages. All of it is compared with the program, both ways. And the
+//! breakages that the tests are tried with.
 
 #![allow(clippy::unwrap_used)] // what is wrong here fails the test
 
 mod completions;
 mod install;
 mod manual;
+mod mutants;
 mod services;
 mod supply;
 
