@@ -4,6 +4,8 @@
 # make soak         the same with full counts and long waits
 # make mutants      break each guarantee and see that a test notices: hours
 # make bench        figures, side by side
+# make peers        beside what else keeps mail in step: eight minutes; quick=quick for under three
+# make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
 
@@ -57,17 +59,29 @@ mutants: setup
 	@tests/mutants/run
 
 bench: setup
-	$(CARGO) bench --locked -p mutt-sync --bench '*'
+	$(CARGO) bench --locked -p mutt-sync $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
+
+# Installs further programs, which only this needs.
+peers: setup
+	@benches/setup
+	$(CARGO) bench --locked -p mutt-sync --bench peers -- $(quick)
 
 setup:
 	@tests/setup
 
 lint:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked -q
 	shellcheck $(scripts)
 	@for page in $(pages); do echo "mandoc -Tlint $$page"; mandoc -Tlint -Wwarning "$$page" || exit; done
+
+# Not part of `make test`: cargo-deny takes minutes to compile, and advisories
+# come from the net.
+deny:
+	$(CARGO) deny --locked check bans licenses sources
+	$(CARGO) deny --locked check advisories
 
 # Builds only what is missing or old, so that root needs no Rust toolchain for
 # `make && sudo make install`.
@@ -103,4 +117,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak mutants bench setup lint install uninstall deb
+.PHONY: all demo test soak mutants bench peers setup lint deny install uninstall deb

@@ -3,11 +3,19 @@
 //! mail. Budget: 0.55 of mbsync's own time for one mailbox at 100 ms, and 0.9 of
 //! its throughput.
 
-use rig::{Account, Delay, Home, Running, Server, ServerOptions, Signal, Tls, count, message};
+use rig::{
+    Account, Delay, Home, Imap, Maildir, Running, Server, ServerOptions, Signal, Tls, count,
+    message,
+};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(900);
+
+/// The machine's mbsync, or the one of another version named by `MBSYNC`.
+fn mbsync() -> String {
+    std::env::var("MBSYNC").unwrap_or_else(|_| "/usr/bin/mbsync".into())
+}
 
 /// A home with a waiter that lends, or does not.
 struct Bench {
@@ -17,11 +25,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(server: &Server, port: u16, lends: bool, settle: &str) -> Self {
+    fn new(server: &Server, port: u16, lends: bool, settle: &str, patterns: &str) -> Self {
         let account = Account::on(server, if lends { "Home" } else { "Work" }).port(port);
-        let home = Home::with(vec![account]);
+        let home = Home::with(vec![account.patterns(patterns)]);
         home.settings(&format!(
-            "throttle = \"0s\"\nsettle = \"{settle}\"\nhandover = {lends}\nevery = \"1d\"\n"
+            "throttle = \"0s\"\nsettle = \"{settle}\"\nhandover = {lends}\nevery = \"1d\"\nmbsync = \"{}\"\n",
+            mbsync()
         ));
         let mut bench = Bench { home, waiter: None, lends };
         bench.start();
@@ -89,11 +98,14 @@ fn distances(tls: Tls) {
     let server = Server::with(ServerOptions { tls, ..ServerOptions::default() });
     for round_trip in [0, 40, 100] {
         let delay = Delay::to(server.port(), Duration::from_millis(round_trip));
-        let lending = Bench::new(&server, delay.port(), true, "1ms");
-        let plain = Bench::new(&server, delay.port(), false, "1ms");
+        let lending = Bench::new(&server, delay.port(), true, "1ms", "*");
+        let plain = Bench::new(&server, delay.port(), false, "1ms", "*");
         // For mbsync by hand, in nobody's way.
         let other = Home::with(vec![Account::on(&server, "Other").port(delay.port())]);
-        other.mbsync(&["Other"]).ok();
+        let by_hand = |args: &[&str]| {
+            rig::run(other.command(mbsync()).arg("-q").args(args), Duration::from_secs(60)).ok();
+        };
+        by_hand(&["Other"]);
         for (what, boxes) in
             [("one box", ":INBOX"), ("four boxes", ":INBOX,Archive,Drafts,Sent"), ("all", "")]
         {
@@ -102,15 +114,18 @@ fn distances(tls: Tls) {
                 ours.push(lending.asked_for(boxes));
                 theirs.push(plain.asked_for(boxes));
                 let start = Instant::now();
-                other.mbsync(&["-q", &format!("Other{boxes}")]).ok();
+                by_hand(&[&format!("Other{boxes}")]);
                 alone.push(start.elapsed());
                 // What the waiter looks at after a run is not to slow the next.
                 sleep(Duration::from_millis(200 + round_trip * 8));
             }
             let (ours, theirs, alone) = (median(ours), median(theirs), median(alone));
             println!(
-                "{tls:?}, {round_trip:3} ms, {what:10}: lent {ours:.0?}, plain {theirs:.0?}, \
-                 mbsync alone {alone:.0?}; {:.2} of plain, {:.2} of mbsync alone",
+                "{tls:?}, {round_trip:3} ms, {what:10}: lent {} ms, plain {} ms, \
+                 mbsync alone {} ms; {:.2} of plain, {:.2} of mbsync alone",
+                ours.as_millis(),
+                theirs.as_millis(),
+                alone.as_millis(),
                 ratio(ours, theirs),
                 ratio(ours, alone)
             );
@@ -118,56 +133,118 @@ fn distances(tls: Tls) {
     }
 }
 
-fn much_mail() {
-    let server = Server::start();
+/// Kilobytes that the process alone has.
+fn private(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// The mailbox that the others are copied from; never synced.
+const SOURCE: &str = "Source";
+
+impl Bench {
+    /// One first sync of a mailbox full of mail, one of a mailbox whose mail is all
+    /// here: how long each took.
+    fn pass(
+        &mut self,
+        imap: &mut Imap,
+        number: usize,
+        pulled: usize,
+        push: &[Vec<u8>],
+    ) -> [Duration; 2] {
+        let (down, up) = (format!("Down{number}"), format!("Up{number}"));
+        self.stop();
+        imap.create(&down);
+        imap.select(SOURCE);
+        imap.raw(&format!("UID COPY 1:* {down}"));
+        imap.unselect();
+        // It is only on the server: the run for it follows the connection.
+        let (before, _) = self.last();
+        self.start();
+        let start = Instant::now();
+        while self.last().0 == before {
+            assert!(start.elapsed() < LIMIT, "nothing was pulled");
+            sleep(Duration::from_millis(5));
+        }
+        let pull = self.last().1;
+        assert_eq!(self.home.maildir(self.name(), &down).len(), pulled);
+        let outside = Maildir::at(self.home.path("outside")).create();
+        for mail in push {
+            outside.add(mail, "S");
+        }
+        outside.age();
+        let place = self.home.maildir(self.name(), &up);
+        let push_time =
+            self.run_after(|| std::fs::rename(outside.path(), place.path()).expect("rename"));
+        assert_eq!(imap.status(&up).messages, push.len() as u64);
+        let waiter = self.waiter.as_ref().expect("it waits");
+        let said = waiter.stderr();
+        let lent = said.matches(", over the connection that is open").count();
+        assert!(!said.contains("not over the connection"), "{waiter}");
+        assert_eq!(lent > 0, self.lends, "{waiter}");
+        println!(
+            "    {}: {pulled} pulled in {pull:.1?}, {} pushed in {push_time:.1?}; {} kB private",
+            if self.lends { "lent " } else { "plain" },
+            push.len(),
+            private(waiter.pid()),
+        );
+        self.stop();
+        for name in [down, up] {
+            imap.delete(&name);
+            std::fs::remove_dir_all(self.home.maildir(self.name(), &name).path()).expect("remove");
+        }
+        [pull, push_time]
+    }
+}
+
+/// In turns, for nobody else on the machine keeps still; each pass gives one ratio.
+fn much_mail(tls: Tls) {
+    let server = Server::with(ServerOptions { tls, ..ServerOptions::default() });
     let (pulled, pushed) = (count(3000, 30_000), count(300, 2_000));
     let mail: Vec<Vec<u8>> = (0..pulled.max(pushed))
         .map(|n| message(&format!("mail {n}"), &"a line of text\r\n".repeat(n % 200)))
         .collect();
-    let mut took = vec![];
-    for lends in [true, false] {
-        let mut bench = Bench::new(&server, server.port(), lends, "3s");
-        bench.stop();
+    let mut benches = [true, false].map(|lends| {
         let mut imap = server.imap(if lends { "home" } else { "work" });
-        imap.append_many("INBOX", &mail[..pulled], &[]);
-        // The run follows the start: it is done when the number has changed.
-        let pull = bench.last().0;
-        bench.start();
-        let start = Instant::now();
-        while bench.last().0 == pull {
-            assert!(start.elapsed() < LIMIT, "nothing was pulled");
-            sleep(Duration::from_millis(5));
+        imap.create(SOURCE);
+        imap.append_many(SOURCE, &mail[..pulled], &[]);
+        (Bench::new(&server, server.port(), lends, "1ms", "* !Source"), imap)
+    });
+    println!("{tls:?}: much mail, each time anew");
+    let mut ratios = [vec![], vec![]];
+    for number in 0..count(7, 7) {
+        let mut took = [[Duration::ZERO; 2]; 2];
+        for turn in 0..2 {
+            let at = (number + turn) % 2;
+            let (bench, imap) = &mut benches[at];
+            took[at] = bench.pass(imap, number, pulled, &mail[..pushed]);
         }
-        let pull = bench.last().1;
-        assert_eq!(bench.home.maildir(bench.name(), "INBOX").len(), pulled);
-        let push = bench.run_after(|| {
-            let archive = bench.home.maildir(bench.name(), "Archive");
-            mail[..pushed].iter().for_each(|mail| drop(archive.add(mail, "S")));
-        });
-        assert_eq!(imap.status("Archive").messages, pushed as u64);
-        took.push((pull, push));
-        bench.stop();
+        for (way, ratios) in ratios.iter_mut().enumerate() {
+            ratios.push(ratio(took[1][way], took[0][way]));
+        }
     }
-    let [ours, plain] = took[..] else { unreachable!() };
-    println!(
-        "{pulled} pulled: lent {:.1?}, plain {:.1?}; throughput {:.2} of plain",
-        ours.0,
-        plain.0,
-        ratio(plain.0, ours.0)
-    );
-    println!(
-        "{pushed} pushed: lent {:.1?}, plain {:.1?}; throughput {:.2} of plain",
-        ours.1,
-        plain.1,
-        ratio(plain.1, ours.1)
-    );
+    for (what, mut ratios) in ["pulled", "pushed"].iter().zip(ratios) {
+        ratios.sort_by(f64::total_cmp);
+        println!(
+            "{tls:?}: {what}: throughput lent {:.2} of plain (median of {}; {:.2} to {:.2})",
+            ratios[ratios.len() / 2],
+            ratios.len(),
+            ratios[0],
+            ratios[ratios.len() - 1]
+        );
+    }
 }
 
 fn main() {
-    // `cargo bench --bench handover -- mail` is for much mail alone.
-    if !std::env::args().any(|word| word == "mail") {
+    // `cargo bench --bench handover -- mail` is for much mail alone, `distances` for the rest.
+    let told = |what: &str| std::env::args().any(|word| word == what);
+    if !told("mail") {
         distances(Tls::None);
         distances(Tls::Imaps);
     }
-    much_mail();
+    if !told("distances") {
+        much_mail(Tls::None);
+        much_mail(Tls::Imaps);
+    }
 }

@@ -6,7 +6,7 @@
 //! Budgets: 200 keys in neomutt at most 1.5 times those without; a change of
 //! the server's shown within 100 ms of the run's end.
 
-use rig::{Home, Server, message};
+use rig::{Home, Running, Server, Signal, count, message, wait_until};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -96,18 +96,6 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// A figure for each way, in turns; the best of the rounds, for whatever else
-/// the machine does only adds.
-fn in_turns<const N: usize>(mut measure: impl FnMut(usize) -> Duration) -> [Duration; N] {
-    let mut best = [Duration::MAX; N];
-    for _ in 0..ROUNDS {
-        for (way, best) in best.iter_mut().enumerate() {
-            *best = measure(way).min(*best);
-        }
-    }
-    best
-}
-
 fn prepared() -> Home {
     let home = Home::fake(&["Home", "Work"]);
     home.program("mutt-sync", "");
@@ -142,63 +130,99 @@ fn keys() {
     for client in ["neomutt", "mutt"] {
         let ways: Vec<_> =
             ways.iter().filter(|(name, _)| client == "neomutt" || !name.contains("neo")).collect();
-        let mut measure = |way: usize| {
-            let Some((_, line)) = ways.get(way) else { return Duration::ZERO };
-            home.muttrc("Home", &format!("set timeout=15 sort=subject\n{line}"));
-            let mut client = Client::start(&home, client, ".muttrc");
+        let mut clients: Vec<Client> = Vec::new();
+        for (number, (_, line)) in ways.iter().enumerate() {
+            let rc = home.muttrc("Home", &format!("set timeout=15 sort=subject\n{line}"));
+            let own = home.path(&format!("rc{number}"));
+            std::fs::rename(rc, &own).expect("rename");
+            let mut client = Client::start(&home, client, own.to_str().expect("UTF-8"));
             let _ = client.reaction(Duration::from_millis(800));
             client.type_in("=");
             let _ = client.reaction(Duration::from_millis(300));
-            let total =
-                (0..KEYS).map(|n| client.cost(if n < KEYS / 2 { "j" } else { "k" }, SILENCE)).sum();
-            client.leave();
-            total
-        };
-        let best: [Duration; 4] = in_turns(&mut measure);
-        println!("{KEYS} keys in {client}, best of {ROUNDS}:");
-        for ((name, _), time) in ways.iter().zip(best) {
-            let ratio = time.as_secs_f64() / best[0].as_secs_f64();
-            println!("  {name:22} {:8.1} ms  ({ratio:.2})", ms(time));
+            clients.push(client);
+        }
+        // Ten keys in one, then in the next: each stretch gives one ratio.
+        let mut stretches = vec![vec![]; ways.len()];
+        for stretch in 0..KEYS / 10 * ROUNDS {
+            for at in 0..ways.len() {
+                let way = (stretch + at) % ways.len();
+                let key = if stretch / 10 % 2 == 0 { "j" } else { "k" };
+                let times = (0..10).map(|_| clients[way].cost(key, SILENCE));
+                stretches[way].push(times.sum::<Duration>());
+            }
+        }
+        clients.into_iter().for_each(Client::leave);
+        println!("{KEYS} keys in {client}, {ROUNDS} times, ten at a time in turns:");
+        for ((name, _), times) in ways.iter().zip(&stretches) {
+            let each = times.iter().zip(&stretches[0]);
+            let mut ratios: Vec<f64> =
+                each.map(|(with, without)| with.as_secs_f64() / without.as_secs_f64()).collect();
+            ratios.sort_by(f64::total_cmp);
+            let total = times.iter().sum::<Duration>() / u32::try_from(ROUNDS).expect("few");
+            let ratio = ratios[ratios.len() / 2];
+            println!("  {name:22} {:8.1} ms  ({ratio:.2}, median of {})", ms(total), ratios.len());
         }
     }
 }
 
+/// All ways at once, each in a client of its own, and a change of folder in each
+/// by turns: whatever else the machine does, it does to all of them.
 fn folders() {
     let home = prepared();
     let _mbsync = home.fake_mbsync();
     home.mutt_sync(&["-a"]).ok();
+    // As it is mostly: somebody waits, and is busy with something else.
+    let waiter = Running::start(home.cmd(&["--wait", "--loop", "Home", "Work"]));
+    wait_until(Duration::from_secs(30), "a waiter", || {
+        home.mutt_sync(&["--status", "Home"]).ok().stdout.contains("a waiter watches")
+    });
     let printed = home.mutt_sync(&["--muttrc"]).ok().stdout;
     let calls = |line: &&str| line.contains("mutt-sync -b 2>");
-    let lines = |keep: &dyn Fn(&&str) -> bool| -> String {
-        printed.lines().filter(keep).flat_map(|line| [line, "\n"]).collect()
-    };
+    let without: String =
+        printed.lines().filter(|line| !calls(line)).flat_map(|line| [line, "\n"]).collect();
     let program = "`mutt-sync -b 2>/dev/null`";
+    assert_eq!(printed.matches(program).count(), 2, "{printed}");
     let ways = [
-        ("without", lines(&|line| !calls(line))),
-        ("with both hooks", lines(&|_| true)),
-        ("sh -c 'touch F' twice", printed.replace(program, "`touch ~/F 2>/dev/null`")),
+        ("without a hook", without),
+        ("sh -c 'touch F' in both", printed.replace(program, "`touch ~/F 2>/dev/null`")),
+        ("mutt-sync -b in both", printed.clone()),
     ];
     for client in ["neomutt", "mutt"] {
-        let best: [Duration; 3] = in_turns(|way| {
-            home.write("hooks", &ways[way].1);
-            home.muttrc("Home", "source ~/hooks");
-            let mut client = Client::start(&home, client, ".muttrc");
+        let mut clients: Vec<Client> = Vec::new();
+        for (number, (_, text)) in ways.iter().enumerate() {
+            home.write(&format!("hooks{number}"), text);
+            let rc = home.muttrc("Home", &format!("source ~/hooks{number}"));
+            let own = home.path(&format!("rc{number}"));
+            std::fs::rename(rc, &own).expect("rename");
+            let mut client = Client::start(&home, client, own.to_str().expect("UTF-8"));
             let _ = client.reaction(Duration::from_millis(800));
-            let times = (0..50)
-                .map(|n| {
-                    let folder = ["Work/INBOX", "Home/Archive", "Work/Sent", "Home/Sent"][n % 4];
-                    client.cost(&format!("c={folder}\r"), Duration::from_millis(80))
-                })
-                .collect();
-            client.leave();
-            median(times)
-        });
-        println!("a change of folder in {client}, best median of {ROUNDS} times 50:");
-        for ((name, _), time) in ways.iter().zip(best) {
-            let more = ms(time) - ms(best[0]);
-            println!("  {name:22} {:8.2} ms  (+{more:.2} ms)", ms(time));
+            clients.push(client);
         }
+        let mut times = [vec![], vec![], vec![]];
+        for turn in 0..count(60, 200) {
+            let folder = ["Work/INBOX", "Home/Archive", "Work/Sent", "Home/Sent"][turn % 4];
+            for at in 0..3 {
+                let way = (turn + at) % 3;
+                let keys = format!("c={folder}\r");
+                times[way].push(clients[way].cost(&keys, Duration::from_millis(80)));
+            }
+        }
+        clients.into_iter().for_each(Client::leave);
+        let more = |way: usize| {
+            let each = times[way].iter().zip(&times[0]);
+            let mut more: Vec<f64> = each.map(|(with, without)| ms(*with) - ms(*without)).collect();
+            more.sort_by(f64::total_cmp);
+            more[more.len() / 2]
+        };
+        println!("a change of folder in {client}, {} in turns, medians:", times[0].len());
+        for (way, (name, _)) in ways.iter().enumerate() {
+            let whole = ms(median(times[way].clone()));
+            println!("  {name:24} {whole:8.2} ms  (+{:.2} ms)", more(way));
+        }
+        println!("  added by mutt-sync -b: {:.2} of what touch adds", more(2) / more(1));
     }
+    waiter.signal(Signal::TERM);
+    waiter.wait(Duration::from_secs(20));
 }
 
 /// From the end of a run to the flag on the screen of an open folder.

@@ -13,13 +13,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser as _;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::account::{Account, Want};
 use crate::check;
 use crate::cli::Cli;
 use crate::mbsyncrc::{self, Config, Dialect, Env};
 use crate::mutt;
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::settings;
 use crate::state::StateDir;
 use crate::state::last::{self, Last};
@@ -32,7 +33,7 @@ use crate::sync::mbsync::Prompt;
 use crate::sync::serve::{self, Answer, By};
 use crate::sys::{Forked, fork_detached};
 use crate::watch::{self, End};
-use crate::words::{short, what_happened};
+use crate::words::{short, shown, what_happened};
 
 /// What a selection names: accounts by their place in the configuration.
 pub type Selection = Vec<(usize, BTreeSet<Want>)>;
@@ -55,6 +56,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>)
     if let Some(exit) = handover::is_tunnel(&arguments) {
         return exit;
     }
+    // Passwords are in this memory for a while: no core dump has it, and no other
+    // process of the user's can read it. mbsync and hooks are as they would be.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -238,9 +242,13 @@ impl<'a> Session<'a> {
             let mut disk = Disk::open(scene, stop.clone(), manner)?;
             let answer = serve::background(&mut disk, wants, self.cli.force);
             let text = match answer {
+                Answer::Stranded if disk.is_lost() => {
+                    exit = exit.max(Exit::Later);
+                    "neither written down nor served; ask again".to_owned()
+                }
                 Answer::Stranded => {
                     exit = exit.max(Exit::Later);
-                    "nobody could be left to serve it".to_owned()
+                    "nobody could be left to serve it; the request stands".to_owned()
                 }
                 _ => match disk.dir().read_json::<Retry>(retry::FILE) {
                     Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
@@ -460,7 +468,7 @@ fn which_account(accounts: &[Account]) -> Failure {
 }
 
 fn no_signals(error: &io::Error) -> Failure {
-    Failure::new(Exit::Later, format!("cannot watch for signals: {error}"))
+    Failure::new(Exit::Later, format!("cannot watch for signals: {}", with_mend(error)))
 }
 
 fn read_settings(
@@ -490,5 +498,5 @@ fn out(line: &str) -> Exit {
 }
 
 fn err(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", shown(line));
 }

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
 use crate::mbsyncrc::Dialect;
+use crate::sys;
 
 const FILE: &str = "mbsync.json";
 
@@ -63,24 +64,27 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
     Some(now.version).filter(|version| !version.is_empty())
 }
 
-/// What the program prints, if it does so soon.
+/// What the program prints, if it does so soon. It may be a script, and what it
+/// starts must neither keep us nor stay.
 fn ask(program: &Path) -> Option<String> {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().ok()?;
+    let mut child = sys::in_new_session(&mut command).spawn().ok()?;
     let pid = Pid::from_child(&child);
-    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
-    let _ =
-        rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&limit)));
-    if child.try_wait().ok()?.is_none() {
-        let _ = child.kill();
-        let _ = child.wait();
-        return None;
-    }
-    let mut text = Vec::new();
-    child.stdout.take()?.take(4096).read_to_end(&mut text).ok()?;
-    printed(&String::from_utf8_lossy(&text))
+    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).is_ok_and(|ended| {
+        let mut fds = [PollFd::new(&ended, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))) == Ok(1)
+    });
+    // Before it is waited for: until then the number is its own.
+    let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    let _ = child.wait();
+    let mut stdout = child.stdout.take().filter(|_| ended)?;
+    // All that it has said is there; a daemon of its own may still hold the pipe.
+    rustix::io::ioctl_fionbio(&stdout, true).ok()?;
+    let mut text = [0; 4096];
+    let count = stdout.read(&mut text).ok()?;
+    printed(&String::from_utf8_lossy(text.get(..count)?))
 }
 
 /// `isync 1.4.4` → `1.4.4`.
@@ -113,6 +117,26 @@ pub fn in_path(program: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn g9_one_that_leaves_something_behind_neither_keeps_us_nor_leaves_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for (end, said) in [("echo isync 1.4.4", Some("1.4.4")), ("exec sleep 600", None)] {
+            let (program, pids) = (dir.path().join("mbsync"), dir.path().join("pids"));
+            let file = pids.display();
+            let script = format!("#!/bin/sh\nsleep 600 &\necho $! $$ >'{file}'\n{end}\n");
+            std::fs::write(&program, script).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&program, mode).unwrap();
+            assert_eq!(ask(&program).as_deref(), said);
+            let text = std::fs::read_to_string(&pids).unwrap();
+            for pid in text.split_whitespace().filter_map(crate::process::pid) {
+                let left = crate::process::Process::with_pid(pid);
+                let limit = std::time::Duration::from_secs(5);
+                assert!(left.is_none_or(|left| left.wait_gone(limit)), "{pid:?} is left");
+            }
+        }
+    }
 
     #[test]
     fn versions_are_read_as_printed() {

@@ -152,7 +152,7 @@ impl Listing {
 
 /// Names come from a disk and a server: nothing in them may move the cursor.
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    crate::words::shown(text)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! nothing of what was tried, nor of who reads the text.
 
 use std::fmt;
+use std::io;
 
 /// An exit status of the program. The order is by weight: of several accounts
 /// the greatest is reported.
@@ -65,6 +66,25 @@ impl Exit {
             129.. => Exit::Signal(code - 128),
             _ => Exit::Mailbox,
         }
+    }
+}
+
+/// Whether this process, or the machine, may open no more files.
+#[must_use]
+pub fn no_descriptor_left(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE]
+        .iter()
+        .any(|errno| number == Some(errno.raw_os_error()))
+}
+
+/// The error, and what to do about it where the kernel's words do not tell.
+#[must_use]
+pub fn with_mend(error: &io::Error) -> String {
+    if no_descriptor_left(error) {
+        format!("{error}; raise the limit of open files (ulimit -n)")
+    } else {
+        error.to_string()
     }
 }
 

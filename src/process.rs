@@ -181,7 +181,7 @@ mod tests {
         for each in below.iter().chain([&process]) {
             each.signal(Signal::KILL);
         }
-        assert!(process.wait_gone(Duration::from_secs(5)));
+        assert!(process.wait_gone(Duration::from_secs(30)));
         child.wait().unwrap();
         assert!(!process.is_alive());
     }

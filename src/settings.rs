@@ -38,7 +38,7 @@ pub struct Settings {
     pub connections: u32,
     /// `sweep`: STATUS of mailboxes that no connection watches.
     pub sweep: Duration,
-    /// `stall`: a run that moves no byte for so long is ended.
+    /// `stall`: a run that moves next to nothing for so long is ended.
     pub stall: Duration,
     /// `prompt`: what runs in the background may open graphical prompts.
     pub prompt: bool,

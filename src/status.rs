@@ -19,7 +19,7 @@ use crate::state::retry::{self, Retry, seconds};
 use crate::state::{StateDir, seen, throttle, want};
 use crate::sync::disk::Scene;
 use crate::verdict::{Changes, Finding, Rules, Seen, local};
-use crate::words::short;
+use crate::words::{short, shown};
 
 /// An account at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -226,7 +226,7 @@ pub fn text(status: &Status, now: SystemTime) -> String {
         lines.push(format!("  asked for, {who}: {}", status.wanted.join(", ")));
     }
     lines.extend(pending_lines(status));
-    lines.join("\n")
+    lines.iter().map(|line| shown(line)).collect::<Vec<_>>().join("\n")
 }
 
 fn summary(status: &Status, now: SystemTime) -> String {

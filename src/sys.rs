@@ -33,6 +33,9 @@ pub fn fork_detached() -> io::Result<Forked> {
     if thread_count() > 1 {
         return Err(io::Error::other("fork with several threads"));
     }
+    // Before there is a child: one that kept the caller's pipe would be waited
+    // for by mutt's backtick.
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     let deaf = Deaf::now();
     // SAFETY: as above.
     match unsafe { libc::fork() } {
@@ -40,11 +43,9 @@ pub fn fork_detached() -> io::Result<Forked> {
         0 => {
             let _ = rustix::process::setsid();
             drop(deaf);
-            if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
-                let _ = rustix::stdio::dup2_stdin(&null);
-                let _ = rustix::stdio::dup2_stdout(&null);
-                let _ = rustix::stdio::dup2_stderr(&null);
-            }
+            let _ = rustix::stdio::dup2_stdin(&null);
+            let _ = rustix::stdio::dup2_stdout(&null);
+            let _ = rustix::stdio::dup2_stderr(&null);
             Ok(Forked::Child)
         }
         _ => Ok(Forked::Parent),

@@ -24,6 +24,13 @@ pub fn short(duration: Duration) -> String {
     }
 }
 
+/// A line as it may be shown: names come from servers and disks, and nothing in
+/// them may move the cursor or begin a line of its own.
+#[must_use]
+pub fn shown(line: &str) -> String {
+    fit_to_print(line, &[]).into_owned()
+}
+
 /// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
 #[must_use]
 pub fn what_happened(changes: &[Change], took: Duration) -> String {

@@ -53,33 +53,79 @@ fn ended(waiter: Running, home: &Home) {
     home.wait_no_leftovers(Duration::from_secs(5));
 }
 
+/// Logins and password commands that a waiter's log accounts for: one for each
+/// connection, and one for each run that had none.
+fn accounted_for(waiter: &Running) -> usize {
+    let log = waiter.stderr();
+    let plain = log.matches(": running ").count() - log.matches(&format!(", {OURS}")).count();
+    log.matches("connected by").count() + plain
+}
+
+fn runs_ended(home: &Home) -> u64 {
+    let last: serde_json::Value =
+        serde_json::from_str(&home.read(".local/state/mutt-sync/Home/last.json")).unwrap();
+    last["runs"].as_u64().unwrap()
+}
+
+/// What comes in an hour, in less time: mail on both sides, requests, a
+/// connection that is lost; then the timer's runs.
 #[test]
-fn g12_one_login_for_watching_and_syncing() {
-    let server = Server::start();
+fn g12_one_login_and_one_password_command_for_each_connection() {
+    let mut server = Server::start();
     let asked = tempfile::NamedTempFile::new().unwrap();
     let command = format!("echo >> {}; echo {}", asked.path().display(), server.password("home"));
     let home = Home::with(vec![Account::on(&server, "Home").pass_cmd(&command)]);
-    prompt(&home, "");
+    prompt(&home, "every = \"1d\"\n");
     let mut imap = server.imap("home");
-    let waiter = waiter(&home);
-    until_equal("at first", &mut imap, &home, "Home", &waiter);
     let commands = || fs::read_to_string(asked.path()).unwrap().lines().count();
+    let waiting = waiter(&home);
+    let runs = |waiter: &Running, how: &str| waiter.stderr().matches(how).count();
+    until_equal("at first", &mut imap, &home, "Home", &waiting);
     let before = (server.logins("home"), commands());
-    let events = count(6, 60);
+    let events = count(9, 60);
     for event in 0..events {
         let text = format!("event {event}");
-        if event % 2 == 0 {
-            imap.append("INBOX", &message(&text, &text), &[]);
-        } else {
-            home.maildir("Home", "INBOX").add(&message(&text, &text), "S");
+        let ran = runs_ended(&home);
+        match event % 3 {
+            0 => drop(imap.append("INBOX", &message(&text, &text), &[])),
+            1 => drop(home.maildir("Home", "INBOX").add(&message(&text, &text), "S")),
+            _ => drop(home.mutt_sync(&["-b", "Home"]).ok()),
         }
-        until_equal(&text, &mut imap, &home, "Home", &waiter);
+        wait_until(LIMIT, "a run's end", || runs_ended(&home) > ran);
+        until_equal(&text, &mut imap, &home, "Home", &waiting);
+        if event == events / 2 {
+            assert_eq!((server.logins("home"), commands()), before, "{waiting}");
+            assert_eq!(server.connections(), 1);
+            server.restart();
+            imap = server.imap("home");
+            wait_until(LIMIT, "a second connection", || runs(&waiting, "connected by") == 2);
+        }
     }
-    let runs = waiter.stderr().matches(OURS).count();
-    assert!(runs >= events, "{runs} runs for {events} events; {waiter}");
-    assert_eq!((server.logins("home"), commands()), before, "{waiter}");
+    let ours = runs(&waiting, &format!(", {OURS}"));
+    assert!(ours >= events - 1, "{ours} runs for {events} events; {waiting}");
+    let wanted = accounted_for(&waiting);
+    assert!(wanted <= 4, "{waiting}");
+    assert_eq!((server.logins("home"), commands()), (wanted, wanted), "{waiting}");
     assert_eq!(server.connections(), 1);
-    ended(waiter, &home);
+    println!("{events} events, {ours} runs over 2 connections, {wanted} logins and commands");
+    ended(waiting, &home);
+
+    prompt(&home, "every = \"1s\"\n");
+    let waiting = waiter(&home);
+    let turns = count(4, 30);
+    wait_until(LIMIT * 2, "the timer's runs", || {
+        runs(&waiting, &format!("-- Home, {OURS}")) >= turns
+    });
+    ended_well(&waiting);
+    let wanted = wanted + accounted_for(&waiting);
+    assert_eq!((server.logins("home"), commands()), (wanted, wanted), "{waiting}");
+    assert!(accounted_for(&waiting) <= 2, "{waiting}");
+    home.wait_no_leftovers(Duration::from_secs(5));
+}
+
+fn ended_well(waiter: &Running) {
+    waiter.signal(Signal::TERM);
+    wait_until(Duration::from_secs(10), "its end", || !waiter.runs());
 }
 
 #[test]
@@ -215,10 +261,16 @@ fn g2_nothing_is_lost_or_doubled_when_any_part_is_killed() {
         }
         if victim == 0 {
             tally(&waiting);
+            // mbsync dies with it, and the tunnel when mbsync does.
+            home.wait_no_leftovers(Duration::from_secs(10));
             waiting = waiter(&home);
         }
         let what = format!("{text}, victim {victim}");
         until_equal(&what, &mut imap, &home, "Home", &waiting);
+        // Equal, and not by having it twice.
+        assert_eq!(imap.status("INBOX").messages, round as u64 + 1, "{what}\n{waiting}");
+        assert_eq!(home.maildir("Home", "INBOX").len(), round + 1, "{what}\n{waiting}");
+        imap.find("INBOX", &text);
     }
     tally(&waiting);
     println!("{over_ours} runs over our connection, {again} of them made again without it");
@@ -264,6 +316,37 @@ fn much_mail_passes_and_leaves_no_trace_in_memory() {
     ended(waiter, &home);
 }
 
+/// An mbsync over the lent connection, caught while it runs: on a busy machine
+/// one may be gone before it is seen.
+fn caught_mbsync(home: &Home, imap: &mut Imap) -> u32 {
+    for attempt in 0..20 {
+        let text = format!("attempt {attempt}");
+        imap.append("INBOX", &message(&text, &text), &[]);
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            if let Some(pid) = mbsync_of(home) {
+                return pid;
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
+    panic!("mbsync is never seen");
+}
+
+/// The same, stopped so that it can be looked at.
+fn held_mbsync(home: &Home, imap: &mut Imap) -> u32 {
+    for _ in 0..20 {
+        let pid = caught_mbsync(home, imap);
+        rig::process::kill(pid, Signal::STOP);
+        if rig::process::command_line(pid).contains("/proc/self/fd/") {
+            return pid;
+        }
+        // Gone, or one that runs without the connection.
+        rig::process::kill(pid, Signal::CONT);
+    }
+    panic!("mbsync is always faster");
+}
+
 #[test]
 fn g11_the_copy_and_the_channel_are_nobody_elses() {
     let server = Server::start();
@@ -271,9 +354,7 @@ fn g11_the_copy_and_the_channel_are_nobody_elses() {
     let mut imap = server.imap("home");
     let waiter = waiter(&home);
     until_equal("at first", &mut imap, &home, "Home", &waiter);
-    imap.append("INBOX", &message("new", "new"), &[]);
-    wait_until(LIMIT, "mbsync runs", || mbsync_of(&home).is_some());
-    let pid = mbsync_of(&home).unwrap();
+    let pid = held_mbsync(&home, &mut imap);
     let password = server.password("home");
     let line = rig::process::command_line(pid);
     let copy = line.split(' ').find_map(|word| word.strip_prefix("/proc/self/fd/")).unwrap();
@@ -285,12 +366,6 @@ fn g11_the_copy_and_the_channel_are_nobody_elses() {
     }
     assert!(fs::read_link(&copy).unwrap().to_str().unwrap().contains("memfd:"), "on a disk");
     assert!(fs::write(&copy, "Host evil").is_err(), "the copy can be changed");
-    for of in [pid, waiter.pid()] {
-        for place in ["cmdline", "environ"] {
-            let bytes = fs::read(format!("/proc/{of}/{place}")).unwrap_or_default();
-            assert!(!String::from_utf8_lossy(&bytes).contains(&password), "{place} of {of}");
-        }
-    }
     // None of mbsync's sockets has a name, so none can be connected to.
     let named = fs::read_to_string("/proc/net/unix").unwrap();
     let mut sockets = 0;
@@ -305,7 +380,74 @@ fn g11_the_copy_and_the_channel_are_nobody_elses() {
         assert!(line.is_none_or(|line| line.split_whitespace().count() == 7), "{line:?}");
     }
     assert!(sockets > 0, "no socket was looked at");
+    // To whatever takes part in the run, as long as it lasts, the tunnel too.
+    rig::process::kill(pid, Signal::CONT);
+    let mut looked_at = 0;
+    while mbsync_of(&home) == Some(pid) {
+        for (of, _) in home.leftovers() {
+            for place in ["cmdline", "environ"] {
+                let bytes = fs::read(format!("/proc/{of}/{place}")).unwrap_or_default();
+                assert!(!String::from_utf8_lossy(&bytes).contains(&password), "{place} of {of}");
+                looked_at += bytes.len();
+            }
+        }
+    }
+    assert!(looked_at > 0, "nothing was looked at");
     until_equal("after it", &mut imap, &home, "Home", &waiter);
+    ended(waiter, &home);
+}
+
+/// Run by root, it really becomes another user and tries all ways in. Run by
+/// anybody else it cannot; then what keeps the other users out is looked at: who
+/// owns what, and who may do what with it.
+#[test]
+fn g11_another_user_reaches_neither_the_copy_nor_the_channel() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let server = Server::start();
+    let (home, _delay) = far_away(&server, 1000);
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    let mbsync = held_mbsync(&home, &mut imap);
+    let us = rustix::process::geteuid().as_raw();
+    let line = rig::process::command_line(mbsync);
+    let copy = line.split(' ').find_map(|word| word.strip_prefix("/proc/self/fd/")).unwrap();
+    let copy = fs::metadata(format!("/proc/{mbsync}/fd/{copy}")).unwrap();
+    assert_eq!((copy.uid(), copy.permissions().mode() & 0o777), (us, 0o400));
+    for at in [mbsync, waiter.pid()].map(|pid| format!("/proc/{pid}/fd")) {
+        let Ok(fds) = fs::metadata(&at) else { panic!("no {at}") };
+        assert_eq!(fds.permissions().mode() & 0o077, 0, "{at} is open to others");
+        // The waiter's are its own user's neither: it is not dumpable.
+        let ours = at.contains(&mbsync.to_string());
+        assert_eq!(fds.uid(), if ours { us } else { 0 }, "{at}");
+    }
+    let state = fs::metadata(home.state("Home")).unwrap();
+    assert_eq!((state.uid(), state.permissions().mode() & 0o777), (us, 0o700));
+    if rig::is_root() {
+        // A process of his own he does reach: these are ways in.
+        let mut his = std::process::Command::new("setpriv");
+        his.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "600"]);
+        let his = Running::start(his);
+        wait_until(LIMIT, "his own process", || {
+            rig::process::command_line(his.pid()).starts_with("sleep")
+        });
+        let reached = rig::reached_by_nobody(his.pid());
+        for way in ["its descriptors listed", "descriptor 0 opened", "environ read", "signalled"] {
+            assert!(reached.iter().any(|each| each == way), "{way} is no way in: {reached:?}");
+        }
+        for pid in [mbsync, waiter.pid()] {
+            let line = rig::process::command_line(pid);
+            assert_eq!(rig::reached_by_nobody(pid), Vec::<String>::new(), "{line}");
+        }
+        let state = home.state("Home");
+        assert!(rig::as_nobody(|| fs::read_dir(state).is_err()), "nobody can ask for a sync");
+    } else {
+        let at = format!("/proc/{}/fd", waiter.pid());
+        assert!(fs::read_dir(at).is_err(), "what runs as the same user gets at the connection");
+    }
+    rig::process::kill(mbsync, Signal::CONT);
+    until_equal("after it", &mut imap, &home, "Home", &waiter);
+    assert!(!waiter.stderr().contains("not over the connection"), "{waiter}");
     ended(waiter, &home);
 }
 
@@ -497,12 +639,11 @@ fn a_second_connection_is_not_to_be_had() {
 #[test]
 fn g8_a_signal_in_the_middle_of_it_ends_all() {
     let server = Server::start();
-    let (home, _delay) = far_away(&server, 150);
+    let (home, _delay) = far_away(&server, 400);
     let mut imap = server.imap("home");
     let waiter = waiter(&home);
     until_equal("at first", &mut imap, &home, "Home", &waiter);
-    imap.append("INBOX", &message("new", "new"), &[]);
-    wait_until(LIMIT, "mbsync runs", || mbsync_of(&home).is_some());
+    caught_mbsync(&home, &mut imap);
     sleep(Duration::from_millis(100));
     waiter.signal(Signal::TERM);
     let begun = std::time::Instant::now();

@@ -28,7 +28,7 @@ fn section(port: u16, ca: Option<&str>) -> Server {
         client_key: None,
         cipher_string: None,
         auth_mechs: vec!["*".to_owned()],
-        timeout: Some(Duration::from_secs(10)),
+        timeout: Some(Duration::from_secs(60)),
         tunnel: None,
     }
 }

@@ -189,17 +189,24 @@ fn runs_of_a_command_that_syncs(words: &str, waiter: bool) -> usize {
 
 #[test]
 fn a_command_that_syncs_makes_no_chain_of_runs() {
-    for (words, waiter) in [
+    let cases = [
         ("-b Home", false),
         ("-b Home", true),
         ("-f Home", false),
         ("-f Home", true),
         ("--block Home", true),
         ("-b -f -a", true),
-    ] {
-        // The one asked for, and the one that its command asked for.
-        assert_eq!(runs_of_a_command_that_syncs(words, waiter), 2, "{words}, waiter: {waiter}");
-    }
+    ];
+    // Side by side: each is at rest most of the time.
+    std::thread::scope(|scope| {
+        let runs = cases.map(|(words, waiter)| {
+            scope.spawn(move || runs_of_a_command_that_syncs(words, waiter))
+        });
+        for (runs, (words, waiter)) in runs.into_iter().zip(cases) {
+            // The one asked for, and the one that its command asked for.
+            assert_eq!(runs.join().expect("a case"), 2, "{words}, waiter: {waiter}");
+        }
+    });
 }
 
 #[test]

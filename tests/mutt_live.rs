@@ -49,7 +49,8 @@ fn an_open_folder_shows_what_a_run_brought() {
             screen.lines().any(|line| line.contains("Message 1") && line.contains('!'))
         });
         println!("{client}: the flag shows {:?} after the run", ended.elapsed());
-        assert!(ended.elapsed() < Duration::from_secs(2), "{client}: {:?}", ended.elapsed());
+        // By the run: the client itself would look ten minutes later.
+        assert!(ended.elapsed() < SHORT, "{client}: {:?}", ended.elapsed());
         assert!(at_second(&screen), "the cursor moved: {screen}");
         // A question half answered.
         terminal.text("c=Home/Se");
@@ -136,7 +137,7 @@ fn only_the_foreground_key_prompts() {
     let server = Server::start();
     let mut home = Home::empty();
     let quiet = |command: &mut std::process::Command| {
-        run(command, Duration::from_secs(30)).ok();
+        run(command, Duration::from_secs(100)).ok();
     };
     home.write(
         ".gnupg/gpg-agent.conf",

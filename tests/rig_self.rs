@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const SHORT: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_secs(20);
 
 fn panics(what: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(what)).is_err()
@@ -331,7 +331,7 @@ fn a_terminal_shows_mail_in_both_clients() {
     home.muttrc("Home", "");
     for client in ["mutt", "neomutt"] {
         let terminal = Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
-        let screen = terminal.wait_for("Greetings from afar", Duration::from_secs(10));
+        let screen = terminal.wait_for("Greetings from afar", SHORT);
         assert!(screen.contains("Ada"), "{screen}");
         assert!(process::command_line(terminal.pid()).starts_with(client));
         terminal.text("F");

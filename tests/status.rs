@@ -30,8 +30,9 @@ fn listed(home: &Home, arguments: &[&str]) -> Vec<String> {
 #[test]
 fn a_report_lists_no_directory_that_has_not_changed() {
     let (_server, home) = three_accounts_of_twenty();
-    // A stamp of this moment may hide a change of this moment: it is not trusted.
-    sleep(Duration::from_secs(5));
+    // A stamp of this moment may hide a change of this moment: it is not trusted
+    // for three seconds.
+    sleep(Duration::from_secs(4));
     assert!(!listed(&home, &["--status"]).is_empty(), "the first look has to look");
     for arguments in [&["--status"][..], &["--status", "--json"], &["-a", "--status-line", "x"]] {
         assert_eq!(listed(&home, arguments), Vec::<String>::new(), "{arguments:?}");

@@ -132,7 +132,7 @@ fn on_a_small_disk(home: &Home, script: &str) -> Output {
         rig::mutt_sync().display()
     );
     let args = ["--user", "--map-root-user", "--mount", "sh", "-c", &script];
-    run(home.command("unshare").args(args), SHORT)
+    run(home.command("unshare").args(args), SHORT * 3)
 }
 
 const FILL: &str = "cat /dev/zero > fill 2>/dev/null; ";
@@ -152,7 +152,9 @@ fn g2_a_full_disk_loses_no_request() {
     for fill in [FILL, inodes] {
         let script = format!(
             "$m Home && {fill} $m --force Home:INBOX 2>&1; echo code=$?; \
-             $m -b --force Home:Sent 2>&1; echo code=$?; sleep 3"
+             $m -b --force Home:Sent 2>&1; echo code=$?; w=0; \
+             until [ $w -gt 300 ] || grep -q Sent ~/bin/log; do sleep 0.1; w=$((w+1)); done; \
+             sleep 2"
         );
         let output = on_a_small_disk(&home, &script);
         println!("{output}");
@@ -190,6 +192,8 @@ fn corrupt_state_files_are_as_good_as_none() {
         home.mutt_sync(&["-b", "Home"]).ok();
         let sync = home.mutt_sync(&["--force", "Home"]).ok();
         assert_eq!(sync.stderr, "", "it is mended by then");
+        // The child of the one in the background has found its request served.
+        home.wait_no_leftovers(SHORT);
     }
     // A corrupt mark makes a request fresh.
     fs::write(home.state("Home").join("want/Home:INBOX"), "7 never").unwrap();

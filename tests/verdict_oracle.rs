@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod handed_over;
+
 use mutt_sync::verdict::flags::Flags;
 use mutt_sync::verdict::local::{Look, delivered, look};
 use mutt_sync::verdict::remote::{
@@ -106,6 +108,11 @@ impl Kind {
         self.rules.as_ref().map_or(':', |rules| char::from(rules.info_delimiter))
     }
 
+    /// What stands between a file's name and its flags.
+    fn info(&self) -> String {
+        format!("{}2,", self.delimiter())
+    }
+
     fn sections(&self) -> String {
         let Kind { name, channel, near, subfolders, .. } = self;
         let path = if *subfolders == "Maildir++" {
@@ -163,6 +170,17 @@ struct World<'a> {
     home: &'a Home,
     imap: &'a mut Imap,
     kind: &'a Kind,
+    /// There is a second one to which the same is done: nothing depends on a name
+    /// that mbsync makes up.
+    paired: bool,
+    /// Messages made in it.
+    made: u32,
+}
+
+impl<'a> World<'a> {
+    fn new(home: &'a Home, imap: &'a mut Imap, kind: &'a Kind) -> Self {
+        World { home, imap, kind, paired: false, made: 0 }
+    }
 }
 
 fn far_flags(line: &str) -> Option<(u32, Flags)> {
@@ -176,6 +194,67 @@ fn far_flags(line: &str) -> Option<(u32, Flags)> {
 }
 
 impl World<'_> {
+    /// A message of its own; the same in a second world.
+    fn mail(&mut self, subject: &str, body: &str) -> Vec<u8> {
+        self.made += 1;
+        let text = String::from_utf8(message(subject, body)).unwrap();
+        let lines = text.lines().map(|line| match line.split_once(": ") {
+            Some(("Message-ID", _)) => format!("Message-ID: <{}@{}>\n", self.made, self.kind.name),
+            _ => format!("{line}\n"),
+        });
+        lines.collect::<String>().into_bytes()
+    }
+
+    /// The two mailboxes of a history.
+    fn pairs(&self, number: usize) -> [Pair; 2] {
+        let top = format!("{}{number}", self.kind.name);
+        [top.clone(), format!("{top}/sub")].map(|name| Pair {
+            maildir: self.kind.maildir(self.home, &name),
+            state_file: self.kind.state_file(self.home, &name),
+            name,
+            seen: Seen { forwarded: Some(true), ..Seen::default() },
+            stuck: None,
+        })
+    }
+
+    /// Makes it, on one of its sides.
+    fn begin(&mut self, pair: &Pair, rng: &mut Seeded) {
+        if rng.u8(..4) > 0 {
+            self.imap.create(&pair.name);
+        } else {
+            for folder in ["cur", "new", "tmp"] {
+                fs::create_dir_all(pair.maildir.join(folder)).unwrap();
+            }
+        }
+    }
+
+    /// The files of a mailbox that can be told apart, in an order that is the same
+    /// in both of two worlds.
+    fn files(&self, pair: &Pair) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = ["cur", "new"]
+            .iter()
+            .filter_map(|folder| fs::read_dir(pair.maildir.join(folder)).ok())
+            .flat_map(|dir| dir.map(|file| file.unwrap().path()))
+            .collect();
+        files.sort();
+        if !self.paired {
+            return files;
+        }
+        let key = |file: &PathBuf| {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let (base, flags) = name.split_once(self.kind.info().as_str()).unwrap_or((name, ""));
+            let (base, uid) = base.split_once(",U=").unwrap_or((base, ""));
+            let text = fs::read_to_string(file).unwrap();
+            let id = text.lines().find(|line| line.starts_with("Message-ID")).unwrap().to_owned();
+            let base = if base.ends_with(OURS) { base } else { "" };
+            (id, uid.parse::<u32>().ok(), base.to_owned(), flags.to_owned())
+        };
+        let mut keyed: Vec<_> = files.into_iter().map(|file| (key(&file), file)).collect();
+        keyed.sort();
+        let count = |key: &_| keyed.iter().filter(|(other, _)| other == key).count();
+        keyed.iter().filter(|(key, _)| count(key) == 1).map(|(_, file)| file.clone()).collect()
+    }
+
     fn exists_far(&mut self, pair: &Pair) -> bool {
         let lines = self.imap.raw(&format!("LIST \"\" \"{}\"", pair.name));
         lines.iter().any(|l| l.starts_with("* LIST") && !l.to_lowercase().contains("\\no"))
@@ -300,6 +379,9 @@ impl World<'_> {
     }
 }
 
+/// Names that were made here end so.
+const OURS: &str = "N1.host";
+
 /// What a user, another client or a sender does.
 fn act(world: &mut World, rng: &mut Seeded, pairs: &[Pair], log: &mut String) {
     let at = usize::from(rng.u8(..4) == 0);
@@ -324,7 +406,8 @@ fn act(world: &mut World, rng: &mut Seeded, pairs: &[Pair], log: &mut String) {
         let chance = rng.u8(..10);
         let box_name = &pair.name;
         if chance < 3 || uids.is_empty() {
-            let uid = world.imap.append(box_name, &message("m", &body), &imap_flags(flags));
+            let mail = world.mail("m", &body);
+            let uid = world.imap.append(box_name, &mail, &imap_flags(flags));
             let _ = writeln!(log, "  far {box_name}: deliver {uid} [{flags}]");
             if rng.u8(..5) == 0 {
                 world.imap.select(box_name);
@@ -362,14 +445,9 @@ fn act(world: &mut World, rng: &mut Seeded, pairs: &[Pair], log: &mut String) {
         return;
     }
     let flags = letters(rng);
-    let mut files: Vec<PathBuf> = ["cur", "new"]
-        .iter()
-        .filter_map(|folder| fs::read_dir(pair.maildir.join(folder)).ok())
-        .flat_map(|dir| dir.map(|file| file.unwrap().path()))
-        .collect();
-    files.sort();
+    let files = world.files(pair);
     let chance = rng.u8(..12);
-    let unique = format!("{}.R{}N1.host", 1_700_000_000 + rng.u32(..1000), rng.u64(..));
+    let unique = format!("{}.R{}{OURS}", 1_700_000_000 + rng.u32(..1000), rng.u64(..));
     let cur = pair.maildir.join("cur");
     if chance < 3 || files.is_empty() {
         let to = if rng.bool() {
@@ -377,16 +455,16 @@ fn act(world: &mut World, rng: &mut Seeded, pairs: &[Pair], log: &mut String) {
         } else {
             pair.maildir.join("new").join(unique)
         };
-        fs::write(&to, message("n", &body)).unwrap();
+        fs::write(&to, world.mail("n", &body)).unwrap();
         let _ = writeln!(log, "  near: new {}", to.display());
         return;
     }
     let file = rng.pick(&files).clone();
     let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-    let info = format!("{delimiter}2,");
+    let info = world.kind.info();
     let base = name.split(&info).next().unwrap().to_owned();
     let old = name.split(&info).nth(1).unwrap_or_default().to_owned();
-    let bare = base.split(",U=").next().unwrap().to_owned();
+    let bare = if world.paired { &unique } else { base.split(",U=").next().unwrap() };
     let to = match chance {
         3..=5 => Some(cur.join(format!("{base}{info}{flags}"))),
         6 => Some(cur.join(format!("{base}{info}{old}"))),
@@ -438,24 +516,11 @@ fn history(
     tally: &mut Tally,
 ) -> Result<(), String> {
     let mut imap = server.imap("home");
-    let mut world = World { home, imap: &mut imap, kind };
+    let mut world = World::new(home, &mut imap, kind);
     let mut log = format!("history {number}, channel {}\n", kind.name);
-    let top = format!("{}{number}", kind.name);
-    let mut pairs = [top.clone(), format!("{top}/sub")].map(|name| Pair {
-        maildir: kind.maildir(home, &name),
-        state_file: kind.state_file(home, &name),
-        name,
-        seen: Seen { forwarded: Some(true), ..Seen::default() },
-        stuck: None,
-    });
+    let mut pairs = world.pairs(number);
     for pair in &pairs {
-        if rng.u8(..4) > 0 {
-            world.imap.create(&pair.name);
-        } else {
-            for folder in ["cur", "new", "tmp"] {
-                fs::create_dir_all(pair.maildir.join(folder)).unwrap();
-            }
-        }
+        world.begin(pair, rng);
     }
     let mut runs: HashMap<String, u32> = HashMap::new();
     for step in 0..rng.usize(5..11) {
@@ -572,19 +637,23 @@ fn history(
     Ok(())
 }
 
-fn account(server: &Server) -> String {
+fn account(server: &Server, user: &str) -> String {
     format!(
-        "IMAPAccount far\nHost {}\nPort {}\nUser home\nPass {}\nSSLType None\nAuthMechs LOGIN\n\n\
+        "IMAPAccount far\nHost {}\nPort {}\nUser {user}\nPass {}\nSSLType None\nAuthMechs LOGIN\n\n\
          IMAPStore far\nAccount far\n\n",
         server.host(),
         server.port(),
-        server.password("home")
+        server.password(user)
     )
 }
 
 fn a_home(server: &Server, kinds: &[Kind]) -> Home {
+    home_of(server, "home", kinds)
+}
+
+fn home_of(server: &Server, user: &str, kinds: &[Kind]) -> Home {
     let home = Home::empty();
-    let text = kinds.iter().fold(account(server), |text, kind| text + &kind.sections());
+    let text = kinds.iter().fold(account(server, user), |text, kind| text + &kind.sections());
     home.write(".mbsyncrc", &text);
     for kind in kinds {
         fs::create_dir_all(home.path("Mail").join(kind.name)).unwrap();
@@ -676,7 +745,7 @@ impl Case {
 
     fn world<T>(&mut self, work: impl FnOnce(&mut World, &mut Pair) -> T) -> T {
         let mut imap = self.imap();
-        let mut world = World { home: &self.home, imap: &mut imap, kind: &self.kind };
+        let mut world = World::new(&self.home, &mut imap, &self.kind);
         work(&mut world, &mut self.pairs[0])
     }
 
@@ -694,7 +763,7 @@ impl Case {
 
     fn sync(&mut self) -> Output {
         let mut imap = self.imap();
-        let world = World { home: &self.home, imap: &mut imap, kind: &self.kind };
+        let world = World::new(&self.home, &mut imap, &self.kind);
         world.sync(&self.pairs)
     }
 

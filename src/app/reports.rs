@@ -17,7 +17,7 @@ use crate::state::{StateDir, want};
 use crate::status;
 use crate::sync::disk::{self, Scene};
 use crate::verdict::Rules;
-use crate::words::short;
+use crate::words::{short, shown};
 
 impl Session<'_> {
     pub(super) fn list(&self) -> Exit {
@@ -116,14 +116,16 @@ impl Session<'_> {
             let words = self.config.mbsync_words(scene.account, &wants).args().join(" ");
             let program = scene.settings.mbsync.display();
             let file = self.env.shown(&self.config.file);
-            out(&format!("{}: {program} -q -c {file} {words}", scene.account.name));
-            out(&format!("  asked for: {}", status::in_words(asked).join(", ")));
+            let name = &scene.account.name;
+            out(&shown(&format!("{name}: {program} -q -c {file} {words}")));
+            out(&shown(&format!("  asked for: {}", status::in_words(asked).join(", "))));
             let earlier: BTreeSet<Want> = standing.difference(asked).cloned().collect();
             if !earlier.is_empty() {
-                out(&format!("  asked for before: {}", status::in_words(&earlier).join(", ")));
+                let earlier = status::in_words(&earlier).join(", ");
+                out(&shown(&format!("  asked for before: {earlier}")));
             }
             for line in status::pending_lines(&status) {
-                out(&line);
+                out(&shown(&line));
             }
             if let Some(backoff) = &status.backoff {
                 out(&format!("  not before {}: {}", in_seconds(backoff.wait), backoff.text));

@@ -18,7 +18,8 @@ use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry};
 use crate::state::seen;
 use crate::state::{StateDir, want};
-use crate::verdict::{Fingerprint, Seen};
+use crate::verdict::Seen;
+use crate::watch::need::Memory;
 use crate::words::short;
 
 /// The steps.
@@ -116,7 +117,7 @@ fn files(scene: &Scene<'_>, dir: &StateDir, report: &mut Report) {
         (last::FILE, parses::<Last>),
         (retry::FILE, parses::<Retry>),
         (seen::FILE, parses::<Boxes<Seen>>),
-        (seen::STUCK, parses::<Boxes<Fingerprint>>),
+        (seen::STUCK, parses::<Memory>),
     ];
     for (name, parses) in all {
         let file = dir.file(name);

@@ -331,7 +331,7 @@ mod tests {
     use std::net::TcpListener;
 
     fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(5)
+        Instant::now() + Duration::from_secs(30)
     }
 
     #[test]
@@ -359,20 +359,15 @@ mod tests {
         let full = listener.local_addr().unwrap();
         let _fill: Vec<_> = (0..4).map(|_| begin(full)).collect();
         let begun = Instant::now();
-        let soon = Instant::now() + Duration::from_millis(400);
+        let moment = Instant::now() + Duration::from_millis(400);
         assert_eq!(
-            first_to_answer(vec![full], soon, &Interrupt::never()).unwrap_err(),
+            first_to_answer(vec![full], moment, &Interrupt::never()).unwrap_err(),
             WireError::Deadline
         );
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert!(begun.elapsed() < Duration::from_secs(20));
         let live = TcpListener::bind("127.0.0.1:0").unwrap();
         let second = live.local_addr().unwrap();
-        let stream = first_to_answer(
-            vec![full, second],
-            Instant::now() + Duration::from_secs(5),
-            &Interrupt::never(),
-        )
-        .unwrap();
+        let stream = first_to_answer(vec![full, second], soon(), &Interrupt::never()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), second);
     }
 

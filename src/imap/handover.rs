@@ -17,7 +17,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 /// Most bytes kept for either side.
-const ROOM: usize = 64 * 1024;
+const ROOM: usize = 128 * 1024;
+/// Most bytes taken at once.
+const CHUNK: usize = ROOM / 2;
 /// Longest command line that is looked into; mbsync's are below 1100 bytes.
 const LONGEST_COMMAND: usize = 16 * 1024;
 /// Most commands under way before no more are taken.
@@ -109,6 +111,16 @@ pub struct Relay {
     logout: Option<Vec<u8>>,
     parted: bool,
     trouble: Option<Trouble>,
+    /// For what is just being read. Not on the stack, which would keep it.
+    buffer: Vec<u8>,
+}
+
+/// Sides that have been read empty: to ask them again is a system call for
+/// nothing, and `poll` tells when there is more.
+#[derive(Debug, Default)]
+struct Dry {
+    server: bool,
+    borrower: bool,
 }
 
 impl Relay {
@@ -138,6 +150,7 @@ impl Relay {
             logout: None,
             parted: false,
             trouble: None,
+            buffer: vec![0; CHUNK],
         })
     }
 
@@ -221,13 +234,20 @@ impl Relay {
 
     /// Carries what can be carried now, up to a bound.
     pub fn pump(&mut self) -> Flow {
-        let mut buffer = [0_u8; 16 * 1024];
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let flow = self.carry(&mut buffer);
+        self.buffer = buffer;
+        flow
+    }
+
+    fn carry(&mut self, buffer: &mut [u8]) -> Flow {
         let mut flow = Flow::Still;
+        let mut dry = Dry::default();
         for _ in 0..MOST_STEPS {
             if self.trouble.is_some() {
                 return flow;
             }
-            match self.step(&mut buffer) {
+            match self.step(buffer, &mut dry) {
                 Ok(true) => flow = Flow::Moved,
                 Ok(false) => return flow,
                 Err(trouble) => {
@@ -241,10 +261,10 @@ impl Relay {
     }
 
     /// One step in each direction; whether any byte moved.
-    fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+    fn step(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, Trouble> {
         let mut moved = false;
-        if self.wants_response() {
-            moved |= self.hear_server(buffer)?;
+        if self.wants_response() && !dry.server {
+            moved |= self.hear_server(buffer, dry)?;
         }
         self.answer();
         if let Some(borrower) = &mut self.borrower {
@@ -258,8 +278,8 @@ impl Relay {
             // mbsync waits for it.
             self.borrower = None;
         }
-        if self.wants_command() {
-            moved |= self.hear_borrower(buffer)?;
+        if self.wants_command() && !dry.borrower {
+            moved |= self.hear_borrower(buffer, dry)?;
         }
         let wire = &self.wire;
         let written = self
@@ -278,7 +298,7 @@ impl Relay {
         Trouble::Server(error.unwrap_or(WireError::Closed))
     }
 
-    fn hear_server(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+    fn hear_server(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, Trouble> {
         if !self.ours.is_empty() {
             let response = self.wire.with(super::wire::Wire::try_response);
             let Some(response) = response.map_err(Trouble::Server)? else { return Ok(false) };
@@ -303,14 +323,23 @@ impl Relay {
             }
             return Ok(true);
         }
-        let count = self.wire.with(|wire| wire.try_read(buffer)).map_err(Trouble::Server)?;
+        let (count, whole) = self
+            .wire
+            .with(|wire| {
+                // A record of TLS is never larger than this, however many there are;
+                // and what the wire has in store says nothing of the socket.
+                let whole = !wire.is_tls() && wire.buffered() == 0;
+                wire.try_read(buffer).map(|count| (count, whole))
+            })
+            .map_err(Trouble::Server)?;
+        dry.server = count == 0 || whole && count < buffer.len();
         let bytes = buffer.get(..count).unwrap_or_default();
         self.to_borrower.push(bytes);
         self.responses.take(bytes, |tag| self.from.answered(tag))?;
         Ok(count > 0)
     }
 
-    fn hear_borrower(&mut self, buffer: &mut [u8]) -> Result<bool, Trouble> {
+    fn hear_borrower(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, Trouble> {
         let Some(borrower) = &mut self.borrower else { return Ok(false) };
         let count = match borrower.read(buffer) {
             Ok(0) => return Err(Trouble::LeftEarly),
@@ -319,6 +348,7 @@ impl Relay {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(_) => return Err(Trouble::LeftEarly),
         };
+        dry.borrower = count < buffer.len();
         let bytes = buffer.get(..count).unwrap_or_default();
         let Relay { from, to_server, answers, logout, capabilities, namespace, .. } = self;
         from.take(bytes, to_server, |tag, verb, whole| {
@@ -663,6 +693,7 @@ mod tests {
             logout: None,
             parted: false,
             trouble: None,
+            buffer: vec![0; CHUNK],
         };
         assert!(relay.join(theirs));
         let mut loan = Loan { relay, server, borrower };

@@ -46,8 +46,12 @@ pub fn greeting(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
 
 /// The server shows us the door.
 pub(super) fn bye(place: &str, said: &Condition<'_>) -> Failure {
+    goodbye(place, said, &said.printable())
+}
+
+fn goodbye(place: &str, said: &Condition<'_>, text: &str) -> Failure {
     let exit = if for_now(said) { Exit::Later } else { Exit::Offline };
-    Failure::new(exit, format!("{place}: the server says goodbye: {}", said.printable()))
+    Failure::new(exit, format!("{place}: the server says goodbye: {text}"))
 }
 
 /// Whether the server says that it is a matter of time (RFC 5530), or of how
@@ -194,23 +198,12 @@ pub fn log_in(
         ));
     }
     wire.begin(Limits::small(step(server)));
-    let login = Login { wire, place: &place, mechanism, user: &user, after: None };
-    login.run(&pass, &offered, server).map_err(|failure| without(failure, &user, &pass))
-}
-
-/// A failure whose text does not hold the password: a server may repeat what it
-/// was told, in clear or as it was encoded.
-fn without(mut failure: Failure, user: &[u8], pass: &[u8]) -> Failure {
-    let plain = Zeroizing::new([&b"\0"[..], user, b"\0", pass].concat());
-    let encoded = |bytes: &[u8]| Zeroizing::new(STANDARD.encode(bytes));
-    let clear = Zeroizing::new(String::from_utf8_lossy(pass).into_owned());
-    for secret in [encoded(&plain), encoded(pass), clear] {
-        if !secret.is_empty() && failure.text.contains(secret.as_str()) {
-            let told = Zeroizing::new(failure.text);
-            failure.text = told.replace(secret.as_str(), "********");
-        }
-    }
-    failure
+    let spoken = vec![
+        Zeroizing::new(String::from_utf8_lossy(&pass).into_owned()),
+        Zeroizing::new(STANDARD.encode(&*pass)),
+    ];
+    let login = Login { wire, place: &place, mechanism, user: &user, after: None, spoken };
+    login.run(&pass, &offered, server)
 }
 
 /// CAPABILITY, before login.
@@ -262,6 +255,9 @@ struct Login<'a> {
     mechanism: Mechanism,
     user: &'a [u8],
     after: Option<Capabilities>,
+    /// The password in every form that it was said in. The server may repeat it,
+    /// and is not quoted with it.
+    spoken: Vec<Zeroizing<String>>,
 }
 
 const TAG: &[u8] = b"l1";
@@ -326,6 +322,9 @@ impl Login<'_> {
             .encode_slice(secret, &mut line[before.len()..])
             .map_err(|_| Failure::new(Exit::Denied, "the password is too long"))?;
         let end = before.len() + n;
+        if let Ok(encoded) = std::str::from_utf8(&line[before.len()..end]) {
+            self.spoken.push(Zeroizing::new(encoded.to_owned()));
+        }
         line[end..end + 2].copy_from_slice(b"\r\n");
         self.send(&line[..end + 2])
     }
@@ -346,7 +345,7 @@ impl Login<'_> {
                 Reply::Tagged(TAG, said) => return Err(self.refused(&said)),
                 Reply::Tagged(..) => return Err(self.malformed("an answer to nothing we said")),
                 Reply::Condition(said) if said.verb == Verb::Bye => {
-                    return Err(bye(self.place, &said));
+                    return Err(goodbye(self.place, &said, &self.quoted(&said)));
                 }
                 Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
                     self.after = Some(parse::capabilities(trimmed(rest)));
@@ -356,11 +355,16 @@ impl Login<'_> {
         }
     }
 
+    /// The server's words, without ours.
+    fn quoted(&self, said: &Condition<'_>) -> String {
+        said.printable_without(self.spoken.iter().map(|secret| secret.as_str()))
+    }
+
     fn refused(&self, said: &Condition<'_>) -> Failure {
         if for_now(said) {
             return Failure::new(
                 Exit::Later,
-                format!("{}: not now, says the server: {}", self.place, said.printable()),
+                format!("{}: not now, says the server: {}", self.place, self.quoted(said)),
             );
         }
         let mend = match self.mechanism {
@@ -376,7 +380,7 @@ impl Login<'_> {
                 "{}: login by {} refused: {}; {mend}",
                 self.place,
                 self.mechanism.name(),
-                said.printable()
+                self.quoted(said)
             ),
         )
     }
@@ -470,12 +474,17 @@ impl Login<'_> {
         for text in [self.user, pass] {
             pending.push(b' ');
             if text.iter().all(|b| (0x20..0x7f).contains(b)) {
+                let from = pending.len() + 1;
                 pending.push(b'"');
                 for byte in text {
                     if matches!(byte, b'"' | b'\\') {
                         pending.push(b'\\');
                     }
                     pending.push(*byte);
+                }
+                if text == pass {
+                    let escaped = String::from_utf8_lossy(&pending[from..]).into_owned();
+                    self.spoken.push(Zeroizing::new(escaped));
                 }
                 pending.push(b'"');
                 continue;
@@ -534,16 +543,75 @@ mod tests {
 
     #[test]
     fn g11_a_server_that_repeats_the_password_is_not_quoted() {
-        let said = |words: &str| {
-            let failure = Failure::new(Exit::Denied, format!("h: refused: {words}"));
-            without(failure, b"me", b"hunter2").text
+        use super::super::wire::{Interrupt, Transport};
+        use std::io::Write as _;
+        use std::os::unix::net::UnixStream;
+
+        let refusal = |mechanism, pass: &[u8], words: &str| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let mut wire = Wire::new(Transport::Pair(ours), Interrupt::never());
+            theirs.write_all(words.as_bytes()).unwrap();
+            let section = crate::account::Server {
+                host: Some("h".to_owned()),
+                port: 1,
+                user: Some(crate::account::Given::Text(Zeroizing::new("me".to_owned()))),
+                pass: Some(crate::account::Given::Text(Zeroizing::new(
+                    String::from_utf8_lossy(pass).into_owned(),
+                ))),
+                tls: TlsMode::None,
+                tls_versions: (12, 13),
+                system_certificates: false,
+                certificate_file: None,
+                client_certificate: None,
+                client_key: None,
+                cipher_string: None,
+                auth_mechs: vec![mechanism],
+                timeout: None,
+                tunnel: None,
+            };
+            let asking = Asking {
+                may_prompt: false,
+                time: std::time::Duration::from_secs(9),
+                interrupt: Interrupt::never(),
+            };
+            let offers = "IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=XOAUTH2 AUTH=OAUTHBEARER";
+            let greeting = Greeting {
+                preauth: false,
+                capabilities: Some(parse::capabilities(offers.as_bytes())),
+            };
+            log_in(&mut wire, greeting, &section, &asking).unwrap_err().text
         };
-        assert_eq!(said("NO try again"), "h: refused: NO try again");
-        for words in ["NO %s?", "BAD %s", "[ALERT] %s %s"] {
-            for secret in ["hunter2", "aHVudGVyMg==", "AG1lAGh1bnRlcjI="] {
-                let text = said(&words.replace("%s", secret));
-                assert!(text.contains("********") && !text.contains(secret), "{text}");
+        let encoded = |text: String| STANDARD.encode(text);
+        let pass = r#"hun"ter2"#;
+        let forms = [
+            ("LOGIN", pass.to_owned()),
+            ("LOGIN", r#"hun\"ter2"#.to_owned()),
+            ("PLAIN", encoded(format!("\0me\0{pass}"))),
+            ("PLAIN", encoded(pass.to_owned())),
+            ("XOAUTH2", encoded(format!("user=me\x01auth=Bearer {pass}\x01\x01"))),
+            (
+                "OAUTHBEARER",
+                encoded(format!("n,a=me,\x01host=h\x01port=1\x01auth=Bearer {pass}\x01\x01")),
+            ),
+        ];
+        for (mechanism, secret) in forms {
+            let within = format!("{}\u{200b}\x07{}", &secret[..3], &secret[3..]);
+            // Where the text is cut, no part of it may be left over either.
+            let at_the_cut = format!("{}{secret}", "x".repeat(200 - secret.len() / 2));
+            for words in [&secret, &within, &at_the_cut] {
+                for said in ["l1 NO", "l1 BAD", "* BYE", "l1 NO [UNAVAILABLE]"] {
+                    let text = refusal(
+                        mechanism.to_owned(),
+                        pass.as_bytes(),
+                        &format!("{said} {words} ?\r\n"),
+                    );
+                    assert!(text.contains("***") || *words == at_the_cut, "{mechanism}: {text}");
+                    assert!(!text.contains(&secret[..3]), "{mechanism}: {text}");
+                }
             }
         }
+        let text = refusal("PLAIN".to_owned(), pass.as_bytes(), "l1 NO try again\r\n");
+        assert!(text.contains("try again") && !text.contains("***"), "{text}");
     }
 }

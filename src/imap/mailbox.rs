@@ -264,12 +264,12 @@ impl Link {
         let answers = self.run_all(lines, limits, |reply| match reply {
             Reply::Data(word, rest) => match word.to_ascii_uppercase().as_slice() {
                 b"SEARCH" => {
-                    look.uids.extend(&parse::search(trim(rest)));
+                    look.uids.add(&parse::search(trim(rest)));
                     true
                 }
                 b"ESEARCH" => match parse::esearch(trim(rest), &search_tag) {
                     Some(found) => {
-                        look.uids.extend(&found);
+                        look.uids.add(&found);
                         true
                     }
                     None => false,
@@ -287,6 +287,7 @@ impl Link {
             }
             _ => false,
         })?;
+        look.uids.tidy();
         self.selected = None;
         self.heard.retain(|heard| *heard != Heard::Selected);
         look.after = after.get(name).copied().flatten().unwrap_or_default();

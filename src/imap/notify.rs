@@ -7,7 +7,7 @@ use super::parse::{self, Reply};
 use super::session::{Line, Link, LinkError};
 use super::values::Status;
 use super::wire::Limits;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 impl Link {
     /// Asks to be told of changes in these mailboxes, by wire name (RFC 5465),
@@ -45,12 +45,17 @@ impl Link {
         let wanted: HashSet<&String> = names.iter().collect();
         let mut refusal = None;
         for attempt in attempts.into_iter().flatten() {
-            let mut found = Vec::new();
+            // A server may repeat itself as often as it likes.
+            let mut found: BTreeMap<String, Status> = BTreeMap::new();
             let mut overflow = false;
             let line = Line::new("NOTIFY SET STATUS ").then(attempt);
             let done = self.run(line, Limits::bulk(self.step), |reply| match reply {
                 Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"STATUS") => {
-                    found.extend(parse::status(rest).filter(|(name, _)| wanted.contains(name)));
+                    let told = parse::status(rest).filter(|(name, _)| wanted.contains(name));
+                    if let Some((name, status)) = told {
+                        let known = found.entry(name).or_default();
+                        *known = known.overlaid(status);
+                    }
                     true
                 }
                 Reply::Condition(said) if said.has_code("NOTIFICATIONOVERFLOW") => {
@@ -62,7 +67,7 @@ impl Link {
             match done {
                 Ok(answer) if !overflow && answer.code != "NOTIFICATIONOVERFLOW" => {
                     self.notified = true;
-                    return Ok(found);
+                    return Ok(found.into_iter().collect());
                 }
                 Ok(answer) | Err(LinkError::Refused(answer)) => refusal = Some(answer),
                 Err(lost) => return Err(lost),

@@ -9,6 +9,7 @@
 use super::values::{Capabilities, Listed, Namespace, Status};
 use crate::uidset::UidSet;
 use crate::verdict::flags::Flags;
+use zeroize::Zeroizing;
 
 /// How the server ended a command, or greeted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,25 @@ impl Condition<'_> {
     /// Code and text as one printable line: control characters dropped, cut at 200 characters.
     #[must_use]
     pub fn printable(&self) -> String {
+        printable(&self.whole())
+    }
+
+    /// The same without any of these texts, which the server may repeat, or the
+    /// beginning of them: masked once the control characters are gone, and before
+    /// the cut, which would leave a part that is not known again.
+    #[must_use]
+    pub fn printable_without<'a>(&self, secrets: impl Iterator<Item = &'a str>) -> String {
+        let mut said = Zeroizing::new(self.whole());
+        said.retain(is_printable);
+        for secret in secrets {
+            if let Some(masked) = without(&said, secret) {
+                said = masked;
+            }
+        }
+        printable(&said)
+    }
+
+    fn whole(&self) -> String {
         let mut said = String::new();
         if !self.code.is_empty() {
             said.push('[');
@@ -71,7 +91,7 @@ impl Condition<'_> {
             said.push_str("] ");
         }
         said.push_str(&String::from_utf8_lossy(self.text));
-        printable(&said)
+        said
     }
 }
 
@@ -79,12 +99,12 @@ impl Condition<'_> {
 /// (nor the invisible ones that reorder text), at most 200 characters.
 #[must_use]
 pub fn printable(said: &str) -> String {
-    said.chars()
-        .filter(|c| !c.is_control() && !matches!(*c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'))
-        .take(200)
-        .collect::<String>()
-        .trim()
-        .to_owned()
+    said.chars().filter(|c| is_printable(*c)).take(200).collect::<String>().trim().to_owned()
+}
+
+fn is_printable(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Splits one whole response, literals included, into its parts.
@@ -283,9 +303,19 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
+/// Longest mailbox name that is taken: none longer is a path here (Linux, `PATH_MAX`).
+const LONGEST_NAME: usize = 4096;
+/// Most attributes of a mailbox that are kept, and the longest of them. RFC 9051
+/// and RFC 6154 together have fewer than twenty.
+const MOST_ATTRIBUTES: usize = 24;
+const LONGEST_ATTRIBUTE: usize = 40;
+
 /// A mailbox name fit to be used further: UTF-8, and without control characters,
 /// which neither mbsync nor a file of ours could carry.
 fn mailbox_name(raw: Vec<u8>) -> Option<String> {
+    if raw.len() > LONGEST_NAME {
+        return None;
+    }
     let name = String::from_utf8(raw).ok()?;
     (!name.is_empty() && !name.chars().any(char::is_control)).then(|| {
         // INBOX is the one name that is not case-sensitive (RFC 3501 §5.1).
@@ -338,9 +368,13 @@ pub fn list(rest: &[u8]) -> Option<Listed> {
     loop {
         match tokens.next()? {
             Token::Close => break,
-            Token::Atom(atom) => {
-                attributes.push(String::from_utf8_lossy(atom).to_ascii_lowercase());
+            // A string of its own takes thirty times what the server has to say for it.
+            Token::Atom(atom) if attributes.len() < MOST_ATTRIBUTES => {
+                if atom.len() <= LONGEST_ATTRIBUTE {
+                    attributes.push(String::from_utf8_lossy(atom).to_ascii_lowercase());
+                }
             }
+            Token::Atom(_) => {}
             _ => return None,
         }
     }
@@ -505,10 +539,49 @@ pub fn code_capabilities(code: &[u8]) -> Option<Capabilities> {
     code_argument(code, "CAPABILITY").map(capabilities)
 }
 
+/// The text without this secret, or as much of its beginning as is told from
+/// other words; `None` if it is not in it.
+fn without(text: &str, secret: &str) -> Option<Zeroizing<String>> {
+    /// So many characters are.
+    const TELLING: usize = 12;
+    let telling = secret.char_indices().nth(TELLING).map_or(secret.len(), |(at, _)| at);
+    let (head, tail) = secret.split_at_checked(telling)?;
+    if head.is_empty() || !text.contains(head) {
+        return None;
+    }
+    let mut parts = text.split(head);
+    let mut masked = Zeroizing::new(parts.next().unwrap_or_default().to_owned());
+    for part in parts {
+        let repeated: usize = (part.chars().zip(tail.chars()))
+            .take_while(|(said, secret)| said == secret)
+            .map(|(said, _)| said.len_utf8())
+            .sum();
+        masked.push_str("********");
+        masked.push_str(part.get(repeated..).unwrap_or_default());
+    }
+    Some(masked)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn g11_neither_a_secret_nor_its_beginning_is_quoted() {
+        let token = format!("ya29.{}", "a1B2".repeat(300));
+        for (said, secret, shown) in [
+            ("NO try again", "hunter2", None),
+            ("hunter2 hunter2?", "hunter2", Some("******** ********?")),
+            ("x", "", None),
+            (&format!("[{token}]"), &token, Some("[********]")),
+            (&format!("{}…", &token[..150]), &token, Some("********…")),
+            ("ya29. is how they begin", &token, None),
+            ("pässwörter-sind-ß", "pässwörter-sind-öd", Some("********ß")),
+        ] {
+            assert_eq!(without(said, secret).as_deref().map(String::as_str), shown, "{said}");
+        }
+    }
 
     #[test]
     fn status_skips_what_it_does_not_know() {
@@ -535,6 +608,15 @@ mod tests {
         assert_eq!(list(b"(\\Noselect \\Sent) NIL inbox").unwrap().name, "INBOX");
         assert_eq!(list(b"() \"/\" \"a\nb\""), None);
         assert_eq!(list(b"() \"/\" \"\xe9\""), None);
+    }
+
+    #[test]
+    fn g10_what_is_kept_of_a_mailbox_does_not_outgrow_what_is_said() {
+        let many = ["(", &"a ".repeat(30_000), ") \"/\" x"].concat();
+        assert_eq!(list(many.as_bytes()).unwrap().attributes.len(), MOST_ATTRIBUTES);
+        let long = ["(\\", &"a".repeat(60_000), " \\Sent) \"/\" x"].concat();
+        assert_eq!(list(long.as_bytes()).unwrap().attributes, ["\\sent"]);
+        assert_eq!(list(["() NIL ", &"a".repeat(5000)].concat().as_bytes()), None);
     }
 
     #[test]

@@ -91,8 +91,9 @@ impl Drop for Group {
 }
 
 fn first_line(command: &str, what: &str, asking: &Asking) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    // The command itself is not repeated: it may have a secret in it.
     let denied = |why: String| {
-        Failure::new(Exit::Denied, format!("{what} {why}; run it by hand: {command}"))
+        Failure::new(Exit::Denied, format!("{what} {why}; run it by hand, as .mbsyncrc has it"))
     };
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -208,6 +209,9 @@ impl FirstLine {
 mod tests {
     use super::*;
 
+    /// For commands that end by themselves, on a machine that has much to do.
+    const AMPLE: u64 = 60_000;
+
     fn run(command: &str, millis: u64) -> Result<String, Failure> {
         let asking = Asking {
             may_prompt: false,
@@ -220,11 +224,15 @@ mod tests {
 
     #[test]
     fn the_first_line_counts() {
-        assert_eq!(run("printf 'one\\ntwo\\n'", 5000).unwrap(), "one");
-        assert_eq!(run("printf 'no newline'", 5000).unwrap(), "no newline");
-        assert_eq!(run("printf 'one\\n'; sleep 0.2; printf 'late\\n'", 5000).unwrap(), "one");
-        assert_eq!(run("head -c 300000 /dev/zero | tr '\\0' x", 5000).unwrap().len(), LONGEST);
-        assert_eq!(run("echo y; head -c 3000000 /dev/zero", 5000).unwrap(), "y");
+        for (command, line) in [
+            ("printf 'one\\ntwo\\n'", "one"),
+            ("printf 'no newline'", "no newline"),
+            ("printf 'one\\n'; sleep 0.2; printf 'late\\n'", "one"),
+            ("echo y; head -c 3000000 /dev/zero", "y"),
+        ] {
+            assert_eq!(run(command, AMPLE).unwrap(), line, "{command}");
+        }
+        assert_eq!(run("head -c 300000 /dev/zero | tr '\\0' x", AMPLE).unwrap().len(), LONGEST);
     }
 
     #[test]
@@ -236,7 +244,7 @@ mod tests {
             ("kill -9 $$", "was ended by signal 9"),
             ("no-such-command-at-all 2>/dev/null", "exited with status 127"),
         ] {
-            let failure = run(command, 5000).unwrap_err();
+            let failure = run(command, AMPLE).unwrap_err();
             assert_eq!(failure.exit, Exit::Denied);
             assert!(failure.text.contains(why), "{command}: {failure}");
         }
@@ -246,35 +254,50 @@ mod tests {
     fn g9_a_hanging_command_ends_with_all_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
+        let command = format!("sleep 1000 & echo $! > {}; echo half; wait", file.display());
+        // Longer where the shell has not come so far: the machine is busy.
+        let mut time = 300;
+        let pid = loop {
+            let begun = Instant::now();
+            let failure = run(&command, time).unwrap_err();
+            let told = humantime::format_duration(Duration::from_millis(time));
+            let told = format!("has not ended after {told}");
+            assert!(failure.text.contains(&told), "{failure}");
+            assert!(begun.elapsed() < Duration::from_secs(500), "nothing was ended");
+            match std::fs::read_to_string(&file) {
+                Ok(pid) if pid.ends_with('\n') => break pid,
+                _ => time *= 2,
+            }
+        };
+        let alive = || {
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+        };
         let begun = Instant::now();
-        let command = format!("sleep 100 & echo $! > {}; echo half; wait", file.display());
-        let failure = run(&command, 300).unwrap_err();
-        assert!(failure.text.contains("has not ended after 300ms"), "{failure}");
-        assert!(begun.elapsed() < Duration::from_secs(2));
-        let pid = std::fs::read_to_string(file).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
-        let alive = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
-            .is_ok_and(|stat| !stat.contains(") Z "));
-        assert!(!alive);
+        while alive() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{pid} lives");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]
     fn g9_endless_output_ends_at_the_deadline() {
         let begun = Instant::now();
         assert!(run("yes", 300).is_err());
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
     fn g9_a_daemon_left_behind_is_not_waited_for() {
-        let begun = Instant::now();
-        assert_eq!(run("sleep 3 & echo word", 10_000).unwrap(), "word");
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        // It keeps the output open, and lives when the word is there.
+        let daemon = run("sleep 1000 & echo $!", AMPLE).unwrap();
+        let daemon = daemon.parse().ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(daemon, rustix::process::Signal::KILL).unwrap();
     }
 
     #[test]
     fn g12_nothing_can_prompt() {
         let command = "echo \"${GPG_TTY-none} ${SSH_ASKPASS-none} ${DISPLAY-none} $(cat) $(sh -c 'exec </dev/tty' 2>/dev/null || echo no tty)\"";
-        assert_eq!(run(command, 5000).unwrap(), "none none none  no tty");
+        assert_eq!(run(command, AMPLE).unwrap(), "none none none  no tty");
     }
 }

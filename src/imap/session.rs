@@ -250,6 +250,12 @@ impl Link {
         }
     }
 
+    /// Whether this mailbox is the open one.
+    #[must_use]
+    pub fn is_open(&self, name: &str) -> bool {
+        self.selected.as_ref().is_some_and(|(open, _)| open == name)
+    }
+
     pub(super) fn small(&self) -> Limits {
         Limits::small(self.step)
     }

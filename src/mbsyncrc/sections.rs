@@ -12,6 +12,7 @@ use crate::account::{
     Given, ImapStore, MaildirStore, Server, Store, StoreKind, SubFolders, TlsMode,
 };
 use crate::outcome::Failure;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -187,6 +188,21 @@ enum Item {
     End,
 }
 
+/// A first word fit for a message. It may be no keyword at all, but `Pass=secret`,
+/// or what follows the longest line that mbsync reads of a token.
+fn shown(keyword: &str) -> Cow<'_, str> {
+    if let Some((before, _)) = keyword.split_once(['=', ':']) {
+        return format!("{before}=...").into();
+    }
+    if keyword.chars().count() > LONGEST_SHOWN {
+        return "...".into();
+    }
+    keyword.into()
+}
+
+/// Longer than any keyword.
+const LONGEST_SHOWN: usize = 30;
+
 impl Statement {
     fn is(&self, keyword: &str) -> bool {
         self.keyword.eq_ignore_ascii_case(keyword)
@@ -336,8 +352,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             let mut words = words.into_iter();
             let keyword = words.next().unwrap_or_default();
             let Some(value) = words.next() else {
-                return self
-                    .fail(line, format!("`{keyword}` has no value; add one, or remove the line"));
+                return self.fail(
+                    line,
+                    format!("`{}` has no value; add one, or remove the line", shown(&keyword)),
+                );
             };
             return Ok(Item::Statement(Statement { line, keyword, value, more: words.collect() }));
         }
@@ -364,10 +382,11 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                 ),
             )
         } else if s.is("PassCmd") || s.is("UserCmd") || s.is("Tunnel") {
+            // What a command is given may be secret too.
             self.fail(
                 s.line,
                 format!(
-                    "`{}` takes one word, and `{excess}` is too many; \
+                    "`{}` takes one word, and here are more; \
                      put the whole command in double quotes",
                     s.keyword
                 ),
@@ -466,7 +485,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             MAILDIR_STORE_KEYS,
             CHANNEL_KEYS,
         ];
-        let key = &s.keyword;
+        let key = shown(&s.keyword);
         if first_section.is_some() && inner.concat().iter().any(|known| s.is(known)) {
             return self.fail(
                 s.line,
@@ -527,7 +546,8 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         } else {
             self.advice(s, known)
         };
-        self.fail(s.line, format!("`{}` is not known in {section} sections{advice}", s.keyword))
+        let key = shown(&s.keyword);
+        self.fail(s.line, format!("`{key}` is not known in {section} sections{advice}"))
     }
 
     fn boolean(&self, s: &Statement) -> Result<bool, Failure> {

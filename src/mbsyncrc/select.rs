@@ -229,6 +229,10 @@ impl Config {
             && channels.iter().any(|(_, channel)| channel.existing(boxes).is_some());
         let names = if whole { vec![boxes] } else { split_boxes(boxes).collect() };
         for name in names {
+            // mbsync takes no such name from a server, but would follow it from here.
+            if name.split('/').any(|part| part == "..") {
+                return Err(self.unknown_box(word, channels, name, None));
+            }
             let mut found = Vec::new();
             // What is there comes before what could be made.
             for (index, channel) in channels {

@@ -18,7 +18,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, no_descriptor_left, with_mend};
+use crate::process::{self, Process};
 
 /// An account's directory of state files, mode 0700.
 #[derive(Debug, Clone)]
@@ -90,6 +91,18 @@ impl StateDir {
         }
     }
 
+    /// Removes what writers left that were killed in the midst of it.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let writer = name.to_str().filter(|name| name.starts_with('.'));
+            let writer = writer.and_then(|name| process::pid(name.rsplit('.').next()?));
+            if writer.is_some_and(|pid| Process::with_pid(pid).is_none()) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let temporary = self.file(&format!(".{name}.{}", std::process::id()));
         let written = File::create(&temporary).and_then(|mut file| {
@@ -115,6 +128,9 @@ pub(crate) fn state_failure(error: &io::Error, what: &str) -> Failure {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Failure::new(Exit::Later, format!("{what}: {error}; free some space and try again"))
         }
+        _ if no_descriptor_left(error) => {
+            Failure::new(Exit::Later, format!("{what}: {}", with_mend(error)))
+        }
         _ => Failure::config(format!(
             "{what}: {error}; make it writable for you, or set XDG_STATE_HOME to a place that is"
         )),
@@ -125,6 +141,24 @@ pub(crate) fn state_failure(error: &io::Error, what: &str) -> Failure {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_and_nothing_else() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let killed = format!(".last.json.{}", child.id());
+        let alive = format!(".last.json.{}", std::process::id());
+        for name in [&killed, &alive, "last.json", ".hidden", "want/1"] {
+            std::fs::write(dir.file(name), "x").unwrap();
+        }
+        dir.sweep();
+        assert!(!dir.file(&killed).exists());
+        for name in [&alive, "last.json", ".hidden", "want/1", "run"] {
+            assert!(dir.file(name).exists(), "{name}");
+        }
+    }
 
     fn names(dir: &StateDir) -> Vec<String> {
         let entries = std::fs::read_dir(dir.path()).unwrap().flatten();

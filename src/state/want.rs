@@ -128,16 +128,20 @@ fn covers(wider: &Want, want: &Want) -> bool {
 /// How long until something may be taken: zero for fresh requests and those
 /// left by a crash, the shortest wait of the marked ones, `None` if nothing
 /// stands at all.
+///
+/// Where it cannot be seen (no descriptor left), something may stand: then a run
+/// is due, which says what is wrong and goes by the backoff.
 #[must_use]
 pub fn next_due(dir: &StateDir, patience: Patience, now: SystemTime) -> Option<Duration> {
     let wants = || {
-        entries(&dir.file("want"))
+        let Ok(entries) = read(&dir.file("want")) else { return Some(Duration::ZERO) };
+        entries
             .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
             .min()
     };
     // Twice, for a holder may move requests to and fro while this looks.
     let first = wants();
-    if entries(&dir.file("run")).next().is_some() {
+    if read(&dir.file("run")).map_or(true, |mut left| left.next().is_some()) {
         return Some(Duration::ZERO);
     }
     first.or_else(wants)
@@ -184,18 +188,27 @@ pub fn all(dir: &StateDir) -> BTreeSet<Want> {
 /// Moves what is due, and what is served along with it, from `want/` to `run/`,
 /// together with what a crash left there. From here on a new request is a file
 /// of its own.
-#[must_use]
-pub fn take(dir: &StateDir, patience: Patience, now: SystemTime) -> Taken {
+///
+/// # Errors
+/// What stands cannot be seen, and nothing was taken: not that nothing stands.
+pub fn take(dir: &StateDir, patience: Patience, now: SystemTime) -> io::Result<Taken> {
+    let left: Vec<(String, Want)> = read(&dir.file("run"))?.collect();
     // Before the wants: an urgent request made meanwhile is then either taken
     // with them or still urgent.
     let _ = dir.remove("urgent");
     unhasten(dir);
     let mut taken = Taken::new();
-    for (name, want) in entries(&dir.file("run")) {
+    for (name, want) in left {
         taken.insert(want, found(&dir.file("run").join(name)).failures());
     }
     for along in [false, true] {
-        for (name, want) in entries(&dir.file("want")) {
+        let wants: Vec<(String, Want)> = match read(&dir.file("want")) {
+            Ok(wants) => wants.collect(),
+            Err(error) if taken.is_empty() => return Err(error),
+            // Seen before, or left by a crash: the rest is taken by the next run.
+            Err(_) => break,
+        };
+        for (name, want) in wants {
             let from = dir.file("want").join(&name);
             let stands = found(&from);
             let Some(wait) = stands.wait(patience, now) else { continue };
@@ -207,7 +220,7 @@ pub fn take(dir: &StateDir, patience: Patience, now: SystemTime) -> Taken {
             }
         }
     }
-    taken
+    Ok(taken)
 }
 
 /// Notes that a run served this request.
@@ -260,13 +273,24 @@ fn found(path: &Path) -> Found {
     }
 }
 
-fn entries(dir: &Path) -> impl Iterator<Item = (String, Want)> + use<> {
-    fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| {
+/// The requests in a directory; of one that is not there, none.
+fn read(dir: &Path) -> io::Result<impl Iterator<Item = (String, Want)> + use<>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => Some(entries),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    Ok(entries.into_iter().flatten().flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         let want = names::want_of(&name)?;
         // A directory could be neither read nor removed.
         entry.file_type().is_ok_and(|kind| kind.is_file()).then_some((name, want))
-    })
+    }))
+}
+
+/// The same for those to whom one that cannot be read is as good as an empty one.
+fn entries(dir: &Path) -> impl Iterator<Item = (String, Want)> + use<> {
+    read(dir).into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -295,14 +319,14 @@ mod tests {
         demand(&dir, &wants, true).unwrap();
         assert!(is_urgent(&dir) && any_fresh(&dir));
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
-        let taken = take(&dir, PATIENCE, at(0));
+        let taken = take(&dir, PATIENCE, at(0)).unwrap();
         assert_eq!(taken, Taken::from([(Want::Account, 0)]));
         assert!(!is_urgent(&dir));
         // A crash here: it still stands.
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
         assert!(any_fresh(&dir));
         assert_eq!(next_due(&dir, PATIENCE, at(0)), Some(Duration::ZERO));
-        assert_eq!(take(&dir, PATIENCE, at(0)), taken);
+        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
         served(&dir, &Want::Account).unwrap();
         assert_eq!(standing(&dir, &wants), Standing::Served);
         assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
@@ -314,15 +338,15 @@ mod tests {
         let wants = BTreeSet::from([Want::Channel("c".into())]);
         let want = wants.first().unwrap();
         demand(&dir, &wants, false).unwrap();
-        let _ = take(&dir, PATIENCE, at(100));
+        let _ = take(&dir, PATIENCE, at(100)).unwrap();
         let wait = PATIENCE.delay(1, Exit::Mailbox);
         put_back(&dir, want, 1, at(100), wait).unwrap();
         assert_eq!(standing(&dir, &wants), Standing::Failed);
         assert_eq!(next_due(&dir, PATIENCE, at(100)), Some(Duration::from_secs(30)));
-        assert!(!any_fresh(&dir) && take(&dir, PATIENCE, at(129)).is_empty());
+        assert!(!any_fresh(&dir) && take(&dir, PATIENCE, at(129)).unwrap().is_empty());
         // A clock set back does not make it wait longer.
         assert_eq!(next_due(&dir, PATIENCE, at(99)), Some(Duration::ZERO));
-        assert_eq!(take(&dir, PATIENCE, at(130)), Taken::from([(want.clone(), 1)]));
+        assert_eq!(take(&dir, PATIENCE, at(130)).unwrap(), Taken::from([(want.clone(), 1)]));
         // Asked for again while the run is under way: the failure does not hide it.
         demand(&dir, &wants, false).unwrap();
         put_back(&dir, want, 2, at(130), wait).unwrap();
@@ -335,14 +359,14 @@ mod tests {
         let (_base, dir) = dir();
         let wants = BTreeSet::from([Want::Channel("c".into())]);
         demand(&dir, &wants, false).unwrap();
-        let taken = take(&dir, PATIENCE, at(0));
+        let taken = take(&dir, PATIENCE, at(0)).unwrap();
         demand(&dir, &wants, true).unwrap();
         for want in taken.keys() {
             served(&dir, want).unwrap();
         }
         assert_eq!(standing(&dir, &wants), Standing::Fresh);
         assert!(any_fresh(&dir) && is_urgent(&dir));
-        assert_eq!(take(&dir, PATIENCE, at(0)), taken);
+        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
     }
 
     #[test]
@@ -355,12 +379,28 @@ mod tests {
         assert_eq!(standing(&dir, &BTreeSet::from([Want::Channel("d".into())])), Standing::Served);
         demand(&dir, &all, false).unwrap();
         assert_eq!(standing(&dir, &all), Standing::Fresh);
-        let taken = take(&dir, PATIENCE, at(101));
+        let taken = take(&dir, PATIENCE, at(101)).unwrap();
         assert_eq!(taken, Taken::from([(Want::Account, 0), (part, 3)]));
         for want in taken.keys() {
             served(&dir, want).unwrap();
         }
         assert_eq!(standing(&dir, &all), Standing::Served);
+    }
+
+    #[test]
+    fn g2_requests_that_cannot_be_seen_are_not_taken_for_none() {
+        let (_base, dir) = dir();
+        assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
+        for part in ["want", "run"] {
+            let (here, away) = (dir.file(part), dir.file("away"));
+            fs::rename(&here, &away).unwrap();
+            // Not a directory: as little to be read as with no descriptor left.
+            fs::write(&here, "").unwrap();
+            assert!(take(&dir, PATIENCE, at(0)).is_err(), "{part}");
+            assert_eq!(next_due(&dir, PATIENCE, at(0)), Some(Duration::ZERO), "{part}");
+            fs::remove_file(&here).unwrap();
+            fs::rename(&away, &here).unwrap();
+        }
     }
 
     #[test]
@@ -373,7 +413,7 @@ mod tests {
         }
         demand(&dir, &BTreeSet::from([whole("c"), part("e")]), false).unwrap();
         assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
-        let taken = take(&dir, PATIENCE, at(101));
+        let taken = take(&dir, PATIENCE, at(101)).unwrap();
         assert_eq!(taken, Taken::from([(part("c"), 2), (part("e"), 0), (whole("c"), 0)]));
         assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
         for want in taken.keys() {
@@ -396,7 +436,7 @@ mod tests {
         unhasten(&dir);
         assert!(!is_hastened(&dir, &wants));
         hasten(&dir).unwrap();
-        let _ = take(&dir, PATIENCE, at(0));
+        let _ = take(&dir, PATIENCE, at(0)).unwrap();
         demand(&dir, &wants, false).unwrap();
         assert!(!is_hastened(&dir, &wants), "a run does away with it");
     }
@@ -408,6 +448,9 @@ mod tests {
         assert!(matches!(found(&dir.file("want/none")), Found::Nothing));
         fs::write(dir.file("want/c"), "7 never").unwrap();
         assert!(any_fresh(&dir));
-        assert_eq!(take(&dir, PATIENCE, at(0)), Taken::from([(Want::Channel("c".into()), 0)]));
+        assert_eq!(
+            take(&dir, PATIENCE, at(0)).unwrap(),
+            Taken::from([(Want::Channel("c".into()), 0)])
+        );
     }
 }

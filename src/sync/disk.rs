@@ -24,7 +24,7 @@ use crate::settings::Settings;
 use crate::state::last::{self, Change, Last};
 use crate::state::lock::{Leftover, Lock, Wait};
 use crate::state::retry::{self, Retry, seconds};
-use crate::state::{StateDir, throttle, want};
+use crate::state::{StateDir, state_failure, throttle, want};
 use crate::stop::Stop;
 use crate::sys::{Forked, fork_detached};
 use crate::words::short;
@@ -172,31 +172,33 @@ impl<'a> Disk<'a> {
         self.trouble.as_ref()
     }
 
+    /// The same for who goes on: it is told of once.
+    pub fn take_trouble(&mut self) -> Option<Failure> {
+        self.trouble.take()
+    }
+
+    /// A request could be put neither on disk nor into a child's hands.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
     fn say(&self, text: impl FnOnce() -> String) {
         if self.manner.verbose {
             use std::io::Write as _;
-            let _ = writeln!(std::io::stderr(), "{}: {}", self.scene.account.name, text());
+            let line = format!("{}: {}", self.scene.account.name, text());
+            let _ = writeln!(std::io::stderr(), "{}", crate::words::shown(&line));
         }
     }
 
     fn note(&mut self, what: &str, result: std::io::Result<()>) {
         if let Err(error) = result {
             self.trouble.get_or_insert_with(|| {
-                crate::state::state_failure(
+                state_failure(
                     &error,
                     &format!("{}: cannot write {what}", self.dir.path().display()),
                 )
             });
-        }
-    }
-
-    fn try_lock(&mut self, name: &str) -> Option<Lock> {
-        match Lock::try_take(&self.dir.file(name)) {
-            Ok(lock) => lock,
-            Err(error) => {
-                self.note(name, Err(error));
-                None
-            }
         }
     }
 
@@ -398,7 +400,8 @@ impl Ground for Disk<'_> {
             Ok(Wait::Stopped) => Locked::Stopped,
             Err(error) => {
                 self.note("lock", Err(error));
-                Locked::TooLong
+                // What is written nowhere is known to this process alone.
+                if self.unwritten.is_empty() { Locked::Unavailable } else { Locked::TooLong }
             }
         }
     }
@@ -412,10 +415,20 @@ impl Ground for Disk<'_> {
     }
 
     fn try_queue(&mut self) -> bool {
-        if self.queue.is_none() {
-            self.queue = self.try_lock("queue.lock");
+        if self.queue.is_some() {
+            return true;
         }
-        self.queue.is_some()
+        match Lock::try_take(&self.dir.file("queue.lock")) {
+            Ok(queue) => {
+                self.queue = queue;
+                self.queue.is_some()
+            }
+            // Nobody can hold it: each is his own queue then.
+            Err(error) => {
+                self.note("queue.lock", Err(error));
+                true
+            }
+        }
     }
 
     fn leave_queue(&mut self) {
@@ -540,9 +553,13 @@ impl Disk<'_> {
         let stamped = throttle::set_stamp(&self.dir, even);
         self.note("throttle", stamped);
 
+        self.dir.sweep();
         let before = self.last();
         let trigger = trigger_stamp(&self.trigger());
-        let mut taken = want::take(&self.dir, settings.patience(), began);
+        let (mut taken, unseen) = match want::take(&self.dir, settings.patience(), began) {
+            Ok(taken) => (taken, None),
+            Err(error) => (want::Taken::new(), Some(error)),
+        };
         let is_echo = after::take_echo(&self.dir);
         taken.extend(std::mem::take(&mut self.unwritten).into_iter().map(|want| (want, 0)));
         if trigger.is_some() && trigger != before.trigger {
@@ -565,7 +582,14 @@ impl Disk<'_> {
             secrets: &secrets,
         };
         let mut loan = None;
-        let ended = if named.all || !named.words.is_empty() {
+        let ended = if let Some(error) = unseen.filter(|_| wants.is_empty()) {
+            let want = self.dir.file("want");
+            let failure = state_failure(
+                &error,
+                &format!("cannot see what is asked for in {}", want.display()),
+            );
+            Ended { exit: failure.exit, text: failure.text, findings: vec![] }
+        } else if named.all || !named.words.is_empty() {
             match link.map(|link| self.run_on_loan(&job, &named, &mut lock, link)) {
                 Some((how, ended)) => {
                     loan = Some(how);

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::classify::{Finding, finding, fit_to_print};
-use crate::outcome::Exit;
+use crate::outcome::{Exit, with_mend};
 use crate::process::{self, Process};
 use crate::state::lock::Lock;
 use crate::stop::Stop;
@@ -47,7 +47,7 @@ pub struct Job<'a> {
     pub progress: bool,
     /// Pass its messages on to standard error as they come.
     pub verbose: bool,
-    /// Ended when it has moved no byte for so long.
+    /// Ended when it has moved next to nothing for so long.
     pub stall: Duration,
     /// Texts that must not be printed.
     pub secrets: &'a [&'a str],
@@ -126,7 +126,7 @@ pub fn run<'a>(
                         "{program}: not executable; chmod +x it, or name another as `mbsync` in config.toml"
                     )
                 }
-                _ => format!("{program}: {error}"),
+                _ => format!("{program}: {}", with_mend(&error)),
             };
             let permanent =
                 matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
@@ -215,6 +215,16 @@ impl<R: Read + AsFd> Lines<R> {
             each(&String::from_utf8_lossy(&self.part));
             self.part.clear();
         }
+    }
+}
+
+/// Whether a run has moved on from so many bytes to so many. Two bytes a second
+/// are none: a server that gives out its answers byte by byte would have it for
+/// ever, and no line is so slow.
+fn goes_on(before: Option<u64>, now: Option<u64>, stall: Duration) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => now.abs_diff(before) > stall.as_secs() * 2,
+        (before, now) => before != now,
     }
 }
 
@@ -338,7 +348,7 @@ impl<'a> Supervised<'a> {
             if matches!(self.ending, Ending::No) && Instant::now() >= look_at {
                 look_at = Instant::now() + look_every;
                 let now = process::bytes_moved_by_tree(self.pid);
-                if now != moved {
+                if goes_on(moved, now, self.job.stall) {
                     (moved, moved_at) = (now, Instant::now());
                 } else if moved_at.elapsed() >= self.stall() {
                     self.end(Why::Stalled);
@@ -529,4 +539,21 @@ fn verdict_of(
 fn eprint_line(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g9_a_byte_now_and_then_is_no_progress() {
+        let stall = Duration::from_secs(120);
+        assert!(!goes_on(Some(5000), Some(5000), stall));
+        assert!(!goes_on(Some(5000), Some(5120), stall));
+        assert!(goes_on(Some(5000), Some(5241), stall));
+        // A child has ended, and its bytes are counted no more.
+        assert!(goes_on(Some(5000), Some(100), stall));
+        assert!(goes_on(None, Some(0), stall) && !goes_on(None, None, stall));
+        assert!(goes_on(Some(1), Some(2), Duration::from_millis(400)));
+    }
 }

@@ -100,6 +100,9 @@ pub enum Locked {
     Held,
     /// Another process held it too long.
     TooLong,
+    /// It cannot be opened, and other processes may be able to: who only looks
+    /// after what is on disk had better make way for them.
+    Unavailable,
     /// A signal came.
     Stopped,
 }
@@ -209,7 +212,7 @@ fn see_served<G: Ground>(
     loop {
         match ground.lock() {
             Locked::Held => {}
-            Locked::TooLong => return Answer::LockHeld,
+            Locked::TooLong | Locked::Unavailable => return Answer::LockHeld,
             Locked::Stopped => return Answer::Stopped,
         }
         let early = match ground.standing(wants) {
@@ -324,7 +327,7 @@ fn wait_out<G: Ground>(ground: &mut G, patience: Duration) -> Going {
         }
         match ground.lock() {
             Locked::Held => {}
-            Locked::Stopped => return Going::AtOnce,
+            Locked::Stopped | Locked::Unavailable => return Going::AtOnce,
             Locked::TooLong => {
                 if left.is_zero() || ground.pause(LOCK_AGAIN) == Paused::Stopped {
                     return Going::AtOnce;

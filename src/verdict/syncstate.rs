@@ -272,6 +272,8 @@ impl Record {
     }
 
     fn index(&mut self) -> Result<(), &'static str> {
+        // Without either side it is of no message; mbsync drops it when it next writes.
+        self.entries.retain(|entry| entry.far != 0 || entry.near != 0);
         self.entries.shrink_to_fit();
         self.entries.sort_unstable_by_key(|entry| (entry.far, entry.near));
         let twice =
@@ -457,6 +459,8 @@ mod tests {
         let counts = new.changes_since(&old, 1);
         assert_eq!(counts, Counts { pulled: 1, pushed: 1, flags: 1, gone: 2 });
         assert!(new.changes_since(&new, 0).none());
+        let hollow = parse(format!("{text}0 0 ^\n").as_bytes()).unwrap();
+        assert!(hollow.changes_since(&hollow, 0).none());
         // Half a pair loses nothing when its flags change.
         let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
         let text = text.replace("0 4 T", "0 4 ST").replace("3 0 \n", "3 0 S\n");

@@ -19,9 +19,9 @@ mod server;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::state::lock::Lock;
-use crate::state::seen;
+use crate::state::{seen, state_failure};
 use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene};
 use crate::sync::serve;
@@ -32,6 +32,7 @@ use crate::watch::ears::Ears;
 use crate::watch::far::{Far, RENEW, Rung};
 use crate::watch::need::Memory;
 use crate::watch::reach::Reach;
+use crate::watch::talk::Talk;
 use crate::watch::turn::{self, Turn};
 use crate::watch::{End, Halt, Manner};
 
@@ -60,6 +61,7 @@ struct Waiter<'a> {
     loans: lend::Loans,
     highest: Rung,
     reach: Reach,
+    talk: Talk,
     /// So many attempts to connect in a row were broken off for something more
     /// urgent.
     rushed: u32,
@@ -83,6 +85,8 @@ struct Waiter<'a> {
     /// The server kept silent about something: until when it may still speak,
     /// and how often it had spoken by then.
     doubt: Option<(Duration, u64)>,
+    /// How often it had spoken when it last kept silent.
+    silent_at: Option<u64>,
     complaints: BTreeSet<String>,
     config_prints: Vec<Option<u64>>,
 }
@@ -134,14 +138,20 @@ fn begin<'a>(
     let mut in_background = disk::Manner::in_background(scene.settings);
     in_background.verbose = manner.verbose;
     let disk = Disk::open(scene, stop.clone(), in_background)?;
-    let failed = |error: std::io::Error| Failure::new(Exit::Later, format!("cannot wait: {error}"));
+    let failed = |error: std::io::Error| {
+        Failure::new(Exit::Later, format!("cannot wait: {}", with_mend(&error)))
+    };
     let stands_by = || {
         if manner.verbose {
             print(&format!("{}: another waiter is alive; standing by", scene.account.name));
         }
     };
     let turn = turn::wait(&disk.dir().file("waiter.lock"), stop, halt, stands_by);
-    let waiting = match turn.map_err(failed)? {
+    let no_lock = |error: std::io::Error| {
+        let file = disk.dir().file("waiter.lock");
+        state_failure(&error, &format!("cannot wait: {}", file.display()))
+    };
+    let waiting = match turn.map_err(no_lock)? {
         Turn::Ours { lock, waited } => {
             if waited && manner.verbose {
                 print(&format!("{}: the other waiter has ended", scene.account.name));
@@ -170,6 +180,7 @@ fn begin<'a>(
         loans: lend::Loans::default(),
         highest: Rung::Notify,
         reach: Reach::new(scene.account.server.is_some(), now),
+        talk: Talk::default(),
         rushed: 0,
         requested: None,
         folders_at: None,
@@ -183,6 +194,7 @@ fn begin<'a>(
         full_tried: None,
         busy: false,
         doubt: None,
+        silent_at: None,
         complaints: BTreeSet::new(),
         config_prints,
     };
@@ -248,5 +260,5 @@ enum Step {
 
 fn print(line: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", crate::words::shown(line));
 }

@@ -92,6 +92,8 @@ pub struct Far {
     new_folders: bool,
     /// What the server has said of mailboxes without being asked.
     unasked: u64,
+    /// How often anything was heard.
+    words: u64,
     /// NOTIFY is on.
     notified: bool,
     overflows: u32,
@@ -118,6 +120,7 @@ impl Far {
             heard_of: BTreeMap::new(),
             new_folders: false,
             unasked: 0,
+            words: 0,
             notified: false,
             overflows: 0,
             idle_since: None,
@@ -189,6 +192,12 @@ impl Far {
     #[must_use]
     pub fn unasked(&self) -> u64 {
         self.unasked
+    }
+
+    /// How often [`Far::heard`] has heard anything at all.
+    #[must_use]
+    pub fn words(&self) -> u64 {
+        self.words
     }
 
     /// Watches by a lower rung from the next [`Far::turn_to`] on.
@@ -279,7 +288,9 @@ impl Far {
         for station in &mut self.stations {
             let Some(mailbox) = station.mailbox else { continue };
             let Some(Some(name)) = self.names.get(mailbox) else { continue };
-            if station.link.is_idling() {
+            // To open it anew would hide what the server has to say of it: without
+            // CONDSTORE no number tells that a flag was set in the meantime.
+            if station.link.is_open(name) {
                 continue;
             }
             match station.link.open_mailbox(name, Opening::Examine) {
@@ -374,11 +385,12 @@ impl Far {
     /// server only says that something happened in a mailbox, it is asked what.
     pub fn heard(&mut self) -> Result<BTreeMap<usize, bool>, LinkError> {
         let mut ask = Vec::new();
-        let (mut overflow, mut ended) = (false, false);
+        let (mut overflow, mut ended, mut any) = (false, false, false);
         for at in 0..self.stations.len() {
             let Some(station) = self.stations.get_mut(at) else { break };
             let mailbox = station.mailbox;
             for heard in station.link.events()? {
+                any = true;
                 match heard {
                     Heard::Status(name, status) => {
                         self.unasked += 1;
@@ -391,6 +403,7 @@ impl Far {
                 }
             }
         }
+        self.words += u64::from(any);
         if ended {
             let hasty = self.idle_since.is_some_and(|since| since.elapsed() < HASTY);
             self.hasty = if hasty { self.hasty + 1 } else { 0 };

@@ -2,7 +2,8 @@
 //! the wish to end.
 //!
 //! [`account`] is the loop. What it decides by are values: [`boxes`] (each
-//! mailbox), [`need`] (what to run), [`reach`] (when to connect). What it hears
+//! mailbox), [`need`] (what to run), [`reach`] (when to connect), [`talk`] (how
+//! much to listen to). What it hears
 //! with: [`ears`] (the disk), [`far`] (the server), [`clock`] (the time), [`look`]
 //! (a mailbox, once it is asked). [`turn`] is for the second waiter.
 
@@ -14,6 +15,7 @@ pub mod far;
 pub mod look;
 pub mod need;
 pub mod reach;
+pub mod talk;
 pub mod turn;
 
 use std::io;
@@ -25,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::mbsyncrc;
-use crate::outcome::{Exit, Failure};
+use crate::outcome::{Exit, Failure, with_mend};
 use crate::stop::Stop;
 use crate::sync::disk::Scene;
 
@@ -107,7 +109,8 @@ impl AsFd for Halt {
 /// # Errors
 /// 75 when the machine has no descriptor or thread left.
 pub fn wait(scenes: &[Scene<'_>], manner: &Manner<'_>, stop: &Stop) -> Result<End, Failure> {
-    let no = |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {error}"));
+    let no =
+        |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {}", with_mend(error)));
     let halt = Halt::new().map_err(|error| no(&error))?;
     let one = |scene: Scene<'_>, leads: bool| {
         let end = account::wait(scene, manner, leads, stop, &halt);

@@ -9,6 +9,7 @@ mod install;
 mod manual;
 mod mutants;
 mod services;
+mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

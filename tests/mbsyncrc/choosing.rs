@@ -148,6 +148,10 @@ fn boxes_go_by_either_sides_name() {
         refused(&config, "Home:Draft"),
         "`Home` has no mailbox `Draft`; did you mean `Drafts`? (there are: INBOX, Drafts, Old/2023)"
     );
+    // mbsync would follow it out of the store.
+    for name in ["Work:../sent", "Work:sent,a/../../b", "Home:.."] {
+        assert!(refused(&config, name).contains("has no mailbox"), "{name}");
+    }
     assert_eq!(refused(&config, "Work:Sort"), "`Work` has no mailbox `Sort` (there are: in, sent)");
     assert_eq!(
         refused(&config, "Work:Snt"),

@@ -164,7 +164,7 @@ pub fn path_with(first: &Path) -> std::ffi::OsString {
 }
 
 /// Runs a client on a terminal of its own until it ends; what it needs to do is
-/// in its muttrc, by `push`. A minute is enough, or it hangs.
+/// in its muttrc, by `push`. Three minutes are enough, or it hangs.
 pub fn on_terminal<S: AsRef<OsStr>>(program: &str, home: &Path, args: &[S]) -> Output {
     let mut line = format!("exec {program} -n");
     for arg in args {
@@ -175,8 +175,14 @@ pub fn on_terminal<S: AsRef<OsStr>>(program: &str, home: &Path, args: &[S]) -> O
     }
     let mut command = Command::new("timeout");
     calm(&mut command, home);
-    command.args(["--kill-after=1", "60", "script", "-qec", &line, "/dev/null"]);
-    let output = command.output().unwrap();
+    command.args(["--kill-after=1", "180", "script", "-qec", &line, "/dev/null"]);
+    // At the end of its own input script types ^D into the terminal, which shows
+    // if it comes while the client sets the terminal up. So there is no end.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let keyboard = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(keyboard);
     assert!(
         output.status.code() != Some(124),
         "{line} hangs:\n{}",

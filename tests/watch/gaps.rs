@@ -17,25 +17,23 @@ fn g6_a_change_by_either_side_during_a_run_is_synced_right_after_it() {
     }
     let waiter = Waiter::settled(&home, &mbsync);
     let inbox = home.maildir("Home", "INBOX");
-    for (turn, slow) in ["before", "middle", "after"].into_iter().enumerate() {
+    for (turn, place) in ["before", "middle", "after"].into_iter().enumerate() {
         let runs = mbsync.runs().len();
-        mbsync.tell(slow, "3");
+        mbsync.hold_at(place);
         inbox.set_flags(&inbox.find("body one"), ["S", "FS", "RS"][turn]);
-        mbsync.wait_for_starts(runs + 1, SOON);
-        mbsync.forget(slow);
-        sleep(ms(1500));
+        mbsync.wait_held(turn + 1, SOON);
+        mbsync.forget("hold");
         // Both sides of the mailbox that is being synced, and another one.
         inbox.set_flags(&inbox.find("body two"), ["S", "FS", "RS"][turn]);
         imap.append("INBOX", &message("during", &format!("during {turn}")), &[]);
         imap.append("Archive", &message("during", &format!("during {turn}")), &[]);
+        // Long enough that what has changed has settled, and has been told of.
+        sleep(ms(1500));
+        assert_eq!(mbsync.runs().len(), runs + 1, "{}", waiter.said());
+        mbsync.release();
         wait_until(SOON, "the slow run ends", || mbsync.runs()[runs].end.is_some());
-        let ended = Instant::now();
-        let mut last = String::new();
-        wait_until(SOON, "both sides are equal", || {
-            compare(&mut imap, &home.mail("Home")).map_err(|diff| last = diff).is_ok()
-        });
-        // Two seconds, and what mbsync itself sleeps when files are young.
-        assert!(ended.elapsed() < secs(4), "after {:?}: {last}", ended.elapsed());
+        // By the runs that follow, for nothing else is due for half a minute.
+        wait_until(SOON, "both sides are equal", || compare(&mut imap, &home.mail("Home")).is_ok());
         at_rest(&home, &waiter, &mbsync);
         let more = mbsync.runs().len() - runs - 1;
         assert!((1..=3).contains(&more), "{more} runs more: {}", waiter.said());
@@ -58,10 +56,8 @@ fn g7_what_changed_while_nothing_watched_is_found_at_the_next_start() {
     let wait = |changes: &mut dyn FnMut(), names: &[&str]| {
         let runs = mbsync.runs().len();
         changes();
-        let begun = Instant::now();
         let mut waiter = Waiter::start(&home, &["--wait", "-v", "Home"]);
         assert_eq!(code(waiter.end(SOON)), 0);
-        assert!(begun.elapsed() < secs(4), "{:?}", begun.elapsed());
         let runs = mbsync.runs().split_off(runs);
         assert_eq!(runs.len(), 1);
         assert_eq!(runs[0].names(), names);
@@ -127,17 +123,17 @@ fn g2_requests_and_the_trigger_are_served_by_the_waiter() {
     at_rest(&home, &waiter, &mbsync);
     assert_eq!(mbsync.runs().len(), runs.get(), "{}", waiter.said());
     // Not while throttled; then by the waiter, at its time.
-    home.settings("throttle = \"3s\"\nburst = 1\nsettle = \"300ms\"\n[account.Home]\ntrigger = \"~/Mail/triggers/Home\"\n");
+    home.settings("throttle = \"5s\"\nburst = 1\nsettle = \"300ms\"\n[account.Home]\ntrigger = \"~/Mail/triggers/Home\"\n");
     waiter.wait_count("connected by", 2, SOON);
     let begun = Instant::now();
     home.mutt_sync(&["Home:INBOX"]).ok();
     step(&["Home:INBOX"]);
     home.mutt_sync(&["-b", "Home:INBOX"]).ok();
     step(&["Home:INBOX"]);
-    assert!(begun.elapsed() >= ms(2900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= ms(4900), "{:?}", begun.elapsed());
     let before = rig::process::wakeups(waiter.pid());
     home.mutt_sync(&["-b", "Home:INBOX"]).ok();
-    sleep(secs(2));
+    sleep(secs(1));
     let wakeups = rig::process::wakeups(waiter.pid()) - before;
     assert!(wakeups < 30, "{wakeups} wake-ups while throttled");
     step(&["Home:INBOX"]);

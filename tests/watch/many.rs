@@ -1,6 +1,6 @@
 //! Many mailboxes, several accounts, several waiters, and what they cost.
 
-use crate::support::{QUICK, SOON, Waiter, at_rest, ms, one_run, secs};
+use crate::support::{NO_GRACE, QUICK, SOON, Waiter, at_rest, ms, one_run, secs};
 use rig::{Account, Delay, Home, Server, ServerOptions, message, process};
 use std::thread::sleep;
 
@@ -62,18 +62,18 @@ fn no_account_waits_for_another() {
     assert_eq!(process::threads(waiter.pid()), 3);
     // A run of one account's that takes long, and a server that hangs.
     let runs = mbsync.runs().len();
-    mbsync.tell("before", "4");
+    mbsync.hold_at("before");
     server.imap("home").append("INBOX", &message("one", "one"), &[]);
-    mbsync.wait_for_starts(runs + 1, SOON);
-    mbsync.forget("before");
+    mbsync.wait_held(1, SOON);
+    mbsync.forget("hold");
     server.imap("other").append("INBOX", &message("two", "two"), &[]);
-    let all = mbsync.wait_for_starts(runs + 2, secs(3));
+    let all = mbsync.wait_for_starts(runs + 2, SOON);
     assert_eq!(all[runs].names(), ["Home:INBOX"]);
     assert_eq!(all[runs + 1].names(), ["Other:INBOX"]);
     let begun = std::time::Instant::now();
     waiter.stop();
-    assert!(begun.elapsed() < ms(600), "{:?}", begun.elapsed());
-    home.wait_no_leftovers(secs(1));
+    assert!(begun.elapsed() < NO_GRACE, "{:?}", begun.elapsed());
+    home.wait_no_leftovers(NO_GRACE);
 }
 
 #[test]
@@ -87,10 +87,15 @@ fn a_second_waiter_stands_by() {
     let mut third = Waiter::start(&home, &["--wait", "-v", "Home"]);
     second.wait_said("standing by", SOON);
     third.wait_said("standing by", SOON);
-    sleep(ms(200));
-    let before = process::wakeups(second.pid()) + process::wakeups(third.pid());
+    let wakeups = || process::wakeups(second.pid()) + process::wakeups(third.pid());
+    rig::wait_until(SOON, "both sleep", || {
+        let before = wakeups();
+        sleep(ms(500));
+        wakeups() == before
+    });
+    let before = wakeups();
     sleep(secs(2));
-    assert_eq!(process::wakeups(second.pid()) + process::wakeups(third.pid()), before);
+    assert_eq!(wakeups(), before);
     assert_eq!(process::threads(second.pid()), 1);
     assert_eq!(server.connections(), 1);
     third.stop();
@@ -120,5 +125,5 @@ fn standing_by_for_one_account_does_not_keep_the_process() {
     both.wait_said("connected by", SOON);
     at_rest(&home, &both, &mbsync);
     server.imap("work").append("INBOX", &message("one", "one"), &[]);
-    assert_eq!(crate::support::code(both.end(secs(4))), 0);
+    assert_eq!(crate::support::code(both.end(SOON)), 0);
 }

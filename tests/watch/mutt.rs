@@ -1,6 +1,6 @@
 //! A real mutt beside the waiter: one run for each thing that is done in it.
 
-use crate::support::{SOON, Waiter, at_rest, one_run, secs};
+use crate::support::{SOON, Waiter, at_rest, one_run};
 use rig::{Home, Mbsync, Server, Terminal, compare, message};
 
 struct Desk {
@@ -50,7 +50,7 @@ fn g5_what_mutt_does_is_one_run_each_of_just_those_mailboxes() {
     // New mail shows by itself.
     imap.append("INBOX", &message("echo", "text of echo"), &[]);
     desk.one(&["Home:INBOX"]);
-    desk.screen.wait_for("echo", secs(5));
+    desk.screen.wait_for("echo", SOON);
 
     // Read, and written back.
     find(&desk, "alpha");
@@ -98,7 +98,7 @@ fn g5_what_mutt_does_is_one_run_each_of_just_those_mailboxes() {
     imap.add_flags(uid, &["\\Flagged"]);
     imap.unselect();
     desk.one(&["Home:INBOX"]);
-    desk.screen.wait("delta with a flag", secs(5), |screen| {
+    desk.screen.wait("delta with a flag", SOON, |screen| {
         screen.lines().any(|line| line.contains("delta") && line.contains('!'))
     });
     press(&desk, &["q"]);

@@ -1,9 +1,8 @@
 //! Password commands that fail, hang, or tell the wrong word.
 
-use crate::support::{SOON, Waiter, at_rest, ms, one_run, secs};
+use crate::support::{NO_GRACE, SOON, Waiter, at_rest, ms, one_run, secs};
 use rig::{Account, Home, Server, message, wait_until};
 use std::thread::sleep;
-use std::time::Instant;
 
 const SETTINGS: &str =
     "throttle = \"0s\"\nsettle = \"200ms\"\nretry = \"2s\"\nretry_max = \"60s\"\nstall = \"2s\"\n";
@@ -32,13 +31,13 @@ fn recovers(server: &Server, home: &Home, waiter: &Waiter) {
     let few = asked(home);
     assert!((1..=3).contains(&few), "asked {few} times in six seconds");
     let runs = mbsync.runs().len();
-    // Dovecot makes those wait who have failed before.
-    home.settings(&SETTINGS.replace("stall = \"2s\"", "stall = \"30s\""));
+    // From now on only a success elsewhere ends the backoff in time. (Dovecot
+    // makes those wait who have failed before.)
+    let patient = SETTINGS.replace("retry = \"2s\"\nretry_max = \"60s\"", "retry = \"10m\"");
+    home.settings(&patient.replace("stall = \"2s\"", "stall = \"30s\""));
     set_script(home, &format!("echo {}", server.password("home")));
     home.mutt_sync(&["-f", "Home"]).ok();
-    let mended = Instant::now();
-    waiter.wait_said("connected by", secs(3));
-    assert!(mended.elapsed() < secs(3));
+    waiter.wait_said("connected by", SOON);
     at_rest(home, waiter, &mbsync);
     assert_eq!(mbsync.runs().len(), runs + 1, "the manual run was enough: {}", waiter.said());
     server.imap("home").append("INBOX", &message("one", "one"), &[]);
@@ -90,13 +89,12 @@ fn g12_a_command_that_begins_to_hang_keeps_no_request_from_being_tried() {
     way.cut();
     wait_until(SOON, "the command is asked", || asked(&home) > before);
     let runs = mbsync.runs().len();
-    let requested = Instant::now();
     home.mutt_sync(&["-b", "Home:INBOX"]).ok();
-    mbsync.wait_for_starts(runs + 1, secs(3));
-    assert!(requested.elapsed() < secs(3));
+    // The command is given a minute.
+    mbsync.wait_for_starts(runs + 1, SOON);
     sleep(secs(6));
     let times = asked(&home) - before;
     assert!((2..=4).contains(&times), "asked {times} times");
     waiter.stop();
-    home.wait_no_leftovers(secs(1));
+    home.wait_no_leftovers(NO_GRACE);
 }

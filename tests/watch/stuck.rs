@@ -11,8 +11,17 @@ fn runs_of_a_loop(home: &Home, mbsync: &Mbsync, rounds: usize) -> (usize, String
     let mut done = 0;
     let mut quiet = 0;
     let mut said = String::new();
+    let mut heard = 0;
+    let begun = std::time::Instant::now();
     while done < rounds && quiet < 12 {
         sleep(std::time::Duration::from_millis(250));
+        // It says what it does: silence before it is connected is no rest.
+        let now = waiter.said().len();
+        assert!(begun.elapsed() < SOON * 12, "no rest: {}", waiter.said());
+        if now != heard || waiter.count("connected by") == 0 {
+            quiet = 0;
+        }
+        heard = now;
         if waiter.child.try_wait().unwrap().is_some() {
             said += &waiter.said();
             waiter = Waiter::start(home, &["--wait", "-v", "Home"]);

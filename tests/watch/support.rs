@@ -1,6 +1,6 @@
 //! A waiter at work, and a proxy that notes when the server spoke.
 
-use rig::{Home, Mbsync, Signal, now_ns, wait_until};
+use rig::{Home, Mbsync, Signal, now_ns, process, wait_until};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 
 /// Settings that do not make a test wait.
 pub const QUICK: &str = "throttle = \"0s\"\nsettle = \"300ms\"\n";
-/// Long enough for anything that is going to happen on a busy machine.
-pub const SOON: Duration = Duration::from_secs(20);
+/// Long enough for anything that is going to happen on a busy machine, and less
+/// than what comes round by itself: the backoff's 30 seconds, the sweep, the timer.
+pub const SOON: Duration = Duration::from_secs(25);
+/// What is deaf to TERM is given five seconds: who is gone sooner has not waited.
+pub const NO_GRACE: Duration = Duration::from_millis(4500);
 
 pub fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -90,7 +93,7 @@ impl Waiter {
 
     #[track_caller]
     pub fn stop(&mut self) {
-        rig::process::kill(self.pid(), Signal::TERM);
+        process::kill(self.pid(), Signal::TERM);
         let ended = self.end(SOON);
         assert_eq!(code(ended), 143);
     }
@@ -115,13 +118,16 @@ impl Drop for Waiter {
 #[track_caller]
 pub fn at_rest(_home: &Home, waiter: &Waiter, mbsync: &Mbsync) {
     let mut last = (String::new(), Instant::now());
-    wait_until(SOON * 2, "the waiter is at rest", || {
+    wait_until(SOON * 4, "the waiter is at rest", || {
+        let asked = Instant::now();
         let now = waiter.said();
         if now != last.0 || mbsync.runs().iter().any(rig::Run::alive) {
             last = (now, Instant::now());
         }
         sleep(ms(40));
-        last.1.elapsed() > ms(1200)
+        // Where we do not get on, neither does the waiter: that is no silence.
+        last.1 += asked.elapsed().saturating_sub(ms(80));
+        last.1.elapsed() > ms(1200) && !process::runnable(waiter.pid())
     });
 }
 
@@ -169,6 +175,12 @@ impl Tap {
             }
         });
         tap
+    }
+
+    /// Whether the server said this between the two times.
+    pub fn said_between(&self, text: &str, from: i64, to: i64) -> bool {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().any(|(at, said)| (from..to).contains(at) && said.contains(text))
     }
 
     /// When the server last said this before that time.

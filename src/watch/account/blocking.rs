@@ -2,7 +2,7 @@
 //!
 //! Knows every descriptor and every hour that matters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::Waiter;
 use crate::imap::Interrupt;
-use crate::state::seen;
+use crate::state::{seen, state_failure};
 use crate::sync::serve::{Gate, Ground as _};
 use crate::sys;
 use crate::watch::boxes::Watched;
@@ -29,9 +29,21 @@ const LOOK_AT_LOCK: Duration = Duration::from_secs(1);
 impl Waiter<'_> {
     /// Waits for anything to happen.
     pub(super) fn block(&mut self) {
+        let now = clock::now();
+        let deaf_until = self.talk.not_before(now);
         if let Some(far) = &mut self.far {
-            match far.block().and_then(|()| far.heard()) {
-                Ok(changed) if changed.is_empty() && !far.has_new_folders() => {}
+            let words = far.words();
+            let heard = far.block().and_then(|()| match deaf_until {
+                Some(_) => Ok(BTreeMap::new()),
+                None => far.heard(),
+            });
+            if far.words() != words {
+                self.note_talk(now);
+            }
+            let Some(far) = &mut self.far else { return };
+            match heard {
+                Ok(changed)
+                    if deaf_until.is_some() || changed.is_empty() && !far.has_new_folders() => {}
                 Ok(changed) => {
                     for (at, unseen) in changed {
                         self.far_changed(at, unseen);
@@ -46,11 +58,13 @@ impl Waiter<'_> {
         }
         let now = clock::now();
         let deadline = self.next_local(now).min(self.next_far(now));
+        let deadline = deaf_until.map_or(deadline, |until| until.min(deadline));
         if self.alarm.set(deadline).is_err() {
             std::thread::sleep(Duration::from_millis(100));
             return;
         }
-        let far_fds = self.far.as_ref().map(Far::poll_fds).unwrap_or_default();
+        let heard = self.far.as_ref().filter(|_| deaf_until.is_none());
+        let far_fds = heard.map(Far::poll_fds).unwrap_or_default();
         let mut fds = vec![
             PollFd::new(self.stop, PollFlags::IN),
             PollFd::new(self.halt, PollFlags::IN),
@@ -152,13 +166,13 @@ impl Waiter<'_> {
         if unsaved.seen {
             self.seen.retain(|key, _| there.contains(key));
             if let Err(error) = self.disk.dir().write_json(seen::FILE, &self.seen) {
-                self.complain(&format!("cannot remember what was seen: {error}"));
+                self.complain(&state_failure(&error, "cannot remember what was seen").text);
             }
         }
         if unsaved.stuck {
             self.stuck.mailboxes.retain(|key, _| there.contains(key));
             if let Err(error) = self.disk.dir().write_json(seen::STUCK, &self.stuck) {
-                self.complain(&format!("cannot remember what is stuck: {error}"));
+                self.complain(&state_failure(&error, "cannot remember what is stuck").text);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! decides nothing about what to do.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{ECHO, Waiter, print};
 use crate::state::last::{self, Last};
@@ -53,8 +54,18 @@ impl Waiter<'_> {
     }
 
     fn hear_server(&mut self) {
+        let now = clock::now();
+        if self.talk.not_before(now).is_some() {
+            return;
+        }
         let Some(far) = &mut self.far else { return };
-        match far.heard() {
+        let words = far.words();
+        let heard = far.heard();
+        if far.words() != words {
+            self.note_talk(now);
+        }
+        let Some(far) = &mut self.far else { return };
+        match heard {
             Ok(changed) => {
                 let folders = far.take_new_folders();
                 for (at, unseen) in changed {
@@ -66,6 +77,14 @@ impl Waiter<'_> {
                 }
             }
             Err(error) => self.lost(&error),
+        }
+    }
+
+    /// The server has spoken once more.
+    pub(super) fn note_talk(&mut self, now: Duration) {
+        self.talk.spoke(now);
+        if self.talk.not_before(now).is_some() {
+            self.say(|| "the server never rests; it is heard again in a while".into());
         }
     }
 

@@ -15,6 +15,7 @@ impl Waiter<'_> {
         let now = clock::now();
         if now >= self.deaf_at {
             self.deaf_at = now + LOOK_AT_DEAF;
+            self.listen_again();
             let deaf: Vec<usize> = match &self.ears {
                 Some(ears) => ears.deaf().to_vec(),
                 None => (0..self.boxes.len()).collect(),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{LOOK_AT_DEAF, Waiter};
 use crate::account::{Mailbox, StoreKind};
 use crate::mbsyncrc::pattern;
+use crate::outcome::no_descriptor_left;
 use crate::watch::boxes::{Near, Watched};
 use crate::watch::ears::{Ears, Where};
 use crate::words::short;
@@ -40,7 +41,51 @@ impl Waiter<'_> {
         }
     }
 
+    /// Listens, and says if it cannot; then [`Waiter::listen_again`] tries.
     pub(super) fn open_ears(&mut self) {
+        match self.ears_here() {
+            Ok(ears) => {
+                if !ears.deaf().is_empty() {
+                    let deaf = ears.deaf().len();
+                    self.complain(&format!(
+                        "no inotify watch left for {deaf} mailboxes, which are looked at every {}; \
+                         raise fs.inotify.max_user_watches (sysctl)",
+                        short(LOOK_AT_DEAF)
+                    ));
+                }
+                self.ears = Some(ears);
+            }
+            Err(error) => {
+                self.ears = None;
+                let limit = if no_descriptor_left(&error) {
+                    "fs.inotify.max_user_instances (sysctl), or the limit of open files (ulimit -n)"
+                } else {
+                    "fs.inotify.max_user_instances (sysctl)"
+                };
+                self.complain(&format!(
+                    "no inotify ({error}); mailboxes are looked at every {}; raise {limit}",
+                    short(LOOK_AT_DEAF)
+                ));
+            }
+        }
+    }
+
+    /// Where nothing or not all could be listened to, there may be means again by now.
+    pub(super) fn listen_again(&mut self) {
+        let deaf = self.ears.as_ref().map(|ears| ears.deaf().len());
+        if deaf == Some(0) {
+            return;
+        }
+        if let Ok(ears) = self.ears_here() {
+            if deaf.is_none_or(|before| ears.deaf().len() < before) {
+                self.say(|| "inotify again".into());
+                self.ears = Some(ears);
+                self.boxes.iter_mut().for_each(|watched| watched.near = Near::Unasked);
+            }
+        }
+    }
+
+    fn ears_here(&self) -> std::io::Result<Ears> {
         let maildirs: Vec<_> =
             self.boxes.iter().map(|watched| watched.mailbox.maildir.clone()).collect();
         let mut roots: BTreeSet<_> = maildirs
@@ -57,33 +102,12 @@ impl Waiter<'_> {
             }
         }
         let trigger = self.scene.settings.trigger.clone();
-        let opened = Ears::open(&Where {
+        Ears::open(&Where {
             maildirs: &maildirs,
             roots: &roots,
             state: self.disk.dir().path(),
             trigger: trigger.as_deref(),
             configs: &self.manner.configs,
-        });
-        match opened {
-            Ok(ears) => {
-                if !ears.deaf().is_empty() {
-                    let deaf = ears.deaf().len();
-                    self.complain(&format!(
-                        "no inotify watch left for {deaf} mailboxes, which are looked at every {}; \
-                         raise fs.inotify.max_user_watches (sysctl)",
-                        short(LOOK_AT_DEAF)
-                    ));
-                }
-                self.ears = Some(ears);
-            }
-            Err(error) => {
-                self.ears = None;
-                self.complain(&format!(
-                    "no inotify ({error}); mailboxes are looked at every {}; \
-                     raise fs.inotify.max_user_instances (sysctl)",
-                    short(LOOK_AT_DEAF)
-                ));
-            }
-        }
+        })
     }
 }

@@ -61,8 +61,10 @@ impl Waiter<'_> {
         match self.disk.lock() {
             Locked::Held => {}
             Locked::Stopped => return Step::Again,
-            Locked::TooLong => {
-                self.complain("another process holds the lock for too long");
+            Locked::TooLong | Locked::Unavailable => {
+                let trouble = self.disk.take_trouble();
+                let held = "another process holds the lock for too long".to_owned();
+                self.complain(&trouble.map_or(held, |failure| failure.text));
                 self.busy = true;
                 return Step::Nothing;
             }
@@ -231,9 +233,12 @@ impl Waiter<'_> {
         let every = self.scene.settings.every;
         let last: Last = self.disk.dir().read_json(last::FILE).unwrap_or_default();
         let tried = last.whole.then_some(last.started / 1000);
-        let by_wall = last.last_whole.max(tried).map_or(Duration::ZERO, |last| {
-            let next = Duration::from_secs(last) + every;
-            next.saturating_sub(Duration::from_secs(seconds(SystemTime::now()))).min(every)
+        // One from a clock that was ahead is not believed: it would be in the
+        // future at each look, and the timer never due.
+        let now = seconds(SystemTime::now());
+        let told = [last.last_whole, tried].into_iter().flatten().filter(|at| *at <= now + 1).max();
+        let by_wall = told.map_or(Duration::ZERO, |last| {
+            (Duration::from_secs(last) + every).saturating_sub(Duration::from_secs(now)).min(every)
         });
         let tried = self.full_tried.map(|at| (at + every).saturating_sub(clock::now()));
         by_wall.max(tried.unwrap_or_default())

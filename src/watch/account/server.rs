@@ -200,6 +200,10 @@ impl<'a> Waiter<'a> {
 
     /// Settles one suspicion. True if there was one.
     pub(super) fn look_far(&mut self) -> bool {
+        // A mailbox that changes in every look waits with the rest.
+        if self.talk.not_before(clock::now()).is_some() {
+            return false;
+        }
         let suspect = |watched: &Watched| watched.far == FarSide::Suspect;
         let Some(at) = self.boxes.iter().position(suspect) else { return false };
         let (Some(far), Some(watched)) = (self.far.as_mut(), self.boxes.get(at)) else {
@@ -221,6 +225,9 @@ impl<'a> Waiter<'a> {
                 };
                 let name = watched.mailbox.near.clone();
                 self.say(|| format!("{name}: {text}"));
+                if finding.is_none() {
+                    self.note_talk(begun);
+                }
                 let clean = finding == Some(Finding::Clean);
                 if let (Some(finding), Some(watched)) = (finding, self.boxes.get_mut(at)) {
                     watched.far = FarSide::Found(finding);
@@ -249,10 +256,14 @@ impl<'a> Waiter<'a> {
             let _ = self.disk.dir().remove(retry::FILE);
             self.reach.try_now(now);
         }
-        if let Some((until, spoken)) = self.doubt.filter(|(until, _)| now >= *until) {
+        if let Some((_, spoken)) = self.doubt.filter(|(until, _)| now >= *until) {
             self.doubt = None;
             let silent = self.far.as_ref().is_some_and(|far| far.unasked() == spoken);
-            if silent && until > Duration::ZERO {
+            // Once may be chance: mail that came in the half second before a run, and
+            // was carried by it before the server would have told.
+            let again = silent && self.silent_at == Some(spoken);
+            self.silent_at = silent.then_some(spoken);
+            if again {
                 self.complain("the server accepted NOTIFY and told nothing; going on with IDLE");
                 self.highest = Rung::Idle;
                 self.far = None;

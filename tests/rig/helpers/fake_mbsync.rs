@@ -172,6 +172,17 @@ fn connected(child: &mut Child) -> bool {
     false
 }
 
+/// In a coat: waits here, if this is the place to wait at, until the gate is open.
+fn held(place: &Path, control: &Control, here: &str, pid: &str) {
+    if control.get("hold") != Some(here) || !place.join("gate").exists() {
+        return;
+    }
+    log(place, &["held", pid, here]);
+    while place.join("gate").exists() {
+        sleep(Duration::from_millis(2));
+    }
+}
+
 fn wait(child: &mut Child) -> i32 {
     child.wait().ok().map_or(1, |status| {
         status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
@@ -236,6 +247,7 @@ fn main() {
     if let Some(time) = control.seconds("before") {
         sleep(time);
     }
+    held(&place, &control, "before", &pid);
     let mut code = 0;
     match wrap {
         Some("exec") => {
@@ -246,12 +258,13 @@ fn main() {
         }
         Some(_) => match real(&control, &args).spawn() {
             Ok(mut child) => {
-                if let Some(time) = control.seconds("middle") {
-                    if connected(&mut child) {
-                        send("STOP", child.id());
-                        sleep(time);
-                        send("CONT", child.id());
-                    }
+                let time = control.seconds("middle");
+                let stops = time.is_some() || control.get("hold") == Some("middle");
+                if stops && connected(&mut child) {
+                    send("STOP", child.id());
+                    sleep(time.unwrap_or_default());
+                    held(&place, &control, "middle", &pid);
+                    send("CONT", child.id());
                 }
                 code = wait(&mut child);
             }
@@ -289,6 +302,7 @@ fn main() {
             }
         }
     }
+    held(&place, &control, "after", &pid);
     if let Some(time) = control.seconds("after") {
         sleep(time);
     }

@@ -357,10 +357,10 @@ impl Home {
         command
     }
 
-    /// Runs mutt-sync to its end, which must come within 20 seconds.
+    /// Runs mutt-sync to its end, which must come within a minute.
     #[track_caller]
     pub fn mutt_sync(&self, args: &[&str]) -> Output {
-        run(&mut self.cmd(args), Duration::from_secs(20))
+        run(&mut self.cmd(args), Duration::from_secs(60))
     }
 
     /// Runs the machine's own mbsync to its end.

@@ -99,7 +99,7 @@ impl Imap {
     pub fn login(port: u16, user: &str, password: &str) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to the test server");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("read timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("read timeout");
         let mut imap = Imap { stream: BufReader::new(stream), count: 0, delimiter: '/' };
         let greeting = imap.response();
         assert!(greeting.text.starts_with("* OK"), "greeting: {}", greeting.text);

@@ -16,6 +16,7 @@ mod mbsync;
 pub mod process;
 mod rng;
 mod server;
+mod stranger;
 mod terminal;
 mod tls;
 
@@ -28,6 +29,7 @@ pub use mbsync::{Mbsync, Overlap, Run};
 pub use process::{Output, Running, now_ns, run, run_all, wait_until};
 pub use rng::{Seeded, count, soak};
 pub use server::{Server, ServerOptions, Tls};
+pub use stranger::{as_nobody, is_root, reached_by_nobody};
 pub use terminal::Terminal;
 pub use tls::{Ca, Certificate};
 

@@ -3,7 +3,7 @@
 //! `helpers/fake_mbsync.rs` is the program; this writes its control file and
 //! reads its log.
 
-use crate::process::{alive, open_fds, wait_until};
+use crate::process::{alive, open_fds, started, wait_until};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,9 @@ pub struct Run {
     pub fds: Vec<String>,
     /// Its environment, as `NAME=value`.
     pub env: Vec<String>,
+    /// When its process started, as the kernel counts: another may have its
+    /// number by now.
+    ticks: String,
 }
 
 impl Run {
@@ -50,7 +53,7 @@ impl Run {
 
     /// Whether it still runs.
     pub fn alive(&self) -> bool {
-        self.end.is_none() && alive(self.pid)
+        self.end.is_none() && alive(self.pid) && started(self.pid).as_ref() == Some(&self.ticks)
     }
 }
 
@@ -203,6 +206,21 @@ impl Mbsync {
         fs::write(self.dir.join("gate"), "").expect("write gate");
     }
 
+    /// Makes runs in a coat wait `before` the real one, in its `middle`, or
+    /// `after` it, until [`Mbsync::release`]; those that start from now on. A
+    /// run that started meanwhile is not told by [`Mbsync::forget`] of `hold`.
+    pub fn hold_at(&mut self, place: &str) {
+        self.hold();
+        self.tell("hold", place);
+    }
+
+    /// Waits until so many runs have come to where they are held.
+    #[track_caller]
+    pub fn wait_held(&self, count: usize, limit: Duration) {
+        let held = || self.lines().iter().filter(|line| line[0] == "held").count();
+        wait_until(limit, &format!("{count} held mbsync"), || held() >= count);
+    }
+
     /// Lets them go on.
     pub fn release(&self) {
         let _ = fs::remove_file(self.dir.join("gate"));
@@ -243,16 +261,19 @@ impl Mbsync {
         };
         for line in self.lines() {
             match &line[..] {
-                [kind, pid, at, _, accounts, args, fds, env] if kind == "start" => runs.push(Run {
-                    pid: pid.parse().unwrap_or_default(),
-                    start: at.parse().unwrap_or_default(),
-                    end: None,
-                    code: None,
-                    accounts: parts(accounts, ' '),
-                    args: parts(args, '\x1f'),
-                    fds: parts(fds, '\x1f').into_iter().filter(|fd| !ours(fd)).collect(),
-                    env: parts(env, '\x1f'),
-                }),
+                [kind, pid, at, ticks, accounts, args, fds, env] if kind == "start" => {
+                    runs.push(Run {
+                        pid: pid.parse().unwrap_or_default(),
+                        start: at.parse().unwrap_or_default(),
+                        end: None,
+                        code: None,
+                        accounts: parts(accounts, ' '),
+                        args: parts(args, '\x1f'),
+                        fds: parts(fds, '\x1f').into_iter().filter(|fd| !ours(fd)).collect(),
+                        env: parts(env, '\x1f'),
+                        ticks: ticks.clone(),
+                    });
+                }
                 [kind, pid, at, code] if kind == "end" => {
                     let it = |run: &&mut Run| run.end.is_none() && run.pid.to_string() == *pid;
                     if let Some(run) = runs.iter_mut().rev().find(it) {

@@ -283,6 +283,12 @@ pub fn alive(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat[0].as_str(), "Z" | "X"))
 }
 
+/// When it started, in the kernel's ticks since boot: what tells it from a later
+/// one of the same number.
+pub fn started(pid: u32) -> Option<String> {
+    stat(pid)?.get(19).cloned()
+}
+
 /// Waits until the process has ended (a zombie has). True if it did in time.
 pub fn wait_gone(pid: u32, limit: Duration) -> bool {
     let Ok(fd) = pidfd_open(pid_of(pid), PidfdFlags::empty()) else { return true };
@@ -375,6 +381,15 @@ pub fn wakeups(pid: u32) -> u64 {
             line.split_whitespace().nth(1)?.parse::<u64>().ok()
         })
         .sum()
+}
+
+/// Whether a thread of it runs, or waits for a processor or a disk.
+pub fn runnable(pid: u32) -> bool {
+    let Ok(dir) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    dir.flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok())
+        .filter_map(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['R', 'D'])))
+        .any(|runs| runs)
 }
 
 /// Running processes whose environment holds `MARK_VARIABLE=mark`. One that

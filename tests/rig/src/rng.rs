@@ -23,7 +23,11 @@ impl Seeded {
     /// The seed from the environment (`SEED=N`), else this one.
     pub fn from_env_or(fixed: u64) -> Self {
         let told = env::var("SEED").ok().and_then(|text| text.parse().ok());
-        let seed = told.unwrap_or(fixed);
+        Self::with_seed(told.unwrap_or(fixed))
+    }
+
+    /// This seed, whatever the environment says: one of several that come of one.
+    pub fn with_seed(seed: u64) -> Self {
         Seeded { rng: fastrand::Rng::with_seed(seed), seed }
     }
 

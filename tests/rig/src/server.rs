@@ -8,6 +8,7 @@
 use crate::guard;
 use crate::imap::Imap;
 use crate::process::{self, run, spawn_lasting, wait_gone};
+use crate::stranger::is_root;
 use crate::tls::{Ca, Certificate};
 use rustix::process::Signal;
 use std::fmt::Write as _;
@@ -100,10 +101,6 @@ pub(crate) fn temp_dir() -> TempDir {
     dir
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 /// A port that is free now, below those that the kernel gives to connections:
 /// so it stays free while a server is down.
 pub(crate) fn free_port() -> u16 {
@@ -116,7 +113,11 @@ pub(crate) fn free_port() -> u16 {
 }
 
 fn name_of(flag: &str) -> String {
-    run(Command::new("id").args(["-n", flag]), Duration::from_secs(5)).ok().stdout.trim().to_owned()
+    run(Command::new("id").args(["-n", flag]), Duration::from_secs(60))
+        .ok()
+        .stdout
+        .trim()
+        .to_owned()
 }
 
 /// Kills the child's group and waits for all of it: a login process that dies a
@@ -124,7 +125,7 @@ fn name_of(flag: &str) -> String {
 fn end_group(child: &mut Child) {
     process::kill_group(child.id(), Signal::KILL);
     let _ = child.wait();
-    process::wait_until(Duration::from_secs(10), "dovecot's processes are gone", || {
+    process::wait_until(Duration::from_secs(60), "dovecot's processes are gone", || {
         process::group(child.id()).is_empty()
     });
 }
@@ -294,8 +295,10 @@ namespace inbox {{
         let pid = child.id();
         self.child = Some(child);
         let start = Instant::now();
-        while !self.answers() {
-            if !process::alive(pid) || start.elapsed() > Duration::from_secs(10) {
+        // Not before it is we who listen there: another test's server may have been
+        // faster at the port, and would answer as well.
+        while !(self.listens(pid) && self.answers()) {
+            if !process::alive(pid) || start.elapsed() > Duration::from_secs(60) {
                 self.kill();
                 return Err(fs::read_to_string(self.path("stderr")).unwrap_or_default());
             }
@@ -304,10 +307,23 @@ namespace inbox {{
         Ok(())
     }
 
+    /// Whether this process has the socket that listens at the rig's port.
+    fn listens(&self, pid: u32) -> bool {
+        let local = format!("0100007F:{:04X}", self.rig_port);
+        let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let socket = table.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let ours = fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A");
+            ours.then(|| format!("socket:[{}]", fields.get(9).copied().unwrap_or_default()))
+        });
+        let fds = process::open_fds(pid);
+        socket.is_some_and(|socket| fds.iter().any(|(_, to)| to.as_os_str() == socket.as_str()))
+    }
+
     /// The greeting with capabilities comes when logins are possible.
     fn answers(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.rig_port)) else { return false };
-        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
         let (mut seen, mut chunk) = (Vec::new(), [0; 1024]);
         loop {
             match stream.read(&mut chunk) {
@@ -406,12 +422,28 @@ namespace inbox {{
     /// How often a login was tried there in vain, by anybody.
     pub fn failed_logins(&self) -> usize {
         let port = format!("lport={}", self.port);
-        let log = self.log();
+        let log = self.whole_log();
         log.lines().filter(|l| l.contains("auth failed") && l.contains(&port)).count()
     }
 
     fn counted(&self, text: &str) -> usize {
-        self.log().lines().filter(|line| line.contains(text)).count()
+        self.whole_log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// The log, with all in it that has happened before this call: dovecot writes
+    /// it a moment later, so a connection of ours is made, and waited for there.
+    fn whole_log(&self) -> String {
+        let ours = |log: &str| {
+            let port = format!("lport={}", self.rig_port);
+            log.lines().filter(|l| l.contains("Disconnected") && l.contains(&port)).count()
+        };
+        let (before, start) = (ours(&self.log()), Instant::now());
+        if self.child.is_some() && self.answers() {
+            while ours(&self.log()) == before && start.elapsed() < Duration::from_secs(20) {
+                sleep(Duration::from_millis(2));
+            }
+        }
+        self.log()
     }
 
     /// How many connections to the users' port are open now.

@@ -42,7 +42,7 @@ impl Terminal {
         let mut tmux = terminal.tmux();
         tmux.arg("-f").arg(config).current_dir(home.path(""));
         tmux.args(["new-session", "-d", "-x", &columns, "-y", &lines, &words.join(" ")]);
-        run(&mut tmux, Duration::from_secs(10)).ok();
+        run(&mut tmux, Duration::from_secs(60)).ok();
         terminal
     }
 
@@ -60,7 +60,7 @@ impl Terminal {
 
     #[track_caller]
     fn ask(&self, args: &[&str]) -> String {
-        run(self.tmux().args(args), Duration::from_secs(10)).ok().stdout
+        run(self.tmux().args(args), Duration::from_secs(60)).ok().stdout
     }
 
     /// Presses keys by tmux's names: `q`, `Enter`, `Escape`, `C-l`, `F5`.

@@ -35,7 +35,7 @@ fn openssl(dir: &Path, args: &[&str]) {
     fs::write(dir.join("config"), CONFIG).expect("write");
     let mut command = Command::new("openssl");
     command.args(args).current_dir(dir);
-    run(&mut command, Duration::from_secs(20)).ok();
+    run(&mut command, Duration::from_secs(60)).ok();
 }
 
 fn read(dir: &Path, name: &str) -> String {

@@ -1,0 +1,554 @@
+//! What is fuzzed: a function for each thing that is read from others, with what
+//! must hold whatever comes. They panic where it does not.
+//!
+//! The fuzzers in `fuzz_targets/` and the replay of the corpus in
+//! `tests/fuzz_corpus.rs` both call these. Nothing here touches a disk or a
+//! network; the one socket is a pair of our own.
+
+pub mod mutt;
+
+use mutt_sync::account::{Channel, Mailbox, SyncState, Want};
+use mutt_sync::imap::parse::{self, Reply};
+use mutt_sync::imap::wire::{Limits, Shared, Transport, Wire, WireError};
+use mutt_sync::imap::{Interrupt, names};
+use mutt_sync::mail;
+use mutt_sync::mbsyncrc::copy::{Obstacle, Purpose, copy};
+use mutt_sync::mbsyncrc::{self, Config, Dialect, Env, pattern};
+use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
+use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
+use mutt_sync::mutt::quote::{folder_regexp, literal_regexp, one_folder_regexp, quoted};
+use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
+use mutt_sync::settings::{self, duration};
+use mutt_sync::state::names as files;
+use mutt_sync::sync::classify::{finding, fit_to_print};
+use mutt_sync::verdict::flags::Flags;
+use mutt_sync::verdict::local::{Listing, Numbering, judge};
+use mutt_sync::verdict::syncstate::{self, Entry, Placeholder, Record, Standing};
+use mutt_sync::verdict::{Finding, Rules};
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A target's function.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their corpora.
+pub const ALL: [(&str, Target); 11] = [
+    ("mbsyncrc", mbsyncrc),
+    ("muttrc", muttrc_lines),
+    ("state", state),
+    ("wire", wire),
+    ("session", session),
+    ("responses", responses),
+    ("quoting", quoting),
+    ("headers", headers),
+    ("settings", settings_file),
+    ("names", all_names),
+    ("mbsync_output", mbsync_output),
+];
+
+/// Surroundings that depend on nothing of this machine.
+fn env() -> Env {
+    Env {
+        user_home: |user| (user == "u").then(|| PathBuf::from("/home/u")),
+        readable: |_| true,
+        ..Env::new("/home/u", "/home/u")
+    }
+}
+
+fn accepted(text: &[u8], dialect: Dialect) -> Option<Config> {
+    mbsyncrc::parse(text, Path::new("/home/u/.mbsyncrc"), &env(), dialect).ok()
+}
+
+/// `.mbsyncrc`, both languages: what is accepted can be asked for by every name
+/// in it, and a copy of it for a lent connection is accepted in its turn, has
+/// the same channels in the same places, and no password.
+pub fn mbsyncrc(text: &[u8]) {
+    for dialect in [Dialect::V1_4, Dialect::V1_5] {
+        let Some(config) = accepted(text, dialect) else { continue };
+        assert!(!config.select_all().is_empty());
+        for account in &config.accounts {
+            assert!(!account.channels.is_empty());
+            let channels: Vec<&str> =
+                account.channels.iter().map(|channel| channel.name.as_str()).collect();
+            for name in channels.iter().chain([&account.name.as_str()]) {
+                let Ok(selected) = config.select(&[name]) else { continue };
+                for (index, wants) in selected {
+                    let account = &config.accounts[index];
+                    let short = account.canonical(&wants);
+                    assert_eq!(short, account.canonical(&short));
+                }
+            }
+            let _ = config.mbsync_words(account, &[Want::Account]).args();
+            for channel in &account.channels {
+                mailbox_is_consistent(channel, "INBOX");
+                mailbox_is_consistent(channel, "a/b");
+            }
+            let purpose = Purpose {
+                channels: &channels,
+                groups: &[],
+                tunnel: "'/usr/bin/mutt-sync' 'tunnel'",
+                base: config.base.as_deref(),
+            };
+            match copy(text, &purpose) {
+                Ok(copied) => {
+                    let again = match mbsyncrc::parse(
+                        &copied,
+                        Path::new("/home/u/.mbsyncrc"),
+                        &env(),
+                        dialect,
+                    ) {
+                        Ok(again) => again,
+                        Err(why) => panic!("{why}: {}", String::from_utf8_lossy(&copied)),
+                    };
+                    same_but_for_the_connection(&config, account, &again);
+                }
+                Err(why) => assert_ne!(why, Obstacle::NotAsRead),
+            }
+        }
+    }
+}
+
+fn same_but_for_the_connection(
+    config: &Config,
+    account: &mutt_sync::account::Account,
+    copied: &Config,
+) {
+    assert_eq!(copied.accounts.len(), 1);
+    let copied = &copied.accounts[0];
+    let server = copied.server.as_ref().expect("a server");
+    assert!(server.pass.is_none() && server.user.is_none() && server.host.is_none());
+    assert_eq!(server.tunnel.as_deref(), Some("'/usr/bin/mutt-sync' 'tunnel'"));
+    assert!(config.accounts.iter().any(|other| other.name == account.name));
+    let places = |channels: &[Channel]| -> Vec<Mailbox> {
+        channels.iter().map(|channel| channel.mailbox("a")).collect()
+    };
+    assert_eq!(places(&account.channels), places(&copied.channels));
+    let patterns = |channels: &[Channel]| -> Vec<_> {
+        channels.iter().map(|channel| (channel.patterns.clone(), channel.full_sync)).collect()
+    };
+    assert_eq!(patterns(&account.channels), patterns(&copied.channels));
+}
+
+fn mailbox_is_consistent(channel: &Channel, name: &str) {
+    let mailbox = channel.mailbox(name);
+    assert_eq!(mailbox.channel, channel.name);
+    if channel.patterns.is_some() {
+        assert_eq!(mailbox.name, name);
+        let _ = channel.admits_far(&mailbox.far);
+    } else {
+        assert_eq!(channel.only_mailbox(), Some(mailbox.clone()));
+        assert!(!mailbox.addressable);
+    }
+    if channel.sync_state == SyncState::InMailbox {
+        assert_eq!(
+            mailbox.state_file,
+            mailbox.maildir.as_ref().map(|dir| dir.join(".mbsyncstate"))
+        );
+    }
+}
+
+/// What `--muttrc` prints for any accepted `.mbsyncrc`: lines that mutt reads as
+/// the commands that were meant, with the names that were meant, and nothing
+/// that it would expand or run.
+pub fn muttrc_lines(text: &[u8]) {
+    for dialect in [Dialect::V1_4, Dialect::V1_5] {
+        let Some(config) = accepted(text, dialect) else { continue };
+        let words: Vec<String> = text
+            .split(u8::is_ascii_whitespace)
+            .map(|w| String::from_utf8_lossy(w).into())
+            .collect();
+        let mailboxes: Vec<Vec<Mailbox>> = config
+            .accounts
+            .iter()
+            .map(|account| {
+                let named = |channel: &Channel| {
+                    let last = words.last().cloned().unwrap_or_default();
+                    ["INBOX", "Sent", "Drafts", &last].map(|name| channel.mailbox(name))
+                };
+                account.channels.iter().flat_map(named).collect()
+            })
+            .collect();
+        let file = words.iter().find(|word| word.starts_with('/')).map(PathBuf::from);
+        let told: Vec<AccountMail<'_>> = config
+            .accounts
+            .iter()
+            .zip(&mailboxes)
+            .map(|(account, mailboxes)| AccountMail {
+                account,
+                mailboxes,
+                identity_file: file.as_deref(),
+            })
+            .collect();
+        let mut meant = mutt::Meant {
+            folders: mailboxes
+                .iter()
+                .flatten()
+                .filter_map(|mailbox| mailbox.maildir.as_deref()?.to_str().map(str::to_owned))
+                .collect(),
+            boxes: mailboxes
+                .iter()
+                .flatten()
+                .map(|mailbox| format!("{}:{}", mailbox.channel, mailbox.name))
+                .collect(),
+            accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),
+            files: file.iter().filter_map(|file| file.to_str().map(str::to_owned)).collect(),
+            addresses: BTreeSet::new(),
+        };
+        let theirs = Theirs { hooks: true, accounts: text.len() % 2 == 0 };
+        mutt::check(&muttrc(&told, theirs, Path::new("/home/u"), |_| true), &meant);
+
+        let senders = msmtp_senders(&String::from_utf8_lossy(text));
+        meant.addresses = senders.iter().filter_map(|sender| sender.from.clone()).collect();
+        for (place, one) in told.iter().enumerate() {
+            if let Some(mutt_sync::account::Given::Text(user)) =
+                one.account.server.as_ref().and_then(|server| server.user.as_ref())
+            {
+                meant.addresses.insert(user.to_string());
+            }
+            mutt::check(
+                &identity(one.account, place, one.mailboxes, &KnownUses::new(), &senders),
+                &meant,
+            );
+        }
+    }
+}
+
+/// mbsync's record of a mailbox, `.uidvalidity`, and names of messages. A Maildir
+/// made of a record, message for message, is clean by it.
+pub fn state(text: &[u8]) {
+    let mut listing = Listing::new(b':');
+    let mut names = 0;
+    for name in text.split(|byte| *byte == b'\n').take(1000) {
+        listing.add(name);
+        names += u64::from(name.first().is_some_and(|first| *first != b'.'));
+    }
+    assert_eq!(listing.files(), names);
+    let numbering = Numbering::parse(text);
+
+    let Ok(record) = syncstate::parse(text) else { return };
+    consistent(&record);
+    assert!(record.changes_since(&record, 0).none());
+    let again = Record::new(&record, record.entries().iter().rev().copied().collect());
+    assert_eq!(again.as_ref(), Ok(&record));
+    let numbering = numbering
+        .unwrap_or(Numbering { validity: record.near_validity, highest: record.max_pushed });
+    let _ = judge(&record, &mut listing, numbering, &Rules::none(), None);
+    if record.max_expired_near > 0 || record.entries().iter().any(|entry| !ordinary(entry)) {
+        return;
+    }
+    let mut made = Listing::new(b':');
+    for entry in record.with_near() {
+        let letters = "DFPRST".bytes().filter(|letter| {
+            entry.flags.has(Flags::from_record(&[*letter]).expect("a letter of mbsync's"))
+        });
+        let mut name = format!("1700000000.x,U={}:2,", entry.near).into_bytes();
+        name.extend(letters);
+        made.add(&name);
+    }
+    let highest = record.with_near().map(|entry| entry.near).max().unwrap_or(0);
+    let numbering = Numbering { validity: record.near_validity, highest };
+    let found = judge(&record, &mut made, numbering, &Rules::none(), Some(true));
+    assert_eq!(found, Finding::Clean);
+}
+
+/// A message on both sides, and nothing said of it but its flags.
+fn ordinary(entry: &Entry) -> bool {
+    entry.far != 0
+        && entry.near != 0
+        && entry.placeholder == Placeholder::None
+        && entry.standing == Standing::Plain
+}
+
+fn consistent(record: &Record) {
+    let entries = record.entries();
+    assert!(entries.windows(2).all(|pair| pair[0] <= pair[1] || pair[0].far <= pair[1].far));
+    for entry in record.with_far() {
+        assert_eq!(record.of_far(entry.far), Some(entry));
+    }
+    let mut last = 0;
+    for entry in record.with_near() {
+        assert!(entry.near > last);
+        last = entry.near;
+        assert_eq!(record.of_near(entry.near), Some(entry));
+    }
+}
+
+/// A wire with a server at its other end whose words are written by the caller.
+fn pair() -> (Wire, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    for end in [&ours, &theirs] {
+        end.set_nonblocking(true).expect("a flag");
+    }
+    (Wire::new(Transport::Pair(ours), Interrupt::never()), theirs)
+}
+
+/// What a wire takes of these bytes when they come in pieces of that size.
+fn taken(
+    bytes: &[u8],
+    piece: usize,
+    limits: Limits,
+) -> (Vec<Vec<u8>>, Result<(), WireError>, usize) {
+    let (mut wire, mut server) = pair();
+    wire.begin(limits);
+    let mut got = Vec::new();
+    for piece in bytes.chunks(piece) {
+        if server.write_all(piece).is_err() {
+            break;
+        }
+        loop {
+            match wire.try_response() {
+                Ok(Some(response)) => got.push(response),
+                Ok(None) => break,
+                Err(error) => {
+                    assert_eq!(wire.try_response(), Err(error.clone()), "dead, and stays dead");
+                    return (got, Err(error), 0);
+                }
+            }
+        }
+    }
+    (got, Ok(()), wire.buffered())
+}
+
+/// Lines and literals put together: the same whatever the pieces they came in,
+/// nothing lost, nothing added, nothing beyond the bounds.
+pub fn wire(bytes: &[u8]) {
+    let bytes = bytes.get(..8192).unwrap_or(bytes);
+    let limits = Limits {
+        response: 2048,
+        total: 6000,
+        responses: 200,
+        ..Limits::small(Duration::from_secs(20))
+    };
+    let piece = 1 + usize::from(bytes.first().copied().unwrap_or(0) % 61);
+    let (got, end, left) = taken(bytes, piece, limits);
+    let (whole, end_of_whole, _) = taken(bytes, bytes.len().max(1), limits);
+    let said = got.concat();
+    assert!(bytes.starts_with(&said));
+    assert!(said.len() <= limits.total && got.len() <= limits.responses);
+    for response in &got {
+        assert!(response.ends_with(b"\n") && response.len() <= limits.response);
+        parsed(response);
+    }
+    if end.is_ok() {
+        assert_eq!(bytes.len(), said.len() + left);
+        assert!(left <= limits.response);
+    }
+    // A line too long is seen the sooner the smaller the pieces; but no piece
+    // decides what a response is.
+    let shorter = got.len().min(whole.len());
+    assert_eq!(got[..shorter], whole[..shorter]);
+    if end.is_ok() && end_of_whole.is_ok() {
+        assert_eq!(got, whole);
+    }
+}
+
+/// The `imap` crate behind the wire, which has ways to panic and to wait for
+/// ever: whatever a server says, it must come back.
+pub fn session(bytes: &[u8]) {
+    let bytes = bytes.get(..4096).unwrap_or(bytes);
+    let (mut wire, mut server) = pair();
+    wire.begin(Limits::small(Duration::from_secs(20)));
+    server.write_all(bytes).expect("room in the socket");
+    server.shutdown(Shutdown::Write).expect("an end");
+    let wire = Shared::new(wire);
+    wire.answer_next_command();
+    let mut session = imap::Client::new(wire.clone()).login("-", "-").expect("answered by us");
+    let _ = session.capabilities();
+    let _ = session.examine("INBOX");
+    let _ = session.run_command_and_read_response("NOOP");
+    let _ = session.take_all_unsolicited().count();
+    for response in wire.take_aside() {
+        parsed(&response);
+    }
+}
+
+/// A server's responses, each read as everything that it could be.
+pub fn responses(bytes: &[u8]) {
+    parsed(bytes);
+    readings(bytes);
+}
+
+fn parsed(response: &[u8]) {
+    match parse::reply(response) {
+        Reply::Tagged(_, said) | Reply::Condition(said) => {
+            plain(&said.printable());
+            let _ = said.has_code("ALERT");
+            readings(said.code);
+        }
+        Reply::Continue(rest) | Reply::Data(_, rest) | Reply::Numbered(_, _, rest) => {
+            readings(rest);
+        }
+        Reply::Other => {}
+    }
+}
+
+fn readings(rest: &[u8]) {
+    if let Some((name, _)) = parse::status(rest) {
+        plain_name(&name);
+    }
+    if let Some(listed) = parse::list(rest) {
+        plain_name(&listed.name);
+        let _ = (listed.selectable(), listed.has("\\Sent"));
+    }
+    if let Some(namespace) = parse::namespace(rest) {
+        assert!(!namespace.prefix.chars().any(char::is_control));
+    }
+    // What a short line can name, no million-times longer set is made of.
+    for set in [Some(parse::search(rest)), parse::esearch(rest, "m1"), parse::sequence_set(rest)] {
+        let Some(set) = set else { continue };
+        assert!(set.ranges().len() <= rest.len());
+        assert!(set.ranges().windows(2).all(|pair| pair[0].1 < pair[1].0));
+    }
+    let _ = parse::fetch_flags(rest);
+    let _ = parse::permits_forwarded(rest);
+    let _ = parse::code_number(rest, "UIDNEXT");
+    for said in [Some(parse::capabilities(rest)), parse::code_capabilities(rest)] {
+        let Some(said) = said else { continue };
+        assert!(said.words().len() <= 200);
+        assert!(said.words().iter().all(|word| word.bytes().all(|b| b.is_ascii_graphic())));
+    }
+}
+
+fn plain_name(name: &str) {
+    assert!(!name.is_empty() && !name.chars().any(char::is_control));
+}
+
+/// Fit for a terminal and a log.
+fn plain(text: &str) {
+    assert!(text.chars().count() <= 200);
+    assert!(!text.chars().any(|c| c.is_control() || turns(c)), "{text:?}");
+}
+
+/// Characters that turn or hide what stands beside them (UAX #9).
+fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Any string quoted is one word for mutt, that string, and runs nothing; also
+/// when quoted once more, as in a hook; also as a regular expression.
+pub fn quoting(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let controls = text.chars().any(char::is_control);
+    match quoted(&text) {
+        Err(_) => assert!(controls),
+        Ok(once) => {
+            assert!(!controls && !once.ends_with('\\'));
+            assert_eq!(mutt::words(&once), Ok(vec![mutt::Word::plain(&text)]));
+            let command = format!("set my_mailbox={once}");
+            let twice = quoted(&command).expect("no control characters");
+            assert_eq!(mutt::words(&twice), Ok(vec![mutt::Word::plain(&command)]));
+            let inner = mutt::words(&command).expect("a line");
+            assert_eq!(inner[1], mutt::Word::plain(&format!("my_mailbox={text}")));
+        }
+    }
+    assert_eq!(mutt::literal(&literal_regexp(&text)).as_deref(), Some(&*text));
+    let path = text.trim_end_matches('/');
+    let one = one_folder_regexp(&text);
+    let one = one.strip_prefix("(^").and_then(|rest| rest.strip_suffix("/?$)"));
+    assert_eq!(one.and_then(mutt::literal).as_deref(), Some(path));
+    let some = folder_regexp(&[&text]);
+    let some = some.strip_prefix("(^(").and_then(|rest| rest.strip_suffix(")(/|$))"));
+    assert_eq!(some.and_then(mutt::literal).as_deref(), Some(path));
+
+    let number = usize::from(bytes.first().copied().unwrap_or(0));
+    let state = LineState {
+        push: number,
+        running: number & 1 != 0,
+        waiting: number & 2 != 0,
+        trouble: [None, Some(Trouble::Offline), Some(Trouble::Login), Some(Trouble::Failed)]
+            [number >> 2 & 3],
+        attended: number & 16 != 0,
+    };
+    let line = with_mark(&text, state);
+    assert!(line.contains(&mark(state)) && !line.ends_with('%'));
+    assert!(!line.chars().any(char::is_control));
+}
+
+/// Heads of messages: what is shown of them is one short line without anything
+/// that a terminal obeys.
+pub fn headers(message: &[u8]) {
+    let head = mail::headline(message);
+    for text in [&head.from, &head.subject, &mail::shown(&String::from_utf8_lossy(message))] {
+        assert!(text.chars().count() <= mail::TEXT_LIMIT);
+        for c in text.chars() {
+            assert!(!c.is_control() && (c == ' ' || !c.is_whitespace()), "{text:?}");
+            assert!(!turns(c) && !matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}'), "{text:?}");
+        }
+        assert!(!text.starts_with(' ') && !text.ends_with(' ') && !text.contains("  "));
+        assert_eq!(&mail::shown(text), text);
+    }
+}
+
+/// `config.toml`, and durations.
+pub fn settings_file(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(file) = settings::File::parse(&text, "config.toml", Some(Path::new("/home/u"))) {
+        for settings in file.accounts.values().chain([file.of("none")]) {
+            let _ = (settings.rate(), settings.patience());
+        }
+    }
+    if let Ok(some) = duration(&text, false) {
+        assert!(!some.is_zero());
+    }
+}
+
+/// Names: as files of ours, on the wire, as patterns.
+pub fn all_names(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (first, second) = text.split_once('\n').unwrap_or((&text, &text));
+    for file in [files::directory(first), files::directory(&text)] {
+        fit_for_a_file(&file);
+    }
+    let want = Want::Mailbox { channel: first.to_owned(), name: second.to_owned() };
+    for want in [want, Want::Channel(second.to_owned()), Want::Account] {
+        let file = files::want(&want);
+        fit_for_a_file(&file);
+        let read = files::want_of(&file).expect("a want of ours");
+        let wider = match (&want, &read) {
+            (_, Want::Account) => true,
+            (Want::Mailbox { channel, .. }, Want::Channel(read)) => channel == read,
+            (want, read) => want == read,
+        };
+        assert!(wider, "{want:?} is kept as {read:?}");
+    }
+    if let Some(want) = files::want_of(&text) {
+        assert_eq!(files::want(&want), *text);
+    }
+
+    let coded = names::to_utf7(&text);
+    assert!(coded.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+    assert_eq!(names::from_utf7(&coded).as_deref(), Some(&*text));
+    if let Some(name) = names::from_utf7(&text) {
+        assert_eq!(names::to_utf7(&name), *text);
+    }
+
+    let (pattern, name) =
+        (first.get(..200).unwrap_or_default(), second.get(..200).unwrap_or_default());
+    let _ = pattern::admits(&[pattern.to_owned(), format!("!{name}")], name);
+    assert!(pattern::matches("*", name));
+}
+
+fn fit_for_a_file(name: &str) {
+    assert!(!name.is_empty() && name.len() <= 255 && !name.starts_with('.'));
+    assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'));
+}
+
+/// What mbsync prints: nothing of it tricks a terminal, and no secret that we
+/// know gets through.
+pub fn mbsync_output(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (secret, output) = text.split_once('\n').unwrap_or(("hunter2", &text));
+    for line in output.split('\n') {
+        let _ = finding(line);
+        let shown = fit_to_print(line, &[secret]);
+        assert!(!shown.chars().any(|c| (c.is_control() && c != '\t') || turns(c)), "{shown:?}");
+        // The mask itself could spell a secret of its own characters.
+        if secret.len() > 3 && !secret.contains(['*', '?']) {
+            assert!(!shown.contains(secret), "{shown:?}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The same random histories twice: on one account a waiter lends its connection
+//! to each run, on the other mbsync is run by hand with the same words. After
+//! every step both have the same files, the same messages on the server, and the
+//! same record, byte for byte but for the two numbers that any two mailboxes
+//! differ in.
+
+use super::{Kind, Pair, World, act, home_of, kinds, mbsync_program};
+use rig::{Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, count, run};
+use std::fmt::Write as _;
+use std::fs;
+use std::sync::Mutex;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LENT: &str = "over the connection that is open";
+
+/// All that a run may change, without the names that mbsync makes up and the
+/// numbers by which mailboxes differ.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    near: Vec<String>,
+    far: Vec<String>,
+    record: String,
+}
+
+fn outcome(world: &mut World, pair: &Pair) -> Outcome {
+    let info = world.kind.info();
+    let near = Maildir::at(&pair.maildir).list().into_iter().map(|entry| {
+        let (base, flags) = entry.name.split_once(info.as_str()).unwrap_or((&entry.name, "-"));
+        let uid = base.split_once(",U=").map(|(_, uid)| uid.to_owned());
+        let new = if entry.new { "new" } else { "cur" };
+        format!("{new} {uid:?} [{flags}] {} {}", entry.message_id, entry.digest)
+    });
+    let mut near: Vec<String> = near.collect();
+    near.sort();
+    let far = if world.exists_far(pair) { world.imap.fetch_all(&pair.name) } else { Vec::new() };
+    let far = far.into_iter().map(|message| {
+        format!("{} {:?} {} {}", message.uid, message.flags, message.message_id, message.digest)
+    });
+    let text = fs::read_to_string(&pair.state_file).unwrap_or_default();
+    let record = text.split_inclusive('\n').map(|line| match line.split_once("UidValidity ") {
+        Some((whose, _)) => format!("{whose}UidValidity\n"),
+        None => line.to_owned(),
+    });
+    Outcome { near, far: far.collect(), record: record.collect() }
+}
+
+fn sockets(of: &Running) -> usize {
+    let fds = rig::process::open_fds(of.pid());
+    fds.iter().filter(|(_, to)| to.to_string_lossy().starts_with("socket:")).count()
+}
+
+/// The waiter's account. It runs when it is told to, and never by itself.
+struct Lending {
+    home: Home,
+    waiter: Running,
+    /// Lines of its log that have been read.
+    read: usize,
+    /// Sockets that it has when it is connected.
+    sockets: usize,
+}
+
+impl Lending {
+    fn start(home: Home) -> Self {
+        home.settings(&format!(
+            "throttle = \"1h\"\nburst = 1\nsettle = \"10ms\"\nevery = \"1d\"\nmbsync = \"{}\"\n",
+            mbsync_program().display()
+        ));
+        let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "far"]));
+        waiter.wait_for("connected by", LIMIT);
+        let sockets = sockets(&waiter);
+        let mut lending = Lending { home, waiter, read: 0, sockets };
+        lending.runs();
+        lending
+    }
+
+    /// How many runs there were, and how the last ended.
+    fn last(&self) -> (u64, i64) {
+        let text = self.home.read(".local/state/mutt-sync/far/last.json");
+        let last: serde_json::Value = serde_json::from_str(&text).unwrap();
+        (last["runs"].as_u64().unwrap(), last["code"].as_i64().unwrap())
+    }
+
+    /// The words that mbsync was given since this was asked last.
+    fn runs(&mut self) -> Vec<Vec<String>> {
+        let log = self.waiter.stderr();
+        let lines = log.lines().skip(self.read);
+        let words = |line: &str| {
+            let line = line.split_once(": running ")?.1.split(", over the").next()?;
+            let (_, words) = line.split_once(".mbsyncrc ")?;
+            Some(words.split(' ').map(str::to_owned).collect())
+        };
+        let runs = lines.filter_map(words).collect();
+        self.read = log.lines().count();
+        runs
+    }
+
+    fn connections_and_plain_runs(&self) -> (usize, usize) {
+        let log = self.waiter.stderr();
+        let plain = log.matches(": running ").count() - log.matches(LENT).count();
+        (log.matches("connected by").count(), plain)
+    }
+
+    /// Gives it time to have a connection: after a run that made a mailbox here it
+    /// makes a new one. Without, the run is merely one that shows nothing.
+    fn warm_up(&self, server: &Server, user: &str) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            let (connections, plain) = self.connections_and_plain_runs();
+            if sockets(&self.waiter) >= self.sockets && server.logins(user) >= connections + plain {
+                return;
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Has these synced, over its connection.
+    fn sync(&mut self, what: &str) -> (Vec<Vec<String>>, i64) {
+        let (before, _) = self.last();
+        run(&mut self.home.cmd(&["-b", "-f", what]), LIMIT).ok();
+        rig::wait_until(LIMIT, "the waiter's run", || self.last().0 > before);
+        // It says that it runs before it runs.
+        (self.runs(), self.last().1)
+    }
+}
+
+/// One history on both; how many runs were compared.
+fn history(
+    (server, user): (&Server, &str),
+    kind: &Kind,
+    number: usize,
+    lending: &mut Lending,
+    plain: &Home,
+    imap: &mut [Imap; 2],
+) -> usize {
+    let seed = 19_780_202 + number as u64;
+    // The same dice for both.
+    let mut dice = [Seeded::from_env_or(seed), Seeded::from_env_or(seed)];
+    let mut rng = Seeded::from_env_or(seed + 1_000_000);
+    let mut log = format!("history {number}, channel {}\n", kind.name);
+    let [at_ours, at_plain] = imap;
+    let [mut runs, steps] = [0, rng.usize(5..10)];
+    let mut made = 0;
+    for step in 0..=steps {
+        let mut ours = World::new(&lending.home, at_ours, kind);
+        let mut theirs = World::new(plain, at_plain, kind);
+        let pairs = [ours.pairs(number), theirs.pairs(number)];
+        let actions = if step == 0 { 0 } else { *rng.pick(&[0, 1, 1, 2, 3, 6]) };
+        for ((world, pairs), dice) in
+            [&mut ours, &mut theirs].into_iter().zip(&pairs).zip(&mut dice)
+        {
+            (world.paired, world.made) = (true, made);
+            let _ = writeln!(log, "step {step} on {}", world.home.path("").display());
+            if step == 0 {
+                for pair in pairs {
+                    world.begin(pair, dice);
+                }
+            }
+            for _ in 0..actions {
+                act(world, dice, pairs, &mut log);
+            }
+            for pair in pairs {
+                Maildir::at(&pair.maildir).age();
+            }
+        }
+        assert_eq!(ours.made, theirs.made, "{log}");
+        made = ours.made;
+        let boxes = pairs[0].each_ref().map(|pair| pair.name.as_str());
+        let here = pairs[0].iter().all(|pair| pair.maildir.join("cur").is_dir());
+        let what = if here && rng.u8(..3) > 0 {
+            format!("{}:{}", kind.name, boxes.join(","))
+        } else {
+            kind.name.to_owned()
+        };
+        lending.warm_up(server, user);
+        let (words, code) = lending.sync(&what);
+        assert!(!words.is_empty(), "{log}{}", lending.waiter);
+        for words in words {
+            let _ = writeln!(log, "  mbsync {}", words.join(" "));
+            let mut command = plain.command(mbsync_program());
+            let ended =
+                run(command.args(["-q", "-c"]).arg(plain.path(".mbsyncrc")).args(words), LIMIT);
+            let bad = ended.code() != 0 || ended.stderr.contains("Maildir error: ");
+            assert_eq!(bad, code != 0, "{code}; {ended}\n{log}");
+            runs += 1;
+        }
+        let mut ours = World::new(&lending.home, at_ours, kind);
+        let mut theirs = World::new(plain, at_plain, kind);
+        for (a, b) in pairs[0].iter().zip(&pairs[1]) {
+            let (a, b) = (outcome(&mut ours, a), outcome(&mut theirs, b));
+            assert_eq!(
+                a,
+                b,
+                "{}\nlent and plain differ in {kind}, {log}",
+                lending.waiter,
+                kind = kind.name
+            );
+        }
+    }
+    // The next begins without them.
+    for (imap, home) in [(at_ours, &lending.home), (at_plain, plain)] {
+        let mut world = World::new(home, imap, kind);
+        for pair in world.pairs(number).iter().rev() {
+            if world.exists_far(pair) {
+                world.imap.delete(&pair.name);
+            }
+            let _ = fs::remove_dir_all(&pair.maildir);
+            let _ = fs::remove_file(&pair.state_file);
+        }
+    }
+    runs
+}
+
+#[test]
+fn runs_over_a_lent_connection_give_what_plain_ones_give() {
+    let mut kinds = kinds();
+    let without = std::env::var("WITHOUT").unwrap_or_default();
+    let only = std::env::var("KIND").ok();
+    kinds.retain(|kind| kind.name != without && only.as_ref().is_none_or(|only| only == kind.name));
+    let users = |kind: &Kind| ["lent", "plain"].map(|how| format!("{}-{how}", kind.name));
+    let options = ServerOptions {
+        users: kinds.iter().flat_map(users).collect(),
+        boxes: vec![],
+        ..ServerOptions::default()
+    };
+    let server = Server::with(options);
+    let told = Mutex::new(Vec::new());
+    let next = Mutex::new(kinds.iter().enumerate());
+    let work = || {
+        loop {
+            let Some((at, kind)) = next.lock().unwrap().next() else { break };
+            let [lent, plain] = users(kind);
+            let one = std::slice::from_ref(kind);
+            let mut lending = Lending::start(home_of(&server, &lent, one));
+            let by_hand = home_of(&server, &plain, one);
+            run(by_hand.command(mbsync_program()).args(["-q", kind.name]), LIMIT).ok();
+            let mut imap = [server.imap(&lent), server.imap(&plain)];
+            let mut runs = 0;
+            for n in 0..count(1, 20) {
+                runs += history(
+                    (&server, &lent),
+                    kind,
+                    at + n * 100,
+                    &mut lending,
+                    &by_hand,
+                    &mut imap,
+                );
+            }
+            let log = lending.waiter.stderr();
+            let of_lent = log.matches(LENT).count();
+            assert!(!log.contains("not over the connection"), "{}", lending.waiter);
+            // Not while it connects anew.
+            assert!(of_lent * 2 > runs, "{of_lent} of {runs} runs were lent it; {log}");
+            // A login for each connection, and for each run that had to make its own.
+            let (connections, plain) = lending.connections_and_plain_runs();
+            let least = connections + plain;
+            let most = least + log.matches("connecting was broken off").count();
+            let logins = server.logins(&lent);
+            assert!((least..=most).contains(&logins), "{logins}, not {least} to {most}; {log}");
+            lending.waiter.signal(Signal::TERM);
+            lending.waiter.wait(LIMIT);
+            told.lock().unwrap().push(format!("{}: {runs} runs, {of_lent} lent", kind.name));
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            thread.join().expect("see above");
+        }
+    });
+    println!("{}", told.lock().unwrap().join("\n"));
+}

@@ -1,0 +1,95 @@
+//! What each fault must lead to at each step: the table.
+//!
+//! Rows are [`STEPS`](crate::steps::STEPS), columns are
+//! [`FAULTS`](crate::faults::FAULTS); `print_the_table` in `main.rs` prints it.
+
+use crate::faults::Fault;
+use crate::steps::Step;
+use mutt_sync::outcome::Exit;
+
+/// What must come of a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// The dialogue goes on, perhaps with less than was hoped for.
+    GoesOn,
+    /// The connection is given up, with this status and one of these texts.
+    Ends(Exit, &'static [&'static str]),
+}
+
+use Expected::{Ends, GoesOn};
+
+const LATE: &[&str] = &["no answer in time"];
+const CLOSED: &[&str] = &["closed the connection"];
+const NO_GREETING: &[&str] = &["no greeting"];
+const UNDONE: &[&str] = &["OK to a login that has not happened"];
+const ONE_MORE: &[&str] = &["a challenge after the last one"];
+const FLOOD: &[&str] = &["responses beyond any use", "no answer in time"];
+
+fn offline(texts: &'static [&'static str]) -> Expected {
+    Ends(Exit::Offline, texts)
+}
+
+/// What this fault must lead to at this step.
+pub fn expected(step: Step, fault: Fault) -> Expected {
+    let by_crate = matches!(step, Step::Capable | Step::Examine | Step::Select);
+    match (fault, step) {
+        (Fault::Silence | Fault::Trickle, _) => offline(LATE),
+        (Fault::Close | Fault::HalfLine, _) => offline(CLOSED),
+        (Fault::Bye, _) if by_crate => offline(CLOSED),
+        (Fault::Bye, _) => Ends(Exit::Later, &["goodbye: [UNAVAILABLE] [2Jcome back"]),
+        (Fault::EndlessLine | Fault::Literal, _) => offline(&["a line beyond any use"]),
+        (Fault::HugeLiteral, _) => offline(&["a literal beyond any use"]),
+        (Fault::Deep, _) => offline(&["parentheses in parentheses beyond any use"]),
+        (Fault::BareOk, Step::Greeting) => GoesOn,
+        (_, Step::Greeting) => offline(NO_GREETING),
+        (Fault::WrongTag, _) => offline(&["an answer to nothing we said"]),
+        (Fault::EndlessLines | Fault::EndlessLongLines, _) => offline(FLOOD),
+        (Fault::Crowd, step) if !step.is_bulk() => offline(&["responses beyond any use"]),
+        (Fault::BareOk, step) => bare_ok(step),
+        (Fault::Continue, step) => go_on(step),
+        (Fault::No | Fault::Echo, step) => refused(step, fault == Fault::Echo),
+        (_, _) => GoesOn,
+    }
+}
+
+fn bare_ok(step: Step) -> Expected {
+    match step {
+        // Then the handshake is not answered, or answered by what is none.
+        Step::StartTls => offline(&["no answer in time", "TLS handshake failed"]),
+        Step::Capability => offline(&["no answer to CAPABILITY"]),
+        Step::LoginLiteral | Step::Plain | Step::Xoauth2 | Step::Scram | Step::ScramFirst => {
+            offline(UNDONE)
+        }
+        Step::ScramFinal => Ends(Exit::Denied, &["does not prove that it knows the password"]),
+        Step::Idle => offline(&["OK where a continuation is due"]),
+        _ => GoesOn,
+    }
+}
+
+fn go_on(step: Step) -> Expected {
+    match step {
+        Step::Login | Step::LoginLiteral => offline(&["a challenge to LOGIN"]),
+        Step::PlainSecret | Step::Xoauth2Token => offline(ONE_MORE),
+        Step::Scram | Step::ScramFirst => Ends(Exit::Denied, &["challenge makes no sense"]),
+        Step::ScramFinal => Ends(Exit::Denied, &["does not prove that it knows the password"]),
+        Step::Idle => GoesOn,
+        _ => offline(LATE),
+    }
+}
+
+fn refused(step: Step, echo: bool) -> Expected {
+    match step {
+        Step::StartTls => Ends(Exit::Denied, &["refuses STARTTLS"]),
+        Step::Capability => offline(&["no answer to CAPABILITY"]),
+        Step::Capable => offline(&["CAPABILITY: "]),
+        Step::Namespace => offline(&["NAMESPACE: "]),
+        step if step.is_login() && echo => Ends(Exit::Denied, &["refused: you said"]),
+        step if step.is_login() => Ends(Exit::Later, &["not now, says the server"]),
+        _ => GoesOn,
+    }
+}
+
+/// Whether it ends when a step's time is over, and not before.
+pub fn ends_by_time(step: Step, fault: Fault) -> bool {
+    matches!(expected(step, fault), Ends(_, texts) if texts.contains(&LATE[0]))
+}
