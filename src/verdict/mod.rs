@@ -265,7 +265,6 @@ pub(crate) fn to_tidy(record: &Record, rules: &Rules) -> u32 {
     let mut count = 0_u32;
     for entry in record.entries() {
         let tidied = match (entry.far, entry.near) {
-            (0, 0) => true,
             (far, 0) => {
                 let below = far <= record.max_expired_far && far <= record.max_pulled;
                 // isync 1.4 drops the expired ones only with MaxMessages or Expunge.
@@ -444,7 +443,7 @@ mod tests {
     #[test]
     fn entries_that_a_run_would_drop_are_counted() {
         let none = Rules::none();
-        assert_eq!(tidied((9, 5), "0 0 \n1 1 \n", &none), 1);
+        assert_eq!(tidied((9, 5), "0 0 \n1 1 \n", &none), 0, "no entry at all");
         // Expired, and up to both marks.
         for (entry, kept, limited) in [
             ("5 0 ~\n", 1, 1),
