@@ -8,7 +8,7 @@ mod mutt_support;
 
 use mutt_support::CLIENTS;
 use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(30);
 const MAILS: usize = 9;
@@ -90,7 +90,18 @@ impl Cells {
     /// What the client says of a variable. It can say so only if no question is
     /// open and no other message in the way.
     fn asked(&self, variable: &str) -> String {
-        self.terminal.text(&format!(":set ?{variable}\n"));
+        // What is typed while mutt complains, it throws away.
+        let until = Instant::now() + SHORT;
+        let open = |screen: &str| bottom(screen).starts_with(':');
+        while !open(&self.terminal.screen()) {
+            assert!(Instant::now() < until, "{}", self.terminal.screen());
+            self.terminal.text(":");
+            let shown = Instant::now() + Duration::from_secs(5);
+            while !open(&self.terminal.screen()) && Instant::now() < shown {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        self.terminal.text(&format!("set ?{variable}\n"));
         let said = |screen: &str| {
             let line = bottom(screen);
             line.starts_with(variable) || line.ends_with(variable)
