@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::state::last::Change;
-use crate::sync::classify::fit_to_print;
+use crate::sync::classify::without_tricks;
 
 /// A duration as people read it: `0.4 s`, `42 s`, `3 min`.
 #[must_use]
@@ -28,7 +28,7 @@ pub fn short(duration: Duration) -> String {
 /// them may move the cursor or begin a line of its own.
 #[must_use]
 pub fn shown(line: &str) -> String {
-    fit_to_print(line, &[]).into_owned()
+    without_tricks(line).into_owned()
 }
 
 /// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
@@ -49,7 +49,7 @@ fn change_in_words(change: &Change) -> String {
         (change.flags, if change.flags == 1 { "flag" } else { "flags" }),
         (change.gone, "gone"),
     ];
-    let mut words = fit_to_print(&change.mailbox, &[]).into_owned();
+    let mut words = shown(&change.mailbox);
     for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
         words.extend([" ", &count.to_string(), " ", what]);
     }

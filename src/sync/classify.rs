@@ -134,10 +134,16 @@ pub fn fit_to_print<'a>(line: &'a str, secrets: &[&str]) -> Cow<'a, str> {
             line = Cow::Owned(format!("{head}{name} ********{tail}"));
         }
     }
-    if line.chars().any(is_trick) {
-        line = Cow::Owned(line.replace(is_trick, "?"));
+    match without_tricks(&line) {
+        Cow::Owned(calm) => Cow::Owned(calm),
+        Cow::Borrowed(_) => line,
     }
-    line
+}
+
+/// The line without what could play tricks on a terminal.
+#[must_use]
+pub fn without_tricks(line: &str) -> Cow<'_, str> {
+    if line.chars().any(is_trick) { line.replace(is_trick, "?").into() } else { line.into() }
 }
 
 /// Control characters, and those that reorder text on a terminal.
