@@ -220,7 +220,11 @@ impl Waiter<'_> {
             if self.listen() {
                 return End::Reload;
             }
-            self.look_near();
+            // A look may find the first half of what mutt is doing at this moment; the
+            // event that says so is told only now.
+            if self.look_near() && self.listen() {
+                return End::Reload;
+            }
             if !self.is_looking() {
                 match self.sync_if_needed() {
                     Step::Nothing => {}

@@ -10,8 +10,9 @@ use crate::watch::boxes::{Near, Touched, Watched};
 use crate::watch::{clock, look, need};
 
 impl Waiter<'_> {
-    /// Looks at the Maildirs that may have changed and have come to rest.
-    pub(super) fn look_near(&mut self) {
+    /// Looks at the Maildirs that may have changed and have come to rest. True if
+    /// it looked at one.
+    pub(super) fn look_near(&mut self) -> bool {
         let now = clock::now();
         if now >= self.deaf_at {
             self.deaf_at = now + LOOK_AT_DEAF;
@@ -27,11 +28,14 @@ impl Waiter<'_> {
             }
         }
         let settled = self.settled_at().is_some_and(|at| now >= at);
+        let mut looked = false;
         for at in 0..self.boxes.len() {
             if self.boxes.get(at).is_some_and(|watched| watched.wants_look(settled)) {
                 self.look_into(at, None);
+                looked = true;
             }
         }
+        looked
     }
 
     /// When what was touched has come to rest.
