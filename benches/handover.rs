@@ -5,17 +5,12 @@
 
 use rig::{
     Account, Delay, Home, Imap, Maildir, Running, Server, ServerOptions, Signal, Tls, count,
-    message,
+    message, real_mbsync,
 };
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(900);
-
-/// The machine's mbsync, or the one of another version named by `MBSYNC`.
-fn mbsync() -> String {
-    std::env::var("MBSYNC").unwrap_or_else(|_| "/usr/bin/mbsync".into())
-}
 
 /// A home with a waiter that lends, or does not.
 struct Bench {
@@ -30,7 +25,7 @@ impl Bench {
         let home = Home::with(vec![account.patterns(patterns)]);
         home.settings(&format!(
             "throttle = \"0s\"\nsettle = \"{settle}\"\nhandover = {lends}\nevery = \"1d\"\nmbsync = \"{}\"\n",
-            mbsync()
+            real_mbsync().display()
         ));
         let mut bench = Bench { home, waiter: None, lends };
         bench.start();
@@ -103,7 +98,8 @@ fn distances(tls: Tls) {
         // For mbsync by hand, in nobody's way.
         let other = Home::with(vec![Account::on(&server, "Other").port(delay.port())]);
         let by_hand = |args: &[&str]| {
-            rig::run(other.command(mbsync()).arg("-q").args(args), Duration::from_secs(60)).ok();
+            rig::run(other.command(real_mbsync()).arg("-q").args(args), Duration::from_secs(60))
+                .ok();
         };
         by_hand(&["Other"]);
         for (what, boxes) in

@@ -23,11 +23,8 @@ fn waiter(home: &Home) -> Running {
     waiter
 }
 
-/// Settings under which every event is served at once. `MBSYNC` in the
-/// environment names another mbsync than the machine's.
+/// Settings under which every event is served at once.
 fn prompt(home: &Home, more: &str) {
-    let other = std::env::var("MBSYNC").ok().filter(|_| !more.contains("mbsync = "));
-    let more = other.map_or(more.to_owned(), |path| format!("{more}mbsync = \"{path}\"\n"));
     home.settings(&format!("throttle = \"0s\"\nsettle = \"10ms\"\nretry = \"1s\"\n{more}"));
 }
 

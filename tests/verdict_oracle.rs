@@ -18,7 +18,7 @@ use mutt_sync::verdict::remote::{
 };
 use mutt_sync::verdict::syncstate::{self, Counts, State};
 use mutt_sync::verdict::{Changes, Finding, Fingerprint, Rules, Seen, Verdict};
-use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, run};
+use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, real_mbsync, run};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs;
@@ -39,11 +39,6 @@ struct Kind {
     rules: Option<Rules>,
     /// Where a wrong *dirty* is a failure too.
     exact: bool,
-}
-
-/// The machine's mbsync, or the one of another version named by `MBSYNC`.
-fn mbsync_program() -> PathBuf {
-    std::env::var_os("MBSYNC").map_or_else(|| "/usr/bin/mbsync".into(), PathBuf::from)
 }
 
 fn rules(expunge_far: bool, expunge_near: bool) -> Rules {
@@ -368,7 +363,7 @@ impl World<'_> {
 
     fn mbsync(&self, pairs: &[Pair]) -> std::process::Command {
         let boxes: Vec<&str> = pairs.iter().map(|pair| pair.name.as_str()).collect();
-        let mut command = self.home.command(mbsync_program());
+        let mut command = self.home.command(real_mbsync());
         // -Tz: no sleep while the folders' time stamps are of this second.
         command.args(["-q", "-Tz", &format!("{}:{}", self.kind.name, boxes.join(","))]);
         command
@@ -594,7 +589,7 @@ fn history(
                     tally.refused += 1;
                 } else {
                     tally.in_vain += 1;
-                    if kind.exact && std::env::var_os("MBSYNC").is_none() {
+                    if kind.exact && std::env::var_os("PROGRAMS_FROM").is_none() {
                         return show("wrongly dirty");
                     }
                 }
@@ -1007,7 +1002,7 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     std::thread::sleep(Duration::from_millis(1100));
     let since = std::time::SystemTime::now();
     let mut child = case.world(|world, pair| {
-        let mut command = world.home.command(mbsync_program());
+        let mut command = world.home.command(real_mbsync());
         command.args(["-q", "-Tz", &format!("{}:{}", world.kind.name, pair.name)]);
         command.stderr(Stdio::null()).spawn().unwrap()
     });

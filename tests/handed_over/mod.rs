@@ -4,8 +4,10 @@
 //! same record, byte for byte but for the two numbers that any two mailboxes
 //! differ in.
 
-use super::{Kind, Pair, World, act, home_of, kinds, mbsync_program};
-use rig::{Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, count, run};
+use super::{Kind, Pair, World, act, home_of, kinds};
+use rig::{
+    Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, count, real_mbsync, run,
+};
 use std::fmt::Write as _;
 use std::fs;
 use std::sync::Mutex;
@@ -65,7 +67,7 @@ impl Lending {
     fn start(home: Home) -> Self {
         home.settings(&format!(
             "throttle = \"1h\"\nburst = 1\nsettle = \"10ms\"\nevery = \"1d\"\nmbsync = \"{}\"\n",
-            mbsync_program().display()
+            real_mbsync().display()
         ));
         let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "far"]));
         waiter.wait_for("connected by", LIMIT);
@@ -178,7 +180,7 @@ fn history(
         assert!(!words.is_empty(), "{log}{}", lending.waiter);
         for words in words {
             let _ = writeln!(log, "  mbsync {}", words.join(" "));
-            let mut command = plain.command(mbsync_program());
+            let mut command = plain.command(real_mbsync());
             let ended =
                 run(command.args(["-q", "-c"]).arg(plain.path(".mbsyncrc")).args(words), LIMIT);
             let bad = ended.code() != 0 || ended.stderr.contains("Maildir error: ");
@@ -234,7 +236,7 @@ fn runs_over_a_lent_connection_give_what_plain_ones_give() {
             let one = std::slice::from_ref(kind);
             let mut lending = Lending::start(home_of(&server, &lent, one));
             let by_hand = home_of(&server, &plain, one);
-            run(by_hand.command(mbsync_program()).args(["-q", kind.name]), LIMIT).ok();
+            run(by_hand.command(real_mbsync()).args(["-q", kind.name]), LIMIT).ok();
             let mut imap = [server.imap(&lent), server.imap(&plain)];
             let mut runs = 0;
             for n in 0..count(1, 20) {

@@ -30,6 +30,12 @@ fn search_path() -> String {
     }
 }
 
+/// The real mbsync: the machine's, or the one in `PROGRAMS_FROM`.
+pub fn real_mbsync() -> PathBuf {
+    let other = env::var_os("PROGRAMS_FROM").map(|dir| Path::new(&dir).join("mbsync"));
+    other.filter(|file| file.is_file()).unwrap_or_else(|| "/usr/bin/mbsync".into())
+}
+
 /// The program under test: beside the test's own directory, as cargo lays them
 /// out, or what `MUTT_SYNC_BIN` names.
 pub fn mutt_sync() -> &'static Path {
@@ -363,10 +369,10 @@ impl Home {
         run(&mut self.cmd(args), Duration::from_secs(60))
     }
 
-    /// Runs the machine's own mbsync to its end.
+    /// Runs the real mbsync to its end.
     #[track_caller]
     pub fn mbsync(&self, args: &[&str]) -> Output {
-        run(self.command("/usr/bin/mbsync").args(args), Duration::from_secs(60))
+        run(self.command(real_mbsync()).args(args), Duration::from_secs(60))
     }
 
     /// Which account each channel and group is of.

@@ -3,6 +3,7 @@
 //! `helpers/fake_mbsync.rs` is the program; this writes its control file and
 //! reads its log.
 
+use crate::home::real_mbsync;
 use crate::process::{alive, open_fds, started, wait_until};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -97,13 +98,17 @@ impl Mbsync {
     /// A coat around the real one: start and end are logged, the real one is a
     /// child that dies with it. What is seen by its pid is the coat.
     pub fn wrap(dir: &Path, accounts: Vec<(String, String)>) -> Self {
-        Self::fake(dir, accounts).set("wrap", "spawn")
+        Self::fake(dir, accounts).of_the_real_one("spawn")
     }
 
     /// The thinnest coat: the start is logged and the process becomes the real
     /// one, which so has its pid and takes its signals. The end is not logged.
     pub fn exec(dir: &Path, accounts: Vec<(String, String)>) -> Self {
-        Self::fake(dir, accounts).set("wrap", "exec")
+        Self::fake(dir, accounts).of_the_real_one("exec")
+    }
+
+    fn of_the_real_one(self, how: &str) -> Self {
+        self.set("wrap", how).set("real", &real_mbsync().display().to_string())
     }
 
     /// Where it lies; the first directory of the home's PATH.
