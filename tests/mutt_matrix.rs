@@ -8,6 +8,7 @@ mod mutt_support;
 
 use mutt_support::CLIENTS;
 use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(30);
@@ -42,6 +43,8 @@ struct Cells {
     wait_key: String,
     /// What is wrong, as our keys say it.
     wrong: String,
+    /// How often "Press any key" has been said.
+    asked_for_a_key: Cell<usize>,
 }
 
 impl Cells {
@@ -81,6 +84,7 @@ impl Cells {
             client,
             wait_key: String::new(),
             wrong,
+            asked_for_a_key: Cell::new(0),
         };
         cells.wait_key = cells.asked("wait_key");
         assert!(!cells.wait_key.is_empty());
@@ -104,7 +108,7 @@ impl Cells {
         self.terminal.text(&format!("set ?{variable}\n"));
         let said = |screen: &str| {
             let line = bottom(screen);
-            line.starts_with(variable) || line.ends_with(variable)
+            !line.starts_with(':') && (line.starts_with(variable) || line.ends_with(variable))
         };
         let screen = self.terminal.wait(variable, SHORT, said);
         bottom(&screen).to_owned()
@@ -139,7 +143,11 @@ impl Cells {
             }
             ("F8", World::Well) => wait_until(SHORT, &cell, called),
             ("F8", _) => {
-                let screen = terminal.wait_for("Press any key", SHORT);
+                // What was said at an earlier press stands above it.
+                self.asked_for_a_key.set(self.asked_for_a_key.get() + 1);
+                let times = self.asked_for_a_key.get();
+                let screen = terminal
+                    .wait(&cell, SHORT, |screen| screen.matches("Press any key").count() == times);
                 let wanted = if self.wrong.is_empty() { "mutt-sync: Home: " } else { &self.wrong };
                 assert!(screen.replace('\n', "").contains(wanted), "{cell}: {screen}");
                 assert!(called(), "{cell}: {}", home.read("log"));
