@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::process::{self, Process, boot, group_members};
 use crate::stop::Stop;
@@ -183,13 +183,21 @@ impl Lock {
                     run.signal(Signal::KILL);
                     ended = gone(run, GRACE, stop);
                 }
-                if ended == Leftover::Over && own_group { end_group(run, stop) } else { ended }
+                if ended == Leftover::Over && own_group {
+                    end_group(pid, |member| member.started >= run.started, stop)
+                } else {
+                    ended
+                }
             }
             // The holder was killed between fork and its note; the child, told to
-            // die with it, is gone or as good as gone.
-            (Some(pid), None) => Process::with_pid(pid)
-                .filter(|found| is_young(*found))
-                .map_or(Leftover::Over, |run| gone(run, GRACE, stop)),
+            // die with it, is gone or as good as gone. What it has started is not.
+            (Some(pid), None) => {
+                let run = Process::with_pid(pid).filter(|found| is_young(*found));
+                match run.map_or(Leftover::Over, |run| gone(run, GRACE, stop)) {
+                    Leftover::Over => end_group(pid, is_young, stop),
+                    lingers => lingers,
+                }
+            }
             _ => Leftover::Over,
         };
         if over == Leftover::Over {
@@ -252,16 +260,16 @@ fn gone(run: Process, limit: Duration, stop: &Stop) -> Leftover {
     Leftover::Over
 }
 
-/// Ends what is left of the group that this run, now gone, has led.
-fn end_group(run: Process, stop: &Stop) -> Leftover {
+/// Ends what is left of the group that a run, now gone, has led.
+fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Stop) -> Leftover {
     // A group's number is given to no new process. Whoever bears it now leads
     // another group, and the run's was gone before.
     let members = || {
-        let mut members = group_members(run.pid);
-        if members.iter().any(|member| member.pid == run.pid) {
+        let mut members = group_members(leader);
+        if members.iter().any(|member| member.pid == leader) {
             members.clear();
         }
-        members.retain(|member| member.started >= run.started);
+        members.retain(|member| is_ours(*member));
         members
     };
     for signal in [Signal::TERM, Signal::KILL] {
@@ -305,7 +313,6 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::Pid;
     use std::process::Command;
 
     #[test]
@@ -459,17 +466,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
         let stop = Stop::on_signals().unwrap();
-        let mut wrapper =
-            Command::new("sh").args(["-c", "sleep 60; :"]).process_group(0).spawn().unwrap();
-        let run = Process::with_pid(Pid::from_child(&wrapper)).unwrap();
-        lock.record(run, true).unwrap();
-        while group_members(run.pid).len() < 2 {
-            std::thread::yield_now();
+        // The second holder was killed before it could note more than the number.
+        for noted in [true, false] {
+            let mut wrapper =
+                Command::new("sh").args(["-c", "sleep 60; :"]).process_group(0).spawn().unwrap();
+            let run = Process::with_pid(Pid::from_child(&wrapper)).unwrap();
+            if noted {
+                lock.record(run, true).unwrap();
+            } else {
+                lock.write(&format!("{}\n", wrapper.id())).unwrap();
+            }
+            while group_members(run.pid).len() < 2 {
+                std::thread::yield_now();
+            }
+            let left = group_members(run.pid);
+            wrapper.kill().unwrap();
+            wrapper.wait().unwrap();
+            assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+            assert!(left.iter().all(|process| !process.is_alive()), "noted: {noted}");
         }
-        let left = group_members(run.pid);
-        wrapper.kill().unwrap();
-        wrapper.wait().unwrap();
-        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
-        assert!(left.iter().all(|process| !process.is_alive()));
     }
 }
