@@ -265,7 +265,8 @@ fn g2_nothing_is_lost_or_doubled_when_any_part_is_killed() {
         let what = format!("{text}, victim {victim}");
         until_equal(&what, &mut imap, &home, "Home", &waiting);
         // Equal, and not by having it twice.
-        assert_eq!(imap.status("INBOX").messages, round as u64 + 1, "{what}\n{waiting}");
+        // Dovecot's STATUS may lag behind what another session has just appended.
+        assert_eq!(imap.fetch_all("INBOX").len(), round + 1, "{what}\n{waiting}");
         assert_eq!(home.maildir("Home", "INBOX").len(), round + 1, "{what}\n{waiting}");
         imap.find("INBOX", &text);
     }
