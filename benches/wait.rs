@@ -1,7 +1,7 @@
 //! What waiting costs, and how soon it is over. Against a real server on
 //! loopback, over TLS.
 //!
-//!     cargo bench --bench wait -- [SECONDS] [idle] [latency] [thousand]
+//!     cargo bench --bench wait -- [SECONDS] [idle] [latency] [ending] [thousand]
 //!
 //! SECONDS is how long it stays idle while it is watched: 120 unless told,
 //! 600 with SOAK=1. Budgets are printed beside the figures; a missed one fails.
@@ -11,7 +11,8 @@
 //! are printed beside it.
 
 use rig::{
-    Account, Home, Mbsync, Server, ServerOptions, Tls, message, now_ns, process, wait_until,
+    Account, Delay, Home, Mbsync, Server, ServerOptions, Signal, Tls, message, now_ns, process,
+    wait_until,
 };
 use std::fs::File;
 use std::io::{Read, Write};
@@ -42,6 +43,9 @@ fn main() {
     }
     if wanted("latency") {
         latencies();
+    }
+    if wanted("ending") {
+        endings();
     }
     if wanted("thousand") {
         thousand();
@@ -191,12 +195,6 @@ fn latencies() {
     home.mutt_sync(&["Home"]).ok();
     let waiter = Waiter::start(&home, &["Home"]);
     wait_until(SOON, "connected", || waiter.said("connected by NOTIFY") == 1);
-    let median = |mut times: Vec<i64>| {
-        times.sort_unstable();
-        #[allow(clippy::cast_precision_loss)]
-        let middle = times[times.len() / 2] as f64 / 1e6;
-        middle
-    };
     let mut far = Vec::new();
     for round in 0..ROUNDS {
         // Echoes are over: this word is believed.
@@ -210,7 +208,7 @@ fn latencies() {
         });
         far.push(start - word.expect("the server has spoken").0);
     }
-    line("the server's word to mbsync's start, median", median(far), "ms", 20.0);
+    line("the server's word to mbsync's start, median", median_ms(far), "ms", 20.0);
     let inbox = home.maildir("Home", "INBOX");
     let mut near = Vec::new();
     for round in 0..ROUNDS {
@@ -222,7 +220,46 @@ fn latencies() {
         let start = mbsync.wait_for_starts(runs + 1, SOON)[runs].start;
         near.push(start - changed - SETTLE);
     }
-    line("a settled local change to mbsync's start, median", median(near), "ms", 20.0);
+    line("a settled local change to mbsync's start, median", median_ms(near), "ms", 20.0);
+}
+
+/// From TERM to the end of the last process, in the midst of a run that hangs:
+/// at the server, and at its password command (G8).
+fn endings() {
+    const ROUNDS: usize = 15;
+    let server = Server::start();
+    let delay = Delay::to(server.port(), Duration::ZERO);
+    delay.stall();
+    let account = || Account::on(&server, "Home");
+    let hang = "touch ~/asking; sleep 600; echo x";
+    for (where_it_hangs, account) in [
+        ("TERM to all gone, mbsync at the server, median", account().port(delay.port())),
+        ("the same, mbsync at its password command, median", account().pass_cmd(hang)),
+    ] {
+        let home = Home::with(vec![account]);
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let mut child =
+                home.cmd(&["--force", "Home"]).stderr(Stdio::null()).spawn().expect("mutt-sync");
+            wait_until(SOON, "the run hangs", || delay.open() > 0 || home.path("asking").exists());
+            let told = now_ns();
+            process::kill(child.id(), Signal::TERM);
+            let _ = child.wait();
+            home.wait_no_leftovers(SOON);
+            times.push(now_ns() - told);
+            delay.cut();
+            wait_until(SOON, "the connection is gone", || delay.open() == 0);
+            let _ = std::fs::remove_file(home.path("asking"));
+        }
+        line(where_it_hangs, median_ms(times), "ms", 100.0);
+    }
+}
+
+fn median_ms(mut times: Vec<i64>) -> f64 {
+    times.sort_unstable();
+    #[allow(clippy::cast_precision_loss)]
+    let middle = times[times.len() / 2] as f64 / 1e6;
+    middle
 }
 
 fn thousand() {
