@@ -5,6 +5,7 @@
 
 use crate::account::{Account, Mailbox};
 use crate::mbsyncrc::Config;
+use crate::words::shown;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -108,7 +109,7 @@ impl Listing {
                 Some(server) => format!(" ({server})"),
                 None => String::new(),
             };
-            let _ = writeln!(text, "{}{}", clean(&account.name), clean(&server));
+            let _ = writeln!(text, "{}{}", shown(&account.name), shown(&server));
             if account.mailboxes.is_empty() {
                 text.push_str("  no mailbox on this disk yet\n");
             }
@@ -123,7 +124,7 @@ impl Listing {
                             _ => maildir.display().to_string(),
                         },
                     );
-                    [clean(&mailbox.name), clean(&folder), clean(&mailbox.watch)]
+                    [shown(&mailbox.name), shown(&folder), shown(&mailbox.watch)]
                 })
                 .collect();
             let width = |column: usize| {
@@ -136,7 +137,7 @@ impl Listing {
             }
         }
         if !self.groups.is_empty() {
-            let groups: Vec<String> = self.groups.iter().map(|group| clean(group)).collect();
+            let groups: Vec<String> = self.groups.iter().map(|group| shown(group)).collect();
             let _ = writeln!(text, "\ngroups: {}", groups.join(", "));
         }
         text
@@ -148,11 +149,6 @@ impl Listing {
     pub fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
-}
-
-/// Names come from a disk and a server: nothing in them may move the cursor.
-fn clean(text: &str) -> String {
-    crate::words::shown(text)
 }
 
 #[cfg(test)]
