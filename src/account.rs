@@ -235,6 +235,22 @@ pub struct Mailbox {
     pub addressable: bool,
 }
 
+#[cfg(test)]
+impl Mailbox {
+    /// Of the channel Home, the same name on both sides, no files.
+    pub(crate) fn of_home(name: &str) -> Self {
+        Mailbox {
+            channel: "Home".into(),
+            name: name.into(),
+            far: name.into(),
+            near: name.into(),
+            maildir: None,
+            state_file: None,
+            addressable: true,
+        }
+    }
+}
+
 /// What a request asks for. The account is known from where it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Want {

@@ -40,15 +40,7 @@ mod tests {
 
     #[test]
     fn a_mailbox_that_cannot_be_named_is_typed_as_its_channel() {
-        let mut mailbox = Mailbox {
-            channel: "Home".into(),
-            name: "INBOX".into(),
-            far: "INBOX".into(),
-            near: "INBOX".into(),
-            maildir: None,
-            state_file: None,
-            addressable: true,
-        };
+        let mut mailbox = Mailbox::of_home("INBOX");
         assert_eq!(
             (key(&mailbox).as_str(), typed(&mailbox).as_str()),
             ("Home\nINBOX", "Home:INBOX")

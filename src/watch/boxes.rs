@@ -306,15 +306,7 @@ mod tests {
 
     #[test]
     fn g6_after_a_run_nothing_found_before_it_is_believed() {
-        let mailbox = Mailbox {
-            channel: "Home".into(),
-            name: "INBOX".into(),
-            far: "INBOX".into(),
-            near: "INBOX".into(),
-            maildir: None,
-            state_file: None,
-            addressable: true,
-        };
+        let mailbox = Mailbox::of_home("INBOX");
         let account = Account { name: "Home".into(), server: None, channels: vec![] };
         let mut watched = Watched::new(mailbox, &account);
         for (before, others, ours) in [

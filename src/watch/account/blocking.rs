@@ -2,7 +2,7 @@
 //!
 //! Knows every descriptor and every hour that matters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,29 +31,25 @@ impl Waiter<'_> {
     pub(super) fn block(&mut self) {
         let now = clock::now();
         let deaf_until = self.talk.not_before(now);
-        if let Some(far) = &mut self.far {
-            let words = far.words();
-            let heard = far.block().and_then(|()| match deaf_until {
-                Some(_) => Ok(BTreeMap::new()),
-                None => far.heard(),
-            });
-            if far.words() != words {
-                self.note_talk(now);
+        let heard = self.hear_counted(|far| {
+            far.block()?;
+            if deaf_until.is_some() {
+                return Ok(None);
             }
-            let Some(far) = &mut self.far else { return };
-            match heard {
-                Ok(changed)
-                    if deaf_until.is_some() || changed.is_empty() && !far.has_new_folders() => {}
-                Ok(changed) => {
-                    for (at, unseen) in changed {
-                        self.far_changed(at, unseen);
-                    }
-                    return;
+            let changed = far.heard()?;
+            Ok((!changed.is_empty() || far.has_new_folders()).then_some(changed))
+        });
+        match heard {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(changed))) => {
+                for (at, unseen) in changed {
+                    self.far_changed(at, unseen);
                 }
-                Err(error) => {
-                    self.lost(&error);
-                    return;
-                }
+                return;
+            }
+            Some(Err(error)) => {
+                self.lost(&error);
+                return;
             }
         }
         let now = clock::now();

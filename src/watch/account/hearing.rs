@@ -4,9 +4,9 @@
 //! decides nothing about what to do.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::{ECHO, Waiter, print};
+use crate::imap::LinkError;
 use crate::state::last::{self, Last};
 use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry};
@@ -15,6 +15,7 @@ use crate::verdict::Finding;
 use crate::watch::boxes::{FarSide, Near, Told, Touched};
 use crate::watch::clock;
 use crate::watch::ears::Ears;
+use crate::watch::far::Far;
 
 impl Waiter<'_> {
     /// Takes in what the disk and the server have said. True if the configuration
@@ -54,20 +55,13 @@ impl Waiter<'_> {
     }
 
     fn hear_server(&mut self) {
-        let now = clock::now();
-        if self.talk.not_before(now).is_some() {
+        if self.talk.not_before(clock::now()).is_some() {
             return;
         }
-        let Some(far) = &mut self.far else { return };
-        let words = far.words();
-        let heard = far.heard();
-        if far.words() != words {
-            self.note_talk(now);
-        }
-        let Some(far) = &mut self.far else { return };
-        match heard {
-            Ok(changed) => {
-                let folders = far.take_new_folders();
+        match self.hear_counted(Far::heard) {
+            None => {}
+            Some(Ok(changed)) => {
+                let folders = self.far.as_mut().is_some_and(Far::take_new_folders);
                 for (at, unseen) in changed {
                     self.far_changed(at, unseen);
                 }
@@ -76,12 +70,28 @@ impl Waiter<'_> {
                     self.turn_far();
                 }
             }
-            Err(error) => self.lost(&error),
+            Some(Err(error)) => self.lost(&error),
         }
     }
 
+    /// What `hear` makes of the server's words, which are counted: who never rests
+    /// is left alone for a while. `None` without a connection.
+    pub(super) fn hear_counted<T>(
+        &mut self,
+        hear: impl FnOnce(&mut Far) -> Result<T, LinkError>,
+    ) -> Option<Result<T, LinkError>> {
+        let far = self.far.as_mut()?;
+        let words = far.words();
+        let heard = hear(far);
+        if far.words() != words {
+            self.note_talk();
+        }
+        Some(heard)
+    }
+
     /// The server has spoken once more.
-    pub(super) fn note_talk(&mut self, now: Duration) {
+    pub(super) fn note_talk(&mut self) {
+        let now = clock::now();
         self.talk.spoke(now);
         if self.talk.not_before(now).is_some() {
             self.say(|| "the server never rests; it is heard again in a while".into());

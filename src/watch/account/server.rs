@@ -226,7 +226,7 @@ impl<'a> Waiter<'a> {
                 let name = watched.mailbox.near.clone();
                 self.say(|| format!("{name}: {text}"));
                 if finding.is_none() {
-                    self.note_talk(begun);
+                    self.note_talk();
                 }
                 let clean = finding == Some(Finding::Clean);
                 if let (Some(finding), Some(watched)) = (finding, self.boxes.get_mut(at)) {
