@@ -356,9 +356,12 @@ fn a_test_that_is_killed_leaves_nothing_either() {
         let server = Server::start();
         let home = Home::on(&server, &["Home"]);
         let terminal = Terminal::start(&home, &["sleep", "601"]);
-        let mut waiter = home.command("setsid").args(["sleep", "602"]).spawn().unwrap();
+        // A supervisor, which starts anew what ends, and is itself started anew.
+        let starts = "while :; do sh -c 'sleep 0.01; while sleep 0.01; do :; done'; done";
+        let mut waiter = home.command("setsid").args(["sh", "-c", starts]).spawn().unwrap();
         println!("\nREADY {} {} {}", terminal.pid(), waiter.id(), server.port());
         println!("HOME {}", home.path("").display());
+        println!("MARK {}", home.mark());
         waiter.wait().unwrap();
     }
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -370,6 +373,7 @@ fn a_test_that_is_killed_leaves_nothing_either() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let ready = lines.find(|line| line.starts_with("READY ")).unwrap();
     let home = PathBuf::from(lines.next().unwrap().strip_prefix("HOME ").unwrap());
+    let mark = lines.next().unwrap().strip_prefix("MARK ").unwrap().to_owned();
     let numbers: Vec<u32> = ready.split(' ').filter_map(|word| word.parse().ok()).collect();
     let port = u16::try_from(numbers[2]).unwrap();
     assert!(process::alive(numbers[0]) && process::alive(numbers[1]) && home.is_dir());
@@ -378,6 +382,7 @@ fn a_test_that_is_killed_leaves_nothing_either() {
     wait_until(SHORT, "all of it is gone", || {
         !process::alive(numbers[0])
             && !process::alive(numbers[1])
+            && process::marked(&mark).is_empty()
             && !home.exists()
             && std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
     });

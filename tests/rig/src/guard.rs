@@ -16,9 +16,10 @@ while read -r kind value; do
         dir) dirs="$dirs $value" ;;
     esac
 done
-[ -z "$marks" ] || for round in 1 2 3; do
+# Stopped first: a supervisor that goes on starts anew what is killed before it.
+[ -z "$marks" ] || for signal in STOP STOP STOP KILL KILL; do
     printf '%s\n' $marks | grep -lsaF -f - /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do
-        kill -9 "$pid"
+        kill -s "$signal" "$pid"
     done
 done
 [ -z "$dirs" ] || rm -rf $dirs

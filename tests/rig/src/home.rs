@@ -418,6 +418,11 @@ impl Home {
         self.write(".muttrc", &text)
     }
 
+    /// What [`process::marked`] finds this home's processes by.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
     /// Running processes that came of this home: pid and command line.
     pub fn leftovers(&self) -> Vec<(u32, String)> {
         process::marked(&self.mark)
