@@ -4,7 +4,7 @@
 # make soak         the same with full counts and long waits
 # make mutants      break each guarantee and see that a test notices: hours
 # make bench        figures, side by side
-# make peers        beside what else keeps mail in step: eight minutes; quick=quick for under three
+# make peers        beside what else keeps mail in step: a quarter of an hour; quick=quick for three minutes
 # make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
