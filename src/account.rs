@@ -59,6 +59,29 @@ pub struct Server {
     pub tunnel: Option<String>,
 }
 
+impl Default for Server {
+    /// A section in which nothing stands yet, with isync's defaults. What depends on
+    /// other keys or on the version (port, mechanisms) is as good as unset.
+    fn default() -> Self {
+        Server {
+            host: None,
+            port: 0,
+            user: None,
+            pass: None,
+            tls: TlsMode::StartTls,
+            tls_versions: (10, 13),
+            system_certificates: true,
+            certificate_file: None,
+            client_certificate: None,
+            client_key: None,
+            cipher_string: None,
+            auth_mechs: Vec::new(),
+            timeout: Some(Duration::from_secs(20)),
+            tunnel: None,
+        }
+    }
+}
+
 /// A user name or password: in the file itself, or printed by a shell command.
 #[derive(Clone)]
 pub enum Given {

@@ -47,15 +47,10 @@ fn section(server: &rig::Server, user: &str) -> Server {
             Tls::StartTls => TlsMode::StartTls,
             Tls::Imaps => TlsMode::Imaps,
         },
-        tls_versions: (12, 13),
-        system_certificates: true,
         certificate_file: (server.tls() != Tls::None).then(|| on_disk(rig::Ca::shared().cert())),
-        client_certificate: None,
-        client_key: None,
-        cipher_string: None,
         auth_mechs: vec!["*".to_owned()],
         timeout: Some(Duration::from_secs(60)),
-        tunnel: None,
+        ..Server::default()
     }
 }
 

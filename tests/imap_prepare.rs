@@ -21,15 +21,10 @@ fn section(port: u16, ca: Option<&str>) -> Server {
         user: text("home"),
         pass: text("secret-of-home"),
         tls: TlsMode::Imaps,
-        tls_versions: (12, 13),
-        system_certificates: true,
         certificate_file: ca.map(Into::into),
-        client_certificate: None,
-        client_key: None,
-        cipher_string: None,
         auth_mechs: vec!["*".to_owned()],
         timeout: Some(Duration::from_secs(60)),
-        tunnel: None,
+        ..Server::default()
     }
 }
 

@@ -65,16 +65,12 @@ fn child() {
         user: Some(Given::Text(Zeroizing::new("home".to_owned()))),
         pass: Some(Given::Command(get("SECRETS_COMMAND"))),
         tls: if get("SECRETS_CA").is_empty() { TlsMode::None } else { TlsMode::Imaps },
-        tls_versions: (12, 13),
         system_certificates: false,
         certificate_file: Some(get("SECRETS_CA").into())
             .filter(|f: &std::path::PathBuf| f.is_file()),
-        client_certificate: None,
-        client_key: None,
-        cipher_string: None,
         auth_mechs: vec![get("SECRETS_MECH")],
         timeout: Some(Duration::from_secs(10)),
-        tunnel: None,
+        ..Server::default()
     };
     let link = Link::open(&section, false, &Interrupt::never()).unwrap();
     let counts: Vec<usize> =

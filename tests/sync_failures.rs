@@ -31,14 +31,6 @@ fn state(home: &Home, file: &str) -> String {
     home.read(&format!(".local/state/mutt-sync/Home/{file}"))
 }
 
-fn wants(home: &Home) -> Vec<String> {
-    let entries = std::fs::read_dir(home.state("Home").join("want")).into_iter().flatten();
-    let mut names: Vec<String> =
-        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
 /// The mutt-sync processes of this home.
 fn ours(home: &Home) -> Vec<u32> {
     let program = rig::mutt_sync().display().to_string();
@@ -75,7 +67,7 @@ fn the_server_is_down_then_up_again() {
     assert!(down.stderr.contains("Connection refused"), "{down}");
     assert!(down.stderr.contains("the request stands, not tried unasked for"), "{down}");
     assert!(state(&home, "retry.json").contains("\"code\":69"));
-    assert_eq!(wants(&home), ["*"]);
+    assert_eq!(home.wants("Home"), ["*"]);
     let later = home.mutt_sync(&["Home:INBOX"]).expect_code(75);
     assert!(later.stderr.contains("--force tries now"), "{later}");
     assert_eq!(home.mutt_sync(&["-qq", "Home"]).expect_code(75).stderr, "");
@@ -87,7 +79,7 @@ fn the_server_is_down_then_up_again() {
     // What was asked for before is served along.
     assert!(up.stdout.contains("INBOX 1 new"), "{up}");
     assert_eq!(state(&home, "retry.json"), "");
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.wants("Home"), [""; 0]);
 }
 
 #[test]
@@ -151,12 +143,12 @@ fn a_mailbox_that_cannot_be_opened_holds_up_no_other() {
     compare_boxes(&mut imap, &home.mail("Home"), &["INBOX", "Sent"]).unwrap();
     // The account is well; one mailbox waits.
     assert_eq!(state(&home, "retry.json"), "");
-    assert_eq!(wants(&home), ["Home:Nowhere"]);
+    assert_eq!(home.wants("Home"), ["Home:Nowhere"]);
     home.mutt_sync(&["Home:INBOX"]).ok();
-    assert_eq!(wants(&home), ["Home:Nowhere"]);
+    assert_eq!(home.wants("Home"), ["Home:Nowhere"]);
     imap.create("Nowhere");
     home.mutt_sync(&["Home"]).ok();
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.wants("Home"), [""; 0]);
 }
 
 #[test]
@@ -201,7 +193,7 @@ fn g2_g12_a_success_elsewhere_ends_the_backoff_of_those_who_wait() {
     // For another mailbox: the child serves the rest, long before its time.
     home.mutt_sync(&["--force", "Home:Drafts"]).ok();
     home.wait_no_leftovers(LONG);
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.wants("Home"), [""; 0]);
     assert!(asked() <= 3);
 }
 
@@ -332,7 +324,7 @@ fn g2_g8_a_signal_to_one_that_waits_for_the_lock() {
     mbsync.release();
     assert_eq!(code_of(first), 0);
     // Its request stands, and nobody goes on by himself.
-    assert_eq!(wants(&home), ["Home:Sent"]);
+    assert_eq!(home.wants("Home"), ["Home:Sent"]);
     home.assert_no_leftovers();
     home.mutt_sync(&["Home:Drafts"]).ok();
     assert_eq!(mbsync.runs()[1].names(), ["Home:Drafts,Sent"]);
@@ -355,9 +347,9 @@ fn g8_a_signal_to_one_that_stays_leaves_nobody_behind() {
     kill(stays.id(), Signal::INT);
     assert_eq!(code_of(stays), 130);
     home.assert_no_leftovers();
-    assert_eq!(wants(&home), ["*", "Home:INBOX"]);
+    assert_eq!(home.wants("Home"), ["*", "Home:INBOX"]);
     home.mutt_sync(&["--force", "Home:Sent"]).ok();
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.wants("Home"), [""; 0]);
     assert_eq!(mbsync.runs().len(), 2);
 }
 
@@ -416,6 +408,6 @@ fn g12_what_runs_in_the_background_never_asks() {
     };
     nothing_more(&screen);
     nothing_more(&terminal.screen());
-    assert_eq!(wants(&home), ["*"]);
+    assert_eq!(home.wants("Home"), ["*"]);
     assert_eq!(ours(&home).len(), 1, "a child waits until it may try again");
 }

@@ -40,15 +40,6 @@ fn wait_for_waiting(children: &[Child], many: usize) {
     });
 }
 
-fn wants(home: &Home) -> Vec<String> {
-    let mut names = Vec::new();
-    for part in ["want", "run"] {
-        let entries = std::fs::read_dir(home.state("Home").join(part)).into_iter().flatten();
-        names.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
-    }
-    names
-}
-
 /// The mutt-sync processes of this home.
 fn ours(home: &Home) -> Vec<u32> {
     let program = rig::mutt_sync().display().to_string();
@@ -71,7 +62,7 @@ fn g1_g3_fifty_at_once_are_two_runs() {
     assert_eq!(runs.len(), 2, "{runs:?}");
     assert!(runs[1].start > last_request);
     mbsync.assert_alone();
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.requests("Home"), [""; 0]);
     home.wait_no_leftovers(SHORT);
 }
 
@@ -106,14 +97,14 @@ fn g3_g4_fifty_requests_in_five_seconds_are_a_burst_and_one() {
     assert!((1..=5).contains(&mbsync.runs().len()), "{:?}", mbsync.runs());
     mbsync.assert_alone();
     // The last ones stand, and one process looks after them.
-    assert_eq!(wants(&home), ["*"]);
+    assert_eq!(home.requests("Home"), ["*"]);
     wait_until(SHORT, "all but one are gone", || ours(&home).len() == 1);
     // Served by somebody else they are its business no more.
     let asked = now_ns();
     home.mutt_sync(&["--force", "Home"]).ok();
     assert!(mbsync.runs().last().unwrap().start > asked);
     home.wait_no_leftovers(SHORT);
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.requests("Home"), [""; 0]);
 }
 
 #[test]
@@ -329,7 +320,7 @@ fn killed_at_random(seed: u64, pass: &str, times: usize) {
     home.age();
     run(&mut home.cmd(&["--force", "Home:Drafts"]), LONG).ok();
     mbsync.assert_alone();
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.requests("Home"), [""; 0]);
     // The last message may have come after the last request for all.
     home.age();
     run(&mut home.cmd(&["--force", "Home"]), LONG).ok();

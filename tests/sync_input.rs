@@ -16,15 +16,6 @@ fn home() -> (Home, Mbsync) {
     (home, mbsync)
 }
 
-fn wants(home: &Home, account: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    for part in ["want", "run"] {
-        let entries = fs::read_dir(home.state(account).join(part)).into_iter().flatten();
-        names.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
-    }
-    names
-}
-
 #[track_caller]
 fn says(output: &Output, parts: &[&str]) {
     let text = output.stdout.clone() + &output.stderr;
@@ -117,7 +108,7 @@ fn a_state_directory_that_cannot_be_written() {
     fs::create_dir_all(home.state("Home").join("lock")).unwrap();
     let output = home.mutt_sync(&["Home"]).expect_code(78);
     says(&output, &["cannot write lock"]);
-    assert_eq!((wants(&home, "Home"), mbsync.runs().len()), (vec!["*".to_owned()], 0));
+    assert_eq!((home.requests("Home"), mbsync.runs().len()), (vec!["*".to_owned()], 0));
     fs::remove_dir(home.state("Home").join("lock")).unwrap();
     home.mutt_sync(&["Home:INBOX"]).ok();
     assert_eq!(mbsync.runs()[0].names(), ["Home"]);
@@ -211,7 +202,7 @@ fn wants_for_what_is_no_more_go_away() {
     fs::create_dir(home.state("Home").join("want/Home:Sent")).unwrap();
     home.mutt_sync(&["Home:INBOX"]).ok();
     assert_eq!(mbsync.runs()[0].names(), ["Home:INBOX"]);
-    assert_eq!(wants(&home, "Home"), ["Home:Sent"]);
+    assert_eq!(home.requests("Home"), ["Home:Sent"]);
 }
 
 #[test]
@@ -262,7 +253,7 @@ fn g2_an_mbsync_that_is_missing_or_cannot_be_run() {
     home.settings("mbsync = \"/nowhere/mbsync\"");
     let output = home.mutt_sync(&["Home"]).expect_code(78);
     says(&output, &["/nowhere/mbsync: not found", "config.toml"]);
-    assert_eq!(wants(&home, "Home"), ["*"]);
+    assert_eq!(home.requests("Home"), ["*"]);
     let program = home.write("not-a-program", "echo no");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
     home.settings("mbsync = \"~/not-a-program\"");
@@ -274,7 +265,7 @@ fn g2_an_mbsync_that_is_missing_or_cannot_be_run() {
     home.settings("");
     home.mutt_sync(&["--force", "Home:Sent"]).ok();
     assert_eq!(mbsync.runs()[0].names(), ["Home"]);
-    wait_until(SHORT, "nothing stands", || wants(&home, "Home").is_empty());
+    wait_until(SHORT, "nothing stands", || home.requests("Home").is_empty());
 }
 
 #[test]

@@ -563,15 +563,10 @@ mod tests {
                     String::from_utf8_lossy(pass).into_owned(),
                 ))),
                 tls: TlsMode::None,
-                tls_versions: (12, 13),
                 system_certificates: false,
-                certificate_file: None,
-                client_certificate: None,
-                client_key: None,
-                cipher_string: None,
                 auth_mechs: vec![mechanism],
                 timeout: None,
-                tunnel: None,
+                ..crate::account::Server::default()
             };
             let asking = Asking {
                 may_prompt: false,

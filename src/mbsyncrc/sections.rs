@@ -269,22 +269,7 @@ struct Draft {
 impl Draft {
     fn new() -> Self {
         Draft {
-            server: Server {
-                host: None,
-                port: 0,
-                user: None,
-                pass: None,
-                tls: TlsMode::StartTls,
-                tls_versions: (10, 13),
-                system_certificates: true,
-                certificate_file: None,
-                client_certificate: None,
-                client_key: None,
-                cipher_string: None,
-                auth_mechs: Vec::new(),
-                timeout: Some(Duration::from_secs(20)),
-                tunnel: None,
-            },
+            server: Server::default(),
             user: None,
             user_cmd: None,
             pass: None,

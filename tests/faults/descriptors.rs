@@ -1,7 +1,7 @@
 //! No descriptor left: what cannot be done is said, with the mend, and is done
 //! once it can be.
 
-use crate::support::{QUICK, SOON, at_work, end, kill_leftovers, ms, quiet, ran, said, wants};
+use crate::support::{QUICK, SOON, at_work, end, kill_leftovers, ms, quiet, ran, said};
 use rig::{Home, Output, Running, Server, Signal, compare, message, process, run, wait_until};
 use std::process::Command;
 use std::thread::sleep;
@@ -56,7 +56,7 @@ fn g2_a_command_without_descriptors_serves_or_says_what_is_wrong() {
             if stands {
                 assert!(ran(&mbsync, "INBOX"), "{most} {args:?}: lost; {output}");
             }
-            wait_until(SOON, "nothing stands", || wants(&home).is_empty());
+            wait_until(SOON, "nothing stands", || home.requests("Home").is_empty());
             kill_leftovers(&home);
             let _ = std::fs::remove_file(home.state("Home").join("retry.json"));
         }
@@ -120,7 +120,7 @@ fn g2_g7_a_waiter_that_loses_its_descriptors_and_gets_them_back_misses_nothing()
     assert!(waiter.runs(), "{waiter}");
     limit("1024");
     wait_until(SOON, "both sides are equal", || {
-        compare(&mut imap, &home.mail("Home")).is_ok() && wants(&home).is_empty()
+        compare(&mut imap, &home.mail("Home")).is_ok() && home.requests("Home").is_empty()
     });
     quiet(&mbsync, ms(2000));
     assert_eq!(home.maildir("Home", "INBOX").len(), 1);

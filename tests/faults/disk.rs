@@ -2,7 +2,7 @@
 //! written: no request is lost, and what cannot be done is said.
 
 use crate::mounts::Mounts;
-use crate::support::{QUICK, SOON, at_work, end, kill_leftovers, ms, quiet, ran, said, wants};
+use crate::support::{QUICK, SOON, at_work, end, kill_leftovers, ms, quiet, ran, said};
 use rig::{Home, Server, compare, message, wait_until};
 use std::fs;
 use std::thread::sleep;
@@ -73,7 +73,7 @@ fn unwritable(name: &str) {
     for mailbox in ["INBOX", "Sent", "Drafts"] {
         wait_until(SOON, "all are served", || ran(&mbsync, mailbox));
     }
-    wait_until(SOON, "nothing stands", || wants(&home).is_empty());
+    wait_until(SOON, "nothing stands", || home.requests("Home").is_empty());
     kill_leftovers(&home);
 }
 

@@ -1,6 +1,6 @@
 //! An mbsync that is replaced, that floods, that never ends, that dies.
 
-use crate::support::{QUICK, SOON, kill_leftovers, ran, wants};
+use crate::support::{QUICK, SOON, kill_leftovers, ran};
 use rig::{Home, run, wait_until};
 use std::fs;
 use std::time::Duration;
@@ -21,14 +21,14 @@ fn with(script: &str, code: i32, says: &str) {
     assert!(output.stderr.contains(says), "`{says}` is missing: {output}");
     assert!(!output.stderr.contains("panicked") && output.stderr.len() < 20_000, "{output}");
     home.assert_no_leftovers();
-    assert_eq!(wants(&home), ["Home:INBOX"]);
+    assert_eq!(home.requests("Home"), ["Home:INBOX"]);
     fs::rename(&away, &good).unwrap();
     // A mailbox that failed has its hour, a second later here; then it goes along.
     wait_until(SOON, "both are served", || {
         home.mutt_sync(&["--force", "Home:Sent"]).ok();
         ran(&mbsync, "INBOX") && ran(&mbsync, "Sent")
     });
-    assert_eq!(wants(&home), [""; 0]);
+    assert_eq!(home.requests("Home"), [""; 0]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn g2_an_mbsync_that_is_replaced_while_it_runs_and_while_it_is_waited_for() {
     assert!(gone.stderr.contains("not found; install isync"), "{gone}");
     home.mutt_sync(&["-b", "--force", "Home:Trash"]).ok();
     wait_until(SOON, "it gives up", || home.leftovers().is_empty());
-    let mut wanted = wants(&home);
+    let mut wanted = home.requests("Home");
     wanted.sort();
     assert_eq!(wanted, ["Home:Drafts", "Home:Trash"]);
     fs::rename(&away, &good).unwrap();

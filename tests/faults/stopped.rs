@@ -1,6 +1,6 @@
 //! Processes that are stopped (SIGSTOP): bounded in time, and nothing is lost.
 
-use crate::support::{QUICK, SOON, kill_leftovers, ms, ran, wants};
+use crate::support::{QUICK, SOON, kill_leftovers, ms, ran};
 use rig::{Home, Running, Signal, process, run, wait_until};
 use std::thread::sleep;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn g2_g9_one_that_is_stopped_with_the_lock_is_not_waited_for_for_ever() {
         wait_until(SOON, mailbox, || ran(&mbsync, mailbox));
     }
     mbsync.assert_alone();
-    wait_until(SOON, "nothing stands", || wants(&home).is_empty());
+    wait_until(SOON, "nothing stands", || home.requests("Home").is_empty());
     home.wait_no_leftovers(SOON);
 }
 
@@ -48,7 +48,7 @@ fn g8_g9_an_mbsync_that_is_stopped_is_ended() {
     assert!(output.stderr.contains("moved no byte for 1s"), "{output}");
     assert!(!process::alive(started.pid));
     home.assert_no_leftovers();
-    assert_eq!(wants(&home), ["Home:INBOX"]);
+    assert_eq!(home.requests("Home"), ["Home:INBOX"]);
     mbsync.release();
     home.mutt_sync(&["--force", "Home:Sent"]).ok();
     assert_eq!(mbsync.runs()[1].names(), ["Home:INBOX,Sent"]);
@@ -78,7 +78,7 @@ fn g1_g2_everything_killed_at_once_loses_no_request() {
             kill_leftovers(&home);
             drop(again);
         }
-        assert!(wants(&home).contains(&name), "{:?}", wants(&home));
+        assert!(home.requests("Home").contains(&name), "{:?}", home.requests("Home"));
     }
     mbsync.forget("act");
     mbsync.clear_log();
@@ -86,5 +86,5 @@ fn g1_g2_everything_killed_at_once_loses_no_request() {
     for mailbox in mailboxes {
         assert!(ran(&mbsync, mailbox), "{mailbox}: {:?}", mbsync.runs());
     }
-    assert_eq!((mbsync.runs().len(), wants(&home).len()), (1, 0));
+    assert_eq!((mbsync.runs().len(), home.requests("Home").len()), (1, 0));
 }

@@ -14,16 +14,6 @@ pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// The requests on disk.
-pub fn wants(home: &Home) -> Vec<String> {
-    let mut names = Vec::new();
-    for part in ["want", "run"] {
-        let entries = std::fs::read_dir(home.state("Home").join(part)).into_iter().flatten();
-        names.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
-    }
-    names
-}
-
 /// Waits until no mbsync has run for so long.
 #[track_caller]
 pub fn quiet(mbsync: &Mbsync, time: Duration) {

@@ -28,15 +28,10 @@ pub fn section(port: u16) -> Server {
         user: Some(Given::Text(Zeroizing::new("user".to_owned()))),
         pass: Some(Given::Text(Zeroizing::new(PASSWORD.to_owned()))),
         tls: TlsMode::None,
-        tls_versions: (12, 13),
         system_certificates: false,
-        certificate_file: None,
-        client_certificate: None,
-        client_key: None,
-        cipher_string: None,
         auth_mechs: vec!["PLAIN".to_owned()],
         timeout: Some(LONG),
-        tunnel: None,
+        ..Server::default()
     }
 }
 

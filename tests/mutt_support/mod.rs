@@ -57,17 +57,10 @@ pub fn server(host: &str, user: &str) -> Server {
         host: Some(host.into()),
         port: 993,
         user: Some(Given::Text(Zeroizing::new(user.into()))),
-        pass: None,
         tls: TlsMode::Imaps,
-        tls_versions: (12, 13),
-        system_certificates: true,
-        certificate_file: None,
-        client_certificate: None,
-        client_key: None,
-        cipher_string: None,
         auth_mechs: vec!["*".into()],
         timeout: None,
-        tunnel: None,
+        ..Server::default()
     }
 }
 

@@ -315,6 +315,25 @@ impl Home {
         self.path(".local/state/mutt-sync").join(account)
     }
 
+    /// The names of an account's requests that no run has taken yet, in order.
+    pub fn wants(&self, account: &str) -> Vec<String> {
+        self.requests_in(account, &["want"])
+    }
+
+    /// The names of an account's requests, those a run has taken with them, in order.
+    pub fn requests(&self, account: &str) -> Vec<String> {
+        self.requests_in(account, &["want", "run"])
+    }
+
+    fn requests_in(&self, account: &str, places: &[&str]) -> Vec<String> {
+        let list = |place: &&str| fs::read_dir(self.state(account).join(place)).into_iter();
+        let entries = places.iter().flat_map(list).flatten().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
     /// The directory of an account's mailboxes: the root for [`crate::compare`].
     pub fn mail(&self, account: &str) -> PathBuf {
         self.path("Mail").join(account)
