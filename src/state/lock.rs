@@ -100,12 +100,7 @@ impl Lock {
         let file = open(path)?;
         let (send, receive) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
-            let got = loop {
-                match FileExt::lock_exclusive(&file) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    other => break other,
-                }
-            };
+            let got = past_signals(|| FileExt::lock_exclusive(&file));
             let _ = send.send(got.map(|()| Lock::of(file)));
             drop(theirs);
         })?;
@@ -230,13 +225,21 @@ impl Drop for Lock {
 
 /// Whether the lock was to be had without waiting.
 fn at_once(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
-    let contended = fs2::lock_contended_error().raw_os_error();
+    match past_signals(|| lock(file)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What comes of it when no signal breaks in.
+fn past_signals(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
-        match lock(file) {
-            Ok(()) => return Ok(true),
-            Err(error) if error.raw_os_error() == contended => return Ok(false),
+        match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            other => return other,
         }
     }
 }
@@ -349,6 +352,50 @@ mod tests {
     }
 
     #[test]
+    fn g9_a_looker_that_is_stopped_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let file = open(&path).unwrap();
+        FileExt::lock_shared(&file).unwrap();
+        let begun = Instant::now();
+        assert!(Lock::try_take(&path).unwrap().is_none());
+        assert!(begun.elapsed() >= LONGEST_LOOK);
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_asked_for_is_neither_held_nor_free() {
+        let errno = |error: rustix::io::Errno| Err(error.into());
+        let file = tempfile::tempfile().unwrap();
+        assert!(at_once(|_| Err(rustix::io::Errno::NOLCK.into()), &file).is_err());
+        assert!(!at_once(|_| Err(rustix::io::Errno::AGAIN.into()), &file).unwrap());
+        // A signal is not an answer.
+        let calls = std::cell::Cell::new(0);
+        let told = past_signals(|| {
+            calls.set(calls.get() + 1);
+            if calls.get() < 4 { errno(rustix::io::Errno::INTR) } else { Ok(()) }
+        });
+        assert!(told.is_ok() && calls.get() == 4);
+    }
+
+    #[test]
+    fn g9_the_holder_is_asked_for_life_once_a_slice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let stop = Stop::on_signals().unwrap();
+        let _lock = Lock::try_take(&path).unwrap().unwrap();
+        let slice = Duration::from_millis(30);
+        let begun = Instant::now();
+        let mut asked = 0;
+        let lives = || {
+            asked += 1;
+            assert!(begun.elapsed() >= slice * asked, "asked {asked} times");
+            asked < 3
+        };
+        assert!(matches!(Lock::take(&path, slice, lives, &stop).unwrap(), Wait::TooLong));
+        assert_eq!(asked, 3);
+    }
+
+    #[test]
     fn g9_waiting_ends_with_the_holder_or_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
@@ -380,6 +427,7 @@ mod tests {
         lock.record(process, false).unwrap();
         assert!(outlive(&mut lock, 10));
         assert!(!process.is_alive());
+        assert_eq!(lock.file.metadata().unwrap().len(), 0, "no later holder looks for it again");
         child.wait().unwrap();
         // Another process with the number of a dead one is left alone, and so is
         // one with the number and the age of one before the machine was started.
@@ -408,6 +456,8 @@ mod tests {
         child.wait().unwrap();
         assert!(started_lately(100_000, 1000.0) && started_lately(94_100, 1000.0));
         assert!(!started_lately(94_000, 1000.0) && !started_lately(0, 1000.0));
+        assert!(is_young(Process::with_pid(rustix::process::getpid()).unwrap()));
+        assert!(!is_young(Process { started: 0, ..process }), "as old as the machine");
     }
 
     #[test]
@@ -458,6 +508,27 @@ mod tests {
             lock.write(odd).unwrap();
             assert_eq!(Lock::run_under(&path), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn of_a_run_that_led_no_group_no_group_is_ended() {
+        use std::os::unix::process::CommandExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+        let stop = Stop::on_signals().unwrap();
+        let mut leader =
+            Command::new("sh").args(["-c", "sleep 60; :"]).process_group(0).spawn().unwrap();
+        let run = Process::with_pid(Pid::from_child(&leader)).unwrap();
+        lock.record(run, false).unwrap();
+        while group_members(run.pid).len() < 2 {
+            std::thread::yield_now();
+        }
+        leader.kill().unwrap();
+        leader.wait().unwrap();
+        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        let left = group_members(run.pid);
+        assert_eq!(left.len(), 1);
+        left[0].signal(Signal::KILL);
     }
 
     #[test]
