@@ -51,7 +51,9 @@ impl Waiter<'_> {
             self.enumerate();
         }
         self.hear_server();
-        heard.config && self.config_is_new()
+        // Where the kernel has no watch left, it may have none for these either.
+        let half_deaf = self.ears.as_ref().is_none_or(|ears| !ears.deaf().is_empty());
+        (heard.config || half_deaf) && self.config_is_new()
     }
 
     fn hear_server(&mut self) {
@@ -171,15 +173,14 @@ impl Waiter<'_> {
             return false;
         }
         self.config_prints = now;
-        let checked = (self.manner.check)();
-        // The file may be another one now, under the same name.
-        self.open_ears();
-        match checked {
+        match (self.manner.check)() {
             Ok(()) => {
                 self.say(|| "the configuration has changed; beginning again with it".into());
                 true
             }
             Err(failure) => {
+                // The file may be another one now, under the same name.
+                self.open_ears();
                 if self.leads {
                     print(&format!("mutt-sync: {failure}; going on with what was read before"));
                 }
