@@ -214,15 +214,16 @@ fn all_gone_at_once(home: &Home, pid: u32, signal: Signal) {
 /// password command.
 fn hanging(server: &Server, delay: &Delay, in_password: bool) -> Home {
     let account = Account::on(server, "Home");
-    let hang = "touch ~/asking; sleep 600; echo x";
+    let hang = "sleep 600; echo x";
     Home::with(vec![if in_password { account.pass_cmd(hang) } else { account.port(delay.port()) }])
 }
 
 #[track_caller]
 fn wait_for_hanging(home: &Home, delay: &Delay, in_password: bool) {
-    wait_until(SHORT, "the run hangs", || {
-        if in_password { home.path("asking").exists() } else { delay.open() > 0 }
-    });
+    // Not before it sleeps: dash blocks signals while it forks, and what it starts
+    // then has not had them.
+    let sleeps = || home.leftovers().iter().any(|(_, line)| line.starts_with("sleep 600"));
+    wait_until(SHORT, "the run hangs", || if in_password { sleeps() } else { delay.open() > 0 });
 }
 
 /// Whether the request for the account is kept: taken up, or put back.
