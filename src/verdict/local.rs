@@ -562,8 +562,24 @@ mod tests {
         clean("1 1 S\n", "100.M5,S=12,U=1,W=3:2,Sab");
         clean("1 1 FS\n", "x,U=1:2,SF");
         clean("1 1 S\n", "x:2,S,U=1");
+        clean("1 1 FS\n", "x,U=1:2,S:2,F");
+        clean("1 1\n", "x,2,S,U=1");
+        clean("20 20 S\n", "the highest given out,U=20:2,S");
         let semicolon = Rules { info_delimiter: b';', ..RULES };
         assert_eq!(found("1 1 S\n", &["x,U=1;2,S", ".hidden"], &semicolon, None), Finding::Clean);
+    }
+
+    #[test]
+    fn a_message_is_its_name_up_to_the_flags_and_its_flags() {
+        let digest = |name: &str| {
+            let mut listing = Listing::new(b':');
+            listing.add(name.as_bytes());
+            listing.digest()
+        };
+        assert_eq!(digest("x,U=1:2,S"), digest("x,U=1:2,Sab"));
+        for other in ["x,U=2:2,S", "x,U=1:2,FS", "y,U=1:2,S", "x,U=1,S=3:2,S"] {
+            assert_ne!(digest("x,U=1:2,S"), digest(other), "{other}");
+        }
     }
 
     #[test]
@@ -576,6 +592,9 @@ mod tests {
         assert!(!fine.settled(then) && !fine.settled(UNIX_EPOCH));
         assert!(!fine.settled(after(20_000_500)) && fine.settled(after(20_000_501)));
         assert!(!whole.settled(after(2_020_000_000)) && whole.settled(after(2_020_000_001)));
+        for old in [Stamp { modified: (999, 5), ..fine }, Stamp { changed: (999, 5), ..fine }] {
+            assert!(!old.settled(after(20_000_500)) && old.settled(after(20_000_501)));
+        }
         for half in [Stamp { modified: (1000, 0), ..fine }, Stamp { changed: (1000, 0), ..fine }] {
             assert!(half.settled(after(20_000_501)));
         }
@@ -629,6 +648,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_numbered_up_to_the_mark_is_not_new() {
+        assert_eq!(found("", &["a,U=9:2,S"], &RULES, None), Finding::Clean);
+        assert_eq!(found("", &["a,U=10:2,S"], &RULES, None), changes(1, 0, 0));
+    }
+
+    #[test]
     fn placeholders_do_not_carry_seen_and_ask_by_flagged() {
         assert_eq!(found("1 1 >\n", &["a,U=1:2,S"], &RULES, None), Finding::Clean);
         assert_eq!(found("1 1 >\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
@@ -641,10 +666,52 @@ mod tests {
         for names in [&["a,U=1:2,S", "b,U=1:2,S"][..], &["a,U=21"], &["a,U=4294967295"]] {
             assert!(matches!(found("1 1 S\n", names, &RULES, None), Finding::Unknown(_)));
         }
-        let mut listing = Listing::new(b':');
+        // Not the number that is left when the rest is cut off.
+        let cut = found("1 1 S\n", &["a,U=4294967297:2,S"], &RULES, None);
+        assert!(matches!(cut, Finding::Unknown(_)));
+        let judged = |name: &str, record: &Record, numbering: Numbering| {
+            let mut listing = Listing::new(b':');
+            listing.add(name.as_bytes());
+            judge(record, &mut listing, numbering, &RULES, None)
+        };
         let other = Numbering { validity: 3, ..NUMBERING };
-        let finding = judge(&record(""), &mut listing, other, &RULES, None);
-        assert!(matches!(finding, Finding::Unknown(_)));
+        assert!(matches!(judged("a", &record(""), other), Finding::Unknown(_)));
+        let full = Numbering { highest: u32::MAX, ..NUMBERING };
+        let last = judged("a,U=4294967295", &record(""), full);
+        assert!(matches!(last, Finding::Unknown(_)));
+        let mut expires_there = record("1 1\n");
+        assert_eq!(judged("a,U=1", &expires_there, NUMBERING), Finding::Clean);
+        expires_there.max_expired_near = 1;
+        assert!(matches!(judged("a,U=1", &expires_there, NUMBERING), Finding::Unknown(_)));
+    }
+
+    #[test]
+    fn a_missing_new_is_empty_and_a_missing_cur_is_none() {
+        let (dir, _) = maildir();
+        let count = || {
+            let mut count = 0;
+            list(dir.path(), &mut |_| count += 1).map(|()| count)
+        };
+        // With the two entries that every directory has.
+        assert_eq!(count().unwrap(), 5);
+        let delivered = || delivered(dir.path(), SystemTime::now());
+        std::fs::remove_dir(dir.path().join("new")).unwrap();
+        assert_eq!((count().unwrap(), delivered().unwrap().len()), (3, 0));
+        std::fs::write(dir.path().join("new"), "").unwrap();
+        assert!(count().is_err() && delivered().is_err(), "no directory");
+        std::fs::remove_file(dir.path().join("new")).unwrap();
+        std::fs::remove_dir_all(dir.path().join("cur")).unwrap();
+        assert!(count().is_err());
+    }
+
+    #[test]
+    fn only_an_interrupted_mbsync_has_something_to_take_up() {
+        let of = |state: State| {
+            let look = Look { state: Some(state), ..Look::unknown(String::new()) };
+            look.fingerprint(None).unfinished
+        };
+        assert!(of(State::Unfinished) && !of(State::NeverSynced));
+        assert!(!Look::unknown(String::new()).fingerprint(None).unfinished);
     }
 
     #[test]
@@ -725,6 +792,10 @@ mod tests {
         let rules = Rules { alt_map: true, ..RULES };
         let first = look(dir.path(), &state, &rules, None, None);
         assert!(matches!(first.finding, Finding::Unknown(_)));
+        // Without the setting its UIDs are lost, whatever is remembered.
+        let memory = first.remembered(&RULES, None);
+        let lost = look(dir.path(), &state, &RULES, Some(&memory), None).finding;
+        assert!(matches!(lost, Finding::Unknown(_)));
         let memory = first.remembered(&rules, None);
         let again = || look(dir.path(), &state, &rules, Some(&memory), None).finding;
         assert_eq!(again(), Finding::Clean);
@@ -743,6 +814,27 @@ mod tests {
         assert!(matches!(again(), Finding::Unknown(_)));
         let after = look(dir.path(), &state, &rules, None, None).fingerprint(None);
         assert!(before.near == after.near && before != after);
+    }
+
+    #[test]
+    fn with_alt_map_too_a_run_expires_what_is_over() {
+        let rules = Rules { alt_map: true, max_messages: 1, ..RULES };
+        let mut listing = Listing::new(b':');
+        for name in ["a:2,S", "b:2,S"] {
+            listing.add(name.as_bytes());
+        }
+        let memory = Remembered {
+            glance: None,
+            digest: Some(listing.digest()),
+            record: None,
+            rules: rules.clone(),
+            forwarded: None,
+        };
+        let judged =
+            |entries: &str| judge_alt_map(&record(entries), &listing, &rules, Some(&memory));
+        assert_eq!(judged("1 1 S\n"), Finding::Clean);
+        let over = Changes { other: 1, ..Changes::default() };
+        assert_eq!(judged("1 1 S\n2 2 S\n"), Finding::Changed(over));
     }
 
     #[test]

@@ -269,6 +269,12 @@ mod tests {
         let mut restored = record.clone();
         restored.max_pulled = 8;
         assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        restored = record.clone();
+        restored.max_pushed = 8;
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        let mut grown = record.clone();
+        (grown.max_pulled, grown.max_pushed) = (10, 10);
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&grown), &RULES), Suspicion::Clean);
         assert_eq!(suspect(&STATUS, Some(&then), None, &RULES), Suspicion::Clean);
     }
 
@@ -305,6 +311,20 @@ mod tests {
         assert_eq!(found("5 5 T\n", "5,10", &[(5, b"T")], &near), changes(1, 0, 0));
         assert_eq!(found("10 5 T\n", "10,11", &[(10, b"T")], &near), changes(1, 0, 0));
         assert_eq!(found("", "7,10", &[(7, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("", "9,10", &[(9, b"T")], &near), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn a_message_that_is_there_and_not_in_a_whole_look_has_gone_meanwhile() {
+        let record = record("1 1 S\n2 2 S\n3 0 \n");
+        let uids = UidSet::parse("1:3").unwrap();
+        let whole = |uids_seen: &[u32]| {
+            let flags = uids_seen.iter().map(|&uid| (uid, Flags::SEEN)).collect();
+            settle(&record, &RULES, &uids, &Fetched::Whole(flags))
+        };
+        assert_eq!(whole(&[1, 2, 3]), Finding::Clean);
+        assert_eq!(whole(&[1, 2]), Finding::Clean, "the third is not here anyway");
+        assert_eq!(whole(&[1, 3]), changes(0, 1, 0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use mutt_sync::account::{Channel, Given, Server, Sides, StoreKind, SyncState, TlsMode};
 use mutt_sync::mbsyncrc::{self, Config, Dialect, Env, SectionKind};
 use mutt_sync::outcome::{Exit, Failure};
+use mutt_sync::verdict::Rules;
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -426,4 +427,19 @@ proptest! {
             config.local_mailboxes(&config.accounts[0]).into_iter().map(|m| m.name).collect();
         prop_assert_eq!(found, wanted);
     }
+}
+
+#[test]
+fn rules_are_had_from_channels_that_a_verdict_can_be_given_on() {
+    let of = |lines: &str| Rules::of(&channel_with("", lines, Dialect::V1_4));
+    assert_eq!(of(""), Ok(Rules::none()));
+    let told = of("Expunge Near\nMaxMessages 7").unwrap();
+    let expected = Rules { expunge_near: true, max_messages: 7, ..Rules::none() };
+    assert_eq!(told, expected);
+    assert_eq!(of("Sync Pull").unwrap_err(), "Sync is not the usual one");
+    let usual = channel_with("", "", Dialect::V1_4);
+    let swapped = Channel { near: usual.far.clone(), ..usual.clone() };
+    assert_eq!(Rules::of(&swapped).unwrap_err(), "the near side is no Maildir");
+    let local = Channel { far: usual.near.clone(), ..usual };
+    assert_eq!(Rules::of(&local).unwrap_err(), "the far side is no IMAP store");
 }
