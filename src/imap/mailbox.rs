@@ -8,6 +8,7 @@ use super::values::{Listed, Namespace, Status};
 use super::wire::Limits;
 use crate::uidset::UidSet;
 use crate::verdict::flags::Flags;
+use crate::verdict::remote::keeps_forwarded;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -152,11 +153,8 @@ impl Link {
             e => self.crate_error(doing, &e),
         })?;
         self.selected = Some((name.to_owned(), opening));
-        let forwarded = mailbox.permanent_flags.iter().any(|flag| match flag {
-            imap::types::Flag::MayCreate => true,
-            imap::types::Flag::Custom(word) => word == "$Forwarded",
-            _ => false,
-        });
+        let permanent: Vec<String> =
+            mailbox.permanent_flags.iter().map(ToString::to_string).collect();
         Ok(Opened {
             status: Status {
                 messages: Some(mailbox.exists),
@@ -164,8 +162,10 @@ impl Link {
                 uid_validity: mailbox.uid_validity,
                 highest_mod_seq: mailbox.highest_mod_seq,
             },
-            // A mailbox that is only read keeps no flags: EXAMINE can say yes, not no.
-            forwarded: (forwarded || opening == Opening::Select).then_some(forwarded),
+            forwarded: keeps_forwarded(
+                permanent.iter().map(String::as_str),
+                opening == Opening::Select,
+            ),
         })
     }
 

@@ -497,31 +497,6 @@ fn flag_list(tokens: &mut Tokens<'_>) -> Option<Flags> {
     }
 }
 
-/// The response code `PERMANENTFLAGS (…)`: whether `$Forwarded` can be kept,
-/// being named or covered by `\*`.
-#[must_use]
-pub fn permits_forwarded(code: &[u8]) -> Option<bool> {
-    let rest = code_argument(code, "PERMANENTFLAGS")?;
-    let mut tokens = Tokens::new(rest);
-    tokens.open()?;
-    let mut permitted = false;
-    loop {
-        match tokens.next()? {
-            Token::Close => return Some(permitted),
-            Token::Atom(atom) => {
-                permitted |= atom == b"\\*" || atom == b"$Forwarded";
-            }
-            _ => return None,
-        }
-    }
-}
-
-/// The number in a response code such as `UIDVALIDITY 17`.
-#[must_use]
-pub fn code_number(code: &[u8], name: &str) -> Option<u64> {
-    number(skip_spaces(code_argument(code, name)?))
-}
-
 fn code_argument<'a>(code: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let (first, rest) = word(code);
     first.eq_ignore_ascii_case(name.as_bytes()).then_some(rest)
@@ -675,8 +650,6 @@ mod tests {
         let _ = search(raw);
         let _ = esearch(raw, "m1");
         let _ = fetch_flags(raw);
-        let _ = permits_forwarded(raw);
-        let _ = code_number(raw, "UIDNEXT");
         let _ = capabilities(raw);
     }
 }

@@ -225,17 +225,11 @@ impl Link {
         self.socket.as_fd()
     }
 
-    /// The wire itself, for a relay that carries somebody else's dialogue. Only
-    /// when [`Link::is_quiet`]; afterwards [`Link::taken_back`].
+    /// The wire itself, for a relay that carries somebody else's dialogue;
+    /// afterwards [`Link::taken_back`].
     #[must_use]
     pub fn wire(&self) -> &Shared {
         &self.wire
-    }
-
-    /// Whether nothing is under way: no IDLE, no byte that nobody has read.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.idling.is_none() && self.wire.with(|w| w.buffered() == 0 && w.trouble().is_none())
     }
 
     /// After the wire was lent: leaves whatever mailbox is open. Refusal is fine,

@@ -40,15 +40,6 @@ impl MbsyncWords {
 type Wants = BTreeMap<usize, BTreeSet<Want>>;
 
 impl Config {
-    /// The only account there is.
-    #[must_use]
-    pub fn default_account(&self) -> Option<&Account> {
-        match self.accounts.as_slice() {
-            [account] => Some(account),
-            _ => None,
-        }
-    }
-
     /// Every channel of every account.
     #[must_use]
     pub fn select_all(&self) -> Vec<(usize, BTreeSet<Want>)> {

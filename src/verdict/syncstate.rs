@@ -101,14 +101,6 @@ pub struct Counts {
     pub gone: u32,
 }
 
-impl Counts {
-    /// Nothing was done.
-    #[must_use]
-    pub fn none(self) -> bool {
-        self == Counts::default()
-    }
-}
-
 /// Paths of the journal and the half-written record next to a state file.
 #[must_use]
 pub fn journal_and_new(state_file: &Path) -> (PathBuf, PathBuf) {
@@ -458,9 +450,9 @@ mod tests {
         let new = parse(format!("{text}11 11 \n10 8 S\n").as_bytes()).unwrap();
         let counts = new.changes_since(&old, 1);
         assert_eq!(counts, Counts { pulled: 1, pushed: 1, flags: 1, gone: 2 });
-        assert!(new.changes_since(&new, 0).none());
+        assert_eq!(new.changes_since(&new, 0), Counts::default());
         let hollow = parse(format!("{text}0 0 ^\n").as_bytes()).unwrap();
-        assert!(hollow.changes_since(&hollow, 0).none());
+        assert_eq!(hollow.changes_since(&hollow, 0), Counts::default());
         // Half a pair loses nothing when its flags change.
         let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
         let text = text.replace("0 4 T", "0 4 ST").replace("3 0 \n", "3 0 S\n");
