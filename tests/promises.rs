@@ -76,6 +76,27 @@ fn g1_what_a_killed_holder_leaves_behind_is_over_before_the_next_run() {
 }
 
 #[test]
+fn g1_what_a_killed_wrapper_leaves_behind_is_over_with_its_run() {
+    let (home, mbsync) = fake("throttle = \"0s\"\nmbsync = \"coat\"");
+    home.program(
+        "coat",
+        "[ $# = 1 ] || [ ! -e ~/linger ] || { echo $$ >~/coat; sleep 600; }\nexec mbsync \"$@\"",
+    );
+    home.write("linger", "");
+    let sleeps =
+        || home.leftovers().iter().filter(|(_, line)| line.starts_with("sleep 600")).count();
+    let first = start(&mut home.cmd(&["Home"]));
+    wait_until(SHORT, "the wrapper has started what it is a wrapper of", || sleeps() == 1);
+    process::kill(home.read("coat").trim().parse().unwrap(), Signal::KILL);
+    assert_ne!(code_of(first), 0);
+    assert_eq!(sleeps(), 0, "the run is over, and what it had started goes on");
+    std::fs::remove_file(home.path("linger")).unwrap();
+    home.mutt_sync(&["--force", "Home"]).ok();
+    assert_eq!(mbsync.runs().len(), 1);
+    home.assert_no_leftovers();
+}
+
+#[test]
 fn g1_mbsync_dies_with_whoever_runs_it() {
     let (home, mbsync) = fake("");
     mbsync.hold();

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -232,8 +233,8 @@ fn goes_on(before: Option<u64>, now: Option<u64>, stall: Duration) -> bool {
 enum Ending {
     /// Nothing: it runs.
     No,
-    /// TERM was sent, for this reason.
-    Asked { why: Why, since: Instant, killed: bool, tree: Vec<Process> },
+    /// TERM was sent, for this reason; without one to what a killed run has left.
+    Asked { why: Option<Why>, since: Instant, killed: bool, tree: Vec<Process> },
 }
 
 #[derive(Clone, Copy)]
@@ -303,7 +304,7 @@ impl<'a> Supervised<'a> {
             Ok(status) => self.ended(status),
             Err(error) => {
                 // Unwatched it must not live on: the lock is about to be free.
-                self.end(Why::Stalled);
+                self.end(Some(Why::Stalled));
                 let _ = self.child.kill();
                 let _ = self.child.wait();
                 ended(Exit::Later, format!("cannot follow mbsync: {error}"), vec![])
@@ -334,10 +335,13 @@ impl<'a> Supervised<'a> {
             // Before the look at its end: a terminal's signal ends mbsync and tells
             // us to stop at once, and that is no failure of mbsync's.
             if let (Ending::No, Some(signal)) = (&self.ending, stop.signal()) {
-                self.end(Why::Signal(signal));
+                self.end(Some(Why::Signal(signal)));
             }
             if status.is_none() {
                 status = self.child.try_wait()?;
+                if status.is_some_and(|status| status.signal().is_some()) {
+                    self.end_orphans();
+                }
             }
             if let Some(status) = status {
                 if !self.lingers() {
@@ -351,7 +355,7 @@ impl<'a> Supervised<'a> {
                 if goes_on(moved, now, self.job.stall) {
                     (moved, moved_at) = (now, Instant::now());
                 } else if moved_at.elapsed() >= self.stall() {
-                    self.end(Why::Stalled);
+                    self.end(Some(Why::Stalled));
                 }
             }
             self.lose_patience();
@@ -417,8 +421,21 @@ impl<'a> Supervised<'a> {
         });
     }
 
+    /// Of a wrapper that was killed mbsync itself may be left, of mbsync what it has
+    /// started: the next run must meet neither.
+    fn end_orphans(&mut self) {
+        // Without a group of its own nobody can tell them from others any more.
+        let led_a_group = self.job.prompt != Prompt::Terminal;
+        if matches!(self.ending, Ending::No)
+            && led_a_group
+            && !process::group_members(self.pid).is_empty()
+        {
+            self.end(None);
+        }
+    }
+
     /// Sends TERM to mbsync and to all that it has started.
-    fn end(&mut self, why: Why) {
+    fn end(&mut self, why: Option<Why>) {
         let tree = if self.job.prompt == Prompt::Terminal {
             // Our group may be mutt's: only the run's own processes are meant.
             let mut tree = process::descendants(self.pid);
@@ -481,7 +498,7 @@ impl<'a> Supervised<'a> {
             }
         });
         let why = match &self.ending {
-            Ending::Asked { why, .. } => Some(*why),
+            Ending::Asked { why, .. } => *why,
             Ending::No => None,
         };
         verdict_of(why, status, self.findings, &self.other, self.job.stall)
@@ -504,7 +521,6 @@ fn verdict_of(
     other: &[String],
     stall: Duration,
 ) -> Ended {
-    use std::os::unix::process::ExitStatusExt as _;
     match why {
         Some(Why::Signal(signal)) => return ended(Exit::Signal(signal), String::new(), vec![]),
         Some(Why::Stalled) => {

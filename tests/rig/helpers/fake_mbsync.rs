@@ -157,14 +157,17 @@ fn real(control: &Control, args: &[String]) -> Command {
     command
 }
 
-/// Waits until the child has a socket; false if it ended before that.
+/// Waits until the child is mbsync and has a socket; false if it ended before that.
 fn connected(child: &mut Child) -> bool {
-    let fds = format!("/proc/{}/fd", child.id());
+    let place = format!("/proc/{}", child.id());
+    // Stopped as setpriv, which may have inherited a socket, it would outlive us.
+    let is_mbsync = || fs::read_to_string(format!("{place}/comm")).is_ok_and(|c| c != "setpriv\n");
     let socket = |entry: fs::DirEntry| {
         fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
     };
     while child.try_wait().is_ok_and(|ended| ended.is_none()) {
-        if fs::read_dir(&fds).is_ok_and(|dir| dir.flatten().any(socket)) {
+        let fds = fs::read_dir(format!("{place}/fd"));
+        if is_mbsync() && fds.is_ok_and(|dir| dir.flatten().any(socket)) {
             return true;
         }
         sleep(Duration::from_millis(1));
