@@ -122,3 +122,18 @@ impl std::fmt::Display for Flags {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_told_twice_is_a_flag() {
+        let seen = Flags::SEEN.with(Flags::FLAGGED);
+        assert_eq!(seen.with(Flags::SEEN), seen);
+        assert_eq!(Flags::among(b"SFxS"), seen);
+        assert_eq!(Flags::from_imap(["\\Seen", "\\Flagged", "$Junk", "\\Seen"]), seen);
+        assert_eq!(Flags::from_record(b"SS"), None, "mbsync writes each once");
+        assert_eq!((seen.to_string(), format!("{seen:?}")), ("FS".into(), "FS".into()));
+    }
+}
