@@ -421,9 +421,26 @@ mod tests {
             format!("{head}MaxExpiredSlaveUid 1\n\n"),
             "FarUidValidity 1\nNearUidValidity 1\nMaxPulledUid 1\n\n".to_owned(),
             "1:2 3:4:5\n1 1 S\n".to_owned(),
+            head.replace("PushedUid 1", "PushedUid ") + "\n",
+            format!("{head}\n1{} 1 S\n", "0".repeat(30)),
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
+        let why = |text: &str| parse(text.as_bytes()).unwrap_err();
+        assert_eq!(why("FarUidValidity 1\nNearUidValidity\n"), "2: not a header line");
+        assert_eq!(why(&format!("{head}\n1 1 S\n1 1 Q\n")), "7: not an entry");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_what_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| read(&dir.path().join(name));
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
+        std::fs::write(dir.path().join("file"), SAMPLE).unwrap();
+        assert!(matches!(at("directory"), State::Unreadable { .. }));
+        assert_eq!((at("none"), at("file/none")), (State::NeverSynced, State::NeverSynced));
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(matches!(at("loop"), State::Unreadable { .. }));
     }
 
     #[test]
@@ -437,6 +454,8 @@ mod tests {
         assert!(matches!(read(&state), State::Known(_)));
         std::fs::write(&new, "").unwrap();
         assert_eq!(read(&state), State::Unfinished);
+        std::fs::write(&journal, "").unwrap();
+        assert!(matches!(read(&state), State::Known(_)), "nothing to take up");
         std::fs::remove_file(&journal).unwrap();
         assert!(matches!(read(&state), State::Known(_)));
     }
