@@ -157,34 +157,59 @@ impl Maildir {
         name
     }
 
-    /// Every message, sorted by name. One that goes away meanwhile is left out.
-    pub fn list(&self) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for (sub, new) in [("cur", false), ("new", true)] {
-            let Ok(dir) = fs::read_dir(self.path.join(sub)) else { continue };
-            for file in dir.flatten() {
-                let name = file.file_name().to_string_lossy().into_owned();
-                if name.starts_with('.') {
-                    continue;
-                }
-                let Ok(bytes) = fs::read(file.path()) else { continue };
-                let (message_id, digest) = identity(&bytes);
-                let (base, flags) = name.split_once(":2,").unwrap_or((&name, ""));
-                let uid = base.split_once(",U=").and_then(|(_, uid)| uid.parse().ok());
-                let flags = sorted(flags);
-                entries.push(Entry {
-                    path: file.path(),
-                    new,
-                    uid,
-                    flags,
-                    message_id,
-                    digest,
-                    name,
-                });
+    /// Names of the files in cur and in new.
+    fn names(&self) -> [Vec<String>; 2] {
+        ["cur", "new"].map(|sub| {
+            let dir = fs::read_dir(self.path.join(sub)).into_iter().flatten().flatten();
+            let mut names: Vec<String> =
+                dir.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        })
+    }
+
+    /// What `look` makes of the names while they stand still: of a file that is
+    /// renamed while its directory is read, neither name may be seen.
+    fn at_rest<T>(&self, look: impl Fn(&[Vec<String>; 2]) -> T) -> T {
+        for _ in 0..100 {
+            let names = self.names();
+            let found = look(&names);
+            if self.names() == names {
+                return found;
             }
         }
+        look(&self.names())
+    }
+
+    /// Every message, sorted by name.
+    pub fn list(&self) -> Vec<Entry> {
+        let entries = |[cur, new]: &[Vec<String>; 2]| {
+            let both = [("cur", cur), ("new", new)];
+            let names = both.iter().flat_map(|(sub, names)| names.iter().map(|name| (*sub, name)));
+            names.filter_map(|(sub, name)| self.entry(sub, name)).collect::<Vec<_>>()
+        };
+        let mut entries = self.at_rest(entries);
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         entries
+    }
+
+    fn entry(&self, sub: &str, name: &str) -> Option<Entry> {
+        if name.starts_with('.') {
+            return None;
+        }
+        let path = self.path.join(sub).join(name);
+        let bytes = fs::read(&path).ok()?;
+        let (message_id, digest) = identity(&bytes);
+        let (base, flags) = name.split_once(":2,").unwrap_or((name, ""));
+        Some(Entry {
+            path,
+            new: sub == "new",
+            uid: base.split_once(",U=").and_then(|(_, uid)| uid.parse().ok()),
+            flags: sorted(flags),
+            message_id,
+            digest,
+            name: name.to_owned(),
+        })
     }
 
     /// The one message whose text contains this.
@@ -201,8 +226,7 @@ impl Maildir {
 
     /// How many messages it holds.
     pub fn len(&self) -> usize {
-        let count = |sub| fs::read_dir(self.path.join(sub)).map_or(0, Iterator::count);
-        count("cur") + count("new")
+        self.at_rest(|names| names.iter().map(Vec::len).sum())
     }
 
     /// Whether it holds none.
