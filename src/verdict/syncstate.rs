@@ -426,6 +426,8 @@ mod tests {
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
+        let highest = head.replace("PushedUid 1", "PushedUid 4294967295") + "\n";
+        assert_eq!(parse(highest.as_bytes()).unwrap().max_pushed, u32::MAX);
         let why = |text: &str| parse(text.as_bytes()).unwrap_err();
         assert_eq!(why("FarUidValidity 1\nNearUidValidity\n"), "2: not a header line");
         assert_eq!(why(&format!("{head}\n1 1 S\n1 1 Q\n")), "7: not an entry");
@@ -476,6 +478,9 @@ mod tests {
         let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
         let text = text.replace("0 4 T", "0 4 ST").replace("3 0 \n", "3 0 S\n");
         let counts = parse(text.as_bytes()).unwrap().changes_since(&old, 0);
+        assert_eq!(counts, Counts { flags: 2, ..Counts::default() });
+        // Half a pair is no message that was carried over.
+        let counts = parse(format!("{text}13 0 \n").as_bytes()).unwrap().changes_since(&old, 0);
         assert_eq!(counts, Counts { flags: 2, ..Counts::default() });
     }
 }
