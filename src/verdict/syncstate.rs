@@ -422,6 +422,7 @@ mod tests {
             "FarUidValidity 1\nNearUidValidity 1\nMaxPulledUid 1\n\n".to_owned(),
             "1:2 3:4:5\n1 1 S\n".to_owned(),
             head.replace("PushedUid 1", "PushedUid ") + "\n",
+            head.replace("PushedUid 1", "PushedUid 1:") + "\n",
             format!("{head}\n1{} 1 S\n", "0".repeat(30)),
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
@@ -443,6 +444,9 @@ mod tests {
         assert_eq!((at("none"), at("file/none")), (State::NeverSynced, State::NeverSynced));
         std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
         assert!(matches!(at("loop"), State::Unreadable { .. }));
+        std::fs::File::create(dir.path().join("huge")).unwrap().set_len(LARGEST + 1).unwrap();
+        let State::Unreadable { why } = at("huge") else { panic!("it is read") };
+        assert!(why.ends_with("too big for a sync state"), "{why}");
     }
 
     #[test]
@@ -474,6 +478,12 @@ mod tests {
         assert_eq!(new.changes_since(&new, 0), Counts::default());
         let hollow = parse(format!("{text}0 0 ^\n").as_bytes()).unwrap();
         assert_eq!(hollow.changes_since(&hollow, 0), Counts::default());
+        // Of another mailbox nothing was there before.
+        let mut other = new.clone();
+        other.far_validity += 1;
+        let all = u32::try_from(new.entries().iter().filter(|e| e.far > 0 && e.near > 0).count());
+        let counts = other.changes_since(&new, 0);
+        assert_eq!(counts, Counts { pushed: all.unwrap(), ..Counts::default() });
         // Half a pair loses nothing when its flags change.
         let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
         let text = text.replace("0 4 T", "0 4 ST").replace("3 0 \n", "3 0 S\n");
