@@ -92,7 +92,7 @@ impl Waiter<'_> {
         let mut at_latest = |at: Duration| next = next.min(at);
         self.settled_at().iter().for_each(|at| at_latest(*at));
         self.folders_at.iter().for_each(|at| at_latest(*at));
-        if self.ears.as_ref().is_none_or(|ears| !ears.deaf().is_empty()) {
+        if self.half_deaf() {
             at_latest(self.deaf_at);
         }
         // Whole seconds on the wall clock: not before they have passed.

@@ -52,8 +52,8 @@ impl Waiter<'_> {
         }
         self.hear_server();
         // Where the kernel has no watch left, it may have none for these either.
-        let half_deaf = self.ears.as_ref().is_none_or(|ears| !ears.deaf().is_empty());
-        (heard.config || half_deaf) && self.config_is_new()
+        let untold = self.half_deaf() && now >= self.deaf_at;
+        (heard.config || untold) && self.config_is_new()
     }
 
     fn hear_server(&mut self) {

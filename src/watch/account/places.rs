@@ -70,6 +70,11 @@ impl Waiter<'_> {
         }
     }
 
+    /// Whether something here is not told by the kernel and has to be looked at.
+    pub(super) fn half_deaf(&self) -> bool {
+        self.ears.as_ref().is_none_or(|ears| !ears.deaf().is_empty())
+    }
+
     /// Where nothing or not all could be listened to, there may be means again by now.
     pub(super) fn listen_again(&mut self) {
         let deaf = self.ears.as_ref().map(|ears| ears.deaf().len());
