@@ -153,8 +153,6 @@ impl Link {
             e => self.crate_error(doing, &e),
         })?;
         self.selected = Some((name.to_owned(), opening));
-        let permanent: Vec<String> =
-            mailbox.permanent_flags.iter().map(ToString::to_string).collect();
         Ok(Opened {
             status: Status {
                 messages: Some(mailbox.exists),
@@ -163,7 +161,7 @@ impl Link {
                 highest_mod_seq: mailbox.highest_mod_seq,
             },
             forwarded: keeps_forwarded(
-                permanent.iter().map(String::as_str),
+                mailbox.permanent_flags.iter().map(ToString::to_string),
                 opening == Opening::Select,
             ),
         })

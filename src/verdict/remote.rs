@@ -192,11 +192,12 @@ pub fn never_synced(now: &Status) -> Finding {
 /// The list that EXAMINE gets says nothing when it is short: Dovecot's is empty,
 /// since a mailbox that is only read keeps no flags. Only SELECT's may be taken
 /// for a no.
-pub fn keeps_forwarded<'a>(
-    permanent_flags: impl IntoIterator<Item = &'a str>,
+pub fn keeps_forwarded(
+    permanent_flags: impl IntoIterator<Item = impl AsRef<str>>,
     selected: bool,
 ) -> Option<bool> {
-    let kept = permanent_flags.into_iter().any(|flag| flag == "\\*" || flag == "$Forwarded");
+    let names = ["\\*", "$Forwarded"];
+    let kept = permanent_flags.into_iter().any(|flag| names.contains(&flag.as_ref()));
     (kept || selected).then_some(kept)
 }
 
