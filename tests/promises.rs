@@ -83,8 +83,7 @@ fn g1_what_a_killed_wrapper_leaves_behind_is_over_with_its_run() {
         "[ $# = 1 ] || [ ! -e ~/linger ] || { echo $$ >~/coat; sleep 600; }\nexec mbsync \"$@\"",
     );
     home.write("linger", "");
-    let sleeps =
-        || home.leftovers().iter().filter(|(_, line)| line.starts_with("sleep 600")).count();
+    let sleeps = || home.count_running("sleep 600");
     let first = start(&mut home.cmd(&["Home"]));
     wait_until(SHORT, "the wrapper has started what it is a wrapper of", || sleeps() == 1);
     process::kill(home.read("coat").trim().parse().unwrap(), Signal::KILL);

@@ -223,8 +223,9 @@ fn hanging(server: &Server, delay: &Delay, in_password: bool) -> Home {
 fn wait_for_hanging(home: &Home, delay: &Delay, in_password: bool) {
     // Not before it sleeps: dash blocks signals while it forks, and what it starts
     // then has not had them.
-    let sleeps = || home.leftovers().iter().any(|(_, line)| line.starts_with("sleep 600"));
-    wait_until(SHORT, "the run hangs", || if in_password { sleeps() } else { delay.open() > 0 });
+    wait_until(SHORT, "the run hangs", || {
+        if in_password { home.count_running("sleep 600") > 0 } else { delay.open() > 0 }
+    });
 }
 
 /// Whether the request for the account is kept: taken up, or put back.

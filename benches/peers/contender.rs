@@ -158,10 +158,11 @@ impl Contender {
                     self.write_service(name, file(name));
                 }
                 // A runsvdir looks after a thousand services and no more.
-                let below = if self.boxes.len() < 900 { "" } else { "idle/all/" };
-                if !below.is_empty() {
+                let too_many = self.boxes.len() > 900;
+                if too_many {
                     self.write_service("idle", "#!/bin/sh\nexec runsvdir all\n");
                 }
+                let below = if too_many { "idle/all/" } else { "" };
                 for name in &self.boxes {
                     let name = format!("{below}{name}");
                     self.write_service(&name, include_str!("classic/idle/run"));
@@ -184,7 +185,7 @@ impl Contender {
     /// A first sync by mbsync, so that all begin in step.
     pub fn first_sync(&self, limit: Duration) {
         if self.kind != Kind::Offline {
-            rig::run(self.home.command("/usr/bin/mbsync").args(["-q", "-a"]), limit).ok();
+            rig::run(self.home.command(rig::real_mbsync()).args(["-q", "-a"]), limit).ok();
         }
     }
 

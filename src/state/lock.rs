@@ -364,17 +364,16 @@ mod tests {
 
     #[test]
     fn a_lock_that_cannot_be_asked_for_is_neither_held_nor_free() {
-        let errno = |error: rustix::io::Errno| Err(error.into());
         let file = tempfile::tempfile().unwrap();
         assert!(at_once(|_| Err(rustix::io::Errno::NOLCK.into()), &file).is_err());
         assert!(!at_once(|_| Err(rustix::io::Errno::AGAIN.into()), &file).unwrap());
         // A signal is not an answer.
-        let calls = std::cell::Cell::new(0);
+        let mut calls = 0;
         let told = past_signals(|| {
-            calls.set(calls.get() + 1);
-            if calls.get() < 4 { errno(rustix::io::Errno::INTR) } else { Ok(()) }
+            calls += 1;
+            if calls < 4 { Err(rustix::io::Errno::INTR.into()) } else { Ok(()) }
         });
-        assert!(told.is_ok() && calls.get() == 4);
+        assert!(told.is_ok() && calls == 4);
     }
 
     #[test]
@@ -510,49 +509,49 @@ mod tests {
         }
     }
 
-    #[test]
-    fn of_a_run_that_led_no_group_no_group_is_ended() {
+    /// A wrapper that leads a group and is killed after `note` has noted it. Who was
+    /// in the group then.
+    fn left_by_a_wrapper(note: impl FnOnce(Process)) -> Vec<Process> {
         use std::os::unix::process::CommandExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Stop::on_signals().unwrap();
-        let mut leader =
+        let mut wrapper =
             Command::new("sh").args(["-c", "sleep 60; :"]).process_group(0).spawn().unwrap();
-        let run = Process::with_pid(Pid::from_child(&leader)).unwrap();
-        lock.record(run, false).unwrap();
+        let run = Process::with_pid(Pid::from_child(&wrapper)).unwrap();
+        note(run);
         while group_members(run.pid).len() < 2 {
             std::thread::yield_now();
         }
-        leader.kill().unwrap();
-        leader.wait().unwrap();
-        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
         let left = group_members(run.pid);
+        wrapper.kill().unwrap();
+        wrapper.wait().unwrap();
+        left
+    }
+
+    #[test]
+    fn of_a_run_that_led_no_group_no_group_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+        let stop = Stop::on_signals().unwrap();
+        let mut left = left_by_a_wrapper(|run| lock.record(run, false).unwrap());
+        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        left.retain(|process| process.is_alive());
         assert_eq!(left.len(), 1);
         left[0].signal(Signal::KILL);
     }
 
     #[test]
     fn g1_what_a_killed_wrapper_leaves_is_ended() {
-        use std::os::unix::process::CommandExt as _;
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
         let stop = Stop::on_signals().unwrap();
         // The second holder was killed before it could note more than the number.
         for noted in [true, false] {
-            let mut wrapper =
-                Command::new("sh").args(["-c", "sleep 60; :"]).process_group(0).spawn().unwrap();
-            let run = Process::with_pid(Pid::from_child(&wrapper)).unwrap();
-            if noted {
-                lock.record(run, true).unwrap();
-            } else {
-                lock.write(&format!("{}\n", wrapper.id())).unwrap();
-            }
-            while group_members(run.pid).len() < 2 {
-                std::thread::yield_now();
-            }
-            let left = group_members(run.pid);
-            wrapper.kill().unwrap();
-            wrapper.wait().unwrap();
+            let left = left_by_a_wrapper(|run| {
+                if noted {
+                    lock.record(run, true).unwrap();
+                } else {
+                    lock.write(&format!("{}\n", run.pid.as_raw_nonzero())).unwrap();
+                }
+            });
             assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
             assert!(left.iter().all(|process| !process.is_alive()), "noted: {noted}");
         }

@@ -450,6 +450,11 @@ impl Home {
             .collect()
     }
 
+    /// How many processes of this home have a command line that starts so.
+    pub fn count_running(&self, start: &str) -> usize {
+        self.leftovers().iter().filter(|(_, line)| line.starts_with(start)).count()
+    }
+
     /// Fails the test if a process of this home runs.
     #[track_caller]
     pub fn assert_no_leftovers(&self) {
