@@ -2,7 +2,6 @@
 # make demo         show the main job, on a private server: under a minute
 # make test         check everything (installs what the tests need, on Debian)
 # make soak         the same with full counts and long waits
-# make mutants      break each guarantee and see that a test notices: hours
 # make bench        figures, side by side
 # make peers        beside what else keeps mail in step: a quarter of an hour; quick=quick for three minutes
 # make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
@@ -54,9 +53,6 @@ test: setup lint
 
 soak: setup
 	@tests/soak
-
-mutants: setup
-	@tests/mutants/run
 
 bench: setup
 	$(CARGO) bench --locked -p mutt-sync $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
@@ -117,4 +113,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak mutants bench peers setup lint deny install uninstall deb
+.PHONY: all demo test soak bench peers setup lint deny install uninstall deb

@@ -2,8 +2,8 @@
 //! the same folder in the same run. Budget: 15 ms listed, and no listing at all
 //! when no time stamp has moved.
 
-use mutt_sync::verdict::local::{Remembered, look};
-use mutt_sync::verdict::{Finding, Rules};
+use mutt_sync::verdict::maildir::{CleanMaildir, scan};
+use mutt_sync::verdict::{Rules, SideVerdict};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -65,14 +65,14 @@ fn main() {
             .sum();
         assert_eq!(files, MESSAGES as usize);
     });
-    let mut memory: Option<Remembered> = None;
+    let mut memory: Option<CleanMaildir> = None;
     let listed = median(|| {
-        let found = look(&maildir, &state_file, &rules, None, None);
-        assert_eq!(found.finding, Finding::Clean);
+        let found = scan(&maildir, &state_file, &rules, None, None);
+        assert_eq!(found.finding, SideVerdict::Clean);
         memory = Some(found.remembered(&rules, None));
     });
     let glanced = median(|| {
-        let found = look(&maildir, &state_file, &rules, memory.as_ref(), None);
+        let found = scan(&maildir, &state_file, &rules, memory.as_ref(), None);
         assert!(!found.listed);
     });
 

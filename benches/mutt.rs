@@ -257,12 +257,12 @@ fn refresh() {
                         client_here.speaks_within(Duration::from_secs(10)),
                         "{client}: no flag"
                     );
-                    let shown = client_here.reaction(SILENCE);
-                    (run.join().expect("a run"), shown)
+                    let sanitize = client_here.reaction(SILENCE);
+                    (run.join().expect("a run"), sanitize)
                 });
-                let (ended, shown) = watcher;
+                let (ended, sanitize) = watcher;
                 // Before the process has ended, mostly.
-                if shown > ended { ms(shown - ended) } else { -ms(ended - shown) }
+                if sanitize > ended { ms(sanitize - ended) } else { -ms(ended - sanitize) }
             })
             .collect();
         client_here.leave();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// What holds while a command is timed.
 #[derive(Clone, Copy, PartialEq)]
-enum Scene {
+enum AccountContext {
     Nothing,
     /// A waiter lives.
     Waiter,
@@ -27,7 +27,7 @@ enum Scene {
 struct Case {
     name: &'static str,
     command: Command,
-    scene: Scene,
+    scene: AccountContext,
     /// At most so many times the empty main, and the shell's touch.
     budget: Option<(f64, f64)>,
     times: Vec<Duration>,
@@ -89,33 +89,43 @@ fn main() {
     let touch = format!("touch {file}");
     let (quick, child) = (Some((2.5, 1.2)), Some((3.5, 1.8)));
     let mut cases = [
-        case("empty Rust main", plain(&empty, &[]), Scene::Nothing, None),
-        case("sh -c 'touch F'", plain("/bin/sh".as_ref(), &["-c", &touch]), Scene::Nothing, None),
+        case("empty Rust main", plain(&empty, &[]), AccountContext::Nothing, None),
+        case(
+            "sh -c 'touch F'",
+            plain("/bin/sh".as_ref(), &["-c", &touch]),
+            AccountContext::Nothing,
+            None,
+        ),
         case(
             "flock -n F true",
             plain("flock".as_ref(), &["-n", &file, "true"]),
-            Scene::Nothing,
+            AccountContext::Nothing,
             None,
         ),
-        case("empty Rust main, libssl", plain(&with_ssl, &[]), Scene::Nothing, None),
-        case("mutt-sync --version", ours(&["--version"]), Scene::Nothing, None),
-        case("mutt-sync -b, waiter alive", ours(&["-b", "Home"]), Scene::Waiter, quick),
-        case("mutt-sync -b, one serving", ours(&["-b", "Home"]), Scene::Queue, quick),
-        case("mutt-sync -b, leaves a child", ours(&["-b", "Home"]), Scene::Child, child),
-        case("mutt-sync --status-line", ours(&["--status-line", "%f"]), Scene::Nothing, quick),
-        case("mutt-sync --status", ours(&["--status"]), Scene::Nothing, None),
+        case("empty Rust main, libssl", plain(&with_ssl, &[]), AccountContext::Nothing, None),
+        case("mutt-sync --version", ours(&["--version"]), AccountContext::Nothing, None),
+        case("mutt-sync -b, waiter alive", ours(&["-b", "Home"]), AccountContext::Waiter, quick),
+        case("mutt-sync -b, one serving", ours(&["-b", "Home"]), AccountContext::Queue, quick),
+        case("mutt-sync -b, leaves a child", ours(&["-b", "Home"]), AccountContext::Child, child),
+        case(
+            "mutt-sync --status-line",
+            ours(&["--status-line", "%f"]),
+            AccountContext::Nothing,
+            quick,
+        ),
+        case("mutt-sync --status", ours(&["--status"]), AccountContext::Nothing, None),
     ];
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     for round in 0..rounds + 10 {
         for case in &mut cases {
             let held = match case.scene {
-                Scene::Waiter => Some(lock(&home, "waiter.lock")),
-                Scene::Queue => Some(lock(&home, "queue.lock")),
-                Scene::Nothing | Scene::Child => None,
+                AccountContext::Waiter => Some(lock(&home, "waiter.lock")),
+                AccountContext::Queue => Some(lock(&home, "queue.lock")),
+                AccountContext::Nothing | AccountContext::Child => None,
             };
             let took = time(&mut case.command);
             drop(held);
-            if case.scene == Scene::Child {
+            if case.scene == AccountContext::Child {
                 home.wait_no_leftovers(Duration::from_secs(20));
             }
             // The first ones fill caches.

@@ -15,34 +15,34 @@ use std::time::Duration;
 use clap::Parser as _;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use crate::account::{Account, Want};
-use crate::check;
 use crate::cli::Cli;
-use crate::mbsyncrc::{self, Config, Dialect, Env};
+use crate::error::{Error, ExitStatus, with_hint};
+use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
+use crate::model::{Account, Target};
 use crate::mutt;
-use crate::outcome::{Exit, Failure, with_mend};
+use crate::os::fork::{Forked, fork_detached};
+use crate::os::signals::Shutdown;
+use crate::report::check;
 use crate::settings;
 use crate::state::StateDir;
-use crate::state::last::{self, Last};
-use crate::state::retry::{self, Retry};
-use crate::stop::Stop;
-use crate::sync::after;
-use crate::sync::disk::{self, Disk, Manner, Report, Scene};
+use crate::state::backoff::{self, Backoff};
+use crate::state::last_run::{self, LastRun};
+use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
 use crate::sync::handover;
+use crate::sync::hooks;
 use crate::sync::mbsync::Prompt;
-use crate::sync::serve::{self, Answer, By};
-use crate::sys::{Forked, fork_detached};
-use crate::watch::{self, End};
-use crate::words::{short, shown, what_happened};
+use crate::sync::scheduler::{self, By, RequestOutcome};
+use crate::text::{sanitize, short, summary_line};
+use crate::watch::{self, WaitEnd};
 
 /// What a selection names: accounts by their place in the configuration.
-pub type Selection = Vec<(usize, BTreeSet<Want>)>;
+pub type Selection = Vec<(usize, BTreeSet<Target>)>;
 
 /// The modes that speak to servers. Only the program that has them is linked
 /// with OpenSSL: loading it takes longer than all that `-b` does.
 pub struct Network {
-    wait: fn(&Session<'_>, &Selection) -> Result<Exit, Failure>,
-    check: fn(&Cli) -> Result<Exit, Failure>,
+    wait: fn(&App<'_>, &Selection) -> Result<ExitStatus, Error>,
+    check: fn(&Cli) -> Result<ExitStatus, Error>,
 }
 
 /// What `mutt-sync-net` gives to [`run`].
@@ -51,7 +51,7 @@ pub static NETWORK: Network =
 
 /// Runs the program with these arguments; the exit status is all that is left.
 /// Without `network`, what needs it is left to the program beside this one.
-pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>) -> Exit {
+pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>) -> ExitStatus {
     let arguments: Vec<OsString> = arguments.collect();
     if let Some(exit) = handover::is_tunnel(&arguments) {
         return exit;
@@ -63,7 +63,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>)
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            return if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
         }
     };
     if cli.version {
@@ -72,7 +72,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>)
     let served = match network {
         None if cli.check || cli.wait => Err(become_network_program(&arguments)),
         Some(network) if cli.check => (network.check)(&cli),
-        _ => Session::open(&cli).and_then(|session| session.serve(network)),
+        _ => App::open(&cli).and_then(|session| session.serve(network)),
     };
     match served {
         Ok(exit) => exit,
@@ -97,7 +97,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>)
 
 /// Goes on as `mutt-sync-net`, which lies beside this program. Comes back only
 /// if that cannot be.
-fn become_network_program(arguments: &[OsString]) -> Failure {
+fn become_network_program(arguments: &[OsString]) -> Error {
     const NAME: &str = "mutt-sync-net";
     let beside = std::fs::read_link("/proc/self/exe").ok();
     let program = match beside.map(|this| this.with_file_name(NAME)) {
@@ -109,15 +109,15 @@ fn become_network_program(arguments: &[OsString]) -> Failure {
         .args(arguments.iter().skip(1))
         .exec();
     let program = program.display();
-    Failure::config(format!("{program}: {error}; it belongs beside mutt-sync: install both again"))
+    Error::config(format!("{program}: {error}; it belongs beside mutt-sync: install both again"))
 }
 
 /// Where things are: directories, the environment as mbsync's file sees it, our state.
 #[allow(deprecated)] // Rust before 1.87 warns of home_dir, for what it does on Windows
-fn surroundings() -> Result<(xdg::BaseDirectories, Env, PathBuf), Failure> {
+fn surroundings() -> Result<(xdg::BaseDirectories, Env, PathBuf), Error> {
     let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
     let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
-        return Err(Failure::config("no home directory is known; set HOME"));
+        return Err(Error::config("no home directory is known; set HOME"));
     };
     let mut env = Env::new(home, std::env::current_dir().unwrap_or_else(|_| "/".into()));
     env.config_home.clone_from(&dirs.config_home);
@@ -126,7 +126,7 @@ fn surroundings() -> Result<(xdg::BaseDirectories, Env, PathBuf), Failure> {
 }
 
 /// `--check`, which needs no configuration that can be read.
-fn examine(cli: &Cli) -> Result<Exit, Failure> {
+fn examine(cli: &Cli) -> Result<ExitStatus, Error> {
     let (dirs, env, base) = surroundings()?;
     let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
     check::run(&check::Asked {
@@ -142,7 +142,7 @@ fn examine(cli: &Cli) -> Result<Exit, Failure> {
 }
 
 /// Everything read from the environment and the two configuration files, once.
-pub struct Session<'a> {
+pub struct App<'a> {
     cli: &'a Cli,
     env: Env,
     config: Config,
@@ -152,8 +152,8 @@ pub struct Session<'a> {
     config_files: Vec<PathBuf>,
 }
 
-impl<'a> Session<'a> {
-    fn open(cli: &'a Cli) -> Result<Self, Failure> {
+impl<'a> App<'a> {
+    fn open(cli: &'a Cli) -> Result<Self, Error> {
         let (dirs, env, base) = surroundings()?;
         let mut settings = read_settings(cli, &dirs, &env)?;
         for each in settings.accounts.values_mut().chain([&mut settings.general]) {
@@ -161,20 +161,20 @@ impl<'a> Session<'a> {
             each.every = cli.every.unwrap_or(each.every);
         }
         let file = cli.mbsyncrc.as_ref().or(settings.general.mbsyncrc.as_ref());
-        let dialect = crate::dialect::of_mbsync(&settings.general.mbsync, &base);
+        let dialect = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
         let file = match file {
             Some(file) => env.cwd.join(file),
             None => mbsyncrc::locate(&env, dialect)?,
         };
-        let config = mbsyncrc::read(&file, &env, dialect.unwrap_or(Dialect::V1_4))?;
+        let config = mbsyncrc::read(&file, &env, dialect.unwrap_or(IsyncVersion::V1_4))?;
         let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
         let config_files = std::iter::once(file).chain(settings_file).collect();
-        Ok(Session { cli, env, config, settings, base, config_files })
+        Ok(App { cli, env, config, settings, base, config_files })
     }
 
-    fn scene(&self, account: usize) -> Option<Scene<'_>> {
+    fn scene(&self, account: usize) -> Option<AccountContext<'_>> {
         let account = self.config.accounts.get(account)?;
-        Some(Scene {
+        Some(AccountContext {
             config: &self.config,
             account,
             settings: self.settings.of(&account.name),
@@ -183,7 +183,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn serve(&self, network: Option<&Network>) -> Result<Exit, Failure> {
+    fn serve(&self, network: Option<&Network>) -> Result<ExitStatus, Error> {
         let cli = self.cli;
         if let Some(work) = &cli.child {
             return self.work_as_child(work);
@@ -215,7 +215,7 @@ impl<'a> Session<'a> {
 
     /// What the names on the command line select; without one, the account that
     /// the environment names, else the only one.
-    fn selection(&self) -> Result<Selection, Failure> {
+    fn selection(&self) -> Result<Selection, Error> {
         if self.cli.all {
             return Ok(self.config.select_all());
         }
@@ -231,26 +231,26 @@ impl<'a> Session<'a> {
         self.config.select(&words)
     }
 
-    fn in_background(&self, selection: &Selection) -> Result<Exit, Failure> {
+    fn in_background(&self, selection: &Selection) -> Result<ExitStatus, Error> {
         // Ended by a signal as any short program is; a child sets its own ways.
-        let stop = Stop::never().map_err(|error| no_signals(&error))?;
+        let stop = Shutdown::never().map_err(|error| no_signals(&error))?;
         let mut lines = Vec::new();
-        let mut exit = Exit::Done;
+        let mut exit = ExitStatus::Done;
         for (account, wants) in selection {
             let Some(scene) = self.scene(*account) else { continue };
-            let manner = Manner::in_background(scene.settings);
-            let mut disk = Disk::open(scene, stop.clone(), manner)?;
-            let answer = serve::background(&mut disk, wants, self.cli.force);
+            let manner = RunOptions::in_background(scene.settings);
+            let mut disk = AccountBackend::open(scene, stop.clone(), manner)?;
+            let answer = scheduler::background(&mut disk, wants, self.cli.force);
             let text = match answer {
-                Answer::Stranded if disk.is_lost() => {
-                    exit = exit.max(Exit::Later);
+                RequestOutcome::Stranded if disk.is_lost() => {
+                    exit = exit.max(ExitStatus::Later);
                     "neither written down nor served; ask again".to_owned()
                 }
-                Answer::Stranded => {
-                    exit = exit.max(Exit::Later);
+                RequestOutcome::Stranded => {
+                    exit = exit.max(ExitStatus::Later);
                     "nobody could be left to serve it; the request stands".to_owned()
                 }
-                _ => match disk.dir().read_json::<Retry>(retry::FILE) {
+                _ => match disk.dir().read_json::<Backoff>(backoff::FILE) {
                     Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
                     None => "queued".to_owned(),
                 },
@@ -263,26 +263,26 @@ impl<'a> Session<'a> {
         Ok(exit)
     }
 
-    fn in_foreground(&self, selection: &Selection) -> Result<Exit, Failure> {
-        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+    fn in_foreground(&self, selection: &Selection) -> Result<ExitStatus, Error> {
+        let stop = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
         let terminal = io::stdin().is_terminal();
         let alone = selection.len() == 1;
-        let manner = Manner {
+        let manner = RunOptions {
             prompt: if terminal { Prompt::Terminal } else { Prompt::Environment },
             progress: self.cli.verbose && alone && io::stdout().is_terminal(),
             verbose: self.cli.verbose,
         };
-        let how = serve::Manner {
+        let how = scheduler::RequestOptions {
             urgent: self.cli.force,
             impatient: self.cli.force || terminal,
             block: self.cli.block,
         };
-        let one = |account: usize, wants: &BTreeSet<Want>| match self.scene(account) {
-            None => Exit::Done,
-            Some(scene) => match Disk::open(scene, stop.clone(), manner) {
+        let one = |account: usize, wants: &BTreeSet<Target>| match self.scene(account) {
+            None => ExitStatus::Done,
+            Some(scene) => match AccountBackend::open(scene, stop.clone(), manner) {
                 Err(failure) => self.complain(&failure),
                 Ok(mut disk) => {
-                    let answer = serve::foreground(&mut disk, wants, how);
+                    let answer = scheduler::foreground(&mut disk, wants, how);
                     self.report(scene, &disk, &answer, &stop)
                 }
             },
@@ -295,36 +295,36 @@ impl<'a> Session<'a> {
                 .iter()
                 .map(|(account, wants)| scope.spawn(|| one(*account, wants)))
                 .collect();
-            let ends = runs.into_iter().map(|run| run.join().unwrap_or(Exit::Later));
-            ends.max().unwrap_or(Exit::Done)
+            let ends = runs.into_iter().map(|run| run.join().unwrap_or(ExitStatus::Later));
+            ends.max().unwrap_or(ExitStatus::Done)
         }))
     }
 
     /// Says what became of a request, and gives the status that it leads to.
     fn report(
         &self,
-        scene: Scene<'_>,
-        disk: &Disk<'_>,
-        answer: &Answer<Report>,
-        stop: &Stop,
-    ) -> Exit {
+        scene: AccountContext<'_>,
+        disk: &AccountBackend<'_>,
+        answer: &RequestOutcome<RunReport>,
+        stop: &Shutdown,
+    ) -> ExitStatus {
         let name = &scene.account.name;
-        let last = || disk.dir().read_json::<Last>(last::FILE).unwrap_or_default();
-        let failed = |exit: Exit, text: &str, retry: Option<Duration>| {
+        let last = || disk.dir().read_json::<LastRun>(last_run::FILE).unwrap_or_default();
+        let failed = |exit: ExitStatus, text: &str, retry: Option<Duration>| {
             let again = match retry {
-                Some(wait) if exit != Exit::Config => {
+                Some(wait) if exit != ExitStatus::Config => {
                     format!("; the request stands, not tried unasked for {}", short(wait))
                 }
                 _ => String::new(),
             };
-            self.complain(&Failure::new(exit, format!("{name}: {text}{again}")))
+            self.complain(&Error::new(exit, format!("{name}: {text}{again}")))
         };
         match answer {
-            Answer::Ran(report) => {
-                let line = what_happened(&report.changes, report.took);
+            RequestOutcome::Ran(report) => {
+                let line = summary_line(&report.changes, report.took);
                 match report.ended.exit {
-                    Exit::Done => self.tell(&format!("{name}: {line}")),
-                    Exit::Signal(_) => {}
+                    ExitStatus::Done => self.tell(&format!("{name}: {line}")),
+                    ExitStatus::Signal(_) => {}
                     exit => {
                         if !report.changes.is_empty() {
                             self.tell(&format!("{name}: {line}"));
@@ -334,59 +334,59 @@ impl<'a> Session<'a> {
                 }
                 report.ended.exit
             }
-            Answer::Served => {
+            RequestOutcome::Served => {
                 let last = last();
-                let line = what_happened(&last.changes, Duration::from_millis(last.took));
+                let line = summary_line(&last.changes, Duration::from_millis(last.took));
                 self.tell(&format!("{name}: {line}, by another mutt-sync"));
-                Exit::Done
+                ExitStatus::Done
             }
-            Answer::Failed => {
+            RequestOutcome::Failed => {
                 let last = last();
-                failed(Exit::from_code(last.code).max(Exit::Mailbox), &last.text, None)
+                failed(ExitStatus::from_code(last.code).max(ExitStatus::Mailbox), &last.text, None)
             }
-            Answer::Queued(wait, by) => {
+            RequestOutcome::Queued(wait, by) => {
                 let who = match by {
                     By::Waiter => ", by the waiter",
                     By::Queue | By::Child => "",
                 };
                 self.tell(&format!("{name}: throttled, syncs in {}{who}", short(*wait)));
-                Exit::Done
+                ExitStatus::Done
             }
-            Answer::BackingOff(wait) => {
+            RequestOutcome::BackingOff(wait) => {
                 let text = disk
                     .dir()
-                    .read_json::<Retry>(retry::FILE)
+                    .read_json::<Backoff>(backoff::FILE)
                     .map_or(String::new(), |retry| retry.text);
                 let text = format!(
                     "{name}: {text}; not tried for another {} (--force tries now)",
                     short(*wait)
                 );
-                self.complain(&Failure::new(Exit::Later, text))
+                self.complain(&Error::new(ExitStatus::Later, text))
             }
-            Answer::LockHeld => {
+            RequestOutcome::LockHeld => {
                 let held = || {
                     let text = "another process has held the lock for too long; the request stands";
-                    Failure::new(Exit::Later, format!("{name}: {text}"))
+                    Error::new(ExitStatus::Later, format!("{name}: {text}"))
                 };
                 self.complain(&disk.trouble().cloned().unwrap_or_else(held))
             }
-            Answer::Stopped => stop.signal().map_or(Exit::Later, Exit::Signal),
-            Answer::Stranded => {
+            RequestOutcome::Stopped => stop.signal().map_or(ExitStatus::Later, ExitStatus::Signal),
+            RequestOutcome::Stranded => {
                 let text = format!(
                     "{name}: throttled, and no process could be started to wait; the request stands"
                 );
-                self.complain(&Failure::new(Exit::Later, text))
+                self.complain(&Error::new(ExitStatus::Later, text))
             }
         }
     }
 
-    fn wait(&self, selection: &Selection) -> Result<Exit, Failure> {
-        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
-        let scenes: Vec<Scene<'_>> =
+    fn wait(&self, selection: &Selection) -> Result<ExitStatus, Error> {
+        let stop = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
+        let scenes: Vec<AccountContext<'_>> =
             selection.iter().filter_map(|(account, _)| self.scene(*account)).collect();
         crate::imap::tls::prepare(scenes.iter().filter_map(|scene| scene.account.server.as_ref()));
-        let check = || Session::open(self.cli).map(drop);
-        let manner = watch::Manner {
+        let check = || App::open(self.cli).map(drop);
+        let manner = watch::WatchOptions {
             endless: self.cli.endless,
             verbose: self.cli.verbose,
             hushed: self.cli.quiet > 1,
@@ -394,15 +394,15 @@ impl<'a> Session<'a> {
             check: &check,
         };
         match watch::wait(&scenes, &manner, &stop)? {
-            End::Synced | End::Halted => Ok(Exit::Done),
-            End::Stopped(signal) => Ok(Exit::Signal(signal)),
-            End::Failed(failure) => Err(failure),
+            WaitEnd::Synced | WaitEnd::Halted => Ok(ExitStatus::Done),
+            WaitEnd::Stopped(signal) => Ok(ExitStatus::Signal(signal)),
+            WaitEnd::Failed(failure) => Err(failure),
             // The same command with the new configuration.
-            End::Reload => {
+            WaitEnd::Reload => {
                 let error = std::process::Command::new("/proc/self/exe")
                     .args(std::env::args_os().skip(1))
                     .exec();
-                Err(Failure::new(Exit::Later, format!("cannot start again: {error}")))
+                Err(Error::new(ExitStatus::Later, format!("cannot start again: {error}")))
             }
         }
     }
@@ -413,38 +413,39 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn complain(&self, failure: &Failure) -> Exit {
+    fn complain(&self, failure: &Error) -> ExitStatus {
         if self.cli.quiet < 2 || !failure.exit.is_passing() {
             err(&format!("mutt-sync: {failure}"));
         }
         failure.exit
     }
 
-    fn work_as_child(&self, work: &str) -> Result<Exit, Failure> {
+    fn work_as_child(&self, work: &str) -> Result<ExitStatus, Error> {
         let name = self.cli.names.first().map_or("", String::as_str);
         let Some(at) = self.config.accounts.iter().position(|account| account.name == name) else {
-            return Err(Failure::usage(format!("no account `{name}`")));
+            return Err(Error::usage(format!("no account `{name}`")));
         };
-        let Some(scene) = self.scene(at) else { return Ok(Exit::Done) };
+        let Some(scene) = self.scene(at) else { return Ok(ExitStatus::Done) };
         // The parent waits for this process; what is to be done is its child's.
         if fork_detached().map_err(|error| no_signals(&error))? == Forked::Parent {
-            return Ok(Exit::Done);
+            return Ok(ExitStatus::Done);
         }
-        let stop = Stop::on_signals().map_err(|error| no_signals(&error))?;
+        let stop = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
         match work {
             "queue" => {
-                let mut disk = Disk::open(scene, stop, Manner::in_background(scene.settings))?;
-                if serve::Ground::try_queue(&mut disk) {
-                    serve::queued(&mut disk, disk::PATIENCE);
+                let mut disk =
+                    AccountBackend::open(scene, stop, RunOptions::in_background(scene.settings))?;
+                if scheduler::Backend::try_queue(&mut disk) {
+                    scheduler::queued(&mut disk, account::PATIENCE);
                 }
-                Ok(Exit::Done)
+                Ok(ExitStatus::Done)
             }
             "hooks" => {
                 let dir = StateDir::open(scene.base, &scene.account.name)?;
-                after::run_commands(scene.settings, &dir, &stop);
-                Ok(Exit::Done)
+                hooks::run_commands(scene.settings, &dir, &stop);
+                Ok(ExitStatus::Done)
             }
-            _ => Err(Failure::usage(format!("no such work: {work}"))),
+            _ => Err(Error::usage(format!("no such work: {work}"))),
         }
     }
 }
@@ -456,47 +457,47 @@ fn clip(text: &str, most: usize) -> String {
     }
 }
 
-fn which_account(accounts: &[Account]) -> Failure {
+fn which_account(accounts: &[Account]) -> Error {
     let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
     if names.is_empty() {
-        return Failure::config(".mbsyncrc names no account; see mbsync(1) for how to write one");
+        return Error::config(".mbsyncrc names no account; see mbsync(1) for how to write one");
     }
-    Failure::usage(format!(
+    Error::usage(format!(
         "which account? there are: {}; name one, use --all, or set MUTT_SYNC_ACCOUNT",
         names.join(", ")
     ))
 }
 
-fn no_signals(error: &io::Error) -> Failure {
-    Failure::new(Exit::Later, format!("cannot watch for signals: {}", with_mend(error)))
+fn no_signals(error: &io::Error) -> Error {
+    Error::new(ExitStatus::Later, format!("cannot watch for signals: {}", with_hint(error)))
 }
 
 fn read_settings(
     cli: &Cli,
     dirs: &xdg::BaseDirectories,
     env: &Env,
-) -> Result<settings::File, Failure> {
+) -> Result<settings::File, Error> {
     let (file, must) = match &cli.config {
         Some(file) => (Some(file.clone()), true),
         None => (dirs.get_config_file("config.toml"), false),
     };
     let Some(file) = file else { return Ok(settings::File::default()) };
-    let shown = env.shown(&file);
+    let sanitize = env.sanitize(&file);
     match std::fs::read_to_string(&file) {
-        Ok(text) => settings::File::parse(&text, &shown, Some(&env.home)),
+        Ok(text) => settings::File::parse(&text, &sanitize, Some(&env.home)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())
         }
-        Err(error) => Err(Failure::config(format!("{shown}: {error}"))),
+        Err(error) => Err(Error::config(format!("{sanitize}: {error}"))),
     }
 }
 
 /// A line on standard output; a reader that has gone is no error.
-fn out(line: &str) -> Exit {
+fn out(line: &str) -> ExitStatus {
     let _ = writeln!(io::stdout(), "{line}");
-    Exit::Done
+    ExitStatus::Done
 }
 
 fn err(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", shown(line));
+    let _ = writeln!(io::stderr(), "{}", sanitize(line));
 }

@@ -7,29 +7,23 @@
 // What comes from outside is never unwrapped; tests may.
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
-pub mod account;
 pub mod app;
-pub mod check;
 pub mod cli;
-pub mod dialect;
+pub mod error;
+pub mod headers;
 pub mod imap;
-pub mod list;
-pub mod mail;
+pub mod mbsync_version;
 pub mod mbsyncrc;
+pub mod model;
 pub mod mutt;
-pub mod outcome;
-pub mod process;
+pub mod os;
+pub mod report;
 pub mod settings;
 pub mod state;
-pub mod status;
-pub mod stop;
 pub mod sync;
-#[allow(unsafe_code)]
-mod sys;
-pub mod uidset;
+pub mod text;
 pub mod verdict;
 pub mod watch;
-pub mod words;
 
 /// The version, with the commit where one is known at build time.
 pub const VERSION: &str = match option_env!("MUTT_SYNC_COMMIT") {

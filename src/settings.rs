@@ -10,9 +10,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::error::Error;
 use crate::mbsyncrc::nearest;
-use crate::outcome::Failure;
-use crate::state::retry::Patience;
+use crate::state::backoff::BackoffPolicy;
 use crate::state::throttle::Rate;
 
 /// What holds for one account.
@@ -88,8 +88,8 @@ impl Settings {
 
     /// The backoff's two settings.
     #[must_use]
-    pub fn patience(&self) -> Patience {
-        Patience { first: self.retry, longest: self.retry_max }
+    pub fn patience(&self) -> BackoffPolicy {
+        BackoffPolicy { first: self.retry, longest: self.retry_max }
     }
 }
 
@@ -109,21 +109,21 @@ impl File {
         self.accounts.get(account).unwrap_or(&self.general)
     }
 
-    /// Reads the file's text. `shown` is its name in messages, `home` what `~` means.
+    /// Reads the file's text. `sanitize` is its name in messages, `home` what `~` means.
     ///
     /// # Errors
     /// 78, with the line, for a text that is not TOML, an unknown key (with the
     /// nearest known one) and a value of the wrong kind.
-    pub fn parse(text: &str, shown: &str, home: Option<&Path>) -> Result<Self, Failure> {
+    pub fn parse(text: &str, sanitize: &str, home: Option<&Path>) -> Result<Self, Error> {
         let place = |at: usize| {
             let line = text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
-            format!("{shown}:{line}: ")
+            format!("{sanitize}:{line}: ")
         };
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            Failure::config(format!("{}{}", place(at), error.message()))
+            Error::config(format!("{}{}", place(at), error.message()))
         })?;
-        let reader = Reader { place: &place, home };
+        let reader = SettingsReader { place: &place, home };
         let mut file = File::default();
         let mut accounts = None;
         for (key, value) in table.get_ref() {
@@ -171,7 +171,7 @@ const ANYWHERE: [&str; 14] = [
 ];
 const ACCOUNT: [&str; 2] = ["trigger", "boxes"];
 
-struct Reader<'a> {
+struct SettingsReader<'a> {
     place: &'a dyn Fn(usize) -> String,
     home: Option<&'a Path>,
 }
@@ -179,19 +179,19 @@ struct Reader<'a> {
 type Key<'a> = Spanned<std::borrow::Cow<'a, str>>;
 type Value<'a> = Spanned<DeValue<'a>>;
 
-impl Reader<'_> {
+impl SettingsReader<'_> {
     fn set(
         &self,
         settings: &mut Settings,
         key: &Key<'_>,
         value: &Value<'_>,
         in_account: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let name = key.get_ref().as_ref();
         let misplaced = if in_account { &GENERAL } else { &ACCOUNT };
         if misplaced.contains(&name) {
             let place = (self.place)(key.span().start);
-            return Err(Failure::config(if in_account {
+            return Err(Error::config(if in_account {
                 format!("{place}`{name}` holds for all accounts; move it above the first table")
             } else {
                 format!("{place}`{name}` belongs to one account; move it below [account.NAME]")
@@ -223,24 +223,24 @@ impl Reader<'_> {
                 let place = (self.place)(key.span().start);
                 let near = nearest(name, GENERAL.iter().chain(&ANYWHERE).chain(&ACCOUNT).copied());
                 let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                return Err(Failure::config(format!("{place}unknown setting `{name}`{near}")));
+                return Err(Error::config(format!("{place}unknown setting `{name}`{near}")));
             }
         }
         Ok(())
     }
 
-    fn wrong(&self, value: &Value<'_>, name: &str, wanted: &str) -> Failure {
-        Failure::config(format!("{}`{name}` takes {wanted}", (self.place)(value.span().start)))
+    fn wrong(&self, value: &Value<'_>, name: &str, wanted: &str) -> Error {
+        Error::config(format!("{}`{name}` takes {wanted}", (self.place)(value.span().start)))
     }
 
-    fn text<'v>(&self, value: &'v Value<'_>, name: &str) -> Result<&'v str, Failure> {
+    fn text<'v>(&self, value: &'v Value<'_>, name: &str) -> Result<&'v str, Error> {
         match value.get_ref() {
             DeValue::String(text) => Ok(text),
             _ => Err(self.wrong(value, name, "a text in quotes")),
         }
     }
 
-    fn path(&self, value: &Value<'_>, name: &str) -> Result<PathBuf, Failure> {
+    fn path(&self, value: &Value<'_>, name: &str) -> Result<PathBuf, Error> {
         let text = self.text(value, name)?;
         let path = match (text.strip_prefix("~/"), self.home) {
             (Some(rest), Some(home)) => home.join(rest),
@@ -253,11 +253,11 @@ impl Reader<'_> {
         }
     }
 
-    fn truth(&self, value: &Value<'_>, name: &str) -> Result<bool, Failure> {
+    fn truth(&self, value: &Value<'_>, name: &str) -> Result<bool, Error> {
         value.get_ref().as_bool().ok_or_else(|| self.wrong(value, name, "true or false"))
     }
 
-    fn number(&self, value: &Value<'_>, name: &str) -> Result<u32, Failure> {
+    fn number(&self, value: &Value<'_>, name: &str) -> Result<u32, Error> {
         value
             .get_ref()
             .as_integer()
@@ -266,13 +266,13 @@ impl Reader<'_> {
             .ok_or_else(|| self.wrong(value, name, "a whole number from 1 to 1000"))
     }
 
-    fn duration(&self, value: &Value<'_>, name: &str, or_zero: bool) -> Result<Duration, Failure> {
+    fn duration(&self, value: &Value<'_>, name: &str, or_zero: bool) -> Result<Duration, Error> {
         duration(self.text(value, name)?, or_zero).map_err(|why| {
             self.wrong(value, name, &format!("a duration such as \"60s\" or \"15m\": {why}"))
         })
     }
 
-    fn texts(&self, value: &Value<'_>, name: &str) -> Result<Vec<String>, Failure> {
+    fn texts(&self, value: &Value<'_>, name: &str) -> Result<Vec<String>, Error> {
         let wrong = || self.wrong(value, name, "a list of texts: [\"notify-send\", \"Mail\"]");
         let list = value.get_ref().as_array().ok_or_else(wrong)?;
         list.iter()

@@ -263,15 +263,15 @@ fn text_is_plain_without_a_terminal_and_fits() {
 fn colour_only_on_a_terminal_that_wants_it() {
     let mut home = healthy();
     let program = mutt_sync().display().to_string();
-    let shown = |home: &Home| {
+    let sanitize = |home: &Home| {
         let terminal = Terminal::sized(home, 100, 60, &[&program, "--check"]);
         terminal.wait_for("A sync has all that it needs", LONG);
         terminal.coloured()
     };
-    let coloured = shown(&home);
+    let coloured = sanitize(&home);
     assert!(coloured.contains("\x1b[32m✓") && coloured.contains("\x1b[1mHome"), "{coloured}");
     home.set_env("NO_COLOR", "1");
-    let plain = shown(&home);
+    let plain = sanitize(&home);
     println!("{coloured}{plain}");
     assert!(plain.contains('✓') && !plain.contains("\x1b["), "{plain}");
 }

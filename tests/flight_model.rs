@@ -8,12 +8,13 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
-use mutt_sync::account::Want;
-use mutt_sync::outcome::Exit;
-use mutt_sync::state::retry::{Patience, Retry};
+use mutt_sync::error::ExitStatus;
+use mutt_sync::model::Target;
+use mutt_sync::state::backoff::{Backoff, BackoffPolicy};
 use mutt_sync::state::throttle::Rate;
-use mutt_sync::sync::serve::{
-    self, Answer, Gate, Ground, Locked, Manner, Paused, Report as _, Standing,
+use mutt_sync::sync::scheduler::{
+    self, Backend, Gate, Locked, Paused, RequestOptions, RequestOutcome, RequestState,
+    RunOutcome as _,
 };
 use rig::{Seeded, count};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +25,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 const RATE: Rate = Rate { distance: Duration::from_secs(60), burst: 3 };
-const PATIENCE: Patience =
-    Patience { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
+const PATIENCE: BackoffPolicy =
+    BackoffPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
 const CHILD_PATIENCE: Duration = Duration::from_secs(3600);
 /// How long one waits for a lock whose holder shows no life.
 const LOCK_LIMIT: u64 = 130_000;
@@ -79,7 +80,7 @@ enum Stands {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum StatusUpdate {
     Nothing,
     /// In safe hands.
     Queued,
@@ -90,11 +91,11 @@ enum Told {
 }
 
 struct Request {
-    want: Want,
+    want: Target,
     maker: Pid,
     made: u64,
     made_at: u64,
-    told: Told,
+    told: StatusUpdate,
     /// Some run was started for it after it was made.
     tried: bool,
     served_at: Option<u64>,
@@ -126,10 +127,10 @@ struct World {
     behind: u64,
     /// Counts everything that happens, so that "after" has a meaning.
     events: u64,
-    want: BTreeMap<Want, Stands>,
-    run: BTreeMap<Want, Stands>,
+    want: BTreeMap<Target, Stands>,
+    run: BTreeMap<Target, Stands>,
     urgent: bool,
-    retry: Option<Retry>,
+    retry: Option<Backoff>,
     stamp: Option<SystemTime>,
     lock: Option<Pid>,
     queue: Option<Pid>,
@@ -158,7 +159,7 @@ impl World {
     }
 
     fn seconds(&self) -> u64 {
-        mutt_sync::state::retry::seconds(self.wall())
+        mutt_sync::state::backoff::seconds(self.wall())
     }
 
     fn wait_of(&self, stands: Stands) -> Duration {
@@ -174,26 +175,26 @@ impl World {
 }
 
 /// The state file's promise: a want for more serves one for less.
-fn covers(wider: &Want, want: &Want) -> bool {
+fn covers(wider: &Target, want: &Target) -> bool {
     match (wider, want) {
-        (Want::Account, _) => true,
-        (Want::Channel(channel), Want::Mailbox { channel: of, .. }) => channel == of,
+        (Target::Account, _) => true,
+        (Target::Channel(channel), Target::Mailbox { channel: of, .. }) => channel == of,
         _ => wider == want,
     }
 }
 
 fn denied(world: &World) -> bool {
-    world.retry.as_ref().is_some_and(|retry| retry.code == Exit::Denied.code())
+    world.retry.as_ref().is_some_and(|retry| retry.code == ExitStatus::Denied.code())
 }
 
 enum Role {
-    Foreground(BTreeSet<Want>, Manner),
-    Background(BTreeSet<Want>, bool),
+    Foreground(BTreeSet<Target>, RequestOptions),
+    Background(BTreeSet<Target>, bool),
     /// Holds the queue from its birth (forked), or takes it itself; the requests
     /// that it was left with.
     Child {
         holds: bool,
-        carries: BTreeSet<Want>,
+        carries: BTreeSet<Target>,
     },
     /// Leaves after so many runs.
     Waiter {
@@ -224,7 +225,7 @@ struct Process {
     baton: Receiver<Go>,
     back: Sender<(Pid, Option<Until>)>,
     watches_from: Option<u64>,
-    unwritten: BTreeSet<Want>,
+    unwritten: BTreeSet<Target>,
     carries_queue: bool,
     asks: Asks,
 }
@@ -240,14 +241,14 @@ enum Asks {
     UserAfterDenial,
 }
 
-struct Report {
-    exit: Exit,
+struct RunOutcome {
+    exit: ExitStatus,
     stopped: bool,
 }
 
-impl serve::Report for Report {
+impl scheduler::RunOutcome for RunOutcome {
     fn is_hopeless(&self) -> bool {
-        self.exit == Exit::Config
+        self.exit == ExitStatus::Config
     }
 
     fn stopped(&self) -> bool {
@@ -288,36 +289,36 @@ impl Process {
         let answer = match role {
             Role::Foreground(wants, manner) => {
                 self.asks = if manner.urgent { Asks::User } else { Asks::Nobody };
-                serve::foreground(self, &wants, manner)
+                scheduler::foreground(self, &wants, manner)
             }
-            Role::Background(wants, urgent) => serve::background(self, &wants, urgent),
+            Role::Background(wants, urgent) => scheduler::background(self, &wants, urgent),
             Role::Child { holds, carries } => {
                 self.unwritten = carries;
                 self.carries_queue = holds;
                 if holds || self.try_queue() || !self.unwritten.is_empty() {
-                    serve::queued(self, CHILD_PATIENCE);
+                    scheduler::queued(self, CHILD_PATIENCE);
                 }
                 return;
             }
             Role::Waiter { runs } => return self.wait_for_work(runs),
         };
         let mut world = self.step();
-        if self.asks == Asks::UserAfterDenial && matches!(answer, Answer::Failed) {
+        if self.asks == Asks::UserAfterDenial && matches!(answer, RequestOutcome::Failed) {
             world.violated("who can ask is answered by one who could not");
         }
         let told = match answer {
-            Answer::Ran(report) if report.exit == Exit::Done => Told::Served,
-            Answer::Served => Told::Served,
-            Answer::Queued(..) => Told::Queued,
-            Answer::Stranded | Answer::LockHeld => {
+            RequestOutcome::Ran(report) if report.exit == ExitStatus::Done => StatusUpdate::Served,
+            RequestOutcome::Served => StatusUpdate::Served,
+            RequestOutcome::Queued(..) => StatusUpdate::Queued,
+            RequestOutcome::Stranded | RequestOutcome::LockHeld => {
                 world.disturbed = true;
-                Told::Trouble
+                StatusUpdate::Trouble
             }
-            _ => Told::Trouble,
+            _ => StatusUpdate::Trouble,
         };
         for at in mine(&world, self.pid) {
             world.requests[at].told = told;
-            if told == Told::Served && world.requests[at].served_at.is_none() {
+            if told == StatusUpdate::Served && world.requests[at].served_at.is_none() {
                 let text = format!("{:?} is said to be served", world.requests[at].want);
                 world.violated(&text);
             }
@@ -356,11 +357,11 @@ impl Process {
         }
         self.step().waiter = None;
         if !stopped {
-            serve::look_once_more(self);
+            scheduler::recheck_after_release(self);
         }
     }
 
-    fn take(&mut self) -> BTreeMap<Want, u32> {
+    fn take(&mut self) -> BTreeMap<Target, u32> {
         let mut taken = BTreeMap::new();
         let failures = |stands: Stands| match stands {
             Stands::Fresh => 0,
@@ -376,7 +377,7 @@ impl Process {
             }
         }
         for along in [false, true] {
-            let names: Vec<Want> = self.step().want.keys().cloned().collect();
+            let names: Vec<Target> = self.step().want.keys().cloned().collect();
             for want in names {
                 let mut world = self.step();
                 let Some(&stands) = world.want.get(&want) else { continue };
@@ -404,10 +405,10 @@ impl Process {
     }
 }
 
-impl Ground for Process {
-    type Report = Report;
+impl Backend for Process {
+    type RunOutcome = RunOutcome;
 
-    fn demand(&mut self, wants: &BTreeSet<Want>, urgent: bool) -> bool {
+    fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
         let full = {
             let mut world = self.step();
             world.weather.hardship && world.rng.u32(..20) == 0
@@ -425,7 +426,7 @@ impl Ground for Process {
                 maker,
                 made,
                 made_at,
-                told: Told::Nothing,
+                told: StatusUpdate::Nothing,
                 tried: false,
                 served_at: None,
                 written: !full,
@@ -442,11 +443,11 @@ impl Ground for Process {
         !full
     }
 
-    fn standing(&mut self, wants: &BTreeSet<Want>) -> Standing {
+    fn standing(&mut self, wants: &BTreeSet<Target>) -> RequestState {
         if wants.iter().any(|want| self.unwritten.contains(want)) {
-            return Standing::Fresh;
+            return RequestState::Fresh;
         }
-        let mut standing = Standing::Served;
+        let mut standing = RequestState::Served;
         for want in wants {
             let world = self.step();
             match world.want.get(want) {
@@ -458,10 +459,10 @@ impl Ground for Process {
                         _ if denied => Asks::UserAfterDenial,
                         _ => Asks::User,
                     };
-                    return Standing::Failed;
+                    return RequestState::Failed;
                 }
-                Some(Stands::Fresh) => standing = Standing::Fresh,
-                None if world.run.contains_key(want) => standing = Standing::Fresh,
+                Some(Stands::Fresh) => standing = RequestState::Fresh,
+                None if world.run.contains_key(want) => standing = RequestState::Fresh,
                 None => {}
             }
         }
@@ -556,7 +557,7 @@ impl Ground for Process {
         self.step().waiter.is_some()
     }
 
-    fn head_start(&mut self, _: &BTreeSet<Want>) {
+    fn head_start(&mut self, _: &BTreeSet<Target>) {
         // Any time at all, in which anything may happen.
         let most = self.step().rng.u64(0..2000);
         let at = self.step().now + most;
@@ -633,7 +634,7 @@ impl Ground for Process {
         Duration::from_millis(self.world.lock().unwrap().now)
     }
 
-    fn run(&mut self) -> Report {
+    fn run(&mut self) -> RunOutcome {
         {
             let mut world = self.step();
             let now = world.wall();
@@ -654,21 +655,21 @@ impl Ground for Process {
             let mut world = self.until(Until::Time { at: ends, or_changes_from: None });
             world.mbsync = None;
             if self.stopped(&world) {
-                return Report { exit: Exit::Signal(15), stopped: true };
+                return RunOutcome { exit: ExitStatus::Signal(15), stopped: true };
             }
             let exit = match world.trouble {
-                Trouble::None => Exit::Done,
-                Trouble::Account => Exit::Offline,
-                Trouble::Mailbox => Exit::Mailbox,
-                Trouble::Hopeless => Exit::Config,
-                Trouble::Denied if self.asks != Asks::Nobody => Exit::Done,
-                Trouble::Denied => Exit::Denied,
+                Trouble::None => ExitStatus::Done,
+                Trouble::Account => ExitStatus::Offline,
+                Trouble::Mailbox => ExitStatus::Mailbox,
+                Trouble::Hopeless => ExitStatus::Config,
+                Trouble::Denied if self.asks != Asks::Nobody => ExitStatus::Done,
+                Trouble::Denied => ExitStatus::Denied,
             };
-            world.failed |= exit != Exit::Done;
+            world.failed |= exit != ExitStatus::Done;
             let now = world.now;
             for request in world.requests.iter_mut().filter(|request| served_by_this(request)) {
                 request.tried = true;
-                if exit == Exit::Done {
+                if exit == ExitStatus::Done {
                     request.served_at.get_or_insert(now);
                 }
             }
@@ -676,13 +677,13 @@ impl Ground for Process {
         };
         for (want, failures) in &taken {
             let mut world = self.step();
-            if exit == Exit::Done || world.flaw == Flaw::FailureForgets {
+            if exit == ExitStatus::Done || world.flaw == Flaw::FailureForgets {
                 world.run.remove(want);
                 continue;
             }
             let since = world.seconds();
             let (failures, wait) = match exit {
-                Exit::Mailbox => (failures + 1, PATIENCE.delay(failures + 1, exit).as_secs()),
+                ExitStatus::Mailbox => (failures + 1, PATIENCE.delay(failures + 1, exit).as_secs()),
                 _ => (*failures, 0),
             };
             world.run.remove(want);
@@ -693,10 +694,10 @@ impl Ground for Process {
         world.changes += 1;
         world.ended += 1;
         world.retry = match exit {
-            Exit::Done | Exit::Mailbox => None,
+            ExitStatus::Done | ExitStatus::Mailbox => None,
             _ => Some(PATIENCE.after(world.retry.as_ref(), exit, "", world.wall(), 0.5)),
         };
-        Report { exit, stopped: false }
+        RunOutcome { exit, stopped: false }
     }
 }
 
@@ -888,12 +889,12 @@ impl Scheduler {
     fn some_command(&mut self) -> Role {
         let mut world = self.world();
         let weather = world.weather;
-        let mailbox = |name: &str| Want::Mailbox { channel: "c".into(), name: name.into() };
+        let mailbox = |name: &str| Target::Mailbox { channel: "c".into(), name: name.into() };
         let all = [
-            BTreeSet::from([Want::Account]),
+            BTreeSet::from([Target::Account]),
             BTreeSet::from([mailbox("INBOX")]),
             BTreeSet::from([mailbox("INBOX"), mailbox("Sent")]),
-            BTreeSet::from([Want::Channel("c".into())]),
+            BTreeSet::from([Target::Channel("c".into())]),
         ];
         let wants = world.rng.pick(&all).clone();
         let urgent = weather.urgent && world.rng.u32(..5) == 0;
@@ -904,7 +905,7 @@ impl Scheduler {
             _ => {
                 let impatient = urgent || world.rng.bool();
                 let block = weather.hooks || world.rng.u32(..3) == 0;
-                Role::Foreground(wants, Manner { urgent, impatient, block })
+                Role::Foreground(wants, RequestOptions { urgent, impatient, block })
             }
         }
     }
@@ -914,9 +915,9 @@ impl Scheduler {
         let pids: Vec<Pid> = self.processes.keys().copied().collect();
         let mut world = self.world();
         let weather = world.weather;
-        let dice = world.rng.u32(..1000);
+        let jitter = world.rng.u32(..1000);
         let victim = if pids.is_empty() { None } else { Some(*world.rng.pick(&pids)) };
-        match (dice, victim) {
+        match (jitter, victim) {
             (0..=7, Some(pid)) if weather.kills => {
                 world.disturbed = true;
                 drop(world);
@@ -1038,7 +1039,7 @@ impl Scheduler {
             if !failed && request.served_at.is_none() {
                 wrong.push(format!("{want:?} of process {} was not served", request.maker));
             }
-            if request.told == Told::Queued && !request.tried {
+            if request.told == StatusUpdate::Queued && !request.tried {
                 wrong.push(format!("{want:?} was promised a run, and none was tried"));
             }
             if let Some(at) = request.served_at {
@@ -1092,8 +1093,9 @@ fn history(seed: u64, weather: Weather, flaw: Flaw) -> Vec<String> {
             world.behind = 0;
             world.disturbed = true;
         }
-        let wants = BTreeSet::from([Want::Mailbox { channel: "c".into(), name: "Drafts".into() }]);
-        let manner = Manner { urgent: false, impatient: true, block: true };
+        let wants =
+            BTreeSet::from([Target::Mailbox { channel: "c".into(), name: "Drafts".into() }]);
+        let manner = RequestOptions { urgent: false, impatient: true, block: true };
         scheduler.start(Role::Foreground(wants, manner));
         scheduler.run(0);
         let mut world = scheduler.world();

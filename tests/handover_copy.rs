@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use mutt_sync::mbsyncrc::copy::{Obstacle, Purpose, copy};
-use mutt_sync::mbsyncrc::{self, Config, Dialect, Env};
+use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,7 +72,7 @@ fn g11_the_copy_differs_in_the_connection_only_and_mbsync_takes_it() {
         let home = tempfile::tempdir().unwrap();
         let path = placed(&file, home.path());
         let env = Env::new(home.path(), home.path());
-        let config = mbsyncrc::read(&path, &env, Dialect::V1_4).unwrap();
+        let config = mbsyncrc::read(&path, &env, IsyncVersion::V1_4).unwrap();
         let text = fs::read(&path).unwrap();
         for account in &config.accounts {
             let channels: Vec<&str> = account.channels.iter().map(|c| c.name.as_str()).collect();
@@ -95,7 +95,7 @@ fn g11_the_copy_differs_in_the_connection_only_and_mbsync_takes_it() {
             }
             // The same from any directory: relative paths keep their meaning.
             let away = Env::new(home.path(), elsewhere.path());
-            let again = mbsyncrc::parse(&copied, &there, &away, Dialect::V1_4).unwrap();
+            let again = mbsyncrc::parse(&copied, &there, &away, IsyncVersion::V1_4).unwrap();
             assert_eq!(again.base, None, "{name}: a path is still relative");
             let [same] = &again.accounts[..] else {
                 panic!("{name}: {:?}", again.accounts);
@@ -149,10 +149,10 @@ fn relative_paths_of_isync_1_5_start_from_the_file() {
                 Channel c\nFar :f:\nNear :n:\nPatterns *\n";
     let env = Env::new(home.path(), "/");
     let config =
-        mbsyncrc::parse(text.as_bytes(), &dir.join("isyncrc"), &env, Dialect::V1_5).unwrap();
+        mbsyncrc::parse(text.as_bytes(), &dir.join("isyncrc"), &env, IsyncVersion::V1_5).unwrap();
     let copied = copy(text.as_bytes(), &purpose(&["c"], &config)).unwrap();
     let memory = Path::new("/proc/self/fd/7");
-    let again = mbsyncrc::parse(&copied, memory, &env, Dialect::V1_5).unwrap();
+    let again = mbsyncrc::parse(&copied, memory, &env, IsyncVersion::V1_5).unwrap();
     let channels = |config: &Config| format!("{:#?}", config.accounts[0].channels);
     assert_eq!(channels(&config), channels(&again));
     assert!(channels(&again).contains(&dir.join("mail/").display().to_string()));

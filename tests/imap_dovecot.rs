@@ -1,10 +1,10 @@
 //! The IMAP side against a real dovecot: every way in, and every question.
 #![allow(clippy::unwrap_used)]
 
-use mutt_sync::account::{Given, Server, TlsMode};
-use mutt_sync::imap::{Heard, Interrupt, Link, LinkError, Opening, Status};
-use mutt_sync::outcome::Exit;
-use mutt_sync::verdict::flags::Flags;
+use mutt_sync::error::ExitStatus;
+use mutt_sync::imap::{Client, ClientError, Interrupt, MailboxStatus, Opening, ServerEvent};
+use mutt_sync::model::flags::Flags;
+use mutt_sync::model::{CredentialSource, Server, TlsMode};
 use rig::{ServerOptions, Tls, message};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 /// Long enough on a busy machine.
 const SHORT: Duration = Duration::from_secs(20);
 
-fn text(text: &str) -> Given {
-    Given::Text(Zeroizing::new(text.to_owned()))
+fn text(text: &str) -> CredentialSource {
+    CredentialSource::Text(Zeroizing::new(text.to_owned()))
 }
 
 /// A PEM text as a file, for as long as the test process lives.
@@ -55,16 +55,16 @@ fn section(server: &rig::Server, user: &str) -> Server {
 }
 
 /// Whether every byte that came was understood and taken.
-fn nothing_unread(link: &Link) -> bool {
+fn nothing_unread(link: &Client) -> bool {
     link.wire().with(|wire| wire.buffered() == 0 && wire.trouble().is_none())
 }
 
-fn open(section: &Server) -> Link {
-    Link::open(section, false, &Interrupt::never()).unwrap()
+fn open(section: &Server) -> Client {
+    Client::open(section, false, &Interrupt::never()).unwrap()
 }
 
-fn refusal(section: &Server) -> (Exit, String) {
-    match Link::open(section, false, &Interrupt::never()) {
+fn refusal(section: &Server) -> (ExitStatus, String) {
+    match Client::open(section, false, &Interrupt::never()) {
         Ok(_) => panic!("let in"),
         Err(failure) => (failure.exit, failure.text),
     }
@@ -75,7 +75,7 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 /// Events until one fits; fails after [`SHORT`].
-fn wait_for(link: &mut Link, what: &str, fits: impl Fn(&Heard) -> bool) -> Heard {
+fn wait_for(link: &mut Client, what: &str, fits: impl Fn(&ServerEvent) -> bool) -> ServerEvent {
     let end = Instant::now() + SHORT;
     loop {
         if let Some(heard) = link.events().unwrap().into_iter().find(&fits) {
@@ -110,12 +110,12 @@ fn every_password_mechanism_logs_in() {
         }
         section.pass = Some(text("wrong"));
         let (exit, said) = refusal(&section);
-        assert_eq!(exit, Exit::Denied);
+        assert_eq!(exit, ExitStatus::Denied);
         assert!(said.contains("AUTHENTICATIONFAILED") && said.contains("Pass"), "{said}");
         assert!(!said.contains("wrong"));
     }
     section.auth_mechs = names(&["GSSAPI"]);
-    assert_eq!(refusal(&section).0, Exit::Denied);
+    assert_eq!(refusal(&section).0, ExitStatus::Denied);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn passwords_that_need_quoting_or_literals_are_taken() {
         section.pass = Some(text(password));
         for mechanism in ["PLAIN", "LOGIN", "SCRAM-SHA-256"] {
             section.auth_mechs = names(&[mechanism]);
-            if let Err(failure) = Link::open(&section, false, &Interrupt::never()) {
+            if let Err(failure) = Client::open(&section, false, &Interrupt::never()) {
                 panic!("{user} by {mechanism}: {failure}\n{}", server.log());
             }
         }
@@ -157,14 +157,14 @@ fn tls_is_checked_as_mbsync_checks_it() {
         let mut unknown = good.clone();
         unknown.certificate_file = None;
         let (exit, said) = refusal(&unknown);
-        assert_eq!(exit, Exit::Denied);
+        assert_eq!(exit, ExitStatus::Denied);
         assert!(said.contains("certificate refused") && said.contains("CertificateFile"), "{said}");
 
         // Right chain, other name.
         let mut named = good.clone();
         named.host = Some("127.0.0.1".to_owned());
         let (exit, said) = refusal(&named);
-        assert_eq!(exit, Exit::Denied);
+        assert_eq!(exit, ExitStatus::Denied);
         assert!(said.contains("mismatch") && said.contains("set Host"), "{said}");
 
         // The very certificate: neither chain nor name matter.
@@ -180,7 +180,7 @@ fn tls_is_checked_as_mbsync_checks_it() {
         let other = rig::Ca::shared().issue(&["localhost"], 30);
         named.certificate_file = Some(on_disk(&other.cert));
         let (exit, said) = refusal(&named);
-        assert_eq!(exit, Exit::Denied, "{said}");
+        assert_eq!(exit, ExitStatus::Denied, "{said}");
         assert_eq!(server.failed_logins(), 0);
 
         // A bundle: all of it counts.
@@ -191,7 +191,7 @@ fn tls_is_checked_as_mbsync_checks_it() {
 
         let mut old = good.clone();
         old.tls_versions = (10, 11);
-        assert_eq!(refusal(&old).0, Exit::Offline);
+        assert_eq!(refusal(&old).0, ExitStatus::Offline);
     }
 }
 
@@ -207,7 +207,7 @@ fn an_expired_certificate_is_refused_and_says_so() {
     });
     let mut section = section(&server, "home");
     let (exit, said) = refusal(&section);
-    assert_eq!(exit, Exit::Denied);
+    assert_eq!(exit, ExitStatus::Denied);
     assert!(said.contains("expired") && said.contains("renew"), "{said}");
     // mbsync takes a pinned one whatever its dates are.
     section.certificate_file = Some(cert);
@@ -253,7 +253,7 @@ fn client_certificates_and_keys_of_every_form_are_shown() {
         ..ServerOptions::default()
     });
     let mut section = section(&server, "home");
-    assert_eq!(refusal(&section).0, Exit::Denied);
+    assert_eq!(refusal(&section).0, ExitStatus::Denied);
     for key in [on_disk(&own.key), sec1] {
         section.client_certificate = Some(on_disk(&own.cert));
         section.client_key = Some(key);
@@ -261,7 +261,7 @@ fn client_certificates_and_keys_of_every_form_are_shown() {
     }
     section.client_key = Some(ca);
     let (exit, said) = refusal(&section);
-    assert_eq!(exit, Exit::Config);
+    assert_eq!(exit, ExitStatus::Config);
     assert!(said.contains("ClientKey"), "{said}");
 }
 
@@ -282,9 +282,12 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
     assert!(link.events().unwrap().is_empty());
 
     let uid = other.append("Archive", &message("one", "one"), &[]);
-    let heard =
-        wait_for(&mut link, "delivery", |h| matches!(h, Heard::Status(n, _) if n == "Archive"));
-    let Heard::Status(_, status) = heard else { panic!() };
+    let heard = wait_for(
+        &mut link,
+        "delivery",
+        |h| matches!(h, ServerEvent::Status(n, _) if n == "Archive"),
+    );
+    let ServerEvent::Status(_, status) = heard else { panic!() };
     assert_eq!((status.messages, status.uid_next), (Some(1), Some(uid + 1)));
 
     other.select("Archive");
@@ -292,20 +295,20 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
     wait_for(
         &mut link,
         "flag",
-        |h| matches!(h, Heard::Status(n, s) if n == "Archive" && s.highest_mod_seq > status.highest_mod_seq),
+        |h| matches!(h, ServerEvent::Status(n, s) if n == "Archive" && s.highest_mod_seq > status.highest_mod_seq),
     );
     other.expunge(uid);
     other.unselect();
     wait_for(
         &mut link,
         "expunge",
-        |h| matches!(h, Heard::Status(n, s) if n == "Archive" && s.messages == Some(0)),
+        |h| matches!(h, ServerEvent::Status(n, s) if n == "Archive" && s.messages == Some(0)),
     );
     other.create("Lists/rust");
     wait_for(
         &mut link,
         "new mailbox",
-        |h| matches!(h, Heard::Listed(l) if l.name == "Lists/rust" && l.selectable()),
+        |h| matches!(h, ServerEvent::Listed(l) if l.name == "Lists/rust" && l.selectable()),
     );
 
     // A look in between: IDLE ends by itself, and NOTIFY goes on afterwards.
@@ -318,7 +321,7 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
     wait_for(
         &mut link,
         "delivery after a look",
-        |h| matches!(h, Heard::Status(n, s) if n == "INBOX" && s.messages == Some(2)),
+        |h| matches!(h, ServerEvent::Status(n, s) if n == "INBOX" && s.messages == Some(2)),
     );
     link.probe(SHORT).unwrap();
     assert!(link.is_idling());
@@ -332,18 +335,18 @@ fn without_notify_it_is_refused_and_idle_tells_of_the_open_mailbox() {
     let mut other = server.imap("home");
     let mut link = open(&section(&server, "home"));
     assert!(!link.capabilities().notify() && link.capabilities().idle());
-    assert!(matches!(link.notify(&names(&["INBOX"])), Err(LinkError::Refused(_))));
+    assert!(matches!(link.notify(&names(&["INBOX"])), Err(ClientError::Refused(_))));
 
     let opened = link.open_mailbox("INBOX", Opening::Examine).unwrap();
     assert_eq!(opened.status.messages, Some(0));
     link.idle_start().unwrap();
     let uid = other.append("INBOX", &message("one", "one"), &[]);
-    wait_for(&mut link, "delivery", |h| *h == Heard::Selected);
+    wait_for(&mut link, "delivery", |h| *h == ServerEvent::Selected);
     other.select("INBOX");
     other.add_flags(uid, &["\\Seen"]);
-    wait_for(&mut link, "flag", |h| *h == Heard::Selected);
+    wait_for(&mut link, "flag", |h| *h == ServerEvent::Selected);
     other.expunge(uid);
-    wait_for(&mut link, "expunge", |h| *h == Heard::Selected);
+    wait_for(&mut link, "expunge", |h| *h == ServerEvent::Selected);
     link.idle_done(SHORT).unwrap();
     link.close_mailbox().unwrap();
     assert!(link.events().unwrap().is_empty());
@@ -391,7 +394,10 @@ fn a_look_sees_what_is_there_with_and_without_extensions() {
 
         let look = link.look("Archive", Opening::Examine, None).unwrap();
         assert!(look.uids.is_empty() && look.flags.is_empty());
-        assert!(matches!(link.look("Nowhere", Opening::Examine, None), Err(LinkError::Refused(_))));
+        assert!(matches!(
+            link.look("Nowhere", Opening::Examine, None),
+            Err(ClientError::Refused(_))
+        ));
         assert_eq!(link.status(&names(&["Nowhere"])).unwrap(), [None]);
     }
 }
@@ -426,7 +432,7 @@ fn status_of_a_thousand_mailboxes_comes_at_once() {
         wait_for(
             &mut link,
             "delivery to one of many",
-            |h| matches!(h, Heard::Status(n, Status { messages: Some(1), .. }) if *n == boxes[9]),
+            |h| matches!(h, ServerEvent::Status(n, MailboxStatus { messages: Some(1), .. }) if *n == boxes[9]),
         );
     }
 }
@@ -458,7 +464,7 @@ fn odd_names_and_namespaces_are_spoken() {
     assert_eq!(link.status(&names(&["ü", "INBOX"])).unwrap()[0], None);
     // Nothing can break out of a name.
     let evil = "x\"\r\nm9 DELETE INBOX.Entw&APw-rfe";
-    assert!(matches!(link.look(evil, Opening::Examine, None), Err(LinkError::Refused(_))));
+    assert!(matches!(link.look(evil, Opening::Examine, None), Err(ClientError::Refused(_))));
     assert_eq!(link.status(&names(&[evil])).unwrap(), [None]);
     assert_eq!(link.list("INBOX.Entw").unwrap().len(), 1);
     assert!(nothing_unread(&link));
@@ -496,7 +502,7 @@ fn a_tunnel_is_spoken_through_and_ends_with_the_link() {
     assert!(link.capabilities().idle() && !link.capabilities().notify());
     section.tunnel = Some("exit 3".to_owned());
     let (exit, said) = refusal(&section);
-    assert_eq!(exit, Exit::Offline, "{said}");
+    assert_eq!(exit, ExitStatus::Offline, "{said}");
 }
 
 fn other_delivery(server: &rig::Server) {
@@ -519,15 +525,15 @@ fn a_server_that_goes_away_is_noticed() {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    assert!(matches!(lost, LinkError::Lost(_)), "{lost}");
-    assert!(matches!(link.idle_start(), Err(LinkError::Lost(_))));
-    assert_eq!(refusal(&section).0, Exit::Offline);
+    assert!(matches!(lost, ClientError::Lost(_)), "{lost}");
+    assert!(matches!(link.idle_start(), Err(ClientError::Lost(_))));
+    assert_eq!(refusal(&section).0, ExitStatus::Offline);
     server.restart();
     let mut link = open(&section);
     link.idle_start().unwrap();
     server.freeze();
     let begun = Instant::now();
-    assert!(matches!(link.probe(Duration::from_millis(500)), Err(LinkError::Lost(_))));
+    assert!(matches!(link.probe(Duration::from_millis(500)), Err(ClientError::Lost(_))));
     assert!(begun.elapsed() < SHORT);
     server.thaw();
 }

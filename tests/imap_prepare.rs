@@ -5,16 +5,16 @@
 //! itself again as the process to be looked at.
 #![allow(clippy::unwrap_used)]
 
-use mutt_sync::account::{Given, Server, TlsMode};
-use mutt_sync::imap::{Interrupt, Link, tls};
-use mutt_sync::outcome::Exit;
+use mutt_sync::error::ExitStatus;
+use mutt_sync::imap::{Client, Interrupt, tls};
+use mutt_sync::model::{CredentialSource, Server, TlsMode};
 use rig::{ServerOptions, Tls};
 use std::process::Command;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
 fn section(port: u16, ca: Option<&str>) -> Server {
-    let text = |text: &str| Some(Given::Text(Zeroizing::new(text.to_owned())));
+    let text = |text: &str| Some(CredentialSource::Text(Zeroizing::new(text.to_owned())));
     Server {
         host: Some("localhost".to_owned()),
         port,
@@ -39,12 +39,12 @@ fn child(how: &str, port: &str, ca: &str) {
     for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
         assert_eq!(std::env::var_os(name), None);
     }
-    let link = Link::open(&section, false, &Interrupt::never()).unwrap();
+    let link = Client::open(&section, false, &Interrupt::never()).unwrap();
     println!("{}", rig::process::private_kib(std::process::id()));
     drop(link);
     // Who is not known is refused, by directory and bundle alike.
-    let refused = Link::open(&unknown, false, &Interrupt::never()).map(|_| ()).unwrap_err();
-    assert_eq!(refused.exit, Exit::Denied, "{refused}");
+    let refused = Client::open(&unknown, false, &Interrupt::never()).map(|_| ()).unwrap_err();
+    assert_eq!(refused.exit, ExitStatus::Denied, "{refused}");
 }
 
 fn main() {

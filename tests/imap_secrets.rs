@@ -6,8 +6,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use mutt_sync::account::{Given, Server, TlsMode};
-use mutt_sync::imap::{Interrupt, Link};
+use mutt_sync::imap::{Client, Interrupt};
+use mutt_sync::model::{CredentialSource, Server, TlsMode};
 use rig::{ServerOptions, Tls};
 use std::io::{Read, Seek, SeekFrom};
 use std::process::Command;
@@ -62,8 +62,8 @@ fn child() {
     let section = Server {
         host: Some("localhost".to_owned()),
         port: port.parse().unwrap(),
-        user: Some(Given::Text(Zeroizing::new("home".to_owned()))),
-        pass: Some(Given::Command(get("SECRETS_COMMAND"))),
+        user: Some(CredentialSource::Text(Zeroizing::new("home".to_owned()))),
+        pass: Some(CredentialSource::Command(get("SECRETS_COMMAND"))),
         tls: if get("SECRETS_CA").is_empty() { TlsMode::None } else { TlsMode::Imaps },
         system_certificates: false,
         certificate_file: Some(get("SECRETS_CA").into())
@@ -72,7 +72,7 @@ fn child() {
         timeout: Some(Duration::from_secs(10)),
         ..Server::default()
     };
-    let link = Link::open(&section, false, &Interrupt::never()).unwrap();
+    let link = Client::open(&section, false, &Interrupt::never()).unwrap();
     let counts: Vec<usize> =
         get("SECRETS_NEEDLES").split(' ').map(|needle| found_in_memory(&unhex(needle))).collect();
     // What is there is found, or the test would show nothing.

@@ -5,7 +5,7 @@
 mod mutt_support;
 
 use mutt_support::*;
-use mutt_sync::account::{Account, Mailbox};
+use mutt_sync::model::{Account, Mailbox};
 use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::quote::{folder_regexp, quoted};

@@ -100,8 +100,8 @@ impl Cells {
         while !open(&self.terminal.screen()) {
             assert!(Instant::now() < until, "{}", self.terminal.screen());
             self.terminal.text(":");
-            let shown = Instant::now() + Duration::from_secs(5);
-            while !open(&self.terminal.screen()) && Instant::now() < shown {
+            let sanitize = Instant::now() + Duration::from_secs(5);
+            while !open(&self.terminal.screen()) && Instant::now() < sanitize {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

@@ -97,24 +97,24 @@ fn with_msmtp(home: &Home, servers: &[Smtp; 2]) -> String {
         .to_owned()
 }
 
-struct Ground {
+struct Backend {
     home: Home,
     servers: [Smtp; 2],
     /// What the muttrc needs before our own lines.
     plain: String,
 }
 
-fn prepared() -> Ground {
+fn prepared() -> Backend {
     let home = Home::fake(&NAMES);
     home.program("mutt-sync", "[ \"$1\" = --muttrc ] && exec cat ~/printed; exit 0");
     let servers = [Smtp::start(), Smtp::start()];
     let plain = with_msmtp(&home, &servers);
-    Ground { home, servers, plain }
+    Backend { home, servers, plain }
 }
 
 /// Sends from both identities; then answers, in Home, a mail to Work's address.
-fn sends_from_each(ground: &Ground, client: &str, reply_from: usize) {
-    let Ground { home, servers, .. } = ground;
+fn sends_from_each(ground: &Backend, client: &str, reply_from: usize) {
+    let Backend { home, servers, .. } = ground;
     let mail = message("A question", "text");
     let mail = String::from_utf8(mail).unwrap();
     let mail: String = mail

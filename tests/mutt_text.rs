@@ -6,9 +6,11 @@
 mod mutt_support;
 
 use mutt_support::*;
-use mutt_sync::account::Mailbox;
-use mutt_sync::mail::{HEAD_LIMIT, Headline, TEXT_LIMIT, headline, headline_of_file, shown};
+use mutt_sync::headers::{
+    HEAD_LIMIT, MessageSummary, TEXT_LIMIT, headline, sanitize, summary_of_file,
+};
 use mutt_sync::mbsyncrc;
+use mutt_sync::model::Mailbox;
 use mutt_sync::mutt::identity::{
     KnownUses, Sender, Use, identity, mailbox_for, msmtp_senders, sender_for,
 };
@@ -21,7 +23,7 @@ use std::fs;
 use std::path::Path;
 
 fn lines_of(message: &str) -> (String, String) {
-    let Headline { from, subject } = headline(message.as_bytes());
+    let MessageSummary { from, subject } = headline(message.as_bytes());
     (from, subject)
 }
 
@@ -70,15 +72,15 @@ fn headlines_are_safe_to_show() {
         ("\u{1b}[", ""),
     ];
     for (text, want) in cases {
-        assert_eq!(shown(text), want, "{text:?}");
+        assert_eq!(sanitize(text), want, "{text:?}");
     }
     // Encoded words bring control characters past any check of the raw line.
     let (_, subject) = lines_of("Subject: =?utf-8?Q?=1B[2Jwiped=0A=E2=80=AEx?=\n\n");
     assert_eq!(subject, "wiped x");
-    let long = shown(&"ü".repeat(1000));
+    let long = sanitize(&"ü".repeat(1000));
     assert_eq!(long.chars().count(), TEXT_LIMIT);
     assert!(long.ends_with('…'));
-    assert_eq!(shown(&"x".repeat(TEXT_LIMIT)), "x".repeat(TEXT_LIMIT));
+    assert_eq!(sanitize(&"x".repeat(TEXT_LIMIT)), "x".repeat(TEXT_LIMIT));
 }
 
 fn assert_fit(text: &str) {
@@ -101,7 +103,7 @@ proptest! {
 
     #[test]
     fn any_bytes_give_a_fit_headline(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        let Headline { from, subject } = headline(&bytes);
+        let MessageSummary { from, subject } = headline(&bytes);
         assert_fit(&from);
         assert_fit(&subject);
     }
@@ -116,16 +118,16 @@ proptest! {
         message.extend(b"\nSubject: ");
         message.extend(subject.bytes());
         message.extend(b"\n\n");
-        let Headline { from, subject } = headline(&message);
+        let MessageSummary { from, subject } = headline(&message);
         assert_fit(&from);
         assert_fit(&subject);
     }
 
     #[test]
     fn what_is_shown_stays_as_it_is(text in any::<String>()) {
-        let once = shown(&text);
+        let once = sanitize(&text);
         assert_fit(&once);
-        prop_assert_eq!(shown(&once), once);
+        prop_assert_eq!(sanitize(&once), once);
     }
 
     #[test]
@@ -156,14 +158,14 @@ fn only_regular_files_are_read_and_only_their_beginning() {
     let fifo = dir.path().join("fifo");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());
-    assert!(headline_of_file(&fifo).is_err());
-    assert!(headline_of_file(dir.path()).is_err());
+    assert!(summary_of_file(&fifo).is_err());
+    assert!(summary_of_file(dir.path()).is_err());
     let file = dir.path().join("mail");
     let late = format!("X-Long: {}\nSubject: late\n\n", "x".repeat(HEAD_LIMIT));
     fs::write(&file, late).unwrap();
-    assert_eq!(headline_of_file(&file).unwrap(), Headline::default());
+    assert_eq!(summary_of_file(&file).unwrap(), MessageSummary::default());
     fs::write(&file, "Subject: early\n\n").unwrap();
-    assert_eq!(headline_of_file(&file).unwrap().subject, "early");
+    assert_eq!(summary_of_file(&file).unwrap().subject, "early");
 }
 
 #[test]
@@ -370,7 +372,7 @@ fn what_is_printed_is_read_from_the_users_files() {
     let home = rig::Home::fake(&["Home", "Work"]);
     let env = mbsyncrc::Env::new(home.path("").canonicalize().unwrap(), home.path(""));
     let file = home.path(".mbsyncrc");
-    let config = mbsyncrc::read(&file, &env, mbsyncrc::Dialect::V1_4).unwrap();
+    let config = mbsyncrc::read(&file, &env, mbsyncrc::IsyncVersion::V1_4).unwrap();
     let at = |below: &str| env.home.join(below).display().to_string();
     let text = print::all_accounts(&config, &env);
     let first = text.lines().find(|line| line.starts_with("mailboxes"));

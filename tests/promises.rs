@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
-use mutt_sync::account::{Given, Server as Section, TlsMode};
-use mutt_sync::imap::{Heard, Interrupt, Link};
-use mutt_sync::outcome::Exit;
+use mutt_sync::error::ExitStatus;
+use mutt_sync::imap::{Client, Interrupt, ServerEvent};
+use mutt_sync::model::{CredentialSource, Server as Section, TlsMode};
 use rig::{Account, Home, Mbsync, Server, Signal, Terminal, process, run, wait_until};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
@@ -259,8 +259,8 @@ fn section(host: &str, port: u16, tls: TlsMode) -> Section {
     Section {
         host: Some(host.to_owned()),
         port,
-        user: Some(Given::Text(Zeroizing::new("user".to_owned()))),
-        pass: Some(Given::Text(Zeroizing::new("pass".to_owned()))),
+        user: Some(CredentialSource::Text(Zeroizing::new("user".to_owned()))),
+        pass: Some(CredentialSource::Text(Zeroizing::new("pass".to_owned()))),
         tls,
         auth_mechs: vec!["PLAIN".to_owned()],
         timeout: Some(Duration::from_millis(400)),
@@ -272,8 +272,8 @@ fn section(host: &str, port: u16, tls: TlsMode) -> Section {
 #[track_caller]
 fn is_left_in_time(section: &Section) {
     let begun = Instant::now();
-    let Err(failure) = Link::open(section, false, &Interrupt::never()) else { panic!("let in") };
-    assert_eq!(failure.exit, Exit::Offline, "{failure}");
+    let Err(failure) = Client::open(section, false, &Interrupt::never()) else { panic!("let in") };
+    assert_eq!(failure.exit, ExitStatus::Offline, "{failure}");
     assert!(failure.text.contains("no answer in time"), "{failure}");
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
@@ -343,12 +343,12 @@ fn g10_what_is_said_unasked_beside_an_answer_is_kept_up_to_a_bound() {
     });
     let mut section = section("127.0.0.1", port, TlsMode::None);
     section.timeout = Some(SHORT);
-    let mut link = Link::open(&section, false, &Interrupt::never()).unwrap();
+    let mut link = Client::open(&section, false, &Interrupt::never()).unwrap();
     for _ in 0..3 {
         link.status(&["INBOX".to_owned()]).unwrap();
     }
     let heard = link.events().unwrap();
-    assert!(heard.len() <= 4097 && heard.contains(&Heard::Overflow), "{}", heard.len());
+    assert!(heard.len() <= 4097 && heard.contains(&ServerEvent::Overflow), "{}", heard.len());
 }
 
 #[test]

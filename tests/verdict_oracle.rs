@@ -10,14 +10,14 @@
 
 mod handed_over;
 
-use mutt_sync::verdict::flags::Flags;
-use mutt_sync::verdict::local::{Look, delivered, look};
-use mutt_sync::verdict::remote::{
-    Fetched, Needed, Remembered, Status, Suspicion, UidSet, keeps_forwarded, never_synced, settle,
-    suspect,
+use mutt_sync::model::flags::Flags;
+use mutt_sync::verdict::maildir::{MaildirScan, delivered, scan};
+use mutt_sync::verdict::record::{self, Counts, RecordState};
+use mutt_sync::verdict::server::{
+    CleanServer, FetchScope, Fetched, ServerStatus, StatusVerdict, UidSet, compare_status,
+    judge_server, keeps_forwarded, never_synced,
 };
-use mutt_sync::verdict::syncstate::{self, Counts, State};
-use mutt_sync::verdict::{Changes, Finding, Fingerprint, Rules, Seen, Verdict};
+use mutt_sync::verdict::{Changes, CleanState, Fingerprint, Rules, SideVerdict, Verdict};
 use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, real_mbsync, run};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -148,7 +148,7 @@ struct Pair {
     name: String,
     maildir: PathBuf,
     state_file: PathBuf,
-    seen: Seen,
+    seen: CleanState,
     stuck: Option<Fingerprint>,
 }
 
@@ -207,7 +207,7 @@ impl World<'_> {
             maildir: self.kind.maildir(self.home, &name),
             state_file: self.kind.state_file(self.home, &name),
             name,
-            seen: Seen { forwarded: Some(true), ..Seen::default() },
+            seen: CleanState { forwarded: Some(true), ..CleanState::default() },
             stuck: None,
         })
     }
@@ -255,13 +255,13 @@ impl World<'_> {
         lines.iter().any(|l| l.starts_with("* LIST") && !l.to_lowercase().contains("\\no"))
     }
 
-    fn status(&mut self, pair: &Pair) -> Option<Status> {
+    fn status(&mut self, pair: &Pair) -> Option<ServerStatus> {
         if !self.exists_far(pair) {
             return None;
         }
         let now = self.imap.status(&pair.name);
         let small = |n: u64| u32::try_from(n).unwrap();
-        Some(Status {
+        Some(ServerStatus {
             uid_validity: small(now.uidvalidity),
             uid_next: small(now.uidnext),
             messages: small(now.messages),
@@ -277,21 +277,26 @@ impl World<'_> {
     }
 
     /// The far side, as the waiter would look at it.
-    fn far(&mut self, pair: &mut Pair, state: &State, esearch: bool) -> (Finding, Option<Status>) {
-        let unknown = |why: &str| Finding::Unknown(why.to_owned());
+    fn far(
+        &mut self,
+        pair: &mut Pair,
+        state: &RecordState,
+        esearch: bool,
+    ) -> (SideVerdict, Option<ServerStatus>) {
+        let unknown = |why: &str| SideVerdict::Unknown(why.to_owned());
         let Some(now) = self.status(pair) else {
             return (unknown("no such mailbox on the server"), None);
         };
         let rules = self.kind.rules.as_ref().unwrap();
         let record = match state {
-            State::Known(record) => record,
-            State::NeverSynced => return (never_synced(&now), Some(now)),
+            RecordState::Known(record) => record,
+            RecordState::NeverSynced => return (never_synced(&now), Some(now)),
             _ => return (unknown("no record"), Some(now)),
         };
-        let needed = match suspect(&now, pair.seen.far.as_ref(), Some(record), rules) {
-            Suspicion::Clean => return (Finding::Clean, Some(now)),
-            Suspicion::Unknown(why) => return (Finding::Unknown(why), Some(now)),
-            Suspicion::Look(needed) => needed,
+        let needed = match compare_status(&now, pair.seen.far.as_ref(), Some(record), rules) {
+            StatusVerdict::Clean => return (SideVerdict::Clean, Some(now)),
+            StatusVerdict::Unknown(why) => return (SideVerdict::Unknown(why), Some(now)),
+            StatusVerdict::Look(needed) => needed,
         };
         self.imap.raw(&format!("EXAMINE \"{}\"", pair.name));
         let uids = if esearch {
@@ -306,33 +311,37 @@ impl World<'_> {
         };
         self.imap.unselect();
         let fetched = match needed {
-            Needed::Whole => Fetched::Whole(self.fetch(pair, "")),
-            Needed::ChangedSince(modseq) => {
+            FetchScope::Whole => Fetched::Whole(self.fetch(pair, "")),
+            FetchScope::ChangedSince(modseq) => {
                 Fetched::ChangedSince(self.fetch(pair, &format!(" (CHANGEDSINCE {modseq})")))
             }
         };
-        let finding = settle(record, rules, &uids, &fetched);
-        if finding == Finding::Clean {
-            pair.seen.far = Some(Remembered::new(now, record, rules));
+        let finding = judge_server(record, rules, &uids, &fetched);
+        if finding == SideVerdict::Clean {
+            pair.seen.far = Some(CleanServer::new(now, record, rules));
         }
         (finding, Some(now))
     }
 
     /// The verdict, with what is remembered used and brought up to date.
-    fn verdict(&mut self, pair: &mut Pair, esearch: bool) -> (Verdict, Fingerprint, Option<Look>) {
+    fn verdict(
+        &mut self,
+        pair: &mut Pair,
+        esearch: bool,
+    ) -> (Verdict, Fingerprint, Option<MaildirScan>) {
         let Some(rules) = self.kind.rules.clone() else {
             // No verdict: the fingerprints alone decide.
-            let any = look(&pair.maildir, &pair.state_file, &rules(false, false), None, None);
+            let any = scan(&pair.maildir, &pair.state_file, &rules(false, false), None, None);
             let print = any.fingerprint(self.status(pair));
             return (Verdict::Unknown("Sync is not full".to_owned()), print, None);
         };
         let forwarded = pair.seen.forwarded;
         let near =
-            look(&pair.maildir, &pair.state_file, &rules, pair.seen.near.as_ref(), forwarded);
-        if near.finding == Finding::Clean {
+            scan(&pair.maildir, &pair.state_file, &rules, pair.seen.near.as_ref(), forwarded);
+        if near.finding == SideVerdict::Clean {
             pair.seen.near = Some(near.remembered(&rules, forwarded));
         }
-        let state = near.state.clone().unwrap_or_else(|| syncstate::read(&pair.state_file));
+        let state = near.state.clone().unwrap_or_else(|| record::read(&pair.state_file));
         let (far, status) = self.far(pair, &state, esearch);
         let print = near.fingerprint(status);
         (Verdict::of(near.finding.clone(), far), print, Some(near))
@@ -604,8 +613,8 @@ fn history(
             let (then, afterwards, near) = world.verdict(pair, true);
             let moved = print.near != afterwards.near;
             if let (Some(near), Some(rules)) = (near, &kind.rules) {
-                let blind = matches!(near.finding, Finding::Unknown(_)) || moved;
-                if rules.alt_map && blind && !failed && !syncstate::unfinished(&pair.state_file) {
+                let blind = matches!(near.finding, SideVerdict::Unknown(_)) || moved;
+                if rules.alt_map && blind && !failed && !record::unfinished(&pair.state_file) {
                     // Nothing moved over a run that went well: this is clean.
                     pair.seen.near = (!moved).then(|| near.remembered(rules, pair.seen.forwarded));
                 }
@@ -720,7 +729,7 @@ impl Case {
             maildir: kind.maildir(&home, &name),
             state_file: kind.state_file(&home, &name),
             name,
-            seen: Seen { forwarded: Some(true), ..Seen::default() },
+            seen: CleanState { forwarded: Some(true), ..CleanState::default() },
             stuck: None,
         };
         Case { server, home, kind, pairs: [pair] }
@@ -764,7 +773,7 @@ impl Case {
 
     /// A run that goes well and leaves the mailbox clean, verdict and all.
     #[track_caller]
-    fn settle(&mut self) {
+    fn judge_server(&mut self) {
         assert_eq!(self.sync().ok().code(), 0);
         assert_eq!(self.verdict(), Verdict::Clean, "{:#?}", self.snapshot());
         let before = self.snapshot();
@@ -795,13 +804,13 @@ fn a_deleted_message_never_recorded_does_not_hide_one_that_is_gone() {
     let mut imap = case.imap();
     let first = imap.append("Box", &message("1", ""), &[]);
     imap.append("Box", &message("2", ""), &["\\Seen"]);
-    case.settle();
+    case.judge_server();
     imap.append("Box", &message("3", ""), &["\\Deleted"]);
     // Only the mark would move.
     assert_eq!(case.verdict(), Verdict::Clean);
-    case.settle();
-    let records = |case: &Case| match syncstate::read(&case.pairs[0].state_file) {
-        State::Known(record) => record.entries().len() as u64,
+    case.judge_server();
+    let records = |case: &Case| match record::read(&case.pairs[0].state_file) {
+        RecordState::Known(record) => record.entries().len() as u64,
         other => panic!("{other:?}"),
     };
     assert_eq!((imap.status("Box").messages, records(&case)), (3, 2));
@@ -815,7 +824,7 @@ fn a_deleted_message_never_recorded_does_not_hide_one_that_is_gone() {
         }
         assert_eq!(case.verdict(), Verdict::Remote(changes(0, 1, 0)));
     }
-    case.settle();
+    case.judge_server();
 }
 
 #[test]
@@ -827,13 +836,13 @@ fn five_of_ten_messages_are_all_there_is_to_have() {
     }
     case.sync().ok();
     assert_eq!((case.files().len(), imap.status("Box").messages), (5, 10));
-    case.settle();
-    case.pairs[0].seen = Seen::default();
+    case.judge_server();
+    case.pairs[0].seen = CleanState::default();
     assert_eq!(case.verdict(), Verdict::Clean);
     imap.append("Box", &message("eleventh", ""), &["\\Seen"]);
     assert_eq!(case.verdict(), Verdict::Remote(changes(1, 0, 0)));
     case.sync().ok();
-    case.settle();
+    case.judge_server();
 }
 
 #[test]
@@ -841,7 +850,7 @@ fn a_message_that_came_and_went_before_any_run_leaves_nothing_to_do() {
     let mut case = Case::of("both");
     let mut imap = case.imap();
     imap.append("Box", &message("stays", ""), &[]);
-    case.settle();
+    case.judge_server();
     let uid = imap.append("Box", &message("goes", ""), &[]);
     imap.select("Box");
     imap.move_to(uid, "Archive");
@@ -849,13 +858,13 @@ fn a_message_that_came_and_went_before_any_run_leaves_nothing_to_do() {
     let next = imap.status("Box").uidnext;
     assert_eq!(next, u64::from(uid) + 1, "MaxPulledUid stays behind");
     assert_eq!(case.verdict(), Verdict::Clean);
-    case.settle();
+    case.judge_server();
     // A message pushed over the gap is recorded above the mark, and not new.
     fs::write(case.pairs[0].maildir.join("cur/17.R1.host:2,S"), message("mine", "")).unwrap();
     assert_eq!(case.verdict(), Verdict::Local(changes(1, 0, 0)));
     case.sync().ok();
     assert_eq!(case.verdict(), Verdict::Clean);
-    case.pairs[0].seen = Seen::default();
+    case.pairs[0].seen = CleanState::default();
     assert_eq!(case.verdict(), Verdict::Clean);
 }
 
@@ -878,12 +887,12 @@ fn a_passed_message_is_pushed_where_the_server_keeps_forwarded() {
     let mut case = Case::of("both");
     let mut imap = case.imap();
     imap.append("Box", &message("m", ""), &["\\Seen"]);
-    case.settle();
+    case.judge_server();
     assert_eq!(permanent_flags(&mut imap, "SELECT"), Some(true));
     assert_eq!(permanent_flags(&mut imap, "EXAMINE"), None);
     pass_on(&case);
     assert_eq!(case.verdict(), Verdict::Local(changes(0, 0, 1)));
-    case.settle();
+    case.judge_server();
     assert_eq!(imap.fetch_all("Box")[0].letters(), "PS");
 }
 
@@ -900,7 +909,7 @@ fn a_passed_message_stays_where_the_server_does_not_keep_forwarded() {
     let mut imap = case.imap();
     imap.create("Box");
     imap.append("Box", &message("m", ""), &["\\Seen"]);
-    case.settle();
+    case.judge_server();
     assert_eq!(permanent_flags(&mut imap, "SELECT"), Some(false));
     pass_on(&case);
     // Not known: a run is wanted, and changes nothing.
@@ -953,7 +962,7 @@ fn a_mailbox_made_anew_on_the_server_is_never_clean() {
     let mut case = Case::of("both");
     let mut imap = case.imap();
     imap.append("Box", &message("m", ""), &[]);
-    case.settle();
+    case.judge_server();
     imap.delete("Box");
     assert!(matches!(case.verdict(), Verdict::Unknown(_)));
     imap.create("Box");
@@ -968,7 +977,7 @@ fn a_maildir_that_lost_its_numbers_is_never_clean() {
     let mut case = Case::of("both");
     let mut imap = case.imap();
     imap.append("Box", &message("m", ""), &[]);
-    case.settle();
+    case.judge_server();
     let numbering = case.pairs[0].maildir.join(".uidvalidity");
     fs::write(&numbering, "17\n1\n").unwrap();
     assert!(matches!(case.verdict(), Verdict::Unknown(_)));
@@ -982,9 +991,9 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     let mut imap = case.imap();
     let uids: Vec<u32> =
         (0..4).map(|n| imap.append("Box", &message(&n.to_string(), ""), &["\\Seen"])).collect();
-    case.settle();
-    let record = |case: &Case| match syncstate::read(&case.pairs[0].state_file) {
-        State::Known(record) => record,
+    case.judge_server();
+    let record = |case: &Case| match record::read(&case.pairs[0].state_file) {
+        RecordState::Known(record) => record,
         other => panic!("{other:?}"),
     };
     let old = record(&case);
@@ -1011,5 +1020,5 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     assert_eq!(pulled.len(), 2);
     let counts = record(&case).changes_since(&old, 2);
     assert_eq!(counts, Counts { pulled: 2, pushed: 1, flags: 1, gone: 2 });
-    case.settle();
+    case.judge_server();
 }

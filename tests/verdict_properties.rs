@@ -7,11 +7,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mutt_sync::verdict::flags::Flags;
-use mutt_sync::verdict::local::{Listing, Numbering, judge};
-use mutt_sync::verdict::remote::{Fetched, UidSet, settle};
-use mutt_sync::verdict::syncstate::{Entry, Placeholder, Record, Standing, parse};
-use mutt_sync::verdict::{Finding, Rules, Verdict};
+use mutt_sync::model::flags::Flags;
+use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
+use mutt_sync::verdict::record::{Entry, EntryKind, Placeholder, Record, parse};
+use mutt_sync::verdict::server::{Fetched, UidSet, judge_server};
+use mutt_sync::verdict::{Rules, SideVerdict, Verdict};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -89,10 +89,10 @@ fn model_changes(pair: &Pair) -> bool {
             let Some(mut source) = seen[other].map(|flags| kept(side, flags)) else {
                 continue;
             };
-            if side == F && entry.standing == Standing::Expired {
+            if side == F && entry.standing == EntryKind::Expired {
                 source = source.without(Flags::TRASHED);
             }
-            let dummy = [Placeholder::Far, Placeholder::Near][other];
+            let dummy = [Placeholder::ServerWatch, Placeholder::Near][other];
             if entry.placeholder == dummy {
                 source = source.without(Flags::SEEN.with(Flags::FLAGGED));
             }
@@ -104,19 +104,19 @@ fn model_changes(pair: &Pair) -> bool {
         if entry.placeholder != Placeholder::None && flagged {
             return true;
         }
-        if entry.standing == Standing::Skipped {
+        if entry.standing == EntryKind::Skipped {
             return true;
         }
         if entry.near != 0
             && pair.max_messages > 0
-            && expires[index] != (entry.standing == Standing::Expired)
+            && expires[index] != (entry.standing == EntryKind::Expired)
         {
             return true;
         }
         let purges = pair.expunge[F] || pair.expunge[N] || pair.max_messages > 0;
         if purges
             && entry.near == 0
-            && entry.standing == Standing::Expired
+            && entry.standing == EntryKind::Expired
             && entry.far <= pair.marks[F].min(pair.max_expired)
         {
             return true;
@@ -147,7 +147,7 @@ fn expiring(pair: &Pair, message: &dyn Fn(usize, u32) -> Option<Flags>) -> Vec<b
         let near = message(N, entry.near);
         message(F, entry.far).is_some()
             && near.is_some_and(|flags| {
-                !flags.has(Flags::TRASHED) || entry.standing == Standing::Expired
+                !flags.has(Flags::TRASHED) || entry.standing == EntryKind::Expired
             })
     });
     let mut excess = i64::try_from(order.len()).unwrap() - i64::from(pair.max_messages);
@@ -158,7 +158,7 @@ fn expiring(pair: &Pair, message: &dyn Fn(usize, u32) -> Option<Flags>) -> Vec<b
         let important = near.has(Flags::FLAGGED) || !(near.has(Flags::SEEN) || pair.expire_unread);
         if important {
             excess -= 1;
-        } else if excess > 0 || entry.standing == Standing::Expired {
+        } else if excess > 0 || entry.standing == EntryKind::Expired {
             expires[index] = true;
             excess -= 1;
         }
@@ -185,7 +185,7 @@ fn verdict_on(pair: &Pair) -> Verdict {
     marks.max_expired_far = pair.max_expired;
     let record = Record::new(&marks, pair.entries.clone()).unwrap();
     let rules = rules(pair);
-    let mut listing = Listing::new(b':');
+    let mut listing = MaildirListing::new(b':');
     for (uid, flags) in &pair.messages[N] {
         listing.add(format!("17.4_{uid}.host,U={uid}:2,{flags}").as_bytes());
     }
@@ -193,10 +193,10 @@ fn verdict_on(pair: &Pair) -> Verdict {
         listing.add(format!("17.R{count}.host:2,{flags}").as_bytes());
     }
     let numbering = Numbering { validity: 2, highest: 1000 };
-    let near = judge(&record, &mut listing, numbering, &rules, Some(pair.forwarded));
+    let near = judge_maildir(&record, &mut listing, numbering, &rules, Some(pair.forwarded));
     let uids = UidSet::from_uids(pair.messages[F].keys().copied());
     let flags = Fetched::Whole(pair.messages[F].iter().map(|(&u, &f)| (u, f)).collect());
-    Verdict::of(near, settle(&record, &rules, &uids, &flags))
+    Verdict::of(near, judge_server(&record, &rules, &uids, &flags))
 }
 
 fn any_flags() -> impl Strategy<Value = Flags> {
@@ -265,14 +265,14 @@ prop_compose! {
                 near: if sides == 1 { 0 } else { near_uid },
                 flags,
                 placeholder: match placeholder {
-                    0 => Placeholder::Far,
+                    0 => Placeholder::ServerWatch,
                     1..=4 => Placeholder::Near,
                     _ => Placeholder::None,
                 },
                 standing: match standing {
-                    0 => Standing::Skipped,
-                    1..=9 if max_messages => Standing::Expired,
-                    _ => Standing::Plain,
+                    0 => EntryKind::Skipped,
+                    1..=9 if max_messages => EntryKind::Expired,
+                    _ => EntryKind::Plain,
                 },
             };
             for (side, uid, sight) in [(F, entry.far, far_sight), (N, entry.near, near_sight)] {
@@ -298,13 +298,13 @@ fn written(pair: &Pair) -> String {
     let line = |entry: &Entry| {
         let placeholder = match entry.placeholder {
             Placeholder::None => "",
-            Placeholder::Far => "<",
+            Placeholder::ServerWatch => "<",
             Placeholder::Near => ">",
         };
         let standing = match entry.standing {
-            Standing::Plain => "",
-            Standing::Expired => "~",
-            Standing::Skipped => "^",
+            EntryKind::Plain => "",
+            EntryKind::Expired => "~",
+            EntryKind::Skipped => "^",
         };
         format!("{} {} {placeholder}{standing}{}\n", entry.far, entry.near, entry.flags)
     };
@@ -358,7 +358,7 @@ proptest! {
     fn any_name_is_listed(
         names in prop::collection::vec(prop::collection::vec(1_u8.., 0..60), 0..20)
     ) {
-        let mut listing = Listing::new(b':');
+        let mut listing = MaildirListing::new(b':');
         for name in &names {
             listing.add(name);
         }
@@ -382,11 +382,11 @@ proptest! {
             info_delimiter: b'!',
             alt_map: false,
         };
-        let mut listing = Listing::new(b'!');
+        let mut listing = MaildirListing::new(b'!');
         listing.add(format!("{stem},U={uid}!2,{flags}{keywords}").as_bytes());
         let numbering = Numbering { validity: 2, highest: u32::MAX - 1 };
-        let found = judge(&record, &mut listing, numbering, &rules, Some(true));
-        prop_assert_eq!(found, Finding::Clean);
+        let found = judge_maildir(&record, &mut listing, numbering, &rules, Some(true));
+        prop_assert_eq!(found, SideVerdict::Clean);
     }
 
     #[test]

@@ -268,13 +268,13 @@ fn idle(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Table
 }
 
 /// How long each change took, and which side it was made on.
-type Taken = Vec<(Side, Option<Duration>)>;
+type Claimed = Vec<(Side, Option<Duration>)>;
 
-fn times(taken: &Taken, of: Side) -> Vec<Duration> {
+fn times(taken: &Claimed, of: Side) -> Vec<Duration> {
     taken.iter().filter(|(side, _)| *side == of).filter_map(|(_, time)| *time).collect()
 }
 
-fn lost(taken: &Taken) -> String {
+fn lost(taken: &Claimed) -> String {
     let count = taken.iter().filter(|(_, time)| time.is_none()).count();
     format!("{count} of {}", taken.len())
 }
@@ -288,7 +288,7 @@ fn latency(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Ta
         contender.wait_ready(server, SOON).expect("ready");
         let before = contender.runs();
         let mut view = View::new(server, &user_of(contender.kind), contender);
-        let mut taken = Taken::new();
+        let mut taken = Claimed::new();
         for change in &changes {
             sleep(change.pause);
             let prepared = view.prepare(change);
@@ -329,7 +329,7 @@ fn during(asked: &Asked, server: &Server, all: &mut [Contender], table: &mut Tab
         contender.start(Times::SCALED, Coat::Both);
         contender.wait_ready(server, SOON).expect("ready");
         let mut view = View::new(server, &user_of(contender.kind), contender);
-        let mut taken = Taken::new();
+        let mut taken = Claimed::new();
         // offlineimap does not tell the end of a sync; this is four round trips.
         let mut length = Duration::from_millis(400);
         for change in &changes {

@@ -7,24 +7,24 @@
 
 pub mod mutt;
 
-use mutt_sync::account::{Channel, Mailbox, SyncState, Want};
+use mutt_sync::headers;
 use mutt_sync::imap::parse::{self, Reply};
-use mutt_sync::imap::wire::{Limits, Shared, Transport, Wire, WireError};
+use mutt_sync::imap::transport::{Limits, Shared, Stream, Transport, TransportError};
 use mutt_sync::imap::{Interrupt, names};
-use mutt_sync::mail;
 use mutt_sync::mbsyncrc::copy::{Obstacle, Purpose, copy};
-use mutt_sync::mbsyncrc::{self, Config, Dialect, Env, pattern};
+use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion, pattern};
+use mutt_sync::model::flags::Flags;
+use mutt_sync::model::{Channel, Mailbox, SyncState, Target};
 use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::quote::{folder_regexp, literal_regexp, one_folder_regexp, quoted};
 use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
 use mutt_sync::settings::{self, duration};
 use mutt_sync::state::names as files;
-use mutt_sync::sync::classify::{finding, fit_to_print};
-use mutt_sync::verdict::flags::Flags;
-use mutt_sync::verdict::local::{Listing, Numbering, judge};
-use mutt_sync::verdict::syncstate::{self, Counts, Entry, Placeholder, Record, Standing};
-use mutt_sync::verdict::{Finding, Rules};
+use mutt_sync::sync::output::{finding, redact};
+use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
+use mutt_sync::verdict::record::{self, Counts, Entry, EntryKind, Placeholder, Record};
+use mutt_sync::verdict::{Rules, SideVerdict};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::Shutdown;
@@ -33,10 +33,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A target's function.
-pub type Target = fn(&[u8]);
+pub type FuzzFn = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const ALL: [(&str, Target); 11] = [
+pub const ALL: [(&str, FuzzFn); 11] = [
     ("mbsyncrc", mbsyncrc),
     ("muttrc", muttrc_lines),
     ("state", state),
@@ -59,7 +59,7 @@ fn env() -> Env {
     }
 }
 
-fn accepted(text: &[u8], dialect: Dialect) -> Option<Config> {
+fn accepted(text: &[u8], dialect: IsyncVersion) -> Option<Config> {
     mbsyncrc::parse(text, Path::new("/home/u/.mbsyncrc"), &env(), dialect).ok()
 }
 
@@ -67,7 +67,7 @@ fn accepted(text: &[u8], dialect: Dialect) -> Option<Config> {
 /// in it, and a copy of it for a lent connection is accepted in its turn, has
 /// the same channels in the same places, and no password.
 pub fn mbsyncrc(text: &[u8]) {
-    for dialect in [Dialect::V1_4, Dialect::V1_5] {
+    for dialect in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
         let Some(config) = accepted(text, dialect) else { continue };
         assert!(!config.select_all().is_empty());
         for account in &config.accounts {
@@ -82,7 +82,7 @@ pub fn mbsyncrc(text: &[u8]) {
                     assert_eq!(short, account.canonical(&short));
                 }
             }
-            let _ = config.mbsync_words(account, &[Want::Account]).args();
+            let _ = config.mbsync_words(account, &[Target::Account]).args();
             for channel in &account.channels {
                 mailbox_is_consistent(channel, "INBOX");
                 mailbox_is_consistent(channel, "a/b");
@@ -114,7 +114,7 @@ pub fn mbsyncrc(text: &[u8]) {
 
 fn same_but_for_the_connection(
     config: &Config,
-    account: &mutt_sync::account::Account,
+    account: &mutt_sync::model::Account,
     copied: &Config,
 ) {
     assert_eq!(copied.accounts.len(), 1);
@@ -155,7 +155,7 @@ fn mailbox_is_consistent(channel: &Channel, name: &str) {
 /// the commands that were meant, with the names that were meant, and nothing
 /// that it would expand or run.
 pub fn muttrc_lines(text: &[u8]) {
-    for dialect in [Dialect::V1_4, Dialect::V1_5] {
+    for dialect in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
         let Some(config) = accepted(text, dialect) else { continue };
         let words: Vec<String> = text
             .split(u8::is_ascii_whitespace)
@@ -204,7 +204,7 @@ pub fn muttrc_lines(text: &[u8]) {
         let senders = msmtp_senders(&String::from_utf8_lossy(text));
         meant.addresses = senders.iter().filter_map(|sender| sender.from.clone()).collect();
         for (place, one) in told.iter().enumerate() {
-            if let Some(mutt_sync::account::Given::Text(user)) =
+            if let Some(mutt_sync::model::CredentialSource::Text(user)) =
                 one.account.server.as_ref().and_then(|server| server.user.as_ref())
             {
                 meant.addresses.insert(user.to_string());
@@ -220,7 +220,7 @@ pub fn muttrc_lines(text: &[u8]) {
 /// mbsync's record of a mailbox, `.uidvalidity`, and names of messages. A Maildir
 /// made of a record, message for message, is clean by it.
 pub fn state(text: &[u8]) {
-    let mut listing = Listing::new(b':');
+    let mut listing = MaildirListing::new(b':');
     let mut names = 0;
     for name in text.split(|byte| *byte == b'\n').take(1000) {
         listing.add(name);
@@ -229,18 +229,18 @@ pub fn state(text: &[u8]) {
     assert_eq!(listing.files(), names);
     let numbering = Numbering::parse(text);
 
-    let Ok(record) = syncstate::parse(text) else { return };
+    let Ok(record) = record::parse(text) else { return };
     consistent(&record);
     assert_eq!(record.changes_since(&record, 0), Counts::default());
     let again = Record::new(&record, record.entries().iter().rev().copied().collect());
     assert_eq!(again.as_ref(), Ok(&record));
     let numbering = numbering
         .unwrap_or(Numbering { validity: record.near_validity, highest: record.max_pushed });
-    let _ = judge(&record, &mut listing, numbering, &Rules::none(), None);
+    let _ = judge_maildir(&record, &mut listing, numbering, &Rules::none(), None);
     if record.max_expired_near > 0 || record.entries().iter().any(|entry| !ordinary(entry)) {
         return;
     }
-    let mut made = Listing::new(b':');
+    let mut made = MaildirListing::new(b':');
     for entry in record.with_near() {
         let letters = "DFPRST".bytes().filter(|letter| {
             entry.flags.has(Flags::from_record(&[*letter]).expect("a letter of mbsync's"))
@@ -251,8 +251,8 @@ pub fn state(text: &[u8]) {
     }
     let highest = record.with_near().map(|entry| entry.near).max().unwrap_or(0);
     let numbering = Numbering { validity: record.near_validity, highest };
-    let found = judge(&record, &mut made, numbering, &Rules::none(), Some(true));
-    assert_eq!(found, Finding::Clean);
+    let found = judge_maildir(&record, &mut made, numbering, &Rules::none(), Some(true));
+    assert_eq!(found, SideVerdict::Clean);
 }
 
 /// A message on both sides, and nothing said of it but its flags.
@@ -260,7 +260,7 @@ fn ordinary(entry: &Entry) -> bool {
     entry.far != 0
         && entry.near != 0
         && entry.placeholder == Placeholder::None
-        && entry.standing == Standing::Plain
+        && entry.standing == EntryKind::Plain
 }
 
 fn consistent(record: &Record) {
@@ -278,12 +278,12 @@ fn consistent(record: &Record) {
 }
 
 /// A wire with a server at its other end whose words are written by the caller.
-fn pair() -> (Wire, UnixStream) {
+fn pair() -> (Transport, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     for end in [&ours, &theirs] {
         end.set_nonblocking(true).expect("a flag");
     }
-    (Wire::new(Transport::Pair(ours), Interrupt::never()), theirs)
+    (Transport::new(Stream::Pair(ours), Interrupt::never()), theirs)
 }
 
 /// What a wire takes of these bytes when they come in pieces of that size.
@@ -291,7 +291,7 @@ fn taken(
     bytes: &[u8],
     piece: usize,
     limits: Limits,
-) -> (Vec<Vec<u8>>, Result<(), WireError>, usize) {
+) -> (Vec<Vec<u8>>, Result<(), TransportError>, usize) {
     let (mut wire, mut server) = pair();
     wire.begin(limits);
     let mut got = Vec::new();
@@ -469,15 +469,15 @@ pub fn quoting(bytes: &[u8]) {
 /// Heads of messages: what is shown of them is one short line without anything
 /// that a terminal obeys.
 pub fn headers(message: &[u8]) {
-    let head = mail::headline(message);
-    for text in [&head.from, &head.subject, &mail::shown(&String::from_utf8_lossy(message))] {
-        assert!(text.chars().count() <= mail::TEXT_LIMIT);
+    let head = headers::headline(message);
+    for text in [&head.from, &head.subject, &headers::sanitize(&String::from_utf8_lossy(message))] {
+        assert!(text.chars().count() <= headers::TEXT_LIMIT);
         for c in text.chars() {
             assert!(!c.is_control() && (c == ' ' || !c.is_whitespace()), "{text:?}");
             assert!(!turns(c) && !matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}'), "{text:?}");
         }
         assert!(!text.starts_with(' ') && !text.ends_with(' ') && !text.contains("  "));
-        assert_eq!(&mail::shown(text), text);
+        assert_eq!(&headers::sanitize(text), text);
     }
 }
 
@@ -501,14 +501,14 @@ pub fn all_names(bytes: &[u8]) {
     for file in [files::directory(first), files::directory(&text)] {
         fit_for_a_file(&file);
     }
-    let want = Want::Mailbox { channel: first.to_owned(), name: second.to_owned() };
-    for want in [want, Want::Channel(second.to_owned()), Want::Account] {
+    let want = Target::Mailbox { channel: first.to_owned(), name: second.to_owned() };
+    for want in [want, Target::Channel(second.to_owned()), Target::Account] {
         let file = files::want(&want);
         fit_for_a_file(&file);
         let read = files::want_of(&file).expect("a want of ours");
         let wider = match (&want, &read) {
-            (_, Want::Account) => true,
-            (Want::Mailbox { channel, .. }, Want::Channel(read)) => channel == read,
+            (_, Target::Account) => true,
+            (Target::Mailbox { channel, .. }, Target::Channel(read)) => channel == read,
             (want, read) => want == read,
         };
         assert!(wider, "{want:?} is kept as {read:?}");
@@ -542,11 +542,14 @@ pub fn mbsync_output(bytes: &[u8]) {
     let (secret, output) = text.split_once('\n').unwrap_or(("hunter2", &text));
     for line in output.split('\n') {
         let _ = finding(line);
-        let shown = fit_to_print(line, &[secret]);
-        assert!(!shown.chars().any(|c| (c.is_control() && c != '\t') || turns(c)), "{shown:?}");
+        let sanitize = redact(line, &[secret]);
+        assert!(
+            !sanitize.chars().any(|c| (c.is_control() && c != '\t') || turns(c)),
+            "{sanitize:?}"
+        );
         // The mask itself could spell a secret of its own characters.
         if secret.len() > 3 && !secret.contains(['*', '?']) {
-            assert!(!shown.contains(secret), "{shown:?}");
+            assert!(!sanitize.contains(secret), "{sanitize:?}");
         }
     }
 }

@@ -7,27 +7,27 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Selection, Session, out};
-use crate::account::{Account, Mailbox, Want};
-use crate::list::Listing;
+use super::{App, Selection, out};
+use crate::error::{Error, ExitStatus};
 use crate::mbsyncrc;
+use crate::model::{Account, Mailbox, Target};
 use crate::mutt;
-use crate::outcome::{Exit, Failure};
-use crate::state::{StateDir, want};
-use crate::status;
-use crate::sync::disk::{self, Scene};
+use crate::report::list::AccountList;
+use crate::report::status;
+use crate::state::{StateDir, requests};
+use crate::sync::account::{self, AccountContext};
+use crate::text::{sanitize, short};
 use crate::verdict::Rules;
-use crate::words::{short, shown};
 
-impl Session<'_> {
-    pub(super) fn list(&self) -> Exit {
+impl App<'_> {
+    pub(super) fn list(&self) -> ExitStatus {
         let mailboxes: Vec<_> = self
             .config
             .accounts
             .iter()
             .map(|account| self.config.local_mailboxes(account))
             .collect();
-        let listing = Listing::new(&self.config, &mailboxes, &|account, mailbox| {
+        let listing = AccountList::new(&self.config, &mailboxes, &|account, mailbox| {
             self.how_watched(account, mailbox)
         });
         out(if self.cli.json { listing.json() } else { listing.text(&self.env.home) }.trim_end())
@@ -50,7 +50,7 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn muttrc(&self, account: &str) -> Result<Exit, Failure> {
+    pub(super) fn muttrc(&self, account: &str) -> Result<ExitStatus, Error> {
         let text = match account {
             "" => mutt::print::all_accounts(&self.config, &self.env),
             account => mutt::print::one_account(&self.config, &self.env, account)?,
@@ -59,7 +59,7 @@ impl Session<'_> {
     }
 
     /// The accounts that a report is about: those named, else all.
-    fn reported(&self) -> Result<Vec<Scene<'_>>, Failure> {
+    fn reported(&self) -> Result<Vec<AccountContext<'_>>, Error> {
         let selection = match &self.cli.names[..] {
             [] => self.config.select_all(),
             names => self.config.select(&names.iter().map(String::as_str).collect::<Vec<_>>())?,
@@ -67,7 +67,7 @@ impl Session<'_> {
         Ok(selection.iter().filter_map(|(account, _)| self.scene(*account)).collect())
     }
 
-    pub(super) fn status(&self) -> Result<Exit, Failure> {
+    pub(super) fn status(&self) -> Result<ExitStatus, Error> {
         let memory = self.base.join("directories.json");
         if let Ok(text) = std::fs::read(&memory) {
             self.config.directories.recall(&text);
@@ -91,7 +91,7 @@ impl Session<'_> {
     }
 
     /// Of the account that the environment names, else of all together.
-    pub(super) fn status_line(&self, line: &str) -> Exit {
+    pub(super) fn status_line(&self, line: &str) -> ExitStatus {
         let named = self.selection().ok().filter(|_| !self.cli.all);
         let selection = named.unwrap_or_else(|| self.config.select_all());
         let statuses: Vec<_> = selection
@@ -104,28 +104,28 @@ impl Session<'_> {
 
     /// What would be run, and why: what is asked for here, what stands from
     /// before, what the disk shows to be pushed. The server is not asked.
-    pub(super) fn dry_run(&self, selection: &Selection) -> Exit {
+    pub(super) fn dry_run(&self, selection: &Selection) -> ExitStatus {
         for (account, asked) in selection {
             let Some(scene) = self.scene(*account) else { continue };
             let dir = StateDir::existing(scene.base, &scene.account.name);
-            let standing = want::all(&dir);
-            let wants: BTreeSet<Want> = asked.union(&standing).cloned().collect();
+            let standing = requests::all(&dir);
+            let wants: BTreeSet<Target> = asked.union(&standing).cloned().collect();
             let mut touched = self.config.local_mailboxes(scene.account);
-            touched.retain(|mailbox| wants.iter().any(|want| disk::covers(want, mailbox)));
+            touched.retain(|mailbox| wants.iter().any(|want| account::covers(want, mailbox)));
             let status = status::of(scene, &touched);
             let words = self.config.mbsync_words(scene.account, &wants).args().join(" ");
             let program = scene.settings.mbsync.display();
-            let file = self.env.shown(&self.config.file);
+            let file = self.env.sanitize(&self.config.file);
             let name = &scene.account.name;
-            out(&shown(&format!("{name}: {program} -q -c {file} {words}")));
-            out(&shown(&format!("  asked for: {}", status::in_words(asked).join(", "))));
-            let earlier: BTreeSet<Want> = standing.difference(asked).cloned().collect();
+            out(&sanitize(&format!("{name}: {program} -q -c {file} {words}")));
+            out(&sanitize(&format!("  asked for: {}", status::in_words(asked).join(", "))));
+            let earlier: BTreeSet<Target> = standing.difference(asked).cloned().collect();
             if !earlier.is_empty() {
                 let earlier = status::in_words(&earlier).join(", ");
-                out(&shown(&format!("  asked for before: {earlier}")));
+                out(&sanitize(&format!("  asked for before: {earlier}")));
             }
             for line in status::pending_lines(&status) {
-                out(&shown(&line));
+                out(&sanitize(&line));
             }
             if let Some(backoff) = &status.backoff {
                 out(&format!("  not before {}: {}", in_seconds(backoff.wait), backoff.text));
@@ -133,7 +133,7 @@ impl Session<'_> {
                 out(&format!("  not before {}: throttled", in_seconds(status.throttled)));
             }
         }
-        Exit::Done
+        ExitStatus::Done
     }
 }
 

@@ -4,13 +4,13 @@
 //! of what is said afterwards. Each step has its own deadline, and the caller's
 //! interrupt ends any of them.
 
+use super::credentials::Group;
 use super::login::{self, Greeting};
 use super::parse::{self, Reply, Verb};
-use super::secret::Group;
 use super::tls::{self, Check, Trust};
-use super::wire::{Interrupt, Limits, Transport, Wire, WireError};
-use crate::account::{Server, TlsMode};
-use crate::outcome::{Exit, Failure};
+use super::transport::{Interrupt, Limits, Stream, Transport, TransportError};
+use crate::error::{Error, ExitStatus};
+use crate::model::{Server, TlsMode};
 use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::collections::VecDeque;
@@ -50,20 +50,22 @@ pub fn place(server: &Server) -> String {
 
 /// What a wire's error means for the caller.
 #[must_use]
-pub fn failure(place: &str, doing: &str, error: &WireError) -> Failure {
+pub fn failure(place: &str, doing: &str, error: &TransportError) -> Error {
     match error {
-        WireError::Interrupted => Failure::new(Exit::Later, format!("{place}: interrupted")),
-        WireError::Certificate(reason) => Failure::new(
-            Exit::Denied,
+        TransportError::Interrupted => {
+            Error::new(ExitStatus::Later, format!("{place}: interrupted"))
+        }
+        TransportError::Certificate(reason) => Error::new(
+            ExitStatus::Denied,
             format!("{place}: certificate refused ({reason}): {}", tls::mend(reason)),
         ),
-        error => Failure::new(Exit::Offline, format!("{place}: {doing}: {error}")),
+        error => Error::new(ExitStatus::Offline, format!("{place}: {doing}: {error}")),
     }
 }
 
 /// A wire, secured as the file wants it, and the greeting. Nothing secret has
 /// been said.
-pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Wire, Greeting), Failure> {
+pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Greeting), Error> {
     let place = place(server);
     if let Some(command) = &server.tunnel {
         let mut wire = tunnel(command, interrupt)?;
@@ -72,12 +74,12 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Wire, Greeting
         if server.tls == TlsMode::None {
             return Ok((wire, greeting));
         }
-        return Err(Failure::config(
+        return Err(Error::config(
             "TLS through a Tunnel is not done here; leave it to the tunnel, and set TLSType None",
         ));
     }
     let Some(host) = &server.host else {
-        return Err(Failure::config("neither Host nor Tunnel is set"));
+        return Err(Error::config("neither Host nor Tunnel is set"));
     };
     if server.tls == TlsMode::None {
         let mut wire = dial(server, host, &place, interrupt)?;
@@ -88,7 +90,9 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Wire, Greeting
     let trust = Trust::of(server)?;
     let mut refused = None;
     for check in trust.checks() {
-        if check == Check::Bundle && !refused.as_ref().is_some_and(|r: &WireError| is_issuer(r)) {
+        if check == Check::Bundle
+            && !refused.as_ref().is_some_and(|r: &TransportError| is_issuer(r))
+        {
             continue;
         }
         let connector = trust.connector(check)?;
@@ -100,15 +104,16 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Wire, Greeting
         wire.begin(Limits::small(step(server)));
         let mut wire = match wire.start_tls(&connector, host) {
             Ok(wire) => wire,
-            Err(error @ WireError::Certificate(_)) => {
+            Err(error @ TransportError::Certificate(_)) => {
                 refused = Some(error);
                 continue;
             }
             Err(error) => return Err(failure(&place, "TLS", &error)),
         };
         if check == Check::Pin && !wire.peer_certificate().is_some_and(|c| trust.pinned(&c)) {
-            refused
-                .get_or_insert(WireError::Certificate("not the one in CertificateFile".to_owned()));
+            refused.get_or_insert(TransportError::Certificate(
+                "not the one in CertificateFile".to_owned(),
+            ));
             continue;
         }
         wire.begin(Limits::small(step(server)));
@@ -123,18 +128,19 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Wire, Greeting
         }
         return Ok((wire, greeting));
     }
-    let refused = refused.unwrap_or(WireError::Handshake("no certificate to check".to_owned()));
+    let refused =
+        refused.unwrap_or(TransportError::Handshake("no certificate to check".to_owned()));
     Err(failure(&place, "TLS", &refused))
 }
 
-fn is_issuer(error: &WireError) -> bool {
-    matches!(error, WireError::Certificate(reason) if reason.contains("issuer") || reason.contains("self-signed certificate in"))
+fn is_issuer(error: &TransportError) -> bool {
+    matches!(error, TransportError::Certificate(reason) if reason.contains("issuer") || reason.contains("self-signed certificate in"))
 }
 
-fn refuse_preauth(greeting: &Greeting, place: &str) -> Result<(), Failure> {
+fn refuse_preauth(greeting: &Greeting, place: &str) -> Result<(), Error> {
     if greeting.preauth {
-        return Err(Failure::new(
-            Exit::Denied,
+        return Err(Error::new(
+            ExitStatus::Denied,
             format!(
                 "{place}: claims to know us already (PREAUTH), which is believed of a Tunnel only"
             ),
@@ -144,25 +150,25 @@ fn refuse_preauth(greeting: &Greeting, place: &str) -> Result<(), Failure> {
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
+fn ask_for_tls(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
     let greeting = login::greeting(wire, place)?;
     if greeting.preauth {
-        return Err(Failure::new(
-            Exit::Denied,
+        return Err(Error::new(
+            ExitStatus::Denied,
             format!(
                 "{place}: PREAUTH before STARTTLS; somebody may be in between, or set TLSType IMAPS"
             ),
         ));
     }
-    let off = |error: &WireError| failure(place, "STARTTLS", error);
+    let off = |error: &TransportError| failure(place, "STARTTLS", error);
     wire.send(b"s1 STARTTLS\r\n").map_err(|e| off(&e))?;
     loop {
         let response = wire.response().map_err(|e| off(&e))?;
         match parse::reply(&response) {
             Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => return Ok(greeting),
             Reply::Tagged(b"s1", said) => {
-                return Err(Failure::new(
-                    Exit::Denied,
+                return Err(Error::new(
+                    ExitStatus::Denied,
                     format!(
                         "{place}: refuses STARTTLS ({}); if it has TLS on port 993, set TLSType IMAPS",
                         said.printable()
@@ -170,7 +176,7 @@ fn ask_for_tls(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
                 ));
             }
             Reply::Tagged(..) => {
-                return Err(off(&WireError::Malformed("an answer to nothing we said")));
+                return Err(off(&TransportError::Malformed("an answer to nothing we said")));
             }
             Reply::Condition(said) if said.verb == Verb::Bye => {
                 return Err(login::bye(place, &said));
@@ -181,7 +187,12 @@ fn ask_for_tls(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
 }
 
 /// A TCP connection, the step's time already begun for the greeting.
-fn dial(server: &Server, host: &str, place: &str, interrupt: &Interrupt) -> Result<Wire, Failure> {
+fn dial(
+    server: &Server,
+    host: &str,
+    place: &str,
+    interrupt: &Interrupt,
+) -> Result<Transport, Error> {
     let time = step(server);
     let addresses = resolve(host, server.port, Instant::now() + time, interrupt)
         .map_err(|e| failure(place, "looking up the name", &e))?;
@@ -194,7 +205,7 @@ fn dial(server: &Server, host: &str, place: &str, interrupt: &Interrupt) -> Resu
     let _ = sockopt::set_tcp_keepcnt(&stream, 3);
     let _ = sockopt::set_tcp_user_timeout(&stream, 60_000);
     let _ = stream.set_nodelay(true);
-    let mut wire = Wire::new(Transport::Tcp(stream), interrupt.clone());
+    let mut wire = Transport::new(Stream::Tcp(stream), interrupt.clone());
     wire.begin(Limits::small(time));
     Ok(wire)
 }
@@ -208,15 +219,15 @@ pub fn resolve(
     port: u16,
     deadline: Instant,
     interrupt: &Interrupt,
-) -> Result<Vec<SocketAddr>, WireError> {
+) -> Result<Vec<SocketAddr>, TransportError> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     if RESOLVERS.fetch_add(1, Ordering::Relaxed) >= MOST_RESOLVERS {
         RESOLVERS.fetch_sub(1, Ordering::Relaxed);
-        return Err(WireError::Io("earlier lookups have not come back yet".to_owned()));
+        return Err(TransportError::Io("earlier lookups have not come back yet".to_owned()));
     }
-    let system = |e: std::io::Error| WireError::Io(e.to_string());
+    let system = |e: std::io::Error| TransportError::Io(e.to_string());
     let (done, signal) = UnixStream::pair().map_err(system)?;
     let (answer, answers) = mpsc::channel();
     let name = host.to_owned();
@@ -236,8 +247,8 @@ pub fn resolve(
     interrupt.wait(&[(done.as_fd(), PollFlags::IN)], deadline)?;
     match answers.try_recv() {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-        Ok(Err(error)) => Err(WireError::Io(error.to_string())),
-        _ => Err(WireError::Io("the name has no address".to_owned())),
+        Ok(Err(error)) => Err(TransportError::Io(error.to_string())),
+        _ => Err(TransportError::Io("the name has no address".to_owned())),
     }
 }
 
@@ -247,17 +258,17 @@ pub fn first_to_answer(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
     interrupt: &Interrupt,
-) -> Result<TcpStream, WireError> {
+) -> Result<TcpStream, TransportError> {
     let mut waiting: VecDeque<SocketAddr> = addresses.into_iter().take(32).collect();
     let mut trying: Vec<OwnedFd> = Vec::new();
-    let mut last = WireError::Io("the name has no address".to_owned());
+    let mut last = TransportError::Io("the name has no address".to_owned());
     loop {
         if let Some(address) = waiting.pop_front() {
             match begin(address) {
                 Ok((socket, true)) => return Ok(socket.into()),
                 Ok((socket, false)) => trying.push(socket),
                 Err(error) => {
-                    last = WireError::Io(std::io::Error::from(error).to_string());
+                    last = TransportError::Io(std::io::Error::from(error).to_string());
                     if waiting.is_empty() && trying.is_empty() {
                         return Err(last);
                     }
@@ -270,7 +281,7 @@ pub fn first_to_answer(
         let fds: Vec<_> = trying.iter().map(|fd| (fd.as_fd(), PollFlags::OUT)).collect();
         let ready = match interrupt.wait(&fds, next) {
             Ok(ready) => ready,
-            Err(WireError::Deadline) if Instant::now() < deadline => continue,
+            Err(TransportError::Deadline) if Instant::now() < deadline => continue,
             Err(error) => return Err(error),
         };
         drop(fds);
@@ -283,7 +294,7 @@ pub fn first_to_answer(
             match sockopt::socket_error(&socket) {
                 Ok(Ok(())) => return Ok(socket.into()),
                 Ok(Err(error)) | Err(error) => {
-                    last = WireError::Io(std::io::Error::from(error).to_string());
+                    last = TransportError::Io(std::io::Error::from(error).to_string());
                 }
             }
         }
@@ -308,9 +319,9 @@ fn begin(address: SocketAddr) -> Result<(OwnedFd, bool), rustix::io::Errno> {
 
 /// mbsync's `Tunnel`: a shell command that speaks IMAP on its standard input and
 /// output, both one socket.
-fn tunnel(command: &str, interrupt: &Interrupt) -> Result<Wire, Failure> {
+fn tunnel(command: &str, interrupt: &Interrupt) -> Result<Transport, Error> {
     let failed = |e: std::io::Error| {
-        Failure::new(Exit::Offline, format!("the Tunnel cannot be started: {e}"))
+        Error::new(ExitStatus::Offline, format!("the Tunnel cannot be started: {e}"))
     };
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     ours.set_nonblocking(true).map_err(failed)?;
@@ -322,7 +333,7 @@ fn tunnel(command: &str, interrupt: &Interrupt) -> Result<Wire, Failure> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(output));
     let group = Group::start(&mut shell).map_err(failed)?;
-    Ok(Wire::new(Transport::Tunnel(ours, Box::new(group)), interrupt.clone()))
+    Ok(Transport::new(Stream::Tunnel(ours, Box::new(group)), interrupt.clone()))
 }
 
 #[cfg(test)]
@@ -362,7 +373,7 @@ mod tests {
         let moment = Instant::now() + Duration::from_millis(400);
         assert_eq!(
             first_to_answer(vec![full], moment, &Interrupt::never()).unwrap_err(),
-            WireError::Deadline
+            TransportError::Deadline
         );
         assert!(begun.elapsed() < Duration::from_secs(20));
         let live = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -6,9 +6,9 @@
 //! the connection goes on. Never waits. Buffers are bounded: who does not read
 //! is not read from.
 
+use super::client::{Client, ClientError};
 use super::parse::{self, Reply, Verb};
-use super::session::{Link, LinkError};
-use super::wire::{Limits, Shared, WireError};
+use super::transport::{Limits, Shared, TransportError};
 use rustix::event::{PollFd, PollFlags};
 use std::collections::HashSet;
 use std::fmt;
@@ -58,21 +58,21 @@ const NOT_TAKEN: [&[u8]; 8] = [
 
 /// What went wrong, so that the connection cannot be used again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
+pub enum RelayFault {
     /// The server, or the way to it.
-    Server(WireError),
+    Server(TransportError),
     /// The borrower left in the middle of something.
     LeftEarly,
     /// The borrower does not keep to IMAP: how.
     Borrower(&'static str),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for RelayFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Server(error) => error.fmt(f),
-            Trouble::LeftEarly => f.write_str("it was left without LOGOUT"),
-            Trouble::Borrower(how) => write!(f, "its borrower does not keep to IMAP: {how}"),
+            RelayFault::Server(error) => error.fmt(f),
+            RelayFault::LeftEarly => f.write_str("it was left without LOGOUT"),
+            RelayFault::Borrower(how) => write!(f, "its borrower does not keep to IMAP: {how}"),
         }
     }
 }
@@ -110,7 +110,7 @@ pub struct Relay {
     answers: Vec<u8>,
     logout: Option<Vec<u8>>,
     parted: bool,
-    trouble: Option<Trouble>,
+    trouble: Option<RelayFault>,
     /// For what is just being read. Not on the stack, which would keep it.
     buffer: Vec<u8>,
 }
@@ -128,9 +128,10 @@ impl Relay {
     ///
     /// # Errors
     /// The connection is lost.
-    pub fn of(link: &mut Link) -> Result<Self, LinkError> {
-        let socket = rustix::io::fcntl_dupfd_cloexec(link.poll_fd(), 3)
-            .map_err(|e| link.lost("lending", &WireError::Io(io::Error::from(e).to_string())))?;
+    pub fn of(link: &mut Client) -> Result<Self, ClientError> {
+        let socket = rustix::io::fcntl_dupfd_cloexec(link.poll_fd(), 3).map_err(|e| {
+            link.lost("lending", &TransportError::Io(io::Error::from(e).to_string()))
+        })?;
         let holds = link.selected.is_some();
         let ours = link.fall_silent()?;
         Ok(Relay {
@@ -179,13 +180,13 @@ impl Relay {
     ///
     /// # Errors
     /// What stands against it.
-    pub fn given_back(&mut self) -> Result<(), Trouble> {
+    pub fn given_back(&mut self) -> Result<(), RelayFault> {
         while self.pump() == Flow::More {}
         match self.trouble.clone() {
             Some(trouble) => Err(trouble),
             None if self.parted => Ok(()),
             None if !self.joined && self.ours.is_empty() => Ok(()),
-            None => Err(Trouble::LeftEarly),
+            None => Err(RelayFault::LeftEarly),
         }
     }
 
@@ -261,7 +262,7 @@ impl Relay {
     }
 
     /// One step in each direction; whether any byte moved.
-    fn step(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, Trouble> {
+    fn step(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, RelayFault> {
         let mut moved = false;
         if self.wants_response() && !dry.server {
             moved |= self.hear_server(buffer, dry)?;
@@ -271,7 +272,7 @@ impl Relay {
             match self.to_borrower.write_to(|bytes| borrower.write(bytes)) {
                 Ok(some) => moved |= some,
                 Err(_) if self.parted => self.borrower = None,
-                Err(_) => return Err(Trouble::LeftEarly),
+                Err(_) => return Err(RelayFault::LeftEarly),
             }
         }
         if self.parted && self.to_borrower.is_empty() {
@@ -293,23 +294,25 @@ impl Relay {
         Ok(moved || written)
     }
 
-    fn server_trouble(&self) -> Trouble {
+    fn server_trouble(&self) -> RelayFault {
         let error = self.wire.with(|wire| wire.trouble().cloned());
-        Trouble::Server(error.unwrap_or(WireError::Closed))
+        RelayFault::Server(error.unwrap_or(TransportError::Closed))
     }
 
-    fn hear_server(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, Trouble> {
+    fn hear_server(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, RelayFault> {
         if !self.ours.is_empty() {
-            let response = self.wire.with(super::wire::Wire::try_response);
-            let Some(response) = response.map_err(Trouble::Server)? else { return Ok(false) };
+            let response = self.wire.with(super::transport::Transport::try_response);
+            let Some(response) = response.map_err(RelayFault::Server)? else { return Ok(false) };
             let passes = match parse::reply(&response) {
                 Reply::Tagged(tag, _) if self.ours.remove(tag) => false,
                 Reply::Tagged(tag, _) if self.from.answered(tag) => true,
                 Reply::Tagged(..) => {
-                    return Err(Trouble::Server(WireError::Malformed("an answer to nothing")));
+                    return Err(RelayFault::Server(TransportError::Malformed(
+                        "an answer to nothing",
+                    )));
                 }
                 Reply::Condition(said) if said.verb == Verb::Bye => {
-                    return Err(Trouble::Server(WireError::Closed));
+                    return Err(RelayFault::Server(TransportError::Closed));
                 }
                 // NOTIFY's last words. mbsync asks for no STATUS, and what changed
                 // is seen when the watch begins again.
@@ -331,7 +334,7 @@ impl Relay {
                 let whole = !wire.is_tls() && wire.buffered() == 0;
                 wire.try_read(buffer).map(|count| (count, whole))
             })
-            .map_err(Trouble::Server)?;
+            .map_err(RelayFault::Server)?;
         dry.server = count == 0 || whole && count < buffer.len();
         let bytes = buffer.get(..count).unwrap_or_default();
         self.to_borrower.push(bytes);
@@ -339,14 +342,14 @@ impl Relay {
         Ok(count > 0)
     }
 
-    fn hear_borrower(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, Trouble> {
+    fn hear_borrower(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, RelayFault> {
         let Some(borrower) = &mut self.borrower else { return Ok(false) };
         let count = match borrower.read(buffer) {
-            Ok(0) => return Err(Trouble::LeftEarly),
+            Ok(0) => return Err(RelayFault::LeftEarly),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
-            Err(_) => return Err(Trouble::LeftEarly),
+            Err(_) => return Err(RelayFault::LeftEarly),
         };
         dry.borrower = count < buffer.len();
         let bytes = buffer.get(..count).unwrap_or_default();
@@ -394,10 +397,10 @@ impl Relay {
     }
 }
 
-impl Link {
+impl Client {
     /// Ends IDLE and NOTIFY and leaves the open mailbox, all without waiting for
     /// the answers: whoever has the wire next takes them from it. Their tags.
-    fn fall_silent(&mut self) -> Result<HashSet<Vec<u8>>, LinkError> {
+    fn fall_silent(&mut self) -> Result<HashSet<Vec<u8>>, ClientError> {
         let mut tags: HashSet<Vec<u8>> = HashSet::new();
         let mut out = Vec::new();
         if let Some(tag) = self.idling.take() {
@@ -441,7 +444,7 @@ impl Commands {
         mut bytes: &[u8],
         to_server: &mut Queue,
         mut ours: impl FnMut(&[u8], &[u8], bool) -> bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RelayFault> {
         while !bytes.is_empty() {
             if self.literal > 0 {
                 let count =
@@ -460,7 +463,7 @@ impl Commands {
             self.line.extend_from_slice(part);
             bytes = rest;
             if self.line.len() > LONGEST_COMMAND {
-                return Err(Trouble::Borrower("a line too long"));
+                return Err(RelayFault::Borrower("a line too long"));
             }
             if end.is_some() {
                 let line = std::mem::take(&mut self.line);
@@ -477,7 +480,7 @@ impl Commands {
         line: &[u8],
         to_server: &mut Queue,
         ours: &mut impl FnMut(&[u8], &[u8], bool) -> bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RelayFault> {
         let literal = literal_at_end(line);
         let tag = if let Some((tag, _)) = self.within.take() {
             tag
@@ -486,10 +489,10 @@ impl Commands {
             let tag = words.next().unwrap_or_default().to_vec();
             let verb = words.next().unwrap_or_default().to_ascii_uppercase();
             if tag.is_empty() || verb.is_empty() {
-                return Err(Trouble::Borrower("a line that is no command"));
+                return Err(RelayFault::Borrower("a line that is no command"));
             }
             if self.under_way.contains(&tag) {
-                return Err(Trouble::Borrower("a tag twice"));
+                return Err(RelayFault::Borrower("a tag twice"));
             }
             if literal.is_none() && ours(&tag, &verb, words.next().is_none()) {
                 return Ok(());
@@ -535,7 +538,7 @@ impl Responses {
         &mut self,
         mut bytes: &[u8],
         mut answered: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RelayFault> {
         while !bytes.is_empty() {
             if self.literal > 0 {
                 let count =
@@ -562,8 +565,8 @@ impl Responses {
         Ok(())
     }
 
-    fn whole_line(&mut self, answered: &mut impl FnMut(&[u8]) -> bool) -> Result<(), Trouble> {
-        let malformed = |how| Err(Trouble::Server(WireError::Malformed(how)));
+    fn whole_line(&mut self, answered: &mut impl FnMut(&[u8]) -> bool) -> Result<(), RelayFault> {
+        let malformed = |how| Err(RelayFault::Server(TransportError::Malformed(how)));
         if !self.further {
             let mut words = self.head.split(u8::is_ascii_whitespace);
             let first = words.next().unwrap_or_default();
@@ -571,7 +574,7 @@ impl Responses {
                 b"*" => {
                     let word = words.next().unwrap_or_default().to_ascii_uppercase();
                     match &word[..] {
-                        b"BYE" => return Err(Trouble::Server(WireError::Closed)),
+                        b"BYE" => return Err(RelayFault::Server(TransportError::Closed)),
                         // Text for people, whatever it ends with.
                         b"OK" | b"NO" | b"BAD" | b"PREAUTH" => return Ok(()),
                         _ => {}
@@ -658,17 +661,17 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::{Interrupt, Transport, Wire};
+    use super::super::transport::{Interrupt, Stream, Transport};
     use super::*;
     use proptest::prelude::*;
 
-    struct Loan {
+    struct LeaseOutcome {
         relay: Relay,
         server: UnixStream,
         borrower: UnixStream,
     }
 
-    fn loan(ours: &[&str]) -> Loan {
+    fn loan(ours: &[&str]) -> LeaseOutcome {
         let (near, server) = UnixStream::pair().unwrap();
         let (theirs, borrower) = UnixStream::pair().unwrap();
         for each in [&near, &server, &borrower] {
@@ -678,7 +681,7 @@ mod tests {
             ["IMAP4REV1", "UIDPLUS", "AUTH=PLAIN", "COMPRESS=DEFLATE", "STARTTLS", "NOTIFY"];
         let mut relay = Relay {
             socket: near.try_clone().unwrap().into(),
-            wire: Shared::new(Wire::new(Transport::Pair(near), Interrupt::never())),
+            wire: Shared::new(Transport::new(Stream::Pair(near), Interrupt::never())),
             ours: ours.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
             holds: false,
             capabilities: lent(&words.map(str::to_owned)),
@@ -696,7 +699,7 @@ mod tests {
             buffer: vec![0; CHUNK],
         };
         assert!(relay.join(theirs));
-        let mut loan = Loan { relay, server, borrower };
+        let mut loan = LeaseOutcome { relay, server, borrower };
         assert_eq!(
             loan.heard(),
             "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a connection on loan\r\n"
@@ -710,7 +713,7 @@ mod tests {
         String::from_utf8(text).unwrap()
     }
 
-    impl Loan {
+    impl LeaseOutcome {
         fn says(&mut self, text: &str) {
             self.borrower.write_all(text.as_bytes()).unwrap();
             self.relay.pump();
@@ -742,14 +745,14 @@ mod tests {
         );
         loan.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
         assert_eq!(loan.heard(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
-        assert_eq!(loan.relay.given_back(), Err(Trouble::LeftEarly));
+        assert_eq!(loan.relay.given_back(), Err(RelayFault::LeftEarly));
         loan.says("5 LOGOUT\r\n");
         assert_eq!(loan.asked(), "");
         assert_eq!(loan.heard(), "* BYE\r\n5 OK the connection goes back\r\n");
         assert_eq!(loan.relay.given_back(), Ok(()));
         // What comes now is for whoever has the connection next.
         loan.answers("* 4 EXISTS\r\n");
-        assert_eq!(loan.relay.wire.with(Wire::try_response).unwrap().unwrap().len(), 12);
+        assert_eq!(loan.relay.wire.with(Transport::try_response).unwrap().unwrap().len(), 12);
     }
 
     #[test]
@@ -809,19 +812,19 @@ mod tests {
             let mut loan = loan(&[]);
             loan.says("1 NOOP\r\n");
             loan.answers(said);
-            assert!(matches!(loan.relay.given_back(), Err(Trouble::Server(_))), "{said}");
+            assert!(matches!(loan.relay.given_back(), Err(RelayFault::Server(_))), "{said}");
             let mut one = [0; 64];
             while loan.borrower.read(&mut one).unwrap() > 0 {}
         }
         for said in ["1\r\n", "1 NOOP\r\n1 NOOP\r\n", &"x".repeat(20_000)] {
             let mut loan = loan(&[]);
             loan.says(said);
-            assert!(matches!(loan.relay.given_back(), Err(Trouble::Borrower(_))), "{said}");
+            assert!(matches!(loan.relay.given_back(), Err(RelayFault::Borrower(_))), "{said}");
         }
         let mut loan = loan(&[]);
         assert!(!loan.relay.join(UnixStream::pair().unwrap().0), "a second one");
         drop(loan.borrower);
-        assert_eq!(loan.relay.given_back(), Err(Trouble::LeftEarly));
+        assert_eq!(loan.relay.given_back(), Err(RelayFault::LeftEarly));
     }
 
     #[test]

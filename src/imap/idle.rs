@@ -4,13 +4,13 @@
 //! crate's own IDLE hangs when something comes before the `+`, and its timeout
 //! begins anew with every line.
 
+use super::client::{Client, ClientError, Line};
 use super::parse::Verb;
-use super::session::{Line, Link, LinkError};
-use super::wire::Limits;
+use super::transport::Limits;
 use std::collections::HashMap;
 use std::time::Duration;
 
-impl Link {
+impl Client {
     /// Whether IDLE is on.
     #[must_use]
     pub fn is_idling(&self) -> bool {
@@ -19,7 +19,7 @@ impl Link {
 
     /// Begins IDLE (RFC 2177): from now on the server speaks unasked. Commands
     /// end it by themselves.
-    pub fn idle_start(&mut self) -> Result<(), LinkError> {
+    pub fn idle_start(&mut self) -> Result<(), ClientError> {
         if let Some(trouble) = self.wire.with(|w| w.trouble().cloned()) {
             return Err(self.lost("IDLE", &trouble));
         }
@@ -36,14 +36,14 @@ impl Link {
             return Ok(());
         }
         match answers {
-            [Some(answer)] if answer.verb != Verb::Ok => Err(LinkError::Refused(answer)),
+            [Some(answer)] if answer.verb != Verb::Ok => Err(ClientError::Refused(answer)),
             _ => Err(self.break_off("IDLE", "OK where a continuation is due")),
         }
     }
 
     /// Ends IDLE; the server must agree within `time`. What it says meanwhile
-    /// comes out of [`Link::events`].
-    pub fn idle_done(&mut self, time: Duration) -> Result<(), LinkError> {
+    /// comes out of [`Client::events`].
+    pub fn idle_done(&mut self, time: Duration) -> Result<(), ClientError> {
         let Some(tag) = self.idling.take() else { return Ok(()) };
         self.wire.with(|w| w.begin(Limits::small(time)));
         self.send("DONE", b"DONE\r\n")?;
@@ -57,7 +57,7 @@ impl Link {
 
     /// NOOP, or DONE and IDLE again: whether the connection lives, known within
     /// `time`. For the moment after a sleep.
-    pub fn probe(&mut self, time: Duration) -> Result<(), LinkError> {
+    pub fn probe(&mut self, time: Duration) -> Result<(), ClientError> {
         if self.idling.is_some() {
             self.idle_done(time)?;
             return self.idle_start();

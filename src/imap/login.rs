@@ -5,13 +5,13 @@
 //! where the file's wish for a secure connection is met.
 
 use super::connect::{failure, place, step};
+use super::credentials::{PromptPolicy, obtain};
 use super::parse::{self, Condition, Reply, Verb};
 use super::scram::Scram;
-use super::secret::{Asking, obtain};
+use super::transport::{Limits, Transport, TransportError};
 use super::values::Capabilities;
-use super::wire::{Limits, Wire, WireError};
-use crate::account::{Server, TlsMode};
-use crate::outcome::{Exit, Failure};
+use crate::error::{Error, ExitStatus};
+use crate::model::{Server, TlsMode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -26,7 +26,7 @@ pub struct Greeting {
 }
 
 /// Reads the greeting; the wire's step must have begun.
-pub fn greeting(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
+pub fn greeting(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
     let response = wire.response().map_err(|e| failure(place, "greeting", &e))?;
     if let Reply::Condition(said) = parse::reply(&response) {
         match said.verb {
@@ -40,18 +40,18 @@ pub fn greeting(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
             Verb::No | Verb::Bad => {}
         }
     }
-    let error = wire.kill(WireError::Malformed("no greeting"));
+    let error = wire.kill(TransportError::Malformed("no greeting"));
     Err(failure(place, "greeting", &error))
 }
 
 /// The server shows us the door.
-pub(super) fn bye(place: &str, said: &Condition<'_>) -> Failure {
+pub(super) fn bye(place: &str, said: &Condition<'_>) -> Error {
     goodbye(place, said, &said.printable())
 }
 
-fn goodbye(place: &str, said: &Condition<'_>, text: &str) -> Failure {
-    let exit = if for_now(said) { Exit::Later } else { Exit::Offline };
-    Failure::new(exit, format!("{place}: the server says goodbye: {text}"))
+fn goodbye(place: &str, said: &Condition<'_>, text: &str) -> Error {
+    let exit = if for_now(said) { ExitStatus::Later } else { ExitStatus::Offline };
+    Error::new(exit, format!("{place}: the server says goodbye: {text}"))
 }
 
 /// Whether the server says that it is a matter of time (RFC 5530), or of how
@@ -107,7 +107,7 @@ impl Mechanism {
         wanted: &[String],
         offered: &Capabilities,
         encrypted: bool,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Error> {
         let named = |name: &str| wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
         let any = named("*") || wanted.is_empty();
         let fits = |mechanism: Mechanism, name: &str| match mechanism {
@@ -125,8 +125,8 @@ impl Mechanism {
             if theirs.is_empty() { "no AUTH= at all".to_owned() } else { theirs.join(" ") };
         let theirs = parse::printable(&theirs);
         if any && !encrypted && !offered.has("LOGINDISABLED") {
-            return Err(Failure::new(
-                Exit::Denied,
+            return Err(Error::new(
+                ExitStatus::Denied,
                 "the server takes LOGIN only, and the connection is not encrypted; set TLSType, or AuthMechs LOGIN if the way to it is safe",
             ));
         }
@@ -135,8 +135,8 @@ impl Mechanism {
                 .iter()
                 .any(|w| Self::ALL.iter().any(|(_, name)| w.eq_ignore_ascii_case(name)))
         {
-            return Err(Failure::new(
-                Exit::Denied,
+            return Err(Error::new(
+                ExitStatus::Denied,
                 format!(
                     "AuthMechs {} is not known here; watched without the server",
                     wanted.join(" ")
@@ -144,8 +144,8 @@ impl Mechanism {
             ));
         }
         let ours = if any { "*".to_owned() } else { wanted.join(" ") };
-        Err(Failure::new(
-            Exit::Denied,
+        Err(Error::new(
+            ExitStatus::Denied,
             format!("the server offers {theirs}, and AuthMechs allows {ours}; no login in common"),
         ))
     }
@@ -156,11 +156,11 @@ impl Mechanism {
 /// The user name and password are obtained here, not before: a server that is
 /// not reached costs no prompt.
 pub fn log_in(
-    wire: &mut Wire,
+    wire: &mut Transport,
     greeting: Greeting,
     server: &Server,
-    asking: &Asking,
-) -> Result<Option<Capabilities>, Failure> {
+    asking: &PromptPolicy,
+) -> Result<Option<Capabilities>, Error> {
     let place = place(server);
     if greeting.preauth {
         return Ok(greeting.capabilities);
@@ -170,30 +170,30 @@ pub fn log_in(
         None => ask_capabilities(wire, &place, step(server))?,
     };
     if server.tls != TlsMode::None && !wire.is_tls() {
-        return Err(Failure::new(
-            Exit::Denied,
+        return Err(Error::new(
+            ExitStatus::Denied,
             format!("{place}: the connection is not encrypted as the file asks; no password said"),
         ));
     }
     let encrypted = wire.is_tls();
     let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted)
-        .map_err(|f| Failure::new(f.exit, format!("{place}: {}", f.text)))?;
+        .map_err(|f| Error::new(f.exit, format!("{place}: {}", f.text)))?;
     let user =
-        server.user.as_ref().ok_or_else(|| Failure::config("neither User nor UserCmd is set"))?;
+        server.user.as_ref().ok_or_else(|| Error::config("neither User nor UserCmd is set"))?;
     let user = obtain(user, "UserCmd", asking)?;
     let pass = match (&server.pass, mechanism) {
         (_, Mechanism::External) => Zeroizing::new(Vec::new()),
         (Some(pass), _) => obtain(pass, "PassCmd", asking)?,
         (None, _) => {
-            return Err(Failure::new(
-                Exit::Denied,
+            return Err(Error::new(
+                ExitStatus::Denied,
                 "neither Pass nor PassCmd is set, and nobody can be asked here; set PassCmd",
             ));
         }
     };
     if user.is_empty() || user.contains(&0) || pass.contains(&0) {
-        return Err(Failure::new(
-            Exit::Denied,
+        return Err(Error::new(
+            ExitStatus::Denied,
             "an empty user name, or a NUL byte in user name or password",
         ));
     }
@@ -208,12 +208,12 @@ pub fn log_in(
 
 /// CAPABILITY, before login.
 fn ask_capabilities(
-    wire: &mut Wire,
+    wire: &mut Transport,
     place: &str,
     time: std::time::Duration,
-) -> Result<Capabilities, Failure> {
+) -> Result<Capabilities, Error> {
     wire.begin(Limits::small(time));
-    let off = |e: &WireError| failure(place, "CAPABILITY", e);
+    let off = |e: &TransportError| failure(place, "CAPABILITY", e);
     wire.send(b"c1 CAPABILITY\r\n").map_err(|e| off(&e))?;
     let mut capabilities = None;
     loop {
@@ -225,11 +225,13 @@ fn ask_capabilities(
             Reply::Tagged(b"c1", said) => {
                 return match (said.verb, capabilities) {
                     (Verb::Ok, Some(capabilities)) => Ok(capabilities),
-                    _ => Err(off(&wire.kill(WireError::Malformed("no answer to CAPABILITY")))),
+                    _ => Err(off(&wire.kill(TransportError::Malformed("no answer to CAPABILITY")))),
                 };
             }
             Reply::Tagged(..) => {
-                return Err(off(&wire.kill(WireError::Malformed("an answer to nothing we said"))));
+                return Err(off(
+                    &wire.kill(TransportError::Malformed("an answer to nothing we said"))
+                ));
             }
             Reply::Condition(said) if said.verb == Verb::Bye => return Err(bye(place, &said)),
             _ => {}
@@ -250,7 +252,7 @@ enum Said {
 }
 
 struct Login<'a> {
-    wire: &'a mut Wire,
+    wire: &'a mut Transport,
     place: &'a str,
     mechanism: Mechanism,
     user: &'a [u8],
@@ -268,7 +270,7 @@ impl Login<'_> {
         pass: &[u8],
         offered: &Capabilities,
         server: &Server,
-    ) -> Result<Option<Capabilities>, Failure> {
+    ) -> Result<Option<Capabilities>, Error> {
         match self.mechanism {
             Mechanism::Login => self.login(pass, offered)?,
             Mechanism::Plain => {
@@ -301,26 +303,26 @@ impl Login<'_> {
         Ok(self.after)
     }
 
-    fn off(&self, error: &WireError) -> Failure {
+    fn off(&self, error: &TransportError) -> Error {
         failure(self.place, "login", error)
     }
 
-    fn malformed(&mut self, how: &'static str) -> Failure {
-        let error = self.wire.kill(WireError::Malformed(how));
+    fn malformed(&mut self, how: &'static str) -> Error {
+        let error = self.wire.kill(TransportError::Malformed(how));
         self.off(&error)
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.wire.send(bytes).map_err(|e| self.off(&e))
     }
 
     /// Base64 and a line's end, wiped afterwards.
-    fn send_encoded(&mut self, before: &[u8], secret: &[u8]) -> Result<(), Failure> {
+    fn send_encoded(&mut self, before: &[u8], secret: &[u8]) -> Result<(), Error> {
         let mut line = Zeroizing::new(vec![0_u8; before.len() + secret.len().div_ceil(3) * 4 + 2]);
         line[..before.len()].copy_from_slice(before);
         let n = STANDARD
             .encode_slice(secret, &mut line[before.len()..])
-            .map_err(|_| Failure::new(Exit::Denied, "the password is too long"))?;
+            .map_err(|_| Error::new(ExitStatus::Denied, "the password is too long"))?;
         let end = before.len() + n;
         if let Ok(encoded) = std::str::from_utf8(&line[before.len()..end]) {
             self.spoken.push(Zeroizing::new(encoded.to_owned()));
@@ -329,7 +331,7 @@ impl Login<'_> {
         self.send(&line[..end + 2])
     }
 
-    fn next(&mut self) -> Result<Said, Failure> {
+    fn next(&mut self) -> Result<Said, Error> {
         loop {
             let response = self.wire.response().map_err(|e| self.off(&e))?;
             match parse::reply(&response) {
@@ -363,10 +365,10 @@ impl Login<'_> {
         said.printable_without(spoken.into_iter())
     }
 
-    fn refused(&self, said: &Condition<'_>) -> Failure {
+    fn refused(&self, said: &Condition<'_>) -> Error {
         if for_now(said) {
-            return Failure::new(
-                Exit::Later,
+            return Error::new(
+                ExitStatus::Later,
                 format!("{}: not now, says the server: {}", self.place, self.quoted(said)),
             );
         }
@@ -377,8 +379,8 @@ impl Login<'_> {
             }
             _ => "check User and Pass",
         };
-        Failure::new(
-            Exit::Denied,
+        Error::new(
+            ExitStatus::Denied,
             format!(
                 "{}: login by {} refused: {}; {mend}",
                 self.place,
@@ -389,7 +391,7 @@ impl Login<'_> {
     }
 
     /// The command, and our first words in it or after the server's.
-    fn authenticate(&mut self, offered: &Capabilities, first: &[u8]) -> Result<(), Failure> {
+    fn authenticate(&mut self, offered: &Capabilities, first: &[u8]) -> Result<(), Error> {
         let command = [TAG, b" AUTHENTICATE ", self.mechanism.name().as_bytes()].concat();
         if offered.sasl_ir() {
             let command = [&command[..], b" "].concat();
@@ -406,7 +408,7 @@ impl Login<'_> {
     }
 
     /// The server must be content now.
-    fn no_more(&mut self) -> Result<(), Failure> {
+    fn no_more(&mut self) -> Result<(), Error> {
         match self.next()? {
             Said::Done => Ok(()),
             Said::Go(_) => {
@@ -421,7 +423,7 @@ impl Login<'_> {
     }
 
     /// A refusal of a token comes as a challenge first, which wants this answer.
-    fn token(&mut self, answer: &[u8]) -> Result<(), Failure> {
+    fn token(&mut self, answer: &[u8]) -> Result<(), Error> {
         match self.next()? {
             Said::Done => Ok(()),
             Said::Go(_) => {
@@ -434,9 +436,10 @@ impl Login<'_> {
         }
     }
 
-    fn scram(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Failure> {
+    fn scram(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Error> {
         let place = self.place.to_owned();
-        let denied = move |why: &str| Failure::new(Exit::Denied, format!("{place}: SCRAM: {why}"));
+        let denied =
+            move |why: &str| Error::new(ExitStatus::Denied, format!("{place}: SCRAM: {why}"));
         let user =
             std::str::from_utf8(self.user).map_err(|_| denied("the user name is not UTF-8"))?;
         let sha256 = self.mechanism == Mechanism::ScramSha256;
@@ -452,12 +455,12 @@ impl Login<'_> {
             Said::Go(last) => last,
             Said::Done => {
                 let why = "the server does not prove that it knows the password";
-                self.wire.kill(WireError::Malformed("an unproven login"));
+                self.wire.kill(TransportError::Malformed("an unproven login"));
                 return Err(denied(why));
             }
         };
         if let Err(why) = scram.verify(&last) {
-            self.wire.kill(WireError::Malformed("an unproven login"));
+            self.wire.kill(TransportError::Malformed("an unproven login"));
             return Err(denied(why));
         }
         self.send(b"\r\n")?;
@@ -469,7 +472,7 @@ impl Login<'_> {
 
     /// IMAP's own command; user name and password quoted, or as literals where
     /// they can not be.
-    fn login(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Failure> {
+    fn login(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Error> {
         let mut pending =
             Zeroizing::new(Vec::with_capacity(2 * (self.user.len() + pass.len()) + 64));
         pending.extend_from_slice(TAG);
@@ -546,29 +549,29 @@ mod tests {
 
     #[test]
     fn g11_a_server_that_repeats_the_password_is_not_quoted() {
-        use super::super::wire::{Interrupt, Transport};
+        use super::super::transport::{Interrupt, Stream};
         use std::io::Write as _;
         use std::os::unix::net::UnixStream;
 
         let refusal = |mechanism, pass: &[u8], words: &str| {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
-            let mut wire = Wire::new(Transport::Pair(ours), Interrupt::never());
+            let mut wire = Transport::new(Stream::Pair(ours), Interrupt::never());
             theirs.write_all(words.as_bytes()).unwrap();
-            let section = crate::account::Server {
+            let section = crate::model::Server {
                 host: Some("h".to_owned()),
                 port: 1,
-                user: Some(crate::account::Given::Text(Zeroizing::new("me".to_owned()))),
-                pass: Some(crate::account::Given::Text(Zeroizing::new(
+                user: Some(crate::model::CredentialSource::Text(Zeroizing::new("me".to_owned()))),
+                pass: Some(crate::model::CredentialSource::Text(Zeroizing::new(
                     String::from_utf8_lossy(pass).into_owned(),
                 ))),
                 tls: TlsMode::None,
                 system_certificates: false,
                 auth_mechs: vec![mechanism],
                 timeout: None,
-                ..crate::account::Server::default()
+                ..crate::model::Server::default()
             };
-            let asking = Asking {
+            let asking = PromptPolicy {
                 may_prompt: false,
                 time: std::time::Duration::from_secs(9),
                 interrupt: Interrupt::never(),

@@ -2,19 +2,19 @@
 //!
 //! Knows commands and their answers; decides nothing from them.
 
+use super::client::{Answer, Client, ClientError, Line, ServerEvent, WINDOW};
 use super::parse::{self, Reply, Verb};
-use super::session::{Answer, Heard, Line, Link, LinkError, WINDOW};
-use super::values::{Listed, Namespace, Status};
-use super::wire::Limits;
-use crate::uidset::UidSet;
-use crate::verdict::flags::Flags;
-use crate::verdict::remote::keeps_forwarded;
+use super::transport::Limits;
+use super::values::{Listed, MailboxStatus, Namespace};
+use crate::model::flags::Flags;
+use crate::model::uid_set::UidSet;
+use crate::verdict::server::keeps_forwarded;
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// What is in one mailbox, by UIDs and flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct MailboxScan {
     /// UIDVALIDITY.
     pub uid_validity: Option<u32>,
     /// Whether `$Forwarded` can be kept there; `None`: not told (EXAMINE gives
@@ -28,7 +28,7 @@ pub struct Look {
     /// Whether `flags` covers all messages.
     pub all_flags: bool,
     /// STATUS after the look: what differs from it has happened since.
-    pub after: Status,
+    pub after: MailboxStatus,
 }
 
 /// How to open a mailbox for a look.
@@ -45,14 +45,14 @@ pub enum Opening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
     /// What it said of itself.
-    pub status: Status,
+    pub status: MailboxStatus,
     /// Whether `$Forwarded` can be kept; `None`: not told.
     pub forwarded: Option<bool>,
 }
 
-impl Link {
+impl Client {
     /// The first personal namespace; empty where the server has none to tell.
-    pub fn namespace(&mut self) -> Result<Namespace, LinkError> {
+    pub fn namespace(&mut self) -> Result<Namespace, ClientError> {
         if !self.capabilities.namespace() {
             return Ok(Namespace::default());
         }
@@ -71,7 +71,7 @@ impl Link {
 
     /// The mailboxes whose wire names begin with `prefix`, with their special use
     /// where the server tells.
-    pub fn list(&mut self, prefix: &str) -> Result<Vec<Listed>, LinkError> {
+    pub fn list(&mut self, prefix: &str) -> Result<Vec<Listed>, ClientError> {
         let plus = self.capabilities.literal_plus();
         let mut line = Line::new("LIST \"\"").string(&format!("{prefix}*"), plus);
         if self.capabilities.special_use() {
@@ -103,8 +103,8 @@ impl Link {
 
     /// STATUS of these, by wire name; `None` for one that has none to tell (it
     /// does not exist, or may not be read). Many are asked for at once.
-    pub fn status(&mut self, names: &[String]) -> Result<Vec<Option<Status>>, LinkError> {
-        let mut known: HashMap<String, Option<Status>> =
+    pub fn status(&mut self, names: &[String]) -> Result<Vec<Option<MailboxStatus>>, ClientError> {
+        let mut known: HashMap<String, Option<MailboxStatus>> =
             names.iter().map(|name| (name.clone(), None)).collect();
         let items = self.status_items();
         let limits = Limits::bulk(self.step);
@@ -115,7 +115,7 @@ impl Link {
                     || take_status(reply, &mut known)
             });
             match done {
-                Ok(_) | Err(LinkError::Refused(_)) => {}
+                Ok(_) | Err(ClientError::Refused(_)) => {}
                 Err(lost) => return Err(lost),
             }
         }
@@ -133,7 +133,7 @@ impl Link {
     }
 
     /// Opens a mailbox; says what it is like. It stays open.
-    pub fn open_mailbox(&mut self, name: &str, opening: Opening) -> Result<Opened, LinkError> {
+    pub fn open_mailbox(&mut self, name: &str, opening: Opening) -> Result<Opened, ClientError> {
         if self.idling.is_some() {
             self.idle_done(Duration::from_secs(20))?;
         }
@@ -145,7 +145,7 @@ impl Link {
         };
         self.settle_crate();
         let mailbox = said.map_err(|e| match e {
-            imap::Error::Validate(_) => LinkError::Refused(Answer {
+            imap::Error::Validate(_) => ClientError::Refused(Answer {
                 verb: Verb::Bad,
                 code: String::new(),
                 text: format!("{doing}: a name that cannot be said"),
@@ -154,7 +154,7 @@ impl Link {
         })?;
         self.selected = Some((name.to_owned(), opening));
         Ok(Opened {
-            status: Status {
+            status: MailboxStatus {
                 messages: Some(mailbox.exists),
                 uid_next: mailbox.uid_next,
                 uid_validity: mailbox.uid_validity,
@@ -168,15 +168,15 @@ impl Link {
     }
 
     /// Leaves the open mailbox, without expunging anything in it.
-    pub fn close_mailbox(&mut self) -> Result<(), LinkError> {
+    pub fn close_mailbox(&mut self) -> Result<(), ClientError> {
         for line in self.closing() {
             let answer = self.run(line, self.small(), |_| false);
-            if let Err(lost @ LinkError::Lost(_)) = answer {
+            if let Err(lost @ ClientError::Lost(_)) = answer {
                 return Err(lost);
             }
         }
         self.selected = None;
-        self.heard.retain(|heard| *heard != Heard::Selected);
+        self.heard.retain(|heard| *heard != ServerEvent::Selected);
         Ok(())
     }
 
@@ -205,16 +205,16 @@ impl Link {
         name: &str,
         opening: Opening,
         since: Option<u64>,
-    ) -> Result<Look, LinkError> {
+    ) -> Result<MailboxScan, ClientError> {
         let opened = self.open_mailbox(name, opening)?;
         let since = since.filter(|m| *m > 0 && self.capabilities.condstore());
-        let mut look = Look {
+        let mut look = MailboxScan {
             uid_validity: opened.status.uid_validity,
             forwarded: opened.forwarded,
             uids: UidSet::default(),
             flags: Vec::new(),
             all_flags: since.is_none(),
-            after: Status::default(),
+            after: MailboxStatus::default(),
         };
         let empty = opened.status.messages == Some(0);
         let answers = self.look_at(name, &mut look, since, empty)?;
@@ -235,10 +235,10 @@ impl Link {
     fn look_at(
         &mut self,
         name: &str,
-        look: &mut Look,
+        look: &mut MailboxScan,
         since: Option<u64>,
         empty: bool,
-    ) -> Result<Vec<Answer>, LinkError> {
+    ) -> Result<Vec<Answer>, ClientError> {
         let esearch = self.capabilities.esearch();
         let mut lines = Vec::new();
         // An empty mailbox has no message 1, and some servers say BAD then.
@@ -287,14 +287,14 @@ impl Link {
         })?;
         look.uids.tidy();
         self.selected = None;
-        self.heard.retain(|heard| *heard != Heard::Selected);
+        self.heard.retain(|heard| *heard != ServerEvent::Selected);
         look.after = after.get(name).copied().flatten().unwrap_or_default();
         if !empty {
             if let Some(answer) = answers.first().filter(|a| a.verb != Verb::Ok) {
-                return Err(LinkError::Refused(answer.clone()));
+                return Err(ClientError::Refused(answer.clone()));
             }
             if let Some(answer) = answers.get(1).filter(|a| a.verb != Verb::Ok && since.is_none()) {
-                return Err(LinkError::Refused(answer.clone()));
+                return Err(ClientError::Refused(answer.clone()));
             }
         }
         Ok(answers)
@@ -306,7 +306,7 @@ fn trim(rest: &[u8]) -> &[u8] {
 }
 
 /// Takes a STATUS of a mailbox that was asked for.
-fn take_status(reply: &Reply<'_>, known: &mut HashMap<String, Option<Status>>) -> bool {
+fn take_status(reply: &Reply<'_>, known: &mut HashMap<String, Option<MailboxStatus>>) -> bool {
     let Reply::Data(word, rest) = reply else { return false };
     if !word.eq_ignore_ascii_case(b"STATUS") {
         return false;

@@ -7,7 +7,7 @@
 //! [`to_utf7`] and [`from_utf7`]. Knows no connection.
 
 use super::values::Namespace;
-use crate::account::ImapStore;
+use crate::model::ImapStore;
 
 /// How the names of one store are turned.
 #[derive(Debug, Clone, PartialEq, Eq)]

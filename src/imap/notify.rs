@@ -1,15 +1,15 @@
 //! NOTIFY (RFC 5465): one connection that tells of every mailbox.
 //!
 //! Knows how to ask for it, and how to ask for less. What is told comes out of
-//! [`Link::events`]; it may repeat, and leaves UIDVALIDITY out.
+//! [`Client::events`]; it may repeat, and leaves UIDVALIDITY out.
 
+use super::client::{Client, ClientError, Line};
 use super::parse::{self, Reply};
-use super::session::{Line, Link, LinkError};
-use super::values::Status;
-use super::wire::Limits;
+use super::transport::Limits;
+use super::values::MailboxStatus;
 use std::collections::{BTreeMap, HashSet};
 
-impl Link {
+impl Client {
     /// Asks to be told of changes in these mailboxes, by wire name (RFC 5465),
     /// all on this connection, and of mailboxes that come and go. Gives their
     /// STATUS, of the moment at which the watch begins: no change falls between.
@@ -19,7 +19,10 @@ impl Link {
     /// mailboxes are asked for, and events name others too.
     ///
     /// Refused where the server has no NOTIFY, or not for these mailboxes.
-    pub fn notify(&mut self, names: &[String]) -> Result<Vec<(String, Status)>, LinkError> {
+    pub fn notify(
+        &mut self,
+        names: &[String],
+    ) -> Result<Vec<(String, MailboxStatus)>, ClientError> {
         const EVENTS: &str = "MessageNew MessageExpunge FlagChange";
         if self.selected.is_some() {
             self.close_mailbox()?;
@@ -46,7 +49,7 @@ impl Link {
         let mut refusal = None;
         for attempt in attempts.into_iter().flatten() {
             // A server may repeat itself as often as it likes.
-            let mut found: BTreeMap<String, Status> = BTreeMap::new();
+            let mut found: BTreeMap<String, MailboxStatus> = BTreeMap::new();
             let mut overflow = false;
             let line = Line::new("NOTIFY SET STATUS ").then(attempt);
             let done = self.run(line, Limits::bulk(self.step), |reply| match reply {
@@ -69,18 +72,18 @@ impl Link {
                     self.notified = true;
                     return Ok(found.into_iter().collect());
                 }
-                Ok(answer) | Err(LinkError::Refused(answer)) => refusal = Some(answer),
+                Ok(answer) | Err(ClientError::Refused(answer)) => refusal = Some(answer),
                 Err(lost) => return Err(lost),
             }
         }
         match refusal {
-            Some(answer) => Err(LinkError::Refused(answer)),
+            Some(answer) => Err(ClientError::Refused(answer)),
             None => Err(self.break_off("NOTIFY", "no answer")),
         }
     }
 
     /// Asks to be told of nothing any more.
-    pub fn notify_none(&mut self) -> Result<(), LinkError> {
+    pub fn notify_none(&mut self) -> Result<(), ClientError> {
         self.notified = false;
         self.run(Line::new("NOTIFY NONE"), self.small(), |_| false).map(|_| ())
     }

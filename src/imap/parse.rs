@@ -6,9 +6,9 @@
 //! that nobody asked for. No input makes it panic, recurse or allocate more
 //! than its own size.
 
-use super::values::{Capabilities, Listed, Namespace, Status};
-use crate::uidset::UidSet;
-use crate::verdict::flags::Flags;
+use super::values::{Capabilities, Listed, MailboxStatus, Namespace};
+use crate::model::flags::Flags;
+use crate::model::uid_set::UidSet;
 use zeroize::Zeroizing;
 
 /// How the server ended a command, or greeted.
@@ -326,11 +326,11 @@ fn mailbox_name(raw: Vec<u8>) -> Option<String> {
 /// `* STATUS name (…)`, given what follows the word STATUS: the name as it is
 /// on the wire, and the values; unknown items are skipped.
 #[must_use]
-pub fn status(rest: &[u8]) -> Option<(String, Status)> {
+pub fn status(rest: &[u8]) -> Option<(String, MailboxStatus)> {
     let mut tokens = Tokens::new(rest);
     let name = mailbox_name(tokens.text()?)?;
     tokens.open()?;
-    let mut status = Status::default();
+    let mut status = MailboxStatus::default();
     loop {
         let item = match tokens.next()? {
             Token::Close => return Some((name, status)),
@@ -545,7 +545,7 @@ mod tests {
     #[test]
     fn g11_neither_a_secret_nor_its_beginning_is_quoted() {
         let token = format!("ya29.{}", "a1B2".repeat(300));
-        for (said, secret, shown) in [
+        for (said, secret, sanitize) in [
             ("NO try again", "hunter2", None),
             ("hunter2 hunter2?", "hunter2", Some("******** ********?")),
             ("x", "", None),
@@ -554,7 +554,7 @@ mod tests {
             ("ya29. is how they begin", &token, None),
             ("pässwörter-sind-ß", "pässwörter-sind-öd", Some("********ß")),
         ] {
-            assert_eq!(without(said, secret).as_deref().map(String::as_str), shown, "{said}");
+            assert_eq!(without(said, secret).as_deref().map(String::as_str), sanitize, "{said}");
         }
     }
 
@@ -567,7 +567,7 @@ mod tests {
         assert_eq!(name, "Lists/a b");
         assert_eq!(
             status,
-            Status {
+            MailboxStatus {
                 messages: Some(6),
                 uid_next: Some(8),
                 uid_validity: Some(17),

@@ -27,17 +27,17 @@ pub struct Scram {
 }
 
 /// Why an exchange ended. The text is for the user.
-pub type Refusal = &'static str;
+pub type ScramError = &'static str;
 
 impl Scram {
     /// Begins one; `sha256` or else SHA-1.
-    pub fn new(sha256: bool, user: &str) -> Result<Self, Refusal> {
+    pub fn new(sha256: bool, user: &str) -> Result<Self, ScramError> {
         let mut random = [0_u8; 18];
         openssl::rand::rand_bytes(&mut random).map_err(|_| "no randomness to be had")?;
         Self::with_nonce(sha256, user, STANDARD.encode(random))
     }
 
-    fn with_nonce(sha256: bool, user: &str, nonce: String) -> Result<Self, Refusal> {
+    fn with_nonce(sha256: bool, user: &str, nonce: String) -> Result<Self, ScramError> {
         let user =
             stringprep::saslprep(user).map_err(|_| "the user name has forbidden characters")?;
         let user = user.replace('=', "=3D").replace(',', "=2C");
@@ -57,8 +57,8 @@ impl Scram {
         &mut self,
         challenge: &[u8],
         password: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        const GARBLED: Refusal = "the server's SCRAM challenge makes no sense";
+    ) -> Result<Zeroizing<Vec<u8>>, ScramError> {
+        const GARBLED: ScramError = "the server's SCRAM challenge makes no sense";
         if self.expected.is_some() {
             return Err(GARBLED);
         }
@@ -94,8 +94,8 @@ impl Scram {
 
     /// Whether the server has proved that it knows the password too. Without
     /// that its OK is worth nothing.
-    pub fn verify(&mut self, last: &[u8]) -> Result<(), Refusal> {
-        const UNPROVEN: Refusal = "the server does not prove that it knows the password";
+    pub fn verify(&mut self, last: &[u8]) -> Result<(), ScramError> {
+        const UNPROVEN: ScramError = "the server does not prove that it knows the password";
         let expected = self.expected.as_ref().ok_or(UNPROVEN)?;
         let last = std::str::from_utf8(last).map_err(|_| UNPROVEN)?;
         let signature =
@@ -108,7 +108,7 @@ impl Scram {
         }
     }
 
-    fn hmac(&self, key: &[u8], data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    fn hmac(&self, key: &[u8], data: &[u8]) -> Result<Zeroizing<Vec<u8>>, ScramError> {
         let fails = |_| "HMAC fails";
         let key = PKey::hmac(key).map_err(fails)?;
         let mut signer = Signer::new(self.digest, &key).map_err(fails)?;
@@ -117,7 +117,7 @@ impl Scram {
 }
 
 /// The password as SASL prepares it; as it is where it is not UTF-8.
-fn prepare(password: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+fn prepare(password: &[u8]) -> Result<Zeroizing<Vec<u8>>, ScramError> {
     match std::str::from_utf8(password) {
         Ok(text) if !text.is_ascii() => match stringprep::saslprep(text) {
             Ok(std::borrow::Cow::Owned(text)) => Ok(Zeroizing::new(text.into_bytes())),

@@ -8,9 +8,9 @@
 //! other server certificate must have a chain to one in `CertificateFile` or,
 //! with `SystemCertificates`, in the system's, and must be made out for the host.
 
-use crate::account::{Server, TlsMode};
-use crate::outcome::Failure;
-use crate::sys;
+use crate::error::Error;
+use crate::model::{Server, TlsMode};
+use crate::os::fork;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use openssl::pkey::PKey;
 use openssl::x509::X509;
@@ -44,9 +44,9 @@ pub enum Check {
 
 impl Trust {
     /// Reads what the server's section names.
-    pub fn of(server: &Server) -> Result<Self, Failure> {
+    pub fn of(server: &Server) -> Result<Self, Error> {
         if server.cipher_string.is_some() {
-            return Err(Failure::config(
+            return Err(Error::config(
                 "CipherString cannot be kept to here; remove it, or set it for all programs in openssl.cnf",
             ));
         }
@@ -94,7 +94,7 @@ impl Trust {
     }
 
     /// A connector that makes this check (the pin itself is for [`Trust::pinned`]).
-    pub fn connector(&self, check: Check) -> Result<TlsConnector, Failure> {
+    pub fn connector(&self, check: Check) -> Result<TlsConnector, Error> {
         if check != Check::Bundle {
             let made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if let Some(ready) = made.iter().find(|m| m.check == check && m.key == self.key) {
@@ -104,8 +104,8 @@ impl Trust {
         self.make(check)
     }
 
-    fn make(&self, check: Check) -> Result<TlsConnector, Failure> {
-        let broken = |e: native_tls::Error| Failure::config(format!("TLS settings: {e}"));
+    fn make(&self, check: Check) -> Result<TlsConnector, Error> {
+        let broken = |e: native_tls::Error| Error::config(format!("TLS settings: {e}"));
         let mut builder = TlsConnector::builder();
         builder.min_protocol_version(Some(self.versions.0));
         builder.max_protocol_version(Some(self.versions.1));
@@ -154,17 +154,17 @@ fn looks_like_authority(certificate: &X509) -> bool {
     certificate.to_text().is_ok_and(|text| String::from_utf8_lossy(&text).contains("CA:TRUE"))
 }
 
-fn read(what: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+fn read(what: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     std::fs::read(file)
         .map(Zeroizing::new)
-        .map_err(|e| Failure::config(format!("{what} {}: {e}", file.display())))
+        .map_err(|e| Error::config(format!("{what} {}: {e}", file.display())))
 }
 
-fn certificates_in(file: &Path) -> Result<Vec<X509>, Failure> {
+fn certificates_in(file: &Path) -> Result<Vec<X509>, Error> {
     let pem = read("CertificateFile", file)?;
     match X509::stack_from_pem(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(Failure::config(format!(
+        _ => Err(Error::config(format!(
             "CertificateFile {}: no certificate in PEM form in it",
             file.display()
         ))),
@@ -173,10 +173,10 @@ fn certificates_in(file: &Path) -> Result<Vec<X509>, Failure> {
 
 /// A certificate and its key. native-tls takes PKCS#8 only, so other forms of
 /// key are put into that.
-fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Failure> {
+fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Error> {
     let chain = read("ClientCertificate", certificate)?;
     let pem = read("ClientKey", key)?;
-    let wrong = |why: String| Failure::config(format!("ClientKey {}: {why}", key.display()));
+    let wrong = |why: String| Error::config(format!("ClientKey {}: {why}", key.display()));
     if pem.windows(9).any(|w| w == b"ENCRYPTED") {
         return Err(wrong(
             "is locked with a passphrase, which nobody could be asked for; write it without one: openssl pkey -in KEY -out NEW".to_owned(),
@@ -187,7 +187,7 @@ fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Failure> {
         .map(Zeroizing::new)
         .map_err(|_| wrong("no private key in PEM form in it".to_owned()))?;
     Identity::from_pkcs8(&chain, &key)
-        .map_err(|e| Failure::config(format!("ClientCertificate {}: {e}", certificate.display())))
+        .map_err(|e| Error::config(format!("ClientCertificate {}: {e}", certificate.display())))
 }
 
 /// Where distributions keep certificates under hashed names.
@@ -241,7 +241,7 @@ pub fn prepare<'a>(servers: impl IntoIterator<Item = &'a Server>) {
     let set = variables
         .iter()
         .zip(values)
-        .all(|(name, value)| sys::set_environment_while_alone(name, Some(OsStr::new(value))));
+        .all(|(name, value)| fork::set_environment_while_alone(name, Some(OsStr::new(value))));
     if set {
         PRIMED.store(true, std::sync::atomic::Ordering::Relaxed);
         for server in servers {
@@ -263,7 +263,7 @@ pub fn prepare<'a>(servers: impl IntoIterator<Item = &'a Server>) {
         }
     }
     for name in variables {
-        let _ = sys::set_environment_while_alone(name, None);
+        let _ = fork::set_environment_while_alone(name, None);
     }
 }
 

@@ -114,7 +114,7 @@ impl Capabilities {
 /// STATUS of a mailbox: what the server said of it. A NOTIFY event may leave
 /// items out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct MailboxStatus {
     /// Number of messages.
     pub messages: Option<u32>,
     /// The UID that the next message will have at least.
@@ -125,11 +125,11 @@ pub struct Status {
     pub highest_mod_seq: Option<u64>,
 }
 
-impl Status {
+impl MailboxStatus {
     /// This, with what `newer` says put over it.
     #[must_use]
-    pub fn overlaid(self, newer: Status) -> Status {
-        Status {
+    pub fn overlaid(self, newer: MailboxStatus) -> MailboxStatus {
+        MailboxStatus {
             messages: newer.messages.or(self.messages),
             uid_next: newer.uid_next.or(self.uid_next),
             uid_validity: newer.uid_validity.or(self.uid_validity),

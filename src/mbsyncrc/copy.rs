@@ -5,7 +5,7 @@
 //! out. Every line keeps its number, so that what mbsync says of the copy holds
 //! for the file. Passwords, commands and comments stay behind.
 
-use super::lexer::{self, Line};
+use super::lexer::{self, SourceLine};
 use std::collections::BTreeSet;
 use std::path::Path;
 use zeroize::Zeroizing;
@@ -85,7 +85,7 @@ const CONNECTION: [&str; 29] = [
 ];
 
 /// A section as far as it matters here.
-struct Section {
+struct CopiedSection {
     kind: Kind,
     name: String,
     /// Numbers of its lines, without the blank one that ends it.
@@ -100,7 +100,7 @@ enum Kind {
     ImapStore,
     MaildirStore,
     Channel,
-    Group,
+    ChannelGroup,
 }
 
 impl Kind {
@@ -110,7 +110,7 @@ impl Kind {
             "imapstore" => Kind::ImapStore,
             "maildirstore" => Kind::MaildirStore,
             "channel" => Kind::Channel,
-            "group" => Kind::Group,
+            "group" => Kind::ChannelGroup,
             _ => return None,
         })
     }
@@ -134,7 +134,7 @@ pub fn copy(text: &[u8], purpose: &Purpose<'_>) -> Result<Zeroizing<Vec<u8>>, Ob
         let number = at + 1;
         let within = sections.iter().position(|section| section.lines.contains(&number));
         let Ok(line) = lexer::split(lexer::seen(piece)) else { return Err(Obstacle::NotAsRead) };
-        let (Line::Words(words), true) = (line, within.is_none_or(|at| needed.contains(&at)))
+        let (SourceLine::Words(words), true) = (line, within.is_none_or(|at| needed.contains(&at)))
         else {
             // A blank line would end the section.
             let keeps = within.is_some_and(|at| needed.contains(&at));
@@ -162,17 +162,17 @@ pub fn copy(text: &[u8], purpose: &Purpose<'_>) -> Result<Zeroizing<Vec<u8>>, Ob
     if tunnel.is_some() { Err(Obstacle::NotAsRead) } else { Ok(out) }
 }
 
-fn sections(text: &[u8]) -> Result<Vec<Section>, Obstacle> {
-    let mut found: Vec<Section> = Vec::new();
+fn sections(text: &[u8]) -> Result<Vec<CopiedSection>, Obstacle> {
+    let mut found: Vec<CopiedSection> = Vec::new();
     let mut open = false;
     for (number, line) in lexer::lines(text) {
         let words = match lexer::split(line) {
-            Ok(Line::Blank) => {
+            Ok(SourceLine::Blank) => {
                 open = false;
                 continue;
             }
-            Ok(Line::Comment) => continue,
-            Ok(Line::Words(words)) => words,
+            Ok(SourceLine::Comment) => continue,
+            Ok(SourceLine::Words(words)) => words,
             Err(_) => return Err(Obstacle::NotAsRead),
         };
         let (Some(keyword), Some(value)) = (words.first(), words.get(1)) else {
@@ -196,7 +196,7 @@ fn sections(text: &[u8]) -> Result<Vec<Section>, Obstacle> {
         } else if let Some(kind) = Kind::of(keyword) {
             open = true;
             let (name, lines) = (value.clone(), number..=number);
-            found.push(Section { kind, name, lines, names: Vec::new() });
+            found.push(CopiedSection { kind, name, lines, names: Vec::new() });
         }
     }
     Ok(found)
@@ -204,7 +204,7 @@ fn sections(text: &[u8]) -> Result<Vec<Section>, Obstacle> {
 
 /// The section that holds the login, and all that the run needs.
 fn needed(
-    sections: &[Section],
+    sections: &[CopiedSection],
     purpose: &Purpose<'_>,
 ) -> Result<(usize, BTreeSet<usize>), Obstacle> {
     // Of several with one name, mbsync knows the first.
@@ -243,7 +243,7 @@ fn needed(
         }
     }
     for group in purpose.groups {
-        needed.insert(first(&|kind| kind == Kind::Group, group)?);
+        needed.insert(first(&|kind| kind == Kind::ChannelGroup, group)?);
     }
     Ok((login.ok_or(Obstacle::NoServer)?, needed))
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 const AT_REST: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Listed {
+struct LocalEntry {
     modified: (i64, i64),
     changed: (i64, i64),
     inode: u64,
@@ -27,9 +27,9 @@ struct Listed {
 /// What was read, by path.
 #[derive(Debug, Default)]
 pub struct Directories {
-    known: Mutex<BTreeMap<String, Listed>>,
+    known: Mutex<BTreeMap<String, LocalEntry>>,
     /// Those asked for since: the rest is forgotten.
-    used: Mutex<BTreeMap<String, Listed>>,
+    used: Mutex<BTreeMap<String, LocalEntry>>,
 }
 
 impl Directories {
@@ -51,14 +51,14 @@ impl Directories {
     /// The directories (and links, which may lead to some) in a directory.
     pub(super) fn entries(&self, path: &str) -> Vec<String> {
         let Ok(here) = fs::metadata(path) else { return Vec::new() };
-        let mut listed = Listed {
+        let mut listed = LocalEntry {
             modified: (here.mtime(), here.mtime_nsec()),
             changed: (here.ctime(), here.ctime_nsec()),
             inode: here.ino(),
             entries: Vec::new(),
         };
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        let same = |known: &Listed| {
+        let same = |known: &LocalEntry| {
             (known.modified, known.changed, known.inode)
                 == (listed.modified, listed.changed, listed.inode)
         };
@@ -112,7 +112,7 @@ mod tests {
         // Too fresh to be remembered.
         assert_eq!(first.remembered(), None);
         let here = fs::metadata(path).unwrap();
-        let listed = Listed {
+        let listed = LocalEntry {
             modified: (here.mtime(), here.mtime_nsec()),
             changed: (here.ctime(), here.ctime_nsec()),
             inode: here.ino(),

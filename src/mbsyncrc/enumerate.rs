@@ -7,10 +7,10 @@
 //! is only on the server is not found.
 
 use super::directories::Directories;
+use super::paths::unflattened;
 use super::pattern::admits;
-use super::place::unflattened;
-use super::{Config, Dialect};
-use crate::account::{Account, Channel, Mailbox, MaildirStore, Side, StoreKind, SubFolders};
+use super::{Config, IsyncVersion};
+use crate::model::{Account, Channel, Mailbox, MaildirStore, Side, StoreKind, SubFolders};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,7 +43,7 @@ impl Config {
         let near_is_local = matches!(channel.near.store.kind, StoreKind::Maildir(_));
         let side = if near_is_local { &channel.near } else { &channel.far };
         let StoreKind::Maildir(store) = &side.store.kind else { return Vec::new() };
-        let mut found = Listing::new(store, self.dialect, &self.directories);
+        let mut found = LocalListing::new(store, self.dialect, &self.directories);
         found.list(&wanted(side, patterns));
         let mut names: Vec<String> = found
             .names
@@ -120,9 +120,9 @@ fn wanted(side: &Side, patterns: &[String]) -> Wanted {
 }
 
 /// Looks through a store's directories.
-struct Listing<'a> {
+struct LocalListing<'a> {
     store: &'a MaildirStore,
-    dialect: Dialect,
+    dialect: IsyncVersion,
     known: &'a Directories,
     inbox: String,
     names: BTreeSet<String>,
@@ -133,9 +133,9 @@ struct Listing<'a> {
     above: Vec<(u64, u64)>,
 }
 
-impl<'a> Listing<'a> {
-    fn new(store: &'a MaildirStore, dialect: Dialect, known: &'a Directories) -> Self {
-        Listing {
+impl<'a> LocalListing<'a> {
+    fn new(store: &'a MaildirStore, dialect: IsyncVersion, known: &'a Directories) -> Self {
+        LocalListing {
             store,
             dialect,
             known,
@@ -227,7 +227,8 @@ impl<'a> Listing<'a> {
                 self.inbox();
                 continue;
             }
-            if in_inbox && self.dialect == Dialect::V1_4 && nested_path == Some(place.as_str()) {
+            if in_inbox && self.dialect == IsyncVersion::V1_4 && nested_path == Some(place.as_str())
+            {
                 self.path();
                 continue;
             }
@@ -280,7 +281,7 @@ mod tests {
             info_delimiter: ':',
         };
         let known = Directories::default();
-        let mut listing = Listing::new(&store, Dialect::V1_4, &known);
+        let mut listing = LocalListing::new(&store, IsyncVersion::V1_4, &known);
         listing.list(&Wanted { path: true, ..Wanted::default() });
         assert!(listing.names.contains("a"), "{:?}", listing.names);
         assert!(listing.directories < 100, "{}", listing.directories);

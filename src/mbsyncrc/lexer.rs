@@ -22,7 +22,7 @@ pub enum Broken {
 
 /// What a line is to the section around it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum SourceLine {
     /// Only white space: it ends a section.
     Blank,
     /// A comment: it ends nothing.
@@ -66,7 +66,7 @@ fn is_space(byte: u8) -> bool {
 
 /// Splits one line. `"` toggles quoting anywhere, also inside a word; `\` takes
 /// the next character as it is; `#` begins a comment only where a word could begin.
-pub fn split(line: &[u8]) -> Result<Line, Broken> {
+pub fn split(line: &[u8]) -> Result<SourceLine, Broken> {
     let mut words = Vec::new();
     let mut at = 0;
     loop {
@@ -74,9 +74,9 @@ pub fn split(line: &[u8]) -> Result<Line, Broken> {
             at += 1;
         }
         match line.get(at) {
-            None if words.is_empty() => return Ok(Line::Blank),
-            Some(b'#') if words.is_empty() => return Ok(Line::Comment),
-            None | Some(b'#') => return Ok(Line::Words(words)),
+            None if words.is_empty() => return Ok(SourceLine::Blank),
+            Some(b'#') if words.is_empty() => return Ok(SourceLine::Comment),
+            None | Some(b'#') => return Ok(SourceLine::Words(words)),
             Some(_) => words.push(word(line, &mut at)?),
         }
     }
@@ -130,7 +130,7 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         match split(line.as_bytes()) {
-            Ok(Line::Words(words)) => words,
+            Ok(SourceLine::Words(words)) => words,
             other => panic!("{line:?}: {other:?}"),
         }
     }
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn a_hash_is_a_comment_only_where_a_word_begins() {
         assert_eq!(words("Host a#b # c \"d"), ["Host", "a#b"]);
-        assert_eq!(split(b" \t# x").unwrap(), Line::Comment);
-        assert_eq!(split(b" \t\r\n").unwrap(), Line::Blank);
+        assert_eq!(split(b" \t# x").unwrap(), SourceLine::Comment);
+        assert_eq!(split(b" \t\r\n").unwrap(), SourceLine::Blank);
         assert_eq!(words("Pass \"\"#x"), ["Pass", "#x"]);
     }
 
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(split(b"Patterns a \\\n"), Err(Broken::Escape));
         assert_eq!(split(b"Patterns \"a\n"), Err(Broken::Quote));
         assert_eq!(split(b"Pass \xff"), Err(Broken::Encoding));
-        assert_eq!(split(b"# \xff"), Ok(Line::Comment));
+        assert_eq!(split(b"# \xff"), Ok(SourceLine::Comment));
     }
 
     #[test]
@@ -179,12 +179,12 @@ mod tests {
                 format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
             };
             let line: Vec<String> = words.iter().map(quote).collect();
-            proptest::prop_assert_eq!(split(line.join(" ").as_bytes()), Ok(Line::Words(words)));
+            proptest::prop_assert_eq!(split(line.join(" ").as_bytes()), Ok(SourceLine::Words(words)));
         }
 
         #[test]
         fn any_line_ends(line in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            if let Ok(Line::Words(words)) = split(&line) {
+            if let Ok(SourceLine::Words(words)) = split(&line) {
                 proptest::prop_assert!(words.iter().map(String::len).sum::<usize>() <= line.len());
             }
             let total: usize = lines(&line).map(|(_, line)| line.len()).sum();

@@ -10,20 +10,20 @@ pub mod copy;
 pub mod directories;
 mod enumerate;
 mod lexer;
-mod near;
 mod ops;
+mod parser;
+mod paths;
 pub mod pattern;
-mod place;
 mod resolve;
-mod sections;
 mod select;
+mod suggest;
 
-pub use near::nearest;
 pub use resolve::parse;
 pub use select::MbsyncWords;
+pub use suggest::nearest;
 
-use crate::account::Account;
-use crate::outcome::Failure;
+use crate::error::Error;
+use crate::model::Account;
 use std::fs;
 use std::hash::Hasher as _;
 use std::io::Read;
@@ -35,7 +35,7 @@ const LARGEST: u64 = 4 << 20;
 
 /// The language of a version of isync. 1.3 is read as 1.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
+pub enum IsyncVersion {
     /// isync 1.4 and before.
     V1_4,
     /// isync 1.5.
@@ -75,7 +75,7 @@ impl Env {
 
     /// A path for messages: `~` for the home directory.
     #[must_use]
-    pub fn shown(&self, path: &Path) -> String {
+    pub fn sanitize(&self, path: &Path) -> String {
         match path.strip_prefix(&self.home) {
             Ok(rest) if rest.as_os_str().is_empty() => "~".into(),
             Ok(rest) if self.home.parent().is_some() => format!("~/{}", rest.display()),
@@ -108,13 +108,13 @@ pub struct Config {
     /// The file, absolute.
     pub file: PathBuf,
     /// The language it was read in.
-    pub dialect: Dialect,
+    pub dialect: IsyncVersion,
     /// The accounts that have channels, in the file's order.
     pub accounts: Vec<Account>,
     /// Names of account sections that no channel uses.
     pub idle_accounts: Vec<String>,
     /// The groups, in the file's order.
-    pub groups: Vec<Group>,
+    pub groups: Vec<ChannelGroup>,
     /// What mbsync takes but what should be changed, each with file and line.
     pub notices: Vec<String>,
     /// The directory that relative paths in the file were taken against; `None`
@@ -128,14 +128,14 @@ pub struct Config {
     /// Of the text that was read: see [`fingerprint`].
     pub fingerprint: u64,
     /// What a message calls the file.
-    shown: String,
+    sanitize: String,
     /// Directory listings, for mailboxes asked for more than once.
     pub directories: directories::Directories,
 }
 
-/// A `Group`.
+/// A `ChannelGroup`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
+pub struct ChannelGroup {
     /// Its name.
     pub name: String,
     /// Its members as written: a channel's name, or `CHANNEL:BOX,BOX`.
@@ -153,8 +153,8 @@ pub enum SectionKind {
     MaildirStore,
     /// `Channel`
     Channel,
-    /// `Group`
-    Group,
+    /// `ChannelGroup`
+    ChannelGroup,
 }
 
 /// Where a section stands in the file.
@@ -173,23 +173,23 @@ pub struct Section {
 /// The file that mbsync itself would read. Up to 1.4 that is `~/.mbsyncrc`;
 /// 1.5 has `isyncrc` in the configuration directory, and takes the old one if
 /// only that exists. Without a dialect: the one that exists, `isyncrc` first.
-pub fn locate(env: &Env, dialect: Option<Dialect>) -> Result<PathBuf, Failure> {
+pub fn locate(env: &Env, dialect: Option<IsyncVersion>) -> Result<PathBuf, Error> {
     let (old, new) = (env.mbsyncrc(), env.isyncrc());
-    if dialect != Some(Dialect::V1_4) && new.symlink_metadata().is_ok() {
+    if dialect != Some(IsyncVersion::V1_4) && new.symlink_metadata().is_ok() {
         return Ok(new);
     }
     if old.symlink_metadata().is_ok() {
         return Ok(old);
     }
-    let or = if dialect == Some(Dialect::V1_4) {
+    let or = if dialect == Some(IsyncVersion::V1_4) {
         String::new()
     } else {
-        format!(" and no {}", env.shown(&new))
+        format!(" and no {}", env.sanitize(&new))
     };
-    Err(Failure::config(format!(
+    Err(Error::config(format!(
         "there is no {}{or}: mbsync is not set up yet (see mbsync(1)); a file elsewhere is named \
          with --mbsyncrc",
-        env.shown(&old)
+        env.sanitize(&old)
     )))
 }
 
@@ -218,22 +218,22 @@ pub fn fingerprint(text: &[u8]) -> u64 {
 
 /// Reads the file. All failures are of the configuration, and begin with the
 /// file and, where there is one, the line.
-pub fn read(path: &Path, env: &Env, dialect: Dialect) -> Result<Config, Failure> {
+pub fn read(path: &Path, env: &Env, dialect: IsyncVersion) -> Result<Config, Error> {
     let path = env.cwd.join(path);
     let text = text(&path)
-        .map_err(|why| Failure::config(format!("{} cannot be read: {why}", env.shown(&path))))?;
+        .map_err(|why| Error::config(format!("{} cannot be read: {why}", env.sanitize(&path))))?;
     if text.len() as u64 > LARGEST {
-        return Err(Failure::config(format!(
+        return Err(Error::config(format!(
             "{} is larger than 4 MiB; is it the right file?",
-            env.shown(&path)
+            env.sanitize(&path)
         )));
     }
     let mut config = parse(&text, &path, env, dialect)?;
-    if dialect == Dialect::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
+    if dialect == IsyncVersion::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
         config.notices.push(format!(
             "{} and {} both exist; mbsync uses the former, so remove the latter",
-            env.shown(&path),
-            env.shown(&env.mbsyncrc())
+            env.sanitize(&path),
+            env.sanitize(&env.mbsyncrc())
         ));
     }
     Ok(config)

@@ -3,8 +3,8 @@
 //! Knows how mbsync combines the words of these options, and which
 //! combinations it refuses. Knows nothing of the lines they stand on.
 
-use super::Dialect;
-use crate::account::Sides;
+use super::IsyncVersion;
+use crate::model::Sides;
 
 const NEW: u8 = 1;
 const RENEW: u8 = 2;
@@ -30,9 +30,9 @@ pub struct SyncOps {
 
 impl SyncOps {
     /// Takes one word; false if mbsync does not know it.
-    pub fn add(&mut self, word: &str, dialect: Dialect) -> bool {
+    pub fn add(&mut self, word: &str, dialect: IsyncVersion) -> bool {
         self.given = true;
-        let new = dialect == Dialect::V1_5;
+        let new = dialect == IsyncVersion::V1_5;
         let word = word.to_ascii_lowercase();
         match word.as_str() {
             "none" | "noop" => {
@@ -80,13 +80,13 @@ impl SyncOps {
     }
 
     /// What is done towards the far and the near side; `None` if nothing was given.
-    fn merged(self, dialect: Dialect) -> Result<Option<(u8, u8)>, &'static str> {
+    fn merged(self, dialect: IsyncVersion) -> Result<Option<(u8, u8)>, &'static str> {
         let SyncOps { given, none, mut far, mut near, mut kinds, towards } = self;
         let (mut pull, mut push) = (towards.near, towards.far);
         if !given {
             return Ok(None);
         }
-        let new = dialect == Dialect::V1_5;
+        let new = dialect == IsyncVersion::V1_5;
         if far | near != 0 {
             if new && none {
                 return Err("`None` beside other words");
@@ -128,14 +128,14 @@ impl SyncOps {
     }
 
     /// Why mbsync refuses this combination.
-    pub fn conflict(self, dialect: Dialect) -> Option<&'static str> {
+    pub fn conflict(self, dialect: IsyncVersion) -> Option<&'static str> {
         self.merged(dialect).err()
     }
 
     /// Whether every usual kind of change is carried both ways, `global` being
     /// what the channel falls back to. `Old` is more than usual: it brings
     /// messages back that a verdict takes for done with.
-    pub fn is_full(self, global: SyncOps, dialect: Dialect) -> bool {
+    pub fn is_full(self, global: SyncOps, dialect: IsyncVersion) -> bool {
         let own = self.merged(dialect).ok().flatten();
         let (far, near) =
             own.or_else(|| global.merged(dialect).ok().flatten()).unwrap_or((USUAL, USUAL));
@@ -171,9 +171,9 @@ impl SideOps {
     }
 
     /// Why mbsync refuses this combination.
-    pub fn conflict(self, dialect: Dialect) -> Option<&'static str> {
+    pub fn conflict(self, dialect: IsyncVersion) -> Option<&'static str> {
         let named = self.sides.far || self.sides.near;
-        if dialect == Dialect::V1_5 && self.none && (named || self.both) {
+        if dialect == IsyncVersion::V1_5 && self.none && (named || self.both) {
             Some("`None` beside other words")
         } else if named && self.both {
             Some("`Both` beside a side")
@@ -193,7 +193,7 @@ impl SideOps {
 mod tests {
     use super::*;
 
-    fn sync(words: &str, dialect: Dialect) -> Result<(u8, u8), &'static str> {
+    fn sync(words: &str, dialect: IsyncVersion) -> Result<(u8, u8), &'static str> {
         let mut ops = SyncOps::default();
         for word in words.split(' ') {
             assert!(ops.add(word, dialect), "{word}");
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn sync_words_add_up_as_in_1_4() {
-        let old = |words| sync(words, Dialect::V1_4);
+        let old = |words| sync(words, IsyncVersion::V1_4);
         assert_eq!(old("Full"), Ok((USUAL, USUAL)));
         assert_eq!(old("None"), Ok((0, 0)));
         assert_eq!(old("Pull"), Ok((0, USUAL)));
@@ -218,15 +218,15 @@ mod tests {
 
     #[test]
     fn sync_words_add_up_as_in_1_5() {
-        let new = |words| sync(words, Dialect::V1_5);
+        let new = |words| sync(words, IsyncVersion::V1_5);
         assert_eq!(new("Full"), Ok((USUAL | OLD, USUAL | OLD)));
         assert_eq!(new("PullFull"), Ok((0, USUAL | OLD)));
         assert_eq!(new("Gone Upgrade"), Ok((GONE | RENEW, GONE | RENEW)));
         assert!(new("None Pull").is_err());
         assert!(new("PullNew Push Flags").is_err());
         assert_eq!(new("PullNew Push"), Ok((USUAL, NEW)));
-        assert!(!SyncOps::default().add("Gone", Dialect::V1_4));
-        assert!(!SyncOps::default().add("PullFull", Dialect::V1_4));
-        assert!(!SyncOps::default().add("PullAll", Dialect::V1_5));
+        assert!(!SyncOps::default().add("Gone", IsyncVersion::V1_4));
+        assert!(!SyncOps::default().add("PullFull", IsyncVersion::V1_4));
+        assert!(!SyncOps::default().add("PullAll", IsyncVersion::V1_5));
     }
 }

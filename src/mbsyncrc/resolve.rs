@@ -3,31 +3,31 @@
 //! Knows which login a channel belongs to, and what the globals supply to it.
 //! Knows nothing of the file's syntax.
 
-use super::sections::{self, ChannelSection, End, Login, Place, Sections};
-use super::{Config, Dialect, Env, Group};
-use crate::account::{Account, Channel, Server, Side, Sides, Store, StoreKind, SyncState};
-use crate::outcome::Failure;
+use super::parser::{self, ChannelSection, End, Location, LoginSection, Sections};
+use super::{ChannelGroup, Config, Env, IsyncVersion};
+use crate::error::Error;
+use crate::model::{Account, Channel, Server, Side, Sides, Store, StoreKind, SyncState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Reads the text of a file that lies at `file`. Touches the disk only to see
 /// whether certificate files can be read, and for 1.5 where states are kept.
-pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: Dialect) -> Result<Config, Failure> {
+pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: IsyncVersion) -> Result<Config, Error> {
     let file = env.cwd.join(file);
-    let shown = env.shown(&file);
+    let sanitize = env.sanitize(&file);
     let base = match dialect {
-        Dialect::V1_4 => env.cwd.as_path(),
-        Dialect::V1_5 => file.parent().unwrap_or(&env.cwd),
+        IsyncVersion::V1_4 => env.cwd.as_path(),
+        IsyncVersion::V1_5 => file.parent().unwrap_or(&env.cwd),
     };
-    let mut sections = sections::read(text, &Place { shown: &shown, env, dialect, base })?;
+    let mut sections = parser::read(text, &Location { sanitize: &sanitize, env, dialect, base })?;
     if sections.channels.is_empty() {
-        return Err(Failure::config(format!(
-            "{shown}: no Channel is defined, so there is nothing to sync"
+        return Err(Error::config(format!(
+            "{sanitize}: no Channel is defined, so there is nothing to sync"
         )));
     }
     let default_state = match &sections.globals.sync_state {
         Some(state) => state.clone(),
-        None => default_state(env, dialect, &shown)?,
+        None => default_state(env, dialect, &sanitize)?,
     };
     let owners = Owners::new(&sections);
     let mut accounts: BTreeMap<Owner, Vec<Channel>> = BTreeMap::new();
@@ -37,7 +37,7 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: Dialect) -> Result<Co
         if let Some(first) = lines.get(&section.name) {
             shadowed_channels = true;
             sections.notices.push(format!(
-                "{shown}:{}: Channel {} is defined in line {first} already, and only that one \
+                "{sanitize}:{}: Channel {} is defined in line {first} already, and only that one \
                  can be named; rename this one",
                 section.line, section.name
             ));
@@ -65,11 +65,11 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: Dialect) -> Result<Co
             let name = member.split_once(':').map_or(member.as_str(), |(name, _)| name);
             if !lines.contains_key(name) {
                 let then = match dialect {
-                    Dialect::V1_4 => "mbsync reports it and syncs the others",
-                    Dialect::V1_5 => "mbsync then syncs nothing at all",
+                    IsyncVersion::V1_4 => "mbsync reports it and syncs the others",
+                    IsyncVersion::V1_5 => "mbsync then syncs nothing at all",
                 };
                 sections.notices.push(format!(
-                    "{shown}:{}: Group {} names {member}, and there is no such channel: {then}; \
+                    "{sanitize}:{}: Group {} names {member}, and there is no such channel: {then}; \
                      remove it",
                     group.line, group.name
                 ));
@@ -85,13 +85,13 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: Dialect) -> Result<Co
         groups: sections
             .groups
             .into_iter()
-            .map(|group| Group { name: group.name, members: group.members })
+            .map(|group| ChannelGroup { name: group.name, members: group.members })
             .collect(),
         notices: sections.notices,
         base: sections.relative.then(|| base.to_path_buf()),
         sections: sections.spans,
         shadowed_channels,
-        shown,
+        sanitize,
         file,
         fingerprint: super::fingerprint(text),
         directories: super::directories::Directories::default(),
@@ -99,21 +99,21 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: Dialect) -> Result<Co
 }
 
 /// Where states are kept when no `SyncState` says it.
-fn default_state(env: &Env, dialect: Dialect, shown: &str) -> Result<String, Failure> {
+fn default_state(env: &Env, dialect: IsyncVersion, sanitize: &str) -> Result<String, Error> {
     let old = env.home.join(".mbsync");
     let directory = match dialect {
-        Dialect::V1_4 => old,
-        Dialect::V1_5 => {
+        IsyncVersion::V1_4 => old,
+        IsyncVersion::V1_5 => {
             let base = env.state_home.clone().unwrap_or_else(|| env.home.join(".local/state"));
             let new = base.join("isync");
             let exists = |path: &PathBuf| path.symlink_metadata().is_ok();
             match (exists(&old), exists(&new)) {
                 (true, true) => {
-                    return Err(Failure::config(format!(
-                        "{shown}: {} and {} both exist, and mbsync then refuses to run; remove \
+                    return Err(Error::config(format!(
+                        "{sanitize}: {} and {} both exist, and mbsync then refuses to run; remove \
                          one, or set SyncState above all sections",
-                        env.shown(&new),
-                        env.shown(&old)
+                        env.sanitize(&new),
+                        env.sanitize(&old)
                     )));
                 }
                 (true, false) => old,
@@ -145,8 +145,8 @@ impl Owners {
             sections
                 .stores
                 .iter()
-                .filter(move |section| matches!(section.login, Login::Own(_)) == wanted)
-                .filter(|section| !matches!(section.login, Login::Account(_)))
+                .filter(move |section| matches!(section.login, LoginSection::Own(_)) == wanted)
+                .filter(|section| !matches!(section.login, LoginSection::Account(_)))
                 .map(|section| (section.line, &section.store.name))
         };
         for (line, name) in accounts.chain(logins(true)).chain(logins(false)) {
@@ -165,7 +165,7 @@ impl Owners {
         let mut store: Store = section.store.clone();
         if let StoreKind::Imap(imap) = &mut store.kind {
             let line = match section.login {
-                Login::Account(index) => sections.accounts[index].line,
+                LoginSection::Account(index) => sections.accounts[index].line,
                 _ => section.line,
             };
             imap.account = self.names.get(&line).cloned().unwrap_or_default();
@@ -179,9 +179,9 @@ fn owner(channel: &ChannelSection, sections: &Sections) -> Owner {
     let login = |end: &End| {
         let section = sections.stores.get(end.store)?;
         match section.login {
-            Login::Account(index) => Some(sections.accounts.get(index)?.line),
-            Login::Own(_) => Some(section.line),
-            Login::None => None,
+            LoginSection::Account(index) => Some(sections.accounts.get(index)?.line),
+            LoginSection::Own(_) => Some(section.line),
+            LoginSection::None => None,
         }
     };
     login(&channel.far)
@@ -195,7 +195,7 @@ fn server(owner: Owner, sections: &Sections) -> Option<Server> {
     account.map(|account| account.server.clone()).or_else(|| {
         let store = sections.stores.iter().find(|section| section.line == owner)?;
         match &store.login {
-            Login::Own(server) => Some((**server).clone()),
+            LoginSection::Own(server) => Some((**server).clone()),
             _ => None,
         }
     })
@@ -206,7 +206,7 @@ fn channel(
     sections: &Sections,
     owners: &Owners,
     default_state: &str,
-    dialect: Dialect,
+    dialect: IsyncVersion,
 ) -> Channel {
     let (own, global) = (&section.options, &sections.globals);
     let sync_state = match own.sync_state.as_deref() {

@@ -5,11 +5,11 @@
 //! program adds to it (accounts, stores, far and near names).
 
 use super::enumerate::is_inbox;
-use super::near::nearest;
 use super::pattern::admits;
-use super::{Config, Dialect, Group};
-use crate::account::{Account, Channel, Mailbox, StoreKind, Want};
-use crate::outcome::Failure;
+use super::suggest::nearest;
+use super::{ChannelGroup, Config, IsyncVersion};
+use crate::error::Error;
+use crate::model::{Account, Channel, Mailbox, StoreKind, Target};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How to make mbsync serve some wants of one account.
@@ -37,13 +37,13 @@ impl MbsyncWords {
 }
 
 /// Wants by account, as indices into [`Config::accounts`].
-type Wants = BTreeMap<usize, BTreeSet<Want>>;
+type Wants = BTreeMap<usize, BTreeSet<Target>>;
 
 impl Config {
     /// Every channel of every account.
     #[must_use]
-    pub fn select_all(&self) -> Vec<(usize, BTreeSet<Want>)> {
-        (0..self.accounts.len()).map(|index| (index, BTreeSet::from([Want::Account]))).collect()
+    pub fn select_all(&self) -> Vec<(usize, BTreeSet<Target>)> {
+        (0..self.accounts.len()).map(|index| (index, BTreeSet::from([Target::Account]))).collect()
     }
 
     /// What these words ask for: `NAME` or `NAME:BOX,BOX`.
@@ -53,7 +53,7 @@ impl Config {
     /// a mailbox's name on either side, or the one both share. Looks at the
     /// disk only to tell mailboxes apart. An unknown name or box is a usage
     /// error (2) that names the nearest ones.
-    pub fn select(&self, words: &[&str]) -> Result<Vec<(usize, BTreeSet<Want>)>, Failure> {
+    pub fn select(&self, words: &[&str]) -> Result<Vec<(usize, BTreeSet<Target>)>, Error> {
         let mut wants = Wants::new();
         for word in words {
             self.select_word(word, &mut wants)?;
@@ -66,8 +66,8 @@ impl Config {
 
     /// The mailbox that a want names; `None` for wants of more than one.
     #[must_use]
-    pub fn mailbox(&self, want: &Want) -> Option<Mailbox> {
-        let Want::Mailbox { channel, name } = want else { return None };
+    pub fn mailbox(&self, want: &Target) -> Option<Mailbox> {
+        let Target::Mailbox { channel, name } = want else { return None };
         self.channel(channel).map(|(_, channel)| channel.mailbox(name))
     }
 
@@ -81,7 +81,7 @@ impl Config {
         self.channels().find(|(_, channel)| channel.name == name)
     }
 
-    fn group(&self, name: &str) -> Option<&Group> {
+    fn group(&self, name: &str) -> Option<&ChannelGroup> {
         self.groups.iter().find(|group| group.name == name)
     }
 
@@ -99,7 +99,7 @@ impl Config {
             .collect()
     }
 
-    fn select_word(&self, word: &str, wants: &mut Wants) -> Result<(), Failure> {
+    fn select_word(&self, word: &str, wants: &mut Wants) -> Result<(), Error> {
         // mbsync compares the whole word with the groups before it looks for a colon.
         if let Some(group) = self.group(word) {
             return self.select_group(group, wants);
@@ -111,7 +111,7 @@ impl Config {
         if let Some((index, channel)) = self.channel(name) {
             return match boxes {
                 None => {
-                    add(wants, index, Want::Channel(channel.name.clone()));
+                    add(wants, index, Target::Channel(channel.name.clone()));
                     Ok(())
                 }
                 Some(boxes) => self.select_boxes(word, &[(index, channel)], true, boxes, wants),
@@ -136,16 +136,16 @@ impl Config {
             return Err(self.unknown(name));
         }
         for (index, channel) in on {
-            add(wants, index, Want::Channel(channel.name.clone()));
+            add(wants, index, Target::Channel(channel.name.clone()));
         }
         Ok(())
     }
 
-    fn unknown(&self, name: &str) -> Failure {
+    fn unknown(&self, name: &str) -> Error {
         if self.idle_accounts.iter().any(|idle| idle == name) {
-            return Failure::usage(format!(
+            return Error::usage(format!(
                 "no channel uses the account `{name}`; add one to {}",
-                self.shown
+                self.sanitize
             ));
         }
         let mut known: Vec<&str> = self.accounts.iter().map(|a| a.name.as_str()).collect();
@@ -157,39 +157,39 @@ impl Config {
         known.retain(|name| seen.insert(*name));
         let more = if known.len() > 20 { ", …" } else { "" };
         known.truncate(20);
-        Failure::usage(format!(
+        Error::usage(format!(
             "no account, channel or group `{name}`{meant} (there are: {}{more})",
             known.join(", ")
         ))
     }
 
-    fn select_group(&self, group: &Group, wants: &mut Wants) -> Result<(), Failure> {
+    fn select_group(&self, group: &ChannelGroup, wants: &mut Wants) -> Result<(), Error> {
         let mut any = false;
         for member in &group.members {
             let Some((index, channel)) = self.channel(channel_of(member)) else {
                 // Up to 1.4 mbsync complains and syncs the rest; 1.5 syncs nothing.
-                if self.dialect == Dialect::V1_4 {
+                if self.dialect == IsyncVersion::V1_4 {
                     continue;
                 }
-                return Err(Failure::config(format!(
+                return Err(Error::config(format!(
                     "{}: Group {} names {member}, and there is no such channel; remove it, for \
                      isync 1.5 then syncs nothing at all",
-                    self.shown, group.name
+                    self.sanitize, group.name
                 )));
             };
             match member.split_once(':') {
-                None => add(wants, index, Want::Channel(channel.name.clone())),
+                None => add(wants, index, Target::Channel(channel.name.clone())),
                 Some((_, boxes)) => {
                     if channel.patterns.is_none() {
-                        return Err(Failure::config(format!(
+                        return Err(Error::config(format!(
                             "{}: Group {} names {member}, but Channel {} has no Patterns, so no \
                              mailbox of it can be named; write only the channel",
-                            self.shown, group.name, channel.name
+                            self.sanitize, group.name, channel.name
                         )));
                     }
                     for name in split_boxes(boxes) {
                         let name = name.to_string();
-                        add(wants, index, Want::Mailbox { channel: channel.name.clone(), name });
+                        add(wants, index, Target::Mailbox { channel: channel.name.clone(), name });
                     }
                 }
             }
@@ -198,9 +198,9 @@ impl Config {
         if any {
             Ok(())
         } else {
-            Err(Failure::config(format!(
+            Err(Error::config(format!(
                 "{}: Group {} names no channel that exists; add one",
-                self.shown, group.name
+                self.sanitize, group.name
             )))
         }
     }
@@ -214,7 +214,7 @@ impl Config {
         exact: bool,
         boxes: &str,
         wants: &mut Wants,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         // A mailbox with a comma in its name can be asked for, if not given to mbsync.
         let whole = boxes.contains([',', '\n'])
             && channels.iter().any(|(_, channel)| channel.existing(boxes).is_some());
@@ -261,7 +261,7 @@ impl Config {
         channels: &[(usize, &Channel)],
         name: &str,
         meant: Option<&str>,
-    ) -> Failure {
+    ) -> Error {
         let asked = word.split_once(':').map_or(word, |(asked, _)| asked);
         let meant = meant.map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
         let mut local: Vec<String> = channels
@@ -276,7 +276,7 @@ impl Config {
         } else {
             format!(" (there are: {}{more})", local.join(", "))
         };
-        Failure::usage(format!("`{asked}` has no mailbox `{name}`{meant}{there}"))
+        Error::usage(format!("`{asked}` has no mailbox `{name}`{meant}{there}"))
     }
 
     /// The words that mbsync must be given so that these wants of an account
@@ -288,19 +288,19 @@ impl Config {
     pub fn mbsync_words<'a>(
         &self,
         account: &Account,
-        wants: impl IntoIterator<Item = &'a Want>,
+        wants: impl IntoIterator<Item = &'a Target>,
     ) -> MbsyncWords {
         let mut whole: BTreeSet<&str> = BTreeSet::new();
         let mut boxes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for want in wants {
             match want {
-                Want::Account => {
+                Target::Account => {
                     whole.extend(account.channels.iter().map(|channel| channel.name.as_str()));
                 }
-                Want::Channel(channel) => {
+                Target::Channel(channel) => {
                     whole.insert(channel);
                 }
-                Want::Mailbox { channel, name } => boxes.entry(channel).or_default().push(name),
+                Target::Mailbox { channel, name } => boxes.entry(channel).or_default().push(name),
             }
         }
         for channel in &account.channels {
@@ -362,7 +362,7 @@ impl Config {
         channel: &Channel,
         account: &Account,
         whole: &BTreeSet<&str>,
-    ) -> Option<&Group> {
+    ) -> Option<&ChannelGroup> {
         let wanted = |member: &String| {
             whole.contains(member.as_str())
                 && account.channels.iter().any(|channel| channel.name == *member)
@@ -387,7 +387,7 @@ impl Config {
     }
 }
 
-fn add(wants: &mut Wants, index: usize, want: Want) {
+fn add(wants: &mut Wants, index: usize, want: Target) {
     wants.entry(index).or_default().insert(want);
 }
 
@@ -405,16 +405,16 @@ impl Account {
     /// The same wants in one form: all channels are the account, and a whole
     /// channel stands for its mailboxes.
     #[must_use]
-    pub fn canonical(&self, wants: &BTreeSet<Want>) -> BTreeSet<Want> {
-        let whole = |name: &String| wants.contains(&Want::Channel(name.clone()));
-        if wants.contains(&Want::Account)
+    pub fn canonical(&self, wants: &BTreeSet<Target>) -> BTreeSet<Target> {
+        let whole = |name: &String| wants.contains(&Target::Channel(name.clone()));
+        if wants.contains(&Target::Account)
             || self.channels.iter().all(|channel| whole(&channel.name))
         {
-            return BTreeSet::from([Want::Account]);
+            return BTreeSet::from([Target::Account]);
         }
         wants
             .iter()
-            .filter(|want| !matches!(want, Want::Mailbox { channel, .. } if whole(channel)))
+            .filter(|want| !matches!(want, Target::Mailbox { channel, .. } if whole(channel)))
             .cloned()
             .collect()
     }
@@ -445,8 +445,8 @@ impl Channel {
         names
     }
 
-    fn want(&self, name: &str) -> Want {
-        Want::Mailbox { channel: self.name.clone(), name: name.to_string() }
+    fn want(&self, name: &str) -> Target {
+        Target::Mailbox { channel: self.name.clone(), name: name.to_string() }
     }
 
     /// The typed name is that of the only pair.
@@ -456,9 +456,9 @@ impl Channel {
 
     /// What the typed name means, if that has a Maildir here. Names that the
     /// Patterns admit come first.
-    fn existing(&self, typed: &str) -> Option<Want> {
+    fn existing(&self, typed: &str) -> Option<Target> {
         let Some(patterns) = &self.patterns else {
-            return self.is_only(typed).then(|| Want::Channel(self.name.clone()));
+            return self.is_only(typed).then(|| Target::Channel(self.name.clone()));
         };
         let mut names = self.shared_names(typed);
         names.retain(|name| {
@@ -470,7 +470,7 @@ impl Channel {
 
     /// What the typed name means, if mbsync could make that: INBOX always,
     /// others where Create says so, or where the near side cannot be seen.
-    fn possible(&self, typed: &str, exact: bool) -> Option<Want> {
+    fn possible(&self, typed: &str, exact: bool) -> Option<Target> {
         let patterns = self.patterns.as_ref()?;
         let names = self.shared_names(typed);
         let admitted = names.iter().find(|name| admits(patterns, name));

@@ -7,8 +7,8 @@
 
 use super::muttrc::{comment, is_inbox};
 use super::quote::{ControlCharacter, quoted, without_expandos};
-use crate::account::{Account, Given, Mailbox};
 use crate::imap::names::from_utf7;
+use crate::model::{Account, CredentialSource, Mailbox};
 use std::collections::BTreeMap;
 
 /// What a mailbox is for.
@@ -318,7 +318,7 @@ pub fn sender_for<'a>(account: &Account, senders: &'a [Sender]) -> Option<&'a Se
         return Some(same);
     }
     let server = account.server.as_ref()?;
-    if let Some(Given::Text(user)) = &server.user {
+    if let Some(CredentialSource::Text(user)) = &server.user {
         let is_user = |other: &Option<String>| {
             other.as_ref().is_some_and(|other| other.eq_ignore_ascii_case(user))
         };
@@ -433,7 +433,7 @@ pub fn identity(
 
     line("");
     let user = account.server.as_ref().and_then(|server| match &server.user {
-        Some(Given::Text(user)) if user.contains('@') => Some(user.as_str()),
+        Some(CredentialSource::Text(user)) if user.contains('@') => Some(user.as_str()),
         _ => None,
     });
     let from = sender.and_then(|sender| sender.from.as_deref());

@@ -12,7 +12,7 @@
 
 use super::identity;
 use super::quote::{ControlCharacter, folder_regexp, one_folder_regexp, quoted};
-use crate::account::{Account, Mailbox, StoreKind};
+use crate::model::{Account, Mailbox, StoreKind};
 use std::collections::BTreeSet;
 use std::path::Path;
 

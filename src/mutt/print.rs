@@ -3,9 +3,9 @@
 
 use super::identity::{self, KnownUses, Sender};
 use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, Theirs};
-use crate::account::{Account, Mailbox};
+use crate::error::Error;
 use crate::mbsyncrc::{Config, Env};
-use crate::outcome::Failure;
+use crate::model::{Account, Mailbox};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -37,14 +37,14 @@ pub fn all_accounts(config: &Config, env: &Env) -> String {
 }
 
 /// The identity file of the account that this name is of: `--muttrc ACCOUNT`.
-pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Failure> {
+pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Error> {
     let by_name = config.accounts.iter().position(|account| account.name == name);
     let place = match by_name {
         Some(place) => place,
         None => match config.select(&[name])?[..] {
             [(place, _)] => place,
             _ => {
-                return Err(Failure::usage(format!(
+                return Err(Error::usage(format!(
                     "{name} is of several accounts; name one of: {}",
                     config.accounts.iter().map(|each| &*each.name).collect::<Vec<_>>().join(", ")
                 )));
@@ -52,7 +52,7 @@ pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Fai
         },
     };
     let Some(account) = config.accounts.get(place) else {
-        return Err(Failure::usage(format!("{name}: no such account")));
+        return Err(Error::usage(format!("{name}: no such account")));
     };
     let mailboxes = config.local_mailboxes(account);
     Ok(identity::identity(account, place, &mailboxes, &KnownUses::new(), &senders(env)))

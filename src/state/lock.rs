@@ -19,8 +19,8 @@ use fs2::FileExt;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 
-use crate::process::{self, Process, boot, group_members};
-use crate::stop::Stop;
+use crate::os::procfs::{self, Process, boot, group_members};
+use crate::os::signals::Shutdown;
 
 /// A lock held until it is dropped.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Lock {
 
 /// How waiting for a lock ended.
 #[derive(Debug)]
-pub enum Wait {
+pub enum LockWait {
     /// It is ours.
     Got(Lock),
     /// Another process held it all the time.
@@ -42,7 +42,7 @@ pub enum Wait {
 
 /// What became of the run of a holder that was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leftover {
+pub enum Orphan {
     /// It is over, with all that it started.
     Over,
     /// It would not end.
@@ -66,11 +66,11 @@ impl Lock {
         let file = open(path)?;
         let mut pause = Duration::from_micros(1);
         while pause < LONGEST_LOOK {
-            if at_once(FileExt::try_lock_exclusive, &file)? {
+            if try_flock(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
             // Who merely looks shares it for a moment; a holder shares it with nobody.
-            if !at_once(FileExt::try_lock_shared, &file)? {
+            if !try_flock(FileExt::try_lock_shared, &file)? {
                 break;
             }
             FileExt::unlock(&file)?;
@@ -91,16 +91,16 @@ impl Lock {
         path: &Path,
         slice: Duration,
         mut holder_lives: impl FnMut() -> bool,
-        stop: &Stop,
-    ) -> io::Result<Wait> {
+        stop: &Shutdown,
+    ) -> io::Result<LockWait> {
         if let Some(lock) = Self::try_take(path)? {
-            return Ok(Wait::Got(lock));
+            return Ok(LockWait::Got(lock));
         }
         let (ours, theirs) = UnixStream::pair()?;
         let file = open(path)?;
         let (send, receive) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
-            let got = past_signals(|| FileExt::lock_exclusive(&file));
+            let got = retry_eintr(|| FileExt::lock_exclusive(&file));
             let _ = send.send(got.map(|()| Lock::of(file)));
             drop(theirs);
         })?;
@@ -114,19 +114,19 @@ impl Lock {
                     deadline = Instant::now() + slice;
                     continue;
                 }
-                Ok(0) => return Ok(Wait::TooLong),
+                Ok(0) => return Ok(LockWait::TooLong),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
                 Ok(_) => {}
             }
             if stop.signal().is_some() {
-                return Ok(Wait::Stopped);
+                return Ok(LockWait::Stopped);
             }
             // The thread has sent before it closed its end.
             let got = receive.recv().map_err(io::Error::other)?;
             // Joined, so that a fork afterwards finds one thread.
             let _ = thread.join();
-            return Ok(Wait::Got(got?));
+            return Ok(LockWait::Got(got?));
         }
     }
 
@@ -134,14 +134,14 @@ impl Lock {
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = File::open(path) else { return false };
-        at_once(FileExt::try_lock_shared, &file).is_ok_and(|free| !free)
+        try_flock(FileExt::try_lock_shared, &file).is_ok_and(|free| !free)
     }
 
     /// The process that the lock's text names, if it lives.
     #[must_use]
     pub fn run_under(path: &Path) -> Option<Process> {
         let text = std::fs::read_to_string(path).ok()?;
-        Process::with_pid(process::pid(text.split_ascii_whitespace().next()?)?)
+        Process::with_pid(procfs::pid(text.split_ascii_whitespace().next()?)?)
     }
 
     /// Notes the run that the lock stands for.
@@ -159,14 +159,14 @@ impl Lock {
     /// Makes sure that the run of a killed holder is over: waits for it, at most
     /// `limit`, then ends it. What is left of its process group (a password
     /// command that hangs, an mbsync whose wrapper died) is ended too.
-    pub fn outlive_leftover(&mut self, limit: Duration, stop: &Stop) -> Leftover {
+    pub fn reap_orphan(&mut self, limit: Duration, stop: &Shutdown) -> Orphan {
         let mut text = String::new();
         let _ = self.file.rewind();
         if (&self.file).take(100).read_to_string(&mut text).is_err() || text.is_empty() {
-            return Leftover::Over;
+            return Orphan::Over;
         }
         let mut fields = text.split_ascii_whitespace();
-        let pid = fields.next().and_then(process::pid);
+        let pid = fields.next().and_then(procfs::pid);
         let started: Option<u64> = fields.next().and_then(|started| started.parse().ok());
         let own_group = fields.next() == Some("group");
         let of_this_boot = fields.next().is_none_or(|told| told == boot());
@@ -174,11 +174,11 @@ impl Lock {
             (Some(pid), Some(started)) if of_this_boot => {
                 let run = Process { pid, started };
                 let mut ended = gone(run, limit, stop);
-                if ended == Leftover::Lives {
+                if ended == Orphan::Lives {
                     run.signal(Signal::KILL);
                     ended = gone(run, GRACE, stop);
                 }
-                if ended == Leftover::Over && own_group {
+                if ended == Orphan::Over && own_group {
                     end_group(pid, |member| member.started >= run.started, stop)
                 } else {
                     ended
@@ -188,14 +188,14 @@ impl Lock {
             // die with it, is gone or as good as gone. What it has started is not.
             (Some(pid), None) => {
                 let run = Process::with_pid(pid).filter(|found| is_young(*found));
-                match run.map_or(Leftover::Over, |run| gone(run, GRACE, stop)) {
-                    Leftover::Over => end_group(pid, is_young, stop),
+                match run.map_or(Orphan::Over, |run| gone(run, GRACE, stop)) {
+                    Orphan::Over => end_group(pid, is_young, stop),
                     lingers => lingers,
                 }
             }
-            _ => Leftover::Over,
+            _ => Orphan::Over,
         };
-        if over == Leftover::Over {
+        if over == Orphan::Over {
             let _ = self.clear();
         }
         over
@@ -224,8 +224,8 @@ impl Drop for Lock {
 }
 
 /// Whether the lock was to be had without waiting.
-fn at_once(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
-    match past_signals(|| lock(file)) {
+fn try_flock(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
+    match retry_eintr(|| lock(file)) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
             Ok(false)
@@ -235,7 +235,7 @@ fn at_once(lock: fn(&File) -> io::Result<()>, file: &File) -> io::Result<bool> {
 }
 
 /// What comes of it when no signal breaks in.
-fn past_signals(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+fn retry_eintr(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -250,21 +250,21 @@ const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long what was told to end is given to do so.
 const GRACE: Duration = Duration::from_secs(5);
 
-fn gone(run: Process, limit: Duration, stop: &Stop) -> Leftover {
+fn gone(run: Process, limit: Duration, stop: &Shutdown) -> Orphan {
     let deadline = Instant::now() + limit;
     while !run.wait_gone(Duration::from_millis(20)) {
         if stop.signal().is_some() {
-            return Leftover::Stopped;
+            return Orphan::Stopped;
         }
         if Instant::now() >= deadline {
-            return Leftover::Lives;
+            return Orphan::Lives;
         }
     }
-    Leftover::Over
+    Orphan::Over
 }
 
 /// Ends what is left of the group that a run, now gone, has led.
-fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Stop) -> Leftover {
+fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Shutdown) -> Orphan {
     // A group's number is given to no new process. Whoever bears it now leads
     // another group, and the run's was gone before.
     let members = || {
@@ -281,15 +281,15 @@ fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Stop) -> Lef
         }
         for member in members() {
             match gone(member, GRACE, stop) {
-                Leftover::Stopped => return Leftover::Stopped,
-                Leftover::Over | Leftover::Lives => {}
+                Orphan::Stopped => return Orphan::Stopped,
+                Orphan::Over | Orphan::Lives => {}
             }
         }
         if members().is_empty() {
-            return Leftover::Over;
+            return Orphan::Over;
         }
     }
-    Leftover::Lives
+    Orphan::Lives
 }
 
 /// Started within the last minute or so: a process found by number alone is
@@ -365,11 +365,11 @@ mod tests {
     #[test]
     fn a_lock_that_cannot_be_asked_for_is_neither_held_nor_free() {
         let file = tempfile::tempfile().unwrap();
-        assert!(at_once(|_| Err(rustix::io::Errno::NOLCK.into()), &file).is_err());
-        assert!(!at_once(|_| Err(rustix::io::Errno::AGAIN.into()), &file).unwrap());
+        assert!(try_flock(|_| Err(rustix::io::Errno::NOLCK.into()), &file).is_err());
+        assert!(!try_flock(|_| Err(rustix::io::Errno::AGAIN.into()), &file).unwrap());
         // A signal is not an answer.
         let mut calls = 0;
-        let told = past_signals(|| {
+        let told = retry_eintr(|| {
             calls += 1;
             if calls < 4 { Err(rustix::io::Errno::INTR.into()) } else { Ok(()) }
         });
@@ -380,7 +380,7 @@ mod tests {
     fn g9_the_holder_is_asked_for_life_once_a_slice() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let stop = Stop::on_signals().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
         let _lock = Lock::try_take(&path).unwrap().unwrap();
         let slice = Duration::from_millis(30);
         let begun = Instant::now();
@@ -390,7 +390,7 @@ mod tests {
             assert!(begun.elapsed() >= slice * asked, "asked {asked} times");
             asked < 3
         };
-        assert!(matches!(Lock::take(&path, slice, lives, &stop).unwrap(), Wait::TooLong));
+        assert!(matches!(Lock::take(&path, slice, lives, &stop).unwrap(), LockWait::TooLong));
         assert_eq!(asked, 3);
     }
 
@@ -398,17 +398,17 @@ mod tests {
     fn g9_waiting_ends_with_the_holder_or_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let stop = Stop::on_signals().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
         let lock = Lock::try_take(&path).unwrap().unwrap();
         let waited = Lock::take(&path, Duration::from_millis(20), || false, &stop).unwrap();
-        assert!(matches!(waited, Wait::TooLong));
+        assert!(matches!(waited, LockWait::TooLong));
         let holder = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(30));
             drop(lock);
         });
         // The thread left behind above may get the lock first, and drops it.
         let waited = Lock::take(&path, Duration::from_millis(5), || true, &stop).unwrap();
-        assert!(matches!(waited, Wait::Got(_)));
+        assert!(matches!(waited, LockWait::Got(_)));
         holder.join().unwrap();
     }
 
@@ -416,9 +416,9 @@ mod tests {
     fn g1_a_run_that_lives_is_waited_for_then_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Stop::on_signals().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
         let outlive = |lock: &mut Lock, ms| {
-            lock.outlive_leftover(Duration::from_millis(ms), &stop) == Leftover::Over
+            lock.reap_orphan(Duration::from_millis(ms), &stop) == Orphan::Over
         };
         assert!(outlive(&mut lock, 0));
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
@@ -445,12 +445,12 @@ mod tests {
     fn g1_a_run_whose_holder_died_before_its_note_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Stop::on_signals().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
         let mut child = Command::new("sleep").arg("0.3").spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         // Only what the child itself writes between fork and exec.
         lock.write(&format!("{}\n", child.id())).unwrap();
-        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
         assert!(!process.is_alive());
         child.wait().unwrap();
         assert!(started_lately(100_000, 1000.0) && started_lately(94_100, 1000.0));
@@ -464,11 +464,11 @@ mod tests {
         use std::os::unix::process::CommandExt as _;
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Stop::on_signals().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
         let mut child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         lock.record(Process { started: process.started - 1, ..process }, true).unwrap();
-        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
         assert!(process.is_alive());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -530,9 +530,9 @@ mod tests {
     fn of_a_run_that_led_no_group_no_group_is_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Stop::on_signals().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
         let mut left = left_by_a_wrapper(|run| lock.record(run, false).unwrap());
-        assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
         left.retain(|process| process.is_alive());
         assert_eq!(left.len(), 1);
         left[0].signal(Signal::KILL);
@@ -542,7 +542,7 @@ mod tests {
     fn g1_what_a_killed_wrapper_leaves_is_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Stop::on_signals().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
         // The second holder was killed before it could note more than the number.
         for noted in [true, false] {
             let left = left_by_a_wrapper(|run| {
@@ -552,7 +552,7 @@ mod tests {
                     lock.write(&format!("{}\n", run.pid.as_raw_nonzero())).unwrap();
                 }
             });
-            assert_eq!(lock.outlive_leftover(Duration::ZERO, &stop), Leftover::Over);
+            assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
             assert!(left.iter().all(|process| !process.is_alive()), "noted: {noted}");
         }
     }

@@ -5,21 +5,21 @@
 //! it is whole after a crash; knows nothing of mail, of mbsync, or of why
 //! something is remembered. A file that does not parse counts as absent.
 
-pub mod last;
+pub mod backoff;
+pub mod clean;
+pub mod last_run;
 pub mod lock;
 pub mod names;
-pub mod retry;
-pub mod seen;
+pub mod requests;
 pub mod throttle;
-pub mod want;
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::outcome::{Exit, Failure, no_descriptor_left, with_mend};
-use crate::process::{self, Process};
+use crate::error::{Error, ExitStatus, no_descriptor_left, with_hint};
+use crate::os::procfs::{self, Process};
 
 /// An account's directory of state files, mode 0700.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ impl StateDir {
     ///
     /// # Errors
     /// 78 when it cannot be made or is not ours to write; 75 when the disk is full.
-    pub fn open(base: &Path, account: &str) -> Result<Self, Failure> {
+    pub fn open(base: &Path, account: &str) -> Result<Self, Error> {
         let dir = base.join(names::directory(account));
         let (want, run) = (dir.join("want"), dir.join("run"));
         // Made last, so where it is all is.
@@ -96,7 +96,7 @@ impl StateDir {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let writer = name.to_str().filter(|name| name.starts_with('.'));
-            let writer = writer.and_then(|name| process::pid(name.rsplit('.').next()?));
+            let writer = writer.and_then(|name| procfs::pid(name.rsplit('.').next()?));
             if writer.is_some_and(|pid| Process::with_pid(pid).is_none()) {
                 let _ = std::fs::remove_file(entry.path());
             }
@@ -123,15 +123,15 @@ fn eprintln_quietly(text: &str) {
 }
 
 /// Says of a failed write to the state directory what to do about it.
-pub(crate) fn state_failure(error: &io::Error, what: &str) -> Failure {
+pub(crate) fn state_failure(error: &io::Error, what: &str) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Failure::new(Exit::Later, format!("{what}: {error}; free some space and try again"))
+            Error::new(ExitStatus::Later, format!("{what}: {error}; free some space and try again"))
         }
         _ if no_descriptor_left(error) => {
-            Failure::new(Exit::Later, format!("{what}: {}", with_mend(error)))
+            Error::new(ExitStatus::Later, format!("{what}: {}", with_hint(error)))
         }
-        _ => Failure::config(format!(
+        _ => Error::config(format!(
             "{what}: {error}; make it writable for you, or set XDG_STATE_HOME to a place that is"
         )),
     }
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn a_full_disk_is_a_matter_of_time_and_a_place_not_ours_is_not() {
         let exit = |kind| state_failure(&io::Error::from(kind), "x").exit;
-        assert_eq!(exit(io::ErrorKind::StorageFull), Exit::Later);
-        assert_eq!(exit(io::ErrorKind::QuotaExceeded), Exit::Later);
-        assert_eq!(exit(io::ErrorKind::PermissionDenied), Exit::Config);
+        assert_eq!(exit(io::ErrorKind::StorageFull), ExitStatus::Later);
+        assert_eq!(exit(io::ErrorKind::QuotaExceeded), ExitStatus::Later);
+        assert_eq!(exit(io::ErrorKind::PermissionDenied), ExitStatus::Config);
     }
 }

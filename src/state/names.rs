@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
-use crate::account::Want;
+use crate::model::Target;
 
 /// Longest encoded name used as it is; most file systems take 255 bytes.
 const LONGEST: usize = 200;
@@ -34,11 +34,11 @@ pub fn directory(account: &str) -> String {
 /// The file that stands for a want: `*`, `CHANNEL` or `CHANNEL:BOX`, each part
 /// percent-encoded. What would be too long stands as the next wider want.
 #[must_use]
-pub fn want(want: &Want) -> String {
+pub fn want(want: &Target) -> String {
     let name = match want {
-        Want::Account => return "*".into(),
-        Want::Channel(channel) => encoded(channel),
-        Want::Mailbox { channel, name } => {
+        Target::Account => return "*".into(),
+        Target::Channel(channel) => encoded(channel),
+        Target::Mailbox { channel, name } => {
             let both = format!("{}:{}", encoded(channel), encoded(name));
             if both.len() <= LONGEST { both } else { encoded(channel) }
         }
@@ -49,11 +49,13 @@ pub fn want(want: &Want) -> String {
 /// The want that a file in `want/` or `run/` stands for; `None` for a stray
 /// file, which nothing would ever remove.
 #[must_use]
-pub fn want_of(file: &str) -> Option<Want> {
+pub fn want_of(file: &str) -> Option<Target> {
     let found = match file.split_once(':') {
-        _ if file == "*" => Want::Account,
-        Some((channel, name)) => Want::Mailbox { channel: decoded(channel)?, name: decoded(name)? },
-        None => Want::Channel(decoded(file)?),
+        _ if file == "*" => Target::Account,
+        Some((channel, name)) => {
+            Target::Mailbox { channel: decoded(channel)?, name: decoded(name)? }
+        }
+        None => Target::Channel(decoded(file)?),
     };
     (want(&found) == file).then_some(found)
 }
@@ -95,15 +97,15 @@ mod tests {
     #[test]
     fn a_name_too_long_is_a_wider_want() {
         let long = "ä".repeat(100);
-        let mailbox = Want::Mailbox { channel: "Home".into(), name: long.clone() };
-        assert_eq!(want_of(&want(&mailbox)), Some(Want::Channel("Home".into())));
-        assert_eq!(want_of(&want(&Want::Channel(long))), Some(Want::Account));
+        let mailbox = Target::Mailbox { channel: "Home".into(), name: long.clone() };
+        assert_eq!(want_of(&want(&mailbox)), Some(Target::Channel("Home".into())));
+        assert_eq!(want_of(&want(&Target::Channel(long))), Some(Target::Account));
         for (length, fits) in [(197, true), (198, false)] {
-            let mailbox = Want::Mailbox { channel: "ab".into(), name: "x".repeat(length) };
+            let mailbox = Target::Mailbox { channel: "ab".into(), name: "x".repeat(length) };
             assert_eq!(want_of(&want(&mailbox)) == Some(mailbox), fits);
         }
         for (length, fits) in [(200, true), (201, false)] {
-            let channel = Want::Channel("x".repeat(length));
+            let channel = Target::Channel("x".repeat(length));
             assert_eq!(want_of(&want(&channel)) == Some(channel), fits);
         }
     }
@@ -119,8 +121,8 @@ mod tests {
         #[test]
         fn wants_are_read_back(channel in "\\PC{0,30}", name in "\\PC{0,30}") {
             for value in [
-                Want::Channel(channel.clone()),
-                Want::Mailbox { channel: channel.clone(), name: name.clone() },
+                Target::Channel(channel.clone()),
+                Target::Mailbox { channel: channel.clone(), name: name.clone() },
             ] {
                 let file = want(&value);
                 prop_assert!(file.len() <= 200 && !file.contains('/'));

@@ -10,10 +10,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::account::Mailbox;
-use crate::state::last::Change;
-use crate::verdict::local;
-use crate::verdict::syncstate::{self, Record};
+use crate::model::Mailbox;
+use crate::state::last_run::Change;
+use crate::verdict::maildir;
+use crate::verdict::record::{self, Record};
 
 /// Most records kept open; of further mailboxes nothing is told.
 const MOST_OPEN: usize = 400;
@@ -71,7 +71,7 @@ fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option
     let pulled = mailbox
         .maildir
         .as_ref()
-        .and_then(|maildir| local::delivered(maildir, since).ok())
+        .and_then(|maildir| maildir::delivered(maildir, since).ok())
         .map_or(0, |files| u32::try_from(files.len()).unwrap_or(u32::MAX));
     let counts = record(&now)?.changes_since(&old, pulled);
     let change = Change {
@@ -88,5 +88,5 @@ fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option
 fn record(mut file: &File) -> Option<Record> {
     let mut text = Vec::new();
     file.read_to_end(&mut text).ok()?;
-    syncstate::parse(&text).ok()
+    record::parse(&text).ok()
 }

@@ -23,14 +23,14 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
-use super::mbsync::Beside;
-use crate::account::Account;
+use super::mbsync::Companion;
+use crate::error::ExitStatus;
 use crate::imap::handover::{Flow, Relay};
-use crate::imap::{Link, LinkError};
+use crate::imap::{Client, ClientError};
 use crate::mbsyncrc::copy::{self, Obstacle, Purpose};
 use crate::mbsyncrc::{self, Config, MbsyncWords};
-use crate::outcome::Exit;
-use crate::sys;
+use crate::model::Account;
+use crate::os::fork;
 
 /// The word by which this program is told to be the tunnel.
 const WORK: &str = "tunnel";
@@ -45,7 +45,7 @@ pub enum Refusal {
     /// The system has no memory file, socket or program to give.
     System(io::Error),
     /// The connection is lost.
-    Lost(LinkError),
+    Lost(ClientError),
 }
 
 impl std::fmt::Display for Refusal {
@@ -93,7 +93,7 @@ impl Handover {
     /// # Errors
     /// Why the run must be a plain one. Only [`Refusal::Lost`] has touched the link.
     pub fn prepare(
-        link: &mut Link,
+        link: &mut Client,
         config: &Config,
         account: &Account,
         words: &MbsyncWords,
@@ -117,8 +117,8 @@ impl Handover {
     /// Whether the run has to be made again, without the connection: it failed,
     /// and for a reason that lies in the loan.
     #[must_use]
-    pub fn spoilt(&mut self, exit: Exit) -> Option<String> {
-        if matches!(exit, Exit::Done | Exit::Signal(_)) {
+    pub fn spoilt(&mut self, exit: ExitStatus) -> Option<String> {
+        if matches!(exit, ExitStatus::Done | ExitStatus::Signal(_)) {
             return None;
         }
         if self.refused > 0 {
@@ -151,10 +151,10 @@ impl Handover {
     }
 }
 
-impl Beside for Handover {
+impl Companion for Handover {
     fn prepare(&self, command: &mut Command) {
         let fds = [self.copy.as_fd(), self.program.as_fd(), self.theirs.as_fd()];
-        sys::inherit(command, &fds);
+        fork::inherit(command, &fds);
     }
 
     fn file(&self) -> String {
@@ -249,14 +249,14 @@ fn receive(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
 /// If these are the arguments of the tunnel, is the tunnel: passes standard
 /// input on, and is done. Looked at before anything else, for mbsync waits.
 #[must_use]
-pub fn is_tunnel(arguments: &[OsString]) -> Option<Exit> {
+pub fn is_tunnel(arguments: &[OsString]) -> Option<ExitStatus> {
     let [_, child, work, number] = arguments else { return None };
     if child != "--child" || work != WORK {
         return None;
     }
-    let to = number.to_str().and_then(|number| number.parse().ok()).and_then(sys::inherited);
+    let to = number.to_str().and_then(|number| number.parse().ok()).and_then(fork::inherited);
     let passed = to.is_some_and(|to| pass(to).is_ok());
-    Some(if passed { Exit::Done } else { Exit::Usage })
+    Some(if passed { ExitStatus::Done } else { ExitStatus::Usage })
 }
 
 fn pass(to: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {

@@ -9,18 +9,18 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus as StdExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::classify::{Finding, finding, fit_to_print};
-use crate::outcome::{Exit, with_mend};
-use crate::process::{self, Process};
+use super::output::{Problem, finding, redact};
+use crate::error::{ExitStatus, with_hint};
+use crate::os::fork;
+use crate::os::procfs::{self, Process};
+use crate::os::signals::Shutdown;
 use crate::state::lock::Lock;
-use crate::stop::Stop;
-use crate::sys;
 
 /// How long TERM is given before KILL follows.
 const GRACE: Duration = Duration::from_secs(5);
@@ -68,17 +68,17 @@ pub enum Prompt {
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
+pub struct RunEnd {
     /// The exit status that it leads to.
-    pub exit: Exit,
+    pub exit: ExitStatus,
     /// What to tell the user; empty after a success.
     pub text: String,
     /// What mbsync's messages meant.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Problem>,
 }
 
 /// What goes on beside a run, in the same loop that watches it.
-pub trait Beside {
+pub trait Companion {
     /// Gives mbsync what it needs for it.
     fn prepare(&self, command: &mut Command);
     /// The configuration that mbsync is given instead of the user's file. Its
@@ -108,13 +108,15 @@ pub fn command_line(job: &Job<'_>) -> Vec<String> {
 pub fn run<'a>(
     job: &'a Job<'a>,
     lock: &mut Lock,
-    stop: &Stop,
-    beside: Option<&'a mut (dyn Beside + 'a)>,
-) -> Ended {
+    stop: &Shutdown,
+    beside: Option<&'a mut (dyn Companion + 'a)>,
+) -> RunEnd {
     match start(job, lock, beside.as_deref()) {
         Ok(child) => match Supervised::new(job, child, lock, beside).map(|run| run.follow(stop)) {
             Ok(ended) => ended,
-            Err(error) => ended(Exit::Later, format!("cannot follow mbsync: {error}"), vec![]),
+            Err(error) => {
+                ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![])
+            }
         },
         Err(error) => {
             let program = job.program.display();
@@ -127,20 +129,24 @@ pub fn run<'a>(
                         "{program}: not executable; chmod +x it, or name another as `mbsync` in config.toml"
                     )
                 }
-                _ => format!("{program}: {}", with_mend(&error)),
+                _ => format!("{program}: {}", with_hint(&error)),
             };
             let permanent =
                 matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
-            ended(if permanent { Exit::Config } else { Exit::Later }, text, vec![])
+            ended(if permanent { ExitStatus::Config } else { ExitStatus::Later }, text, vec![])
         }
     }
 }
 
-fn ended(exit: Exit, text: String, findings: Vec<Finding>) -> Ended {
-    Ended { exit, text, findings }
+fn ended(exit: ExitStatus, text: String, findings: Vec<Problem>) -> RunEnd {
+    RunEnd { exit, text, findings }
 }
 
-fn start(job: &Job<'_>, lock: &mut Lock, beside: Option<&(dyn Beside + '_)>) -> io::Result<Child> {
+fn start(
+    job: &Job<'_>,
+    lock: &mut Lock,
+    beside: Option<&(dyn Companion + '_)>,
+) -> io::Result<Child> {
     let mut line = command_line(job);
     let mut command = Command::new(job.program);
     if let Some(beside) = beside {
@@ -156,7 +162,7 @@ fn start(job: &Job<'_>, lock: &mut Lock, beside: Option<&(dyn Beside + '_)>) -> 
         command.stdin(Stdio::inherit());
     } else {
         command.stdin(Stdio::null());
-        sys::in_new_session(&mut command);
+        fork::in_new_session(&mut command);
     }
     let leads_to_prompt: &[&str] = match job.prompt {
         Prompt::Terminal => &[],
@@ -168,7 +174,7 @@ fn start(job: &Job<'_>, lock: &mut Lock, beside: Option<&(dyn Beside + '_)>) -> 
     }
     command.stdout(if job.progress { Stdio::inherit() } else { Stdio::piped() });
     lock.clear()?;
-    sys::die_with_parent(&mut command, lock.as_fd()).spawn()
+    fork::die_with_parent(&mut command, lock.as_fd()).spawn()
 }
 
 /// Reads lines without waiting, and keeps no more of them than is useful.
@@ -230,7 +236,7 @@ fn goes_on(before: Option<u64>, now: Option<u64>, stall: Duration) -> bool {
 }
 
 /// What is being done about the run's end.
-enum Ending {
+enum Termination {
     /// Nothing: it runs.
     No,
     /// TERM was sent, for this reason; without one to what a killed run has left.
@@ -250,10 +256,10 @@ struct Supervised<'a> {
     pidfd: OwnedFd,
     stderr: Lines<ChildStderr>,
     stdout: Lines<ChildStdout>,
-    findings: Vec<(Finding, String)>,
+    findings: Vec<(Problem, String)>,
     other: Vec<String>,
-    ending: Ending,
-    beside: Option<&'a mut (dyn Beside + 'a)>,
+    ending: Termination,
+    beside: Option<&'a mut (dyn Companion + 'a)>,
     /// What mbsync calls the configuration, and what the user calls it.
     names: Option<(String, String)>,
 }
@@ -263,7 +269,7 @@ impl<'a> Supervised<'a> {
         job: &'a Job<'a>,
         mut child: Child,
         lock: &mut Lock,
-        beside: Option<&'a mut (dyn Beside + 'a)>,
+        beside: Option<&'a mut (dyn Companion + 'a)>,
     ) -> io::Result<Self> {
         let pid = Pid::from_child(&child);
         let own_group = job.prompt != Prompt::Terminal;
@@ -285,7 +291,7 @@ impl<'a> Supervised<'a> {
                 stdout,
                 findings: Vec::new(),
                 other: Vec::new(),
-                ending: Ending::No,
+                ending: Termination::No,
                 names: beside
                     .as_ref()
                     .map(|beside| (beside.file(), job.file.display().to_string())),
@@ -299,7 +305,7 @@ impl<'a> Supervised<'a> {
         }
     }
 
-    fn follow(mut self, stop: &Stop) -> Ended {
+    fn follow(mut self, stop: &Shutdown) -> RunEnd {
         match self.watch(stop) {
             Ok(status) => self.ended(status),
             Err(error) => {
@@ -307,12 +313,12 @@ impl<'a> Supervised<'a> {
                 self.end(Some(Why::Stalled));
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                ended(Exit::Later, format!("cannot follow mbsync: {error}"), vec![])
+                ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![])
             }
         }
     }
 
-    fn watch(&mut self, stop: &Stop) -> io::Result<ExitStatus> {
+    fn watch(&mut self, stop: &Shutdown) -> io::Result<StdExitStatus> {
         let mut moved = None;
         let mut moved_at = Instant::now();
         let look_every =
@@ -323,9 +329,9 @@ impl<'a> Supervised<'a> {
             let more = self.beside.as_mut().is_some_and(|beside| beside.pump());
             let timeout = match &self.ending {
                 _ if more => Duration::ZERO,
-                Ending::No => look_at.saturating_duration_since(Instant::now()),
+                Termination::No => look_at.saturating_duration_since(Instant::now()),
                 // What lingers in the process group has no descriptor to poll.
-                Ending::Asked { .. } => Duration::from_millis(5),
+                Termination::Asked { .. } => Duration::from_millis(5),
             };
             let only_beside = self.wait(stop, timeout, status.is_some())?;
             if only_beside && status.is_none() && Instant::now() < look_at {
@@ -334,7 +340,7 @@ impl<'a> Supervised<'a> {
             self.read();
             // Before the look at its end: a terminal's signal ends mbsync and tells
             // us to stop at once, and that is no failure of mbsync's.
-            if let (Ending::No, Some(signal)) = (&self.ending, stop.signal()) {
+            if let (Termination::No, Some(signal)) = (&self.ending, stop.signal()) {
                 self.end(Some(Why::Signal(signal)));
             }
             if status.is_none() {
@@ -349,9 +355,9 @@ impl<'a> Supervised<'a> {
                     return Ok(status);
                 }
             }
-            if matches!(self.ending, Ending::No) && Instant::now() >= look_at {
+            if matches!(self.ending, Termination::No) && Instant::now() >= look_at {
                 look_at = Instant::now() + look_every;
-                let now = process::bytes_moved_by_tree(self.pid);
+                let now = procfs::bytes_moved_by_tree(self.pid);
                 if goes_on(moved, now, self.job.stall) {
                     (moved, moved_at) = (now, Instant::now());
                 } else if moved_at.elapsed() >= self.stall() {
@@ -369,13 +375,13 @@ impl<'a> Supervised<'a> {
 
     /// Waits for anything. True if all that came is the business of what goes on
     /// beside the run.
-    fn wait(&self, stop: &Stop, timeout: Duration, exited: bool) -> io::Result<bool> {
+    fn wait(&self, stop: &Shutdown, timeout: Duration, exited: bool) -> io::Result<bool> {
         let timeout = rustix::time::Timespec::try_from(timeout).map_err(io::Error::other)?;
         let mut fds = Vec::with_capacity(8);
         if !exited {
             fds.push(PollFd::new(&self.pidfd, PollFlags::IN));
         }
-        if matches!(self.ending, Ending::No) {
+        if matches!(self.ending, Termination::No) {
             fds.push(PollFd::new(stop, PollFlags::IN));
         }
         if let Some(from) = &self.stderr.from {
@@ -400,15 +406,15 @@ impl<'a> Supervised<'a> {
         let names = &self.names;
         let mut note = |line: &str| {
             let line = &*under_its_own_name(line, names.as_ref());
-            let shown = fit_to_print(line, job.secrets);
+            let sanitize = redact(line, job.secrets);
             if job.verbose {
-                eprint_line(&shown);
+                eprint_line(&sanitize);
             }
             match finding(line) {
                 Some(found) if findings.len() < MOST_LINES => {
-                    findings.push((found, shown.into_owned()));
+                    findings.push((found, sanitize.into_owned()));
                 }
-                _ if other.len() < MOST_LINES => other.push(shown.into_owned()),
+                _ if other.len() < MOST_LINES => other.push(sanitize.into_owned()),
                 _ => {}
             }
         };
@@ -416,7 +422,7 @@ impl<'a> Supervised<'a> {
         // Without its standard output emptied, mbsync would wait for us for ever.
         self.stdout.take(|line| {
             if job.verbose {
-                eprint_line(&fit_to_print(line, job.secrets));
+                eprint_line(&redact(line, job.secrets));
             }
         });
     }
@@ -426,9 +432,9 @@ impl<'a> Supervised<'a> {
     fn end_orphans(&mut self) {
         // Without a group of its own nobody can tell them from others any more.
         let led_a_group = self.job.prompt != Prompt::Terminal;
-        if matches!(self.ending, Ending::No)
+        if matches!(self.ending, Termination::No)
             && led_a_group
-            && !process::group_members(self.pid).is_empty()
+            && !procfs::group_members(self.pid).is_empty()
         {
             self.end(None);
         }
@@ -438,18 +444,18 @@ impl<'a> Supervised<'a> {
     fn end(&mut self, why: Option<Why>) {
         let tree = if self.job.prompt == Prompt::Terminal {
             // Our group may be mutt's: only the run's own processes are meant.
-            let mut tree = process::descendants(self.pid);
+            let mut tree = procfs::descendants(self.pid);
             tree.extend(Process::with_pid(self.pid));
             tree
         } else {
             vec![]
         };
         self.signal(Signal::TERM, &tree);
-        self.ending = Ending::Asked { why, since: Instant::now(), killed: false, tree };
+        self.ending = Termination::Asked { why, since: Instant::now(), killed: false, tree };
     }
 
     fn lose_patience(&mut self) {
-        if let Ending::Asked { since, killed, tree, .. } = &mut self.ending {
+        if let Termination::Asked { since, killed, tree, .. } = &mut self.ending {
             if since.elapsed() >= GRACE && !*killed {
                 *killed = true;
                 let tree = std::mem::take(tree);
@@ -472,34 +478,34 @@ impl<'a> Supervised<'a> {
     /// is waited for any more.
     fn lingers(&self) -> bool {
         match &self.ending {
-            Ending::No => false,
-            Ending::Asked { killed: true, since, .. } => {
+            Termination::No => false,
+            Termination::Asked { killed: true, since, .. } => {
                 self.job.prompt != Prompt::Terminal
                     && since.elapsed() < GRACE * 2
-                    && !process::group_members(self.pid).is_empty()
+                    && !procfs::group_members(self.pid).is_empty()
             }
-            Ending::Asked { tree, .. } if self.job.prompt == Prompt::Terminal => {
+            Termination::Asked { tree, .. } if self.job.prompt == Prompt::Terminal => {
                 tree.iter().any(|process| process.is_alive())
             }
-            Ending::Asked { .. } => !process::group_members(self.pid).is_empty(),
+            Termination::Asked { .. } => !procfs::group_members(self.pid).is_empty(),
         }
     }
 
-    fn ended(mut self, status: ExitStatus) -> Ended {
+    fn ended(mut self, status: StdExitStatus) -> RunEnd {
         let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
         // mbsync 1.4 says one thing without a line end.
         let names = &self.names;
         self.stderr.rest(&mut |line| {
             let line = &*under_its_own_name(line, names.as_ref());
-            let shown = fit_to_print(line, job.secrets).into_owned();
+            let sanitize = redact(line, job.secrets).into_owned();
             match finding(line) {
-                Some(found) => findings.push((found, shown)),
-                None => other.push(shown),
+                Some(found) => findings.push((found, sanitize)),
+                None => other.push(sanitize),
             }
         });
         let why = match &self.ending {
-            Ending::Asked { why, .. } => *why,
-            Ending::No => None,
+            Termination::Asked { why, .. } => *why,
+            Termination::No => None,
         };
         verdict_of(why, status, self.findings, &self.other, self.job.stall)
     }
@@ -516,18 +522,20 @@ fn under_its_own_name<'a>(line: &'a str, names: Option<&(String, String)>) -> Co
 /// What an ended run comes to.
 fn verdict_of(
     why: Option<Why>,
-    status: ExitStatus,
-    findings: Vec<(Finding, String)>,
+    status: StdExitStatus,
+    findings: Vec<(Problem, String)>,
     other: &[String],
     stall: Duration,
-) -> Ended {
+) -> RunEnd {
     match why {
-        Some(Why::Signal(signal)) => return ended(Exit::Signal(signal), String::new(), vec![]),
+        Some(Why::Signal(signal)) => {
+            return ended(ExitStatus::Signal(signal), String::new(), vec![]);
+        }
         Some(Why::Stalled) => {
             let stall = humantime::format_duration(stall);
             let said = other.last().map(|line| format!(" ({line})")).unwrap_or_default();
             return ended(
-                Exit::Offline,
+                ExitStatus::Offline,
                 format!("mbsync moved no byte for {stall}; ended{said}"),
                 vec![],
             );
@@ -537,11 +545,15 @@ fn verdict_of(
     // mbsync 1.4.4 succeeds although it could not write a Maildir (observed).
     let unsaid = findings.iter().position(|(_, line)| line.starts_with("Maildir error: "));
     if status.success() && unsaid.is_none() {
-        return ended(Exit::Done, String::new(), vec![]);
+        return ended(ExitStatus::Done, String::new(), vec![]);
     }
     // An account's trouble explains its mailboxes' trouble.
     let worst = findings.iter().map(|(found, _)| found.exit()).max();
-    let exit = worst.unwrap_or(if status.signal().is_some() { Exit::Later } else { Exit::Mailbox });
+    let exit = worst.unwrap_or(if status.signal().is_some() {
+        ExitStatus::Later
+    } else {
+        ExitStatus::Mailbox
+    });
     let text = findings
         .iter()
         .find(|(found, _)| found.exit() == exit)

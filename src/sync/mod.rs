@@ -1,11 +1,11 @@
 //! Serving requests: single flight, the mbsync process, and what follows a run.
 
-pub mod after;
+pub mod account;
 pub mod changes;
-pub mod child;
-pub mod classify;
-pub mod disk;
+pub mod detached;
 pub mod handover;
+pub mod hooks;
 pub mod mbsync;
+pub mod output;
 pub mod pause;
-pub mod serve;
+pub mod scheduler;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use inotify::{Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::serve::Paused;
+use super::scheduler::Paused;
+use crate::os::signals::Shutdown;
 use crate::state::StateDir;
-use crate::stop::Stop;
 
 /// Longest stretch without a look at the world: a sleep of the machine stops
 /// this clock, while throttle and backoff go by the wall clock.
@@ -19,11 +19,11 @@ const STRETCH: Duration = Duration::from_secs(30);
 
 /// What can be waited for.
 #[derive(Debug)]
-pub struct Changes {
+pub struct StateWatch {
     inotify: Option<Inotify>,
 }
 
-impl Changes {
+impl StateWatch {
     /// Changes from now on. Where there is no inotify, waits are merely not cut short.
     #[must_use]
     pub fn of(dir: &StateDir) -> Self {
@@ -34,11 +34,11 @@ impl Changes {
             inotify.watches().add(dir.path(), here)?;
             std::io::Result::Ok(inotify)
         };
-        Changes { inotify: watch().ok() }
+        StateWatch { inotify: watch().ok() }
     }
 
     /// Waits so long at most, less when something has changed since the last wait.
-    pub fn wait(&mut self, at_most: Duration, stop: &Stop) -> Paused {
+    pub fn wait(&mut self, at_most: Duration, stop: &Shutdown) -> Paused {
         let Ok(timeout) = rustix::time::Timespec::try_from(at_most.min(STRETCH)) else {
             return Paused::Over;
         };
@@ -58,7 +58,7 @@ impl Changes {
 
 /// Waits so long, whatever changes.
 #[must_use]
-pub fn sleep(time: Duration, stop: &Stop) -> Paused {
+pub fn sleep(time: Duration, stop: &Shutdown) -> Paused {
     let deadline = Instant::now() + time;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -72,7 +72,7 @@ pub fn sleep(time: Duration, stop: &Stop) -> Paused {
 
 /// Whether this becomes readable within the time; a signal ends the wait.
 #[must_use]
-pub fn ready_within(fd: &impl AsFd, time: Duration, stop: &Stop) -> bool {
+pub fn ready_within(fd: &impl AsFd, time: Duration, stop: &Shutdown) -> bool {
     let deadline = Instant::now() + time;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -88,6 +88,6 @@ pub fn ready_within(fd: &impl AsFd, time: Duration, stop: &Stop) -> bool {
     }
 }
 
-fn ended(stop: &Stop) -> Paused {
+fn ended(stop: &Shutdown) -> Paused {
     if stop.signal().is_some() { Paused::Stopped } else { Paused::Over }
 }

@@ -11,19 +11,19 @@
 //! channel's settings, the record and what was seen on either side; knows
 //! nothing of connections, locks or when to ask.
 
-pub mod flags;
-pub mod local;
-pub mod remote;
-pub mod syncstate;
+pub mod maildir;
+pub mod record;
+pub mod server;
 
-use crate::account::{Channel, StoreKind};
+use crate::model::flags;
+use crate::model::{Channel, StoreKind};
+use record::{EntryKind, Placeholder, Record};
 use serde::{Deserialize, Serialize};
-use syncstate::{Placeholder, Record, Standing};
 
 /// What of a channel's settings decides whether a run would do something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// `Expunge Far` or `Both`: a run removes every \Deleted far message.
+    /// `Expunge ServerWatch` or `Both`: a run removes every \Deleted far message.
     pub expunge_far: bool,
     /// `Expunge Near` or `Both`.
     pub expunge_near: bool,
@@ -126,7 +126,7 @@ impl std::fmt::Display for Changes {
 
 /// What is known of one side of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
+pub enum SideVerdict {
     /// As recorded.
     Clean,
     /// Different from the record in this.
@@ -135,11 +135,11 @@ pub enum Finding {
     Unknown(String),
 }
 
-impl Finding {
-    /// [`Finding::Clean`] if `changes` is nothing.
+impl SideVerdict {
+    /// [`SideVerdict::Clean`] if `changes` is nothing.
     #[must_use]
-    pub fn from_changes(changes: Changes) -> Finding {
-        if changes.none() { Finding::Clean } else { Finding::Changed(changes) }
+    pub fn from_changes(changes: Changes) -> SideVerdict {
+        if changes.none() { SideVerdict::Clean } else { SideVerdict::Changed(changes) }
     }
 }
 
@@ -162,13 +162,15 @@ impl Verdict {
     /// The verdict from what both sides show. A change on one side outweighs
     /// ignorance of the other: a run is wanted either way.
     #[must_use]
-    pub fn of(near: Finding, far: Finding) -> Verdict {
+    pub fn of(near: SideVerdict, far: SideVerdict) -> Verdict {
         match (near, far) {
-            (Finding::Clean, Finding::Clean) => Verdict::Clean,
-            (Finding::Changed(near), Finding::Changed(far)) => Verdict::Both(near, far),
-            (Finding::Changed(near), _) => Verdict::Local(near),
-            (_, Finding::Changed(far)) => Verdict::Remote(far),
-            (Finding::Unknown(why), _) | (_, Finding::Unknown(why)) => Verdict::Unknown(why),
+            (SideVerdict::Clean, SideVerdict::Clean) => Verdict::Clean,
+            (SideVerdict::Changed(near), SideVerdict::Changed(far)) => Verdict::Both(near, far),
+            (SideVerdict::Changed(near), _) => Verdict::Local(near),
+            (_, SideVerdict::Changed(far)) => Verdict::Remote(far),
+            (SideVerdict::Unknown(why), _) | (_, SideVerdict::Unknown(why)) => {
+                Verdict::Unknown(why)
+            }
         }
     }
 }
@@ -189,11 +191,11 @@ impl std::fmt::Display for Verdict {
 /// half is replaced when its side is found clean, and kept otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Seen {
+pub struct CleanState {
     /// The near side, when last found clean.
-    pub near: Option<local::Remembered>,
+    pub near: Option<maildir::CleanMaildir>,
     /// The far side, when last found clean.
-    pub far: Option<remote::Remembered>,
+    pub far: Option<server::CleanServer>,
     /// Whether the server lets `$Forwarded` be stored in the mailbox; `None` as
     /// long as no PERMANENTFLAGS were seen.
     pub forwarded: Option<bool>,
@@ -215,9 +217,9 @@ pub struct Fingerprint {
     /// Digest of the Maildir.
     pub near: Option<Digest>,
     /// Stamp of mbsync's record.
-    pub record: Option<local::Stamp>,
+    pub record: Option<maildir::Stamp>,
     /// STATUS.
-    pub far: Option<remote::Status>,
+    pub far: Option<server::ServerStatus>,
     /// mbsync was interrupted: the next run has something to take up.
     pub unfinished: bool,
 }
@@ -261,17 +263,17 @@ impl Digest {
 /// What mbsync itself would change although both sides are as recorded:
 /// entries to expire or to drop. Zero without `MaxMessages`, but for records
 /// that a change of settings or a crash left behind.
-pub(crate) fn to_tidy(record: &Record, rules: &Rules) -> u32 {
+pub(crate) fn pending_cleanup(record: &Record, rules: &Rules) -> u32 {
     let mut count = 0_u32;
     for entry in record.entries() {
         let tidied = match (entry.far, entry.near) {
             (far, 0) => {
                 let below = far <= record.max_expired_far && far <= record.max_pulled;
                 // isync 1.4 drops the expired ones only with MaxMessages or Expunge.
-                below && (rules.max_messages > 0 || entry.standing == Standing::Expired)
+                below && (rules.max_messages > 0 || entry.standing == EntryKind::Expired)
             }
             // Expired, and no far message left to count it by.
-            (0, _) => rules.max_messages > 0 && entry.standing == Standing::Expired,
+            (0, _) => rules.max_messages > 0 && entry.standing == EntryKind::Expired,
             _ => false,
         };
         count += u32::from(tidied);
@@ -286,8 +288,8 @@ pub(crate) fn to_tidy(record: &Record, rules: &Rules) -> u32 {
 
 /// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
 fn expiring(record: &Record, rules: &Rules, unread_too: bool) -> u32 {
-    let expired = |entry: &syncstate::Entry| entry.standing == Standing::Expired;
-    let alive = |entry: &&syncstate::Entry| {
+    let expired = |entry: &record::Entry| entry.standing == EntryKind::Expired;
+    let alive = |entry: &&record::Entry| {
         entry.near != 0 && (expired(entry) || !entry.flags.has(flags::Flags::TRASHED))
     };
     let pairs = record.with_far().iter().filter(alive);
@@ -309,7 +311,7 @@ fn expiring(record: &Record, rules: &Rules, unread_too: bool) -> u32 {
 /// Whether the flags seen on the near side call for something, given the pair's
 /// entry: `None` if not. Flags are compared as mbsync compares them.
 pub(crate) fn near_difference(
-    entry: &syncstate::Entry,
+    entry: &record::Entry,
     seen: flags::Flags,
     rules: &Rules,
     forwarded: Option<bool>,
@@ -318,11 +320,11 @@ pub(crate) fn near_difference(
     if seen.has(Flags::TRASHED) && rules.expunge_near {
         return Some(Difference::Deleted);
     }
-    if entry.standing == Standing::Skipped {
+    if entry.standing == EntryKind::Skipped {
         return Some(Difference::New);
     }
     let mut pushed = seen;
-    if entry.standing == Standing::Expired {
+    if entry.standing == EntryKind::Expired {
         pushed = pushed.without(Flags::TRASHED);
     }
     if entry.placeholder == Placeholder::Near {
@@ -365,8 +367,8 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
-    use super::flags::Flags;
     use super::*;
+    use crate::model::flags::Flags;
     use std::collections::BTreeSet;
 
     fn changes(new: u32, deleted: u32, flags: u32, other: u32) -> Changes {
@@ -385,15 +387,15 @@ mod tests {
 
     #[test]
     fn a_change_on_one_side_outweighs_ignorance_of_the_other() {
-        let changed = || Finding::Changed(changes(1, 0, 0, 0));
-        let unknown = || Finding::Unknown("x".into());
+        let changed = || SideVerdict::Changed(changes(1, 0, 0, 0));
+        let unknown = || SideVerdict::Unknown("x".into());
         let of = |near, far| Verdict::of(near, far).to_string();
-        assert_eq!(of(Finding::Clean, Finding::Clean), "in step");
+        assert_eq!(of(SideVerdict::Clean, SideVerdict::Clean), "in step");
         assert_eq!(of(changed(), unknown()), "to push: 1 new");
         assert_eq!(of(unknown(), changed()), "to pull: 1 new");
         assert_eq!(of(changed(), changed()), "to push: 1 new; to pull: 1 new");
-        assert_eq!(of(Finding::Clean, unknown()), "unknown: x");
-        assert_eq!(of(unknown(), Finding::Clean), "unknown: x");
+        assert_eq!(of(SideVerdict::Clean, unknown()), "unknown: x");
+        assert_eq!(of(unknown(), SideVerdict::Clean), "unknown: x");
     }
 
     /// As many messages as there are in a large mailbox, and their flags.
@@ -436,8 +438,8 @@ mod tests {
             "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid {pulled}\nMaxPushedUid 9\n\
              MaxExpiredFarUid {expired}\n\n"
         );
-        let record = syncstate::parse(format!("{head}{entries}").as_bytes()).unwrap();
-        to_tidy(&record, rules)
+        let record = record::parse(format!("{head}{entries}").as_bytes()).unwrap();
+        pending_cleanup(&record, rules)
     }
 
     #[test]

@@ -7,16 +7,16 @@
 //! with: [`ears`] (the disk), [`far`] (the server), [`clock`] (the time), [`look`]
 //! (a mailbox, once it is asked). [`turn`] is for the second waiter.
 
-pub mod account;
-pub mod boxes;
 pub mod clock;
-pub mod ears;
-pub mod far;
-pub mod look;
-pub mod need;
-pub mod reach;
-pub mod talk;
-pub mod turn;
+pub mod event_limit;
+pub mod local;
+pub mod mailbox;
+pub mod plan;
+pub mod reconnect;
+pub mod scan;
+pub mod server;
+pub mod standby;
+pub mod waiter;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,14 +26,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::error::{Error, ExitStatus, with_hint};
 use crate::mbsyncrc;
-use crate::outcome::{Exit, Failure, with_mend};
-use crate::stop::Stop;
-use crate::sync::disk::Scene;
+use crate::os::signals::Shutdown;
+use crate::sync::account::AccountContext;
 
 /// How waiting ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum WaitEnd {
     /// Something was synced (only without `--loop`).
     Synced,
     /// A signal came.
@@ -43,11 +43,11 @@ pub enum End {
     /// Another account's thread has ended the waiting.
     Halted,
     /// It cannot go on.
-    Failed(Failure),
+    Failed(Error),
 }
 
 /// How to wait.
-pub struct Manner<'a> {
+pub struct WatchOptions<'a> {
     /// `--loop`.
     pub endless: bool,
     /// Say each decision.
@@ -57,10 +57,10 @@ pub struct Manner<'a> {
     /// The files that the configuration came from.
     pub configs: Vec<PathBuf>,
     /// Whether they can be read as they are now.
-    pub check: &'a (dyn Fn() -> Result<(), Failure> + Sync),
+    pub check: &'a (dyn Fn() -> Result<(), Error> + Sync),
 }
 
-impl Manner<'_> {
+impl WatchOptions<'_> {
     /// Tells what is in the configuration files now from what was in them. The
     /// texts themselves, which may have passwords in them, are not kept.
     #[must_use]
@@ -72,16 +72,16 @@ impl Manner<'_> {
 
 /// The wish of one thread that all should end.
 #[derive(Debug, Clone)]
-pub struct Halt {
+pub struct Cancel {
     readable: Arc<OwnedFd>,
     raised: Arc<AtomicBool>,
 }
 
-impl Halt {
+impl Cancel {
     /// Not wished yet.
     pub fn new() -> io::Result<Self> {
         let readable = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Halt { readable: Arc::new(readable), raised: Arc::default() })
+        Ok(Cancel { readable: Arc::new(readable), raised: Arc::default() })
     }
 
     /// Wishes it.
@@ -97,7 +97,7 @@ impl Halt {
     }
 }
 
-impl AsFd for Halt {
+impl AsFd for Cancel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.readable.as_fd()
     }
@@ -108,17 +108,22 @@ impl AsFd for Halt {
 ///
 /// # Errors
 /// 75 when the machine has no descriptor or thread left.
-pub fn wait(scenes: &[Scene<'_>], manner: &Manner<'_>, stop: &Stop) -> Result<End, Failure> {
-    let no =
-        |error: &io::Error| Failure::new(Exit::Later, format!("cannot wait: {}", with_mend(error)));
-    let halt = Halt::new().map_err(|error| no(&error))?;
-    let one = |scene: Scene<'_>, leads: bool| {
-        let end = account::wait(scene, manner, leads, stop, &halt);
+pub fn wait(
+    scenes: &[AccountContext<'_>],
+    manner: &WatchOptions<'_>,
+    stop: &Shutdown,
+) -> Result<WaitEnd, Error> {
+    let no = |error: &io::Error| {
+        Error::new(ExitStatus::Later, format!("cannot wait: {}", with_hint(error)))
+    };
+    let halt = Cancel::new().map_err(|error| no(&error))?;
+    let one = |scene: AccountContext<'_>, leads: bool| {
+        let end = waiter::wait(scene, manner, leads, stop, &halt);
         halt.raise();
         end
     };
-    let Some((first, others)) = scenes.split_first() else { return Ok(End::Halted) };
-    let ends: Vec<End> = std::thread::scope(|scope| {
+    let Some((first, others)) = scenes.split_first() else { return Ok(WaitEnd::Halted) };
+    let ends: Vec<WaitEnd> = std::thread::scope(|scope| {
         let started: io::Result<Vec<_>> = others
             .iter()
             .map(|scene| {
@@ -130,23 +135,24 @@ pub fn wait(scenes: &[Scene<'_>], manner: &Manner<'_>, stop: &Stop) -> Result<En
             Ok(started) => started,
             Err(error) => {
                 halt.raise();
-                return vec![End::Failed(no(&error))];
+                return vec![WaitEnd::Failed(no(&error))];
             }
         };
         let mut ends = vec![one(*first, true)];
         ends.extend(started.into_iter().map(|thread| {
-            let lost = |_| End::Failed(Failure::new(Exit::Later, "a thread has ended by itself"));
+            let lost =
+                |_| WaitEnd::Failed(Error::new(ExitStatus::Later, "a thread has ended by itself"));
             thread.join().unwrap_or_else(lost)
         }));
         ends
     });
     // What somebody asked for outweighs what followed from it.
-    let rank = |end: &End| match end {
-        End::Stopped(_) => 4,
-        End::Failed(_) => 3,
-        End::Synced => 2,
-        End::Reload => 1,
-        End::Halted => 0,
+    let rank = |end: &WaitEnd| match end {
+        WaitEnd::Stopped(_) => 4,
+        WaitEnd::Failed(_) => 3,
+        WaitEnd::Synced => 2,
+        WaitEnd::Reload => 1,
+        WaitEnd::Halted => 0,
     };
-    Ok(ends.into_iter().max_by_key(rank).unwrap_or(End::Halted))
+    Ok(ends.into_iter().max_by_key(rank).unwrap_or(WaitEnd::Halted))
 }

@@ -7,7 +7,6 @@
 mod completions;
 mod install;
 mod manual;
-mod mutants;
 mod services;
 mod supply;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use mutt_sync::outcome::Exit;
+use mutt_sync::error::ExitStatus;
 use mutt_sync::settings::File;
 use rig::{Home, Server, message, run};
 
@@ -39,8 +39,9 @@ fn mandoc_finds_nothing_in_the_manuals() {
             .filter(|line| !line.contains("outdated mandoc.db"))
             .collect();
         assert!(said.is_empty(), "{page}: {said:#?}");
-        let shown = run(Command::new("mandoc").arg("-Tascii").arg(house().join(page)), SHORT).ok();
-        assert!(shown.stdout.len() > 2000, "{page} is shown");
+        let sanitize =
+            run(Command::new("mandoc").arg("-Tascii").arg(house().join(page)), SHORT).ok();
+        assert!(sanitize.stdout.len() > 2000, "{page} is shown");
     }
 }
 
@@ -119,7 +120,7 @@ fn the_manual_has_the_exit_statuses_of_the_program_and_no_others() {
         })
         .collect();
     let there: BTreeSet<u8> =
-        (0..=255).filter(|&code| Exit::from_code(code).code() == code).collect();
+        (0..=255).filter(|&code| ExitStatus::from_code(code).code() == code).collect();
     assert_eq!(told, there);
 }
 

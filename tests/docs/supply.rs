@@ -40,9 +40,9 @@ fn unsafe_stands_in_one_module_with_a_reason_at_each_block() {
     }
     let places: Vec<&str> = found.keys().map(String::as_str).collect();
     // The fake stands for a program in C, and has no crates.
-    assert_eq!(places, ["src/sys.rs", "tests/rig/helpers/fake_mbsync.rs"]);
-    assert!(found["src/sys.rs"] >= 5, "{found:?}");
-    assert!(text("src/lib.rs").contains("#[allow(unsafe_code)]\nmod sys;"));
+    assert_eq!(places, ["src/os/fork.rs", "tests/rig/helpers/fake_mbsync.rs"]);
+    assert!(found["src/os/fork.rs"] >= 5, "{found:?}");
+    assert!(text("src/os/mod.rs").contains("#[allow(unsafe_code)]\npub(crate) mod fork;"));
     assert!(text("Cargo.toml").contains("unsafe_code = \"deny\""));
 }
 

@@ -150,7 +150,7 @@ fn code(status: std::process::ExitStatus) -> i32 {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Side {
     Near,
-    Far,
+    ServerWatch,
 }
 
 /// What was last done to a message in a mailbox.
@@ -294,7 +294,7 @@ impl Lane<'_> {
         step: u64,
     ) -> Vec<u8> {
         let bytes = message("chaos", &format!("step {step}"));
-        let owner = if rng.bool() { Side::Near } else { Side::Far };
+        let owner = if rng.bool() { Side::Near } else { Side::ServerWatch };
         let fate = Fate { owner, flags: flags.to_owned(), there: true, moved: false };
         ledger.insert((mailbox.to_owned(), id_of(&bytes)), fate);
         bytes
@@ -308,18 +308,18 @@ impl Lane<'_> {
     ) -> Option<(&'static str, String)> {
         // As many go as come, once there are some.
         let crowded = ledger.values().filter(|fate| fate.there).count() > CROWD;
-        let dice = rng.u32(if crowded { 2..10 } else { 0..9 });
-        if dice < 4 {
+        let jitter = rng.u32(if crowded { 2..10 } else { 0..9 });
+        if jitter < 4 {
             let (mailbox, flags) = (*rng.pick(&BOXES), *rng.pick(&["", "", "S", "F"]));
             let bytes = Self::new_message(rng, ledger, mailbox, flags, step);
             imap.append(mailbox, &bytes, &far_flags(flags));
             return Some(("delivered", mailbox.to_owned()));
         }
-        let key = Self::pick(rng, ledger, Side::Far, |_| true)?;
+        let key = Self::pick(rng, ledger, Side::ServerWatch, |_| true)?;
         let there = imap.fetch_all(&key.0).into_iter().find(|found| found.message_id == key.1)?;
         let fate = ledger.get_mut(&key)?;
         imap.select(&key.0);
-        let what = if dice < 8 {
+        let what = if jitter < 8 {
             let flags = *rng.pick(&FLAGS);
             flags.clone_into(&mut fate.flags);
             let words = far_flags(flags).join(" ");
@@ -341,15 +341,15 @@ impl Lane<'_> {
         step: u64,
     ) -> Option<(&'static str, String)> {
         let crowded = ledger.values().filter(|fate| fate.there).count() > CROWD;
-        let dice = rng.u32(if crowded { 2..12 } else { 0..11 });
-        if dice < 4 {
+        let jitter = rng.u32(if crowded { 2..12 } else { 0..11 });
+        if jitter < 4 {
             let (mailbox, flags) = (*rng.pick(&BOXES), *rng.pick(&["", "S", "FS"]));
             let maildir = self.maildir(mailbox).create();
             let bytes = Self::new_message(rng, ledger, mailbox, flags, step);
             maildir.add(&bytes, flags);
             return Some(("filed here", mailbox.to_owned()));
         }
-        if dice == 4 {
+        if jitter == 4 {
             let key = Self::pick(rng, ledger, Side::Near, |fate| !fate.moved)?;
             let to = *rng.pick(&BOXES);
             let fate = ledger.get(&key)?.clone();
@@ -363,7 +363,7 @@ impl Lane<'_> {
             self.on_file(&key, |path| fs::remove_file(path));
             return Some(("moved here", format!("{} to {to}", key.0)));
         }
-        if dice == 5 {
+        if jitter == 5 {
             // What mutt does with unread mail that it leaves: nothing to be pushed.
             let mailbox = *rng.pick(&BOXES);
             let entries = self.maildir(mailbox).list();
@@ -374,7 +374,7 @@ impl Lane<'_> {
         }
         let key = Self::pick(rng, ledger, Side::Near, |_| true)?;
         self.here(&key)?;
-        if dice < 10 {
+        if jitter < 10 {
             let flags = *rng.pick(&FLAGS);
             flags.clone_into(&mut ledger.get_mut(&key)?.flags);
             let cur = self.maildir(&key.0).path().join("cur");

@@ -138,7 +138,7 @@ fn history(
 ) -> usize {
     let seed = 19_780_202 + number as u64;
     // The same dice for both.
-    let mut dice = [Seeded::from_env_or(seed), Seeded::from_env_or(seed)];
+    let mut jitter = [Seeded::from_env_or(seed), Seeded::from_env_or(seed)];
     let mut rng = Seeded::from_env_or(seed + 1_000_000);
     let mut log = format!("history {number}, channel {}\n", kind.name);
     let [at_ours, at_plain] = imap;
@@ -149,18 +149,18 @@ fn history(
         let mut theirs = World::new(plain, at_plain, kind);
         let pairs = [ours.pairs(number), theirs.pairs(number)];
         let actions = if step == 0 { 0 } else { *rng.pick(&[0, 1, 1, 2, 3, 6]) };
-        for ((world, pairs), dice) in
-            [&mut ours, &mut theirs].into_iter().zip(&pairs).zip(&mut dice)
+        for ((world, pairs), jitter) in
+            [&mut ours, &mut theirs].into_iter().zip(&pairs).zip(&mut jitter)
         {
             (world.paired, world.made) = (true, made);
             let _ = writeln!(log, "step {step} on {}", world.home.path("").display());
             if step == 0 {
                 for pair in pairs {
-                    world.begin(pair, dice);
+                    world.begin(pair, jitter);
                 }
             }
             for _ in 0..actions {
-                act(world, dice, pairs, &mut log);
+                act(world, jitter, pairs, &mut log);
             }
             for pair in pairs {
                 Maildir::at(&pair.maildir).age();

@@ -16,7 +16,7 @@ fn g10_answers_without_number_are_kept_only_as_far_as_they_are_of_use() {
     for (step, fault) in [
         (Step::List, Fault::Attributes),
         (Step::Notify, Fault::Again),
-        (Step::Status, Fault::Again),
+        (Step::MailboxStatus, Fault::Again),
         (Step::Search, Fault::Uids),
         (Step::Fetch, Fault::Uids),
     ] {

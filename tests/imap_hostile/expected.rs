@@ -5,7 +5,7 @@
 
 use crate::faults::Fault;
 use crate::steps::Step;
-use mutt_sync::outcome::Exit;
+use mutt_sync::error::ExitStatus;
 
 /// What must come of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Expected {
     /// The dialogue goes on, perhaps with less than was hoped for.
     GoesOn,
     /// The connection is given up, with this status and one of these texts.
-    Ends(Exit, &'static [&'static str]),
+    Ends(ExitStatus, &'static [&'static str]),
 }
 
 use Expected::{Ends, GoesOn};
@@ -26,7 +26,7 @@ const ONE_MORE: &[&str] = &["a challenge after the last one"];
 const FLOOD: &[&str] = &["responses beyond any use", "no answer in time"];
 
 fn offline(texts: &'static [&'static str]) -> Expected {
-    Ends(Exit::Offline, texts)
+    Ends(ExitStatus::Offline, texts)
 }
 
 /// What this fault must lead to at this step.
@@ -36,7 +36,7 @@ pub fn expected(step: Step, fault: Fault) -> Expected {
         (Fault::Silence | Fault::Trickle, _) => offline(LATE),
         (Fault::Close | Fault::HalfLine, _) => offline(CLOSED),
         (Fault::Bye, _) if by_crate => offline(CLOSED),
-        (Fault::Bye, _) => Ends(Exit::Later, &["goodbye: [UNAVAILABLE] [2Jcome back"]),
+        (Fault::Bye, _) => Ends(ExitStatus::Later, &["goodbye: [UNAVAILABLE] [2Jcome back"]),
         (Fault::EndlessLine | Fault::Literal, _) => offline(&["a line beyond any use"]),
         (Fault::HugeLiteral, _) => offline(&["a literal beyond any use"]),
         (Fault::Deep, _) => offline(&["parentheses in parentheses beyond any use"]),
@@ -60,7 +60,9 @@ fn bare_ok(step: Step) -> Expected {
         Step::LoginLiteral | Step::Plain | Step::Xoauth2 | Step::Scram | Step::ScramFirst => {
             offline(UNDONE)
         }
-        Step::ScramFinal => Ends(Exit::Denied, &["does not prove that it knows the password"]),
+        Step::ScramFinal => {
+            Ends(ExitStatus::Denied, &["does not prove that it knows the password"])
+        }
         Step::Idle => offline(&["OK where a continuation is due"]),
         _ => GoesOn,
     }
@@ -70,8 +72,10 @@ fn go_on(step: Step) -> Expected {
     match step {
         Step::Login | Step::LoginLiteral => offline(&["a challenge to LOGIN"]),
         Step::PlainSecret | Step::Xoauth2Token => offline(ONE_MORE),
-        Step::Scram | Step::ScramFirst => Ends(Exit::Denied, &["challenge makes no sense"]),
-        Step::ScramFinal => Ends(Exit::Denied, &["does not prove that it knows the password"]),
+        Step::Scram | Step::ScramFirst => Ends(ExitStatus::Denied, &["challenge makes no sense"]),
+        Step::ScramFinal => {
+            Ends(ExitStatus::Denied, &["does not prove that it knows the password"])
+        }
         Step::Idle => GoesOn,
         _ => offline(LATE),
     }
@@ -79,12 +83,12 @@ fn go_on(step: Step) -> Expected {
 
 fn refused(step: Step, echo: bool) -> Expected {
     match step {
-        Step::StartTls => Ends(Exit::Denied, &["refuses STARTTLS"]),
+        Step::StartTls => Ends(ExitStatus::Denied, &["refuses STARTTLS"]),
         Step::Capability => offline(&["no answer to CAPABILITY"]),
         Step::Capable => offline(&["CAPABILITY: "]),
         Step::Namespace => offline(&["NAMESPACE: "]),
-        step if step.is_login() && echo => Ends(Exit::Denied, &["refused: you said"]),
-        step if step.is_login() => Ends(Exit::Later, &["not now, says the server"]),
+        step if step.is_login() && echo => Ends(ExitStatus::Denied, &["refused: you said"]),
+        step if step.is_login() => Ends(ExitStatus::Later, &["not now, says the server"]),
         _ => GoesOn,
     }
 }

@@ -5,9 +5,9 @@ use crate::expected::{Expected, ends_by_time, expected};
 use crate::faults::{FAULTS, Fault};
 use crate::server::{Fake, PASSWORD, Peer, holds_password};
 use crate::steps::{STEPS, Script, Step, converse};
-use mutt_sync::account::{Given, Server, TlsMode};
-use mutt_sync::imap::{Interrupt, Link, LinkError, Opening};
-use mutt_sync::outcome::{Exit, Failure};
+use mutt_sync::error::{Error, ExitStatus};
+use mutt_sync::imap::{Client, ClientError, Interrupt, Opening};
+use mutt_sync::model::{CredentialSource, Server, TlsMode};
 use rig::Ca;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,8 +25,8 @@ pub fn section(port: u16) -> Server {
     Server {
         host: Some("127.0.0.1".to_owned()),
         port,
-        user: Some(Given::Text(Zeroizing::new("user".to_owned()))),
-        pass: Some(Given::Text(Zeroizing::new(PASSWORD.to_owned()))),
+        user: Some(CredentialSource::Text(Zeroizing::new("user".to_owned()))),
+        pass: Some(CredentialSource::Text(Zeroizing::new(PASSWORD.to_owned()))),
         tls: TlsMode::None,
         system_certificates: false,
         auth_mechs: vec!["PLAIN".to_owned()],
@@ -49,7 +49,7 @@ pub fn ca_file() -> PathBuf {
 /// The section with which this step is come to.
 pub fn section_for(step: Step, port: u16) -> Server {
     let mut section = section(port);
-    section.user = Some(Given::Text(Zeroizing::new(step.user().to_owned())));
+    section.user = Some(CredentialSource::Text(Zeroizing::new(step.user().to_owned())));
     section.auth_mechs = vec![step.mechanism().to_owned()];
     if step == Step::StartTls {
         section.tls = TlsMode::StartTls;
@@ -60,8 +60,8 @@ pub fn section_for(step: Step, port: u16) -> Server {
 }
 
 /// Opens a connection to this; the failure, if it could not be.
-pub fn open(section: &Server) -> Result<Link, Failure> {
-    Link::open(section, false, &Interrupt::never())
+pub fn open(section: &Server) -> Result<Client, Error> {
+    Client::open(section, false, &Interrupt::never())
 }
 
 /// A server of any kind, and the section that names it.
@@ -77,12 +77,12 @@ impl Served {
         Served { fake, section }
     }
 
-    pub fn open(&self) -> Result<Link, Failure> {
+    pub fn open(&self) -> Result<Client, Error> {
         open(&self.section)
     }
 
     #[track_caller]
-    pub fn refusal(&self) -> Failure {
+    pub fn refusal(&self) -> Error {
         match self.open() {
             Ok(_) => panic!("let in"),
             Err(failure) => failure,
@@ -100,18 +100,18 @@ impl Served {
 }
 
 /// Every question there is, one after the other. What is refused is passed over.
-fn exercise(section: &Server) -> Result<(), Failure> {
+fn exercise(section: &Server) -> Result<(), Error> {
     let step = section.timeout.unwrap();
     let mut link = open(section)?;
-    let pass = |error: LinkError| match error {
-        LinkError::Refused(answer) => {
+    let pass = |error: ClientError| match error {
+        ClientError::Refused(answer) => {
             assert!(!answer.text.contains('\x1b') && answer.text.len() < 1000, "{answer:?}");
             Ok(())
         }
-        LinkError::Lost(failure) => Err(failure),
+        ClientError::Lost(failure) => Err(failure),
     };
     let can = link.capabilities().clone();
-    link.namespace().map_err(LinkError::into_failure)?;
+    link.namespace().map_err(ClientError::into_failure)?;
     link.list("").map(drop).or_else(pass)?;
     let boxes = ["INBOX".to_owned()];
     if can.notify() {
@@ -127,8 +127,8 @@ fn exercise(section: &Server) -> Result<(), Failure> {
         link.idle_start().or_else(pass)?;
     }
     // What is said to IDLE may come in pieces, and is not waited for.
-    assert!(link.events().map_err(LinkError::into_failure)?.len() <= 4097);
-    link.idle_done(step).map_err(LinkError::into_failure)?;
+    assert!(link.events().map_err(ClientError::into_failure)?.len() <= 4097);
+    link.idle_done(step).map_err(ClientError::into_failure)?;
     match link.look("INBOX", Opening::Select, None) {
         Ok(look) => assert!(look.uids.len() <= 1 && look.flags.len() <= 2, "{look:?}"),
         Err(error) => pass(error)?,
@@ -182,7 +182,7 @@ type Ensure<'a> = dyn Fn(bool, &str) -> Result<(), String> + 'a;
 fn judged(
     step: Step,
     fault: Fault,
-    came: &Result<(), Failure>,
+    came: &Result<(), Error>,
     fake: &Fake,
     ensure: &Ensure<'_>,
 ) -> Result<(), String> {
@@ -238,14 +238,14 @@ fn g9_g10_g11_every_fault_at_every_step_ends_in_time_and_small() {
 
 /// Does this to all of them, so many at once; what went wrong.
 pub fn in_parallel<T: Send + Copy>(
-    at_once: usize,
+    try_flock: usize,
     all: Vec<T>,
     act: impl Fn(T) -> Result<(), String> + Sync,
 ) -> Vec<String> {
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let all = Mutex::new(all);
     std::thread::scope(|scope| {
-        for _ in 0..at_once {
+        for _ in 0..try_flock {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::SeqCst);
@@ -292,10 +292,10 @@ fn g10_a_flood_while_idling_ends_the_link_and_not_us() {
             assert!(begun.elapsed() < Duration::from_secs(60));
             if begun.elapsed() > Duration::from_secs(3) {
                 // Slow enough to be taken in as it comes: then it is just talk.
-                break LinkError::Lost(Failure::new(Exit::Offline, "kept up"));
+                break ClientError::Lost(Error::new(ExitStatus::Offline, "kept up"));
             }
         };
-        assert!(matches!(ended, LinkError::Lost(_)));
+        assert!(matches!(ended, ClientError::Lost(_)));
         assert!(kept <= 4097, "{kept}");
     }
 }
@@ -320,15 +320,15 @@ fn an_interrupt_ends(fault: Fault, steps: &[Step]) {
             drop(write);
         });
         let begun = Instant::now();
-        let came = Link::open(&section, false, &interrupt).and_then(|mut link| {
-            let lost = LinkError::into_failure;
+        let came = Client::open(&section, false, &interrupt).and_then(|mut link| {
+            let lost = ClientError::into_failure;
             link.list("").map_err(lost)?;
             link.notify(&["INBOX".to_owned()]).map_err(lost)?;
             link.idle_start().map_err(lost)?;
             link.look("INBOX", Opening::Examine, None).map(|_| ()).map_err(lost)
         });
         let failure = came.unwrap_err();
-        assert_eq!(failure.exit, Exit::Later, "{step:?}: {failure}");
+        assert_eq!(failure.exit, ExitStatus::Later, "{step:?}: {failure}");
         let late = begun.elapsed().saturating_sub(Duration::from_millis(150));
         assert!(late < Duration::from_secs(5), "{step:?}: {late:?}");
         ender.join().unwrap();

@@ -5,7 +5,7 @@ use crate::library::Served;
 use crate::server::{PASSWORD, Peer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use mutt_sync::outcome::Exit;
+use mutt_sync::error::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn an_unencrypted_login_needs_the_files_word() {
         }
     });
     fake.section.auth_mechs = vec!["*".to_owned()];
-    assert_eq!(fake.refusal().exit, Exit::Denied);
+    assert_eq!(fake.refusal().exit, ExitStatus::Denied);
     assert_eq!(fake.heard(), "");
     fake.section.auth_mechs = vec!["LOGIN".to_owned()];
     // A server that says nothing of itself can do nothing.
@@ -85,7 +85,7 @@ fn tokens_are_said_as_the_mechanism_wants_and_refusals_are_answered() {
                     Ok(link) => assert!(accept && link.capabilities().idle()),
                     Err(failure) => {
                         assert!(!accept);
-                        assert_eq!(failure.exit, Exit::Denied);
+                        assert_eq!(failure.exit, ExitStatus::Denied);
                         assert!(failure.text.contains("fresh token"), "{failure}");
                         assert!(!failure.text.contains(PASSWORD));
                     }
@@ -112,7 +112,7 @@ fn a_scram_server_that_does_not_know_the_password_is_left() {
         });
         fake.section.auth_mechs = vec!["SCRAM-SHA-256".to_owned()];
         let failure = fake.refusal();
-        assert_eq!(failure.exit, Exit::Denied, "{last}: {failure}");
+        assert_eq!(failure.exit, ExitStatus::Denied, "{last}: {failure}");
         assert!(!fake.heard_password());
     }
     // An iteration count that would keep us for hours.
@@ -125,22 +125,22 @@ fn a_scram_server_that_does_not_know_the_password_is_left() {
     });
     fake.section.auth_mechs = vec!["SCRAM-SHA-1".to_owned()];
     let begun = Instant::now();
-    assert_eq!(fake.refusal().exit, Exit::Denied);
+    assert_eq!(fake.refusal().exit, ExitStatus::Denied);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
 #[test]
 fn what_passes_is_told_from_what_is_refused() {
     for (answer, exit) in [
-        ("l1 NO [UNAVAILABLE] later\r\n", Exit::Later),
-        ("l1 NO [INUSE] later\r\n", Exit::Later),
-        ("l1 NO [LIMIT] later\r\n", Exit::Later),
-        ("l1 NO [ALERT] Too many simultaneous connections. (Failure)\r\n", Exit::Later),
-        ("l1 NO [AUTHENTICATIONFAILED] no\r\n", Exit::Denied),
-        ("l1 NO no\r\n", Exit::Denied),
-        ("l1 BAD no\r\n", Exit::Denied),
-        ("* BYE [UNAVAILABLE] later\r\n", Exit::Later),
-        ("* BYE go away\r\n", Exit::Offline),
+        ("l1 NO [UNAVAILABLE] later\r\n", ExitStatus::Later),
+        ("l1 NO [INUSE] later\r\n", ExitStatus::Later),
+        ("l1 NO [LIMIT] later\r\n", ExitStatus::Later),
+        ("l1 NO [ALERT] Too many simultaneous connections. (Failure)\r\n", ExitStatus::Later),
+        ("l1 NO [AUTHENTICATIONFAILED] no\r\n", ExitStatus::Denied),
+        ("l1 NO no\r\n", ExitStatus::Denied),
+        ("l1 BAD no\r\n", ExitStatus::Denied),
+        ("* BYE [UNAVAILABLE] later\r\n", ExitStatus::Later),
+        ("* BYE go away\r\n", ExitStatus::Offline),
     ] {
         let fake = sasl("AUTH=PLAIN SASL-IR", move |peer, _| {
             peer.say(answer);

@@ -40,7 +40,7 @@ fn the_table_has_a_place_for_every_step_and_fault() {
     for step in STEPS {
         let mut row = format!("{:13}", format!("{step:?}"));
         for (fault, name) in FAULTS.iter().zip(&names) {
-            let shown = match expected::expected(step, *fault) {
+            let sanitize = match expected::expected(step, *fault) {
                 Expected::GoesOn => {
                     goes_on += 1;
                     ".".to_owned()
@@ -52,7 +52,7 @@ fn the_table_has_a_place_for_every_step_and_fault() {
                     format!("{}{}", exit.code(), if late { "t" } else { "" })
                 }
             };
-            let _ = write!(row, " {shown:width$}", width = name.len());
+            let _ = write!(row, " {sanitize:width$}", width = name.len());
         }
         println!("{row}");
     }

@@ -300,7 +300,7 @@ pub fn wait_cell(script: Script, time: u64) -> Result<Option<u64>, String> {
 
 /// The exit status of `--check`, if it comes to this step.
 fn status_of_check(step: Step, fault: Fault) -> Option<u8> {
-    if step > Step::Status || step == Step::HandOver {
+    if step > Step::MailboxStatus || step == Step::HandOver {
         return None;
     }
     Some(match expected(step, fault) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word {
     /// NOTIFY: a mailbox has changed.
-    Status,
+    MailboxStatus,
     /// NOTIFY: a mailbox was made.
     List,
     /// NOTIFY: too much to tell.
@@ -30,7 +30,7 @@ fn restless(peer: &mut Peer, word: Word, commands: &AtomicU32, count: &AtomicU32
     peer.say("* OK hello\r\n");
     let mut idle = String::new();
     let status = || {
-        let moved = matches!(word, Word::Moving | Word::Status | Word::Exists);
+        let moved = matches!(word, Word::Moving | Word::MailboxStatus | Word::Exists);
         let n = if moved { count.fetch_add(1, Ordering::SeqCst) } else { 0 };
         format!("* STATUS INBOX (MESSAGES 1 UIDNEXT 2 UIDVALIDITY 3 HIGHESTMODSEQ {})\r\n", 4 + n)
     };
@@ -58,7 +58,7 @@ fn restless(peer: &mut Peer, word: Word, commands: &AtomicU32, count: &AtomicU32
                 tag.clone_into(&mut idle);
                 peer.say("+ idling\r\n");
                 match word {
-                    Word::Status => peer.say(status()),
+                    Word::MailboxStatus => peer.say(status()),
                     Word::List => peer.say("* LIST () \"/\" new\r\n"),
                     Word::Overflow => peer.say("* OK [NOTIFICATIONOVERFLOW] much\r\n"),
                     Word::Exists => peer.say("* 2 EXISTS\r\n"),
@@ -79,7 +79,8 @@ fn restless(peer: &mut Peer, word: Word, commands: &AtomicU32, count: &AtomicU32
 
 #[test]
 fn g10_a_server_that_never_rests_is_heard_now_and_then() {
-    let words = [Word::Status, Word::List, Word::Overflow, Word::Exists, Word::Done, Word::Moving];
+    let words =
+        [Word::MailboxStatus, Word::List, Word::Overflow, Word::Exists, Word::Done, Word::Moving];
     std::thread::scope(|scope| {
         for word in words {
             scope.spawn(move || is_heard_now_and_then(word));

@@ -37,7 +37,7 @@ pub enum Step {
     List,
     Notify,
     /// STATUS of a server without NOTIFY.
-    Status,
+    MailboxStatus,
     /// EXAMINE, to idle in.
     Examine,
     /// SELECT, for a look.
@@ -70,7 +70,7 @@ pub const STEPS: [Step; 26] = [
     Step::Namespace,
     Step::List,
     Step::Notify,
-    Step::Status,
+    Step::MailboxStatus,
     Step::Examine,
     Step::Select,
     Step::Search,
@@ -100,7 +100,7 @@ impl Step {
 
     /// Whether the server has NOTIFY.
     pub fn has_notify(self) -> bool {
-        !matches!(self, Step::Status | Step::Examine | Step::Done)
+        !matches!(self, Step::MailboxStatus | Step::Examine | Step::Done)
     }
 
     /// Whether the login is still to come: no password may have been said,
@@ -121,8 +121,8 @@ impl Step {
 
     /// Whether the answer may be long, so that it has six times a step's time.
     pub fn is_bulk(self) -> bool {
-        use Step::{Fetch, List, Notify, Search, Status, StatusAfter, Unselect};
-        matches!(self, List | Notify | Status | Search | Fetch | Unselect | StatusAfter)
+        use Step::{Fetch, List, MailboxStatus, Notify, Search, StatusAfter, Unselect};
+        matches!(self, List | Notify | MailboxStatus | Search | Fetch | Unselect | StatusAfter)
     }
 }
 
@@ -238,8 +238,8 @@ pub fn converse(peer: &mut Peer, script: Script) {
             }
             "STATUS" => {
                 at!(
-                    if idle.is_empty() && script.step == Step::Status {
-                        Step::Status
+                    if idle.is_empty() && script.step == Step::MailboxStatus {
+                        Step::MailboxStatus
                     } else {
                         Step::StatusAfter
                     },

@@ -4,8 +4,8 @@
 use crate::library::Served;
 use crate::program::Lair;
 use crate::server::{Fake, PASSWORD, Peer, acceptor, holds_password};
-use mutt_sync::account::TlsMode;
-use mutt_sync::outcome::Exit;
+use mutt_sync::error::ExitStatus;
+use mutt_sync::model::TlsMode;
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -25,12 +25,12 @@ fn a_server_in_the_clear_is_not_believed_when_it_claims_to_know_us() {
         peer.wait_for_end();
     });
     let failure = fake.refusal();
-    assert_eq!(failure.exit, Exit::Denied);
+    assert_eq!(failure.exit, ExitStatus::Denied);
     assert!(failure.text.contains("PREAUTH"), "{failure}");
     let mut fake = fake;
     fake.section.tls = TlsMode::StartTls;
     let failure = fake.refusal();
-    assert_eq!(failure.exit, Exit::Denied);
+    assert_eq!(failure.exit, ExitStatus::Denied);
     assert!(failure.text.contains("STARTTLS"), "{failure}");
     assert_eq!(fake.heard(), "");
 }
@@ -53,7 +53,7 @@ fn starttls_is_neither_stripped_nor_injected() {
         });
         fake.section.tls = TlsMode::StartTls;
         let failure = fake.refusal();
-        assert!(matches!(failure.exit, Exit::Denied | Exit::Offline), "{failure}");
+        assert!(matches!(failure.exit, ExitStatus::Denied | ExitStatus::Offline), "{failure}");
         let heard = fake.heard();
         assert!(heard.starts_with("s1 STARTTLS\r\n") || heard.is_empty());
         assert_eq!(heard.matches('\n').count(), 1, "nothing else in the clear: {heard}");
@@ -67,7 +67,7 @@ fn starttls_is_neither_stripped_nor_injected() {
         peer.wait_for_end();
     });
     fake.section.tls = TlsMode::Imaps;
-    assert_eq!(fake.refusal().exit, Exit::Offline);
+    assert_eq!(fake.refusal().exit, ExitStatus::Offline);
     assert!(!fake.heard_password());
 }
 
@@ -161,22 +161,22 @@ fn g11_no_password_over_a_certificate_that_does_not_hold() {
             waiter.wait_for(said, LONG);
             waiter.signal(Signal::TERM);
             let output = waiter.wait(LONG);
-            let shown = format!("{what}, STARTTLS {starttls}: {output}");
+            let sanitize = format!("{what}, STARTTLS {starttls}: {output}");
             let asked = lair.home.path("tmp/asked").exists();
             let Some(reason) = refused else {
-                assert!(asked && fake.heard.password(), "{shown}");
-                assert!(!holds_password(fake.heard.in_clear().as_bytes()), "{shown}");
+                assert!(asked && fake.heard.password(), "{sanitize}");
+                assert!(!holds_password(fake.heard.in_clear().as_bytes()), "{sanitize}");
                 continue;
             };
-            assert!(output.stderr.contains(reason), "{shown}");
-            assert!(!asked, "the password command was run: {shown}");
+            assert!(output.stderr.contains(reason), "{sanitize}");
+            assert!(!asked, "the password command was run: {sanitize}");
             let checked = run(&mut lair.home.cmd(&["--check", "Home"]), LONG);
-            assert_eq!(checked.code(), 77, "{shown}\n{checked}");
+            assert_eq!(checked.code(), 77, "{sanitize}\n{checked}");
             assert!(checked.stdout.contains("refused"), "{checked}");
-            assert_eq!(fake.heard.in_secret(), "", "{shown}");
-            assert!(!fake.heard.password(), "{shown}");
+            assert_eq!(fake.heard.in_secret(), "", "{sanitize}");
+            assert!(!fake.heard.password(), "{sanitize}");
             let heard = output.stderr + &checked.stdout;
-            assert_eq!(lair.trouble(&heard, false), None, "{shown}");
+            assert_eq!(lair.trouble(&heard, false), None, "{sanitize}");
         }
     }
 }

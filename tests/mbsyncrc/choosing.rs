@@ -1,8 +1,8 @@
 //! Names that users type, and the words mbsync gets for them.
 
-use mutt_sync::account::{Mailbox, Want};
-use mutt_sync::mbsyncrc::{self, Config, Dialect, Env, MbsyncWords};
-use mutt_sync::outcome::Exit;
+use mutt_sync::error::ExitStatus;
+use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion, MbsyncWords};
+use mutt_sync::model::{Mailbox, Target};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -58,22 +58,22 @@ Group All Home Home-archive Work-in Work-sent
 fn config(text: &str, dir: &Path) -> Config {
     let text = text.replace('@', &dir.display().to_string());
     let env = Env::new(dir, dir);
-    match mbsyncrc::parse(text.as_bytes(), &dir.join(".mbsyncrc"), &env, Dialect::V1_4) {
+    match mbsyncrc::parse(text.as_bytes(), &dir.join(".mbsyncrc"), &env, IsyncVersion::V1_4) {
         Ok(config) => config,
         Err(failure) => panic!("{failure}"),
     }
 }
 
-fn channel(name: &str) -> Want {
-    Want::Channel(name.into())
+fn channel(name: &str) -> Target {
+    Target::Channel(name.into())
 }
 
-fn mailbox(channel: &str, name: &str) -> Want {
-    Want::Mailbox { channel: channel.into(), name: name.into() }
+fn mailbox(channel: &str, name: &str) -> Target {
+    Target::Mailbox { channel: channel.into(), name: name.into() }
 }
 
 /// `account: want, want` for short.
-fn chosen(config: &Config, words: &[&str]) -> Vec<(String, Vec<Want>)> {
+fn chosen(config: &Config, words: &[&str]) -> Vec<(String, Vec<Target>)> {
     match config.select(words) {
         Ok(found) => found
             .into_iter()
@@ -87,7 +87,7 @@ fn chosen(config: &Config, words: &[&str]) -> Vec<(String, Vec<Want>)> {
 
 fn refused(config: &Config, word: &str) -> String {
     let failure = config.select(&[word]).expect_err(word);
-    assert_eq!(failure.exit, Exit::Usage, "{word}: {failure}");
+    assert_eq!(failure.exit, ExitStatus::Usage, "{word}: {failure}");
     failure.text
 }
 
@@ -95,12 +95,12 @@ fn refused(config: &Config, word: &str) -> String {
 fn names_mean_groups_then_channels_then_accounts_and_stores() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(TWO, dir.path());
-    let one = |account: &str, wants: Vec<Want>| vec![(account.to_string(), wants)];
+    let one = |account: &str, wants: Vec<Target>| vec![(account.to_string(), wants)];
     assert_eq!(chosen(&config, &["Home"]), one("Home", vec![channel("Home")]));
-    assert_eq!(chosen(&config, &["Work"]), one("Work", vec![Want::Account]));
-    assert_eq!(chosen(&config, &["Work-near"]), one("Work", vec![Want::Account]));
-    assert_eq!(chosen(&config, &["Home-far"]), one("Home", vec![Want::Account]));
-    assert_eq!(chosen(&config, &["Work-in", "Work-sent"]), one("Work", vec![Want::Account]));
+    assert_eq!(chosen(&config, &["Work"]), one("Work", vec![Target::Account]));
+    assert_eq!(chosen(&config, &["Work-near"]), one("Work", vec![Target::Account]));
+    assert_eq!(chosen(&config, &["Home-far"]), one("Home", vec![Target::Account]));
+    assert_eq!(chosen(&config, &["Work-in", "Work-sent"]), one("Work", vec![Target::Account]));
     assert_eq!(
         chosen(&config, &["Morning"]),
         [
@@ -110,7 +110,7 @@ fn names_mean_groups_then_channels_then_accounts_and_stores() {
     );
     assert_eq!(
         chosen(&config, &["All"]),
-        [("Home".into(), vec![Want::Account]), ("Work".into(), vec![Want::Account])]
+        [("Home".into(), vec![Target::Account]), ("Work".into(), vec![Target::Account])]
     );
     assert_eq!(
         chosen(&config, &["Home:INBOX", "Home"]),
@@ -127,7 +127,7 @@ fn boxes_go_by_either_sides_name() {
         std::fs::create_dir_all(dir.path().join(folder).join("cur")).unwrap();
     }
     let config = config(TWO, dir.path());
-    let one = |account: &str, want: Want| vec![(account.to_string(), vec![want])];
+    let one = |account: &str, want: Target| vec![(account.to_string(), vec![want])];
     let old = one("Home", mailbox("Home-archive", "2023"));
     for word in ["Home-archive:2023", "Home-archive:Archive/2023", "Home-archive:Old/2023"] {
         assert_eq!(chosen(&config, &[word]), old, "{word}");
@@ -169,7 +169,7 @@ fn an_unknown_name_gets_the_nearest_and_the_list() {
     );
 }
 
-fn words(config: &Config, account: usize, wants: &[Want]) -> MbsyncWords {
+fn words(config: &Config, account: usize, wants: &[Target]) -> MbsyncWords {
     config.mbsync_words(&config.accounts[account], wants)
 }
 
@@ -181,7 +181,7 @@ fn plain(words: &[&str]) -> MbsyncWords {
 fn mbsync_is_given_few_words_in_the_files_order() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(TWO, dir.path());
-    assert_eq!(words(&config, 0, &[Want::Account]), plain(&["Home", "Home-archive"]));
+    assert_eq!(words(&config, 0, &[Target::Account]), plain(&["Home", "Home-archive"]));
     let wants = [
         mailbox("Home-archive", "2023"),
         mailbox("Home", "Sent"),
@@ -220,7 +220,7 @@ Near :near:x
     let wide = config(&format!("{base}Group a a b\n"), dir.path());
     assert_eq!(words(&wide, 0, &[channel("a")]), plain(&["a:INBOX,Sent"]));
     // All is wanted, and the group is all.
-    assert_eq!(words(&wide, 0, &[Want::Account]).args(), ["-a"]);
+    assert_eq!(words(&wide, 0, &[Target::Account]).args(), ["-a"]);
     // A group of the channel alone stands for it.
     let same = config(&format!("{base}Group a a\n"), dir.path());
     assert_eq!(words(&same, 0, &[channel("a")]), plain(&["a"]));
@@ -229,11 +229,11 @@ Near :near:x
     // Nothing brings b alone.
     let lost = config(&format!("{base}Group b a\n"), dir.path());
     assert_eq!(words(&lost, 0, &[channel("b")]).unreachable, ["b"]);
-    assert!(words(&lost, 0, &[Want::Account]).all);
+    assert!(words(&lost, 0, &[Target::Account]).all);
     // A colon in a channel's name: -a, if that is the same.
     let colon = config(&base.replace("Channel b", "Channel b:c"), dir.path());
     assert_eq!(words(&colon, 0, &[channel("b:c")]).unreachable, ["b:c"]);
-    assert!(words(&colon, 0, &[Want::Account]).all);
+    assert!(words(&colon, 0, &[Target::Account]).all);
     assert_eq!(chosen(&colon, &["b:c"]), [("far".into(), vec![channel("b:c")])]);
     // A group may bear the name of a box.
     let boxed = config(&format!("{base}Group a:Sent b\n"), dir.path());
@@ -263,10 +263,10 @@ fn local_mailboxes_come_in_mbsyncs_order() {
             addressable: true,
         }
     );
-    let all: BTreeSet<Want> = config.accounts[0]
+    let all: BTreeSet<Target> = config.accounts[0]
         .channels
         .iter()
-        .map(|channel| Want::Channel(channel.name.clone()))
+        .map(|channel| Target::Channel(channel.name.clone()))
         .collect();
-    assert_eq!(config.accounts[0].canonical(&all), BTreeSet::from([Want::Account]));
+    assert_eq!(config.accounts[0].canonical(&all), BTreeSet::from([Target::Account]));
 }

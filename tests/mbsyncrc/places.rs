@@ -1,8 +1,8 @@
 //! Where mbsync puts mailboxes and states, and which it lists, compared with
 //! what this reader says, after real syncs with a real server.
 
-use mutt_sync::account::{Channel, Mailbox};
-use mutt_sync::mbsyncrc::{self, Config, Dialect, Env};
+use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion};
+use mutt_sync::model::{Channel, Mailbox};
 use rig::{Home, Server, ServerOptions, message};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -35,7 +35,7 @@ struct Case {
     far: &'static str,
     /// Of the `MaildirStore`.
     near: &'static str,
-    /// Channel sections; `Far :far:` and so on.
+    /// Channel sections; `ServerWatch :far:` and so on.
     channels: &'static [&'static str],
     /// Places that must have been compared, so that no case is empty.
     at_least: usize,
@@ -344,7 +344,7 @@ fn check(cases: &[Case], separator: char, prefix: &str) {
             };
             let path = home.write(".mbsyncrc", &config(case, &server, &home.path(""), state));
             let dir = path.parent().unwrap();
-            let read = mbsyncrc::read(&path, &Env::new(dir, dir), Dialect::V1_4).unwrap();
+            let read = mbsyncrc::read(&path, &Env::new(dir, dir), IsyncVersion::V1_4).unwrap();
             let synced = home.mbsync(&["-a"]);
             assert!(synced.status.success(), "{}: {}", case.name, synced.stderr);
             let count: usize = read.accounts[0]

@@ -1,8 +1,8 @@
 //! Which mailboxes a word means: `mbsync -l WORD` against what is selected for
 //! it, and back: the words for a selection against what mbsync lists for them.
 
-use mutt_sync::account::{Account, Want};
-use mutt_sync::mbsyncrc::{self, Config, Dialect, Env};
+use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion};
+use mutt_sync::model::{Account, Target};
 use rig::{Home, Server, ServerOptions};
 use std::collections::BTreeSet;
 
@@ -82,15 +82,15 @@ fn listed(home: &Home, args: &[String], single: Option<&str>) -> Boxes {
 fn meant<'a>(
     config: &Config,
     account: &Account,
-    wants: impl IntoIterator<Item = &'a Want>,
+    wants: impl IntoIterator<Item = &'a Target>,
 ) -> Boxes {
     let mut found = Boxes::new();
     for want in wants {
         for channel in &account.channels {
             let mailboxes = match want {
-                Want::Account => config.channel_mailboxes(channel),
-                Want::Channel(name) if *name == channel.name => config.channel_mailboxes(channel),
-                Want::Mailbox { channel: name, .. } if *name == channel.name => {
+                Target::Account => config.channel_mailboxes(channel),
+                Target::Channel(name) if *name == channel.name => config.channel_mailboxes(channel),
+                Target::Mailbox { channel: name, .. } if *name == channel.name => {
                     config.mailbox(want).into_iter().collect()
                 }
                 _ => vec![],
@@ -115,7 +115,7 @@ fn words_mean_to_mbsync_what_they_mean_here() {
         FILE.replace("@PORT@", &server.port().to_string()).replace("@PASS@", &server.password("u"));
     let path = home.write(".mbsyncrc", &text);
     let dir = path.parent().unwrap();
-    let config = mbsyncrc::read(&path, &Env::new(dir, dir), Dialect::V1_4).unwrap();
+    let config = mbsyncrc::read(&path, &Env::new(dir, dir), IsyncVersion::V1_4).unwrap();
     let account = &config.accounts[0];
     for name in ["all", "lists", "one", "hidden:INBOX,Drafts"] {
         let synced = home.mbsync(&[name]);
@@ -144,10 +144,10 @@ fn words_mean_to_mbsync_what_they_mean_here() {
     }
 
     // Back again, also for what needs a detour.
-    let channel = |name: &str| Want::Channel(name.into());
+    let channel = |name: &str| Target::Channel(name.into());
     let mailbox =
-        |channel: &str, name: &str| Want::Mailbox { channel: channel.into(), name: name.into() };
-    let selections: &[(&[Want], &str)] = &[
+        |channel: &str, name: &str| Target::Mailbox { channel: channel.into(), name: name.into() };
+    let selections: &[(&[Target], &str)] = &[
         (&[channel("all")], "all"),
         (&[channel("hidden")], "hidden"),
         (&[mailbox("hidden", "Drafts"), mailbox("hidden", "INBOX")], "hidden"),
@@ -155,7 +155,7 @@ fn words_mean_to_mbsync_what_they_mean_here() {
         (&[mailbox("all", "Trash"), mailbox("lists", "c"), channel("one")], ""),
         (&[channel("lists"), mailbox("lists", "c")], "lists"),
         (&[mailbox("one", "one")], "one"),
-        (&[Want::Account], ""),
+        (&[Target::Account], ""),
     ];
     for (wants, single) in selections {
         let words = config.mbsync_words(account, *wants);

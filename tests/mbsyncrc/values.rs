@@ -1,15 +1,15 @@
 //! What becomes of the keys: accounts, logins, channels, in both languages.
 
-use mutt_sync::account::{Channel, Given, Server, Sides, StoreKind, SyncState, TlsMode};
-use mutt_sync::mbsyncrc::{self, Config, Dialect, Env, SectionKind};
-use mutt_sync::outcome::{Exit, Failure};
+use mutt_sync::error::{Error, ExitStatus};
+use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion, SectionKind};
+use mutt_sync::model::{Channel, CredentialSource, Server, Sides, StoreKind, SyncState, TlsMode};
 use mutt_sync::verdict::Rules;
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-fn parse(text: &str, dialect: Dialect) -> Result<Config, Failure> {
+fn parse(text: &str, dialect: IsyncVersion) -> Result<Config, Error> {
     let mut env = Env::new("/home/u", "/work");
     env.readable = |_| true;
     env.user_home = |user| (user == "ann").then(|| "/home/ann".into());
@@ -18,13 +18,13 @@ fn parse(text: &str, dialect: Dialect) -> Result<Config, Failure> {
     mbsyncrc::parse(text.as_bytes(), Path::new("/home/u/.mbsyncrc"), &env, dialect)
 }
 
-fn good(text: &str, dialect: Dialect) -> Config {
+fn good(text: &str, dialect: IsyncVersion) -> Config {
     parse(text, dialect).unwrap_or_else(|failure| panic!("{failure}\n{text}"))
 }
 
-fn bad(text: &str, dialect: Dialect) -> String {
+fn bad(text: &str, dialect: IsyncVersion) -> String {
     let failure = parse(text, dialect).expect_err(text);
-    assert_eq!(failure.exit, Exit::Config);
+    assert_eq!(failure.exit, ExitStatus::Config);
     failure.text
 }
 
@@ -36,51 +36,51 @@ fn account(lines: &str) -> String {
     )
 }
 
-fn server(lines: &str, dialect: Dialect) -> Server {
+fn server(lines: &str, dialect: IsyncVersion) -> Server {
     good(&account(lines), dialect).accounts[0].server.clone().unwrap()
 }
 
 /// A file with these lines in its channel, and these globals.
-fn channel_with(globals: &str, lines: &str, dialect: Dialect) -> Channel {
+fn channel_with(globals: &str, lines: &str, dialect: IsyncVersion) -> Channel {
     let text = format!("{globals}\n\n{}{lines}\n", account("Host h"));
     good(&text, dialect).accounts[0].channels[0].clone()
 }
 
-fn text_of(given: Option<&Given>) -> String {
+fn text_of(given: Option<&CredentialSource>) -> String {
     match given {
-        Some(Given::Text(text)) => format!("text {}", text.as_str()),
-        Some(Given::Command(command)) => format!("command {command}"),
+        Some(CredentialSource::Text(text)) => format!("text {}", text.as_str()),
+        Some(CredentialSource::Command(command)) => format!("command {command}"),
         None => "none".into(),
     }
 }
 
 #[test]
 fn logins_get_mbsyncs_defaults() {
-    let plain = server("Host h", Dialect::V1_4);
+    let plain = server("Host h", IsyncVersion::V1_4);
     assert_eq!((plain.port, plain.tls, plain.tls_versions), (143, TlsMode::StartTls, (10, 13)));
     assert_eq!(plain.timeout, Some(Duration::from_secs(20)));
     assert!(plain.system_certificates);
     assert_eq!(plain.auth_mechs, ["*"]);
-    assert_eq!(server("Host h", Dialect::V1_5).tls_versions, (12, 13));
-    let imaps = server("Host h\nSSLType imaps\nTimeout 0", Dialect::V1_4);
+    assert_eq!(server("Host h", IsyncVersion::V1_5).tls_versions, (12, 13));
+    let imaps = server("Host h\nSSLType imaps\nTimeout 0", IsyncVersion::V1_4);
     assert_eq!((imaps.port, imaps.tls, imaps.timeout), (993, TlsMode::Imaps, None));
-    let tunnel = server("Tunnel \"ssh h imapd\"", Dialect::V1_4);
+    let tunnel = server("Tunnel \"ssh h imapd\"", IsyncVersion::V1_4);
     assert_eq!(tunnel.tls, TlsMode::None);
     assert_eq!((tunnel.host, tunnel.tunnel.as_deref()), (None, Some("ssh h imapd")));
-    let mechs = server("Host h\nAuthMech login\nAuthMechs xoauth2 PLAIN", Dialect::V1_4);
+    let mechs = server("Host h\nAuthMech login\nAuthMechs xoauth2 PLAIN", IsyncVersion::V1_4);
     assert_eq!(mechs.auth_mechs, ["LOGIN", "XOAUTH2", "PLAIN"]);
 }
 
 #[test]
 fn passwords_and_commands_are_taken_as_mbsync_takes_them() {
-    let one = server("Host h\nUser \"a b\"\nPass \"p#\\\"q\"", Dialect::V1_4);
+    let one = server("Host h\nUser \"a b\"\nPass \"p#\\\"q\"", IsyncVersion::V1_4);
     assert_eq!(text_of(one.user.as_ref()), "text a b");
     assert_eq!(text_of(one.pass.as_ref()), "text p#\"q");
-    let two = server("Host h\nUserCmd +\"id -un\"\nPassCmd \"++x\"", Dialect::V1_4);
+    let two = server("Host h\nUserCmd +\"id -un\"\nPassCmd \"++x\"", IsyncVersion::V1_4);
     assert_eq!(text_of(two.user.as_ref()), "command id -un");
     assert_eq!(text_of(two.pass.as_ref()), "command +x");
-    let shown = format!("{one:?}");
-    assert!(!shown.contains("p#") && !shown.contains("a b"), "{shown}");
+    let sanitize = format!("{one:?}");
+    assert!(!sanitize.contains("p#") && !sanitize.contains("a b"), "{sanitize}");
 }
 
 #[test]
@@ -92,57 +92,57 @@ fn no_complaint_repeats_a_password() {
         "Host h\nPass tr0ub4dor\nPass tr0ub4dor x",
         "Pass tr0ub4dor",
     ] {
-        let text = bad(&account(lines), Dialect::V1_4);
+        let text = bad(&account(lines), IsyncVersion::V1_4);
         assert!(!text.contains("tr0ub4dor"), "{text}");
     }
     // The end of a line that is cut looks like a keyword.
     let long = format!("Host h\nPass {}tr0ub4dor", "x".repeat(1022 - 5));
-    let text = bad(&account(&long), Dialect::V1_4);
+    let text = bad(&account(&long), IsyncVersion::V1_4);
     assert!(!text.contains("tr0ub4dor") && text.contains("1022"), "{text}");
 }
 
 #[test]
 fn tls_versions_become_a_range() {
-    let old = |lines: &str| server(&format!("Host h\n{lines}"), Dialect::V1_4).tls_versions;
+    let old = |lines: &str| server(&format!("Host h\n{lines}"), IsyncVersion::V1_4).tls_versions;
     assert_eq!(old("SSLVersions TLSv1.2"), (12, 12));
     assert_eq!(old("SSLVersion TLSv1.3 TLSv1.1"), (11, 13));
     assert_eq!(old("UseIMAPS yes"), (10, 10), "only 1.0 is on of itself");
     assert_eq!(old("UseIMAPS yes\nUseTLSv1 no\nUseTLSv1.2 yes\nUseTLSv1.3 yes"), (12, 13));
-    let new = |lines: &str| server(&format!("Host h\n{lines}"), Dialect::V1_5).tls_versions;
+    let new = |lines: &str| server(&format!("Host h\n{lines}"), IsyncVersion::V1_5).tls_versions;
     assert_eq!(new("TLSVersions +1.1 -1.3"), (11, 12));
     assert_eq!(new("TLSVersions +1.0"), (10, 13));
     assert_eq!(new("SSLVersions TLSv1.2"), (12, 12));
-    assert!(bad(&account("Host h\nTLSVersions 1.2"), Dialect::V1_5).contains("+1.2"));
-    assert!(bad(&account("Host h\nTLSVersions +1.4"), Dialect::V1_5).contains("+1.4"));
+    assert!(bad(&account("Host h\nTLSVersions 1.2"), IsyncVersion::V1_5).contains("+1.2"));
+    assert!(bad(&account("Host h\nTLSVersions +1.4"), IsyncVersion::V1_5).contains("+1.4"));
 }
 
 #[test]
 fn old_keys_mean_what_they_meant() {
     let mode = |lines: &str| {
-        let server = server(&format!("Host h\n{lines}"), Dialect::V1_4);
+        let server = server(&format!("Host h\n{lines}"), IsyncVersion::V1_4);
         (server.tls, server.port)
     };
     assert_eq!(mode("UseIMAPS yes"), (TlsMode::Imaps, 993));
     assert_eq!(mode("UseIMAPS no"), (TlsMode::StartTls, 143));
     assert_eq!(mode("RequireSSL no"), (TlsMode::StartTls, 143), "which mbsync ignores");
     assert_eq!(mode("RequireSSL no\nUseTLSv1 no"), (TlsMode::None, 143));
-    let url = server("Host imaps://mail.example.org", Dialect::V1_4);
+    let url = server("Host imaps://mail.example.org", IsyncVersion::V1_4);
     assert_eq!((url.host.as_deref(), url.port), (Some("mail.example.org"), 993));
     // 1.5 takes the same for a host's name, and knows none of the keys.
-    let host = server("Host imaps://h", Dialect::V1_5).host;
+    let host = server("Host imaps://h", IsyncVersion::V1_5).host;
     assert_eq!(host.as_deref(), Some("imaps://h"));
-    let text = bad(&account("Host h\nUseIMAPS yes"), Dialect::V1_5);
+    let text = bad(&account("Host h\nUseIMAPS yes"), IsyncVersion::V1_5);
     assert_eq!(
         text,
         "~/.mbsyncrc:3: `UseIMAPS` is not known in IMAPAccount sections: isync 1.5 has dropped \
          it; use TLSType (None, STARTTLS or IMAPS) and TLSVersions"
     );
-    assert_eq!(server("Host h\nRequireCRAM yes", Dialect::V1_4).auth_mechs, ["CRAM-MD5"]);
+    assert_eq!(server("Host h\nRequireCRAM yes", IsyncVersion::V1_4).auth_mechs, ["CRAM-MD5"]);
 }
 
 #[test]
 fn globals_supply_what_a_channel_does_not_say() {
-    let old = |globals: &str, lines: &str| channel_with(globals, lines, Dialect::V1_4);
+    let old = |globals: &str, lines: &str| channel_with(globals, lines, IsyncVersion::V1_4);
     let none = old("", "");
     assert!(none.full_sync);
     assert_eq!((none.create, none.expunge), (Sides::default(), Sides::default()));
@@ -162,7 +162,7 @@ fn globals_supply_what_a_channel_does_not_say() {
     assert!(old("", "Sync New ReNew Delete Flags").full_sync);
     assert!(!old("", "Sync New ReNew Delete").full_sync);
     assert!(!old("", "Sync Push").full_sync);
-    let new = |lines: &str| channel_with("", lines, Dialect::V1_5);
+    let new = |lines: &str| channel_with("", lines, IsyncVersion::V1_5);
     // 1.5's Full has Old in it, of which no verdict is given.
     assert!(!new("Sync Full").full_sync);
     assert!(new("").full_sync);
@@ -171,7 +171,8 @@ fn globals_supply_what_a_channel_does_not_say() {
     let solo = new("ExpungeSolo Near\nExpunge Far");
     assert_eq!((solo.expunge, solo.full_sync), (Sides { far: true, near: false }, false));
     assert!(
-        bad(&format!("{}Create None Near\n", account("Host h")), Dialect::V1_5).contains("None")
+        bad(&format!("{}Create None Near\n", account("Host h")), IsyncVersion::V1_5)
+            .contains("None")
     );
 }
 
@@ -182,17 +183,17 @@ fn paths_start_where_each_version_starts_them() {
         StoreKind::Maildir(store) => (store.path.clone().unwrap(), store.inbox.clone()),
         StoreKind::Imap(_) => panic!("an IMAP store"),
     };
-    let old = good(&text, Dialect::V1_4);
+    let old = good(&text, IsyncVersion::V1_4);
     assert_eq!(path(&old), ("/work/Mail/".into(), PathBuf::from("/home/u/Maildir")));
     assert_eq!(old.base.as_deref(), Some(Path::new("/work")));
     assert!(old.notices[0].starts_with("~/.mbsyncrc:8: Path is relative"), "{:?}", old.notices);
-    let new = good(&text, Dialect::V1_5);
+    let new = good(&text, IsyncVersion::V1_5);
     assert_eq!(path(&new).0, "/home/u/Mail/");
     assert_eq!(new.base.as_deref(), Some(Path::new("/home/u")));
-    let absolute = good(&account("Host h").replace("~/Mail/", "~ann/Mail/"), Dialect::V1_4);
+    let absolute = good(&account("Host h").replace("~/Mail/", "~ann/Mail/"), IsyncVersion::V1_4);
     assert_eq!((path(&absolute).0.as_str(), absolute.base), ("/home/ann/Mail/", None));
     // A user that there is not: as if Path were not there.
-    let nobody = good(&account("Host h").replace("~/Mail/", "~nobody-here/"), Dialect::V1_4);
+    let nobody = good(&account("Host h").replace("~/Mail/", "~nobody-here/"), IsyncVersion::V1_4);
     assert!(nobody.notices[0].contains("no user nobody-here"), "{:?}", nobody.notices);
     assert_eq!(nobody.accounts[0].channels[0].mailbox("Sent").maildir, None);
 }
@@ -200,8 +201,8 @@ fn paths_start_where_each_version_starts_them() {
 #[test]
 fn isync_1_5_refuses_a_path_in_the_inbox() {
     let text = account("Host h").replace("Path ~/Mail/", "Inbox ~/Mail\nPath ~/Mail/folders/");
-    assert!(parse(&text, Dialect::V1_4).is_ok());
-    let refused = bad(&text, Dialect::V1_5);
+    assert!(parse(&text, IsyncVersion::V1_4).is_ok());
+    let refused = bad(&text, IsyncVersion::V1_5);
     assert!(refused.starts_with("~/.mbsyncrc:9: Path of MaildirStore near"), "{refused}");
 }
 
@@ -213,7 +214,7 @@ fn a_channel_belongs_to_one_account() {
          Channel a\nFar :one:\nNear :m:a\n\nChannel b\nFar :two:\nNear :m:b\n\n\
          Channel c\nFar :m:c\nNear :two:\n\nChannel d\nFar :m:d\nNear :n:d\n\n\
          Channel e\nFar :two:e\nNear :one:e\n\nChannel a\nFar :two:\nNear :m:z\n",
-        Dialect::V1_4,
+        IsyncVersion::V1_4,
     );
     let seen: Vec<(String, Vec<String>, Option<String>)> = config
         .accounts
@@ -247,11 +248,11 @@ fn a_channel_belongs_to_one_account() {
 #[test]
 fn a_group_with_an_unknown_member_is_what_each_version_makes_of_it() {
     let text = format!("{}\nGroup g C gone\n\nGroup none gone\n", account("Host h"));
-    let old = good(&text, Dialect::V1_4);
+    let old = good(&text, IsyncVersion::V1_4);
     assert_eq!(old.select(&["g"]).unwrap().len(), 1);
     assert!(old.notices.iter().any(|n| n.contains("syncs the others")), "{:?}", old.notices);
-    assert_eq!(old.select(&["none"]).unwrap_err().exit, Exit::Config);
-    let new = good(&text, Dialect::V1_5);
+    assert_eq!(old.select(&["none"]).unwrap_err().exit, ExitStatus::Config);
+    let new = good(&text, IsyncVersion::V1_5);
     let refused = new.select(&["g"]).unwrap_err();
     assert!(refused.text.contains("1.5 then syncs nothing"), "{refused}");
 }
@@ -262,23 +263,23 @@ fn the_file_is_the_one_that_mbsync_reads() {
     let mut env = Env::new(dir.path(), "/");
     let found = |env: &Env, dialect| mbsyncrc::locate(env, dialect).map_err(|f| f.text);
     let (old, new) = (dir.path().join(".mbsyncrc"), dir.path().join(".config/isyncrc"));
-    let missing = found(&env, Some(Dialect::V1_5)).unwrap_err();
+    let missing = found(&env, Some(IsyncVersion::V1_5)).unwrap_err();
     assert!(missing.contains("~/.mbsyncrc and no ~/.config/isyncrc"), "{missing}");
     fs::write(&old, account("Host h")).unwrap();
-    for dialect in [None, Some(Dialect::V1_4), Some(Dialect::V1_5)] {
+    for dialect in [None, Some(IsyncVersion::V1_4), Some(IsyncVersion::V1_5)] {
         assert_eq!(found(&env, dialect).unwrap(), old);
     }
     fs::create_dir(dir.path().join(".config")).unwrap();
     fs::write(&new, account("Host h")).unwrap();
-    assert_eq!(found(&env, Some(Dialect::V1_4)).unwrap(), old);
-    assert_eq!(found(&env, Some(Dialect::V1_5)).unwrap(), new);
+    assert_eq!(found(&env, Some(IsyncVersion::V1_4)).unwrap(), old);
+    assert_eq!(found(&env, Some(IsyncVersion::V1_5)).unwrap(), new);
     assert_eq!(found(&env, None).unwrap(), new);
-    let both = mbsyncrc::read(&new, &env, Dialect::V1_5).unwrap();
+    let both = mbsyncrc::read(&new, &env, IsyncVersion::V1_5).unwrap();
     assert!(both.notices[0].contains("both exist"), "{:?}", both.notices);
     env.config_home = Some(dir.path().join("elsewhere"));
-    assert_eq!(found(&env, Some(Dialect::V1_5)).unwrap(), old);
-    let unreadable = mbsyncrc::read(dir.path(), &env, Dialect::V1_4).unwrap_err();
-    assert_eq!(unreadable.exit, Exit::Config);
+    assert_eq!(found(&env, Some(IsyncVersion::V1_5)).unwrap(), old);
+    let unreadable = mbsyncrc::read(dir.path(), &env, IsyncVersion::V1_4).unwrap_err();
+    assert_eq!(unreadable.exit, ExitStatus::Config);
     assert!(unreadable.text.starts_with("~ cannot be read: "), "{unreadable}");
 }
 
@@ -289,7 +290,7 @@ fn isync_1_5_keeps_states_in_one_of_two_places() {
     let text = account("Host h");
     let state = || {
         let file = dir.path().join(".mbsyncrc");
-        mbsyncrc::parse(text.as_bytes(), &file, &env, Dialect::V1_5)
+        mbsyncrc::parse(text.as_bytes(), &file, &env, IsyncVersion::V1_5)
             .map(|config| config.accounts[0].channels[0].mailbox("a/b").state_file.unwrap())
     };
     let name = ":far:a!b_:near:a!b";
@@ -351,12 +352,12 @@ proptest! {
 
     #[test]
     fn any_bytes_are_taken_or_refused(text in fragments(), new in any::<bool>()) {
-        let dialect = if new { Dialect::V1_5 } else { Dialect::V1_4 };
+        let dialect = if new { IsyncVersion::V1_5 } else { IsyncVersion::V1_4 };
         let mut env = Env::new("/nonexistent/u", "/nonexistent");
         env.readable = |_| true;
         let file = Path::new("/nonexistent/u/.mbsyncrc");
         if let Err(failure) = mbsyncrc::parse(&text, file, &env, dialect) {
-            prop_assert_eq!(failure.exit, Exit::Config);
+            prop_assert_eq!(failure.exit, ExitStatus::Config);
             prop_assert!(failure.text.starts_with("~/.mbsyncrc:"), "{}", failure.text);
             prop_assert!(failure.text.len() < 4000, "{}", failure.text.len());
         }
@@ -374,7 +375,7 @@ proptest! {
         let mut env = Env::new("/nonexistent/u", "/nonexistent");
         env.readable = |_| true;
         let file = Path::new("/nonexistent/u/.mbsyncrc");
-        if let Ok(config) = mbsyncrc::parse(&text, file, &env, Dialect::V1_4) {
+        if let Ok(config) = mbsyncrc::parse(&text, file, &env, IsyncVersion::V1_4) {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             for (index, wants) in config.select(&words).unwrap_or_default() {
                 let account = &config.accounts[index];
@@ -415,7 +416,7 @@ proptest! {
         );
         let env = Env::new(dir.path(), dir.path());
         let file = dir.path().join(".mbsyncrc");
-        let config = mbsyncrc::parse(text.as_bytes(), &file, &env, Dialect::V1_4).unwrap();
+        let config = mbsyncrc::parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
         let channel = &config.accounts[0].channels[0];
         let mut wanted: std::collections::BTreeSet<String> = ["INBOX".to_string()].into();
         for name in &names {
@@ -431,13 +432,13 @@ proptest! {
 
 #[test]
 fn rules_are_had_from_channels_that_a_verdict_can_be_given_on() {
-    let of = |lines: &str| Rules::of(&channel_with("", lines, Dialect::V1_4));
+    let of = |lines: &str| Rules::of(&channel_with("", lines, IsyncVersion::V1_4));
     assert_eq!(of(""), Ok(Rules::none()));
     let told = of("Expunge Near\nMaxMessages 7").unwrap();
     let expected = Rules { expunge_near: true, max_messages: 7, ..Rules::none() };
     assert_eq!(told, expected);
     assert_eq!(of("Sync Pull").unwrap_err(), "Sync is not the usual one");
-    let usual = channel_with("", "", Dialect::V1_4);
+    let usual = channel_with("", "", IsyncVersion::V1_4);
     let swapped = Channel { near: usual.far.clone(), ..usual.clone() };
     assert_eq!(Rules::of(&swapped).unwrap_err(), "the near side is no Maildir");
     let local = Channel { far: usual.near.clone(), ..usual };

@@ -5,8 +5,8 @@
 //! touches the network. Each file in tests/configs is named after what mbsync
 //! 1.4 says of it, so that a file that tests nothing any more is noticed.
 
-use mutt_sync::mbsyncrc::{self, Dialect, Env};
-use mutt_sync::outcome::{Exit, Failure};
+use mutt_sync::error::{Error, ExitStatus};
+use mutt_sync::mbsyncrc::{self, Env, IsyncVersion};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::process::Command;
 /// What mbsync says of a file.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    Taken,
+    Claimed,
     /// With the line of its first complaint, where it names one.
     Refused(Option<usize>),
 }
@@ -59,7 +59,7 @@ fn mbsyncs(path: &Path, home: &Path) -> (Verdict, String) {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if said.contains("No channel or group named 'no-such-channel' defined.") {
-        return (Verdict::Taken, said);
+        return (Verdict::Claimed, said);
     }
     let prefix = format!("{}:", path.display());
     let first = said
@@ -73,8 +73,8 @@ fn mbsyncs(path: &Path, home: &Path) -> (Verdict, String) {
     (Verdict::Refused(line), said)
 }
 
-fn ours(path: &Path, home: &Path) -> Result<(), Failure> {
-    mbsyncrc::read(path, &Env::new(home, home), Dialect::V1_4).map(|_| ())
+fn ours(path: &Path, home: &Path) -> Result<(), Error> {
+    mbsyncrc::read(path, &Env::new(home, home), IsyncVersion::V1_4).map(|_| ())
 }
 
 #[test]
@@ -88,10 +88,10 @@ fn every_file_is_judged_as_mbsync_judges_it() {
         let path = placed(file, home.path());
         let (theirs, said) = mbsyncs(&path, home.path());
         let wanted = if name.starts_with("ok-") { "ok" } else { "bad" };
-        assert_eq!(wanted == "ok", theirs == Verdict::Taken, "{name} is misnamed: {said}");
+        assert_eq!(wanted == "ok", theirs == Verdict::Claimed, "{name} is misnamed: {said}");
         let ours = ours(&path, home.path());
         let same = match (&theirs, &ours) {
-            (Verdict::Taken, Ok(())) => {
+            (Verdict::Claimed, Ok(())) => {
                 taken += 1;
                 true
             }
@@ -101,7 +101,7 @@ fn every_file_is_judged_as_mbsync_judges_it() {
                     with_line += 1;
                     format!("~/.mbsyncrc:{line}: ")
                 });
-                failure.exit == Exit::Config && failure.text.starts_with(&prefix)
+                failure.exit == ExitStatus::Config && failure.text.starts_with(&prefix)
             }
             _ => false,
         };
@@ -185,7 +185,7 @@ fn damaged_files_are_judged_as_mbsync_judges_them() {
         fs::write(&path, &text).unwrap();
         let (theirs, said) = mbsyncs(&path, home.path());
         match (theirs, ours(&path, home.path())) {
-            (Verdict::Taken, Ok(())) => taken += 1,
+            (Verdict::Claimed, Ok(())) => taken += 1,
             (Verdict::Refused(line), Err(failure)) => {
                 refused += 1;
                 let at = line.map_or("~/.mbsyncrc:".into(), |line| format!("~/.mbsyncrc:{line}: "));

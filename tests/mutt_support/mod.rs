@@ -2,9 +2,9 @@
 //! run in a pseudo-terminal.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::missing_panics_doc)]
 
-use mutt_sync::account::{
-    Account, Channel, Given, Mailbox, MaildirStore, Server, Side, Sides, Store, StoreKind,
-    SubFolders, SyncState, TlsMode,
+use mutt_sync::model::{
+    Account, Channel, CredentialSource, Mailbox, MaildirStore, Server, Side, Sides, Store,
+    StoreKind, SubFolders, SyncState, TlsMode,
 };
 use std::ffi::OsStr;
 use std::fs;
@@ -56,7 +56,7 @@ pub fn server(host: &str, user: &str) -> Server {
     Server {
         host: Some(host.into()),
         port: 993,
-        user: Some(Given::Text(Zeroizing::new(user.into()))),
+        user: Some(CredentialSource::Text(Zeroizing::new(user.into()))),
         tls: TlsMode::Imaps,
         auth_mechs: vec!["*".into()],
         timeout: None,
@@ -195,6 +195,6 @@ pub fn assert_accepted(program: &str, home: &Path, rc: &Path, what: &str) {
         output.status,
         fs::read_to_string(rc).unwrap_or_default()
     );
-    let shown = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(shown.lines().count(), 1, "{program} on {what} says more: {shown}");
+    let sanitize = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(sanitize.lines().count(), 1, "{program} on {what} says more: {sanitize}");
 }

@@ -1,7 +1,7 @@
 //! The canary through everything that can fail.
 
 use crate::SOON;
-use crate::fake::{Fake, Manner};
+use crate::fake::{Fake, RunOptions};
 use crate::look::Canary;
 use rig::{Account, Ca, Home, Output, Running, Server, ServerOptions, Signal, Tls, wait_until};
 
@@ -111,7 +111,7 @@ fn g11_a_server_that_repeats_what_it_was_told() {
             &[&["-f", "-v", "Home"][..], &["--status"]][..]
         };
         let fake =
-            Fake::start(Manner::Echo { password: SECRET.to_owned(), words: words.to_owned() });
+            Fake::start(RunOptions::Echo { password: SECRET.to_owned(), words: words.to_owned() });
         let account = Account::fake("Home").port(fake.port()).account_line("Timeout 3");
         both(&account, |home, by_command| {
             let before = fake.said();
@@ -126,7 +126,7 @@ fn g11_a_server_that_repeats_what_it_was_told() {
 #[test]
 fn g11_a_server_that_repeats_a_token() {
     for mechanism in ["XOAUTH2", "PLAIN"] {
-        let fake = Fake::start(Manner::Echo {
+        let fake = Fake::start(RunOptions::Echo {
             password: SECRET.to_owned(),
             words: "TAG NO [ALERT] {}\r\n".to_owned(),
         });
@@ -177,7 +177,7 @@ fn g11_an_end_in_the_middle_of_a_login() {
         canary.assert_not_in("what was said", output.to_string());
         canary.assert_not_in_files(&home, &[".mbsyncrc"]);
 
-        let fake = Fake::start(Manner::Accept { password: SECRET.to_owned() });
+        let fake = Fake::start(RunOptions::Accept { password: SECRET.to_owned() });
         both(&Account::fake("Home").port(fake.port()), |home, _| {
             home.settings(SETTINGS);
             home.fake_mbsync();

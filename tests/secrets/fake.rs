@@ -16,7 +16,7 @@ pub const ROUNDS: usize = 4096;
 
 /// What it answers to a login.
 #[derive(Clone)]
-pub enum Manner {
+pub enum RunOptions {
     /// Lets in whoever says the password, when told to; then answers nothing.
     Accept { password: String },
     /// Repeats what was said and the password, in these words: `{}` is it.
@@ -41,7 +41,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn start(manner: Manner) -> Self {
+    pub fn start(manner: RunOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared: Arc<(Mutex<Shared>, Condvar)> = Arc::default();
@@ -123,7 +123,7 @@ impl Peer {
         }
     }
 
-    fn serve(mut self, manner: &Manner) -> Option<()> {
+    fn serve(mut self, manner: &RunOptions) -> Option<()> {
         self.say(&format!("* OK [CAPABILITY {OFFERS}] hello\r\n"))?;
         loop {
             let line = self.hear()?;
@@ -140,7 +140,7 @@ impl Peer {
                     let mechanism = words.next()?;
                     let first = words.next()?;
                     if mechanism == "SCRAM-SHA-256" {
-                        let Manner::Accept { password } = manner else { return None };
+                        let RunOptions::Accept { password } = manner else { return None };
                         self.scram(first, password)?;
                     }
                     self.login(manner, &tag, &line)?;
@@ -151,9 +151,9 @@ impl Peer {
         }
     }
 
-    fn login(&mut self, manner: &Manner, tag: &str, line: &str) -> Option<()> {
+    fn login(&mut self, manner: &RunOptions, tag: &str, line: &str) -> Option<()> {
         match manner {
-            Manner::Accept { password } => {
+            RunOptions::Accept { password } => {
                 let decoded = line
                     .split(' ')
                     .filter_map(|word| STANDARD.decode(word).ok())
@@ -168,7 +168,7 @@ impl Peer {
                 while self.hear().is_some() {}
                 None
             }
-            Manner::Echo { password, words } => {
+            RunOptions::Echo { password, words } => {
                 self.shared.0.lock().unwrap().said += 1;
                 let told = format!("{password} {line}");
                 let text = words.replace("{}", &told).replace("TAG", tag);

@@ -2,7 +2,7 @@
 //! is over; and nobody but root can look.
 
 use crate::SOON;
-use crate::fake::{Fake, Keys, Manner};
+use crate::fake::{Fake, Keys, RunOptions};
 use crate::look::contains;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -71,7 +71,7 @@ fn needles(mechanism: &str) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn g11_the_waiter_forgets_the_password_after_login() {
     for mechanism in ["LOGIN", "PLAIN", "XOAUTH2", "SCRAM-SHA-256"] {
-        let fake = Fake::start(Manner::Accept { password: SECRET.to_owned() });
+        let fake = Fake::start(RunOptions::Accept { password: SECRET.to_owned() });
         let home =
             Home::with(vec![Account::fake("Home").port(fake.port()).pass_cmd("cat ~/password")]);
         home.write("password", &format!("{SECRET}\nsecond\n"));
@@ -101,7 +101,7 @@ fn g11_the_waiter_forgets_the_password_after_login() {
 /// what else the file says, and not in what was read to get there.
 #[test]
 fn g11_a_password_in_the_file_is_in_memory_in_one_place() {
-    let fake = Fake::start(Manner::Accept { password: SECRET.to_owned() });
+    let fake = Fake::start(RunOptions::Accept { password: SECRET.to_owned() });
     fake.open();
     let home = Home::with(vec![Account::fake("Home").port(fake.port()).login("home", SECRET)]);
     home.fake_mbsync();
@@ -137,7 +137,7 @@ fn g11_a_password_in_the_file_is_in_memory_in_one_place() {
 #[test]
 fn g11_the_process_is_not_dumpable() {
     const NOBODY: u32 = 65534;
-    let fake = Fake::start(Manner::Accept { password: SECRET.to_owned() });
+    let fake = Fake::start(RunOptions::Accept { password: SECRET.to_owned() });
     let home = Home::with(vec![Account::fake("Home").port(fake.port()).login("home", SECRET)]);
     home.fake_mbsync();
     // The programs where anybody may run them, and all of it another user's if

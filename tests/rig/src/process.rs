@@ -74,14 +74,14 @@ impl std::fmt::Display for Output {
 #[allow(clippy::zombie_processes)]
 pub fn run(command: &mut Command, limit: Duration) -> Output {
     let start = Instant::now();
-    let shown = format!("{command:?}");
+    let sanitize = format!("{command:?}");
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        .unwrap_or_else(|error| panic!("{sanitize}: {error}"));
     let group = pid_of(child.id());
     let mut out = child.stdout.take().expect("stdout is piped");
     let mut err = child.stderr.take().expect("stderr is piped");
@@ -97,7 +97,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             let what = if ended.is_some() { "left its output open" } else { "did not end" };
             panic!(
-                "{shown} {what} within {limit:?}\n--- stdout\n{}\n--- stderr\n{}\n---",
+                "{sanitize} {what} within {limit:?}\n--- stdout\n{}\n--- stderr\n{}\n---",
                 text(&stdout),
                 text(&stderr)
             );
@@ -159,7 +159,7 @@ pub fn run_all(commands: Vec<Command>, limit: Duration) -> Vec<Output> {
 /// when dropped.
 pub struct Running {
     child: Child,
-    shown: String,
+    sanitize: String,
     start: Instant,
     stdout: NamedTempFile,
     stderr: NamedTempFile,
@@ -180,8 +180,8 @@ impl Running {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let shown = format!("{command:?}");
-        Running { child, shown, start: Instant::now(), stdout, stderr, ended: None }
+        let sanitize = format!("{command:?}");
+        Running { child, sanitize, start: Instant::now(), stdout, stderr, ended: None }
     }
 
     /// Its pid, and its group's.
@@ -238,7 +238,7 @@ impl Running {
 impl std::fmt::Display for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (out, err) = (self.stdout(), self.stderr());
-        write!(f, "{}\n--- stdout\n{out}\n--- stderr\n{err}\n---", self.shown)
+        write!(f, "{}\n--- stdout\n{out}\n--- stderr\n{err}\n---", self.sanitize)
     }
 }
 

@@ -1,0 +1,531 @@
+//! A logged-in connection and the questions asked over it.
+//!
+//! Knows commands and their answers. Knows nothing of local mail, of when to ask,
+//! or of what follows from an answer. Commands run to their end under a
+//! deadline; only [`Client::events`] never waits. What the server says unasked
+//! meanwhile is kept and comes out of [`Client::events`].
+
+use super::connect;
+use super::credentials::PromptPolicy;
+use super::login;
+use super::mailbox::Opening;
+use super::parse::{self, Condition, Reply, Verb};
+use super::transport::{Interrupt, Limits, Shared, TransportError};
+use super::values::{Capabilities, Listed, MailboxStatus, quoted};
+use crate::error::{Error, ExitStatus};
+use crate::model::Server;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Commands sent before their answers are waited for.
+pub(super) const WINDOW: usize = 64;
+/// Most events kept for [`Client::events`].
+const HEARD: usize = 4096;
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientError {
+    /// The server said NO or BAD; the connection is as good as before.
+    Refused(Answer),
+    /// The connection is gone, and the [`Client`] with it.
+    Lost(Error),
+}
+
+impl ClientError {
+    /// As a failure of the whole.
+    #[must_use]
+    pub fn into_failure(self) -> Error {
+        match self {
+            ClientError::Refused(answer) => Error::new(ExitStatus::Offline, answer.text),
+            ClientError::Lost(failure) => failure,
+        }
+    }
+}
+
+impl std::fmt::Display for ClientError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ClientError::Refused(answer) => f.write_str(&answer.text),
+            ClientError::Lost(failure) => f.write_str(&failure.text),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// OK, NO or BAD.
+    pub verb: Verb,
+    /// First word of the response code, upper case; empty without one.
+    pub code: String,
+    /// Command and answer, printable.
+    pub text: String,
+}
+
+/// What the server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// A mailbox (by its wire name) has this status now. May repeat the last one.
+    Status(String, MailboxStatus),
+    /// Something came, went or changed in the selected mailbox.
+    Selected,
+    /// A mailbox was made, renamed, or is gone (`\NonExistent`).
+    Listed(Listed),
+    /// The server has given NOTIFY up, or said more than was kept: nothing that
+    /// was not heard means anything; ask STATUS, and NOTIFY again or not.
+    Overflow,
+    /// The server has ended IDLE by itself.
+    IdleEnded,
+}
+
+/// A command line, cut where the server must agree to a literal first.
+#[derive(Clone)]
+pub(super) struct Line {
+    chunks: Vec<Vec<u8>>,
+}
+
+impl Line {
+    pub(super) fn new(words: &str) -> Self {
+        Line { chunks: vec![words.as_bytes().to_vec()] }
+    }
+
+    pub(super) fn raw(mut self, words: &str) -> Self {
+        self.push(words.as_bytes());
+        self
+    }
+
+    /// A space and a string, in quotes or as a literal. Names that could break
+    /// out of it (CR, LF, NUL) never get here: see [`Client::speakable`].
+    pub(super) fn string(mut self, text: &str, literal_plus: usize) -> Self {
+        self.push(b" ");
+        self.bare(text, literal_plus);
+        self
+    }
+
+    pub(super) fn bare(&mut self, text: &str, literal_plus: usize) {
+        if let Some(quoted) = quoted(text) {
+            self.push(&quoted);
+            return;
+        }
+        let text = text.replace(['\r', '\n', '\0'], "");
+        if text.len() <= literal_plus {
+            self.push(format!("{{{}+}}\r\n{text}", text.len()).as_bytes());
+        } else {
+            self.push(format!("{{{}}}\r\n", text.len()).as_bytes());
+            self.chunks.push(text.into_bytes());
+        }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if let Some(last) = self.chunks.last_mut() {
+            last.extend_from_slice(bytes);
+        }
+    }
+
+    pub(super) fn then(mut self, other: Line) -> Self {
+        let mut chunks = other.chunks.into_iter();
+        self.push(&chunks.next().unwrap_or_default());
+        self.chunks.extend(chunks);
+        self
+    }
+
+    pub(super) fn length(&self) -> usize {
+        self.chunks.iter().map(Vec::len).sum()
+    }
+
+    fn verb(&self) -> String {
+        let first = self.chunks.first().map(Vec::as_slice).unwrap_or_default();
+        let words = first.split(|b| *b == b' ').next().unwrap_or_default();
+        String::from_utf8_lossy(words).into_owned()
+    }
+}
+
+/// A logged-in connection.
+pub struct Client {
+    pub(super) wire: Shared,
+    pub(super) session: imap::Session<Shared>,
+    socket: OwnedFd,
+    pub(super) capabilities: Capabilities,
+    place: String,
+    pub(super) step: Duration,
+    pub(super) tags: u32,
+    pub(super) selected: Option<(String, Opening)>,
+    pub(super) idling: Option<String>,
+    /// NOTIFY is on.
+    pub(super) notified: bool,
+    /// What the server answered to NAMESPACE, word for word.
+    pub(super) namespace: Option<Vec<u8>>,
+    pub(super) heard: VecDeque<ServerEvent>,
+}
+
+impl Client {
+    /// Connects and logs in, as the section says.
+    ///
+    /// Fails with the exit status that fits: 69 not reached, 77 refused, 75 for
+    /// now, 78 wrong settings.
+    pub fn open(server: &Server, may_prompt: bool, interrupt: &Interrupt) -> Result<Self, Error> {
+        let (mut wire, greeting) = connect::connect(server, interrupt)?;
+        let asking = PromptPolicy {
+            may_prompt,
+            // Longer than a step: somebody may have to be asked.
+            time: Duration::from_secs(60).max(connect::step(server)),
+            interrupt: interrupt.clone(),
+        };
+        let after = login::log_in(&mut wire, greeting, server, &asking)?;
+        let place = connect::place(server);
+        let lost = |e: &TransportError| connect::failure(&place, "login", e);
+        let socket = rustix::io::fcntl_dupfd_cloexec(wire.socket(), 3)
+            .map_err(|e| lost(&TransportError::Io(std::io::Error::from(e).to_string())))?;
+        let wire = Shared::new(wire);
+        wire.answer_next_command();
+        // Any word does: the command is not sent.
+        let session = imap::Client::new(wire.clone())
+            .login("-", "-")
+            .map_err(|_| lost(&TransportError::Malformed("no session")))?;
+        let mut link = Client {
+            wire,
+            session,
+            socket,
+            capabilities: Capabilities::default(),
+            place,
+            step: connect::step(server),
+            tags: 0,
+            selected: None,
+            idling: None,
+            notified: false,
+            namespace: None,
+            heard: VecDeque::new(),
+        };
+        link.capabilities = match after {
+            Some(capabilities) => capabilities,
+            None => link.ask_capabilities().map_err(ClientError::into_failure)?,
+        };
+        Ok(link)
+    }
+
+    /// What the server can do, as said after login.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// The server's name in messages.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// To be polled for input, only after [`Client::events`] has come back: TLS
+    /// keeps bytes of its own.
+    #[must_use]
+    pub fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The wire itself, for a relay that carries somebody else's dialogue;
+    /// afterwards [`Client::taken_back`].
+    #[must_use]
+    pub fn wire(&self) -> &Shared {
+        &self.wire
+    }
+
+    /// After the wire was lent: leaves whatever mailbox is open. Refusal is fine,
+    /// for none may be.
+    pub fn taken_back(&mut self) -> Result<(), ClientError> {
+        self.idling = None;
+        self.selected = None;
+        self.heard.clear();
+        match self.run(Line::new("UNSELECT"), self.small(), |_| false) {
+            Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
+            Err(lost) => Err(lost),
+        }
+    }
+
+    /// Whether this mailbox is the open one.
+    #[must_use]
+    pub fn is_open(&self, name: &str) -> bool {
+        self.selected.as_ref().is_some_and(|(open, _)| open == name)
+    }
+
+    pub(super) fn small(&self) -> Limits {
+        Limits::small(self.step)
+    }
+
+    pub(super) fn lost(&self, doing: &str, error: &TransportError) -> ClientError {
+        ClientError::Lost(connect::failure(&self.place, doing, error))
+    }
+
+    /// Kills the wire for what the server does.
+    pub(super) fn break_off(&self, doing: &str, how: &'static str) -> ClientError {
+        let error = self.wire.with(|w| w.kill(TransportError::Malformed(how)));
+        self.lost(doing, &error)
+    }
+
+    fn ask_capabilities(&mut self) -> Result<Capabilities, ClientError> {
+        self.wire.with(|w| w.begin(Limits::small(self.step)));
+        let said = self.session.capabilities();
+        self.settle_crate();
+        match said {
+            Ok(said) => {
+                let words: Vec<String> = said
+                    .iter()
+                    .map(|c| match c {
+                        imap_proto::Capability::Imap4rev1 => "IMAP4rev1".to_owned(),
+                        imap_proto::Capability::Auth(mech) => format!("AUTH={mech}"),
+                        imap_proto::Capability::Atom(atom) => atom.to_string(),
+                    })
+                    .collect();
+                Ok(Capabilities::from_words(words.iter().map(String::as_bytes)))
+            }
+            Err(error) => Err(self.crate_error("CAPABILITY", &error)),
+        }
+    }
+
+    /// Takes over what came beside the answer to the crate's command.
+    pub(super) fn settle_crate(&mut self) {
+        for response in self.wire.take_aside() {
+            self.note(&parse::reply(&response));
+        }
+        let _ = self.session.take_all_unsolicited();
+    }
+
+    pub(super) fn crate_error(&self, doing: &str, error: &imap::Error) -> ClientError {
+        let refused = |verb, code: String, text: &str| {
+            ClientError::Refused(Answer {
+                verb,
+                code,
+                text: format!("{doing}: {}", parse::printable(text)),
+            })
+        };
+        match error {
+            imap::Error::No(no) => refused(Verb::No, code_word(no.code.as_ref()), &no.information),
+            imap::Error::Bad(bad) => {
+                refused(Verb::Bad, code_word(bad.code.as_ref()), &bad.information)
+            }
+            _ => match self.wire.with(|w| w.trouble().cloned()) {
+                Some(trouble) => self.lost(doing, &trouble),
+                None => self.break_off(doing, "an answer that makes no sense"),
+            },
+        }
+    }
+
+    /// Keeps what the server says unasked.
+    fn note(&mut self, reply: &Reply<'_>) {
+        let heard = match reply {
+            Reply::Data(name, rest) => match name.to_ascii_uppercase().as_slice() {
+                b"STATUS" => {
+                    parse::status(rest).map(|(name, status)| ServerEvent::Status(name, status))
+                }
+                b"LIST" => parse::list(rest).map(ServerEvent::Listed),
+                b"VANISHED" => Some(ServerEvent::Selected),
+                _ => None,
+            },
+            Reply::Numbered(_, name, _) => matches!(
+                name.to_ascii_uppercase().as_slice(),
+                b"EXISTS" | b"EXPUNGE" | b"FETCH" | b"RECENT"
+            )
+            .then_some(ServerEvent::Selected),
+            Reply::Condition(said) if said.has_code("NOTIFICATIONOVERFLOW") => {
+                Some(ServerEvent::Overflow)
+            }
+            _ => None,
+        };
+        let Some(heard) = heard else { return };
+        if heard == ServerEvent::Selected && self.heard.back() == Some(&ServerEvent::Selected) {
+            return;
+        }
+        if self.heard.len() >= HEARD {
+            self.heard.clear();
+            self.heard.push_back(ServerEvent::Overflow);
+        }
+        self.heard.push_back(heard);
+    }
+
+    /// What the server has said since the last call. Never waits.
+    pub fn events(&mut self) -> Result<Vec<ServerEvent>, ClientError> {
+        // While nothing is asked there is no step; only a flood has a bound.
+        self.wire.with(|w| w.begin(Limits::unasked(self.step)));
+        loop {
+            let response = self
+                .wire
+                .with(super::transport::Transport::try_response)
+                .map_err(|e| self.lost("watching", &e))?;
+            let Some(response) = response else { break };
+            let reply = parse::reply(&response);
+            match &reply {
+                Reply::Condition(said) if said.verb == Verb::Bye => return Err(self.bye(said)),
+                Reply::Tagged(tag, _) => {
+                    let ours = self.idling.as_ref().is_some_and(|t| t.as_bytes() == *tag);
+                    if !ours {
+                        return Err(self.break_off("watching", "an answer to nothing we said"));
+                    }
+                    self.idling = None;
+                    self.heard.push_back(ServerEvent::IdleEnded);
+                }
+                reply => self.note(reply),
+            }
+        }
+        Ok(self.heard.drain(..).collect())
+    }
+
+    fn bye(&self, said: &Condition<'_>) -> ClientError {
+        let failure = login::bye(&self.place, said);
+        self.wire.with(|w| w.kill(TransportError::Closed));
+        ClientError::Lost(failure)
+    }
+
+    pub(super) fn tag(&mut self) -> String {
+        self.tags = self.tags.wrapping_add(1);
+        format!("m{}", self.tags)
+    }
+
+    /// One command to its end. `take` gets each untagged response, and says
+    /// whether it was part of the answer.
+    pub(super) fn run(
+        &mut self,
+        line: Line,
+        limits: Limits,
+        mut take: impl FnMut(&Reply<'_>) -> bool,
+    ) -> Result<Answer, ClientError> {
+        let answers = self.run_all(vec![line], limits, |reply| take(reply))?;
+        match answers.into_iter().next() {
+            Some(answer) if answer.verb == Verb::Ok => Ok(answer),
+            Some(answer) => Err(ClientError::Refused(answer)),
+            None => Err(self.break_off("command", "no answer")),
+        }
+    }
+
+    /// Commands that do not depend on each other's answers, sent without waiting
+    /// between them. The answers are in the commands' order.
+    pub(super) fn run_all(
+        &mut self,
+        lines: Vec<Line>,
+        limits: Limits,
+        mut take: impl FnMut(&Reply<'_>) -> bool,
+    ) -> Result<Vec<Answer>, ClientError> {
+        if self.idling.is_some() {
+            self.idle_done(Duration::from_secs(20))?;
+        }
+        self.wire.with(|w| w.begin(limits));
+        let mut answers: Vec<Option<Answer>> = vec![None; lines.len()];
+        let mut open: HashMap<Vec<u8>, (usize, String)> = HashMap::new();
+        let mut lines = lines.into_iter().enumerate().peekable();
+        while lines.peek().is_some() || !open.is_empty() {
+            let mut out = Vec::new();
+            let mut doing = String::new();
+            while open.len() < WINDOW && out.len() < 8 * 1024 {
+                let Some((at, line)) = lines.next() else { break };
+                let tag = self.tag();
+                doing = line.verb();
+                out.extend_from_slice(tag.as_bytes());
+                out.push(b' ');
+                open.insert(tag.clone().into_bytes(), (at, doing.clone()));
+                let mut chunks = line.chunks.into_iter();
+                out.extend_from_slice(&chunks.next().unwrap_or_default());
+                let mut refused = false;
+                for chunk in chunks {
+                    self.send(&doing, &std::mem::take(&mut out))?;
+                    if !self.may_go_on(
+                        &doing,
+                        &mut open,
+                        &mut answers,
+                        &mut take,
+                        tag.as_bytes(),
+                    )? {
+                        refused = true;
+                        break;
+                    }
+                    out.extend_from_slice(&chunk);
+                }
+                if !refused {
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+            self.send(&doing, &out)?;
+            // Half the window is let empty before more is sent.
+            while open.len() > if lines.peek().is_some() { WINDOW / 2 } else { 0 } {
+                self.hear(&doing, &mut open, &mut answers, &mut take)?;
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    pub(super) fn send(&mut self, doing: &str, bytes: &[u8]) -> Result<(), ClientError> {
+        self.wire.with(|w| w.send(bytes)).map_err(|e| self.lost(doing, &e))
+    }
+
+    /// Waits for `+` to a literal. False if the command is refused instead.
+    pub(super) fn may_go_on(
+        &mut self,
+        doing: &str,
+        open: &mut HashMap<Vec<u8>, (usize, String)>,
+        answers: &mut [Option<Answer>],
+        take: &mut impl FnMut(&Reply<'_>) -> bool,
+        tag: &[u8],
+    ) -> Result<bool, ClientError> {
+        while open.contains_key(tag) {
+            if self.hear(doing, open, answers, take)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes one response. True if it was a `+`.
+    pub(super) fn hear(
+        &mut self,
+        doing: &str,
+        open: &mut HashMap<Vec<u8>, (usize, String)>,
+        answers: &mut [Option<Answer>],
+        take: &mut impl FnMut(&Reply<'_>) -> bool,
+    ) -> Result<bool, ClientError> {
+        let response = self
+            .wire
+            .with(super::transport::Transport::response)
+            .map_err(|e| self.lost(doing, &e))?;
+        let reply = parse::reply(&response);
+        match &reply {
+            Reply::Continue(_) => return Ok(true),
+            Reply::Tagged(tag, said) => {
+                let Some((at, doing)) = open.remove(*tag) else {
+                    return Err(self.break_off(doing, "an answer to nothing we said"));
+                };
+                if let Some(slot) = answers.get_mut(at) {
+                    *slot = Some(answer(&doing, said));
+                }
+            }
+            Reply::Condition(said) if said.verb == Verb::Bye => return Err(self.bye(said)),
+            reply => {
+                if !take(reply) {
+                    self.note(reply);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Says goodbye and waits a little for the server to hear it.
+    pub fn log_out(mut self) {
+        if self.idling.is_none() || self.idle_done(Duration::from_secs(1)).is_ok() {
+            let limits = Limits::small(Duration::from_secs(1));
+            let _ = self.run(Line::new("LOGOUT"), limits, |_| false);
+        }
+    }
+}
+
+fn answer(doing: &str, said: &Condition<'_>) -> Answer {
+    let code = said.code.split(|b| *b == b' ').next().unwrap_or_default();
+    Answer {
+        verb: said.verb,
+        code: parse::printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
+        text: format!("{doing}: {}", said.printable()),
+    }
+}
+
+fn code_word(code: Option<&imap_proto::ResponseCode<'_>>) -> String {
+    let text = code.map(|c| format!("{c:?}")).unwrap_or_default();
+    text.chars().take_while(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
+}

@@ -1,0 +1,927 @@
+//! The wire: bytes to and from a server, bounded in time and size.
+//!
+//! Knows sockets, TLS as a stream, lines and literals. Knows no command and no
+//! meaning. Every wait is a `poll(2)` that ends at a deadline or when the caller
+//! is asked to stop; what a response may cost is capped before it is kept. After
+//! any error the wire is dead: whatever stood half-read in it can not be taken
+//! for something else.
+//!
+//! The `imap` crate speaks over the same wire through [`Shared`]. It can neither
+//! wait nor survive hostile input, so it is given one whole response at a time,
+//! line by line, and only those that answer its command; the rest is kept aside.
+
+use super::parse::{self, Reply};
+use native_tls::{HandshakeError, TlsConnector, TlsStream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Deepest nesting of parentheses in a response. Parsers recurse.
+const DEPTH: u32 = 32;
+/// Most bytes taken from the socket at once.
+const CHUNK: usize = 16 * 1024;
+/// Most responses kept aside while another command is answered.
+const ASIDE: usize = 4096;
+
+/// Why nothing more can be had from a wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransportError {
+    /// The step was not done in time.
+    Deadline,
+    /// The caller's interrupt fired.
+    Interrupted,
+    /// The other side closed the connection.
+    Closed,
+    /// The system said so.
+    Io(String),
+    /// More than we are ready to take: of what.
+    TooMuch(&'static str),
+    /// What came breaks the protocol: how.
+    Malformed(&'static str),
+    /// The server's certificate does not hold: why.
+    Certificate(String),
+    /// The TLS handshake failed otherwise: why.
+    Handshake(String),
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TransportError::Deadline => f.write_str("no answer in time"),
+            TransportError::Interrupted => f.write_str("interrupted"),
+            TransportError::Closed => f.write_str("the server closed the connection"),
+            TransportError::Io(text) => f.write_str(text),
+            TransportError::TooMuch(what) => write!(f, "the server sent {what} beyond any use"),
+            TransportError::Malformed(how) => write!(f, "the server does not keep to IMAP: {how}"),
+            TransportError::Certificate(why) => write!(f, "certificate refused: {why}"),
+            TransportError::Handshake(why) => write!(f, "TLS handshake failed: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for TransportError {}
+
+impl From<TransportError> for io::Error {
+    fn from(error: TransportError) -> Self {
+        io::Error::other(error)
+    }
+}
+
+/// What ends every wait at once: a descriptor that becomes readable when the
+/// process is asked to stop. It is only polled, never read.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt(Option<Arc<OwnedFd>>);
+
+impl Interrupt {
+    /// One that never fires.
+    #[must_use]
+    pub fn never() -> Self {
+        Interrupt(None)
+    }
+
+    /// One that fires when this becomes readable, or its other end is closed.
+    #[must_use]
+    pub fn when_readable(fd: Arc<OwnedFd>) -> Self {
+        Interrupt(Some(fd))
+    }
+
+    /// Whether it has fired.
+    #[must_use]
+    pub fn fired(&self) -> bool {
+        let Some(fd) = &self.0 else { return false };
+        let mut polled = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+        matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+    }
+
+    /// Waits for `flags` on one of `fds`; true for those that have some. Ends
+    /// with an error at the deadline or interrupt.
+    pub fn wait(
+        &self,
+        fds: &[(BorrowedFd<'_>, PollFlags)],
+        deadline: Instant,
+    ) -> Result<Vec<bool>, TransportError> {
+        loop {
+            let mut polled: Vec<PollFd<'_>> =
+                fds.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+            if let Some(fd) = &self.0 {
+                polled.push(PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
+            let ready = match poll(&mut polled, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                other => other.map_err(|e| TransportError::Io(io::Error::from(e).to_string()))?,
+            };
+            if self.0.is_some() && polled.last().is_some_and(|p| !p.revents().is_empty()) {
+                return Err(TransportError::Interrupted);
+            }
+            if ready > 0 {
+                return Ok(polled[..fds.len()].iter().map(|p| !p.revents().is_empty()).collect());
+            }
+            if left.is_zero() {
+                return Err(TransportError::Deadline);
+            }
+        }
+    }
+}
+
+/// What the bytes travel over.
+pub enum Stream {
+    /// Clear text.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Encrypted),
+    /// A child's standard input and output. The guard ends the child when dropped.
+    Tunnel(UnixStream, Box<dyn std::any::Any>),
+    /// A socket pair, for tests.
+    Pair(UnixStream),
+}
+
+/// A TLS stream that says goodbye when dropped, if that fits without waiting.
+pub struct Encrypted(Box<TlsStream<TcpStream>>);
+
+impl Drop for Encrypted {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown();
+    }
+}
+
+impl Stream {
+    fn socket(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Tls(stream) => stream.0.get_ref().as_fd(),
+            Stream::Tunnel(stream, _) | Stream::Pair(stream) => stream.as_fd(),
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(into),
+            Stream::Tls(stream) => stream.0.read(into),
+            Stream::Tunnel(stream, _) | Stream::Pair(stream) => stream.read(into),
+        }
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(from),
+            Stream::Tls(stream) => stream.0.write(from),
+            Stream::Tunnel(stream, _) | Stream::Pair(stream) => stream.write(from),
+        }
+    }
+}
+
+/// What one step of the dialogue may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From now to the end of the step.
+    pub time: Duration,
+    /// Longest silence within it.
+    pub silence: Duration,
+    /// Longest response, literals included.
+    pub response: usize,
+    /// Bytes of all responses.
+    pub total: usize,
+    /// Number of responses.
+    pub responses: usize,
+}
+
+impl Limits {
+    /// For a command whose answer is a few lines.
+    #[must_use]
+    pub fn small(time: Duration) -> Self {
+        Limits { time, silence: time, response: 64 * 1024, total: 1024 * 1024, responses: 10_000 }
+    }
+
+    /// For a command whose answer grows with the number of messages or
+    /// mailboxes: six times the step's time in all, but no longer silence than
+    /// that, and room for a million messages.
+    #[must_use]
+    pub fn bulk(step: Duration) -> Self {
+        Limits {
+            time: step * 6,
+            silence: step,
+            response: 64 * 1024,
+            total: 64 * 1024 * 1024,
+            responses: 1_000_000,
+        }
+    }
+
+    /// For what comes unasked between two looks at it: room for every flag of a
+    /// large mailbox, not for a flood.
+    #[must_use]
+    pub fn unasked(step: Duration) -> Self {
+        Limits { total: 16 * 1024 * 1024, responses: 200_000, ..Self::bulk(step) }
+    }
+
+    /// The same, where one line may name every message: `* SEARCH 1 2 3 …`.
+    #[must_use]
+    pub fn long_lines(self) -> Self {
+        Limits { response: 4 * 1024 * 1024, ..self }
+    }
+}
+
+/// Finds the end of a response in a buffer that grows.
+#[derive(Debug, Default)]
+struct LiteralScan {
+    at: usize,
+    line: usize,
+    depth: u32,
+    quoted: bool,
+    escaped: bool,
+}
+
+impl LiteralScan {
+    /// The length of the response that begins at `buffer[0]`, once it is whole.
+    fn advance(&mut self, buffer: &[u8]) -> Result<Option<usize>, TransportError> {
+        while let Some(byte) = buffer.get(self.at) {
+            self.at += 1;
+            match byte {
+                b'\n' => {
+                    let line = &buffer[self.line..self.at];
+                    let Some(length) = literal_length(line, self.line == 0)? else {
+                        return Ok(Some(self.at));
+                    };
+                    self.at = self.at.saturating_add(length);
+                    self.line = self.at;
+                    self.quoted = false;
+                    self.escaped = false;
+                }
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.quoted => self.escaped = true,
+                b'"' => self.quoted = !self.quoted,
+                b'(' if !self.quoted => {
+                    self.depth += 1;
+                    if self.depth > DEPTH {
+                        return Err(TransportError::TooMuch("parentheses in parentheses"));
+                    }
+                }
+                b')' if !self.quoted => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// How long the response will be at least, as far as is known.
+    fn least(&self) -> usize {
+        self.at
+    }
+}
+
+/// The length of the literal that follows this line, if one does. Text for
+/// people and tagged lines are never followed by one, whatever they end with.
+fn literal_length(line: &[u8], first: bool) -> Result<Option<usize>, TransportError> {
+    if first && !line.starts_with(b"* ") {
+        return Ok(None);
+    }
+    if first && matches!(parse::reply(line), Reply::Condition(_)) {
+        return Ok(None);
+    }
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let Some(inside) = line.strip_suffix(b"}") else { return Ok(None) };
+    let digits = inside.rsplit(|b| *b == b'{').next().unwrap_or_default();
+    let digits = digits.strip_suffix(b"+").unwrap_or(digits);
+    if digits.len() == inside.len() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Ok(None);
+    }
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|d| d.parse::<usize>().ok())
+        .filter(|n| *n < 1 << 40)
+        .map(Some)
+        .ok_or(TransportError::TooMuch("a literal"))
+}
+
+/// A connection to a server, non-blocking underneath.
+pub struct Transport {
+    transport: Stream,
+    interrupt: Interrupt,
+    inward: Vec<u8>,
+    taken: usize,
+    scan: LiteralScan,
+    deadline: Instant,
+    limits: Limits,
+    bytes: usize,
+    count: usize,
+    fills: usize,
+    dead: Option<TransportError>,
+    crate_side: CrateSide,
+}
+
+/// What the `imap` crate wrote and has yet to read.
+#[derive(Default)]
+struct CrateSide {
+    /// Bytes written since the last whole line.
+    command: Vec<u8>,
+    tag: Vec<u8>,
+    verb: Vec<u8>,
+    /// The next command is answered OK by us and not sent.
+    answer_next: bool,
+    /// A response on its way to the crate.
+    response: Vec<u8>,
+    handed: usize,
+    /// Responses that did not answer its command.
+    aside: VecDeque<Vec<u8>>,
+}
+
+impl Transport {
+    /// Over this, which must be non-blocking.
+    #[must_use]
+    pub fn new(transport: Stream, interrupt: Interrupt) -> Self {
+        let limits = Limits::small(Duration::from_secs(20));
+        Transport {
+            transport,
+            interrupt,
+            inward: Vec::new(),
+            taken: 0,
+            scan: LiteralScan::default(),
+            deadline: Instant::now() + limits.time,
+            limits,
+            bytes: 0,
+            count: 0,
+            fills: 0,
+            dead: None,
+            crate_side: CrateSide::default(),
+        }
+    }
+
+    /// Whether the bytes are encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.transport, Stream::Tls(_))
+    }
+
+    /// Whether it is a tunnel of the user's.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self.transport, Stream::Tunnel(..))
+    }
+
+    /// Begins a step: its time runs from now, and what came before no longer counts.
+    pub fn begin(&mut self, limits: Limits) {
+        self.deadline = Instant::now() + limits.time;
+        self.limits = limits;
+        self.bytes = 0;
+        self.count = 0;
+    }
+
+    /// The error that killed it, if one did.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&TransportError> {
+        self.dead.as_ref()
+    }
+
+    /// Makes it unusable. For a caller who sees what it does not trust.
+    pub fn kill(&mut self, error: TransportError) -> TransportError {
+        self.dead.get_or_insert(error).clone()
+    }
+
+    fn alive(&self) -> Result<(), TransportError> {
+        self.dead.clone().map_or(Ok(()), Err)
+    }
+
+    /// The socket, to be polled for input. Poll only after [`Transport::try_response`]
+    /// has said `None` (or [`Transport::try_read`] zero): TLS keeps bytes of its own.
+    #[must_use]
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.transport.socket()
+    }
+
+    /// The response's worth of limits is used up?
+    fn admit(&mut self, length: usize) -> Result<(), TransportError> {
+        self.bytes = self.bytes.saturating_add(length);
+        self.count += 1;
+        if self.bytes > self.limits.total || self.count > self.limits.responses {
+            return Err(self.kill(TransportError::TooMuch("responses")));
+        }
+        Ok(())
+    }
+
+    /// A whole response out of the buffer, if one is there.
+    fn buffered_response(&mut self) -> Result<Option<Vec<u8>>, TransportError> {
+        let found = match self.scan.advance(&self.inward[self.taken..]) {
+            Ok(found) => found,
+            Err(error) => return Err(self.kill(error)),
+        };
+        if found.unwrap_or(self.scan.least()) > self.limits.response {
+            return Err(self.kill(TransportError::TooMuch("a line")));
+        }
+        let Some(length) = found else { return Ok(None) };
+        let response = self.inward[self.taken..self.taken + length].to_vec();
+        self.taken += length;
+        self.scan = LiteralScan::default();
+        if self.taken == self.inward.len() {
+            self.inward.clear();
+            self.inward.shrink_to(CHUNK);
+            self.taken = 0;
+        }
+        self.admit(length)?;
+        Ok(Some(response))
+    }
+
+    /// Takes what the socket has, once. False if it has nothing.
+    fn fill(&mut self) -> Result<bool, TransportError> {
+        if self.taken > 0 {
+            self.inward.drain(..self.taken);
+            self.taken = 0;
+        }
+        // Who floods us keeps us from every wait, but not from being stopped.
+        self.fills = self.fills.wrapping_add(1);
+        if self.fills % 8 == 0 && self.interrupt.fired() {
+            return Err(self.kill(TransportError::Interrupted));
+        }
+        let mut chunk = [0_u8; CHUNK];
+        loop {
+            return match self.transport.read(&mut chunk) {
+                Ok(0) => Err(self.kill(TransportError::Closed)),
+                Ok(n) => {
+                    self.inward.extend_from_slice(&chunk[..n]);
+                    Ok(true)
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                Err(e) => Err(self.kill(io_trouble(&e))),
+            };
+        }
+    }
+
+    /// The next response, literals included, if it is there whole. Never waits.
+    pub fn try_response(&mut self) -> Result<Option<Vec<u8>>, TransportError> {
+        self.alive()?;
+        loop {
+            if let Some(response) = self.buffered_response()? {
+                return Ok(Some(response));
+            }
+            if !self.fill()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next response, waited for until the step's deadline.
+    pub fn response(&mut self) -> Result<Vec<u8>, TransportError> {
+        loop {
+            if Instant::now() >= self.deadline {
+                return Err(self.kill(TransportError::Deadline));
+            }
+            if let Some(response) = self.try_response()? {
+                return Ok(response);
+            }
+            self.wait(PollFlags::IN)?;
+        }
+    }
+
+    fn wait(&mut self, flags: PollFlags) -> Result<(), TransportError> {
+        let until = self.deadline.min(Instant::now() + self.limits.silence);
+        let waited = self.interrupt.wait(&[(self.transport.socket(), flags)], until);
+        waited.map(|_| ()).map_err(|error| self.kill(error))
+    }
+
+    /// Sends all of this within the step's deadline. Nothing of it is kept here.
+    pub fn send(&mut self, mut bytes: &[u8]) -> Result<(), TransportError> {
+        self.alive()?;
+        while !bytes.is_empty() {
+            let sent = self.try_write(bytes)?;
+            if sent == 0 {
+                self.wait(PollFlags::OUT)?;
+                if Instant::now() >= self.deadline {
+                    return Err(self.kill(TransportError::Deadline));
+                }
+            }
+            bytes = bytes.get(sent..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Whatever bytes are there, at most as many as fit: first what is buffered,
+    /// then what the socket has. Zero: none now. For a relay.
+    pub fn try_read(&mut self, into: &mut [u8]) -> Result<usize, TransportError> {
+        self.alive()?;
+        let held = &self.inward[self.taken..];
+        if !held.is_empty() {
+            let n = held.len().min(into.len());
+            into[..n].copy_from_slice(&held[..n]);
+            self.taken += n;
+            self.scan = LiteralScan::default();
+            if self.taken == self.inward.len() {
+                self.inward.clear();
+                self.taken = 0;
+            }
+            return Ok(n);
+        }
+        loop {
+            return match self.transport.read(into) {
+                Ok(0) if !into.is_empty() => Err(self.kill(TransportError::Closed)),
+                Ok(n) => Ok(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                Err(e) => Err(self.kill(io_trouble(&e))),
+            };
+        }
+    }
+
+    /// Writes what fits now, and says how much. Zero: the socket is full; poll
+    /// it for output. For a relay.
+    pub fn try_write(&mut self, bytes: &[u8]) -> Result<usize, TransportError> {
+        self.alive()?;
+        loop {
+            return match self.transport.write(bytes) {
+                Ok(n) => Ok(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                Err(e) => Err(self.kill(io_trouble(&e))),
+            };
+        }
+    }
+
+    /// Bytes that have come and that nobody has taken. None may be left when the
+    /// wire is lent, or before a TLS handshake.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.inward.len() - self.taken + self.crate_side.response.len() - self.crate_side.handed
+    }
+
+    /// Upgrades to TLS. Bytes that came before the handshake are refused: they
+    /// were not encrypted, and would be read as if they had been.
+    pub fn start_tls(
+        mut self,
+        connector: &TlsConnector,
+        host: &str,
+    ) -> Result<Transport, TransportError> {
+        self.alive()?;
+        if self.buffered() > 0 {
+            return Err(TransportError::Malformed("it sends data ahead of the TLS handshake"));
+        }
+        let Stream::Tcp(stream) = self.transport else {
+            return Err(TransportError::Malformed("TLS over something that is not TCP"));
+        };
+        let mut shaken = connector.connect(host, stream);
+        loop {
+            let waiting = match shaken {
+                Ok(stream) => {
+                    self.transport = Stream::Tls(Encrypted(Box::new(stream)));
+                    return Ok(self);
+                }
+                Err(HandshakeError::Failure(error)) => return Err(tls_trouble(&error)),
+                Err(HandshakeError::WouldBlock(waiting)) => waiting,
+            };
+            // OpenSSL does not say here which way it waits. It is input but for
+            // a flight larger than the socket's buffer, hence the second's slice.
+            let slice = self.deadline.min(Instant::now() + Duration::from_secs(1));
+            match self.interrupt.wait(&[(waiting.get_ref().as_fd(), PollFlags::IN)], slice) {
+                Err(TransportError::Deadline) if Instant::now() < self.deadline => {}
+                Err(error) => return Err(error),
+                Ok(_) if Instant::now() >= self.deadline => return Err(TransportError::Deadline),
+                Ok(_) => {}
+            }
+            shaken = waiting.handshake();
+        }
+    }
+
+    /// The server's certificate, as DER; `None` without TLS.
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        match &self.transport {
+            Stream::Tls(stream) => stream.0.peer_certificate().ok()??.to_der().ok(),
+            _ => None,
+        }
+    }
+}
+
+fn io_trouble(error: &io::Error) -> TransportError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::UnexpectedEof => TransportError::Closed,
+        io::ErrorKind::TimedOut => TransportError::Deadline,
+        _ => TransportError::Io(parse::printable(&error.to_string())),
+    }
+}
+
+fn tls_trouble(error: &native_tls::Error) -> TransportError {
+    let text = error.to_string();
+    // OpenSSL: "error:0A000086:SSL routines:…:certificate verify failed:file:line: (reason)"
+    if text.contains("certificate verify failed") {
+        let reason = text.rsplit_once(" (").map_or(text.as_str(), |(_, r)| r.trim_end_matches(')'));
+        return TransportError::Certificate(parse::printable(reason));
+    }
+    let reason = text.split(':').nth(4).filter(|r| !r.is_empty()).unwrap_or(&text);
+    TransportError::Handshake(parse::printable(reason))
+}
+
+/// The wire, as the `imap` crate and we hold it together.
+#[derive(Clone)]
+pub struct Shared(Rc<RefCell<Transport>>);
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared(…)")
+    }
+}
+
+impl Shared {
+    /// Shares a wire.
+    #[must_use]
+    pub fn new(wire: Transport) -> Self {
+        Shared(Rc::new(RefCell::new(wire)))
+    }
+
+    /// Does something with it. Not to be nested.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Transport) -> T) -> T {
+        act(&mut self.0.borrow_mut())
+    }
+
+    /// The crate's next command is not sent but answered OK here: how a login
+    /// that we have done ourselves becomes a session of the crate's.
+    pub fn answer_next_command(&self) {
+        self.0.borrow_mut().crate_side.answer_next = true;
+    }
+
+    /// Responses that came while the crate's command was answered, and did not answer it.
+    #[must_use]
+    pub fn take_aside(&self) -> VecDeque<Vec<u8>> {
+        std::mem::take(&mut self.0.borrow_mut().crate_side.aside)
+    }
+}
+
+impl Read for Shared {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut wire = self.0.borrow_mut();
+        if wire.crate_side.handed == wire.crate_side.response.len() {
+            wire.next_for_crate()?;
+        }
+        let side = &mut wire.crate_side;
+        let rest = side.response.get(side.handed..).unwrap_or_default();
+        let line = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |at| at + 1);
+        let n = line.min(into.len());
+        into[..n].copy_from_slice(&rest[..n]);
+        side.handed += n;
+        Ok(n)
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().crate_side.command.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(self.0.borrow_mut().send_for_crate()?)
+    }
+}
+
+impl Transport {
+    fn send_for_crate(&mut self) -> Result<(), TransportError> {
+        if self.crate_side.command.is_empty() {
+            return Ok(());
+        }
+        let command = std::mem::take(&mut self.crate_side.command);
+        let mut words = command.split(u8::is_ascii_whitespace);
+        self.crate_side.tag = words.next().unwrap_or_default().to_vec();
+        self.crate_side.verb = words.next().unwrap_or_default().to_ascii_uppercase();
+        self.crate_side.response.clear();
+        self.crate_side.handed = 0;
+        if std::mem::take(&mut self.crate_side.answer_next) {
+            self.crate_side.response = [&self.crate_side.tag, &b" OK done\r\n"[..]].concat();
+            return Ok(());
+        }
+        self.send(&command)
+    }
+
+    /// Waits for a response that answers the crate's command and that the crate
+    /// is known to understand.
+    fn next_for_crate(&mut self) -> Result<(), TransportError> {
+        loop {
+            let response = self.response()?;
+            let reply = parse::reply(&response);
+            let wanted = match &reply {
+                Reply::Tagged(tag, said) if *tag == self.crate_side.tag => {
+                    let said = if understood(&response) {
+                        response.clone()
+                    } else {
+                        let verb = match said.verb {
+                            parse::Verb::Ok => "OK",
+                            parse::Verb::No => "NO",
+                            _ => "BAD",
+                        };
+                        format!("{} {verb} ?\r\n", String::from_utf8_lossy(tag)).into_bytes()
+                    };
+                    self.crate_side.response = said;
+                    self.crate_side.handed = 0;
+                    return Ok(());
+                }
+                Reply::Tagged(..) => {
+                    return Err(
+                        self.kill(TransportError::Malformed("an answer to nothing we said"))
+                    );
+                }
+                Reply::Condition(said) if said.verb == parse::Verb::Bye => {
+                    return Err(self.kill(TransportError::Closed));
+                }
+                // A warning (`* NO`, `* BAD`) makes the crate panic here.
+                Reply::Condition(said) => {
+                    said.verb == parse::Verb::Ok
+                        && matches!(&self.crate_side.verb[..], b"EXAMINE" | b"SELECT")
+                }
+                Reply::Data(name, _) => match &self.crate_side.verb[..] {
+                    b"CAPABILITY" => name.eq_ignore_ascii_case(b"CAPABILITY"),
+                    b"EXAMINE" | b"SELECT" => name.eq_ignore_ascii_case(b"FLAGS"),
+                    _ => false,
+                },
+                Reply::Numbered(_, name, _) => {
+                    matches!(&self.crate_side.verb[..], b"EXAMINE" | b"SELECT")
+                        && (name.eq_ignore_ascii_case(b"EXISTS")
+                            || name.eq_ignore_ascii_case(b"RECENT"))
+                }
+                Reply::Continue(_) | Reply::Other => false,
+            };
+            if wanted && understood(&response) {
+                self.crate_side.response = response;
+                self.crate_side.handed = 0;
+                return Ok(());
+            }
+            self.put_aside(response);
+        }
+    }
+
+    /// Keeps a response for later; the oldest goes when there are too many.
+    fn put_aside(&mut self, response: Vec<u8>) {
+        let aside = &mut self.crate_side.aside;
+        if aside.len() >= ASIDE {
+            aside.pop_front();
+        }
+        aside.push_back(response);
+    }
+}
+
+/// Whether the crate's parser takes this response, whole.
+fn understood(response: &[u8]) -> bool {
+    matches!(imap_proto::parser::parse_response(response), Ok((rest, _)) if rest.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pair() -> (Transport, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Transport::new(Stream::Pair(ours), Interrupt::never()), theirs)
+    }
+
+    #[test]
+    fn responses_come_whole_however_they_are_cut() {
+        let (mut wire, mut server) = pair();
+        let said = b"* LIST () \"/\" {4}\r\na\r\nb\r\n* OK a literal? {9}\r\nm1 OK ({\r\n";
+        let mut got = Vec::new();
+        for byte in said {
+            server.write_all(&[*byte]).unwrap();
+            while let Some(response) = wire.try_response().unwrap() {
+                got.push(String::from_utf8(response).unwrap());
+            }
+        }
+        assert_eq!(
+            got,
+            ["* LIST () \"/\" {4}\r\na\r\nb\r\n", "* OK a literal? {9}\r\n", "m1 OK ({\r\n"]
+        );
+        assert_eq!(wire.buffered(), 0);
+    }
+
+    #[test]
+    fn g10_what_is_too_much_kills_it_for_good() {
+        for (said, why) in [
+            (vec![b'x'; 70_000], "a line"),
+            (b"* LIST {99999999999999999999}\r\n".to_vec(), "a literal"),
+            (b"* LIST () NIL {2147483648}\r\n".to_vec(), "a line"),
+            ([b"* FETCH ".as_slice(), &[b'('; 33]].concat(), "parentheses in parentheses"),
+            (b"* X\r\n".repeat(10_001), "responses"),
+        ] {
+            let (mut wire, mut server) = pair();
+            let writer = std::thread::spawn(move || {
+                let _ = server.write_all(&said);
+                server
+            });
+            let error = loop {
+                match wire.response() {
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error, TransportError::TooMuch(why));
+            assert_eq!(wire.send(b"m1 NOOP\r\n"), Err(TransportError::TooMuch(why)));
+            assert_eq!(wire.try_response(), Err(TransportError::TooMuch(why)));
+            drop(wire);
+            drop(writer.join());
+        }
+    }
+
+    #[test]
+    fn a_byte_now_and_then_does_not_move_the_deadline() {
+        let (mut wire, mut server) = pair();
+        let writer = std::thread::spawn(move || {
+            while server.write_all(b"*").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        wire.begin(Limits::small(Duration::from_millis(200)));
+        let begun = Instant::now();
+        assert_eq!(wire.response(), Err(TransportError::Deadline));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        drop(wire);
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_wait_at_once() {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut wire = Transport::new(Stream::Pair(ours), Interrupt::when_readable(Arc::new(read)));
+        let begun = Instant::now();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(write);
+        });
+        assert_eq!(wire.response(), Err(TransportError::Interrupted));
+        // Long before the deadline.
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_full_socket_blocks_no_longer_than_the_step() {
+        let (mut wire, _server) = pair();
+        wire.begin(Limits::small(Duration::from_millis(100)));
+        assert_eq!(wire.send(&vec![b'x'; 10_000_000]), Err(TransportError::Deadline));
+    }
+
+    #[test]
+    fn the_crate_gets_a_session_and_only_what_answers_it() {
+        let (wire, mut server) = pair();
+        let shared = Shared::new(wire);
+        let client = imap::Client::new(shared.clone());
+        shared.answer_next_command();
+        let mut session = client.login("x", "x").unwrap();
+        server
+            .write_all(
+                b"* XPUSH \xff\r\n* STATUS INBOX (MESSAGES 1)\r\n* CAPABILITY IMAP4rev1 IDLE\r\n* CAPABILITY \xff\r\na2 OK [X \xff] done\r\n",
+            )
+            .unwrap();
+        let said = session.capabilities().unwrap();
+        assert!(said.has_str("IDLE"));
+        assert_eq!(shared.take_aside().len(), 3);
+        let mut sent = [0; 100];
+        let n = server.read(&mut sent).unwrap();
+        assert_eq!(&sent[..n], b"a2 CAPABILITY\r\n");
+        server.write_all(b"a9 OK done\r\n").unwrap();
+        assert!(session.noop().is_err());
+        assert!(shared.with(|w| w.trouble().is_some()));
+    }
+
+    /// A plain warning, which RFC 3501 allows at any time. Found by fuzzing.
+    #[test]
+    fn g10_a_warning_while_a_mailbox_is_opened_is_no_end_of_the_crate() {
+        for warning in ["* NO [ALERT] disk nearly full", "* BAD what was that", "* PREAUTH you"] {
+            let (wire, mut server) = pair();
+            let shared = Shared::new(wire);
+            shared.answer_next_command();
+            let mut session = imap::Client::new(shared.clone()).login("x", "x").unwrap();
+            write!(server, "* 3 EXISTS\r\n{warning}\r\n* OK [UIDNEXT 4] n\r\na2 OK done\r\n")
+                .unwrap();
+            let opened = session.examine("INBOX").unwrap();
+            assert_eq!((opened.exists, opened.uid_next), (3, Some(4)));
+            assert_eq!(shared.take_aside().len(), 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_scan_panic_or_loop(raw in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut scan = LiteralScan::default();
+            for end in 0..=raw.len() {
+                match scan.advance(&raw[..end]) {
+                    Ok(None) => {}
+                    Ok(Some(length)) => {
+                        prop_assert!(length <= end && raw[length - 1] == b'\n');
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+}

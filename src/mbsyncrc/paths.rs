@@ -1,0 +1,161 @@
+//! Where a mailbox lies: names → Maildir folder and state file.
+//!
+//! Knows how mbsync turns names into places, for every kind of store. Touches
+//! no disk. Facts: `sync_boxes()`, `maildir_join_path()` and `prepare_state()`
+//! of isync 1.4.4; compared with mbsync by the differential test.
+
+use crate::model::{Channel, Mailbox, MaildirStore, Side, Store, StoreKind, SubFolders, SyncState};
+use std::path::PathBuf;
+
+impl Channel {
+    /// The mailbox pair of this name: the name both sides share, as
+    /// `CHANNEL:NAME` takes it. A channel without Patterns has one pair only,
+    /// and the name given is not looked at.
+    #[must_use]
+    pub fn mailbox(&self, name: &str) -> Mailbox {
+        let names = |side: &Side| match &self.patterns {
+            Some(_) => format!("{}{name}", side.mailbox),
+            None if side.mailbox.is_empty() => "INBOX".to_string(),
+            None => side.mailbox.clone(),
+        };
+        let (far, near) = (names(&self.far), names(&self.near));
+        let (far_box, near_box) =
+            (on_store(&self.far.store, &far), on_store(&self.near.store, &near));
+        let maildir = match (&self.near.store.kind, &near_box) {
+            (StoreKind::Maildir(maildir), Some(near_box)) => folder(maildir, near_box),
+            _ => None,
+        };
+        let state_file = match (&self.sync_state, far_box, near_box) {
+            (SyncState::InMailbox, ..) => maildir.as_ref().map(|dir| dir.join(".mbsyncstate")),
+            (SyncState::Channel(prefix), _, Some(near_box)) => {
+                Some(PathBuf::from(format!("{prefix}{}", flat(&near_box))))
+            }
+            (SyncState::Global(prefix), Some(far_box), Some(near_box)) => {
+                let c = self.field_delimiter;
+                let (far_store, near_store) = (&self.far.store.name, &self.near.store.name);
+                Some(PathBuf::from(format!(
+                    "{prefix}{c}{far_store}{c}{}_{c}{near_store}{c}{}",
+                    flat(&far_box),
+                    flat(&near_box)
+                )))
+            }
+            _ => None,
+        };
+        let name = if self.patterns.is_some() { name.to_string() } else { near.clone() };
+        Mailbox {
+            channel: self.name.clone(),
+            addressable: self.patterns.is_some()
+                && !self.name.contains(':')
+                && !name.contains([',', '\n']),
+            name,
+            far,
+            near,
+            maildir,
+            state_file,
+        }
+    }
+
+    /// Whether a run of the channel would take up this far mailbox.
+    #[must_use]
+    pub fn admits_far(&self, far: &str) -> bool {
+        let Some(patterns) = &self.patterns else { return false };
+        unflattened(&self.far.store, far)
+            .and_then(|name| name.strip_prefix(self.far.mailbox.as_str()).map(str::to_owned))
+            .is_some_and(|name| super::pattern::admits(patterns, &name))
+    }
+
+    /// The pair of a channel without Patterns.
+    #[must_use]
+    pub fn only_mailbox(&self) -> Option<Mailbox> {
+        self.patterns.is_none().then(|| self.mailbox(""))
+    }
+}
+
+/// A mailbox's name as it goes into the names of state files.
+fn flat(name: &str) -> String {
+    name.replace('/', "!")
+}
+
+/// The name by which the store knows a mailbox: `MapInbox`, then Flatten.
+/// `None`: mbsync refuses it, for it has Flatten's delimiter in it already.
+fn on_store(store: &Store, name: &str) -> Option<String> {
+    let name = if store.map_inbox.as_deref() == Some(name) { "INBOX" } else { name };
+    match &store.flatten {
+        None => Some(name.to_string()),
+        Some(flatten) if name.contains(flatten.as_str()) => None,
+        Some(flatten) => Some(name.replace('/', flatten)),
+    }
+}
+
+/// The name that a store's own name stands for: Flatten undone.
+pub fn unflattened(store: &Store, name: &str) -> Option<String> {
+    match &store.flatten {
+        None => Some(name.to_string()),
+        Some(_) if name.contains('/') => None,
+        Some(flatten) => Some(name.replace(flatten.as_str(), "/")),
+    }
+}
+
+/// The Maildir of a mailbox. `None`: mbsync refuses it, for want of a Path or
+/// `SubFolders`, or for a dot in a Maildir++ name.
+fn folder(store: &MaildirStore, name: &str) -> Option<PathBuf> {
+    if name == "INBOX" {
+        return Some(store.inbox.clone());
+    }
+    let below_inbox = name.strip_prefix("INBOX").filter(|rest| rest.starts_with('/'));
+    let name = below_inbox.unwrap_or(name);
+    let inbox = store.inbox.to_string_lossy();
+    let prefix = if below_inbox.is_some() || store.subfolders == SubFolders::MaildirPlusPlus {
+        &*inbox
+    } else {
+        store.path.as_deref()?
+    };
+    let place = match store.subfolders {
+        SubFolders::Unset if name.contains('/') => return None,
+        SubFolders::MaildirPlusPlus if name.contains('.') => return None,
+        SubFolders::Unset | SubFolders::Verbatim => format!("{prefix}{name}"),
+        SubFolders::Legacy => format!("{prefix}{}", name.replace('/', "/.")),
+        SubFolders::MaildirPlusPlus => format!("{prefix}/.{}", name.replace('/', ".")),
+    };
+    Some(place.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(subfolders: SubFolders) -> MaildirStore {
+        MaildirStore {
+            path: Some("/m/".into()),
+            inbox: "/i".into(),
+            subfolders,
+            alt_map: false,
+            info_delimiter: ':',
+        }
+    }
+
+    #[test]
+    fn folders_of_every_style() {
+        let cases = [
+            (SubFolders::Verbatim, "a/b", Some("/m/a/b")),
+            (SubFolders::Verbatim, "INBOX/a/b", Some("/i/a/b")),
+            (SubFolders::Verbatim, "INBOX", Some("/i")),
+            (SubFolders::Verbatim, "INBOX2", Some("/m/INBOX2")),
+            (SubFolders::Verbatim, "Inbox", Some("/m/Inbox")),
+            (SubFolders::Legacy, "a/b", Some("/m/a/.b")),
+            (SubFolders::Legacy, "INBOX/a/b", Some("/i/.a/.b")),
+            (SubFolders::MaildirPlusPlus, "a/b", Some("/i/.a.b")),
+            (SubFolders::MaildirPlusPlus, "INBOX/a/b", Some("/i/..a.b")),
+            (SubFolders::MaildirPlusPlus, "a.b", None),
+            (SubFolders::Unset, "a", Some("/m/a")),
+            (SubFolders::Unset, "a/b", None),
+            (SubFolders::Unset, "INBOX/a", None),
+        ];
+        for (style, name, wanted) in cases {
+            assert_eq!(folder(&store(style), name), wanted.map(PathBuf::from), "{style:?} {name}");
+        }
+        let no_path = MaildirStore { path: None, ..store(SubFolders::Verbatim) };
+        assert_eq!(folder(&no_path, "a"), None);
+        assert_eq!(folder(&no_path, "INBOX/a"), Some("/i/a".into()));
+    }
+}

@@ -1,0 +1,274 @@
+//! From a server's name to its greeting. Nothing secret is said.
+//!
+//! Each step has a connection of its own, so that the one that fails is known.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use native_tls::TlsConnector;
+
+use super::certificate::Certificate;
+use super::{CheckContext, Checklist, Step, for_shell, some};
+use crate::error::{Error, ExitStatus};
+use crate::imap::Capabilities;
+use crate::imap::connect::{connect, first_to_answer, place, resolve, step};
+use crate::imap::login::{Greeting, greeting};
+use crate::imap::parse::{self, Reply, Verb};
+use crate::imap::transport::{Limits, Stream, Transport};
+use crate::model::{Server, TlsMode};
+
+/// Days of a certificate's life at which its end is worth a word.
+const SOON: i32 = 14;
+
+/// A tunnel stands for name, connection and TLS. Gives whether it has logged in
+/// by itself, and what the server says it can do. `None`: nobody answers.
+pub fn by_tunnel(
+    scene: &CheckContext<'_>,
+    server: &Server,
+    report: &mut Checklist,
+) -> Option<(bool, Capabilities)> {
+    const WHAT: &str = "tunnel";
+    match connect(server, &report.interrupt) {
+        Ok((mut wire, greeting)) => {
+            report.say(Step::good(WHAT, "the server greets through it"));
+            let preauth = greeting.preauth;
+            if preauth {
+                return Some((preauth, greeting.capabilities.unwrap_or_default()));
+            }
+            Some((preauth, offered(&mut wire, greeting, server)))
+        }
+        Err(failure) => {
+            let mend = format!("run the Tunnel of {} by hand: it must speak IMAP", scene.section());
+            let step = Step::failed(WHAT, &failure, &mend);
+            report.say(if failure.exit == ExitStatus::Config { for_waiting(step) } else { step });
+            None
+        }
+    }
+}
+
+/// What mbsync can and we cannot: a sync works, waiting for the server does not.
+fn for_waiting(step: Step) -> Step {
+    Step::warning(step.what, step.found, step.mend.unwrap_or_default())
+}
+
+/// From the name to the greeting. `None`: not reached.
+pub fn directly(
+    scene: &CheckContext<'_>,
+    server: &Server,
+    report: &mut Checklist,
+) -> Option<Capabilities> {
+    let section = scene.section();
+    let Some(host) = &server.host else {
+        report.say(Step::bad(
+            "name",
+            ExitStatus::Config,
+            "neither Host nor Tunnel is set",
+            format!("set `Host NAME` in {section}"),
+        ));
+        return None;
+    };
+    let time = step(server);
+    let addresses = match resolve(host, server.port, Instant::now() + time, &report.interrupt) {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            report.say(Step::bad(
+                "name",
+                ExitStatus::Offline,
+                format!("{host}: {error}"),
+                format!("see that the network is up (getent hosts {host}), and that Host in {section} is spelt right"),
+            ));
+            return None;
+        }
+    };
+    let sanitize: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    let mut sanitize: Vec<String> =
+        sanitize.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    sanitize.retain(|address| address != host);
+    report.say(Step::good(
+        "name",
+        if sanitize.is_empty() {
+            format!("{host} is an address")
+        } else {
+            format!("{host} is {}", some(&sanitize))
+        },
+    ));
+    let begun = Instant::now();
+    let loopback = addresses.iter().all(|address| address.ip().is_loopback());
+    match first_to_answer(addresses, Instant::now() + time, &report.interrupt) {
+        Ok(stream) => {
+            let address = stream.peer_addr().map_or(String::new(), |peer| peer.to_string());
+            let took = begun.elapsed().as_millis();
+            report.say(Step::good("connection", format!("{address} answers after {took} ms")));
+        }
+        Err(error) => {
+            report.say(Step::bad(
+                "connection",
+                ExitStatus::Offline,
+                format!("{host}:{}: {error}", server.port),
+                format!(
+                    "see that the server is up, that no firewall stands between, and that Port in {section} is right (993 for IMAPS, 143 for STARTTLS)"
+                ),
+            ));
+            return None;
+        }
+    }
+    match connect(server, &report.interrupt) {
+        Ok((mut wire, greeting)) => {
+            secured(scene, server, &wire, loopback, report);
+            Some(offered(&mut wire, greeting, server))
+        }
+        Err(failure) => {
+            refused(scene, server, &failure, &section, report);
+            None
+        }
+    }
+}
+
+/// What the connection is secured by.
+fn secured(
+    scene: &CheckContext<'_>,
+    server: &Server,
+    wire: &Transport,
+    loopback: bool,
+    report: &mut Checklist,
+) {
+    let (keyword, section) = (scene.tls_keyword(), scene.section());
+    if server.tls == TlsMode::None {
+        report.say(if loopback {
+            Step::note("TLS", "none, as the file wants it; the server is on this machine")
+        } else {
+            Step::warning(
+                "TLS",
+                "none: everybody on the way can read mail and password",
+                format!("set `{keyword} IMAPS` in {section}, or STARTTLS, and its Port"),
+            )
+        });
+        return;
+    }
+    let sanitize = wire.peer_certificate().as_deref().and_then(Certificate::read);
+    report.say(match sanitize {
+        None => Step::good("TLS", "encrypted"),
+        Some(certificate) if certificate.days < SOON => {
+            Step::warning("TLS", certificate.to_string(), "whoever runs the server must renew it")
+        }
+        Some(certificate) => Step::good("TLS", certificate.to_string()),
+    });
+}
+
+/// Why there was no greeting on a connection that could be made.
+fn refused(
+    scene: &CheckContext<'_>,
+    server: &Server,
+    failure: &Error,
+    section: &str,
+    report: &mut Checklist,
+) {
+    if failure.exit == ExitStatus::Config {
+        report.say(for_waiting(Step::failed("TLS", failure, "see mbsync(1)")));
+        return;
+    }
+    let (where_to, keyword) = (place(server), scene.tls_keyword());
+    let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
+    let greeted = !said.starts_with("greeting:") && !said.starts_with("the server says goodbye");
+    if !greeted && server.tls == TlsMode::Imaps {
+        report.say(Step::good("TLS", "encrypted"));
+    }
+    if !said.starts_with("certificate refused") {
+        let what = if greeted { "TLS" } else { "greeting" };
+        if failure.exit == ExitStatus::Later {
+            report.say(Step::bad(what, failure.exit, said, "try again later"));
+            return;
+        }
+        let mend = match server.tls {
+            TlsMode::None => format!(
+                "see that an IMAP server without TLS listens there; if it has TLS, set `{keyword} IMAPS` in {section}"
+            ),
+            TlsMode::StartTls => format!(
+                "see that an IMAP server with STARTTLS listens there; if it has TLS from the first byte (port 993), set `{keyword} IMAPS` in {section}"
+            ),
+            TlsMode::Imaps => format!(
+                "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `{keyword} STARTTLS` in {section}"
+            ),
+        };
+        report.say(Step::bad(what, failure.exit, said, mend));
+        return;
+    }
+    let sanitize = certificate_shown(server, report);
+    let certificate =
+        sanitize.as_ref().map_or_else(|| "certificate".to_owned(), ToString::to_string);
+    let reason = said.split(['(', ')']).nth(1).unwrap_or("refused");
+    let found = format!("{certificate}: refused ({reason})");
+    let mend = if reason.contains("mismatch") {
+        let names = sanitize.map(|sanitize| sanitize.names).unwrap_or_default();
+        match names.first() {
+            Some(name) => format!("set `Host {name}` in {section}, if that is the server you mean"),
+            None => "whoever runs the server must give it a certificate with its name".to_owned(),
+        }
+    } else if reason.contains("expired") || reason.contains("not yet valid") {
+        crate::imap::tls::mend(reason).to_owned()
+    } else {
+        let file = for_shell(
+            scene.asked.env,
+            &scene.asked.env.home.join(format!("{}.pem", scene.account.name)),
+        );
+        let starttls = if server.tls == TlsMode::StartTls { " -starttls imap" } else { "" };
+        format!(
+            "if you know that it is the right one, keep it: openssl s_client -connect {where_to}{starttls} </dev/null | openssl x509 >{file} ; then set `CertificateFile {file}` in {section}"
+        )
+    };
+    report.say(Step::bad("TLS", failure.exit, found, mend));
+}
+
+/// The certificate that the server shows, whatever it is worth. Nothing is said
+/// to the server but what leads to it.
+fn certificate_shown(server: &Server, report: &Checklist) -> Option<Certificate> {
+    let host = server.host.as_deref()?;
+    let time = step(server);
+    let deadline = Instant::now() + time;
+    let addresses = resolve(host, server.port, deadline, &report.interrupt).ok()?;
+    let stream = first_to_answer(addresses, deadline, &report.interrupt).ok()?;
+    let mut wire = Transport::new(Stream::Tcp(stream), report.interrupt.clone());
+    wire.begin(Limits::small(time));
+    if server.tls == TlsMode::StartTls {
+        greeting(&mut wire, &place(server)).ok()?;
+        wire.send(b"s1 STARTTLS\r\n").ok()?;
+        loop {
+            match parse::reply(&wire.response().ok()?) {
+                Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => break,
+                Reply::Tagged(..) => return None,
+                _ => {}
+            }
+        }
+    }
+    wire.begin(Limits::small(time));
+    // This only looks: what is shown is neither believed nor answered.
+    let connector = TlsConnector::builder()
+        .danger_accept_invalid_certs(true)
+        .danger_accept_invalid_hostnames(true)
+        .build()
+        .ok()?;
+    let wire = wire.start_tls(&connector, host).ok()?;
+    Certificate::read(&wire.peer_certificate()?)
+}
+
+/// What the server says it can do, before login.
+fn offered(wire: &mut Transport, greeting: Greeting, server: &Server) -> Capabilities {
+    if let Some(offered) = greeting.capabilities {
+        return offered;
+    }
+    wire.begin(Limits::small(step(server)));
+    let mut ask = || {
+        wire.send(b"c1 CAPABILITY\r\n").ok()?;
+        let mut offered = None;
+        loop {
+            match parse::reply(&wire.response().ok()?) {
+                Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
+                    offered = Some(parse::capabilities(rest.trim_ascii_end()));
+                }
+                Reply::Tagged(..) => return offered,
+                _ => {}
+            }
+        }
+    };
+    ask().unwrap_or_default()
+}

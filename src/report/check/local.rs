@@ -1,0 +1,252 @@
+//! An account's mail on this disk: mailboxes, Maildirs, mbsync's records.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::permissions::{make_ours, writable};
+use super::{CheckContext, Checklist, Step, counted, for_shell, some};
+use crate::error::ExitStatus;
+use crate::model::{Mailbox, StoreKind};
+use crate::verdict::Rules;
+use crate::verdict::record::{self, RecordState};
+
+/// The steps. Gives the mailboxes that are here.
+pub fn steps(scene: &CheckContext<'_>, report: &mut Checklist) -> Vec<Mailbox> {
+    let mailboxes = scene.ground.config.local_mailboxes(scene.account);
+    resolution(scene, &mailboxes, report);
+    maildirs(scene, &mailboxes, report);
+    records(scene, &mailboxes, report);
+    mailboxes
+}
+
+fn resolution(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    const WHAT: &str = "mailboxes";
+    let account = scene.account;
+    let channels: Vec<&str> =
+        account.channels.iter().map(|channel| channel.name.as_str()).collect();
+    let here = match mailboxes.len() {
+        0 => "no mailbox here yet".to_owned(),
+        count => format!("{} here", counted(count, "mailbox")),
+    };
+    let plural = if channels.len() == 1 { "channel" } else { "channels" };
+    report.say(Step::good(WHAT, format!("{plural} {}: {here}", some(&channels))));
+    let unnamed: Vec<String> = mailboxes
+        .iter()
+        .filter(|mailbox| !mailbox.addressable)
+        .map(|mailbox| if mailbox.near.is_empty() { &mailbox.channel } else { &mailbox.near })
+        .cloned()
+        .collect();
+    if !unnamed.is_empty() {
+        report.say(Step::note(
+            WHAT,
+            format!(
+                "synced only with their whole channel (mbsync takes no name for them): {}",
+                some(&unnamed)
+            ),
+        ));
+    }
+    for channel in &account.channels {
+        if let Err(why) = Rules::of(channel) {
+            report.say(Step::note(
+                WHAT,
+                format!(
+                    "channel {}: {why}, so it is synced when it changes at all, not only when a sync has something to do",
+                    channel.name
+                ),
+            ));
+        }
+    }
+}
+
+/// The nearest directory above that exists.
+fn existing_above(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).find(|dir| dir.exists())
+}
+
+fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    const WHAT: &str = "Maildirs";
+    let shell = |path: &Path| for_shell(scene.asked.env, path);
+    let mut faults: Vec<Step> = Vec::new();
+    let fault = |found: String, mend: String| Step::bad(WHAT, ExitStatus::Mailbox, found, mend);
+    let mut roots: Vec<PathBuf> = Vec::new();
+    for side in scene.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]) {
+        let StoreKind::Maildir(store) = &side.store.kind else { continue };
+        let Some(root) = store.path.as_deref().map(PathBuf::from) else { continue };
+        if roots.contains(&root) {
+            continue;
+        }
+        // isync 1.4: "cannot open store", before any mailbox is looked at.
+        if !root.is_dir() {
+            let what = if root.exists() { "is not a directory" } else { "is not there" };
+            let mend = if root.exists() {
+                format!("mv {0} {0}.old; mkdir -p {0}", shell(&root).trim_end_matches('/'))
+            } else {
+                format!("mkdir -p {}", shell(&root))
+            };
+            let sanitize = scene.sanitize(&root);
+            faults.push(fault(
+                format!("{sanitize}, the Path of MaildirStore {}, {what}", side.store.name),
+                mend,
+            ));
+        } else if !writable(&root) {
+            faults.push(fault(
+                format!("{} is not writable for you", scene.sanitize(&root)),
+                make_ours(scene, &root),
+            ));
+        }
+        roots.push(root);
+    }
+    let stores_are_there = faults.is_empty();
+    let mut there = 0;
+    let mut incomplete = Vec::new();
+    for mailbox in mailboxes {
+        let Some(maildir) = mailbox.maildir.as_ref().filter(|_| stores_are_there) else { continue };
+        if !maildir.exists() {
+            let above = existing_above(maildir);
+            if let Some(above) = above.filter(|above| !writable(above)) {
+                faults.push(fault(
+                    format!("{} cannot be made", scene.sanitize(maildir)),
+                    make_ours(scene, above),
+                ));
+            }
+            continue;
+        }
+        let parts = ["", "cur", "new", "tmp"].map(|part| maildir.join(part));
+        if let Some(part) = parts.iter().find(|part| part.exists() && !part.is_dir()) {
+            faults.push(fault(
+                format!("{} is not a directory", scene.sanitize(part)),
+                format!("mv {0} {0}.old && mkdir -m 700 {0}", shell(part)),
+            ));
+        } else if parts.iter().any(|part| !part.exists()) && writable(maildir) {
+            incomplete.push(scene.sanitize(maildir));
+        } else if let Some(part) = parts.iter().find(|part| !writable(part)) {
+            faults.push(fault(
+                format!("{} is not writable for you", scene.sanitize(part)),
+                make_ours(scene, part),
+            ));
+        } else {
+            there += 1;
+        }
+    }
+    if faults.is_empty() {
+        report.say(match there {
+            0 => Step::note(WHAT, "none yet; the first sync makes them"),
+            _ => Step::good(WHAT, format!("{there} there, all writable")),
+        });
+    }
+    // isync 1.4 makes what is missing, whatever Create says.
+    if !incomplete.is_empty() {
+        report.say(Step::note(
+            WHAT,
+            format!("not whole, which the next sync mends: {}", some(&incomplete)),
+        ));
+    }
+    limited(report, faults);
+}
+
+/// Many of a kind are one fault, most likely.
+fn limited(report: &mut Checklist, faults: Vec<Step>) {
+    const MOST: usize = 5;
+    let more = faults.len().saturating_sub(MOST);
+    let what = faults.first().map_or("", |step| step.what);
+    for fault in faults.into_iter().take(MOST) {
+        report.say(fault);
+    }
+    if more > 0 {
+        report.say(Step::note(what, format!("and {more} more of the kind")));
+    }
+}
+
+fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    const WHAT: &str = "records";
+    let shell = |path: &Path| for_shell(scene.asked.env, path);
+    let (mut known, mut never, mut unfinished) = (0, 0, Vec::new());
+    let mut faults = Vec::new();
+    let mut places: Vec<&Path> = Vec::new();
+    for mailbox in mailboxes {
+        let Some(file) = &mailbox.state_file else { continue };
+        match record::read(file) {
+            RecordState::Known(_) => known += 1,
+            RecordState::NeverSynced => never += 1,
+            RecordState::Unfinished => unfinished.push(mailbox.near.clone()),
+            RecordState::Unreadable { why } => {
+                let why = why.replace(&file.display().to_string(), &scene.sanitize(file));
+                let mend = if fs::File::open(file).is_err() {
+                    make_ours(scene, file)
+                } else {
+                    pull_anew(scene, mailbox, file)
+                };
+                faults.push(Step::bad(
+                    WHAT,
+                    ExitStatus::Mailbox,
+                    format!("mbsync's record is not readable: {why}"),
+                    mend,
+                ));
+            }
+        }
+        // Inside the Maildir it was looked at with that.
+        let place = file
+            .parent()
+            .filter(|_| !mailbox.maildir.as_ref().is_some_and(|maildir| file.starts_with(maildir)));
+        if let Some(place) = place.filter(|place| !places.contains(place)) {
+            places.push(place);
+            // mbsync makes the directory, but not those above it.
+            if !place.is_dir() && !place.parent().is_some_and(writable) {
+                faults.push(Step::bad(
+                    WHAT,
+                    ExitStatus::Mailbox,
+                    format!(
+                        "{}, where mbsync keeps its records, cannot be made",
+                        scene.sanitize(place)
+                    ),
+                    format!("mkdir -p {}", shell(place)),
+                ));
+            } else if place.is_dir() && !writable(place) {
+                faults.push(Step::bad(
+                    WHAT,
+                    ExitStatus::Mailbox,
+                    format!(
+                        "{}, where mbsync keeps its records, is not writable for you",
+                        scene.sanitize(place)
+                    ),
+                    make_ours(scene, place),
+                ));
+            }
+        }
+    }
+    if faults.is_empty() {
+        let mut parts = Vec::new();
+        if known > 0 {
+            parts.push(format!("{known} readable"));
+        }
+        if never > 0 {
+            parts.push(format!("{never} not there yet (never synced)"));
+        }
+        if !parts.is_empty() {
+            report.say(Step::good(WHAT, parts.join(", ")));
+        }
+    }
+    if !unfinished.is_empty() {
+        report.say(Step::note(
+            WHAT,
+            format!("an interrupted run is taken up by the next one: {}", some(&unfinished)),
+        ));
+    }
+    limited(report, faults);
+}
+
+/// A record that is lost cannot be made again: mbsync would take every message
+/// for new on both sides. So the Maildir goes with it.
+fn pull_anew(scene: &CheckContext<'_>, mailbox: &Mailbox, file: &Path) -> String {
+    let shell = |path: &Path| for_shell(scene.asked.env, path);
+    let name = mailbox.near.replace('/', ".");
+    let aside = |what: &str| scene.asked.env.home.join(format!("{name}{what}.old"));
+    let mut commands = Vec::new();
+    if let Some(maildir) = &mailbox.maildir {
+        commands.push(format!("mv {} {}", shell(maildir), shell(&aside(""))));
+        if !file.starts_with(maildir) {
+            commands.push(format!("mv {} {}", shell(file), shell(&aside(".record"))));
+        }
+    }
+    format!("restore it from a backup, or have the mailbox pulled anew: {}", commands.join(" && "))
+}

@@ -1,0 +1,397 @@
+//! `--check`: everything that a sync and a wait rest on, step by step, with the
+//! mend for what is wrong.
+//!
+//! Each step is a value ([`Step`]); [`show`] sets them out, the other modules
+//! find them. Runs the password command once and logs in once. Changes
+//! nothing: no request is made, no stamp is moved, nothing is written. Every
+//! step has an end, and a signal ends it at once. A step that cannot be tried
+//! because an earlier one failed is said to be out of reach, never to be wrong.
+
+mod certificate;
+mod connection;
+mod local;
+mod mutt;
+mod password;
+mod permissions;
+pub mod render;
+mod server;
+mod setup;
+mod state;
+mod waiting;
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, ExitStatus};
+use crate::imap::Interrupt;
+use crate::mbsyncrc::{Config, Env, IsyncVersion, SectionKind};
+use crate::model::Account;
+use crate::os::signals::Shutdown;
+use crate::settings;
+use crate::sync::output::redact;
+
+/// How a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepState {
+    /// As it should be.
+    Good,
+    /// Worth knowing, nothing to mend.
+    Note,
+    /// A sync works; something else does not, or will not for long.
+    Warning,
+    /// A sync fails here.
+    Bad,
+    /// Not tried, because an earlier step failed.
+    NotReached,
+}
+
+/// One line of the checklist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What was looked at, in a word or two.
+    pub what: &'static str,
+    /// How it stands.
+    pub state: StepState,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; only with [`StepState::Warning`] and [`StepState::Bad`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+    /// The exit status that a sync would end with because of it.
+    #[serde(skip)]
+    pub exit: ExitStatus,
+}
+
+impl Step {
+    fn with(what: &'static str, state: StepState, found: impl Into<String>) -> Self {
+        Step { what, state, found: found.into(), mend: None, exit: ExitStatus::Done }
+    }
+
+    /// A step that is as it should be.
+    pub fn good(what: &'static str, found: impl Into<String>) -> Self {
+        Self::with(what, StepState::Good, found)
+    }
+
+    /// Something worth knowing.
+    pub fn note(what: &'static str, found: impl Into<String>) -> Self {
+        Self::with(what, StepState::Note, found)
+    }
+
+    /// Something that does not stop a sync.
+    pub fn warning(what: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Step { mend: Some(mend.into()), ..Self::with(what, StepState::Warning, found) }
+    }
+
+    /// Something that makes a sync end with this status.
+    pub fn bad(
+        what: &'static str,
+        exit: ExitStatus,
+        found: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        Step { mend: Some(mend.into()), exit, ..Self::with(what, StepState::Bad, found) }
+    }
+
+    /// A step that was not tried.
+    #[must_use]
+    pub fn not_reached(what: &'static str) -> Self {
+        Self::with(what, StepState::NotReached, "not reached")
+    }
+
+    /// A failure as a step. Its mend is what follows the last semicolon, as in
+    /// all our messages; `otherwise` where there is none.
+    #[must_use]
+    pub fn failed(what: &'static str, failure: &Error, otherwise: &str) -> Self {
+        let (found, mend) = failure.text.rsplit_once("; ").unwrap_or((&failure.text, otherwise));
+        Self::bad(what, failure.exit, found, mend)
+    }
+}
+
+/// The steps on one subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// An account's name, or a word for what concerns all.
+    pub title: String,
+    /// In the order in which they were taken.
+    pub steps: Vec<Step>,
+}
+
+/// The status that a sync would end with: the gravest of all steps.
+#[must_use]
+pub fn outcome(parts: &[Part]) -> ExitStatus {
+    parts
+        .iter()
+        .flat_map(|part| &part.steps)
+        .map(|step| step.exit)
+        .max()
+        .unwrap_or(ExitStatus::Done)
+}
+
+/// What is to be checked, and what was read before.
+pub struct Asked<'a> {
+    /// The names given; none: all accounts.
+    pub names: &'a [String],
+    /// `--mbsyncrc`.
+    pub mbsyncrc: Option<&'a Path>,
+    /// The surroundings.
+    pub env: &'a Env,
+    /// Where the accounts' state directories are.
+    pub base: &'a Path,
+    /// What config.toml says, or what is wrong with it.
+    pub settings: Result<settings::File, Error>,
+    /// The file that this came from; `None`: there is none.
+    pub settings_file: Option<PathBuf>,
+    /// For programs.
+    pub json: bool,
+    /// Leave out what is as it should be.
+    pub quiet: bool,
+}
+
+/// Takes every step, and says each as it is taken. The exit status is that of
+/// the gravest.
+///
+/// # Errors
+/// 2 for a name that is not in the configuration.
+pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
+    let later = |error: io::Error| Error::new(ExitStatus::Later, format!("cannot begin: {error}"));
+    let stop = Shutdown::on_signals().map_err(later)?;
+    let fd = stop.as_fd().try_clone_to_owned().map_err(later)?;
+    let mut report = Checklist {
+        parts: Vec::new(),
+        secrets: Vec::new(),
+        manner: (!asked.json).then(|| render::Style::of_output(asked.quiet)),
+        interrupt: Interrupt::when_readable(Arc::new(fd)),
+        stop,
+    };
+    report.part(&format!("mutt-sync {}", crate::VERSION));
+    let Some(ground) = setup::steps(asked, &mut report) else {
+        report.out_of_reach(&["accounts", "mutt"]);
+        return Ok(report.end());
+    };
+    let accounts = chosen(&ground.config, asked.names)?;
+    for account in &accounts {
+        report.part(&account.name);
+        let scene = CheckContext { asked, ground: &ground, account };
+        let mailboxes = local::steps(&scene, &mut report);
+        state::steps(&scene, &mut report);
+        server::steps(&scene, &mailboxes, &mut report);
+        waiting::steps(&scene, &mailboxes, &mut report);
+    }
+    report.part("mutt");
+    mutt::steps(asked.env, &accounts, &mut report);
+    Ok(report.end())
+}
+
+fn chosen<'c>(config: &'c Config, names: &[String]) -> Result<Vec<&'c Account>, Error> {
+    if names.is_empty() {
+        return Ok(config.accounts.iter().collect());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let selection = config.select(&names)?;
+    Ok(selection.iter().filter_map(|(at, _)| config.accounts.get(*at)).collect())
+}
+
+/// What holds for all accounts, once it is known.
+struct CheckInputs {
+    config: Config,
+    settings: settings::File,
+}
+
+/// One account.
+struct CheckContext<'a> {
+    asked: &'a Asked<'a>,
+    ground: &'a CheckInputs,
+    account: &'a Account,
+}
+
+impl CheckContext<'_> {
+    fn settings(&self) -> &settings::Settings {
+        self.ground.settings.of(&self.account.name)
+    }
+
+    fn sanitize(&self, path: &Path) -> String {
+        self.asked.env.sanitize(path)
+    }
+
+    /// Where the account's lines stand, for messages.
+    fn section(&self) -> String {
+        let name = &self.account.name;
+        let has =
+            |kind| self.ground.config.sections.iter().any(|it| it.kind == kind && it.name == *name);
+        let (kind, keyword) = if has(SectionKind::Account) {
+            (SectionKind::Account, "IMAPAccount")
+        } else {
+            (SectionKind::ImapStore, "IMAPStore")
+        };
+        format!("{keyword} {name} ({})", self.place_of(kind, name))
+    }
+
+    /// File and line of a section.
+    fn place_of(&self, kind: SectionKind, name: &str) -> String {
+        let config = &self.ground.config;
+        let found = config.sections.iter().find(|each| each.kind == kind && each.name == name);
+        format!("{}:{}", self.sanitize(&config.file), found.map_or(1, |section| section.first))
+    }
+
+    /// The keyword of this isync for how a connection is secured.
+    fn tls_keyword(&self) -> &'static str {
+        match self.ground.config.dialect {
+            IsyncVersion::V1_4 => "SSLType",
+            IsyncVersion::V1_5 => "TLSType",
+        }
+    }
+}
+
+/// What has been found so far.
+struct Checklist {
+    parts: Vec<Part>,
+    /// Texts that must not be printed, wherever they turn up.
+    secrets: Vec<Zeroizing<String>>,
+    /// `None`: nothing is said before the end.
+    manner: Option<render::Style>,
+    interrupt: Interrupt,
+    stop: Shutdown,
+}
+
+impl Checklist {
+    fn part(&mut self, title: &str) {
+        self.parts.push(Part { title: clean(title, &[]), steps: Vec::new() });
+    }
+
+    fn secret(&mut self, text: &[u8]) {
+        self.secrets.push(Zeroizing::new(String::from_utf8_lossy(text).into_owned()));
+    }
+
+    fn say(&mut self, mut step: Step) {
+        // What a signal has cut short proves nothing.
+        if self.stop.signal().is_some() {
+            return;
+        }
+        let secrets: Vec<&str> = self.secrets.iter().map(|secret| secret.as_str()).collect();
+        step.found = clean(&step.found, &secrets);
+        step.mend = step.mend.map(|mend| clean(&mend, &secrets));
+        let Some(part) = self.parts.last_mut() else { return };
+        part.steps.push(step);
+        if let (Some(manner), Some(step)) = (&self.manner, part.steps.last()) {
+            if manner.shows(step) {
+                let first = !part.steps.iter().rev().skip(1).any(|step| manner.shows(step));
+                let title = first.then_some(part.title.as_str());
+                let _ = write!(io::stdout(), "{}", render::text(title, step, *manner));
+            }
+        }
+    }
+
+    /// These steps of the present part that were not taken are out of reach.
+    fn out_of_reach(&mut self, steps: &[&'static str]) {
+        for what in steps {
+            let taken = |part: &Part| part.steps.iter().any(|step| step.what == *what);
+            if !self.parts.last().is_some_and(taken) {
+                self.say(Step::not_reached(what));
+            }
+        }
+    }
+
+    fn end(&self) -> ExitStatus {
+        if let Some(signal) = self.stop.signal() {
+            return ExitStatus::Signal(signal);
+        }
+        let text = match &self.manner {
+            Some(manner) => render::summary(&self.parts, *manner),
+            None => render::json(&self.parts),
+        };
+        let _ = write!(io::stdout(), "{text}");
+        outcome(&self.parts)
+    }
+}
+
+/// Without secrets and without what could play tricks on a terminal. Nothing
+/// here means to print a secret; this is for what others say.
+fn clean(text: &str, secrets: &[&str]) -> String {
+    redact(text, secrets).into_owned()
+}
+
+/// The text of a small regular file; `None` for anything else.
+fn small_text(file: &Path) -> Option<String> {
+    const LARGEST: u64 = 1 << 20;
+    if !std::fs::metadata(file).is_ok_and(|it| it.is_file()) {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    File::open(file).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// `1 mailbox`, `2 mailboxes`.
+fn counted(count: usize, what: &str) -> String {
+    let plural = if what.ends_with('x') || what.ends_with("ch") { "es" } else { "s" };
+    format!("{count} {what}{}", if count == 1 { "" } else { plural })
+}
+
+/// Some names, the first few of them.
+fn some<S: AsRef<str>>(names: &[S]) -> String {
+    const MOST: usize = 5;
+    let mut text = names.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+    if names.len() > MOST {
+        text.extend([" and ", &(names.len() - MOST).to_string(), " more"]);
+    }
+    text
+}
+
+/// A path as a word for the shell.
+fn for_shell(env: &Env, path: &Path) -> String {
+    let sanitize = env.sanitize(path);
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    let rest = sanitize.strip_prefix("~/").unwrap_or(&sanitize);
+    if rest.chars().all(plain) && !rest.is_empty() {
+        return sanitize;
+    }
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gravest_step_gives_the_status() {
+        let part = |exits: &[ExitStatus]| Part {
+            title: "x".into(),
+            steps: exits.iter().map(|exit| Step::bad("x", *exit, "", "")).collect(),
+        };
+        assert_eq!(outcome(&[]), ExitStatus::Done);
+        let steps =
+            [part(&[ExitStatus::Mailbox, ExitStatus::Offline]), part(&[ExitStatus::Denied])];
+        assert_eq!(outcome(&steps), ExitStatus::Denied);
+        let warning = Part { steps: vec![Step::warning("x", "", "")], title: "x".into() };
+        assert_eq!(outcome(&[warning]), ExitStatus::Done);
+    }
+
+    #[test]
+    fn a_failures_mend_is_what_follows_the_last_semicolon() {
+        let failure = Error::config("~/.mbsyncrc:3: a; b; move it");
+        let step = Step::failed("x", &failure, "");
+        assert_eq!((&*step.found, step.mend.as_deref()), ("~/.mbsyncrc:3: a; b", Some("move it")));
+        let step = Step::failed("x", &Error::config("wrong"), "mend it");
+        assert_eq!((&*step.found, step.mend.as_deref()), ("wrong", Some("mend it")));
+    }
+
+    #[test]
+    fn paths_are_words_for_the_shell() {
+        let env = Env::new("/home/u", "/");
+        assert_eq!(for_shell(&env, Path::new("/home/u/Mail/a")), "~/Mail/a");
+        assert_eq!(for_shell(&env, Path::new("/home/u/it's")), r"'/home/u/it'\''s'");
+        assert_eq!(for_shell(&env, Path::new("/a b")), "'/a b'");
+    }
+
+    #[test]
+    fn secrets_and_tricks_are_not_shown() {
+        assert_eq!(clean("no\x1b[1m abcd abc", &["abcd"]), "no?[1m ******** abc");
+    }
+}

@@ -1,0 +1,154 @@
+//! What mutt knows of us, and who sends.
+
+use std::path::{Path, PathBuf};
+
+use super::{Checklist, Step, small_text};
+use crate::mbsync_version::in_path;
+use crate::mbsyncrc::Env;
+use crate::model::Account;
+use crate::mutt::identity::{msmtp_senders, sender_for};
+
+/// The steps.
+pub fn steps(env: &Env, accounts: &[&Account], report: &mut Checklist) {
+    let rcs: Vec<(PathBuf, String)> = places(env)
+        .into_iter()
+        .filter_map(|file| small_text(&file).map(|text| (file, text)))
+        .collect();
+    let step = muttrc(env, &rcs);
+    report.say(step);
+    for step in msmtp(env, accounts) {
+        report.say(step);
+    }
+}
+
+fn config_home(env: &Env) -> PathBuf {
+    env.config_home.clone().unwrap_or_else(|| env.home.join(".config"))
+}
+
+/// Where mutt and neomutt look for a user's file (their manuals, FILES).
+fn places(env: &Env) -> Vec<PathBuf> {
+    let config = config_home(env);
+    let in_home = [".muttrc", ".mutt/muttrc", ".neomuttrc", ".neomutt/neomuttrc"];
+    let in_config = ["mutt/muttrc", "neomutt/neomuttrc", "neomutt/muttrc", "mutt/neomuttrc"];
+    in_home
+        .iter()
+        .map(|name| env.home.join(name))
+        .chain(in_config.iter().map(|name| config.join(name)))
+        .collect()
+}
+
+/// A line that does something and names us.
+fn names_us(text: &str) -> bool {
+    lines(text).any(|line| line.contains("mutt-sync"))
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.starts_with('#'))
+}
+
+/// Files that a muttrc sources.
+fn sourced(env: &Env, text: &str) -> Vec<PathBuf> {
+    let path = |line: &str| {
+        let word = line.strip_prefix("source")?.trim();
+        let word = word.trim_matches(['"', '\'']);
+        if word.is_empty() || word.ends_with('|') {
+            return None;
+        }
+        let home = env.home.display().to_string();
+        let word = word.replace("$HOME", &home);
+        Some(match word.strip_prefix("~/") {
+            Some(rest) => env.home.join(rest),
+            None => env.home.join(word),
+        })
+    };
+    lines(text).filter_map(path).collect()
+}
+
+fn muttrc(env: &Env, rcs: &[(PathBuf, String)]) -> Step {
+    const WHAT: &str = "muttrc";
+    for (file, text) in rcs {
+        if names_us(text) {
+            return Step::good(WHAT, format!("{} calls mutt-sync", env.sanitize(file)));
+        }
+        let by = sourced(env, text)
+            .into_iter()
+            .find(|file| small_text(file).is_some_and(|text| names_us(&text)));
+        if let Some(by) = by {
+            return Step::good(WHAT, format!("{} calls mutt-sync", env.sanitize(&by)));
+        }
+    }
+    match rcs.first() {
+        Some((file, _)) => Step::warning(
+            WHAT,
+            format!("{} does not call mutt-sync: nothing is synced from mutt", env.sanitize(file)),
+            format!("add the line source \"mutt-sync --muttrc|\" to {}", env.sanitize(file)),
+        ),
+        None => Step::note(WHAT, "no file of mutt's or neomutt's is here"),
+    }
+}
+
+fn msmtp(env: &Env, accounts: &[&Account]) -> Vec<Step> {
+    const WHAT: &str = "msmtp";
+    // msmtp(1), FILES.
+    let files =
+        [env.home.join(".msmtprc"), config_home(env).join("msmtp/config"), "/etc/msmtprc".into()];
+    let Some((file, text)) =
+        files.into_iter().find_map(|file| small_text(&file).map(|text| (file, text)))
+    else {
+        return vec![Step::note(
+            WHAT,
+            "no file of msmtp's is here; mail is sent in some other way",
+        )];
+    };
+    let sanitize = env.sanitize(&file);
+    if in_path(Path::new("msmtp")).is_none() {
+        return vec![Step::warning(
+            WHAT,
+            format!("{sanitize} is here, but msmtp is not"),
+            "install msmtp",
+        )];
+    }
+    let senders = msmtp_senders(&text);
+    accounts
+        .iter()
+        .map(|account| match sender_for(account, &senders) {
+            Some(sender) => {
+                let from = sender.from.as_deref().map(|from| format!(" from {from}"));
+                let from = from.unwrap_or_default();
+                Step::good(
+                    WHAT,
+                    format!("{}: account {}{from} of {sanitize}", account.name, sender.name),
+                )
+            }
+            None => Step::warning(
+                WHAT,
+                format!("{sanitize} has no account for {}", account.name),
+                format!(
+                    "add the lines `account {0}`, `host SERVER` and `from ADDRESS` to {sanitize}",
+                    account.name
+                ),
+            ),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_is_no_call() {
+        assert!(names_us("set x\n source \"mutt-sync --muttrc|\""));
+        assert!(!names_us("# source \"mutt-sync --muttrc|\""));
+    }
+
+    #[test]
+    fn sourced_files_are_found() {
+        let env = Env::new("/home/u", "/");
+        let text =
+            "source ~/.config/mutt/10-sync.rc\nsource \"$HOME/a b\"\nsource \"cmd|\"\nsource c";
+        let found: Vec<String> =
+            sourced(&env, text).iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(found, ["/home/u/.config/mutt/10-sync.rc", "/home/u/a b", "/home/u/c"]);
+    }
+}

@@ -1,0 +1,182 @@
+//! The checklist as text and as JSON.
+//!
+//! Knows steps as values and the terminal's manners. Finds nothing out.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, stdout};
+
+use super::{Part, Step, StepState};
+
+/// Lines are broken here where there is a space to break at.
+const WIDTH: usize = 79;
+/// Where the text of a step begins.
+const INDENT: usize = 24;
+
+/// How it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// Marks in place of words.
+    pub marks: bool,
+    /// Colour.
+    pub colour: bool,
+    /// Only what is wrong.
+    pub quiet: bool,
+}
+
+impl Style {
+    /// As standard output can take it: marks and colour only on a terminal, no
+    /// colour where `NO_COLOR` is set (no-color.org), marks only in UTF-8.
+    #[must_use]
+    pub fn of_output(quiet: bool) -> Self {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let terminal = stdout().is_terminal();
+        let charset = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG"));
+        let utf8 = charset.is_some_and(|charset| {
+            let charset = charset.to_ascii_uppercase();
+            charset.ends_with("UTF-8") || charset.ends_with("UTF8")
+        });
+        let dumb = set("TERM").is_none_or(|term| term == "dumb");
+        Style {
+            marks: terminal && utf8,
+            colour: terminal && !dumb && set("NO_COLOR").is_none(),
+            quiet,
+        }
+    }
+
+    /// Whether this step is shown at all.
+    #[must_use]
+    pub fn shows(self, step: &Step) -> bool {
+        !self.quiet || matches!(step.state, StepState::Warning | StepState::Bad)
+    }
+
+    fn mark(self, state: StepState) -> String {
+        let (word, mark, colour) = match state {
+            StepState::Good => ("ok", "✓", "32"),
+            StepState::Note => ("note", "·", "36"),
+            StepState::Warning => ("warn", "!", "33"),
+            StepState::Bad => ("FAIL", "✗", "31"),
+            StepState::NotReached => ("-", "-", "2"),
+        };
+        let text = if self.marks { mark } else { word };
+        let room = if self.marks { 2 } else { 5 };
+        let space = " ".repeat(room - text.chars().count());
+        format!("{}{space}", self.coloured(text, colour))
+    }
+
+    fn coloured(self, text: &str, colour: &str) -> String {
+        if self.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// A step, below its part's title if that is to be shown too. Ends in a newline.
+#[must_use]
+pub fn text(title: Option<&str>, step: &Step, manner: Style) -> String {
+    let mut text = String::new();
+    if let Some(title) = title {
+        text.push_str(&manner.coloured(title, "1"));
+        text.push('\n');
+    }
+    let indent = if manner.marks { INDENT - 3 } else { INDENT };
+    let head = format!("  {}", manner.mark(step.state));
+    let name = indent - if manner.marks { 4 } else { 7 };
+    let mut lines = broken(&step.found, WIDTH - indent).into_iter();
+    let first = lines.next().unwrap_or_default();
+    let _ = writeln!(text, "{head}{:name$}{first}", step.what);
+    let space = " ".repeat(indent);
+    for line in lines {
+        let _ = writeln!(text, "{space}{line}");
+    }
+    if let Some(mend) = &step.mend {
+        let mut lead = "mend: ";
+        for line in broken(mend, WIDTH - indent - lead.len()) {
+            let _ = writeln!(text, "{space}{}{line}", manner.coloured(lead, "1"));
+            lead = "      ";
+        }
+    }
+    text
+}
+
+/// The last line, for people.
+#[must_use]
+pub fn summary(parts: &[Part], manner: Style) -> String {
+    let count = |state| {
+        parts.iter().flat_map(|part| &part.steps).filter(|step| step.state == state).count()
+    };
+    let (bad, warnings) = (count(StepState::Bad), count(StepState::Warning));
+    if manner.quiet {
+        return String::new();
+    }
+    let warnings = match warnings {
+        0 => String::new(),
+        some => format!("; {}", super::counted(some, "warning")),
+    };
+    match bad {
+        0 => format!("A sync has all that it needs{warnings}.\n"),
+        some => format!("{} in the way of a sync{warnings}.\n", super::counted(some, "fault")),
+    }
+}
+
+/// For programs. Ends in a newline.
+#[must_use]
+pub fn json(parts: &[Part]) -> String {
+    let mut text = serde_json::to_string_pretty(parts).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The text in lines of at most so many characters; words longer than that stay whole.
+fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![String::new()];
+    let mut used = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        if let Some(line) = lines.last_mut() {
+            if used > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+            used += length;
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Style = Style { marks: false, colour: false, quiet: false };
+
+    #[test]
+    fn steps_stand_in_columns_and_are_broken() {
+        let step = Step::good("mbsync", "/usr/bin/mbsync, version 1.4.4");
+        let sanitize = text(Some("mutt-sync"), &step, PLAIN);
+        assert_eq!(sanitize, "mutt-sync\n  ok   mbsync           /usr/bin/mbsync, version 1.4.4\n");
+        let long = "word ".repeat(30);
+        let sanitize = text(None, &Step::warning("name", long.trim(), long.trim()), PLAIN);
+        assert!(sanitize.lines().count() > 4);
+        assert!(sanitize.lines().all(|line| line.len() <= WIDTH), "{sanitize}");
+        assert_eq!(sanitize.matches("mend: ").count(), 1);
+    }
+
+    #[test]
+    fn colour_and_marks_only_where_wanted() {
+        let step = Step::bad("name", crate::error::ExitStatus::Offline, "no such host", "mend");
+        assert!(text(Some("t"), &step, PLAIN).is_ascii());
+        assert!(!text(Some("t"), &step, PLAIN).contains('\x1b'));
+        let coloured = Style { colour: true, marks: true, ..PLAIN };
+        assert!(text(None, &step, coloured).starts_with("  \x1b[31m✗\x1b[0m name"));
+    }
+
+    #[test]
+    fn quiet_shows_what_is_wrong() {
+        let quiet = Style { quiet: true, ..PLAIN };
+        assert!(!quiet.shows(&Step::good("x", "")) && !quiet.shows(&Step::not_reached("x")));
+        assert!(quiet.shows(&Step::warning("x", "", "")));
+    }
+}

@@ -1,0 +1,223 @@
+//! What holds for all accounts: our settings, mbsync itself, its configuration.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::{Asked, CheckInputs, Checklist, Step, counted, for_shell, some};
+use crate::error::ExitStatus;
+use crate::mbsyncrc::{self, Config, Env, IsyncVersion, nearest};
+use crate::model::{CredentialSource, StoreKind};
+use crate::{mbsync_version, settings};
+
+/// The steps; `None` where nothing further can be said.
+pub fn steps(asked: &Asked<'_>, report: &mut Checklist) -> Option<CheckInputs> {
+    let settings = match &asked.settings {
+        Ok(settings) => settings.clone(),
+        Err(failure) => {
+            let mend = "correct that line; mutt-sync.toml(5) has every setting";
+            report.say(Step::failed("settings", failure, mend));
+            report.out_of_reach(&["mbsync", "configuration"]);
+            return None;
+        }
+    };
+    report.say(match &asked.settings_file {
+        Some(file) => Step::good("settings", asked.env.sanitize(file)),
+        None => Step::good("settings", "no config.toml; the defaults hold"),
+    });
+    let dialect = mbsync(&settings.general.mbsync, report);
+    let config = configuration(asked, &settings, dialect, report)?;
+    strangers(asked.env, &settings, &config, asked.settings_file.as_deref(), report);
+    Some(CheckInputs { config, settings })
+}
+
+/// The program, and which language it speaks.
+fn mbsync(program: &Path, report: &mut Checklist) -> Option<IsyncVersion> {
+    let sanitize = program.display();
+    let found = mbsync_version::in_path(program).filter(|file| file.exists());
+    let Some(found) = found else {
+        let (found, mend) = if program.components().count() > 1 {
+            (
+                format!("there is no {sanitize}"),
+                format!("set `mbsync` in config.toml to where it is, or make {sanitize}"),
+            )
+        } else {
+            (
+                format!("{sanitize} is not in the PATH"),
+                "install isync (its program is mbsync), or name the program as `mbsync` in config.toml".to_owned(),
+            )
+        };
+        report.say(Step::bad("mbsync", ExitStatus::Config, found, mend));
+        return None;
+    };
+    if rustix::fs::access(&found, rustix::fs::Access::EXEC_OK).is_err() || !found.is_file() {
+        report.say(Step::bad(
+            "mbsync",
+            ExitStatus::Config,
+            format!("{} cannot be executed", found.display()),
+            format!("chmod +x {}", found.display()),
+        ));
+        return None;
+    }
+    // Asked anew, and not remembered: no file can be made there.
+    let nowhere = Path::new("/dev/null");
+    if let Some(version) = mbsync_version::version(program, nowhere) {
+        report.say(Step::good("mbsync", format!("{}, version {version}", found.display())));
+        return mbsync_version::of_mbsync(program, nowhere);
+    }
+    let found = found.display();
+    report.say(Step::bad(
+        "mbsync",
+        ExitStatus::Config,
+        format!("{found} --version says no version"),
+        format!(
+            "run {found} --version by hand; if it is not mbsync, name the right one as `mbsync` in config.toml"
+        ),
+    ));
+    None
+}
+
+fn configuration(
+    asked: &Asked<'_>,
+    settings: &settings::File,
+    dialect: Option<IsyncVersion>,
+    report: &mut Checklist,
+) -> Option<Config> {
+    const WHAT: &str = "configuration";
+    let env = asked.env;
+    let named = asked.mbsyncrc.or(settings.general.mbsyncrc.as_deref());
+    let file = match named {
+        Some(file) => Ok(env.cwd.join(file)),
+        None => mbsyncrc::locate(env, dialect),
+    };
+    let Ok(file) = file else {
+        report.say(nothing_to_read(env));
+        return None;
+    };
+    let config = match mbsyncrc::read(&file, env, dialect.unwrap_or(IsyncVersion::V1_4)) {
+        Ok(config) => config,
+        Err(failure) => {
+            report.say(Step::failed(WHAT, &failure, "correct it; mbsync(1) has every keyword"));
+            return None;
+        }
+    };
+    let names: Vec<&str> = config.accounts.iter().map(|account| account.name.as_str()).collect();
+    let mut found =
+        format!("{}: {}: {}", env.sanitize(&file), counted(names.len(), "account"), some(&names));
+    if named.is_none() {
+        let other = both_files(env).into_iter().find(|other| *other != file && other.exists());
+        if let Some(other) = other {
+            found.extend(["; ", &env.sanitize(&other), " is not read"]);
+        }
+    }
+    report.say(Step::good(WHAT, found));
+    for notice in &config.notices {
+        let (found, mend) = notice.rsplit_once("; ").unwrap_or((notice, "see mbsync(1)"));
+        report.say(Step::warning(WHAT, found, mend));
+    }
+    if !config.idle_accounts.is_empty() {
+        let idle = some(&config.idle_accounts);
+        report.say(Step::note(WHAT, format!("no channel uses: {idle}")));
+    }
+    privacy(env, &config, report);
+    paths(env, &config, report);
+    Some(config)
+}
+
+/// The file of all versions, and that of isync 1.5.
+fn both_files(env: &Env) -> [PathBuf; 2] {
+    let config = env.config_home.clone().unwrap_or_else(|| env.home.join(".config"));
+    [env.home.join(".mbsyncrc"), config.join("isyncrc")]
+}
+
+fn nothing_to_read(env: &Env) -> Step {
+    let [old, new] = both_files(env);
+    let sanitize = env.sanitize(&old);
+    if new.exists() {
+        return Step::bad(
+            "configuration",
+            ExitStatus::Config,
+            format!("{} is here, but this mbsync reads {sanitize} only", env.sanitize(&new)),
+            format!("mv {} {}", for_shell(env, &new), for_shell(env, &old)),
+        );
+    }
+    Step::bad(
+        "configuration",
+        ExitStatus::Config,
+        format!("there is no {sanitize}: mbsync is not set up yet"),
+        format!(
+            "write {sanitize} (see mbsync(1)), or name the file with --mbsyncrc or as `mbsyncrc` in config.toml"
+        ),
+    )
+}
+
+/// A password that others can read.
+fn privacy(env: &Env, config: &Config, report: &mut Checklist) {
+    let servers = || config.accounts.iter().filter_map(|account| account.server.as_ref());
+    let has_password =
+        servers().any(|server| matches!(server.pass, Some(CredentialSource::Text(_))));
+    let open =
+        std::fs::metadata(&config.file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
+    if has_password && open {
+        let file = for_shell(env, &config.file);
+        report.say(Step::warning(
+            "configuration",
+            format!("{file} has a password in it and others may read it"),
+            format!("chmod 600 {file}"),
+        ));
+    }
+}
+
+/// `Path` is a string that names are put behind, not a directory.
+fn paths(env: &Env, config: &Config, report: &mut Checklist) {
+    let mut seen = Vec::new();
+    for account in &config.accounts {
+        for side in account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]) {
+            let StoreKind::Maildir(store) = &side.store.kind else { continue };
+            let Some(path) = store.path.as_deref().filter(|path| !path.ends_with('/')) else {
+                continue;
+            };
+            // Without a Maildir below, a prefix may well be what is meant.
+            if seen.contains(&path) || !holds_maildirs(Path::new(path)) {
+                continue;
+            }
+            seen.push(path);
+            let sanitize = env.sanitize(Path::new(path));
+            report.say(Step::warning(
+                "configuration",
+                format!(
+                    "MaildirStore {}: Path {sanitize} does not end in a slash: Sent is {sanitize}Sent",
+                    side.store.name
+                ),
+                format!("write Path {sanitize}/"),
+            ));
+        }
+    }
+}
+
+fn holds_maildirs(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.take(1000).any(|entry| entry.path().join("cur").is_dir())
+}
+
+/// Tables of config.toml for accounts that there are not.
+fn strangers(
+    env: &Env,
+    settings: &settings::File,
+    config: &Config,
+    file: Option<&Path>,
+    report: &mut Checklist,
+) {
+    let known = || config.accounts.iter().map(|account| account.name.as_str());
+    for name in settings.accounts.keys().filter(|name| known().all(|known| known != *name)) {
+        let file = file.map(|file| env.sanitize(file)).unwrap_or_default();
+        let mend = match nearest(name, known()) {
+            Some(near) => format!("write [account.{near}]"),
+            None => format!("remove it; there are: {}", known().collect::<Vec<_>>().join(", ")),
+        };
+        report.say(Step::warning(
+            "settings",
+            format!("{file}: [account.{name}]: there is no such account"),
+            mend,
+        ));
+    }
+}

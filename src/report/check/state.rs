@@ -1,0 +1,186 @@
+//! What we keep of an account between commands: the state directory, the lock,
+//! throttle and backoff, who waits, what was asked for.
+//!
+//! Only looks: a stamp that is wrong stays as it is.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde::de::DeserializeOwned;
+
+use super::permissions::{make_ours, writable};
+use super::{CheckContext, Checklist, Step, counted, for_shell, some};
+use crate::error::ExitStatus;
+use crate::model::Target;
+use crate::state::backoff::{self, Backoff};
+use crate::state::clean;
+use crate::state::last_run::{self, LastRun};
+use crate::state::lock::Lock;
+use crate::state::{StateDir, requests};
+use crate::text::short;
+use crate::verdict::CleanState;
+use crate::watch::plan::StuckState;
+
+/// The steps.
+pub fn steps(scene: &CheckContext<'_>, report: &mut Checklist) {
+    let dir = StateDir::existing(scene.asked.base, &scene.account.name);
+    if !state_directory(scene, &dir, report) {
+        report.out_of_reach(&["lock", "throttle", "waiter", "requests"]);
+        return;
+    }
+    files(scene, &dir, report);
+    let lock = dir.file("lock");
+    let running = Lock::is_held(&lock);
+    report.say(if running {
+        let who = Lock::run_under(&lock)
+            .map(|run| format!(", mbsync is process {}", run.pid.as_raw_nonzero()))
+            .unwrap_or_default();
+        Step::note("lock", format!("a sync is under way{who}"))
+    } else {
+        Step::good("lock", "free")
+    });
+    pauses(scene, &dir, report);
+    let waiter = Lock::is_held(&dir.file("waiter.lock"));
+    let name = &scene.account.name;
+    report.say(if waiter {
+        Step::good("waiter", "one is alive")
+    } else {
+        Step::note("waiter", format!("none: {name} is synced only when somebody asks for it"))
+    });
+    let attended = running || waiter || Lock::is_held(&dir.file("queue.lock"));
+    requests(scene, &dir, attended, report);
+}
+
+fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) -> bool {
+    const WHAT: &str = "state";
+    let path = dir.path();
+    let parts = [path.to_owned(), dir.file("want"), dir.file("run")];
+    let mend = |dir: &Path| {
+        let mend = make_ours(scene, dir);
+        format!("{mend} (or set XDG_STATE_HOME to a place that is yours)")
+    };
+    for part in &parts {
+        if part.is_dir() && !writable(part) {
+            report.say(Step::bad(
+                WHAT,
+                ExitStatus::Config,
+                format!("{} is not writable for you", scene.sanitize(part)),
+                mend(part),
+            ));
+            return false;
+        }
+        if part.is_dir() {
+            continue;
+        }
+        let in_the_way = part.ancestors().find(|above| above.symlink_metadata().is_ok());
+        match in_the_way {
+            Some(above) if !above.is_dir() => {
+                let shell = for_shell(scene.asked.env, above);
+                report.say(Step::bad(
+                    WHAT,
+                    ExitStatus::Config,
+                    format!("{} is in the way of our state directory", scene.sanitize(above)),
+                    format!("mv {shell} {shell}.old"),
+                ));
+                return false;
+            }
+            Some(above) if !writable(above) => {
+                report.say(Step::bad(
+                    WHAT,
+                    ExitStatus::Config,
+                    format!("{} cannot be made", scene.sanitize(part)),
+                    mend(above),
+                ));
+                return false;
+            }
+            _ => {}
+        }
+    }
+    let sanitize = scene.sanitize(path);
+    report.say(if path.is_dir() {
+        Step::good(WHAT, sanitize)
+    } else {
+        Step::good(WHAT, format!("{sanitize} is made when it is needed"))
+    });
+    true
+}
+
+/// Files that do not parse count as absent.
+fn files(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
+    fn parses<T: DeserializeOwned>(text: &[u8]) -> bool {
+        serde_json::from_slice::<T>(text).is_ok()
+    }
+    type Boxes<T> = std::collections::BTreeMap<String, T>;
+    type Parses = fn(&[u8]) -> bool;
+    let all: [(&str, Parses); 4] = [
+        (last_run::FILE, parses::<LastRun>),
+        (backoff::FILE, parses::<Backoff>),
+        (clean::FILE, parses::<Boxes<CleanState>>),
+        (clean::STUCK, parses::<StuckState>),
+    ];
+    for (name, parses) in all {
+        let file = dir.file(name);
+        let Ok(text) = fs::read(&file) else { continue };
+        if !parses(&text) {
+            report.say(Step::warning(
+                "state",
+                format!("{} does not parse and is ignored", scene.sanitize(&file)),
+                format!("rm {}", for_shell(scene.asked.env, &file)),
+            ));
+        }
+    }
+}
+
+fn pauses(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
+    let now = SystemTime::now();
+    let settings = scene.settings();
+    let stamp = fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok();
+    let wait = settings.rate().wait(stamp, now);
+    report.say(if wait.is_zero() {
+        Step::good("throttle", "open: a sync may start now")
+    } else {
+        Step::note("throttle", format!("in force for another {}", short(wait)))
+    });
+    let retry: Option<Backoff> =
+        fs::read(dir.file(backoff::FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let wait = settings.patience().wait(retry.as_ref(), now);
+    if let Some(retry) = retry.filter(|_| !wait.is_zero()) {
+        let step = backoff(&scene.account.name, &retry, wait);
+        report.say(step);
+    }
+}
+
+fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
+    let times = counted(usize::try_from(retry.failures).unwrap_or(usize::MAX), "time");
+    Step::warning(
+        "backoff",
+        format!(
+            "failed {times} in a row, not tried unasked for another {}: {}",
+            short(wait),
+            retry.text
+        ),
+        format!("mutt-sync --force {name}"),
+    )
+}
+
+fn requests(scene: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &mut Checklist) {
+    const WHAT: &str = "requests";
+    let names: Vec<String> = requests::all(dir)
+        .iter()
+        .map(|want| match want {
+            Target::Account => "everything".to_owned(),
+            Target::Channel(channel) => channel.clone(),
+            Target::Mailbox { channel, name } => format!("{channel}:{name}"),
+        })
+        .collect();
+    report.say(match (&names[..], attended) {
+        ([], _) => Step::good(WHAT, "none standing"),
+        (names, true) => Step::note(WHAT, format!("to be served: {}", some(names))),
+        (names, false) => Step::warning(
+            WHAT,
+            format!("asked for, and nobody is at it: {}", some(names)),
+            format!("mutt-sync --force {}", scene.account.name),
+        ),
+    });
+}

@@ -1,0 +1,163 @@
+//! What only a waiter needs. Nothing here is in the way of a sync.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::{CheckContext, Checklist, Step, counted, for_shell};
+use crate::mbsync_version::in_path;
+use crate::model::{Mailbox, StoreKind};
+use crate::state::StateDir;
+use crate::watch::local::{LocalWatcher, WatchPaths};
+
+/// The steps.
+pub fn steps(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    trigger(scene, report);
+    commands(scene, report);
+    watches(scene, mailboxes, report);
+}
+
+/// A trigger file that nobody could touch, or whose touch nobody would hear.
+fn trigger(scene: &CheckContext<'_>, report: &mut Checklist) {
+    let Some(trigger) = &scene.settings().trigger else { return };
+    let sanitize = scene.sanitize(trigger);
+    report.say(match trigger.parent() {
+        Some(dir) if !dir.is_dir() => Step::warning(
+            "trigger",
+            format!(
+                "{sanitize}: its directory is not there, so touching it fails and is not heard"
+            ),
+            format!("mkdir -p {}", for_shell(scene.asked.env, dir)),
+        ),
+        _ => Step::good("trigger", sanitize),
+    });
+}
+
+fn commands(scene: &CheckContext<'_>, report: &mut Checklist) {
+    let settings = scene.settings();
+    for (what, command) in [("after_sync", &settings.after_sync), ("new_mail", &settings.new_mail)]
+    {
+        let Some(program) = command.first() else { continue };
+        let found = in_path(Path::new(program)).filter(|file| file.is_file());
+        report.say(match found {
+            Some(file) => Step::good(what, file.display().to_string()),
+            None => Step::warning(
+                what,
+                format!("there is no program {program}"),
+                format!("install {program}, or name another in config.toml"),
+            ),
+        });
+    }
+}
+
+/// A limit of the kernel's, and the setting that it is.
+struct Limit {
+    setting: &'static str,
+    value: u64,
+}
+
+fn limit(settings: [&'static str; 2]) -> Limit {
+    let value = |setting: &&'static str| {
+        let file = Path::new("/proc/sys").join(setting.replace('.', "/"));
+        let value = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        Some(Limit { setting, value })
+    };
+    settings
+        .iter()
+        .filter_map(value)
+        .min_by_key(|limit| limit.value)
+        .unwrap_or(Limit { setting: settings[0], value: 0 })
+}
+
+/// The second is what holds in a user namespace (a container).
+fn limits() -> (Limit, Limit) {
+    (
+        limit(["fs.inotify.max_user_watches", "user.max_inotify_watches"]),
+        limit(["fs.inotify.max_user_instances", "user.max_inotify_instances"]),
+    )
+}
+
+/// Takes the watches that a waiter would take, and gives them back: others of
+/// the same user have taken some of what the limit allows.
+fn watches(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    let maildirs: Vec<Option<PathBuf>> =
+        mailboxes.iter().map(|mailbox| mailbox.maildir.clone()).collect();
+    let mut roots: BTreeSet<PathBuf> =
+        maildirs.iter().flatten().filter_map(|maildir| maildir.parent()).map(Into::into).collect();
+    for channel in &scene.account.channels {
+        if let StoreKind::Maildir(store) = &channel.near.store.kind {
+            if let Some((dir, _)) = store.path.as_ref().and_then(|path| path.rsplit_once('/')) {
+                roots.insert(dir.into());
+            }
+        }
+    }
+    let state = StateDir::existing(scene.asked.base, &scene.account.name);
+    let configs: Vec<PathBuf> = std::iter::once(scene.ground.config.file.clone())
+        .chain(scene.asked.settings_file.clone())
+        .collect();
+    let trigger = scene.settings().trigger.as_deref();
+    let places = WatchPaths {
+        maildirs: &maildirs,
+        roots: &roots,
+        state: state.path(),
+        trigger,
+        configs: &configs,
+    };
+    let count = 2 * maildirs.iter().flatten().count() + roots.len() + configs.len() + 2;
+    let needed = count + usize::from(trigger.is_some());
+    let had = LocalWatcher::open(&places).map(|ears| ears.deaf().len());
+    let (most, instances) = limits();
+    report.say(step(needed, had.ok(), &most, &instances));
+}
+
+/// `deaf`: mailboxes for which there was no watch left; `None`: no instance was.
+fn step(needed: usize, deaf: Option<usize>, most: &Limit, instances: &Limit) -> Step {
+    const WHAT: &str = "inotify";
+    let needed_text = counted(needed, "watch");
+    let raise = |limit: &Limit, to: u64| {
+        let to = to.max(limit.value.saturating_mul(2));
+        format!(
+            "sysctl -w {0}={to} as root; to keep it, write {0} = {to} into /etc/sysctl.d/50-inotify.conf",
+            limit.setting
+        )
+    };
+    match deaf {
+        Some(0) => Step::good(
+            WHAT,
+            format!("{needed_text} needed, all to be had (the limit is {})", most.value),
+        ),
+        Some(deaf) => Step::warning(
+            WHAT,
+            format!(
+                "no watch left for {} of {needed_text}: a waiter looks there every 15 s instead ({} is {})",
+                counted(deaf, "mailbox"),
+                most.setting,
+                most.value
+            ),
+            raise(most, 524_288),
+        ),
+        None => Step::warning(
+            WHAT,
+            format!(
+                "not to be had: a waiter looks every 15 s instead ({} is {})",
+                instances.setting, instances.value
+            ),
+            raise(instances, 512),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_named_with_its_mend() {
+        let most = Limit { setting: "fs.inotify.max_user_watches", value: 8192 };
+        let instances = Limit { setting: "fs.inotify.max_user_instances", value: 1024 };
+        assert_eq!(step(12, Some(0), &most, &instances).mend, None);
+        let mend = step(12, Some(3), &most, &instances).mend.unwrap();
+        assert!(mend.starts_with("sysctl -w fs.inotify.max_user_watches=524288 "), "{mend}");
+        let mend = step(12, None, &most, &instances).mend.unwrap();
+        assert!(mend.starts_with("sysctl -w fs.inotify.max_user_instances=2048 "), "{mend}");
+    }
+}

@@ -1,0 +1,262 @@
+//! What is known of an account without asking anybody: `--status`, `--json`
+//! and mutt's status line.
+//!
+//! Reads state files and, where their time stamps moved, Maildirs. Runs
+//! nothing, asks no server, waits for nothing, and changes nothing but its own
+//! memory of what it has read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::error::ExitStatus;
+use crate::model::{Mailbox, Target};
+use crate::mutt::statusline::{LineState, Trouble};
+use crate::state::backoff::{self, Backoff, seconds};
+use crate::state::last_run::{self, LastRun};
+use crate::state::lock::Lock;
+use crate::state::{StateDir, clean, requests, throttle};
+use crate::sync::account::AccountContext;
+use crate::text::{sanitize, short};
+use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
+
+/// An account at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccountStatus {
+    /// Its name.
+    pub account: String,
+    /// The last run, if there was one.
+    pub last: Option<LastRun>,
+    /// A run is under way.
+    pub running: bool,
+    /// A waiter is alive.
+    pub waiter: bool,
+    /// A process waits to serve what is asked for.
+    pub queued: bool,
+    /// What was asked for and not served yet.
+    pub wanted: Vec<String>,
+    /// Seconds until the throttle lets a run start; 0: now.
+    pub throttled: u64,
+    /// The backoff in force.
+    pub backoff: Option<BackoffStatus>,
+    /// Mailboxes that are not in step, as far as the disk tells.
+    pub mailboxes: Vec<Pending>,
+    /// How many mailboxes there are.
+    pub known_mailboxes: usize,
+}
+
+/// A backoff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackoffStatus {
+    /// Seconds until the next try.
+    pub wait: u64,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Exit status of the last one.
+    pub code: u8,
+    /// What it said.
+    pub text: String,
+}
+
+/// A mailbox with something to push, or of which it cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pending {
+    /// As `mutt-sync` takes it.
+    pub name: String,
+    /// What is to push.
+    pub push: Option<Changes>,
+    /// Why it cannot be told.
+    pub unknown: Option<String>,
+}
+
+/// The state of an account. `mailboxes` are those to look at.
+#[must_use]
+pub fn of(scene: AccountContext<'_>, mailboxes: &[Mailbox]) -> AccountStatus {
+    let dir = StateDir::existing(scene.base, &scene.account.name);
+    let memory = dir.read_json(clean::FILE).unwrap_or_default();
+    look_at(scene, &dir, memory, mailboxes)
+}
+
+/// The state as far as mailboxes tell that were looked at before: enough for a
+/// status line, and no directory has to be read to find them.
+#[must_use]
+pub fn of_mailboxes_seen(scene: AccountContext<'_>) -> AccountStatus {
+    let dir = StateDir::existing(scene.base, &scene.account.name);
+    let memory: BTreeMap<String, CleanState> = dir.read_json(clean::FILE).unwrap_or_default();
+    let mailboxes: Vec<Mailbox> =
+        memory.keys().filter_map(|key| clean::mailbox(scene.account, key)).collect();
+    look_at(scene, &dir, memory, &mailboxes)
+}
+
+fn look_at(
+    scene: AccountContext<'_>,
+    dir: &StateDir,
+    mut memory: BTreeMap<String, CleanState>,
+    mailboxes: &[Mailbox],
+) -> AccountStatus {
+    let now = SystemTime::now();
+    let settings = scene.settings;
+    let mut learned = false;
+    let mut pending = Vec::new();
+    for mailbox in mailboxes {
+        let known = memory.entry(clean::key(mailbox)).or_default();
+        let (push, unknown) = match look(scene, mailbox, known, &mut learned) {
+            SideVerdict::Clean => continue,
+            SideVerdict::Changed(changes) => (Some(changes), None),
+            SideVerdict::Unknown(why) => (None, Some(why)),
+        };
+        pending.push(Pending { name: clean::typed(mailbox), push, unknown });
+    }
+    let waiter = Lock::is_held(&dir.file("waiter.lock"));
+    let running = Lock::is_held(&dir.file("lock"));
+    if learned && !waiter && !running {
+        // Lost, it is learned again.
+        let _ = dir.write_json(clean::FILE, &memory);
+    }
+    let retry: Option<Backoff> = dir.read_json(backoff::FILE);
+    let wait = settings.patience().wait(retry.as_ref(), now);
+    AccountStatus {
+        account: scene.account.name.clone(),
+        last: dir.read_json(last_run::FILE),
+        running,
+        waiter,
+        queued: Lock::is_held(&dir.file("queue.lock")),
+        wanted: in_words(&requests::all(dir)),
+        throttled: settings.rate().wait(throttle::stamp(dir, settings.rate(), now), now).as_secs(),
+        backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
+            wait: wait.as_secs(),
+            failures: retry.failures,
+            code: retry.code,
+            text: retry.text,
+        }),
+        mailboxes: pending,
+        known_mailboxes: mailboxes.len(),
+    }
+}
+
+fn look(
+    scene: AccountContext<'_>,
+    mailbox: &Mailbox,
+    known: &mut CleanState,
+    learned: &mut bool,
+) -> SideVerdict {
+    let channel = scene.account.channels.iter().find(|channel| channel.name == mailbox.channel);
+    let rules = match channel.map(Rules::of) {
+        Some(Ok(rules)) => rules,
+        Some(Err(why)) => return SideVerdict::Unknown(why),
+        None => return SideVerdict::Clean,
+    };
+    let (Some(maildir), Some(record)) = (&mailbox.maildir, &mailbox.state_file) else {
+        return SideVerdict::Unknown("it has no Maildir here".into());
+    };
+    let look = maildir::scan(maildir, record, &rules, known.near.as_ref(), known.forwarded);
+    if look.finding == SideVerdict::Clean && look.listed && look.glance.is_some() {
+        known.near = Some(look.remembered(&rules, known.forwarded));
+        *learned = true;
+    }
+    look.finding
+}
+
+/// Requests as people would type them.
+#[must_use]
+pub fn in_words(wants: &BTreeSet<Target>) -> Vec<String> {
+    let words = |want: &Target| match want {
+        Target::Account => "everything".into(),
+        Target::Channel(channel) => channel.clone(),
+        Target::Mailbox { channel, name } => format!("{channel}:{name}"),
+    };
+    wants.iter().map(words).collect()
+}
+
+/// A line for each mailbox that is not in step.
+#[must_use]
+pub fn pending_lines(status: &AccountStatus) -> Vec<String> {
+    let line = |each: &Pending| match (&each.push, &each.unknown) {
+        (Some(changes), _) => format!("  {}: to push: {changes}", each.name),
+        (None, why) => format!("  {}: {}", each.name, why.as_deref().unwrap_or("unknown")),
+    };
+    status.mailboxes.iter().map(line).collect()
+}
+
+/// Several accounts as one mark in mutt's status line.
+#[must_use]
+pub fn line_state(accounts: &[AccountStatus]) -> LineState {
+    let push =
+        |status: &AccountStatus| status.mailboxes.iter().filter(|each| each.push.is_some()).count();
+    let trouble = accounts.iter().find_map(|status| {
+        let code = match (&status.backoff, &status.last) {
+            (Some(backoff), _) => backoff.code,
+            (None, Some(last)) => last.code,
+            (None, None) => 0,
+        };
+        trouble(ExitStatus::from_code(code))
+    });
+    LineState {
+        push: accounts.iter().map(push).sum(),
+        running: accounts.iter().any(|status| status.running),
+        waiting: accounts.iter().any(|status| !status.wanted.is_empty()),
+        trouble,
+        attended: accounts.iter().any(|status| status.waiter || status.queued),
+    }
+}
+
+fn trouble(exit: ExitStatus) -> Option<Trouble> {
+    match exit {
+        ExitStatus::Done | ExitStatus::Signal(_) | ExitStatus::Usage => None,
+        ExitStatus::Offline | ExitStatus::Later => Some(Trouble::Offline),
+        ExitStatus::Denied => Some(Trouble::Login),
+        ExitStatus::Config => Some(Trouble::Config),
+        ExitStatus::Mailbox => Some(Trouble::Failed),
+    }
+}
+
+/// The report for people: a line for the account, then one for each thing that
+/// is not as it should be.
+#[must_use]
+pub fn text(status: &AccountStatus, now: SystemTime) -> String {
+    let mut lines = vec![format!("{}: {}", status.account, summary(status, now))];
+    if let Some(last) = status.last.as_ref().filter(|last| last.code != 0) {
+        lines.push(format!("  last run failed ({}): {}", last.code, last.text));
+    }
+    if let Some(backoff) = &status.backoff {
+        let wait = short(Duration::from_secs(backoff.wait));
+        lines.push(format!("  not tried for another {wait}: {}", backoff.text));
+    }
+    if !status.wanted.is_empty() {
+        let who = match (status.running, status.waiter || status.queued) {
+            (true, _) => "being synced",
+            (false, true) => "will be synced",
+            (false, false) => "waiting for the next mutt-sync",
+        };
+        lines.push(format!("  asked for, {who}: {}", status.wanted.join(", ")));
+    }
+    lines.extend(pending_lines(status));
+    lines.iter().map(|line| sanitize(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn summary(status: &AccountStatus, now: SystemTime) -> String {
+    let mut parts = Vec::new();
+    let to_push = status.mailboxes.iter().filter(|each| each.push.is_some()).count();
+    parts.push(match (to_push, status.known_mailboxes) {
+        (_, 0) => "no mailboxes here yet".to_owned(),
+        (0, 1) => "nothing to push from 1 mailbox".to_owned(),
+        (0, all) => format!("nothing to push from {all} mailboxes"),
+        (some, all) => format!("{some} of {all} mailboxes to push"),
+    });
+    if status.running {
+        parts.push("syncing".into());
+    }
+    match status.last.as_ref().and_then(|last| last.last_success) {
+        Some(then) => {
+            let ago = Duration::from_secs(seconds(now).saturating_sub(then));
+            parts.push(format!("synced {} ago", short(ago)));
+        }
+        None => parts.push("never synced".into()),
+    }
+    parts.push(if status.waiter { "a waiter watches" } else { "no waiter" }.into());
+    if status.throttled > 0 {
+        parts.push(format!("throttled for {}", short(Duration::from_secs(status.throttled))));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,51 @@
+//! `seen.json` and `stuck.json`: what each mailbox looked like when it was last
+//! found clean, and before the last run that left it dirty.
+//!
+//! Knows names of files and of entries; the values are the verdict's.
+
+use crate::model::{Account, Mailbox, Target};
+
+/// What was found clean, by [`key`].
+pub const FILE: &str = "seen.json";
+/// What stayed dirty, by [`key`].
+pub const STUCK: &str = "stuck.json";
+
+/// A mailbox' entry: channel and name, with a newline between, which neither
+/// can hold (isync's configuration has no way to write one).
+#[must_use]
+pub fn key(mailbox: &Mailbox) -> String {
+    format!("{}\n{}", mailbox.channel, mailbox.name)
+}
+
+/// The mailbox that a [`key`] is of, if the account has its channel.
+#[must_use]
+pub fn mailbox(account: &Account, key: &str) -> Option<Mailbox> {
+    let (channel, name) = key.split_once('\n')?;
+    account.mailbox(&Target::Mailbox { channel: channel.to_owned(), name: name.to_owned() })
+}
+
+/// The mailbox as `mutt-sync` takes it on its command line.
+#[must_use]
+pub fn typed(mailbox: &Mailbox) -> String {
+    if mailbox.addressable {
+        format!("{}:{}", mailbox.channel, mailbox.name)
+    } else {
+        mailbox.channel.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mailbox_that_cannot_be_named_is_typed_as_its_channel() {
+        let mut mailbox = Mailbox::of_home("INBOX");
+        assert_eq!(
+            (key(&mailbox).as_str(), typed(&mailbox).as_str()),
+            ("Home\nINBOX", "Home:INBOX")
+        );
+        mailbox.addressable = false;
+        assert_eq!(typed(&mailbox), "Home");
+    }
+}

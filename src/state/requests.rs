@@ -1,0 +1,460 @@
+//! Requests on disk: one file for each mailbox, channel or account asked for.
+//!
+//! `want/X` stands until a run that started after it has succeeded. Who holds
+//! the account's lock moves it to `run/X` before mbsync starts, removes it on
+//! success, and puts it back, marked with the failure, otherwise. What the next
+//! holder finds in `run/` was left by a crash, and is wanted.
+//!
+//! An empty file is a fresh request; a marked one waits for its hour. It is
+//! taken earlier by a run for something wider, which serves it too. A request
+//! made again is fresh again. Making one is a single open(2): if it finds a
+//! file there, the holder has yet to move it, and the run starts after that.
+//!
+//! `urgent` beside them says that somebody asked not to be throttled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::backoff::{BackoffPolicy, seconds};
+use super::{StateDir, names};
+use crate::model::Target;
+
+/// How a request stands, as seen by somebody who holds the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestState {
+    /// No run that started after it has ended yet.
+    Fresh,
+    /// The last run for it failed.
+    Failed,
+    /// A run that started after it has succeeded.
+    Served,
+}
+
+/// A failure noted in a request's file: when it may be tried again unasked.
+struct FailureMark {
+    /// Failures in a row.
+    failures: u32,
+    /// When it failed, in seconds since the epoch.
+    since: u64,
+    /// When it may be tried again, likewise.
+    until: u64,
+}
+
+impl FailureMark {
+    fn parse(text: &str) -> Option<FailureMark> {
+        let mut fields = text.split_ascii_whitespace();
+        let failures = fields.next()?.parse().ok()?;
+        let mut second = || fields.next()?.parse().ok();
+        Some(FailureMark { failures, since: second()?, until: second()? })
+    }
+}
+
+/// What stands in `want/` or `run/` under a name.
+enum Found {
+    Nothing,
+    Fresh,
+    Failed(FailureMark),
+}
+
+impl Found {
+    /// How long it has to wait; `None` where nothing stands.
+    fn wait(&self, patience: BackoffPolicy, now: SystemTime) -> Option<Duration> {
+        match self {
+            Found::Nothing => None,
+            Found::Fresh => Some(Duration::ZERO),
+            Found::Failed(mark) => Some(patience.left(mark.since, mark.until, now)),
+        }
+    }
+
+    fn failures(&self) -> u32 {
+        if let Found::Failed(mark) = self { mark.failures } else { 0 }
+    }
+}
+
+/// What a run was taken on for, with the failures that each has behind it.
+pub type Claimed = BTreeMap<Target, u32>;
+
+/// Makes requests. Each must be fresh when this returns.
+pub fn submit(dir: &StateDir, wants: &BTreeSet<Target>, urgent: bool) -> io::Result<()> {
+    for want in wants {
+        create(&dir.file("want").join(names::want(want)))?;
+    }
+    if urgent {
+        create(&dir.file("urgent"))?;
+    }
+    Ok(())
+}
+
+/// How these requests stand. Only true for who holds the lock.
+#[must_use]
+pub fn standing(dir: &StateDir, wants: &BTreeSet<Target>) -> RequestState {
+    let mut fresh = false;
+    for name in wants.iter().map(names::want) {
+        match found(&dir.file("want").join(&name)) {
+            // Part of it failed, and others may have asked for the rest again.
+            Found::Failed(_) => return RequestState::Failed,
+            Found::Fresh => fresh = true,
+            Found::Nothing => fresh |= dir.file("run").join(&name).exists(),
+        }
+    }
+    if fresh {
+        return RequestState::Fresh;
+    }
+    // A run of the whole account leaves the mailboxes standing that it failed on.
+    let part_failed = || {
+        entries(&dir.file("want")).any(|(name, part)| {
+            wants.iter().any(|want| covers(want, &part))
+                && matches!(found(&dir.file("want").join(name)), Found::Failed(_))
+        })
+    };
+    if part_failed() { RequestState::Failed } else { RequestState::Served }
+}
+
+/// Whether a run for `wider` is one for `want` too.
+fn covers(wider: &Target, want: &Target) -> bool {
+    match (wider, want) {
+        (Target::Account, _) => true,
+        (Target::Channel(channel), Target::Mailbox { channel: of, .. }) => channel == of,
+        _ => wider == want,
+    }
+}
+
+/// How long until something may be taken: zero for fresh requests and those
+/// left by a crash, the shortest wait of the marked ones, `None` if nothing
+/// stands at all.
+///
+/// Where it cannot be seen (no descriptor left), something may stand: then a run
+/// is due, which says what is wrong and goes by the backoff.
+#[must_use]
+pub fn next_due(dir: &StateDir, patience: BackoffPolicy, now: SystemTime) -> Option<Duration> {
+    let wants = || {
+        let Ok(entries) = read(&dir.file("want")) else { return Some(Duration::ZERO) };
+        entries
+            .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
+            .min()
+    };
+    // Twice, for a holder may move requests to and fro while this looks.
+    let first = wants();
+    if read(&dir.file("run")).map_or(true, |mut left| left.next().is_some()) {
+        return Some(Duration::ZERO);
+    }
+    first.or_else(wants)
+}
+
+/// Whether a request stands that no run has been tried for.
+#[must_use]
+pub fn any_fresh(dir: &StateDir) -> bool {
+    entries(&dir.file("run")).next().is_some()
+        || entries(&dir.file("want"))
+            .any(|(name, _)| matches!(found(&dir.file("want").join(name)), Found::Fresh))
+}
+
+/// Somebody asked not to be throttled, and it has not been honoured yet.
+#[must_use]
+pub fn is_urgent(dir: &StateDir) -> bool {
+    dir.file("urgent").exists()
+}
+
+/// Somebody waits for a request of his to be taken: who would wait until mutt
+/// has written its folder need not.
+pub fn hasten(dir: &StateDir) -> io::Result<()> {
+    create(&dir.file("soon"))
+}
+
+/// Somebody waits for one of these to be taken.
+#[must_use]
+pub fn is_hastened(dir: &StateDir, wants: &BTreeSet<Target>) -> bool {
+    dir.file("soon").exists()
+        && wants.iter().any(|want| dir.file("want").join(names::want(want)).exists())
+}
+
+/// He waits no more.
+pub fn unhasten(dir: &StateDir) {
+    let _ = dir.remove("soon");
+}
+
+/// All that stands, fresh or not, for reports.
+#[must_use]
+pub fn all(dir: &StateDir) -> BTreeSet<Target> {
+    ["want", "run"].iter().flat_map(|part| entries(&dir.file(part))).map(|(_, want)| want).collect()
+}
+
+/// Moves what is due, and what is served along with it, from `want/` to `run/`,
+/// together with what a crash left there. From here on a new request is a file
+/// of its own.
+///
+/// # Errors
+/// What stands cannot be seen, and nothing was taken: not that nothing stands.
+pub fn take(dir: &StateDir, patience: BackoffPolicy, now: SystemTime) -> io::Result<Claimed> {
+    let left: Vec<(String, Target)> = read(&dir.file("run"))?.collect();
+    // Before the wants: an urgent request made meanwhile is then either taken
+    // with them or still urgent.
+    let _ = dir.remove("urgent");
+    unhasten(dir);
+    let mut taken = Claimed::new();
+    for (name, want) in left {
+        taken.insert(want, found(&dir.file("run").join(name)).failures());
+    }
+    for along in [false, true] {
+        let wants: Vec<(String, Target)> = match read(&dir.file("want")) {
+            Ok(wants) => wants.collect(),
+            Err(error) if taken.is_empty() => return Err(error),
+            // Seen before, or left by a crash: the rest is taken by the next run.
+            Err(_) => break,
+        };
+        for (name, want) in wants {
+            let from = dir.file("want").join(&name);
+            let stands = found(&from);
+            let Some(wait) = stands.wait(patience, now) else { continue };
+            if wait.is_zero() || along && taken.keys().any(|wider| covers(wider, &want)) {
+                // What cannot be moved is synced now, and once more later.
+                let _ = fs::rename(from, dir.file("run").join(&name));
+                let failures = taken.entry(want).or_default();
+                *failures = (*failures).max(stands.failures());
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// Notes that a run served this request.
+pub fn served(dir: &StateDir, want: &Target) -> io::Result<()> {
+    dir.remove(&format!("run/{}", names::want(want)))
+}
+
+/// Puts a request back with a mark, or makes a marked one that was not asked
+/// for by itself (a mailbox that failed in a run of the whole account), to be
+/// tried again after `wait`. A fresh request for the same thing, made meanwhile,
+/// stays fresh.
+pub fn requeue(
+    dir: &StateDir,
+    want: &Target,
+    failures: u32,
+    now: SystemTime,
+    wait: Duration,
+) -> io::Result<()> {
+    let name = names::want(want);
+    let (run, want) = (dir.file("run").join(&name), dir.file("want").join(&name));
+    let mark = format!("{failures} {} {}\n", seconds(now), seconds(now + wait));
+    let marked = fs::write(&run, mark);
+    match renameat_with(CWD, &run, CWD, &want, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::EXIST) => dir.remove(&format!("run/{name}")),
+        // A file system without RENAME_NOREPLACE: losing a mark is harmless, losing
+        // freshness is not.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !want.exists() => {
+            fs::rename(run, want)
+        }
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            dir.remove(&format!("run/{name}"))
+        }
+        // Unmarked, it is merely tried too early.
+        other => other.map_err(io::Error::from).and(marked),
+    }
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    File::options().create(true).write(true).truncate(true).mode(0o600).open(path).map(drop)
+}
+
+fn found(path: &Path) -> Found {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
+        Err(_) => Found::Fresh,
+        Ok(text) => match std::str::from_utf8(&text).ok().and_then(FailureMark::parse) {
+            Some(mark) => Found::Failed(mark),
+            None => Found::Fresh,
+        },
+    }
+}
+
+/// The requests in a directory; of one that is not there, none.
+fn read(dir: &Path) -> io::Result<impl Iterator<Item = (String, Target)> + use<>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => Some(entries),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    Ok(entries.into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let want = names::want_of(&name)?;
+        // A directory could be neither read nor removed.
+        entry.file_type().is_ok_and(|kind| kind.is_file()).then_some((name, want))
+    }))
+}
+
+/// The same for those to whom one that cannot be read is as good as an empty one.
+fn entries(dir: &Path) -> impl Iterator<Item = (String, Target)> + use<> {
+    read(dir).into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ExitStatus;
+
+    const PATIENCE: BackoffPolicy =
+        BackoffPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
+
+    fn dir() -> (tempfile::TempDir, StateDir) {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        (base, dir)
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn g2_a_request_lives_until_it_is_served() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Target::Account]);
+        assert_eq!(standing(&dir, &wants), RequestState::Served);
+        submit(&dir, &wants, true).unwrap();
+        assert!(is_urgent(&dir) && any_fresh(&dir));
+        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
+        let taken = take(&dir, PATIENCE, at(0)).unwrap();
+        assert_eq!(taken, Claimed::from([(Target::Account, 0)]));
+        assert!(!is_urgent(&dir));
+        // A crash here: it still stands.
+        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
+        assert!(any_fresh(&dir));
+        assert_eq!(next_due(&dir, PATIENCE, at(0)), Some(Duration::ZERO));
+        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
+        served(&dir, &Target::Account).unwrap();
+        assert_eq!(standing(&dir, &wants), RequestState::Served);
+        assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
+    }
+
+    #[test]
+    fn g2_a_failed_request_waits_and_a_new_one_does_not() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Target::Channel("c".into())]);
+        let want = wants.first().unwrap();
+        submit(&dir, &wants, false).unwrap();
+        let _ = take(&dir, PATIENCE, at(100)).unwrap();
+        let wait = PATIENCE.delay(1, ExitStatus::Mailbox);
+        requeue(&dir, want, 1, at(100), wait).unwrap();
+        assert_eq!(standing(&dir, &wants), RequestState::Failed);
+        assert_eq!(next_due(&dir, PATIENCE, at(100)), Some(Duration::from_secs(30)));
+        assert!(!any_fresh(&dir) && take(&dir, PATIENCE, at(129)).unwrap().is_empty());
+        // A clock set back does not make it wait longer.
+        assert_eq!(next_due(&dir, PATIENCE, at(99)), Some(Duration::ZERO));
+        assert_eq!(take(&dir, PATIENCE, at(130)).unwrap(), Claimed::from([(want.clone(), 1)]));
+        // Asked for again while the run is under way: the failure does not hide it.
+        submit(&dir, &wants, false).unwrap();
+        requeue(&dir, want, 2, at(130), wait).unwrap();
+        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
+        assert!(entries(&dir.file("run")).next().is_none());
+    }
+
+    #[test]
+    fn g6_a_request_made_during_a_run_is_not_served_by_it() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Target::Channel("c".into())]);
+        submit(&dir, &wants, false).unwrap();
+        let taken = take(&dir, PATIENCE, at(0)).unwrap();
+        submit(&dir, &wants, true).unwrap();
+        for want in taken.keys() {
+            served(&dir, want).unwrap();
+        }
+        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
+        assert!(any_fresh(&dir) && is_urgent(&dir));
+        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
+    }
+
+    #[test]
+    fn g2_a_mailbox_that_failed_is_told_of_and_taken_along() {
+        let (_base, dir) = dir();
+        let all = BTreeSet::from([Target::Account]);
+        let part = Target::Mailbox { channel: "c".into(), name: "INBOX".into() };
+        requeue(&dir, &part, 3, at(100), Duration::from_secs(60)).unwrap();
+        assert_eq!(standing(&dir, &all), RequestState::Failed);
+        assert_eq!(
+            standing(&dir, &BTreeSet::from([Target::Channel("d".into())])),
+            RequestState::Served
+        );
+        submit(&dir, &all, false).unwrap();
+        assert_eq!(standing(&dir, &all), RequestState::Fresh);
+        let taken = take(&dir, PATIENCE, at(101)).unwrap();
+        assert_eq!(taken, Claimed::from([(Target::Account, 0), (part, 3)]));
+        for want in taken.keys() {
+            served(&dir, want).unwrap();
+        }
+        assert_eq!(standing(&dir, &all), RequestState::Served);
+    }
+
+    #[test]
+    fn g2_requests_that_cannot_be_seen_are_not_taken_for_none() {
+        let (_base, dir) = dir();
+        assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
+        for part in ["want", "run"] {
+            let (here, away) = (dir.file(part), dir.file("away"));
+            fs::rename(&here, &away).unwrap();
+            // Not a directory: as little to be read as with no descriptor left.
+            fs::write(&here, "").unwrap();
+            assert!(take(&dir, PATIENCE, at(0)).is_err(), "{part}");
+            assert_eq!(next_due(&dir, PATIENCE, at(0)), Some(Duration::ZERO), "{part}");
+            fs::remove_file(&here).unwrap();
+            fs::rename(&away, &here).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_what_a_wider_run_serves_is_taken_along() {
+        let (_base, dir) = dir();
+        let part =
+            |channel: &str| Target::Mailbox { channel: channel.into(), name: "INBOX".into() };
+        let whole = |channel: &str| Target::Channel(channel.into());
+        for want in [part("c"), part("d"), whole("c")] {
+            requeue(&dir, &want, 2, at(100), Duration::from_secs(60)).unwrap();
+        }
+        submit(&dir, &BTreeSet::from([whole("c"), part("e")]), false).unwrap();
+        assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
+        let taken = take(&dir, PATIENCE, at(101)).unwrap();
+        assert_eq!(taken, Claimed::from([(part("c"), 2), (part("e"), 0), (whole("c"), 0)]));
+        assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
+        for want in taken.keys() {
+            served(&dir, want).unwrap();
+        }
+        assert_eq!(all(&dir), BTreeSet::from([part("d")]));
+        assert_eq!(standing(&dir, &BTreeSet::from([whole("c")])), RequestState::Served);
+        assert_eq!(standing(&dir, &BTreeSet::from([whole("d")])), RequestState::Failed);
+    }
+
+    #[test]
+    fn who_waits_is_known_of_until_he_is_served_or_goes() {
+        let (_base, dir) = dir();
+        let wants = BTreeSet::from([Target::Account]);
+        assert!(!is_hastened(&dir, &wants));
+        hasten(&dir).unwrap();
+        assert!(!is_hastened(&dir, &wants), "his request is taken");
+        submit(&dir, &wants, false).unwrap();
+        assert!(is_hastened(&dir, &wants) && !is_urgent(&dir));
+        unhasten(&dir);
+        assert!(!is_hastened(&dir, &wants));
+        hasten(&dir).unwrap();
+        let _ = take(&dir, PATIENCE, at(0)).unwrap();
+        submit(&dir, &wants, false).unwrap();
+        assert!(!is_hastened(&dir, &wants), "a run does away with it");
+    }
+
+    #[test]
+    fn g2_a_request_that_cannot_be_read_is_fresh() {
+        let (_base, dir) = dir();
+        assert!(matches!(found(&dir.file("want")), Found::Fresh));
+        assert!(matches!(found(&dir.file("want/none")), Found::Nothing));
+        fs::write(dir.file("want/c"), "7 never").unwrap();
+        assert!(any_fresh(&dir));
+        assert_eq!(
+            take(&dir, PATIENCE, at(0)).unwrap(),
+            Claimed::from([(Target::Channel("c".into()), 0)])
+        );
+    }
+}

@@ -1,0 +1,723 @@
+//! The ground that the protocol stands on: an account's state directory, the
+//! clock, the lock, and a run of mbsync.
+//!
+//! Knows what is read and written when, and in which order; decides nothing
+//! about when to run.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::changes::Snapshot;
+use super::handover::{Handover, Refusal, Returned};
+use super::hooks::{self, HookEnv};
+use super::mbsync::{self, Job, Prompt, RunEnd};
+use super::output::Problem;
+use super::pause::{self, StateWatch};
+use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
+use crate::error::{Error, ExitStatus};
+use crate::imap::Client;
+use crate::mbsyncrc::{Config, MbsyncWords};
+use crate::model::{Account, CredentialSource, Mailbox, Target};
+use crate::os::fork::{Forked, fork_detached};
+use crate::os::procfs;
+use crate::os::signals::Shutdown;
+use crate::settings::Settings;
+use crate::state::backoff::{self, Backoff, seconds};
+use crate::state::last_run::{self, Change, LastRun};
+use crate::state::lock::{Lock, LockWait, Orphan};
+use crate::state::{StateDir, requests, state_failure, throttle};
+use crate::text::short;
+
+/// How long a child waits out failures before it leaves the request to the next command.
+pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+/// Stands in the state directory while the waiter holds a connection to lend.
+pub const WARM: &str = "warm";
+
+/// How long a foreground command waits for the waiter to take its request.
+const HEAD_START: Duration = Duration::from_secs(1);
+
+/// What a command knows of one account.
+#[derive(Debug, Clone, Copy)]
+pub struct AccountContext<'a> {
+    /// The whole of `.mbsyncrc`.
+    pub config: &'a Config,
+    /// The account.
+    pub account: &'a Account,
+    /// Its settings.
+    pub settings: &'a Settings,
+    /// The file they come from, if it is not where it usually is.
+    pub settings_file: Option<&'a Path>,
+    /// Its state directory's parent.
+    pub base: &'a Path,
+}
+
+/// How a run presents itself.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Where mbsync may ask.
+    pub prompt: Prompt,
+    /// Show mbsync's own counters.
+    pub progress: bool,
+    /// Say what is decided, pass on what mbsync says.
+    pub verbose: bool,
+}
+
+impl RunOptions {
+    /// Of what nobody sits in front of.
+    #[must_use]
+    pub fn in_background(settings: &Settings) -> Self {
+        let prompt = if settings.prompt { Prompt::Environment } else { Prompt::Never };
+        RunOptions { prompt, progress: false, verbose: false }
+    }
+}
+
+/// One account's ground.
+#[derive(Debug)]
+pub struct AccountBackend<'a> {
+    scene: AccountContext<'a>,
+    dir: StateDir,
+    stop: Shutdown,
+    manner: RunOptions,
+    lock: Option<Lock>,
+    queue: Option<Lock>,
+    /// Requests that could not be written: kept until they are served.
+    unwritten: BTreeSet<Target>,
+    /// What could not be written of the last run, so that a full disk does not
+    /// make a child try for ever.
+    untold: PendingWrites,
+    /// What to tell the user's commands once the lock is given up.
+    facts: Option<HookEnv>,
+    changed: Option<StateWatch>,
+    opened: Instant,
+    trouble: Option<Error>,
+}
+
+#[derive(Debug, Default)]
+struct PendingWrites {
+    retry: Option<Backoff>,
+    trigger: Option<(i64, i64)>,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunReport {
+    /// How it ended.
+    pub ended: RunEnd,
+    /// What came and went.
+    pub changes: Vec<Change>,
+    /// How long it took.
+    pub took: Duration,
+    /// Until when nothing is tried again unasked.
+    pub retry: Option<Duration>,
+    /// What became of the connection, if one was offered.
+    pub loan: Option<LeaseOutcome>,
+}
+
+/// What became of a connection that was offered to a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseOutcome {
+    /// Not taken, and untouched: why.
+    Declined(String),
+    /// The run was made over it.
+    Used(Returned),
+    /// It was taken and did not serve, so that the run was made again without
+    /// it. Why, and what became of the connection.
+    Failed(String, Returned),
+}
+
+impl super::scheduler::RunOutcome for RunReport {
+    fn is_hopeless(&self) -> bool {
+        self.ended.exit == ExitStatus::Config
+    }
+
+    fn stopped(&self) -> bool {
+        matches!(self.ended.exit, ExitStatus::Signal(_))
+    }
+}
+
+impl<'a> AccountBackend<'a> {
+    /// The ground of one account; makes its state directory if need be.
+    ///
+    /// # Errors
+    /// As [`StateDir::open`].
+    pub fn open(
+        scene: AccountContext<'a>,
+        stop: Shutdown,
+        manner: RunOptions,
+    ) -> Result<Self, Error> {
+        let dir = StateDir::open(scene.base, &scene.account.name)?;
+        Ok(AccountBackend {
+            scene,
+            dir,
+            stop,
+            manner,
+            lock: None,
+            queue: None,
+            unwritten: BTreeSet::new(),
+            untold: PendingWrites::default(),
+            facts: None,
+            changed: None,
+            opened: Instant::now(),
+            trouble: None,
+        })
+    }
+
+    /// The account's state directory.
+    #[must_use]
+    pub fn dir(&self) -> &StateDir {
+        &self.dir
+    }
+
+    /// A failure of the ground itself (a lock that cannot be opened), if one came.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
+    }
+
+    /// The same for who goes on: it is told of once.
+    pub fn take_trouble(&mut self) -> Option<Error> {
+        self.trouble.take()
+    }
+
+    /// A request could be put neither on disk nor into a child's hands.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.manner.verbose {
+            use std::io::Write as _;
+            let line = format!("{}: {}", self.scene.account.name, text());
+            let _ = writeln!(std::io::stderr(), "{}", crate::text::sanitize(&line));
+        }
+    }
+
+    fn note(&mut self, what: &str, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            self.trouble.get_or_insert_with(|| {
+                state_failure(
+                    &error,
+                    &format!("{}: cannot write {what}", self.dir.path().display()),
+                )
+            });
+        }
+    }
+
+    /// Where the account's trigger file is.
+    #[must_use]
+    pub fn trigger(&self) -> PathBuf {
+        trigger(&self.dir, self.scene.settings)
+    }
+
+    fn trigger_is_new(&self) -> bool {
+        let now = trigger_stamp(&self.trigger());
+        now.is_some() && now != self.untold.trigger && now != self.last().trigger
+    }
+
+    fn last(&self) -> LastRun {
+        self.dir.read_json(last_run::FILE).unwrap_or_default()
+    }
+
+    fn secrets(&self) -> Vec<&'a str> {
+        match self.scene.account.server.as_ref().and_then(|server| server.pass.as_ref()) {
+            Some(CredentialSource::Text(text)) => vec![text.as_str()],
+            _ => vec![],
+        }
+    }
+
+    /// The mailboxes that a run for these wants may touch.
+    fn scope(&self, wants: &BTreeSet<Target>) -> Vec<Mailbox> {
+        if wants.iter().all(|want| matches!(want, Target::Mailbox { .. })) {
+            return wants.iter().filter_map(|want| self.scene.account.mailbox(want)).collect();
+        }
+        let mut all = self.scene.config.local_mailboxes(self.scene.account);
+        all.retain(|mailbox| wants.iter().any(|want| covers(want, mailbox)));
+        all
+    }
+
+    /// After the run: requests, backoff and memory say what it came to.
+    fn settle(
+        &mut self,
+        taken: &requests::Claimed,
+        mut run: LastRun,
+        before: &LastRun,
+        ended: &RunEnd,
+    ) -> Option<Duration> {
+        let patience = self.scene.settings.patience();
+        let now = SystemTime::now();
+        run.runs = before.runs + 1;
+        run.code = ended.exit.code();
+        run.text.clone_from(&ended.text);
+        run.last_success = before.last_success;
+        run.last_whole = before.last_whole;
+        let mut wait = None;
+        match ended.exit {
+            ExitStatus::Done => {
+                run.last_success = Some(seconds(now));
+                if run.whole {
+                    run.last_whole = run.last_success;
+                }
+                for want in taken.keys() {
+                    let removed = requests::served(&self.dir, want);
+                    self.note("run", removed);
+                }
+                self.untold.retry = None;
+                let removed = self.dir.remove(backoff::FILE);
+                self.note(backoff::FILE, removed);
+            }
+            // What was taken stays in run/, where the next holder finds it fresh.
+            ExitStatus::Signal(_) => run.trigger = before.trigger,
+            ExitStatus::Mailbox => {
+                // The login worked: the account as a whole is not in trouble.
+                self.untold.retry = None;
+                let _ = self.dir.remove(backoff::FILE);
+                let failed = self.failed(taken, &ended.findings);
+                for (want, failures) in &failed {
+                    let delay = patience.delay(*failures, ExitStatus::Mailbox);
+                    wait = wait.max(Some(delay));
+                    let put = requests::requeue(&self.dir, want, *failures, now, delay);
+                    self.note("want", put);
+                }
+                for want in taken.keys().filter(|want| !failed.contains_key(want)) {
+                    let removed = requests::served(&self.dir, want);
+                    self.note("run", removed);
+                }
+                if failed.keys().all(|want| matches!(want, Target::Mailbox { .. })) && run.whole {
+                    run.last_whole = Some(seconds(now));
+                }
+            }
+            _ => {
+                let earlier = self.retry();
+                let retry =
+                    patience.after(earlier.as_ref(), ended.exit, &ended.text, now, jitter());
+                wait = Some(patience.wait(Some(&retry), now));
+                // Held up by the account's backoff only, which a success elsewhere ends.
+                for (want, failures) in taken {
+                    let put = requests::requeue(&self.dir, want, *failures, now, Duration::ZERO);
+                    self.note("want", put);
+                }
+                let written = self.dir.write_json(backoff::FILE, &retry);
+                self.untold.retry = written.is_err().then_some(retry);
+                self.note(backoff::FILE, written);
+            }
+        }
+        let written = self.dir.write_json(last_run::FILE, &run);
+        self.untold.trigger = run.trigger.filter(|_| written.is_err());
+        self.note(last_run::FILE, written);
+        wait
+    }
+
+    fn retry(&self) -> Option<Backoff> {
+        self.untold.retry.clone().or_else(|| self.dir.read_json(backoff::FILE))
+    }
+
+    /// Which requests a run that failed on some mailboxes leaves standing: those
+    /// mailboxes, if mbsync named each; else all that it was taken on for.
+    fn failed(&self, taken: &requests::Claimed, findings: &[Problem]) -> requests::Claimed {
+        let all = || taken.iter().map(|(want, failures)| (want.clone(), failures + 1)).collect();
+        let wants: BTreeSet<Target> = taken.keys().cloned().collect();
+        let scope = self.scope(&wants);
+        let mut failed = requests::Claimed::new();
+        for finding in findings {
+            let Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } = finding else {
+                return all();
+            };
+            let Some(found) = scope.iter().find(|mailbox| {
+                mailbox.channel == *channel
+                    && [&mailbox.name, &mailbox.far, &mailbox.near].contains(&name)
+            }) else {
+                return all();
+            };
+            let want = found.want();
+            let failures = taken.get(&want).copied().unwrap_or(0) + 1;
+            failed.insert(want, failures);
+        }
+        if failed.is_empty() { all() } else { failed }
+    }
+}
+
+impl Backend for AccountBackend<'_> {
+    type RunOutcome = RunReport;
+
+    fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
+        hooks::mark_echo(&self.dir);
+        let written = requests::submit(&self.dir, wants, urgent).is_ok();
+        if !written {
+            // A full disk loses nothing: who cannot write the request carries it.
+            self.unwritten.extend(wants.iter().cloned());
+        }
+        written
+    }
+
+    fn standing(&mut self, wants: &BTreeSet<Target>) -> RequestState {
+        if wants.iter().any(|want| self.unwritten.contains(want)) {
+            return RequestState::Fresh;
+        }
+        requests::standing(&self.dir, wants)
+    }
+
+    fn next_due(&mut self) -> Option<Duration> {
+        if !self.unwritten.is_empty() || self.trigger_is_new() {
+            return Some(Duration::ZERO);
+        }
+        requests::next_due(&self.dir, self.scene.settings.patience(), SystemTime::now())
+    }
+
+    fn any_fresh(&mut self) -> bool {
+        !self.unwritten.is_empty() || self.trigger_is_new() || requests::any_fresh(&self.dir)
+    }
+
+    fn was_denied(&mut self) -> bool {
+        self.retry().is_some_and(|retry| ExitStatus::from_code(retry.code) == ExitStatus::Denied)
+    }
+
+    fn lock(&mut self) -> Locked {
+        let path = self.dir.file("lock");
+        let mut moved = None;
+        let slice = self.scene.settings.stall + Duration::from_secs(10);
+        let holder_lives = || {
+            let run = Lock::run_under(&path);
+            let now = run.and_then(|run| procfs::bytes_moved_by_tree(run.pid));
+            let lives = now.is_some() && now != moved;
+            moved = now;
+            lives
+        };
+        let started = Instant::now();
+        match Lock::take(&path, slice, holder_lives, &self.stop) {
+            Ok(LockWait::Got(mut lock)) => {
+                match lock.reap_orphan(self.scene.settings.stall, &self.stop) {
+                    Orphan::Over => {}
+                    Orphan::Lives => return Locked::TooLong,
+                    Orphan::Stopped => return Locked::Stopped,
+                }
+                if started.elapsed() > Duration::from_millis(5) {
+                    self.say(|| {
+                        format!("waited {} for the run under way", short(started.elapsed()))
+                    });
+                }
+                self.lock = Some(lock);
+                Locked::Held
+            }
+            Ok(LockWait::TooLong) => Locked::TooLong,
+            Ok(LockWait::Stopped) => Locked::Stopped,
+            Err(error) => {
+                self.note("lock", Err(error));
+                // What is written nowhere is known to this process alone.
+                if self.unwritten.is_empty() { Locked::Unavailable } else { Locked::TooLong }
+            }
+        }
+    }
+
+    fn unlock(&mut self) {
+        self.lock = None;
+        // Only now: a command that hangs, or that syncs, holds up nobody.
+        if let Some(facts) = self.facts.take() {
+            facts.tell(self.scene);
+        }
+    }
+
+    fn try_queue(&mut self) -> bool {
+        if self.queue.is_some() {
+            return true;
+        }
+        match Lock::try_take(&self.dir.file("queue.lock")) {
+            Ok(queue) => {
+                self.queue = queue;
+                self.queue.is_some()
+            }
+            // Nobody can hold it: each is his own queue then.
+            Err(error) => {
+                self.note("queue.lock", Err(error));
+                true
+            }
+        }
+    }
+
+    fn leave_queue(&mut self) {
+        self.queue = None;
+    }
+
+    fn waiter_is_alive(&mut self) -> bool {
+        Lock::is_held(&self.dir.file("waiter.lock"))
+    }
+
+    fn head_start(&mut self, wants: &BTreeSet<Target>) {
+        // What mbsync says can only be passed on by who runs it.
+        if self.manner.verbose || !self.dir.file(WARM).exists() || !self.waiter_is_alive() {
+            return;
+        }
+        let mut changes = StateWatch::of(&self.dir);
+        if requests::hasten(&self.dir).is_err() {
+            return;
+        }
+        let until = Instant::now() + HEAD_START;
+        while requests::is_hastened(&self.dir, wants) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || changes.wait(left, &self.stop) == Paused::Stopped {
+                break;
+            }
+        }
+        requests::unhasten(&self.dir);
+    }
+
+    fn leave_child(&mut self) -> bool {
+        match fork_detached() {
+            Ok(Forked::Parent) => {
+                if let Some(queue) = self.queue.take() {
+                    queue.pass_on();
+                }
+                self.unwritten.clear();
+                true
+            }
+            Ok(Forked::Child) => {
+                // Its own pipe: the parent polls the old one.
+                let ours = Shutdown::on_signals();
+                // One that came before the new pipe was in place.
+                if let Some(signal) = self.stop.signal() {
+                    std::process::exit(128 + i32::from(signal));
+                }
+                if let Ok(ours) = ours {
+                    self.stop = ours;
+                }
+                self.manner = RunOptions::in_background(self.scene.settings);
+                super::scheduler::queued(self, PATIENCE);
+                std::process::exit(self.stop.signal().map_or(0, |signal| 128 + i32::from(signal)));
+            }
+            // Several threads cannot fork; a fresh process takes the queue itself.
+            Err(_) => {
+                self.queue = None;
+                self.unwritten.is_empty()
+                    && super::detached::spawn("queue", self.scene, &[]).is_ok()
+            }
+        }
+    }
+
+    fn gate(&mut self, urgent: bool, impatient: bool) -> Gate {
+        if urgent || requests::is_urgent(&self.dir) {
+            return Gate::Open;
+        }
+        let settings = self.scene.settings;
+        let now = SystemTime::now();
+        let backoff = match self.retry() {
+            Some(retry) if !impatient => settings.patience().wait(Some(&retry), now),
+            _ => Duration::ZERO,
+        };
+        if !backoff.is_zero() {
+            return Gate::BackingOff(backoff);
+        }
+        let rate = settings.rate();
+        let wait = rate.wait(throttle::stamp(&self.dir, rate, now), now);
+        if wait.is_zero() { Gate::Open } else { Gate::Throttled(wait) }
+    }
+
+    fn pause(&mut self, at_most: Duration) -> Paused {
+        if let Some(changes) = &mut self.changed {
+            return changes.wait(at_most, &self.stop);
+        }
+        // What changed before the watch was set would be missed: look again first.
+        self.changed = Some(StateWatch::of(&self.dir));
+        Paused::Over
+    }
+
+    fn settle(&mut self) -> Paused {
+        pause::sleep(self.scene.settings.settle, &self.stop)
+    }
+
+    fn clock(&mut self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    fn run(&mut self) -> RunReport {
+        self.run_over(None)
+    }
+}
+
+impl AccountBackend<'_> {
+    /// As [`Backend::run`]; mbsync uses this connection if it can.
+    pub fn run_over(&mut self, link: Option<&mut Client>) -> RunReport {
+        let Some(mut lock) = self.lock.take() else {
+            // Cannot happen: the protocol runs with the lock held.
+            return RunReport {
+                ended: RunEnd {
+                    exit: ExitStatus::Later,
+                    text: "the lock is not held".into(),
+                    findings: vec![],
+                },
+                changes: vec![],
+                took: Duration::ZERO,
+                retry: None,
+                loan: None,
+            };
+        };
+        let settings = self.scene.settings;
+        let (began, began_at) = (SystemTime::now(), Instant::now());
+        let rate = settings.rate();
+        let even = rate.spend(throttle::stamp(&self.dir, rate, began), began);
+        let stamped = throttle::set_stamp(&self.dir, even);
+        self.note("throttle", stamped);
+
+        self.dir.sweep();
+        let before = self.last();
+        let trigger = trigger_stamp(&self.trigger());
+        let (mut taken, unseen) = match requests::take(&self.dir, settings.patience(), began) {
+            Ok(taken) => (taken, None),
+            Err(error) => (requests::Claimed::new(), Some(error)),
+        };
+        let is_echo = hooks::take_echo(&self.dir);
+        taken.extend(std::mem::take(&mut self.unwritten).into_iter().map(|want| (want, 0)));
+        if trigger.is_some() && trigger != before.trigger {
+            taken.entry(Target::Account).or_default();
+        }
+        let wants: BTreeSet<Target> = taken.keys().cloned().collect();
+        let named = self.scene.config.mbsync_words(self.scene.account, &wants);
+        let words = named.args();
+        let snapshot = Snapshot::take(self.scope(&wants));
+        let secrets = self.secrets();
+        let program = settings.mbsync.clone();
+        let job = Job {
+            program: &program,
+            file: &self.scene.config.file,
+            words: &words,
+            prompt: self.manner.prompt,
+            progress: self.manner.progress,
+            verbose: self.manner.verbose,
+            stall: settings.stall,
+            secrets: &secrets,
+        };
+        let mut loan = None;
+        let ended = if let Some(error) = unseen.filter(|_| wants.is_empty()) {
+            let want = self.dir.file("want");
+            let failure = state_failure(
+                &error,
+                &format!("cannot see what is asked for in {}", want.display()),
+            );
+            RunEnd { exit: failure.exit, text: failure.text, findings: vec![] }
+        } else if named.all || !named.words.is_empty() {
+            match link.map(|link| self.run_on_loan(&job, &named, &mut lock, link)) {
+                Some((how, ended)) => {
+                    loan = Some(how);
+                    ended.unwrap_or_else(|| self.run_plainly(&job, &mut lock))
+                }
+                None => self.run_plainly(&job, &mut lock),
+            }
+        } else {
+            nothing_to_name(&named.unreachable)
+        };
+        let took = began_at.elapsed();
+        let scope = self.scope(&wants);
+        let changes = snapshot.changes(&scope);
+        hooks::refresh(&changes, &scope);
+        self.facts = HookEnv::of(settings, &changes, &scope, began, is_echo);
+        let run = LastRun {
+            started: millis(began),
+            took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            whole: wants.contains(&Target::Account),
+            trigger: trigger.or(before.trigger),
+            changes: changes.clone(),
+            ..LastRun::default()
+        };
+        let retry = self.settle(&taken, run, &before, &ended);
+        let cleared = lock.clear();
+        self.note("lock", cleared);
+        self.lock = Some(lock);
+        RunReport { ended, changes, took, retry, loan }
+    }
+
+    fn run_plainly(&self, job: &Job<'_>, lock: &mut Lock) -> RunEnd {
+        self.say(|| format!("running {}", mbsync::command_line(job).join(" ")));
+        mbsync::run(job, lock, &self.stop, None)
+    }
+
+    /// A run over a connection of ours; no end of it if it has to be made plainly.
+    fn run_on_loan(
+        &self,
+        job: &Job<'_>,
+        words: &MbsyncWords,
+        lock: &mut Lock,
+        link: &mut Client,
+    ) -> (LeaseOutcome, Option<RunEnd>) {
+        let AccountContext { config, account, .. } = self.scene;
+        let mut handover = match Handover::prepare(link, config, account, words) {
+            Ok(handover) => handover,
+            Err(Refusal::Lost(error)) => {
+                let why = error.to_string();
+                return (LeaseOutcome::Failed(why.clone(), Returned::Broken(why)), None);
+            }
+            Err(refusal) => return (LeaseOutcome::Declined(refusal.to_string()), None),
+        };
+        self.say(|| {
+            let line = mbsync::command_line(job).join(" ");
+            format!("running {line}, over the connection that is open")
+        });
+        let ended = mbsync::run(job, lock, &self.stop, Some(&mut handover));
+        let spoilt = handover.spoilt(ended.exit);
+        let returned = handover.given_back();
+        match spoilt {
+            Some(why) => {
+                self.say(|| format!("not over the connection that is open: {why}"));
+                (LeaseOutcome::Failed(why, returned), None)
+            }
+            None => (LeaseOutcome::Used(returned), Some(ended)),
+        }
+    }
+}
+
+/// Where an account's trigger file is.
+#[must_use]
+pub fn trigger(dir: &StateDir, settings: &Settings) -> PathBuf {
+    settings.trigger.clone().unwrap_or_else(|| dir.file("trigger"))
+}
+
+/// ctime, which nobody can set back, of the trigger file.
+#[must_use]
+pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
+}
+
+/// The end of a run that has no words for mbsync, which would take none amiss.
+fn nothing_to_name(unreachable: &[String]) -> RunEnd {
+    let (exit, text) = match unreachable {
+        // Asked for when .mbsyncrc still had them.
+        [] => (ExitStatus::Done, String::new()),
+        names => {
+            let names = names.join(", ");
+            (
+                ExitStatus::Config,
+                format!("mbsync cannot be told to sync {names}; rename it in .mbsyncrc"),
+            )
+        }
+    };
+    RunEnd { exit, text, findings: vec![] }
+}
+
+/// Whether serving the want serves the mailbox.
+#[must_use]
+pub fn covers(want: &Target, mailbox: &Mailbox) -> bool {
+    match want {
+        Target::Account => true,
+        Target::Channel(channel) => *channel == mailbox.channel,
+        Target::Mailbox { channel, name } => *channel == mailbox.channel && *name == mailbox.name,
+    }
+}
+
+/// A number from 0 to 1 that differs between processes and moments.
+#[must_use]
+pub fn jitter() -> f64 {
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    let mixed = (u64::from(nanos) ^ (u64::from(std::process::id()) << 20))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    #[allow(clippy::cast_precision_loss)]
+    let jitter = (mixed >> 40) as f64 / (1_u64 << 24) as f64;
+    jitter
+}
+
+fn millis(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

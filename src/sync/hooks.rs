@@ -1,0 +1,210 @@
+//! What follows a run: an open mutt is woken, and the user's commands are run.
+//!
+//! A command may itself call mutt-sync, and with a waiter the run that it asks
+//! for is another process's. So that this never becomes a chain, a request made
+//! from inside a command leaves a mark, and a run that finds the mark and
+//! changes nothing is followed by nothing.
+//!
+//! Knows nothing else of why the run was made.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
+
+use super::account::AccountContext;
+use super::detached;
+use crate::headers;
+use crate::model::Mailbox;
+use crate::os::fork;
+use crate::os::signals::Shutdown;
+use crate::settings::Settings;
+use crate::state::StateDir;
+use crate::state::last_run::Change;
+use crate::state::lock::{Lock, LockWait};
+use crate::verdict::maildir;
+
+/// How long one of the user's commands may take.
+const LIMIT: Duration = Duration::from_secs(2 * 60);
+/// Set for the user's commands, so that a mutt-sync called by one knows.
+const INSIDE: &str = "MUTT_SYNC_HOOK";
+/// The mark of a request that such a mutt-sync made.
+const ECHO: &str = "echo";
+/// Leaves the mark, if this process was called by one of the user's commands.
+/// Before the request itself: who sees that sees the mark too.
+pub fn mark_echo(dir: &StateDir) {
+    if std::env::var_os(INSIDE).is_some() {
+        // Lost, the commands run once more.
+        let _ = std::fs::write(dir.file(ECHO), "");
+    }
+}
+
+/// Takes the mark away, for the run that serves what it was left with.
+#[must_use]
+pub fn take_echo(dir: &StateDir) -> bool {
+    std::fs::remove_file(dir.file(ECHO)).is_ok()
+}
+
+/// What the user's commands are told of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookEnv {
+    /// Unread messages that it brought.
+    new: usize,
+    /// The mailboxes they are in, by near name.
+    mailboxes: Vec<String>,
+    /// The newest of them.
+    newest: Option<PathBuf>,
+}
+
+impl HookEnv {
+    /// The facts of a run that began then; `None` if there is no command to tell
+    /// them to, or nothing but an echo to tell.
+    #[must_use]
+    pub fn of(
+        settings: &Settings,
+        changes: &[Change],
+        mailboxes: &[Mailbox],
+        began: SystemTime,
+        is_echo: bool,
+    ) -> Option<Self> {
+        let commands = !settings.after_sync.is_empty() || !settings.new_mail.is_empty();
+        if !commands || is_echo && changes.is_empty() {
+            return None;
+        }
+        let mut facts = HookEnv { new: 0, mailboxes: vec![], newest: None };
+        for mailbox in changed(changes, mailboxes) {
+            let Some(maildir) = &mailbox.maildir else { continue };
+            let mut new = maildir::delivered(maildir, began).unwrap_or_default();
+            new.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("new")));
+            if let Some(newest) = new.last() {
+                facts.new += new.len();
+                facts.mailboxes.push(mailbox.near.clone());
+                // The first mailbox with news is the one to speak of: INBOX, mostly.
+                facts.newest.get_or_insert_with(|| newest.clone());
+            }
+        }
+        Some(facts)
+    }
+
+    /// Leaves a process behind that runs the commands; nobody waits for it.
+    pub fn tell(&self, scene: AccountContext<'_>) {
+        let headline = self
+            .newest
+            .as_deref()
+            .and_then(|newest| headers::summary_of_file(newest).ok())
+            .unwrap_or_default();
+        let (new, mailboxes) = (self.new.to_string(), self.mailboxes.join(","));
+        let facts = [
+            ("MUTT_SYNC_ACCOUNT", scene.account.name.as_str()),
+            ("MUTT_SYNC_BOX", &mailboxes),
+            ("MUTT_SYNC_NEW", &new),
+            ("MUTT_SYNC_FROM", &headline.from),
+            ("MUTT_SYNC_SUBJECT", &headline.subject),
+            (INSIDE, "1"),
+        ];
+        // Mail is synced; a notification that cannot be made is not worth a failure.
+        let _ = detached::spawn("hooks", scene, &facts);
+    }
+}
+
+/// Runs the commands, in the process left behind for it: one process at a time
+/// for each account, so that an indexer never meets itself.
+pub fn run_commands(settings: &Settings, dir: &StateDir, stop: &Shutdown) {
+    let path = dir.file("hook.lock");
+    let Ok(LockWait::Got(_alone)) = Lock::take(&path, LIMIT * 2, || false, stop) else { return };
+    let news = std::env::var("MUTT_SYNC_NEW").is_ok_and(|new| new != "0");
+    for command in [&settings.after_sync, &settings.new_mail] {
+        if std::ptr::eq(command, &raw const settings.new_mail) && !news {
+            continue;
+        }
+        if let Some((program, arguments)) = command.split_first() {
+            run_bounded(program, arguments, LIMIT, stop);
+        }
+    }
+}
+
+/// A session of its own, so that it is ended with all that it has started.
+fn run_bounded(program: &str, arguments: &[String], limit: Duration, stop: &Shutdown) {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = fork::in_new_session(&mut command).spawn() else { return };
+    let pid = Pid::from_child(&child);
+    if let Ok(ended) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        if !super::pause::ready_within(&ended, limit, stop) {
+            let _ = kill_process_group(pid, Signal::TERM);
+            if !super::pause::ready_within(&ended, Duration::from_secs(5), stop) {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+        }
+    }
+    let _ = child.wait();
+}
+
+fn changed<'a>(
+    changes: &'a [Change],
+    mailboxes: &'a [Mailbox],
+) -> impl Iterator<Item = &'a Mailbox> {
+    mailboxes.iter().filter(|mailbox| {
+        changes.iter().any(|each| each.channel == mailbox.channel && each.mailbox == mailbox.near)
+    })
+}
+
+/// Sets the mode of `new/` of each changed mailbox to what it is. mutt and
+/// neomutt watch only that directory, and the attribute event makes them look
+/// at once, where flags and deletions would show at the next key (tried with
+/// mutt 2.2.12 and neomutt 20220429). No mtime changes.
+pub fn refresh(changes: &[Change], mailboxes: &[Mailbox]) {
+    for maildir in changed(changes, mailboxes).filter_map(|mailbox| mailbox.maildir.as_ref()) {
+        let new = maildir.join("new");
+        if let Ok(found) = std::fs::metadata(&new) {
+            let _ = std::fs::set_permissions(&new, found.permissions());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn g9_a_command_that_hangs_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let script = format!("echo $$ >'{0}'; sleep 600 & echo $! >>'{0}'; wait", pids.display());
+        let stop = Shutdown::on_signals().unwrap();
+        // Longer where the shell has not come so far: the machine is busy.
+        let mut limit = Duration::from_millis(700);
+        let (started, text) = loop {
+            let started = Instant::now();
+            run_bounded("sh", &["-c".into(), script.clone()], limit, &stop);
+            assert!(started.elapsed() < Duration::from_secs(300), "nothing was ended");
+            match std::fs::read_to_string(&pids) {
+                Ok(text) if text.matches('\n').count() == 2 => break (started, text),
+                _ => limit *= 2,
+            }
+        };
+        let running = || {
+            text.lines().any(|pid| {
+                let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                state.is_ok_and(|stat| !stat.contains(") Z"))
+            })
+        };
+        while running() {
+            assert!(started.elapsed() < limit + Duration::from_secs(60), "{text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn g5_the_mark_of_an_echo_is_taken_once() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        mark_echo(&dir);
+        assert!(!take_echo(&dir), "this process is no command of a user's");
+        std::fs::write(dir.file(ECHO), "").unwrap();
+        assert!(take_echo(&dir));
+        assert!(!take_echo(&dir));
+    }
+}

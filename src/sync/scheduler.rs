@@ -1,0 +1,674 @@
+//! Single flight: how requests of many processes become few runs, never two at
+//! once, none forgotten.
+//!
+//! The protocol alone, over [`Backend`], so that a test can let any number of
+//! processes take their steps in any order and kill them anywhere. Knows
+//! nothing of files, clocks or mbsync.
+//!
+//! The rules:
+//!
+//! 1. A request is on disk before anything else is done about it.
+//! 2. Only the holder of the account's lock takes requests and runs mbsync. What
+//!    it takes, it takes before the run starts.
+//! 3. A foreground command waits for the lock itself, and then looks whether its
+//!    request still stands. If not, a run that started later has served it.
+//! 4. A background command needs somebody who will look after it has gone:
+//!    the waiter, the one process that holds the queue, or a child it leaves
+//!    behind as that process. A request that could not be put on disk is seen
+//!    by nobody else, and goes to a child of its own.
+//! 5. Who gives up the queue (or stops waiting) looks once more *after* giving it
+//!    up. A request is on disk before its maker finds the queue held; so either
+//!    the leaver sees the request, or its maker finds the queue free. Who is
+//!    told to stop looks at nothing and leaves nobody: the next command serves.
+//! 6. A foreground command gives a waiter that holds a connection a moment to
+//!    take its request, for the waiter's run is the shorter one. Then it goes on
+//!    by rule 3, whether the waiter did or not.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::model::Target;
+pub use crate::state::requests::RequestState;
+
+/// How long a child waits before it tries for a lock again that it did not get.
+const LOCK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The world as the protocol sees it: one account's state directory, the clock,
+/// mbsync.
+pub trait Backend {
+    /// What a run came to.
+    type RunOutcome: RunOutcome;
+
+    /// Puts the requests on disk. False if they cannot be: then only this
+    /// process, and a child it leaves, know of them.
+    fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool;
+    /// How requests made earlier stand. Only asked while the lock is held.
+    fn standing(&mut self, wants: &BTreeSet<Target>) -> RequestState;
+    /// How long until some request is due; `None` if none stands.
+    fn next_due(&mut self) -> Option<Duration>;
+    /// A request stands that no run has been tried for.
+    fn any_fresh(&mut self) -> bool;
+    /// The last run was refused the login, or got no password: it may not have
+    /// been able to ask for one.
+    fn was_denied(&mut self) -> bool;
+
+    /// Waits for the account's lock and for the end of a killed holder's run.
+    fn lock(&mut self) -> Locked;
+    /// Gives the lock up.
+    fn unlock(&mut self);
+    /// Takes the queue if it is free.
+    fn try_queue(&mut self) -> bool;
+    /// Gives the queue up.
+    fn leave_queue(&mut self);
+    /// A waiter is alive, and will see any request on disk.
+    fn waiter_is_alive(&mut self) -> bool;
+    /// Leaves a child that holds the queue if this process did, which does so
+    /// from now on no more. False if it cannot.
+    fn leave_child(&mut self) -> bool;
+
+    /// Gives a waiter that holds a connection a moment to take these requests.
+    /// May return at any time, for any reason.
+    fn head_start(&mut self, wants: &BTreeSet<Target>);
+
+    /// What throttle and backoff say of a run now: neither of an urgent one,
+    /// backoff nothing of an impatient one.
+    fn gate(&mut self, urgent: bool, impatient: bool) -> Gate;
+    /// Waits; ends early when the account's files change, and may end early
+    /// for no reason.
+    fn pause(&mut self, at_most: Duration) -> Paused;
+    /// Waits the quiet time wanted before a run in the background: mutt may
+    /// still be writing.
+    fn settle(&mut self) -> Paused;
+    /// Time passed since any fixed moment.
+    fn clock(&mut self) -> Duration;
+    /// Takes what is due, runs mbsync, settles the requests. With the lock held.
+    fn run(&mut self) -> Self::RunOutcome;
+}
+
+/// The protocol's view of a run.
+pub trait RunOutcome {
+    /// Trying again cannot help before somebody mends something.
+    fn is_hopeless(&self) -> bool;
+    /// A signal ended it.
+    fn stopped(&self) -> bool;
+}
+
+/// The end of waiting for the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    /// It is ours.
+    Held,
+    /// Another process held it too long.
+    TooLong,
+    /// It cannot be opened, and other processes may be able to: who only looks
+    /// after what is on disk had better make way for them.
+    Unavailable,
+    /// A signal came.
+    Stopped,
+}
+
+/// The end of a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// Time is up, or something changed.
+    Over,
+    /// A signal came.
+    Stopped,
+}
+
+/// Whether a run may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Now.
+    Open,
+    /// After so long, to keep the throttle.
+    Throttled(Duration),
+    /// After so long, for the last runs failed.
+    BackingOff(Duration),
+}
+
+/// How a command wants its request treated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestOptions {
+    /// `--force`: not throttled.
+    pub urgent: bool,
+    /// Somebody sits in front of it (or forces it): backoff does not hold it up.
+    pub impatient: bool,
+    /// `--block`: stay until served.
+    pub block: bool,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestOutcome<R> {
+    /// A run of ours, which took it on.
+    Ran(R),
+    /// A run of another process served it.
+    Served,
+    /// A run of another process took it on and failed; it stands.
+    Failed,
+    /// Somebody will run it, after about so long.
+    Queued(Duration, By),
+    /// Not tried: backoff is in force for so long. It stands.
+    BackingOff(Duration),
+    /// Another process held the lock too long. It stands.
+    LockHeld,
+    /// A signal came. It stands.
+    Stopped,
+    /// Nobody could be left behind to serve it. It stands.
+    Stranded,
+}
+
+impl<R: RunOutcome> RequestOutcome<R> {
+    fn stopped(&self) -> bool {
+        match self {
+            RequestOutcome::Stopped => true,
+            RequestOutcome::Ran(report) => report.stopped(),
+            _ => false,
+        }
+    }
+}
+
+/// Who looks after a queued request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The waiter.
+    Waiter,
+    /// The process that held the queue already.
+    Queue,
+    /// A child of ours.
+    Child,
+}
+
+/// A command in the foreground: sees its request served, unless it is throttled
+/// and may not block.
+pub fn foreground<G: Backend>(
+    ground: &mut G,
+    wants: &BTreeSet<Target>,
+    manner: RequestOptions,
+) -> RequestOutcome<G::RunOutcome> {
+    let shared = ground.submit(wants, manner.urgent);
+    let mut queue = false;
+    let answer = run_until_served(ground, wants, manner, shared, &mut queue);
+    if queue {
+        ground.leave_queue();
+        if !answer.stopped() {
+            recheck_after_release(ground);
+        }
+    }
+    answer
+}
+
+fn run_until_served<G: Backend>(
+    ground: &mut G,
+    wants: &BTreeSet<Target>,
+    manner: RequestOptions,
+    shared: bool,
+    queue: &mut bool,
+) -> RequestOutcome<G::RunOutcome> {
+    if shared && ground.gate(manner.urgent, false) == Gate::Open {
+        ground.head_start(wants);
+    }
+    loop {
+        match ground.lock() {
+            Locked::Held => {}
+            Locked::TooLong | Locked::Unavailable => return RequestOutcome::LockHeld,
+            Locked::Stopped => return RequestOutcome::Stopped,
+        }
+        let early = match ground.standing(wants) {
+            RequestState::Served => Some(RequestOutcome::Served),
+            // Not tried again by each of fifty: one failure answers all.
+            RequestState::Failed => Some(RequestOutcome::Failed),
+            RequestState::Fresh => None,
+        };
+        // The run that failed may have had nobody to ask for the password: a
+        // key pressed in front of a terminal is not answered by its failure.
+        let asks_itself = matches!(early, Some(RequestOutcome::Failed))
+            && manner.impatient
+            && ground.was_denied();
+        let wait = match ground.gate(manner.urgent, manner.impatient) {
+            Gate::Open => Duration::ZERO,
+            Gate::Throttled(wait) => wait,
+            Gate::BackingOff(wait) => {
+                ground.unlock();
+                return early.unwrap_or(RequestOutcome::BackingOff(wait));
+            }
+        };
+        if (early.is_none() || asks_itself) && wait.is_zero() {
+            if asks_itself {
+                // The failure has marked it to wait; asked for again, it is taken now.
+                ground.submit(wants, manner.urgent);
+            }
+            let report = ground.run();
+            ground.unlock();
+            return RequestOutcome::Ran(report);
+        }
+        ground.unlock();
+        if let Some(answer) = early {
+            return answer;
+        }
+        if !manner.block {
+            return delegate(ground, wait, shared);
+        }
+        *queue = *queue || ground.try_queue();
+        if ground.pause(wait) == Paused::Stopped {
+            return RequestOutcome::Stopped;
+        }
+    }
+}
+
+/// A command in the background: sees to it that somebody will serve the request.
+pub fn background<G: Backend>(
+    ground: &mut G,
+    wants: &BTreeSet<Target>,
+    urgent: bool,
+) -> RequestOutcome<G::RunOutcome> {
+    let shared = ground.submit(wants, urgent);
+    delegate(ground, Duration::ZERO, shared)
+}
+
+fn delegate<G: Backend>(
+    ground: &mut G,
+    wait: Duration,
+    shared: bool,
+) -> RequestOutcome<G::RunOutcome> {
+    if shared && ground.waiter_is_alive() {
+        return RequestOutcome::Queued(wait, By::Waiter);
+    }
+    if shared && !ground.try_queue() {
+        return RequestOutcome::Queued(wait, By::Queue);
+    }
+    if ground.leave_child() {
+        return RequestOutcome::Queued(wait, By::Child);
+    }
+    ground.leave_queue();
+    RequestOutcome::Stranded
+}
+
+/// The child left behind: holds the queue, waits, serves, looks again, goes.
+/// Failures are waited out for about `patience` in all.
+pub fn queued<G: Backend>(ground: &mut G, patience: Duration) {
+    loop {
+        // Anew for each request that came too late for the last look: its maker
+        // found the queue held, where a child of its own would have begun anew.
+        let going = drain_queue(ground, patience);
+        ground.leave_queue();
+        if going == Going::AtOnce || !ground.any_fresh() || !ground.try_queue() {
+            return;
+        }
+    }
+}
+
+/// Whether who leaves the queue may look once more.
+#[derive(PartialEq, Eq)]
+enum Going {
+    AtOnce,
+    WhenNothingIsFresh,
+}
+
+fn drain_queue<G: Backend>(ground: &mut G, patience: Duration) -> Going {
+    let mut left = patience;
+    if ground.settle() == Paused::Stopped {
+        return Going::AtOnce;
+    }
+    while let Some(due) = ground.next_due() {
+        let (wait, trouble) = match ground.gate(false, false) {
+            Gate::Open => (due, !due.is_zero()),
+            Gate::Throttled(wait) => (wait.max(due), !due.is_zero()),
+            Gate::BackingOff(wait) => (wait.max(due), true),
+        };
+        let before = ground.clock();
+        if !wait.is_zero() {
+            if trouble && left.is_zero() {
+                return Going::WhenNothingIsFresh;
+            }
+            if ground.pause(wait) == Paused::Stopped {
+                return Going::AtOnce;
+            }
+            if trouble {
+                left = left.saturating_sub(ground.clock().saturating_sub(before));
+            }
+            continue;
+        }
+        match ground.lock() {
+            Locked::Held => {}
+            Locked::Stopped | Locked::Unavailable => return Going::AtOnce,
+            Locked::TooLong => {
+                if left.is_zero() || ground.pause(LOCK_AGAIN) == Paused::Stopped {
+                    return Going::AtOnce;
+                }
+                left = left.saturating_sub(ground.clock().saturating_sub(before));
+                continue;
+            }
+        }
+        // Another process may have run while this one waited for the lock.
+        if ground.gate(false, false) != Gate::Open || ground.next_due() != Some(Duration::ZERO) {
+            ground.unlock();
+            continue;
+        }
+        let report = ground.run();
+        ground.unlock();
+        if report.stopped() {
+            return Going::AtOnce;
+        }
+        if report.is_hopeless() {
+            return Going::WhenNothingIsFresh;
+        }
+    }
+    Going::WhenNothingIsFresh
+}
+
+/// Rule 5, for whoever others relied on.
+pub fn recheck_after_release<G: Backend>(ground: &mut G) {
+    if ground.any_fresh() {
+        let _ = delegate(ground, Duration::ZERO, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Moments that the model in `tests/flight_model.rs` reaches seldom: here
+    //! each is told, and what is done about it is written down.
+
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// What is answered, one after the other; when nothing is left: served,
+    /// open, nothing due, nothing fresh, free, granted.
+    #[derive(Default)]
+    #[allow(clippy::struct_excessive_bools)]
+    struct Script {
+        unwritable: bool,
+        waiter: bool,
+        denied: bool,
+        childless: bool,
+        standing: VecDeque<RequestState>,
+        due: VecDeque<Duration>,
+        fresh: VecDeque<bool>,
+        locked: VecDeque<Locked>,
+        queue_held: bool,
+        gate: VecDeque<Gate>,
+        stopped_in_pause: bool,
+        report: Came,
+        now: Duration,
+        done: Vec<&'static str>,
+    }
+
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    enum Came {
+        #[default]
+        Well,
+        Hopeless,
+        Stopped,
+    }
+
+    impl RunOutcome for Came {
+        fn is_hopeless(&self) -> bool {
+            *self == Came::Hopeless
+        }
+
+        fn stopped(&self) -> bool {
+            *self == Came::Stopped
+        }
+    }
+
+    impl Backend for Script {
+        type RunOutcome = Came;
+
+        fn submit(&mut self, _: &BTreeSet<Target>, _: bool) -> bool {
+            self.done.push("demand");
+            !self.unwritable
+        }
+
+        fn standing(&mut self, _: &BTreeSet<Target>) -> RequestState {
+            self.standing.pop_front().unwrap_or(RequestState::Served)
+        }
+
+        fn next_due(&mut self) -> Option<Duration> {
+            self.due.pop_front()
+        }
+
+        fn any_fresh(&mut self) -> bool {
+            self.done.push("any_fresh");
+            self.fresh.pop_front().unwrap_or(false)
+        }
+
+        fn was_denied(&mut self) -> bool {
+            self.denied
+        }
+
+        fn lock(&mut self) -> Locked {
+            self.done.push("lock");
+            self.locked.pop_front().unwrap_or(Locked::Held)
+        }
+
+        fn unlock(&mut self) {
+            self.done.push("unlock");
+        }
+
+        fn try_queue(&mut self) -> bool {
+            self.done.push("try_queue");
+            !self.queue_held
+        }
+
+        fn leave_queue(&mut self) {
+            self.done.push("leave_queue");
+        }
+
+        fn waiter_is_alive(&mut self) -> bool {
+            self.waiter
+        }
+
+        fn leave_child(&mut self) -> bool {
+            self.done.push("leave_child");
+            !self.childless
+        }
+
+        fn head_start(&mut self, _: &BTreeSet<Target>) {
+            self.done.push("head_start");
+        }
+
+        fn gate(&mut self, _: bool, _: bool) -> Gate {
+            self.gate.pop_front().unwrap_or(Gate::Open)
+        }
+
+        fn pause(&mut self, at_most: Duration) -> Paused {
+            self.done.push("pause");
+            self.now += at_most;
+            if self.stopped_in_pause { Paused::Stopped } else { Paused::Over }
+        }
+
+        fn settle(&mut self) -> Paused {
+            self.done.push("settle");
+            Paused::Over
+        }
+
+        fn clock(&mut self) -> Duration {
+            self.now
+        }
+
+        fn run(&mut self) -> Came {
+            self.done.push("run");
+            self.report
+        }
+    }
+
+    const SHUT: Gate = Gate::Throttled(Duration::from_secs(5));
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn asked(script: &mut Script, block: bool) -> RequestOutcome<Came> {
+        let manner = RequestOptions { urgent: false, impatient: true, block };
+        foreground(script, &BTreeSet::from([Target::Account]), manner)
+    }
+
+    fn in_background(script: &mut Script) -> RequestOutcome<Came> {
+        background(script, &BTreeSet::from([Target::Account]), false)
+    }
+
+    /// One that stayed, throttled, and then ran.
+    fn stayed(report: Came) -> Script {
+        Script {
+            standing: [RequestState::Fresh; 2].into(),
+            gate: [SHUT, SHUT].into(),
+            report,
+            ..Script::default()
+        }
+    }
+
+    #[test]
+    fn g2_who_stayed_looks_once_more_after_it_left_the_queue() {
+        // A request came when the run had taken all others: its maker found the queue held.
+        let mut script = stayed(Came::Well);
+        script.fresh = [true].into();
+        assert_eq!(asked(&mut script, true), RequestOutcome::Ran(Came::Well));
+        let done = ["run", "unlock", "leave_queue", "any_fresh", "try_queue", "leave_child"];
+        assert_eq!(script.done[script.done.len() - 6..], done);
+        let mut script = stayed(Came::Well);
+        assert_eq!(asked(&mut script, true), RequestOutcome::Ran(Came::Well));
+        assert_eq!(script.done[script.done.len() - 2..], ["leave_queue", "any_fresh"]);
+    }
+
+    #[test]
+    fn g8_who_is_told_to_stop_looks_at_nothing_and_leaves_nobody() {
+        let mut script = stayed(Came::Stopped);
+        script.fresh = [true].into();
+        assert_eq!(asked(&mut script, true), RequestOutcome::Ran(Came::Stopped));
+        assert_eq!(script.done[script.done.len() - 3..], ["run", "unlock", "leave_queue"]);
+        let mut script = stayed(Came::Well);
+        (script.fresh, script.stopped_in_pause) = ([true].into(), true);
+        assert_eq!(asked(&mut script, true), RequestOutcome::Stopped);
+        assert_eq!(script.done[script.done.len() - 2..], ["pause", "leave_queue"]);
+        for came in [Came::Stopped, Came::Well] {
+            let mut script = Script {
+                due: [Duration::ZERO; 4].into(),
+                fresh: [true].into(),
+                report: came,
+                ..Script::default()
+            };
+            queued(&mut script, HOUR);
+            let looks = script.done.iter().filter(|step| **step == "any_fresh").count();
+            assert_eq!(looks == 0, came == Came::Stopped, "{:?}", script.done);
+        }
+    }
+
+    #[test]
+    fn a_waiter_is_given_a_moment_only_if_it_may_run_and_can_know() {
+        let steps = |script: &mut Script| {
+            asked(script, false);
+            script.done.contains(&"head_start")
+        };
+        assert!(steps(&mut Script::default()));
+        assert!(!steps(&mut Script { unwritable: true, ..Script::default() }));
+        assert!(!steps(&mut Script { gate: [SHUT].into(), ..Script::default() }));
+    }
+
+    #[test]
+    fn g12_only_who_can_ask_tries_again_after_a_denial() {
+        let answered = |denied, impatient, standing| {
+            let mut script =
+                Script { denied, standing: VecDeque::from([standing]), ..Script::default() };
+            let manner = RequestOptions { urgent: false, impatient, block: false };
+            foreground(&mut script, &BTreeSet::from([Target::Account]), manner)
+        };
+        assert_eq!(answered(true, true, RequestState::Failed), RequestOutcome::Ran(Came::Well));
+        assert_eq!(answered(true, false, RequestState::Failed), RequestOutcome::Failed);
+        assert_eq!(answered(false, true, RequestState::Failed), RequestOutcome::Failed);
+        assert_eq!(answered(true, true, RequestState::Served), RequestOutcome::Served);
+        assert_eq!(answered(false, false, RequestState::Fresh), RequestOutcome::Ran(Came::Well));
+    }
+
+    #[test]
+    fn g3_what_another_run_has_served_is_not_run_for_again() {
+        for block in [false, true] {
+            let mut script = Script::default();
+            assert_eq!(asked(&mut script, block), RequestOutcome::Served);
+            assert!(!script.done.contains(&"run"));
+        }
+    }
+
+    #[test]
+    fn g3_a_denial_is_not_tried_again_while_throttled() {
+        let mut script = Script {
+            denied: true,
+            standing: [RequestState::Failed].into(),
+            gate: [SHUT, SHUT].into(),
+            ..Script::default()
+        };
+        assert_eq!(asked(&mut script, false), RequestOutcome::Failed);
+    }
+
+    #[test]
+    fn g2_somebody_looks_after_each_request_in_the_background() {
+        let by = |script: &mut Script| in_background(script);
+        let queued = |by| RequestOutcome::Queued(Duration::ZERO, by);
+        assert_eq!(by(&mut Script { waiter: true, ..Script::default() }), queued(By::Waiter));
+        assert_eq!(by(&mut Script { queue_held: true, ..Script::default() }), queued(By::Queue));
+        assert_eq!(by(&mut Script::default()), queued(By::Child));
+        let mut alone = Script { childless: true, ..Script::default() };
+        assert_eq!(by(&mut alone), RequestOutcome::Stranded);
+        assert_eq!(alone.done, ["demand", "try_queue", "leave_child", "leave_queue"]);
+        // Nobody else can see what is not on disk.
+        let blind =
+            Script { unwritable: true, waiter: true, queue_held: true, ..Script::default() };
+        let mut blind = blind;
+        assert_eq!(by(&mut blind), queued(By::Child));
+        assert_eq!(blind.done, ["demand", "leave_child"]);
+    }
+
+    #[test]
+    fn g2_the_child_begins_anew_for_what_came_too_late_for_its_last_look() {
+        let mut script = Script { fresh: [true].into(), ..Script::default() };
+        queued(&mut script, HOUR);
+        let once = ["settle", "leave_queue", "any_fresh"];
+        assert_eq!(script.done, [&once[..], &["try_queue"], &once[..]].concat());
+        // Unless somebody else looks after it by now.
+        let mut script = Script { fresh: [true].into(), queue_held: true, ..Script::default() };
+        queued(&mut script, HOUR);
+        assert_eq!(script.done, [&once[..], &["try_queue"]].concat());
+    }
+
+    #[test]
+    fn the_child_goes_when_nobody_can_help_or_its_patience_is_at_an_end() {
+        let runs = |script: &mut Script| {
+            queued(script, HOUR);
+            script.done.iter().filter(|step| **step == "run").count()
+        };
+        let due = || VecDeque::from([Duration::ZERO; 6]);
+        assert_eq!(runs(&mut Script { due: due(), ..Script::default() }), 3);
+        let mut hopeless = Script { due: due(), report: Came::Hopeless, ..Script::default() };
+        assert_eq!(runs(&mut hopeless), 1);
+        // A failure is waited out for an hour in all; a throttle as long as it lasts.
+        let twice = |gate| {
+            let gate = VecDeque::from([gate; 4]);
+            Script { due: VecDeque::from([Duration::ZERO; 5]), gate, ..Script::default() }
+        };
+        let mut failing = twice(Gate::BackingOff(HOUR / 2));
+        assert_eq!(runs(&mut failing), 0);
+        assert_eq!(failing.now, HOUR);
+        let mut throttled = twice(Gate::Throttled(HOUR / 2));
+        throttled.due.push_back(Duration::ZERO);
+        assert_eq!(runs(&mut throttled), 1);
+        assert_eq!(throttled.now, HOUR * 2);
+        // What failed and waits for its hour is trouble too, throttled or not.
+        for gate in [Gate::Open, Gate::Throttled(Duration::ZERO)] {
+            let mut waits = twice(gate);
+            waits.due = VecDeque::from([HOUR; 4]);
+            assert_eq!((runs(&mut waits), waits.now), (0, HOUR));
+        }
+        // A lock that is not to be had is tried for again, and not without end.
+        let locked = VecDeque::from([Locked::TooLong; 1000]);
+        let mut held = Script { due: [Duration::ZERO; 1000].into(), locked, ..Script::default() };
+        assert_eq!((runs(&mut held), held.now), (0, HOUR));
+    }
+
+    #[test]
+    fn g3_the_child_does_not_run_for_what_was_served_while_it_waited_for_the_lock() {
+        let mut served = Script { due: [Duration::ZERO].into(), ..Script::default() };
+        queued(&mut served, HOUR);
+        assert_eq!(served.done, ["settle", "lock", "unlock", "leave_queue", "any_fresh"]);
+        let gate = VecDeque::from([Gate::Open, SHUT]);
+        let mut shut = Script { due: [Duration::ZERO].into(), gate, ..Script::default() };
+        queued(&mut shut, HOUR);
+        assert!(!shut.done.contains(&"run"), "{:?}", shut.done);
+    }
+}

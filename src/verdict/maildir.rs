@@ -1,0 +1,873 @@
+//! The near side: what in a Maildir differs from mbsync's record.
+//!
+//! [`judge_maildir`] is a pure function of the record and the names in cur and new.
+//! [`look`] puts it to work on a disk, and lists no directory whose time stamps
+//! are those of the last clean look. Knows names and time stamps; opens no
+//! message, and knows nothing of servers.
+
+use super::record::{self, Record, RecordState};
+use super::server::ServerStatus;
+use super::{
+    Changes, Difference, Digest, Fingerprint, Rules, SideVerdict, near_difference, pending_cleanup,
+};
+use crate::model::flags::Flags;
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::mem::MaybeUninit;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The messages of a Maildir: UIDs and flags read from the names in cur and new.
+#[derive(Debug, Clone)]
+pub struct MaildirListing {
+    info_delimiter: u8,
+    /// UID in the high bits, flags in the low eight.
+    numbered: Vec<u64>,
+    /// Names without a UID.
+    unnumbered: u32,
+    /// A UID that no mbsync wrote.
+    strange: bool,
+    digest: Digest,
+}
+
+impl MaildirListing {
+    /// An empty one. `info_delimiter` is the byte before `2,` in names.
+    #[must_use]
+    pub fn new(info_delimiter: u8) -> MaildirListing {
+        MaildirListing {
+            info_delimiter,
+            numbered: Vec::new(),
+            unnumbered: 0,
+            strange: false,
+            digest: Digest::default(),
+        }
+    }
+
+    /// Takes in a file name of cur or new, read as mbsync reads it: no dotfiles,
+    /// UID after the first `,U=`, flags anywhere after the first `:2,`.
+    pub fn add(&mut self, name: &[u8]) {
+        if name.first().is_none_or(|&byte| byte == b'.') {
+            return;
+        }
+        let delimiter = self.info_delimiter;
+        let (mut stem, mut uid, mut flags) = (None, None, None);
+        for (at, &byte) in name.iter().enumerate() {
+            if byte != b',' && byte != delimiter {
+                continue;
+            }
+            let tail = &name[at + 1..];
+            if byte == delimiter {
+                stem.get_or_insert(at);
+            }
+            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
+                flags = Some(Flags::among(&tail[2..]));
+            }
+            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
+                uid = Some(leading_number(&tail[2..]));
+            }
+            if uid.is_some() && flags.is_some() {
+                break;
+            }
+        }
+        let flags = flags.unwrap_or(Flags::NONE);
+        self.digest.add(&name[..stem.unwrap_or(name.len())], flags);
+        match uid.unwrap_or(0) {
+            0 => self.unnumbered = self.unnumbered.saturating_add(1),
+            uid if uid < u64::from(u32::MAX) => {
+                self.numbered.push(uid << 8 | u64::from(flags.bits()));
+            }
+            _ => self.strange = true,
+        }
+    }
+
+    /// How many messages there are.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.digest.files
+    }
+
+    /// The digest of what was taken in.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// UIDs and flags of the messages that have a UID, sorted.
+    fn sorted(&mut self) -> impl Iterator<Item = (u32, Flags)> + Clone {
+        self.numbered.sort_unstable();
+        self.numbered.iter().map(|&packed| {
+            let [flags, uid @ ..] = packed.to_le_bytes();
+            let uid = u32::from_le_bytes([uid[0], uid[1], uid[2], uid[3]]);
+            (uid, Flags::from_bits(flags))
+        })
+    }
+}
+
+/// The number that `text` starts with, 0 if none; `u64::MAX` if it does not fit.
+fn leading_number(text: &[u8]) -> u64 {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0_u64, |value, &digit| {
+        value
+            .checked_mul(10)
+            .and_then(|v| v.checked_add(u64::from(digit - b'0')))
+            .unwrap_or(u64::MAX)
+    })
+}
+
+/// `.uidvalidity`: how mbsync numbers the messages of a Maildir.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbering {
+    /// UIDVALIDITY.
+    pub validity: u32,
+    /// The highest UID given out.
+    pub highest: u32,
+}
+
+impl Numbering {
+    /// What the file says; `None` if mbsync would not read it either.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Numbering> {
+        let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+        let validity = numbers.next()?.parse().ok()?;
+        let highest = numbers.next()?.parse().ok()?;
+        Some(Numbering { validity, highest })
+    }
+}
+
+/// What in a Maildir with UIDs in its names differs from the record.
+///
+/// `forwarded` is whether the server lets `$Forwarded` be stored (`\*` or the
+/// keyword in PERMANENTFLAGS); `None`, not known, counts as yes.
+#[must_use]
+pub fn judge_maildir(
+    record: &Record,
+    listing: &mut MaildirListing,
+    numbering: Numbering,
+    rules: &Rules,
+    forwarded: Option<bool>,
+) -> SideVerdict {
+    if numbering.validity != record.near_validity {
+        return SideVerdict::Unknown(
+            "the Maildir's UIDVALIDITY is not the recorded one".to_owned(),
+        );
+    }
+    if record.max_expired_near > 0 {
+        return SideVerdict::Unknown("messages expire on the far side".to_owned());
+    }
+    if listing.strange {
+        return SideVerdict::Unknown("a file name has an impossible UID".to_owned());
+    }
+    let mut changes = Changes {
+        new: listing.unnumbered,
+        other: pending_cleanup(record, rules),
+        ..Changes::default()
+    };
+    let mut entries = record.with_near().peekable();
+    let mut last = 0;
+    for (uid, flags) in listing.sorted() {
+        if uid == last {
+            return SideVerdict::Unknown(format!("two files have the UID {uid}"));
+        }
+        last = uid;
+        while entries.next_if(|entry| entry.near < uid).is_some() {
+            changes.count(Difference::Deleted);
+        }
+        if let Some(entry) = entries.next_if(|entry| entry.near == uid) {
+            if let Some(kind) = near_difference(entry, flags, rules, forwarded) {
+                changes.count(kind);
+            }
+        } else if flags.has(Flags::TRASHED) && rules.expunge_near {
+            changes.count(Difference::Deleted);
+        } else if uid > record.max_pushed && !(flags.has(Flags::TRASHED) && rules.expunge_far) {
+            changes.count(Difference::New);
+        }
+        // Left over: numbered, not recorded and not above the mark. mbsync has
+        // done with it (refused, or its entry dropped) and never looks again.
+    }
+    if last > numbering.highest {
+        return SideVerdict::Unknown(format!("the UID {last} is above the highest given out"));
+    }
+    for _ in entries {
+        changes.count(Difference::Deleted);
+    }
+    SideVerdict::from_changes(changes)
+}
+
+/// Time stamps of a directory or file. The change time is in it because a
+/// modification time can be set back, by a restored backup or by `touch -d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    modified: (i64, i64),
+    changed: (i64, i64),
+    size: u64,
+    inode: u64,
+}
+
+/// What can be seen of a pair's near side without listing a directory.
+/// Equal to that of a look that found it clean: still clean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirStamps {
+    cur: Stamp,
+    new: Option<Stamp>,
+    record: Option<Stamp>,
+    numbering: Option<Stamp>,
+    unfinished: bool,
+}
+
+/// The clock that stamps files moves in ticks, of 10 ms at most on Linux. Twice
+/// that, for the clock may be read at the other end of a tick.
+const TICK: Duration = Duration::from_millis(20);
+/// For file systems that keep whole seconds (or two, as FAT does).
+const COARSE_TICK: Duration = Duration::from_millis(2020);
+
+impl Stamp {
+    fn of(path: &Path) -> std::io::Result<Stamp> {
+        let found = path.metadata()?;
+        Ok(Stamp {
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+            // A directory's size says nothing and may be rounded.
+            size: if found.is_dir() { 0 } else { found.size() },
+            inode: found.ino(),
+        })
+    }
+
+    /// Whether a change made after `now` is bound to show in another stamp.
+    /// Not if this one is of the clock's current tick, or lies ahead of it.
+    fn settled(&self, now: SystemTime) -> bool {
+        let tick = if self.modified.1 == 0 && self.changed.1 == 0 { COARSE_TICK } else { TICK };
+        let Some(limit) = now.checked_sub(tick).and_then(|t| t.duration_since(UNIX_EPOCH).ok())
+        else {
+            return false;
+        };
+        let limit =
+            (i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), i64::from(limit.subsec_nanos()));
+        self.changed < limit && self.modified < limit
+    }
+}
+
+impl DirStamps {
+    /// A glance at a pair's near side; `None` if there is no Maildir (for mbsync,
+    /// a directory is one if it holds cur).
+    ///
+    /// # Errors
+    /// The Maildir is there but may not be looked at.
+    pub fn at(maildir: &Path, state_file: &Path) -> std::io::Result<Option<DirStamps>> {
+        let missing = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(None),
+            _ => Err(error),
+        };
+        let stamp = |path: &Path| Stamp::of(path).map(Some).or_else(missing);
+        let Some(cur) = stamp(&maildir.join("cur"))? else {
+            return Ok(None);
+        };
+        Ok(Some(DirStamps {
+            cur,
+            new: stamp(&maildir.join("new"))?,
+            record: stamp(state_file)?,
+            numbering: stamp(&maildir.join(".uidvalidity"))?,
+            unfinished: record::unfinished(state_file),
+        }))
+    }
+
+    /// Whether a change made after `now` is bound to make a different glance,
+    /// so that this one may be remembered.
+    #[must_use]
+    pub fn settled(&self, now: SystemTime) -> bool {
+        let others = [&self.new, &self.record, &self.numbering];
+        self.cur.settled(now) && others.into_iter().flatten().all(|stamp| stamp.settled(now))
+    }
+}
+
+/// What is remembered of the near side from its last clean look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanMaildir {
+    /// The glance, if it was settled.
+    pub glance: Option<DirStamps>,
+    /// The digest: the only memory of a Maildir with `AltMap`.
+    pub digest: Option<Digest>,
+    /// Stamp of the record that the digest goes with. Without it, a message
+    /// pulled by a run of somebody else's and then removed would leave the same
+    /// digest as before.
+    pub record: Option<Stamp>,
+    /// The rules that it was judged by.
+    pub rules: Rules,
+    /// Whether `$Forwarded` was then known to be taken by the server.
+    pub forwarded: Option<bool>,
+}
+
+/// What a look at a Maildir found.
+#[derive(Debug, Clone)]
+pub struct MaildirScan {
+    /// The finding.
+    pub finding: SideVerdict,
+    /// To be remembered if it is clean and this is something: the next look
+    /// that has the same glance need not list.
+    pub glance: Option<DirStamps>,
+    /// Digest of the messages: of these, or of those remembered where the
+    /// glance was enough.
+    pub digest: Option<Digest>,
+    /// Stamp of the record; `None` if there is none.
+    pub record: Option<Stamp>,
+    /// Whether directories were listed.
+    pub listed: bool,
+    /// The record, if it was read: it is not when the glance was enough.
+    pub state: Option<RecordState>,
+}
+
+impl MaildirScan {
+    fn unknown(why: String) -> MaildirScan {
+        let finding = SideVerdict::Unknown(why);
+        MaildirScan {
+            finding,
+            glance: None,
+            digest: None,
+            record: None,
+            listed: false,
+            state: None,
+        }
+    }
+
+    /// What this side looks like, with the far side's STATUS, to tell whether
+    /// another run could do anything that the last one did not.
+    #[must_use]
+    pub fn fingerprint(&self, far: Option<ServerStatus>) -> Fingerprint {
+        let unfinished = self.state == Some(RecordState::Unfinished);
+        Fingerprint { near: self.digest, record: self.record, far, unfinished }
+    }
+
+    /// What to remember of this look if this side turned out clean. With
+    /// `AltMap` this is the case, too, where the last run went well and the
+    /// digest is the one of the look before it.
+    #[must_use]
+    pub fn remembered(&self, rules: &Rules, forwarded: Option<bool>) -> CleanMaildir {
+        CleanMaildir {
+            glance: self.glance.clone(),
+            digest: self.digest,
+            record: self.record,
+            rules: rules.clone(),
+            forwarded,
+        }
+    }
+}
+
+/// Looks at the near side of a pair.
+///
+/// A glance is taken before and after the listing, and only a listing that
+/// nothing disturbed is judged clean for good; when it was disturbed three
+/// times over, the last one counts and its glance is not handed out.
+#[must_use]
+pub fn scan(
+    maildir: &Path,
+    state_file: &Path,
+    rules: &Rules,
+    remembered: Option<&CleanMaildir>,
+    forwarded: Option<bool>,
+) -> MaildirScan {
+    let remembered = remembered.filter(|then| then.rules == *rules && then.forwarded == forwarded);
+    let mut found = MaildirScan::unknown(String::new());
+    for _ in 0..3 {
+        let now = SystemTime::now();
+        let before = match DirStamps::at(maildir, state_file) {
+            Ok(Some(glance)) => glance,
+            Ok(None) => return MaildirScan::unknown("there is no such Maildir".to_owned()),
+            Err(error) => return MaildirScan::unknown(format!("{}: {error}", maildir.display())),
+        };
+        if let Some(then) = remembered.filter(|then| then.glance.as_ref() == Some(&before)) {
+            return MaildirScan {
+                finding: SideVerdict::Clean,
+                record: before.record,
+                glance: Some(before),
+                digest: then.digest,
+                listed: false,
+                state: None,
+            };
+        }
+        let state = record::read(state_file);
+        let mut listing = MaildirListing::new(rules.info_delimiter);
+        if let Err(error) = list(maildir, &mut |name| listing.add(name)) {
+            return MaildirScan::unknown(format!("{}: {error}", maildir.display()));
+        }
+        let then = remembered.filter(|then| then.record == before.record);
+        let finding = judge_on_disk(maildir, &state, &mut listing, rules, then, forwarded);
+        let undisturbed =
+            DirStamps::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
+        let settled = undisturbed && before.settled(now);
+        found = MaildirScan {
+            finding,
+            record: before.record,
+            glance: settled.then_some(before),
+            digest: Some(listing.digest()),
+            listed: true,
+            state: Some(state),
+        };
+        if undisturbed {
+            break;
+        }
+    }
+    found
+}
+
+/// [`judge_maildir`], with what else is needed read from the disk, and for every state
+/// and numbering that there is.
+fn judge_on_disk(
+    maildir: &Path,
+    state: &RecordState,
+    listing: &mut MaildirListing,
+    rules: &Rules,
+    remembered: Option<&CleanMaildir>,
+    forwarded: Option<bool>,
+) -> SideVerdict {
+    let record = match state {
+        RecordState::Known(record) => record,
+        RecordState::NeverSynced if listing.files() == 0 => {
+            return SideVerdict::Unknown("never synced".to_owned());
+        }
+        RecordState::NeverSynced => {
+            let new = u32::try_from(listing.files()).unwrap_or(u32::MAX);
+            return SideVerdict::Changed(Changes { new, ..Changes::default() });
+        }
+        RecordState::Unfinished => {
+            return SideVerdict::Unknown("mbsync was interrupted".to_owned());
+        }
+        RecordState::Unreadable { why } => return SideVerdict::Unknown(why.clone()),
+    };
+    // An existing scheme beats the setting.
+    match read_numbering(&maildir.join(".uidvalidity")) {
+        Ok(text) => match Numbering::parse(&text) {
+            Some(numbering) => judge_maildir(record, listing, numbering, rules, forwarded),
+            None => SideVerdict::Unknown(".uidvalidity is not understood".to_owned()),
+        },
+        Err(_) if rules.alt_map || maildir.join(".isyncuidmap.db").exists() => {
+            judge_alt_map(record, listing, rules, remembered)
+        }
+        Err(_) => SideVerdict::Unknown("the Maildir has lost its UIDs (.uidvalidity)".to_owned()),
+    }
+}
+
+/// As much of the file as mbsync reads.
+fn read_numbering(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(127).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// With `AltMap` only mbsync's database knows which file is which message. So
+/// the messages are compared with those of the last clean look.
+fn judge_alt_map(
+    record: &Record,
+    listing: &MaildirListing,
+    rules: &Rules,
+    remembered: Option<&CleanMaildir>,
+) -> SideVerdict {
+    let Some(then) = remembered.and_then(|then| then.digest) else {
+        return SideVerdict::Unknown("AltMap, and nothing remembered".to_owned());
+    };
+    let mut changes = Changes { other: pending_cleanup(record, rules), ..Changes::default() };
+    if then != listing.digest() {
+        let more = listing.files().checked_sub(then.files).and_then(|n| u32::try_from(n).ok());
+        let fewer = then.files.checked_sub(listing.files()).and_then(|n| u32::try_from(n).ok());
+        changes.new = more.unwrap_or(0);
+        changes.deleted = fewer.unwrap_or(0);
+        changes.other += u32::from(then.files == listing.files());
+    }
+    SideVerdict::from_changes(changes)
+}
+
+/// Hands the names in cur and new to `each`. A missing new is empty: mbsync
+/// makes it.
+fn list(maildir: &Path, each: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
+    let mut buffer = vec![MaybeUninit::<u8>::uninit(); 64 << 10];
+    for folder in ["cur", "new"] {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(maildir.join(folder), flags, Mode::empty()) {
+            Err(Errno::NOENT) if folder == "new" => continue,
+            opened => opened?,
+        };
+        let mut entries = RawDir::new(dir, &mut buffer);
+        while let Some(entry) = entries.next() {
+            each(entry?.file_name().to_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// The files that an mbsync started at `since` or later has delivered into a
+/// Maildir, and that are still there under the name it gave them,
+/// `TIME.PID_COUNT.HOST`: what a run pulled. Oldest first.
+///
+/// Told by time, not by process, so that a wrapper around mbsync does not hide
+/// them. The name has whole seconds; the change time tells runs within one
+/// second apart.
+///
+/// # Errors
+/// The Maildir cannot be listed.
+pub fn delivered(maildir: &Path, since: SystemTime) -> std::io::Result<Vec<PathBuf>> {
+    // The clock that stamps files may lag a tick behind.
+    let since = since
+        .checked_sub(TICK)
+        .unwrap_or(UNIX_EPOCH)
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let second = since.as_secs();
+    let start = (i64::try_from(second).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()));
+    let mut found = Vec::new();
+    for folder in ["cur", "new"] {
+        let dir = match std::fs::read_dir(maildir.join(folder)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        for entry in dir {
+            let entry = entry?;
+            let name = entry.file_name();
+            let named = name.to_str().is_some_and(|name| {
+                let number = |text: &str| text.parse::<u64>().ok();
+                let mut parts = name.split('.');
+                let time = parts.next().and_then(number);
+                let pair = parts.next().and_then(|part| part.split_once('_'));
+                let (pid, count) = pair.map_or((None, None), |(a, b)| (number(a), number(b)));
+                pid.and(count).and(time).is_some_and(|time| time >= second)
+            });
+            // Renamed into place, or by mutt since: either changes the inode.
+            let fresh =
+                || entry.metadata().is_ok_and(|found| (found.ctime(), found.ctime_nsec()) >= start);
+            if named && fresh() {
+                found.push(maildir.join(folder).join(name));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules::none();
+    const NUMBERING: Numbering = Numbering { validity: 2, highest: 20 };
+
+    fn record(entries: &str) -> Record {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\n";
+        record::parse(format!("{head}{entries}").as_bytes()).unwrap()
+    }
+
+    fn found(entries: &str, names: &[&str], rules: &Rules, forwarded: Option<bool>) -> SideVerdict {
+        let mut listing = MaildirListing::new(rules.info_delimiter);
+        for name in names {
+            listing.add(name.as_bytes());
+        }
+        judge_maildir(&record(entries), &mut listing, NUMBERING, rules, forwarded)
+    }
+
+    fn changes(new: u32, deleted: u32, flags: u32) -> SideVerdict {
+        SideVerdict::Changed(Changes { new, deleted, flags, other: 0 })
+    }
+
+    #[test]
+    fn names_are_read_as_mbsync_reads_them() {
+        let clean = |entries, name: &str| {
+            assert_eq!(found(entries, &[name], &RULES, None), SideVerdict::Clean, "{name}");
+        };
+        clean("1 1 S\n", "100.5_1.host,U=1:2,S");
+        clean("1 1\n", "100.5_1.host,U=1:2,");
+        clean("1 1\n", "100.5_1.host,U=1");
+        clean("1 1 S\n", "100.M5,S=12,U=1,W=3:2,Sab");
+        clean("1 1 FS\n", "x,U=1:2,SF");
+        clean("1 1 S\n", "x:2,S,U=1");
+        clean("1 1 FS\n", "x,U=1:2,S:2,F");
+        clean("1 1\n", "x,2,S,U=1");
+        clean("20 20 S\n", "the highest given out,U=20:2,S");
+        let semicolon = Rules { info_delimiter: b';', ..RULES };
+        assert_eq!(
+            found("1 1 S\n", &["x,U=1;2,S", ".hidden"], &semicolon, None),
+            SideVerdict::Clean
+        );
+    }
+
+    #[test]
+    fn a_message_is_its_name_up_to_the_flags_and_its_flags() {
+        let digest = |name: &str| {
+            let mut listing = MaildirListing::new(b':');
+            listing.add(name.as_bytes());
+            listing.digest()
+        };
+        assert_eq!(digest("x,U=1:2,S"), digest("x,U=1:2,Sab"));
+        for other in ["x,U=2:2,S", "x,U=1:2,FS", "y,U=1:2,S", "x,U=1,S=3:2,S"] {
+            assert_ne!(digest("x,U=1:2,S"), digest(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_stamp_is_settled_when_the_clock_has_gone_on() {
+        let then = UNIX_EPOCH + Duration::from_secs(1000);
+        let after = |nanos| then + Duration::from_nanos(nanos);
+        let stamp =
+            |nsec| Stamp { modified: (1000, nsec), changed: (1000, nsec), size: 0, inode: 1 };
+        let (fine, whole) = (stamp(500), stamp(0));
+        assert!(!fine.settled(then) && !fine.settled(UNIX_EPOCH));
+        assert!(!fine.settled(after(20_000_500)) && fine.settled(after(20_000_501)));
+        assert!(!whole.settled(after(2_020_000_000)) && whole.settled(after(2_020_000_001)));
+        for old in [Stamp { modified: (999, 5), ..fine }, Stamp { changed: (999, 5), ..fine }] {
+            assert!(!old.settled(after(20_000_500)) && old.settled(after(20_000_501)));
+        }
+        for half in [Stamp { modified: (1000, 0), ..fine }, Stamp { changed: (1000, 0), ..fine }] {
+            assert!(half.settled(after(20_000_501)));
+        }
+        for ahead in [Stamp { modified: (1001, 5), ..fine }, Stamp { changed: (1001, 5), ..fine }] {
+            assert!(!ahead.settled(after(20_000_501)));
+        }
+    }
+
+    #[test]
+    fn what_was_never_synced_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut listing = MaildirListing::new(b':');
+        let mut judged = |name: &[u8]| {
+            listing.add(name);
+            judge_on_disk(dir.path(), &RecordState::NeverSynced, &mut listing, &RULES, None, None)
+        };
+        assert!(matches!(judged(b".hidden"), SideVerdict::Unknown(_)));
+        assert_eq!(judged(b"a"), changes(1, 0, 0));
+        assert_eq!(judged(b"b,U=4:2,S"), changes(2, 0, 0));
+    }
+
+    #[test]
+    fn changes_are_counted_by_kind() {
+        let entries = "1 1 S\n2 2 \n3 3 F\n4 0 S\n0 5 T\n";
+        let names = ["a,U=1:2,S", "b,U=2:2,", "c,U=3:2,F", "e,U=5:2,ST"];
+        assert_eq!(found(entries, &names, &RULES, None), SideVerdict::Clean);
+        let names = ["a,U=1:2,RS", "c,U=3:2,F", "e,U=5:2,", "new:2,S", "f,U=12:2,"];
+        assert_eq!(found(entries, &names, &RULES, None), changes(2, 1, 1));
+        // Numbered, below the mark, not recorded: mbsync has done with it.
+        let names = ["a,U=1:2,S", "b,U=2:2,", "c,U=3:2,F", "e,U=5:2,", "f,U=8:2,S"];
+        assert_eq!(found(entries, &names, &RULES, None), SideVerdict::Clean);
+    }
+
+    #[test]
+    fn passed_counts_where_the_server_takes_it() {
+        let name = ["a,U=1:2,PS"];
+        assert_eq!(found("1 1 S\n", &name, &RULES, Some(false)), SideVerdict::Clean);
+        assert_eq!(found("1 1 S\n", &name, &RULES, Some(true)), changes(0, 0, 1));
+        assert_eq!(found("1 1 S\n", &name, &RULES, None), changes(0, 0, 1));
+    }
+
+    #[test]
+    fn expunge_counts_what_it_would_remove() {
+        let near = Rules { expunge_near: true, ..RULES };
+        assert_eq!(found("1 1 ST\n", &["a,U=1:2,ST"], &RULES, None), SideVerdict::Clean);
+        assert_eq!(found("1 1 ST\n", &["a,U=1:2,ST"], &near, None), changes(0, 1, 0));
+        assert_eq!(found("", &["a,U=1:2,T"], &near, None), changes(0, 1, 0));
+        let far = Rules { expunge_far: true, ..RULES };
+        assert_eq!(found("", &["a,U=12:2,T"], &far, None), SideVerdict::Clean);
+        assert_eq!(found("", &["a,U=12:2,T"], &RULES, None), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn what_is_numbered_up_to_the_mark_is_not_new() {
+        assert_eq!(found("", &["a,U=9:2,S"], &RULES, None), SideVerdict::Clean);
+        assert_eq!(found("", &["a,U=10:2,S"], &RULES, None), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn placeholders_do_not_carry_seen_and_ask_by_flagged() {
+        assert_eq!(found("1 1 >\n", &["a,U=1:2,S"], &RULES, None), SideVerdict::Clean);
+        assert_eq!(found("1 1 >\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
+        assert_eq!(found("1 1 >S\n", &["a,U=1:2,S"], &RULES, None), changes(0, 0, 1));
+        assert_eq!(found("1 1 <S\n", &["a,U=1:2,S"], &RULES, None), SideVerdict::Clean);
+    }
+
+    #[test]
+    fn what_mbsync_would_refuse_is_unknown() {
+        for names in [&["a,U=1:2,S", "b,U=1:2,S"][..], &["a,U=21"], &["a,U=4294967295"]] {
+            assert!(matches!(found("1 1 S\n", names, &RULES, None), SideVerdict::Unknown(_)));
+        }
+        // Not the number that is left when the rest is cut off.
+        let cut = found("1 1 S\n", &["a,U=4294967297:2,S"], &RULES, None);
+        assert!(matches!(cut, SideVerdict::Unknown(_)));
+        let judged = |name: &str, record: &Record, numbering: Numbering| {
+            let mut listing = MaildirListing::new(b':');
+            listing.add(name.as_bytes());
+            judge_maildir(record, &mut listing, numbering, &RULES, None)
+        };
+        let other = Numbering { validity: 3, ..NUMBERING };
+        assert!(matches!(judged("a", &record(""), other), SideVerdict::Unknown(_)));
+        let full = Numbering { highest: u32::MAX, ..NUMBERING };
+        let last = judged("a,U=4294967295", &record(""), full);
+        assert!(matches!(last, SideVerdict::Unknown(_)));
+        let mut expires_there = record("1 1\n");
+        assert_eq!(judged("a,U=1", &expires_there, NUMBERING), SideVerdict::Clean);
+        expires_there.max_expired_near = 1;
+        assert!(matches!(judged("a,U=1", &expires_there, NUMBERING), SideVerdict::Unknown(_)));
+    }
+
+    #[test]
+    fn a_missing_new_is_empty_and_a_missing_cur_is_none() {
+        let (dir, _) = maildir();
+        let count = || {
+            let mut count = 0;
+            list(dir.path(), &mut |_| count += 1).map(|()| count)
+        };
+        // With the two entries that every directory has.
+        assert_eq!(count().unwrap(), 5);
+        let delivered = || delivered(dir.path(), SystemTime::now());
+        std::fs::remove_dir(dir.path().join("new")).unwrap();
+        assert_eq!((count().unwrap(), delivered().unwrap().len()), (3, 0));
+        std::fs::write(dir.path().join("new"), "").unwrap();
+        assert!(count().is_err() && delivered().is_err(), "no directory");
+        std::fs::remove_file(dir.path().join("new")).unwrap();
+        std::fs::remove_dir_all(dir.path().join("cur")).unwrap();
+        assert!(count().is_err());
+    }
+
+    #[test]
+    fn only_an_interrupted_mbsync_has_something_to_take_up() {
+        let of = |state: RecordState| {
+            let look = MaildirScan { state: Some(state), ..MaildirScan::unknown(String::new()) };
+            look.fingerprint(None).unfinished
+        };
+        assert!(of(RecordState::Unfinished) && !of(RecordState::NeverSynced));
+        assert!(!MaildirScan::unknown(String::new()).fingerprint(None).unfinished);
+    }
+
+    #[test]
+    fn max_messages_expires_what_is_over() {
+        let max = Rules { max_messages: 2, ..RULES };
+        let names = ["a,U=1:2,S", "b,U=2:2,S", "c,U=3:2,S"];
+        let two = "1 1 S\n2 2 S\n";
+        assert_eq!(found(two, &names[..2], &max, None), SideVerdict::Clean);
+        let other = SideVerdict::Changed(Changes { other: 1, ..Changes::default() });
+        assert_eq!(found("1 1 S\n2 2 S\n3 3 S\n", &names, &max, None), other);
+        assert_eq!(found("1 1 ~S\n2 2 S\n3 3 S\n", &names, &max, None), SideVerdict::Clean);
+        assert_eq!(
+            found("1 1 ~S\n2 2 S\n", &["a,U=1:2,ST", "b,U=2:2,S"], &max, None),
+            SideVerdict::Clean
+        );
+    }
+
+    fn maildir() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["cur", "new", "tmp"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        std::fs::write(dir.path().join(".uidvalidity"), "2\n20\n").unwrap();
+        let state = dir.path().join(".mbsyncstate");
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\n";
+        std::fs::write(&state, format!("{head}1 1 S\n")).unwrap();
+        std::fs::write(dir.path().join("cur/a,U=1:2,S"), "").unwrap();
+        (dir, state)
+    }
+
+    #[test]
+    fn a_glance_is_remembered_once_the_clock_has_moved_on() {
+        // Until it is made and looked at within a tick: the machine may be busy.
+        let (dir, state, first) = loop {
+            let begun = std::time::Instant::now();
+            let (dir, state) = maildir();
+            let first = scan(dir.path(), &state, &RULES, None, None);
+            assert_eq!(first.finding, SideVerdict::Clean);
+            if begun.elapsed() < TICK / 2 {
+                break (dir, state, first);
+            }
+        };
+        assert!(first.glance.is_none(), "a change in the same tick would go unseen");
+        let at =
+            |remembered: Option<&CleanMaildir>| scan(dir.path(), &state, &RULES, remembered, None);
+        std::thread::sleep(TICK * 2);
+        let second = at(Some(&first.remembered(&RULES, None)));
+        assert!(second.listed && second.glance.is_some());
+        let memory = second.remembered(&RULES, None);
+        assert!(!at(Some(&memory)).listed);
+        // Other rules, other answers.
+        let other = Rules { expunge_near: true, ..RULES };
+        assert!(scan(dir.path(), &state, &other, Some(&memory), None).listed);
+
+        // A change hidden by setting the time back.
+        let cur = dir.path().join("cur");
+        let then = cur.metadata().unwrap().modified().unwrap();
+        std::fs::write(cur.join("b:2,"), "").unwrap();
+        std::fs::File::open(&cur).unwrap().set_modified(then).unwrap();
+        assert_eq!(at(Some(&memory)).finding, changes(1, 0, 0));
+    }
+
+    #[test]
+    fn a_stamp_ahead_of_the_clock_is_never_trusted() {
+        let (dir, state) = maildir();
+        std::thread::sleep(TICK * 2);
+        let new = std::fs::File::open(dir.path().join("new")).unwrap();
+        new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+        std::thread::sleep(TICK * 2);
+        let found = scan(dir.path(), &state, &RULES, None, None);
+        assert_eq!((found.finding, found.glance), (SideVerdict::Clean, None));
+    }
+
+    #[test]
+    fn alt_map_is_compared_with_the_last_clean_look() {
+        let (dir, state) = maildir();
+        std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
+        let rules = Rules { alt_map: true, ..RULES };
+        let first = scan(dir.path(), &state, &rules, None, None);
+        assert!(matches!(first.finding, SideVerdict::Unknown(_)));
+        // Without the setting its UIDs are lost, whatever is remembered.
+        let memory = first.remembered(&RULES, None);
+        let lost = scan(dir.path(), &state, &RULES, Some(&memory), None).finding;
+        assert!(matches!(lost, SideVerdict::Unknown(_)));
+        let memory = first.remembered(&rules, None);
+        let again = || scan(dir.path(), &state, &rules, Some(&memory), None).finding;
+        assert_eq!(again(), SideVerdict::Clean);
+        let (cur, new) = (dir.path().join("cur"), dir.path().join("new"));
+        std::fs::rename(cur.join("a,U=1:2,S"), new.join("a,U=1:2,S")).unwrap();
+        assert_eq!(again(), SideVerdict::Clean);
+        std::fs::rename(new.join("a,U=1:2,S"), cur.join("a,U=1:2,RS")).unwrap();
+        assert!(matches!(again(), SideVerdict::Changed(_)));
+        // The same messages, but another run has been since.
+        std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
+        assert_eq!(again(), SideVerdict::Clean);
+        let before = scan(dir.path(), &state, &rules, None, None).fingerprint(None);
+        let copy = std::fs::read(&state).unwrap();
+        std::fs::remove_file(&state).unwrap();
+        std::fs::write(&state, copy).unwrap();
+        assert!(matches!(again(), SideVerdict::Unknown(_)));
+        let after = scan(dir.path(), &state, &rules, None, None).fingerprint(None);
+        assert!(before.near == after.near && before != after);
+    }
+
+    #[test]
+    fn with_alt_map_too_a_run_expires_what_is_over() {
+        let rules = Rules { alt_map: true, max_messages: 1, ..RULES };
+        let mut listing = MaildirListing::new(b':');
+        for name in ["a:2,S", "b:2,S"] {
+            listing.add(name.as_bytes());
+        }
+        let memory = CleanMaildir {
+            glance: None,
+            digest: Some(listing.digest()),
+            record: None,
+            rules: rules.clone(),
+            forwarded: None,
+        };
+        let judged =
+            |entries: &str| judge_alt_map(&record(entries), &listing, &rules, Some(&memory));
+        assert_eq!(judged("1 1 S\n"), SideVerdict::Clean);
+        let over = Changes { other: 1, ..Changes::default() };
+        assert_eq!(judged("1 1 S\n2 2 S\n"), SideVerdict::Changed(over));
+    }
+
+    #[test]
+    fn pulled_files_are_told_by_name_and_time() {
+        let (dir, _) = maildir();
+        let earlier = SystemTime::now();
+        let second = earlier.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let put = |name: String| std::fs::write(dir.path().join(name), "").unwrap();
+        put(format!("new/{}.42_1.host,U=3:2,", second + 1));
+        put(format!("cur/{}.42_2.host:2,S", second + 1));
+        put("cur/17.42_3.host:2,S".to_owned());
+        put(format!("new/{}.R42_1.host", second + 1));
+        assert_eq!(delivered(dir.path(), earlier).unwrap().len(), 2);
+        std::thread::sleep(TICK * 2);
+        assert_eq!(delivered(dir.path(), SystemTime::now()).unwrap().len(), 0);
+    }
+}

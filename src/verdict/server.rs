@@ -1,0 +1,401 @@
+//! The far side: what on the server differs from mbsync's record.
+//!
+//! In two steps, for the second costs round trips: [`compare_status`] compares STATUS
+//! with that of the last clean look, [`judge_server`] judges what SEARCH and FETCH
+//! then show. Pure functions over values; knows IMAP's words but no connection.
+//!
+//! A look is: STATUS; EXAMINE; `UID SEARCH RETURN (ALL) ALL`, or `UID SEARCH
+//! ALL` without ESEARCH; `UID FETCH 1:* (FLAGS)`, with `(CHANGEDSINCE m)` where
+//! [`FetchScope`] says so. If it ends clean, the STATUS from *before* the SEARCH is
+//! remembered, so that what happened meanwhile is seen by the next one.
+
+use super::record::{Entry, EntryKind, Placeholder, Record};
+use super::{Changes, Difference, Rules, SideVerdict};
+use crate::model::flags::Flags;
+pub use crate::model::uid_set::UidSet;
+use serde::{Deserialize, Serialize};
+
+/// What STATUS says of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// UIDVALIDITY.
+    pub uid_validity: u32,
+    /// UIDNEXT.
+    pub uid_next: u32,
+    /// MESSAGES.
+    pub messages: u32,
+    /// HIGHESTMODSEQ (RFC 7162); `None` without CONDSTORE, and where the server
+    /// keeps none for this mailbox (it says 0 then).
+    pub highest_modseq: Option<u64>,
+}
+
+/// What is remembered of the far side from its last clean look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanServer {
+    /// STATUS, as it was before the look.
+    pub status: ServerStatus,
+    /// The rules that it was judged by.
+    pub rules: Rules,
+    /// The marks of the record, which never sink but by a restored backup.
+    pub max_pulled: u32,
+    /// The other mark.
+    pub max_pushed: u32,
+}
+
+impl CleanServer {
+    /// What to remember of a clean look at the far side.
+    #[must_use]
+    pub fn new(status: ServerStatus, record: &Record, rules: &Rules) -> CleanServer {
+        CleanServer {
+            status,
+            rules: rules.clone(),
+            max_pulled: record.max_pulled,
+            max_pushed: record.max_pushed,
+        }
+    }
+}
+
+/// What STATUS alone leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusVerdict {
+    /// As at the last clean look.
+    Clean,
+    /// Possibly different: this look settles it.
+    Look(FetchScope),
+    /// It cannot be told, and why.
+    Unknown(String),
+}
+
+/// The flags that a look must fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchScope {
+    /// Of every message.
+    Whole,
+    /// Of those changed since this modification sequence: what changed before
+    /// it was judged by the last clean look.
+    ChangedSince(u64),
+}
+
+/// Whether the far side can differ from the record, going by its STATUS now and
+/// what was remembered of the last clean look.
+///
+/// `record` is `None` where the state file is known to be that of the last
+/// clean look. Without HIGHESTMODSEQ, a change of flags alone does not show
+/// in STATUS and is left to the timer.
+#[must_use]
+pub fn compare_status(
+    now: &ServerStatus,
+    remembered: Option<&CleanServer>,
+    record: Option<&Record>,
+    rules: &Rules,
+) -> StatusVerdict {
+    if record.is_some_and(|record| record.far_validity != now.uid_validity) {
+        return StatusVerdict::Unknown(
+            "the server's UIDVALIDITY is not the recorded one".to_owned(),
+        );
+    }
+    let comparable = |then: &&CleanServer| {
+        let sunk = |record: &Record| {
+            record.max_pulled < then.max_pulled || record.max_pushed < then.max_pushed
+        };
+        then.rules == *rules
+            && then.status.uid_validity == now.uid_validity
+            && !record.is_some_and(sunk)
+    };
+    let Some(then) = remembered.filter(comparable) else {
+        return StatusVerdict::Look(FetchScope::Whole);
+    };
+    if then.status == *now {
+        return StatusVerdict::Clean;
+    }
+    StatusVerdict::Look(match (then.status.highest_modseq, now.highest_modseq) {
+        // A server that counts backwards has forgotten something.
+        (Some(old), Some(new)) if old <= new && then.status.uid_next <= now.uid_next => {
+            FetchScope::ChangedSince(old)
+        }
+        _ => FetchScope::Whole,
+    })
+}
+
+/// The flags that a look has fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// Of every message.
+    Whole(Vec<(u32, Flags)>),
+    /// Of those changed since the modification sequence asked for.
+    ChangedSince(Vec<(u32, Flags)>),
+}
+
+/// What on the far side differs from the record: `uids` are all that SEARCH
+/// found, `fetched` the flags. UIDs in `fetched` alone are of messages that
+/// came or went between the two, and the next look's business.
+#[must_use]
+pub fn judge_server(
+    record: &Record,
+    rules: &Rules,
+    uids: &UidSet,
+    fetched: &Fetched,
+) -> SideVerdict {
+    if record.max_expired_near > 0 {
+        return SideVerdict::Unknown("messages expire on the far side".to_owned());
+    }
+    let (flags, whole) = match fetched {
+        Fetched::Whole(flags) => (flags, true),
+        Fetched::ChangedSince(flags) => (flags, false),
+    };
+    // A server may send a message's flags more than once; the last ones hold.
+    let mut flags = flags.clone();
+    flags.reverse();
+    flags.sort_by_key(|&(uid, _)| uid);
+    flags.dedup_by_key(|&mut (uid, _)| uid);
+
+    let mut changes = Changes::default();
+    let mut recorded_above = 0;
+    for entry in record.with_far() {
+        if uids.contains(entry.far) {
+            recorded_above += u64::from(entry.far > record.max_pulled);
+            let unseen = || flags.binary_search_by_key(&entry.far, |&(uid, _)| uid).is_err();
+            if whole && entry.near != 0 && unseen() {
+                changes.count(Difference::Deleted);
+            }
+        } else {
+            changes.count(Difference::Deleted);
+        }
+    }
+    // Whatever is above the mark and not recorded is new: flags not fetched, it
+    // may be anything.
+    let mut new = uids.count_above(record.max_pulled).saturating_sub(recorded_above);
+    for &(uid, flags) in flags.iter().filter(|(uid, _)| uids.contains(*uid)) {
+        let entry = record.of_far(uid);
+        let above = entry.is_none() && uid > record.max_pulled;
+        let trashed = flags.has(Flags::TRASHED);
+        if above && trashed && rules.expunge_near {
+            // mbsync pulls no message that it would remove from the near side
+            // at once; it only moves its mark.
+            new = new.saturating_sub(1);
+        }
+        if trashed && rules.expunge_far {
+            changes.count(Difference::Deleted);
+        } else if let Some(kind) = entry.and_then(|entry| far_difference(entry, flags)) {
+            changes.count(kind);
+        }
+    }
+    changes.new = changes.new.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
+    SideVerdict::from_changes(changes)
+}
+
+/// The far side of a pair that was never synced.
+#[must_use]
+pub fn never_synced(now: &ServerStatus) -> SideVerdict {
+    match now.messages {
+        0 => SideVerdict::Unknown("never synced".to_owned()),
+        new => SideVerdict::Changed(Changes { new, ..Changes::default() }),
+    }
+}
+
+/// Whether the server lets `$Forwarded` be stored in a mailbox, by its
+/// PERMANENTFLAGS; mbsync then pushes a local Passed, and else does not.
+///
+/// The list that EXAMINE gets says nothing when it is short: Dovecot's is empty,
+/// since a mailbox that is only read keeps no flags. Only SELECT's may be taken
+/// for a no.
+pub fn keeps_forwarded(
+    permanent_flags: impl IntoIterator<Item = impl AsRef<str>>,
+    selected: bool,
+) -> Option<bool> {
+    let names = ["\\*", "$Forwarded"];
+    let kept = permanent_flags.into_iter().any(|flag| names.contains(&flag.as_ref()));
+    (kept || selected).then_some(kept)
+}
+
+/// Whether the flags seen on the far side call for something, given the pair's
+/// entry. The counterpart of the near side's rule, without its exceptions for
+/// expired messages and for what the server does not keep.
+fn far_difference(entry: &Entry, seen: Flags) -> Option<Difference> {
+    if entry.standing == EntryKind::Skipped {
+        return Some(Difference::New);
+    }
+    if entry.placeholder != Placeholder::None && seen.has(Flags::FLAGGED) {
+        return Some(Difference::Flags);
+    }
+    if entry.near == 0 {
+        return None;
+    }
+    let pulled = if entry.placeholder == Placeholder::ServerWatch {
+        seen.without(Flags::SEEN.with(Flags::FLAGGED))
+    } else {
+        seen
+    };
+    (pulled != entry.flags).then_some(Difference::Flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record;
+    use super::*;
+
+    const RULES: Rules = Rules::none();
+    const STATUS: ServerStatus =
+        ServerStatus { uid_validity: 1, uid_next: 10, messages: 3, highest_modseq: Some(50) };
+
+    fn record(entries: &str) -> Record {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\n";
+        record::parse(format!("{head}{entries}").as_bytes()).unwrap()
+    }
+
+    fn found(entries: &str, uids: &str, flags: &[(u32, &[u8])], rules: &Rules) -> SideVerdict {
+        let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
+        judge_server(
+            &record(entries),
+            rules,
+            &UidSet::parse(uids).unwrap(),
+            &Fetched::ChangedSince(flags),
+        )
+    }
+
+    fn changes(new: u32, deleted: u32, flags: u32) -> SideVerdict {
+        SideVerdict::Changed(Changes { new, deleted, flags, other: 0 })
+    }
+
+    #[test]
+    fn the_same_status_is_clean_and_another_needs_a_look() {
+        let record = record("1 1 S\n");
+        let then = CleanServer::new(STATUS, &record, &RULES);
+        let at = |now: ServerStatus| compare_status(&now, Some(&then), Some(&record), &RULES);
+        assert_eq!(at(STATUS), StatusVerdict::Clean);
+        let since = StatusVerdict::Look(FetchScope::ChangedSince(50));
+        let whole = StatusVerdict::Look(FetchScope::Whole);
+        assert_eq!(at(ServerStatus { highest_modseq: Some(51), ..STATUS }), since);
+        assert_eq!(at(ServerStatus { messages: 2, ..STATUS }), since);
+        assert_eq!(at(ServerStatus { highest_modseq: Some(49), ..STATUS }), whole);
+        assert_eq!(at(ServerStatus { uid_next: 9, ..STATUS }), whole);
+        assert_eq!(at(ServerStatus { highest_modseq: None, ..STATUS }), whole);
+        assert!(matches!(
+            at(ServerStatus { uid_validity: 2, ..STATUS }),
+            StatusVerdict::Unknown(_)
+        ));
+        assert_eq!(compare_status(&STATUS, None, Some(&record), &RULES), whole);
+        let other = Rules { expunge_far: true, ..RULES };
+        assert_eq!(compare_status(&STATUS, Some(&then), Some(&record), &other), whole);
+        let mut restored = record.clone();
+        restored.max_pulled = 8;
+        assert_eq!(compare_status(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        restored = record.clone();
+        restored.max_pushed = 8;
+        assert_eq!(compare_status(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        let mut grown = record.clone();
+        (grown.max_pulled, grown.max_pushed) = (10, 10);
+        assert_eq!(
+            compare_status(&STATUS, Some(&then), Some(&grown), &RULES),
+            StatusVerdict::Clean
+        );
+        assert_eq!(compare_status(&STATUS, Some(&then), None, &RULES), StatusVerdict::Clean);
+    }
+
+    #[test]
+    fn changes_are_counted_by_kind() {
+        let entries = "1 1 S\n2 2 \n3 0 \n0 4 \n12 5 \n";
+        assert_eq!(found(entries, "1:3,7,12", &[], &RULES), SideVerdict::Clean);
+        assert_eq!(found(entries, "1:3,7,12", &[(1, b"S"), (3, b"T")], &RULES), SideVerdict::Clean);
+        assert_eq!(found(entries, "1:3,10:13", &[(1, b"RS")], &RULES), changes(3, 0, 1));
+        assert_eq!(found(entries, "1,12", &[], &RULES), changes(0, 2, 0));
+        assert_eq!(found(entries, "1:3,12", &[(1, b"F"), (1, b"S")], &RULES), SideVerdict::Clean);
+    }
+
+    #[test]
+    fn a_deleted_message_is_new_only_where_mbsync_pulls_it() {
+        let near = Rules { expunge_near: true, ..RULES };
+        let far = Rules { expunge_far: true, ..RULES };
+        let both = Rules { expunge_near: true, expunge_far: true, ..RULES };
+        let seen: &[(u32, &[u8])] = &[(10, b"T")];
+        assert_eq!(found("", "10", seen, &RULES), changes(1, 0, 0));
+        assert_eq!(found("", "10", seen, &near), SideVerdict::Clean);
+        assert_eq!(found("", "10", seen, &both), changes(0, 1, 0));
+        assert_eq!(found("", "10", seen, &far), changes(1, 1, 0));
+        assert_eq!(found("", "5", &[(5, b"T")], &far), changes(0, 1, 0));
+        assert_eq!(found("", "5", &[(5, b"T")], &near), SideVerdict::Clean);
+        assert_eq!(found("", "10", &[], &near), changes(1, 0, 0), "its flags are not known");
+    }
+
+    #[test]
+    fn what_is_recorded_at_the_mark_or_deleted_hides_nothing_new() {
+        assert_eq!(found("9 9 S\n", "9,10", &[], &RULES), changes(1, 0, 0));
+        assert_eq!(found("8 8 S\n10 9 \n", "8,10,11", &[], &RULES), changes(1, 0, 0));
+        let near = Rules { expunge_near: true, ..RULES };
+        assert_eq!(found("5 5 T\n", "5,10", &[(5, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("10 5 T\n", "10,11", &[(10, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("", "7,10", &[(7, b"T")], &near), changes(1, 0, 0));
+        assert_eq!(found("", "9,10", &[(9, b"T")], &near), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn a_message_that_is_there_and_not_in_a_whole_look_has_gone_meanwhile() {
+        let record = record("1 1 S\n2 2 S\n3 0 \n");
+        let uids = UidSet::parse("1:3").unwrap();
+        let whole = |uids_seen: &[u32]| {
+            let flags = uids_seen.iter().map(|&uid| (uid, Flags::SEEN)).collect();
+            judge_server(&record, &RULES, &uids, &Fetched::Whole(flags))
+        };
+        assert_eq!(whole(&[1, 2, 3]), SideVerdict::Clean);
+        assert_eq!(whole(&[1, 2]), SideVerdict::Clean, "the third is not here anyway");
+        assert_eq!(whole(&[1, 3]), changes(0, 1, 0));
+    }
+
+    #[test]
+    fn what_was_never_synced_is_new_and_nothing_is_unknown() {
+        assert_eq!(never_synced(&STATUS), changes(3, 0, 0));
+        let empty = ServerStatus { messages: 0, ..STATUS };
+        assert!(matches!(never_synced(&empty), SideVerdict::Unknown(_)));
+    }
+
+    #[test]
+    fn only_a_mailbox_that_is_selected_says_no_to_forwarded() {
+        for flags in [&["\\Seen", "\\*"][..], &["$Forwarded"]] {
+            for selected in [false, true] {
+                assert_eq!(keeps_forwarded(flags.iter().copied(), selected), Some(true));
+            }
+        }
+        assert_eq!(keeps_forwarded(["\\Seen"], true), Some(false));
+        assert_eq!(keeps_forwarded(["\\Seen"], false), None);
+    }
+
+    #[test]
+    fn what_expires_on_the_far_side_cannot_be_told() {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\
+                    MaxExpiredNearUid 3\n\n";
+        let record = record::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();
+        assert_eq!(record.max_expired_near, 3);
+        let finding = judge_server(
+            &record,
+            &RULES,
+            &UidSet::parse("1").unwrap(),
+            &Fetched::ChangedSince(vec![]),
+        );
+        assert!(matches!(finding, SideVerdict::Unknown(_)));
+    }
+
+    #[test]
+    fn placeholders_ask_by_flagged() {
+        assert_eq!(found("1 1 >S\n", "1", &[(1, b"S")], &RULES), SideVerdict::Clean);
+        assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &RULES), changes(0, 0, 1));
+        assert_eq!(found("1 1 <\n", "1", &[(1, b"S")], &RULES), SideVerdict::Clean);
+        assert_eq!(found("1 0 ^\n", "1", &[(1, b"S")], &RULES), changes(1, 0, 0));
+    }
+
+    #[test]
+    fn sets_are_ranges() {
+        let set = UidSet::parse("7,3:1,4,4294967290:4294967295").unwrap();
+        assert_eq!(set.ranges().len(), 3);
+        assert!(set.contains(4) && !set.contains(5) && set.contains(7) && set.contains(u32::MAX));
+        assert_eq!((set.count_above(0), set.count_above(3), set.count_above(7)), (11, 8, 6));
+        assert_eq!(set.count_above(u32::MAX), 0);
+        for bad in ["", "0", "1:*", "1,,2", "4294967296", "+1", "1:2:3", " 1"] {
+            assert_eq!(UidSet::parse(bad), None, "{bad}");
+        }
+        assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
+        let all = UidSet::parse("1:4294967295").unwrap();
+        let finding =
+            judge_server(&record("1 1 \n"), &RULES, &all, &Fetched::ChangedSince(Vec::new()));
+        assert!(matches!(finding, SideVerdict::Changed(Changes { new: 4_294_967_286, .. })));
+    }
+}
