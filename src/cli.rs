@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
-/// Syncs mail with mbsync when something differs: locked, throttled, nothing lost.
+/// Runs mbsync exactly when mail needs syncing: locked, throttled, nothing lost.
 #[derive(Debug, Clone, Parser)]
 #[allow(clippy::doc_markdown, clippy::struct_excessive_bools)] // help text; switches
 #[command(
@@ -13,7 +13,7 @@ use clap::{ArgAction, Parser};
     disable_version_flag = true,
     override_usage = "mutt-sync [OPTIONS] [NAME[:BOX[,BOX]...]]...",
     after_help = "NAME is a group or channel of .mbsyncrc, or an account or store: all channels on it.\n\
-                  Without one: $MUTT_SYNC_ACCOUNT, else the only account there is.\n\
+                  Without a name: $MUTT_SYNC_ACCOUNT, else the only account.\n\
                   See mutt-sync(1) for files, exit statuses and examples."
 )]
 pub struct Cli {
@@ -21,19 +21,19 @@ pub struct Cli {
     #[arg(value_name = "NAME[:BOX[,BOX]...]")]
     pub names: Vec<String>,
 
-    /// Hand the request over and return at once
+    /// Submit the request and return at once
     #[arg(short, long, group = "mode")]
     pub background: bool,
 
-    /// Block until a sync is needed, sync, exit
+    /// Wait until a sync is needed, sync, exit
     #[arg(short, long, group = "mode")]
     pub wait: bool,
 
-    /// With --wait: go on waiting instead of exiting
+    /// With --wait: continue waiting instead of exiting
     #[arg(long = "loop", requires = "wait")]
     pub endless: bool,
 
-    /// Show what is known of each account, without asking the server
+    /// Show the state of each account without contacting the server
     #[arg(long, group = "mode")]
     pub status: bool,
 
@@ -45,7 +45,7 @@ pub struct Cli {
     #[arg(long, group = "mode")]
     pub list: bool,
 
-    /// Check everything that a sync needs, and say the mend
+    /// Check everything that a sync needs, and print how to fix it
     #[arg(long, group = "mode")]
     pub check: bool,
 
@@ -57,23 +57,23 @@ pub struct Cli {
     #[arg(short, long)]
     pub all: bool,
 
-    /// Say what would run, and why
+    /// Print what would run, and why
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
-    /// Do not throttle
+    /// Ignore throttle and backoff
     #[arg(short, long)]
     pub force: bool,
 
-    /// Stay until served, even when throttled
+    /// Wait for the result, even when throttled
     #[arg(long)]
     pub block: bool,
 
-    /// Distance between two runs of an account
+    /// Least interval between two runs of an account
     #[arg(long, value_name = "DURATION", value_parser = duration_or_zero)]
     pub throttle: Option<Duration>,
 
-    /// A full run at the latest this long after the last
+    /// Sync everything at least this often
     #[arg(long, value_name = "DURATION", alias = "timeout", value_parser = duration)]
     pub every: Option<Duration>,
 
@@ -85,19 +85,19 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// With --status, --list, --check: for programs
+    /// With --status, --list, --check: print JSON
     #[arg(long)]
     pub json: bool,
 
-    /// Errors only; twice: only those that waiting will not mend
+    /// Print errors only; -qq: only errors that will not go away by themselves
     #[arg(short, long, action = ArgAction::Count)]
     pub quiet: u8,
 
-    /// Say what is decided, and show mbsync's own output
+    /// Print each decision and the output of mbsync
     #[arg(short, long)]
     pub verbose: bool,
 
-    /// Work for a process that another one leaves behind
+    /// Internal: what a background process does
     #[arg(long, hide = true, value_name = "WORK")]
     pub child: Option<String>,
 
