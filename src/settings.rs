@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::Error;
-use crate::mbsyncrc::nearest;
+use crate::text::suggest;
 use crate::state::backoff::BackoffPolicy;
 use crate::state::throttle::Rate;
 
@@ -221,7 +221,7 @@ impl SettingsReader<'_> {
             "boxes" => settings.boxes = self.texts(value, name)?,
             _ => {
                 let place = (self.place)(key.span().start);
-                let near = nearest(name, GENERAL.iter().chain(&ANYWHERE).chain(&ACCOUNT).copied());
+                let near = suggest(name, GENERAL.iter().chain(&ANYWHERE).chain(&ACCOUNT).copied());
                 let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                 return Err(Error::config(format!("{place}unknown setting `{name}`{near}")));
             }

@@ -43,7 +43,7 @@ impl Config {
         let near_is_local = matches!(channel.near.store.kind, StoreKind::Maildir(_));
         let side = if near_is_local { &channel.near } else { &channel.far };
         let StoreKind::Maildir(store) = &side.store.kind else { return Vec::new() };
-        let mut found = LocalListing::new(store, self.dialect, &self.directories);
+        let mut found = LocalListing::new(store, self.version, &self.directories);
         found.list(&wanted(side, patterns));
         let mut names: Vec<String> = found
             .names
@@ -122,7 +122,7 @@ fn wanted(side: &Side, patterns: &[String]) -> Wanted {
 /// Looks through a store's directories.
 struct LocalListing<'a> {
     store: &'a MaildirStore,
-    dialect: IsyncVersion,
+    version: IsyncVersion,
     known: &'a Directories,
     inbox: String,
     names: BTreeSet<String>,
@@ -134,10 +134,10 @@ struct LocalListing<'a> {
 }
 
 impl<'a> LocalListing<'a> {
-    fn new(store: &'a MaildirStore, dialect: IsyncVersion, known: &'a Directories) -> Self {
+    fn new(store: &'a MaildirStore, version: IsyncVersion, known: &'a Directories) -> Self {
         LocalListing {
             store,
-            dialect,
+            version,
             known,
             inbox: store.inbox.to_string_lossy().into_owned(),
             names: BTreeSet::new(),
@@ -227,7 +227,7 @@ impl<'a> LocalListing<'a> {
                 self.inbox();
                 continue;
             }
-            if in_inbox && self.dialect == IsyncVersion::V1_4 && nested_path == Some(place.as_str())
+            if in_inbox && self.version == IsyncVersion::V1_4 && nested_path == Some(place.as_str())
             {
                 self.path();
                 continue;

@@ -9,6 +9,7 @@
 pub mod copy;
 pub mod directories;
 mod enumerate;
+pub mod keywords;
 mod lexer;
 mod ops;
 mod parser;
@@ -16,11 +17,10 @@ mod paths;
 pub mod pattern;
 mod resolve;
 mod select;
-mod suggest;
+mod values;
 
 pub use resolve::parse;
 pub use select::MbsyncWords;
-pub use suggest::nearest;
 
 use crate::error::Error;
 use crate::model::Account;
@@ -108,7 +108,7 @@ pub struct Config {
     /// The file, absolute.
     pub file: PathBuf,
     /// The language it was read in.
-    pub dialect: IsyncVersion,
+    pub version: IsyncVersion,
     /// The accounts that have channels, in the file's order.
     pub accounts: Vec<Account>,
     /// Names of account sections that no channel uses.
@@ -128,7 +128,7 @@ pub struct Config {
     /// Of the text that was read: see [`fingerprint`].
     pub fingerprint: u64,
     /// What a message calls the file.
-    sanitize: String,
+    shown: String,
     /// Directory listings, for mailboxes asked for more than once.
     pub directories: directories::Directories,
 }
@@ -157,6 +157,20 @@ pub enum SectionKind {
     ChannelGroup,
 }
 
+impl SectionKind {
+    /// The keyword that begins it.
+    #[must_use]
+    pub fn keyword(self) -> &'static str {
+        match self {
+            SectionKind::Account => "IMAPAccount",
+            SectionKind::ImapStore => "IMAPStore",
+            SectionKind::MaildirStore => "MaildirStore",
+            SectionKind::Channel => "Channel",
+            SectionKind::ChannelGroup => "Group",
+        }
+    }
+}
+
 /// Where a section stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
@@ -172,16 +186,16 @@ pub struct Section {
 
 /// The file that mbsync itself would read. Up to 1.4 that is `~/.mbsyncrc`;
 /// 1.5 has `isyncrc` in the configuration directory, and takes the old one if
-/// only that exists. Without a dialect: the one that exists, `isyncrc` first.
-pub fn locate(env: &Env, dialect: Option<IsyncVersion>) -> Result<PathBuf, Error> {
+/// only that exists. Without a version: the one that exists, `isyncrc` first.
+pub fn locate(env: &Env, version: Option<IsyncVersion>) -> Result<PathBuf, Error> {
     let (old, new) = (env.mbsyncrc(), env.isyncrc());
-    if dialect != Some(IsyncVersion::V1_4) && new.symlink_metadata().is_ok() {
+    if version != Some(IsyncVersion::V1_4) && new.symlink_metadata().is_ok() {
         return Ok(new);
     }
     if old.symlink_metadata().is_ok() {
         return Ok(old);
     }
-    let or = if dialect == Some(IsyncVersion::V1_4) {
+    let or = if version == Some(IsyncVersion::V1_4) {
         String::new()
     } else {
         format!(" and no {}", env.sanitize(&new))
@@ -218,7 +232,7 @@ pub fn fingerprint(text: &[u8]) -> u64 {
 
 /// Reads the file. All failures are of the configuration, and begin with the
 /// file and, where there is one, the line.
-pub fn read(path: &Path, env: &Env, dialect: IsyncVersion) -> Result<Config, Error> {
+pub fn read(path: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Error> {
     let path = env.cwd.join(path);
     let text = text(&path)
         .map_err(|why| Error::config(format!("{} cannot be read: {why}", env.sanitize(&path))))?;
@@ -228,8 +242,8 @@ pub fn read(path: &Path, env: &Env, dialect: IsyncVersion) -> Result<Config, Err
             env.sanitize(&path)
         )));
     }
-    let mut config = parse(&text, &path, env, dialect)?;
-    if dialect == IsyncVersion::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
+    let mut config = parse(&text, &path, env, version)?;
+    if version == IsyncVersion::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
         config.notices.push(format!(
             "{} and {} both exist; mbsync uses the former, so remove the latter",
             env.sanitize(&path),

@@ -6,10 +6,10 @@
 
 use super::enumerate::is_inbox;
 use super::pattern::admits;
-use super::suggest::nearest;
 use super::{ChannelGroup, Config, IsyncVersion};
 use crate::error::Error;
 use crate::model::{Account, Channel, Mailbox, StoreKind, Target};
+use crate::text::suggest;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How to make mbsync serve some wants of one account.
@@ -145,13 +145,13 @@ impl Config {
         if self.idle_accounts.iter().any(|idle| idle == name) {
             return Error::usage(format!(
                 "no channel uses the account `{name}`; add one to {}",
-                self.sanitize
+                self.shown
             ));
         }
         let mut known: Vec<&str> = self.accounts.iter().map(|a| a.name.as_str()).collect();
         known.extend(self.groups.iter().map(|group| group.name.as_str()));
         known.extend(self.channels().map(|(_, channel)| channel.name.as_str()));
-        let meant = nearest(name, known.iter().copied())
+        let meant = suggest(name, known.iter().copied())
             .map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
         let mut seen = BTreeSet::new();
         known.retain(|name| seen.insert(*name));
@@ -168,13 +168,13 @@ impl Config {
         for member in &group.members {
             let Some((index, channel)) = self.channel(channel_of(member)) else {
                 // Up to 1.4 mbsync complains and syncs the rest; 1.5 syncs nothing.
-                if self.dialect == IsyncVersion::V1_4 {
+                if self.version == IsyncVersion::V1_4 {
                     continue;
                 }
                 return Err(Error::config(format!(
                     "{}: Group {} names {member}, and there is no such channel; remove it, for \
                      isync 1.5 then syncs nothing at all",
-                    self.sanitize, group.name
+                    self.shown, group.name
                 )));
             };
             match member.split_once(':') {
@@ -184,7 +184,7 @@ impl Config {
                         return Err(Error::config(format!(
                             "{}: Group {} names {member}, but Channel {} has no Patterns, so no \
                              mailbox of it can be named; write only the channel",
-                            self.sanitize, group.name, channel.name
+                            self.shown, group.name, channel.name
                         )));
                     }
                     for name in split_boxes(boxes) {
@@ -200,7 +200,7 @@ impl Config {
         } else {
             Err(Error::config(format!(
                 "{}: Group {} names no channel that exists; add one",
-                self.sanitize, group.name
+                self.shown, group.name
             )))
         }
     }
@@ -250,7 +250,7 @@ impl Config {
     fn meant(&self, channels: &[(usize, &Channel)], name: &str) -> Option<String> {
         let local: Vec<Mailbox> =
             channels.iter().flat_map(|(_, channel)| self.channel_mailboxes(channel)).collect();
-        let meant = nearest(name, local.iter().map(|mailbox| mailbox.name.as_str()))?;
+        let meant = suggest(name, local.iter().map(|mailbox| mailbox.name.as_str()))?;
         let letters = |name: &str| name.chars().filter(|c| !c.is_numeric()).collect::<String>();
         (letters(meant) != letters(name)).then(|| meant.to_string())
     }

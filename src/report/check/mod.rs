@@ -242,7 +242,7 @@ impl CheckContext<'_> {
 
     /// The keyword of this isync for how a connection is secured.
     fn tls_keyword(&self) -> &'static str {
-        match self.ground.config.dialect {
+        match self.ground.config.version {
             IsyncVersion::V1_4 => "SSLType",
             IsyncVersion::V1_5 => "TLSType",
         }

@@ -222,7 +222,7 @@ fn far_side(
     mailboxes: &[Mailbox],
     report: &mut Checklist,
 ) -> Result<Vec<String>, ClientError> {
-    let utf8 = scene.ground.config.dialect == IsyncVersion::V1_5;
+    let utf8 = scene.ground.config.version == IsyncVersion::V1_5;
     let namespace = link.namespace()?;
     let mut there = Vec::new();
     let mut both = 0;

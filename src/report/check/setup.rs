@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Asked, CheckInputs, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
-use crate::mbsyncrc::{self, Config, Env, IsyncVersion, nearest};
+use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
+use crate::text::suggest;
 use crate::model::{CredentialSource, StoreKind};
 use crate::{mbsync_version, settings};
 
@@ -210,7 +211,7 @@ fn strangers(
     let known = || config.accounts.iter().map(|account| account.name.as_str());
     for name in settings.accounts.keys().filter(|name| known().all(|known| known != *name)) {
         let file = file.map(|file| env.sanitize(file)).unwrap_or_default();
-        let mend = match nearest(name, known()) {
+        let mend = match suggest(name, known()) {
             Some(near) => format!("write [account.{near}]"),
             None => format!("remove it; there are: {}", known().collect::<Vec<_>>().join(", ")),
         };
