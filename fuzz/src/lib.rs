@@ -484,7 +484,7 @@ pub fn headers(message: &[u8]) {
 /// `config.toml`, and durations.
 pub fn settings_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if let Ok(file) = settings::File::parse(&text, "config.toml", Some(Path::new("/home/u"))) {
+    if let Ok(file) = settings::File::parse(&text, "config.toml", Path::new("/home/u")) {
         for settings in file.accounts.values().chain([file.of("none")]) {
             let _ = (settings.rate(), settings.patience());
         }
