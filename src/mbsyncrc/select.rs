@@ -64,13 +64,6 @@ impl Config {
             .collect())
     }
 
-    /// The mailbox that a want names; `None` for wants of more than one.
-    #[must_use]
-    pub fn mailbox(&self, want: &Target) -> Option<Mailbox> {
-        let Target::Mailbox { channel, name } = want else { return None };
-        self.channel(channel).map(|(_, channel)| channel.mailbox(name))
-    }
-
     fn channels(&self) -> impl Iterator<Item = (usize, &Channel)> {
         self.accounts.iter().enumerate().flat_map(|(index, account)| {
             account.channels.iter().map(move |channel| (index, channel))
