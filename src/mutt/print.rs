@@ -1,7 +1,7 @@
 //! What `--muttrc` reads before it prints: mailboxes, account files, msmtp's
 //! file. The rim of this part; the text is made by its neighbours.
 
-use super::identity::{self, KnownUses, Sender};
+use super::identity::{self, Sender};
 use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, Theirs};
 use crate::error::Error;
 use crate::mbsyncrc::{Config, Env};
@@ -55,7 +55,7 @@ pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Err
         return Err(Error::usage(format!("{name}: no such account")));
     };
     let mailboxes = config.local_mailboxes(account);
-    Ok(identity::identity(account, place, &mailboxes, &KnownUses::new(), &senders(env)))
+    Ok(identity::identity(account, place, &mailboxes, &senders(env)))
 }
 
 /// The account file that mutt's user keeps, if there is one.

@@ -89,3 +89,20 @@ pub fn one_folder_regexp(path: &str) -> String {
 pub fn without_expandos(path: &str) -> String {
     path.replace('%', "%%")
 }
+
+/// The two commands that name the account to mutt-sync and to the keys.
+pub fn account_commands(name: &str) -> Result<[String; 2], ControlCharacter> {
+    let name = quoted(name)?;
+    Ok([format!("setenv MUTT_SYNC_ACCOUNT {name}"), format!("set my_account={name}")])
+}
+
+/// `text` fit for a comment: on one line, and not ending in the `\` that would
+/// draw the next line into it.
+#[must_use]
+pub fn comment(text: &str) -> String {
+    let mut out = text.replace(char::is_control, "?");
+    if out.ends_with('\\') {
+        out.push('.');
+    }
+    out
+}

@@ -15,9 +15,7 @@ use crate::imap::login::Mechanism;
 use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Capabilities, Client, ClientError, Listed};
 use crate::mbsyncrc::{IsyncVersion, SectionKind};
-use crate::model::{
-    Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode,
-};
+use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
 use crate::watch::server::WatchMode;
 
 /// The steps.
