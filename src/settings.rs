@@ -166,7 +166,7 @@ impl Settings {
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct File {
-    /// What stands above all tables.
+    /// What is above all tables.
     pub general: Settings,
     /// The settings of accounts that have a table of their own.
     pub accounts: BTreeMap<String, Settings>,

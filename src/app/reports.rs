@@ -30,7 +30,7 @@ impl App<'_> {
         let listing = AccountList::new(&self.config, &mailboxes, &|account, mailbox| {
             self.how_watched(account, mailbox)
         });
-        out(if self.cli.json { listing.json() } else { listing.text(&self.env.home) }.trim_end())
+        out(if self.cli.json { listing.json() } else { listing.text(&self.env) }.trim_end())
     }
 
     /// How a mailbox would be watched, as far as the configuration tells.
@@ -115,7 +115,7 @@ impl App<'_> {
             let status = status::of(scene, &touched);
             let words = self.config.mbsync_words(scene.account, &wants).args().join(" ");
             let program = scene.settings.mbsync.display();
-            let file = self.env.sanitize(&self.config.file);
+            let file = self.env.tilde(&self.config.file);
             let name = &scene.account.name;
             out(&sanitize(&format!("{name}: {program} -q -c {file} {words}")));
             out(&sanitize(&format!("  asked for: {}", in_words(asked))));

@@ -17,7 +17,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// mbsync goes no deeper.
+/// mbsync descends no deeper.
 const DEEPEST: usize = 10;
 /// Directories looked into before giving up: links can multiply a small tree.
 const MOST: usize = 100_000;
@@ -189,7 +189,7 @@ impl<'a> LocalListing<'a> {
                 None if rest.is_empty() || !path => continue,
                 None => rest.replace('.', "/"),
             };
-            // A folder of this name could not be told from the INBOX itself.
+            // A folder of this name would look like the INBOX itself.
             if !rest.starts_with('.') && is_inbox(&name) {
                 continue;
             }

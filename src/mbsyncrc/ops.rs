@@ -1,7 +1,7 @@
 //! `Sync`, `Create`, `Remove` and `Expunge`: what may happen on which side.
 //!
-//! Knows how mbsync combines the words of these options, and which
-//! combinations it refuses. Knows nothing of the lines they stand on.
+//! How mbsync combines the words of these options, and which combinations it
+//! refuses. Does not depend on: lines.
 
 use super::IsyncVersion;
 use crate::model::Sides;
@@ -37,7 +37,7 @@ impl SyncOps {
             .chain(new.iter().copied())
     }
 
-    /// Takes one word; false if mbsync does not know it.
+    /// Adds one word; false if mbsync does not know it.
     pub fn add(&mut self, word: &str, version: IsyncVersion) -> bool {
         self.given = true;
         let new = version == IsyncVersion::V1_5;
@@ -142,7 +142,7 @@ impl SyncOps {
 
     /// Whether every usual kind of change is carried both ways, `global` being
     /// what the channel falls back to. `Old` is more than usual: it brings
-    /// messages back that a verdict takes for done with.
+    /// messages back that a verdict considers done.
     pub fn is_full(self, global: SyncOps, version: IsyncVersion) -> bool {
         let own = self.merged(version).ok().flatten();
         let (far, near) =
@@ -161,7 +161,7 @@ pub struct SideOps {
 }
 
 impl SideOps {
-    /// Takes one word; `None` if mbsync does not know it, else whether it is one
+    /// Adds one word; `None` if mbsync does not know it, else whether it is one
     /// of the old names (`Master`, `Slave`).
     pub fn add(&mut self, word: &str) -> Option<bool> {
         self.given = true;

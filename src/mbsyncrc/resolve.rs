@@ -1,7 +1,7 @@
 //! Sections → accounts, channels and groups.
 //!
-//! Knows which login a channel belongs to, and what the globals supply to it.
-//! Knows nothing of the file's syntax.
+//! Decides which login a channel belongs to, and adds the globals to it. Does not
+//! depend on: the file's syntax.
 
 use super::parser::{self, ChannelSection, LoginSection, Sections};
 use super::values::{End, Location};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// whether certificate files can be read, and for 1.5 where states are kept.
 pub fn parse(text: &[u8], file: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Error> {
     let file = env.cwd.join(file);
-    let shown = env.sanitize(&file);
+    let shown = env.tilde(&file);
     let base = match version {
         IsyncVersion::V1_4 => env.cwd.as_path(),
         IsyncVersion::V1_5 => file.parent().unwrap_or(&env.cwd),
@@ -113,8 +113,8 @@ fn default_state(env: &Env, version: IsyncVersion, shown: &str) -> Result<String
                     return Err(Error::config(format!(
                         "{shown}: {} and {} both exist, and mbsync then refuses to run; remove \
                          one, or set SyncState above all sections",
-                        env.sanitize(&new),
-                        env.sanitize(&old)
+                        env.tilde(&new),
+                        env.tilde(&old)
                     )));
                 }
                 (true, false) => old,

@@ -22,8 +22,8 @@ pub enum Use {
 }
 
 impl Use {
-    /// Names that such a mailbox has, the likelier first, in lower case: those
-    /// that clients and providers give it, in the languages of the larger ones.
+    /// Usual names of such a mailbox, the likelier first, in lower case: those that
+    /// clients and providers give it, in the languages of the larger ones.
     fn names(self) -> &'static [&'static str] {
         match self {
             Use::Drafts => &[
@@ -232,8 +232,8 @@ pub struct Sender {
 
 /// The accounts of msmtp's file (`~/.msmtprc`), in its order.
 ///
-/// Reads what it knows and passes over the rest, for msmtp itself is the judge
-/// of its file: `defaults`, `account NAME : BASE,BASE`, `from`, `user`, `host`
+/// Reads what it knows and skips the rest, because msmtp itself checks its file:
+/// `defaults`, `account NAME : BASE,BASE`, `from`, `user`, `host`
 /// (msmtp(1), CONFIGURATION FILES). Passwords are never kept.
 #[must_use]
 pub fn msmtp_senders(text: &str) -> Vec<Sender> {

@@ -1,13 +1,13 @@
 //! What `mutt-sync --muttrc` prints, for `source "mutt-sync --muttrc|"`.
 //!
-//! It says what `.mbsyncrc` knows: the folders, and which account each is of.
+//! It has what `.mbsyncrc` knows: the folders, and which account each belongs to.
 //! Hooks and keys are those of `muttrc.d/10-sync.rc`, word for word. Nothing is
-//! defined twice when both are used: that file and `20-accounts.rc` each leave
-//! a variable in the environment, which comes here as [`Theirs`], and what they
-//! have is left out.
+//! defined twice when both are used: that file and `20-accounts.rc` each set a
+//! variable in the environment, which comes here as [`Theirs`], and what they
+//! define is left out.
 //!
-//! `set folder` is left to the user, for much else hangs on it; all paths here
-//! are absolute, so that they are right with any. Both clients show them
+//! `set folder` is left to the user, because much else depends on it; all paths
+//! here are absolute, so that they are right with any. Both clients show them
 //! shortened by `$folder`.
 
 use super::quote::{
@@ -20,9 +20,9 @@ use std::path::Path;
 /// The file whose hooks and keys are printed.
 const SYNC_RC: &str = include_str!("../../muttrc.d/10-sync.rc");
 
-/// The variable that `10-sync.rc` sets to say that it is in use.
+/// The variable that `10-sync.rc` sets when it is in use.
 pub const HAVE_HOOKS: &str = "MUTT_SYNC_HOOKS";
-/// The variable that `20-accounts.rc` sets to say that it is in use.
+/// The variable that `20-accounts.rc` sets when it is in use.
 pub const HAVE_ACCOUNTS: &str = "MUTT_SYNC_ACCOUNTS";
 
 /// An account and its local mailboxes, both in the file's order.
@@ -30,7 +30,7 @@ pub const HAVE_ACCOUNTS: &str = "MUTT_SYNC_ACCOUNTS";
 pub struct AccountMail<'a> {
     /// The account.
     pub account: &'a Account,
-    /// Its mailboxes; those without a Maildir are passed over.
+    /// Its mailboxes; those without a Maildir are skipped.
     pub mailboxes: &'a [Mailbox],
     /// The file the user keeps for it, as `--muttrc ACCOUNT` makes it; `None`
     /// where there is none, and the account is only named to mutt-sync.
@@ -49,8 +49,8 @@ pub struct Theirs {
 
 /// The muttrc lines for all accounts. `home` is the user's home directory: no
 /// hook ever claims all of it for an account. `exists` says whether a Maildir is
-/// there: neomutt 20220429 takes a folder in `mailboxes` that is not for an error,
-/// mutt does not.
+/// there: for neomutt 20220429 a folder in `mailboxes` that is not is an error, for
+/// mutt it is not.
 #[must_use]
 pub fn muttrc(
     accounts: &[AccountMail<'_>],
@@ -149,7 +149,7 @@ fn entering(one: &AccountMail<'_>) -> Result<String, ControlCharacter> {
     }
 }
 
-/// A folder-hook per mailbox that tells F7 how mbsync calls it.
+/// A folder-hook per mailbox that sets its name for F7.
 fn folder_names(out: &mut String, accounts: &[AccountMail<'_>]) {
     line(out, "folder-hook . 'set my_mailbox=\"$my_account\"'");
     for mailbox in accounts.iter().flat_map(|one| one.mailboxes) {
@@ -159,7 +159,7 @@ fn folder_names(out: &mut String, accounts: &[AccountMail<'_>]) {
         }
         let command =
             quoted(&mailbox.target().to_string()).map(|name| format!("set my_mailbox={name}"));
-        // What cannot be quoted was named above, and F7 then syncs the account.
+        // What cannot be quoted is listed above, and F7 then syncs the account.
         if let Ok(hook) = hook(&one_folder_regexp(path), command) {
             line(out, &hook);
         }
@@ -216,7 +216,7 @@ fn roots(one: &AccountMail<'_>, accounts: &[AccountMail<'_>], home: &Path) -> Ve
 }
 
 /// Whether `dir` is a place where the account's stores keep mailboxes, and not a
-/// directory somewhere above them that also holds what is nobody's.
+/// directory somewhere above them that also holds other files.
 fn within_stores(one: &AccountMail<'_>, dir: &Path) -> bool {
     let mut sides = one.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]);
     sides.any(|side| {

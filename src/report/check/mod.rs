@@ -217,7 +217,7 @@ impl CheckContext<'_> {
     }
 
     fn sanitize(&self, path: &Path) -> String {
-        self.asked.env.sanitize(path)
+        self.asked.env.tilde(path)
     }
 
     /// Where the account's lines stand, for messages.
@@ -346,7 +346,7 @@ fn some<S: AsRef<str>>(names: &[S]) -> String {
 
 /// A path as a word for the shell.
 fn for_shell(env: &Env, path: &Path) -> String {
-    let sanitize = env.sanitize(path);
+    let sanitize = env.tilde(path);
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
     let rest = sanitize.strip_prefix("~/").unwrap_or(&sanitize);
     if rest.chars().all(plain) && !rest.is_empty() {
