@@ -19,6 +19,7 @@ use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 fn lines_of(message: &str) -> (String, String) {
     let MessageSummary { from, subject } = headline(message.as_bytes());
@@ -389,4 +390,23 @@ fn what_is_printed_is_read_from_the_users_files() {
     assert!(text.contains("set from=\"me@work.example\"\n"), "{text}");
     let failure = print::one_account(&config, &env, "Wrok").unwrap_err();
     assert!(failure.text.contains("Wrok"), "{failure}");
+}
+
+#[test]
+fn twenty_thousand_mailboxes_are_printed_in_seconds() {
+    // Two accounts below one directory, so that none of them can have it.
+    let names: Vec<String> = (0..10_000).map(|n| format!("l{}/b{n}", n % 100)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (one, boxes_of_one) = account("one", Path::new("/m/one"), &names);
+    let (two, boxes_of_two) = account("two", Path::new("/m/two"), &names);
+    let mail = [
+        AccountMail { account: &one, mailboxes: &boxes_of_one, identity_file: None },
+        AccountMail { account: &two, mailboxes: &boxes_of_two, identity_file: None },
+    ];
+    let begun = Instant::now();
+    let text = muttrc(&mail, Theirs::default(), Path::new("/home/u"), |_| true);
+    // Compared each with each, they would take minutes.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_eq!(text.lines().filter(|line| line.starts_with("mailboxes ")).count(), 20_000);
+    assert!(text.contains(r"(^(/m/one)(/|\$))"), "one root for each account");
 }

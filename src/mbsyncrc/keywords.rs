@@ -147,7 +147,7 @@ static KEYWORDS: &[Keyword] = &[
     key("BufferLimit", TOP, All, Custom(values::buffer_limit)),
 
     key("Account", IMAP, All, Account),
-    key("UseNamespace", IMAP, All, Flag(|to, on| to.no_namespace = !on)),
+    key("UseNamespace", IMAP, All, Flag(|to, on| to.use_namespace = Some(on))),
     key("SubscribedOnly", IMAP, All, Flag(|to, on| to.subscribed_only = on)),
     // A prefix of names on the server.
     key("Path", IMAP, All, Text(|to, prefix| to.prefix = prefix)),

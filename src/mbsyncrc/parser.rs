@@ -554,17 +554,15 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                 ),
             );
         }
-        let login = match draft.account {
-            Some(account) => LoginSection::Account(account),
-            None => {
-                let server = self.server(SectionKind::ImapStore, header, draft.login)?;
-                LoginSection::Own(Box::new(server))
-            }
+        let login = if let Some(account) = draft.account {
+            LoginSection::Account(account)
+        } else {
+            LoginSection::Own(Box::new(self.server(SectionKind::ImapStore, header, draft.login)?))
         };
         let kind = StoreKind::Imap(ImapStore {
             account: String::new(),
             path: draft.prefix,
-            use_namespace: !draft.no_namespace,
+            use_namespace: draft.use_namespace.unwrap_or(true),
             delimiter: draft.path_delimiter,
             subscribed_only: draft.subscribed_only,
         });

@@ -39,7 +39,7 @@ pub struct Draft {
     pub account: Option<usize>,
     /// `Path` of an `IMAPStore`.
     pub prefix: String,
-    pub no_namespace: bool,
+    pub use_namespace: Option<bool>,
     pub subscribed_only: bool,
     pub path_delimiter: Option<String>,
     /// `Path` of a `MaildirStore`.
@@ -242,6 +242,8 @@ impl Statement {
 
 type Set = Result<(), String>;
 
+// Fallible like all of its kind.
+#[allow(clippy::unnecessary_wraps)]
 pub fn host(line: &mut Statement, location: &Location<'_>, draft: &mut Draft) -> Set {
     let mut host = line.value.as_str();
     // Before 1.5 a host could be written as a URL.
