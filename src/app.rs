@@ -482,9 +482,9 @@ fn read_settings(
         None => (dirs.get_config_file("config.toml"), false),
     };
     let Some(file) = file else { return Ok(settings::File::default()) };
-    let sanitize = env.sanitize(&file);
+    let sanitize = env.tilde(&file);
     match std::fs::read_to_string(&file) {
-        Ok(text) => settings::File::parse(&text, &sanitize, Some(&env.home)),
+        Ok(text) => settings::File::parse(&text, &sanitize, &env.home),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())
         }

@@ -2,6 +2,10 @@
 //!
 //! Knows values that are reported; decides nothing.
 
+mod suggest;
+
+pub use suggest::suggest;
+
 use std::time::Duration;
 
 use crate::state::last_run::Change;

@@ -6,7 +6,7 @@ mod mutt_support;
 
 use mutt_support::*;
 use mutt_sync::model::{Account, Mailbox};
-use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
+use mutt_sync::mutt::identity::{identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::quote::{folder_regexp, quoted};
 use proptest::strategy::{Strategy as _, ValueTree as _};
@@ -129,7 +129,7 @@ fn muttrc_is_accepted_for_every_name() {
         }
     }
     for (place, (account, mailboxes)) in accounts.iter().enumerate() {
-        fs::write(&rc, identity(account, place, mailboxes, &KnownUses::new(), &[])).unwrap();
+        fs::write(&rc, identity(account, place, mailboxes, &[])).unwrap();
         for program in CLIENTS {
             assert_accepted(program, home.path(), &rc, "--muttrc ACCOUNT");
         }
@@ -325,7 +325,7 @@ fn no_account_leaves_anything_behind() {
         .iter()
         .enumerate()
         .map(|(place, (account, mailboxes))| {
-            let mut text = identity(account, place, mailboxes, &KnownUses::new(), &senders);
+            let mut text = identity(account, place, mailboxes, &senders);
             if account.name == "Work" {
                 text.push_str("set signature=~/work.sig pgp_sign_as=0x1234\n");
             }

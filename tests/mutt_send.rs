@@ -5,7 +5,7 @@
 mod mutt_support;
 
 use mutt_support::{CLIENTS, account};
-use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
+use mutt_sync::mutt::identity::{identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use rig::{Home, Running, Server, Terminal, compare, message, wait_until};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -186,7 +186,7 @@ fn printed_identities_send_by_their_own_account() {
             .iter()
             .enumerate()
             .map(|(place, (account, mailboxes))| {
-                let text = identity(account, place, mailboxes, &KnownUses::new(), &senders);
+                let text = identity(account, place, mailboxes, &senders);
                 home.write(&format!(".config/mutt/account/{}", account.name), &text)
             })
             .collect();

@@ -11,9 +11,7 @@ use mutt_sync::headers::{
 };
 use mutt_sync::mbsyncrc;
 use mutt_sync::model::Mailbox;
-use mutt_sync::mutt::identity::{
-    KnownUses, Sender, Use, identity, mailbox_for, msmtp_senders, sender_for,
-};
+use mutt_sync::mutt::identity::{Sender, Use, identity, mailbox_for, msmtp_senders, sender_for};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::print;
 use mutt_sync::mutt::quote::{ControlCharacter, literal_regexp, quoted, without_expandos};
@@ -21,6 +19,7 @@ use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 fn lines_of(message: &str) -> (String, String) {
     let MessageSummary { from, subject } = headline(message.as_bytes());
@@ -200,11 +199,11 @@ fn marks_are_short_and_keep_the_width() {
 }
 
 fn at(wanted: Use, mailboxes: &[Mailbox]) -> Option<&str> {
-    mailbox_for(wanted, mailboxes, &KnownUses::new()).map(|mailbox| mailbox.name.as_str())
+    mailbox_for(wanted, mailboxes).map(|mailbox| mailbox.name.as_str())
 }
 
 #[test]
-fn folders_are_found_by_name_or_use() {
+fn folders_are_found_by_their_usual_names() {
     let dir = Path::new("/m/x");
     let gmail = ["INBOX", "[Gmail]/All Mail", "[Gmail]/Drafts", "[Gmail]/Sent Mail", "[Gmail]/Bin"];
     let (_, mailboxes) = account("x", dir, &gmail);
@@ -222,14 +221,9 @@ fn folders_are_found_by_name_or_use() {
     assert_eq!(at(Use::Drafts, &mailboxes), Some("Entw&APw-rfe"));
     assert_eq!(at(Use::Trash, &mailboxes), Some("Gel&APY-scht"));
     assert_eq!(at(Use::Sent, &mailboxes), None);
-    // The likelier name wins, whatever stands first; what the server says wins over all.
-    let (_, mut mailboxes) = account("x", dir, &["Gesendet", "Sent", "Elsewhere"]);
+    // The likelier name wins, whatever stands first.
+    let (_, mut mailboxes) = account("x", dir, &["Gesendet", "Sent"]);
     assert_eq!(at(Use::Sent, &mailboxes), Some("Sent"));
-    let known = KnownUses::from([("Elsewhere".to_owned(), Use::Sent)]);
-    assert_eq!(mailbox_for(Use::Sent, &mailboxes, &known).unwrap().name, "Elsewhere");
-    // One that is something else by the server's word is not taken by its name.
-    let known = KnownUses::from([("Sent".to_owned(), Use::Archive)]);
-    assert_eq!(mailbox_for(Use::Sent, &mailboxes, &known).unwrap().name, "Gesendet");
     mailboxes[1].maildir = None;
     assert_eq!(at(Use::Sent, &mailboxes), Some("Gesendet"));
 }
@@ -278,19 +272,19 @@ fn msmtps_file_is_understood() {
     assert!(!format!("{senders:?}").contains("s3cret"));
     let (mut home, mailboxes) = account("Home", Path::new("/m/Home"), &["INBOX"]);
     assert_eq!(sender_for(&home, &senders).unwrap().name, "home");
-    let text = identity(&home, 0, &mailboxes, &KnownUses::new(), &senders);
+    let text = identity(&home, 0, &mailboxes, &senders);
     assert!(text.contains("set from=\"me@home.example\"\n"), "{text}");
     assert!(text.contains("set sendmail=\"msmtp\"\n"), "{text}");
     // Two with one address: msmtp would take the first.
     home.name = "Twin".into();
-    let text = identity(&home, 0, &mailboxes, &KnownUses::new(), &senders);
+    let text = identity(&home, 0, &mailboxes, &senders);
     assert!(text.contains("set sendmail=\"msmtp -a twin\"\n"), "{text}");
     home.name = "unknown".into();
     home.server = Some(server("imap.far.example", "BOSS@work.example"));
     assert_eq!(sender_for(&home, &senders).unwrap().name, "work");
     home.server = Some(server("imap.nowhere.test", "x"));
     assert_eq!(sender_for(&home, &senders), None);
-    let text = identity(&home, 0, &mailboxes, &KnownUses::new(), &senders);
+    let text = identity(&home, 0, &mailboxes, &senders);
     assert!(text.contains("reset from  # fill in"), "{text}");
 }
 
@@ -299,11 +293,11 @@ fn what_the_server_files_itself_is_not_filed_twice() {
     let (gmail, mailboxes) =
         account("g", Path::new("/m/g"), &["INBOX", "[Gmail]/Sent Mail", "[Gmail]/All Mail"]);
     let senders = msmtp_senders("account g\nhost smtp.gmail.com\nfrom g@gmail.com\n");
-    let text = identity(&gmail, 0, &mailboxes, &KnownUses::new(), &senders);
+    let text = identity(&gmail, 0, &mailboxes, &senders);
     assert!(text.contains("unset record"), "{text}");
     let (other, mailboxes) = account("g", Path::new("/m/g"), &["INBOX", "Sent", "100%/Archive"]);
     let senders = msmtp_senders("account g\nhost smtp.mygmail.com\nfrom g@gmail.com\n");
-    let text = identity(&other, 0, &mailboxes, &KnownUses::new(), &senders);
+    let text = identity(&other, 0, &mailboxes, &senders);
     assert!(text.contains("set record=\"/m/g/Sent\"\n"), "{text}");
     // No folder of another account stays the one for saving.
     assert!(text.contains("save-hook . \"/m/g/INBOX\"\n"), "{text}");
@@ -396,4 +390,23 @@ fn what_is_printed_is_read_from_the_users_files() {
     assert!(text.contains("set from=\"me@work.example\"\n"), "{text}");
     let failure = print::one_account(&config, &env, "Wrok").unwrap_err();
     assert!(failure.text.contains("Wrok"), "{failure}");
+}
+
+#[test]
+fn twenty_thousand_mailboxes_are_printed_in_seconds() {
+    // Two accounts below one directory, so that none of them can have it.
+    let names: Vec<String> = (0..10_000).map(|n| format!("l{}/b{n}", n % 100)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (one, boxes_of_one) = account("one", Path::new("/m/one"), &names);
+    let (two, boxes_of_two) = account("two", Path::new("/m/two"), &names);
+    let mail = [
+        AccountMail { account: &one, mailboxes: &boxes_of_one, identity_file: None },
+        AccountMail { account: &two, mailboxes: &boxes_of_two, identity_file: None },
+    ];
+    let begun = Instant::now();
+    let text = muttrc(&mail, Theirs::default(), Path::new("/home/u"), |_| true);
+    // Compared each with each, they would take minutes.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_eq!(text.lines().filter(|line| line.starts_with("mailboxes ")).count(), 20_000);
+    assert!(text.contains(r"(^(/m/one)(/|\$))"), "one root for each account");
 }

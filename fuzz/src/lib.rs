@@ -15,7 +15,7 @@ use mutt_sync::mbsyncrc::copy::{Obstacle, Purpose, copy};
 use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion, pattern};
 use mutt_sync::model::flags::Flags;
 use mutt_sync::model::{Channel, Mailbox, SyncState, Target};
-use mutt_sync::mutt::identity::{KnownUses, identity, msmtp_senders};
+use mutt_sync::mutt::identity::{identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::quote::{folder_regexp, literal_regexp, one_folder_regexp, quoted};
 use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
@@ -210,7 +210,7 @@ pub fn muttrc_lines(text: &[u8]) {
                 meant.addresses.insert(user.to_string());
             }
             mutt::check(
-                &identity(one.account, place, one.mailboxes, &KnownUses::new(), &senders),
+                &identity(one.account, place, one.mailboxes, &senders),
                 &meant,
             );
         }
@@ -484,7 +484,7 @@ pub fn headers(message: &[u8]) {
 /// `config.toml`, and durations.
 pub fn settings_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if let Ok(file) = settings::File::parse(&text, "config.toml", Some(Path::new("/home/u"))) {
+    if let Ok(file) = settings::File::parse(&text, "config.toml", Path::new("/home/u")) {
         for settings in file.accounts.values().chain([file.of("none")]) {
             let _ = (settings.rate(), settings.patience());
         }

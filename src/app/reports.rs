@@ -15,7 +15,7 @@ use crate::mutt;
 use crate::report::list::AccountList;
 use crate::report::status;
 use crate::state::{StateDir, requests};
-use crate::sync::account::{self, AccountContext};
+use crate::sync::account::AccountContext;
 use crate::text::{sanitize, short};
 use crate::verdict::Rules;
 
@@ -30,7 +30,7 @@ impl App<'_> {
         let listing = AccountList::new(&self.config, &mailboxes, &|account, mailbox| {
             self.how_watched(account, mailbox)
         });
-        out(if self.cli.json { listing.json() } else { listing.text(&self.env.home) }.trim_end())
+        out(if self.cli.json { listing.json() } else { listing.text(&self.env) }.trim_end())
     }
 
     /// How a mailbox would be watched, as far as the configuration tells.
@@ -111,18 +111,17 @@ impl App<'_> {
             let standing = requests::all(&dir);
             let wants: BTreeSet<Target> = asked.union(&standing).cloned().collect();
             let mut touched = self.config.local_mailboxes(scene.account);
-            touched.retain(|mailbox| wants.iter().any(|want| account::covers(want, mailbox)));
+            touched.retain(|mailbox| wants.iter().any(|want| want.covers_mailbox(mailbox)));
             let status = status::of(scene, &touched);
             let words = self.config.mbsync_words(scene.account, &wants).args().join(" ");
             let program = scene.settings.mbsync.display();
-            let file = self.env.sanitize(&self.config.file);
+            let file = self.env.tilde(&self.config.file);
             let name = &scene.account.name;
             out(&sanitize(&format!("{name}: {program} -q -c {file} {words}")));
-            out(&sanitize(&format!("  asked for: {}", status::in_words(asked).join(", "))));
+            out(&sanitize(&format!("  asked for: {}", in_words(asked))));
             let earlier: BTreeSet<Target> = standing.difference(asked).cloned().collect();
             if !earlier.is_empty() {
-                let earlier = status::in_words(&earlier).join(", ");
-                out(&sanitize(&format!("  asked for before: {earlier}")));
+                out(&sanitize(&format!("  asked for before: {}", in_words(&earlier))));
             }
             for line in status::pending_lines(&status) {
                 out(&sanitize(&line));
@@ -135,6 +134,10 @@ impl App<'_> {
         }
         ExitStatus::Done
     }
+}
+
+fn in_words(targets: &BTreeSet<Target>) -> String {
+    targets.iter().map(Target::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn in_seconds(seconds: u64) -> String {

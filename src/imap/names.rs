@@ -6,8 +6,9 @@
 //! takes names in modified UTF-7 as they are, 1.5 in UTF-8; the latter is for
 //! [`to_utf7`] and [`from_utf7`]. Knows no connection.
 
-use super::values::Namespace;
-use crate::model::ImapStore;
+use super::values::{Listed, Namespace};
+use crate::mbsyncrc::IsyncVersion;
+use crate::model::{Channel, ImapStore};
 
 /// How the names of one store are turned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,24 @@ impl Naming {
         }
         let name = slashed(wire)?;
         in_inbox(&name).then_some(name)
+    }
+
+    /// Of the mailboxes that the server lists, those that a run of the channel
+    /// would sync, each with its far name.
+    pub fn synced<'a>(
+        &'a self,
+        channel: &'a Channel,
+        version: IsyncVersion,
+        listed: &'a [Listed],
+    ) -> impl Iterator<Item = (&'a Listed, String)> {
+        listed.iter().filter(|each| each.selectable()).filter_map(move |each| {
+            let wire = match version {
+                IsyncVersion::V1_4 => each.name.clone(),
+                IsyncVersion::V1_5 => from_utf7(&each.name)?,
+            };
+            let far = self.from_wire(&wire)?;
+            channel.admits_far(&far).then_some((each, far))
+        })
     }
 }
 

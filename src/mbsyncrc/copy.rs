@@ -5,6 +5,8 @@
 //! out. Every line keeps its number, so that what mbsync says of the copy holds
 //! for the file. Passwords, commands and comments stay behind.
 
+use super::SectionKind;
+use super::keywords::{self, Kind};
 use super::lexer::{self, SourceLine};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -50,74 +52,14 @@ impl std::fmt::Display for Obstacle {
     }
 }
 
-/// Keys of an account that say how to reach the server and who logs in. The
-/// others (`Timeout`, `PipelineDepth`, `DisableExtensions`) say how to talk, and stay.
-const CONNECTION: [&str; 29] = [
-    "host",
-    "port",
-    "user",
-    "usercmd",
-    "pass",
-    "passcmd",
-    "usekeychain",
-    "certificatefile",
-    "systemcertificates",
-    "clientcertificate",
-    "clientkey",
-    "cipherstring",
-    "ssltype",
-    "tlstype",
-    "sslversion",
-    "sslversions",
-    "tlsversions",
-    "requiressl",
-    "useimaps",
-    "usesslv2",
-    "usesslv3",
-    "usetlsv1",
-    "usetlsv1.1",
-    "usetlsv1.2",
-    "usetlsv1.3",
-    "authmech",
-    "authmechs",
-    "requirecram",
-    "tunnel",
-];
-
 /// A section as far as it matters here.
 struct CopiedSection {
-    kind: Kind,
+    kind: SectionKind,
     name: String,
     /// Numbers of its lines, without the blank one that ends it.
     lines: std::ops::RangeInclusive<usize>,
     /// Stores that a channel names, or the account that a store names.
     names: Vec<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Account,
-    ImapStore,
-    MaildirStore,
-    Channel,
-    ChannelGroup,
-}
-
-impl Kind {
-    fn of(keyword: &str) -> Option<Self> {
-        Some(match keyword.to_ascii_lowercase().as_str() {
-            "imapaccount" => Kind::Account,
-            "imapstore" => Kind::ImapStore,
-            "maildirstore" => Kind::MaildirStore,
-            "channel" => Kind::Channel,
-            "group" => Kind::ChannelGroup,
-            _ => return None,
-        })
-    }
-
-    fn is_store(self) -> bool {
-        matches!(self, Kind::ImapStore | Kind::MaildirStore)
-    }
 }
 
 /// The copy of a file that mbsync takes.
@@ -141,9 +83,9 @@ pub fn copy(text: &[u8], purpose: &Purpose<'_>) -> Result<Zeroizing<Vec<u8>>, Ob
             out.extend_from_slice(if keeps { b"#\n" } else { b"\n" });
             continue;
         };
-        let keyword = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
-        let kind = within.and_then(|at| sections.get(at)).map(|section| section.kind);
-        if within == Some(login) && CONNECTION.contains(&keyword.as_str()) {
+        let place = within.and_then(|at| sections.get(at)).map(|section| section.kind);
+        let keyword = words.first().and_then(|word| keywords::find(word, place));
+        if within == Some(login) && keyword.is_some_and(|keyword| keyword.connection) {
             match tunnel.take() {
                 Some(tunnel) => out.extend(statement("Tunnel", tunnel)?),
                 None => out.extend_from_slice(b"#\n"),
@@ -151,7 +93,10 @@ pub fn copy(text: &[u8], purpose: &Purpose<'_>) -> Result<Zeroizing<Vec<u8>>, Ob
             continue;
         }
         match (words.get(1), purpose.base) {
-            (Some(value), Some(base)) if is_relative_path(kind, &keyword, value) => {
+            (Some(value), Some(base))
+                if keyword.is_some_and(|keyword| keyword.takes_path(value))
+                    && !value.starts_with(['/', '~']) =>
+            {
                 let base = base.to_str().ok_or(Obstacle::NotAsRead)?.trim_end_matches('/');
                 let keyword = words.first().map_or("", String::as_str);
                 out.extend(statement(keyword, &format!("{base}/{value}"))?);
@@ -180,20 +125,18 @@ fn sections(text: &[u8]) -> Result<Vec<CopiedSection>, Obstacle> {
         };
         if let (true, Some(section)) = (open, found.last_mut()) {
             section.lines = *section.lines.start()..=number;
-            let names = match section.kind {
-                Kind::Channel => &["far", "near", "master", "slave"][..],
-                Kind::ImapStore => &["account"],
-                _ => &[],
-            };
-            if names.contains(&keyword.to_ascii_lowercase().as_str()) {
-                // `:store:mailbox`
-                let name = value.strip_prefix(':').filter(|_| section.kind == Kind::Channel);
-                let name = name.map_or(value.as_str(), |rest| {
+            // `:store:mailbox`, or an account's name.
+            let name = match keywords::find(keyword, Some(section.kind)).map(|each| each.kind) {
+                Some(Kind::End(_)) => value.strip_prefix(':').map_or(value.as_str(), |rest| {
                     rest.split_once(':').map_or(rest, |(store, _)| store)
-                });
-                section.names.push(name.to_owned());
-            }
-        } else if let Some(kind) = Kind::of(keyword) {
+                }),
+                Some(Kind::Account) => value,
+                _ => continue,
+            };
+            section.names.push(name.to_owned());
+        } else if let Some(Kind::Section(kind)) =
+            keywords::find(keyword, None).map(|each| each.kind)
+        {
             open = true;
             let (name, lines) = (value.clone(), number..=number);
             found.push(CopiedSection { kind, name, lines, names: Vec::new() });
@@ -207,21 +150,23 @@ fn needed(
     sections: &[CopiedSection],
     purpose: &Purpose<'_>,
 ) -> Result<(usize, BTreeSet<usize>), Obstacle> {
+    let is_store = |kind| matches!(kind, SectionKind::ImapStore | SectionKind::MaildirStore);
     // Of several with one name, mbsync knows the first.
-    let first = |is: &dyn Fn(Kind) -> bool, name: &str| {
+    let first = |is: &dyn Fn(SectionKind) -> bool, name: &str| {
         let found = sections.iter().position(|each| is(each.kind) && each.name == name);
         found.ok_or(Obstacle::NotAsRead)
     };
     let mut needed = BTreeSet::new();
     let mut login = None;
     for channel in purpose.channels {
-        let at = first(&|kind| kind == Kind::Channel, channel)?;
+        let at = first(&|kind| kind == SectionKind::Channel, channel)?;
         needed.insert(at);
         let mut servers = 0;
         for store in sections.get(at).map(|channel| &channel.names[..]).unwrap_or_default() {
-            let at = first(&Kind::is_store, store)?;
+            let at = first(&is_store, store)?;
             needed.insert(at);
-            let Some(store) = sections.get(at).filter(|store| store.kind == Kind::ImapStore) else {
+            let Some(store) = sections.get(at).filter(|store| store.kind == SectionKind::ImapStore)
+            else {
                 continue;
             };
             servers += 1;
@@ -229,7 +174,7 @@ fn needed(
                 return Err(Obstacle::TwoServers);
             }
             let owner = match store.names.last() {
-                Some(account) => first(&|kind| kind == Kind::Account, account)?,
+                Some(account) => first(&|kind| kind == SectionKind::Account, account)?,
                 None => at,
             };
             needed.insert(owner);
@@ -243,20 +188,9 @@ fn needed(
         }
     }
     for group in purpose.groups {
-        needed.insert(first(&|kind| kind == Kind::ChannelGroup, group)?);
+        needed.insert(first(&|kind| kind == SectionKind::ChannelGroup, group)?);
     }
     Ok((login.ok_or(Obstacle::NoServer)?, needed))
-}
-
-/// Whether mbsync takes this value for a path, and a relative one. `Path` of an
-/// `IMAPStore` is none.
-fn is_relative_path(kind: Option<Kind>, keyword: &str, value: &str) -> bool {
-    let is_path = match kind {
-        Some(Kind::MaildirStore) => matches!(keyword, "path" | "inbox"),
-        Some(Kind::Channel) | None => keyword == "syncstate" && value != "*",
-        _ => false,
-    };
-    is_path && !value.starts_with(['/', '~'])
 }
 
 /// A line of a keyword and one word, as mbsync reads it.

@@ -1,7 +1,7 @@
-//! Directory listings that need not be read again while their time stamps stand.
+//! Directory listings that need not be read again while their time stamps are the same.
 //!
-//! A report asks for the mailboxes of all accounts each time; their directories
-//! hardly ever change. Knows time stamps; does not know where it is kept.
+//! A report lists the mailboxes of all accounts each time; their directories
+//! hardly ever change. Does not depend on: where the listings are stored.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// A listing is remembered only if the directory came to rest this long before
-/// it was read: a change in the same tick of the clock (10 ms at most on Linux,
-/// two seconds on FAT) would not show in the stamp.
+/// A listing is kept only if the directory had not changed for this long before it
+/// was read: a change in the same tick of the clock (10 ms at most on Linux, two
+/// seconds on FAT) would not show in the stamp.
 const AT_REST: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,19 +28,19 @@ struct LocalEntry {
 #[derive(Debug, Default)]
 pub struct Directories {
     known: Mutex<BTreeMap<String, LocalEntry>>,
-    /// Those asked for since: the rest is forgotten.
+    /// Those used since: the rest is dropped.
     used: Mutex<BTreeMap<String, LocalEntry>>,
 }
 
 impl Directories {
-    /// What an earlier process has read, as [`Directories::remembered`] gave it.
+    /// Restores what an earlier process read, from [`Directories::remembered`].
     pub fn recall(&self, text: &[u8]) {
         if let Ok(known) = serde_json::from_slice(text) {
             *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
         }
     }
 
-    /// What to recall in a later process; `None` if it is what was recalled.
+    /// What a later process restores; `None` if nothing changed.
     #[must_use]
     pub fn remembered(&self) -> Option<Vec<u8>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

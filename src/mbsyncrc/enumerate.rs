@@ -17,7 +17,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// mbsync goes no deeper.
+/// mbsync descends no deeper.
 const DEEPEST: usize = 10;
 /// Directories looked into before giving up: links can multiply a small tree.
 const MOST: usize = 100_000;
@@ -43,7 +43,7 @@ impl Config {
         let near_is_local = matches!(channel.near.store.kind, StoreKind::Maildir(_));
         let side = if near_is_local { &channel.near } else { &channel.far };
         let StoreKind::Maildir(store) = &side.store.kind else { return Vec::new() };
-        let mut found = LocalListing::new(store, self.dialect, &self.directories);
+        let mut found = LocalListing::new(store, self.version, &self.directories);
         found.list(&wanted(side, patterns));
         let mut names: Vec<String> = found
             .names
@@ -122,7 +122,7 @@ fn wanted(side: &Side, patterns: &[String]) -> Wanted {
 /// Looks through a store's directories.
 struct LocalListing<'a> {
     store: &'a MaildirStore,
-    dialect: IsyncVersion,
+    version: IsyncVersion,
     known: &'a Directories,
     inbox: String,
     names: BTreeSet<String>,
@@ -134,10 +134,10 @@ struct LocalListing<'a> {
 }
 
 impl<'a> LocalListing<'a> {
-    fn new(store: &'a MaildirStore, dialect: IsyncVersion, known: &'a Directories) -> Self {
+    fn new(store: &'a MaildirStore, version: IsyncVersion, known: &'a Directories) -> Self {
         LocalListing {
             store,
-            dialect,
+            version,
             known,
             inbox: store.inbox.to_string_lossy().into_owned(),
             names: BTreeSet::new(),
@@ -189,7 +189,7 @@ impl<'a> LocalListing<'a> {
                 None if rest.is_empty() || !path => continue,
                 None => rest.replace('.', "/"),
             };
-            // A folder of this name could not be told from the INBOX itself.
+            // A folder of this name would look like the INBOX itself.
             if !rest.starts_with('.') && is_inbox(&name) {
                 continue;
             }
@@ -227,7 +227,7 @@ impl<'a> LocalListing<'a> {
                 self.inbox();
                 continue;
             }
-            if in_inbox && self.dialect == IsyncVersion::V1_4 && nested_path == Some(place.as_str())
+            if in_inbox && self.version == IsyncVersion::V1_4 && nested_path == Some(place.as_str())
             {
                 self.path();
                 continue;

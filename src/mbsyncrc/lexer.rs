@@ -1,12 +1,12 @@
-//! Lines and words of a configuration file, exactly as mbsync takes them.
+//! Lines and words of a configuration file, exactly as mbsync reads them.
 //!
-//! Knows the bytes of one line. Does not know what any word means. The rules
+//! Does not depend on: what a word means. The rules
 //! are those of `getcline()` and `get_arg()` of isync 1.4.4 and 1.5.1, tried
 //! against mbsync itself by the differential test; each oddity here is one
 //! that decides whether mbsync takes a file or not.
 
-/// mbsync reads with a buffer of 1023 bytes: what is longer than this is taken
-/// as if a new line began, in the middle of a word if need be.
+/// mbsync reads with a buffer of 1023 bytes: after so many a new line begins, even
+/// in the middle of a word.
 pub const LONGEST_LINE: usize = 1022;
 
 /// Why a line cannot be split into words.
@@ -37,8 +37,8 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     pieces(text).enumerate().map(|(at, piece)| (at + 1, seen(piece)))
 }
 
-/// What of a piece mbsync sees: `fgets()` hands over a C string, and what follows
-/// a NUL is lost.
+/// What of a piece mbsync sees: `fgets()` gives a C string, and what follows a NUL
+/// is lost.
 pub fn seen(piece: &[u8]) -> &[u8] {
     let end = piece.iter().position(|&b| b == 0).unwrap_or(piece.len());
     piece.get(..end).unwrap_or_default()

@@ -1,14 +1,15 @@
-//! The reader of `.mbsyncrc`: what a user wrote there, as mbsync would take it.
+//! The reader of `.mbsyncrc`: accounts, channels and mailboxes as mbsync sees them.
 //!
-//! `lexer` → `sections` → `resolve`; beside them `pattern`, `place`,
-//! `enumerate` and `select`. Knows the language of isync 1.4 and 1.5, and
-//! refuses what mbsync refuses, with file, line and the mend. Knows nothing of
-//! servers, runs or this program's own files. Nothing here reads the
-//! environment: [`Env`] is given.
+//! `lexer` → `parser` (with the table in `keywords`, and `values`) → `resolve`;
+//! then `paths`, `pattern`, `enumerate` and `select`. Reads the language of isync
+//! 1.4 and 1.5, and refuses what mbsync refuses, with file, line and how to fix it.
+//! Does not depend on: servers, runs, this program's own files, the environment
+//! ([`Env`] is given).
 
 pub mod copy;
 pub mod directories;
 mod enumerate;
+pub mod keywords;
 mod lexer;
 mod ops;
 mod parser;
@@ -16,11 +17,10 @@ mod paths;
 pub mod pattern;
 mod resolve;
 mod select;
-mod suggest;
+mod values;
 
 pub use resolve::parse;
 pub use select::MbsyncWords;
-pub use suggest::nearest;
 
 use crate::error::Error;
 use crate::model::Account;
@@ -42,14 +42,14 @@ pub enum IsyncVersion {
     V1_5,
 }
 
-/// What of the process's surroundings bears on the file.
+/// What the meaning of the file depends on.
 #[derive(Debug, Clone)]
 pub struct Env {
     /// The home directory, without a final `/`.
     pub home: PathBuf,
-    /// `XDG_CONFIG_HOME`, if it is set.
+    /// `XDG_CONFIG_HOME`, if set.
     pub config_home: Option<PathBuf>,
-    /// `XDG_STATE_HOME`, if it is set.
+    /// `XDG_STATE_HOME`, if set.
     pub state_home: Option<PathBuf>,
     /// The working directory that mbsync would be started in.
     pub cwd: PathBuf,
@@ -75,7 +75,7 @@ impl Env {
 
     /// A path for messages: `~` for the home directory.
     #[must_use]
-    pub fn sanitize(&self, path: &Path) -> String {
+    pub fn tilde(&self, path: &Path) -> String {
         match path.strip_prefix(&self.home) {
             Ok(rest) if rest.as_os_str().is_empty() => "~".into(),
             Ok(rest) if self.home.parent().is_some() => format!("~/{}", rest.display()),
@@ -93,7 +93,7 @@ impl Env {
     }
 }
 
-/// From /etc/passwd: enough for a spelling that hardly anybody uses.
+/// From /etc/passwd: enough for a spelling that is hardly used.
 fn user_home(user: &str) -> Option<PathBuf> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     users.lines().find_map(|line| {
@@ -102,34 +102,34 @@ fn user_home(user: &str) -> Option<PathBuf> {
     })
 }
 
-/// The file as the program sees it.
+/// The file as the program uses it.
 #[derive(Debug)]
 pub struct Config {
     /// The file, absolute.
     pub file: PathBuf,
-    /// The language it was read in.
-    pub dialect: IsyncVersion,
+    /// The version of isync it was read for.
+    pub version: IsyncVersion,
     /// The accounts that have channels, in the file's order.
     pub accounts: Vec<Account>,
     /// Names of account sections that no channel uses.
     pub idle_accounts: Vec<String>,
     /// The groups, in the file's order.
     pub groups: Vec<ChannelGroup>,
-    /// What mbsync takes but what should be changed, each with file and line.
+    /// What mbsync accepts but what should be changed, each with file and line.
     pub notices: Vec<String>,
-    /// The directory that relative paths in the file were taken against; `None`
-    /// if there are none. With 1.4 it is the working directory, so mbsync has
-    /// to be started in it.
+    /// The directory that relative paths in the file start from; `None` if there
+    /// are none. With 1.4 it is the working directory, so mbsync has to be started
+    /// in it.
     pub base: Option<PathBuf>,
-    /// Where each section stands.
+    /// The lines of each section.
     pub sections: Vec<Section>,
     /// Channels that only `mbsync -a` would run: a second one of a name.
     pub shadowed_channels: bool,
-    /// Of the text that was read: see [`fingerprint`].
+    /// The [`fingerprint`] of the text that was read.
     pub fingerprint: u64,
-    /// What a message calls the file.
-    sanitize: String,
-    /// Directory listings, for mailboxes asked for more than once.
+    /// The file's name in messages.
+    shown: String,
+    /// Directory listings, for mailboxes listed more than once.
     pub directories: directories::Directories,
 }
 
@@ -157,7 +157,21 @@ pub enum SectionKind {
     ChannelGroup,
 }
 
-/// Where a section stands in the file.
+impl SectionKind {
+    /// The keyword that begins it.
+    #[must_use]
+    pub fn keyword(self) -> &'static str {
+        match self {
+            SectionKind::Account => "IMAPAccount",
+            SectionKind::ImapStore => "IMAPStore",
+            SectionKind::MaildirStore => "MaildirStore",
+            SectionKind::Channel => "Channel",
+            SectionKind::ChannelGroup => "Group",
+        }
+    }
+}
+
+/// The place of a section in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
     /// Its kind.
@@ -170,26 +184,26 @@ pub struct Section {
     pub last: usize,
 }
 
-/// The file that mbsync itself would read. Up to 1.4 that is `~/.mbsyncrc`;
-/// 1.5 has `isyncrc` in the configuration directory, and takes the old one if
-/// only that exists. Without a dialect: the one that exists, `isyncrc` first.
-pub fn locate(env: &Env, dialect: Option<IsyncVersion>) -> Result<PathBuf, Error> {
+/// The file that mbsync itself would read. Up to 1.4 that is `~/.mbsyncrc`; 1.5
+/// has `isyncrc` in the configuration directory, and reads the old one if only
+/// that exists. Without a version: the one that exists, `isyncrc` first.
+pub fn locate(env: &Env, version: Option<IsyncVersion>) -> Result<PathBuf, Error> {
     let (old, new) = (env.mbsyncrc(), env.isyncrc());
-    if dialect != Some(IsyncVersion::V1_4) && new.symlink_metadata().is_ok() {
+    if version != Some(IsyncVersion::V1_4) && new.symlink_metadata().is_ok() {
         return Ok(new);
     }
     if old.symlink_metadata().is_ok() {
         return Ok(old);
     }
-    let or = if dialect == Some(IsyncVersion::V1_4) {
+    let or = if version == Some(IsyncVersion::V1_4) {
         String::new()
     } else {
-        format!(" and no {}", env.sanitize(&new))
+        format!(" and no {}", env.tilde(&new))
     };
     Err(Error::config(format!(
         "there is no {}{or}: mbsync is not set up yet (see mbsync(1)); a file elsewhere is named \
          with --mbsyncrc",
-        env.sanitize(&old)
+        env.tilde(&old)
     )))
 }
 
@@ -208,7 +222,7 @@ pub fn text(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
-/// Tells one text of a file from another; never leaves the process.
+/// Differs where two texts of a file differ; never leaves the process.
 #[must_use]
 pub fn fingerprint(text: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
@@ -216,24 +230,24 @@ pub fn fingerprint(text: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Reads the file. All failures are of the configuration, and begin with the
-/// file and, where there is one, the line.
-pub fn read(path: &Path, env: &Env, dialect: IsyncVersion) -> Result<Config, Error> {
+/// Reads the file. All errors are configuration errors, and begin with the file
+/// and, where there is one, the line.
+pub fn read(path: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Error> {
     let path = env.cwd.join(path);
     let text = text(&path)
-        .map_err(|why| Error::config(format!("{} cannot be read: {why}", env.sanitize(&path))))?;
+        .map_err(|why| Error::config(format!("{} cannot be read: {why}", env.tilde(&path))))?;
     if text.len() as u64 > LARGEST {
         return Err(Error::config(format!(
             "{} is larger than 4 MiB; is it the right file?",
-            env.sanitize(&path)
+            env.tilde(&path)
         )));
     }
-    let mut config = parse(&text, &path, env, dialect)?;
-    if dialect == IsyncVersion::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
+    let mut config = parse(&text, &path, env, version)?;
+    if version == IsyncVersion::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
         config.notices.push(format!(
             "{} and {} both exist; mbsync uses the former, so remove the latter",
-            env.sanitize(&path),
-            env.sanitize(&env.mbsyncrc())
+            env.tilde(&path),
+            env.tilde(&env.mbsyncrc())
         ));
     }
     Ok(config)

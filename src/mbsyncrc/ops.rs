@@ -1,7 +1,7 @@
 //! `Sync`, `Create`, `Remove` and `Expunge`: what may happen on which side.
 //!
-//! Knows how mbsync combines the words of these options, and which
-//! combinations it refuses. Knows nothing of the lines they stand on.
+//! How mbsync combines the words of these options, and which combinations it
+//! refuses. Does not depend on: lines.
 
 use super::IsyncVersion;
 use crate::model::Sides;
@@ -29,10 +29,18 @@ pub struct SyncOps {
 }
 
 impl SyncOps {
-    /// Takes one word; false if mbsync does not know it.
-    pub fn add(&mut self, word: &str, dialect: IsyncVersion) -> bool {
+    /// The words that this version knows, without those that have a direction.
+    pub fn words(version: IsyncVersion) -> impl Iterator<Item = &'static str> {
+        let new = if version == IsyncVersion::V1_5 { &["Upgrade", "Gone", "Old"][..] } else { &[] };
+        ["None", "Pull", "Push", "New", "ReNew", "Delete", "Flags", "Full"]
+            .into_iter()
+            .chain(new.iter().copied())
+    }
+
+    /// Adds one word; false if mbsync does not know it.
+    pub fn add(&mut self, word: &str, version: IsyncVersion) -> bool {
         self.given = true;
-        let new = dialect == IsyncVersion::V1_5;
+        let new = version == IsyncVersion::V1_5;
         let word = word.to_ascii_lowercase();
         match word.as_str() {
             "none" | "noop" => {
@@ -80,13 +88,13 @@ impl SyncOps {
     }
 
     /// What is done towards the far and the near side; `None` if nothing was given.
-    fn merged(self, dialect: IsyncVersion) -> Result<Option<(u8, u8)>, &'static str> {
+    fn merged(self, version: IsyncVersion) -> Result<Option<(u8, u8)>, &'static str> {
         let SyncOps { given, none, mut far, mut near, mut kinds, towards } = self;
         let (mut pull, mut push) = (towards.near, towards.far);
         if !given {
             return Ok(None);
         }
-        let new = dialect == IsyncVersion::V1_5;
+        let new = version == IsyncVersion::V1_5;
         if far | near != 0 {
             if new && none {
                 return Err("`None` beside other words");
@@ -128,17 +136,17 @@ impl SyncOps {
     }
 
     /// Why mbsync refuses this combination.
-    pub fn conflict(self, dialect: IsyncVersion) -> Option<&'static str> {
-        self.merged(dialect).err()
+    pub fn conflict(self, version: IsyncVersion) -> Option<&'static str> {
+        self.merged(version).err()
     }
 
     /// Whether every usual kind of change is carried both ways, `global` being
     /// what the channel falls back to. `Old` is more than usual: it brings
-    /// messages back that a verdict takes for done with.
-    pub fn is_full(self, global: SyncOps, dialect: IsyncVersion) -> bool {
-        let own = self.merged(dialect).ok().flatten();
+    /// messages back that a verdict considers done.
+    pub fn is_full(self, global: SyncOps, version: IsyncVersion) -> bool {
+        let own = self.merged(version).ok().flatten();
         let (far, near) =
-            own.or_else(|| global.merged(dialect).ok().flatten()).unwrap_or((USUAL, USUAL));
+            own.or_else(|| global.merged(version).ok().flatten()).unwrap_or((USUAL, USUAL));
         (far, near) == (USUAL, USUAL)
     }
 }
@@ -153,7 +161,7 @@ pub struct SideOps {
 }
 
 impl SideOps {
-    /// Takes one word; `None` if mbsync does not know it, else whether it is one
+    /// Adds one word; `None` if mbsync does not know it, else whether it is one
     /// of the old names (`Master`, `Slave`).
     pub fn add(&mut self, word: &str) -> Option<bool> {
         self.given = true;
@@ -171,9 +179,9 @@ impl SideOps {
     }
 
     /// Why mbsync refuses this combination.
-    pub fn conflict(self, dialect: IsyncVersion) -> Option<&'static str> {
+    pub fn conflict(self, version: IsyncVersion) -> Option<&'static str> {
         let named = self.sides.far || self.sides.near;
-        if dialect == IsyncVersion::V1_5 && self.none && (named || self.both) {
+        if version == IsyncVersion::V1_5 && self.none && (named || self.both) {
             Some("`None` beside other words")
         } else if named && self.both {
             Some("`Both` beside a side")
@@ -193,12 +201,12 @@ impl SideOps {
 mod tests {
     use super::*;
 
-    fn sync(words: &str, dialect: IsyncVersion) -> Result<(u8, u8), &'static str> {
+    fn sync(words: &str, version: IsyncVersion) -> Result<(u8, u8), &'static str> {
         let mut ops = SyncOps::default();
         for word in words.split(' ') {
-            assert!(ops.add(word, dialect), "{word}");
+            assert!(ops.add(word, version), "{word}");
         }
-        ops.merged(dialect).map(Option::unwrap)
+        ops.merged(version).map(Option::unwrap)
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! Where a mailbox lies: names → Maildir folder and state file.
+//! The paths of a mailbox: names → Maildir and state file.
 //!
-//! Knows how mbsync turns names into places, for every kind of store. Touches
-//! no disk. Facts: `sync_boxes()`, `maildir_join_path()` and `prepare_state()`
+//! How mbsync turns names into paths, for every kind of store. Does not depend on:
+//! the disk. Facts: `sync_boxes()`, `maildir_join_path()` and `prepare_state()`
 //! of isync 1.4.4; compared with mbsync by the differential test.
 
 use crate::model::{Channel, Mailbox, MaildirStore, Side, Store, StoreKind, SubFolders, SyncState};
 use std::path::PathBuf;
 
 impl Channel {
-    /// The mailbox pair of this name: the name both sides share, as
-    /// `CHANNEL:NAME` takes it. A channel without Patterns has one pair only,
-    /// and the name given is not looked at.
+    /// The mailbox pair of this name: the name both sides share, as in
+    /// `CHANNEL:NAME`. A channel without Patterns has one pair only, and the name
+    /// is ignored.
     #[must_use]
     pub fn mailbox(&self, name: &str) -> Mailbox {
         let names = |side: &Side| match &self.patterns {
@@ -55,7 +55,7 @@ impl Channel {
         }
     }
 
-    /// Whether a run of the channel would take up this far mailbox.
+    /// Whether a run of the channel would sync this far mailbox.
     #[must_use]
     pub fn admits_far(&self, far: &str) -> bool {
         let Some(patterns) = &self.patterns else { return false };
@@ -77,7 +77,7 @@ fn flat(name: &str) -> String {
 }
 
 /// The name by which the store knows a mailbox: `MapInbox`, then Flatten.
-/// `None`: mbsync refuses it, for it has Flatten's delimiter in it already.
+/// `None`: mbsync refuses it, because it contains Flatten's delimiter already.
 fn on_store(store: &Store, name: &str) -> Option<String> {
     let name = if store.map_inbox.as_deref() == Some(name) { "INBOX" } else { name };
     match &store.flatten {
@@ -87,7 +87,7 @@ fn on_store(store: &Store, name: &str) -> Option<String> {
     }
 }
 
-/// The name that a store's own name stands for: Flatten undone.
+/// The name behind a store's own name: Flatten undone.
 pub fn unflattened(store: &Store, name: &str) -> Option<String> {
     match &store.flatten {
         None => Some(name.to_string()),
@@ -96,8 +96,8 @@ pub fn unflattened(store: &Store, name: &str) -> Option<String> {
     }
 }
 
-/// The Maildir of a mailbox. `None`: mbsync refuses it, for want of a Path or
-/// `SubFolders`, or for a dot in a Maildir++ name.
+/// The Maildir of a mailbox. `None`: mbsync refuses it, because Path or
+/// `SubFolders` is missing, or because of a dot in a Maildir++ name.
 fn folder(store: &MaildirStore, name: &str) -> Option<PathBuf> {
     if name == "INBOX" {
         return Some(store.inbox.clone());

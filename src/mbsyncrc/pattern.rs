@@ -1,7 +1,7 @@
 //! `Patterns` of a channel.
 //!
-//! Knows names as mbsync writes them, with `/` between levels and without the
-//! channel's prefix. Knows nothing of disks or servers.
+//! Names are those of mbsync, with `/` between levels and without the channel's
+//! prefix. Does not depend on: disks, servers.
 
 /// Whether mbsync's wildcard matches the whole name: `*` any run of
 /// characters, `%` any run without `/`.
@@ -38,8 +38,8 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Whether a channel with these Patterns takes in the mailbox: the last pattern
-/// that matches decides, `!` in front of it excludes, and no match excludes too.
+/// Whether a channel with these Patterns has the mailbox: the last pattern that
+/// matches decides, `!` in front of it excludes, and no match excludes too.
 #[must_use]
 pub fn admits(patterns: &[String], name: &str) -> bool {
     patterns

@@ -1,9 +1,10 @@
 //! Sections → accounts, channels and groups.
 //!
-//! Knows which login a channel belongs to, and what the globals supply to it.
-//! Knows nothing of the file's syntax.
+//! Decides which login a channel belongs to, and adds the globals to it. Does not
+//! depend on: the file's syntax.
 
-use super::parser::{self, ChannelSection, End, Location, LoginSection, Sections};
+use super::parser::{self, ChannelSection, LoginSection, Sections};
+use super::values::{End, Location};
 use super::{ChannelGroup, Config, Env, IsyncVersion};
 use crate::error::Error;
 use crate::model::{Account, Channel, Server, Side, Sides, Store, StoreKind, SyncState};
@@ -12,22 +13,22 @@ use std::path::{Path, PathBuf};
 
 /// Reads the text of a file that lies at `file`. Touches the disk only to see
 /// whether certificate files can be read, and for 1.5 where states are kept.
-pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: IsyncVersion) -> Result<Config, Error> {
+pub fn parse(text: &[u8], file: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Error> {
     let file = env.cwd.join(file);
-    let sanitize = env.sanitize(&file);
-    let base = match dialect {
+    let shown = env.tilde(&file);
+    let base = match version {
         IsyncVersion::V1_4 => env.cwd.as_path(),
         IsyncVersion::V1_5 => file.parent().unwrap_or(&env.cwd),
     };
-    let mut sections = parser::read(text, &Location { sanitize: &sanitize, env, dialect, base })?;
+    let mut sections = parser::read(text, &Location { file: &shown, env, version, base })?;
     if sections.channels.is_empty() {
         return Err(Error::config(format!(
-            "{sanitize}: no Channel is defined, so there is nothing to sync"
+            "{shown}: no Channel is defined, so there is nothing to sync"
         )));
     }
     let default_state = match &sections.globals.sync_state {
         Some(state) => state.clone(),
-        None => default_state(env, dialect, &sanitize)?,
+        None => default_state(env, version, &shown)?,
     };
     let owners = Owners::new(&sections);
     let mut accounts: BTreeMap<Owner, Vec<Channel>> = BTreeMap::new();
@@ -37,14 +38,14 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: IsyncVersion) -> Resu
         if let Some(first) = lines.get(&section.name) {
             shadowed_channels = true;
             sections.notices.push(format!(
-                "{sanitize}:{}: Channel {} is defined in line {first} already, and only that one \
+                "{shown}:{}: Channel {} is defined in line {first} already, and only that one \
                  can be named; rename this one",
                 section.line, section.name
             ));
             continue;
         }
         lines.insert(section.name.clone(), section.line);
-        let channel = channel(section, &sections, &owners, &default_state, dialect);
+        let channel = channel(section, &sections, &owners, &default_state, version);
         accounts.entry(owner(section, &sections)).or_default().push(channel);
     }
     let accounts: Vec<Account> = accounts
@@ -64,12 +65,12 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: IsyncVersion) -> Resu
         for member in &group.members {
             let name = member.split_once(':').map_or(member.as_str(), |(name, _)| name);
             if !lines.contains_key(name) {
-                let then = match dialect {
+                let then = match version {
                     IsyncVersion::V1_4 => "mbsync reports it and syncs the others",
                     IsyncVersion::V1_5 => "mbsync then syncs nothing at all",
                 };
                 sections.notices.push(format!(
-                    "{sanitize}:{}: Group {} names {member}, and there is no such channel: {then}; \
+                    "{shown}:{}: Group {} names {member}, and there is no such channel: {then}; \
                      remove it",
                     group.line, group.name
                 ));
@@ -79,7 +80,7 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: IsyncVersion) -> Resu
     let mut seen = BTreeSet::new();
     sections.notices.retain(|notice| seen.insert(notice.clone()));
     Ok(Config {
-        dialect,
+        version,
         accounts,
         idle_accounts,
         groups: sections
@@ -91,7 +92,7 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: IsyncVersion) -> Resu
         base: sections.relative.then(|| base.to_path_buf()),
         sections: sections.spans,
         shadowed_channels,
-        sanitize,
+        shown,
         file,
         fingerprint: super::fingerprint(text),
         directories: super::directories::Directories::default(),
@@ -99,9 +100,9 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, dialect: IsyncVersion) -> Resu
 }
 
 /// Where states are kept when no `SyncState` says it.
-fn default_state(env: &Env, dialect: IsyncVersion, sanitize: &str) -> Result<String, Error> {
+fn default_state(env: &Env, version: IsyncVersion, shown: &str) -> Result<String, Error> {
     let old = env.home.join(".mbsync");
-    let directory = match dialect {
+    let directory = match version {
         IsyncVersion::V1_4 => old,
         IsyncVersion::V1_5 => {
             let base = env.state_home.clone().unwrap_or_else(|| env.home.join(".local/state"));
@@ -110,10 +111,10 @@ fn default_state(env: &Env, dialect: IsyncVersion, sanitize: &str) -> Result<Str
             match (exists(&old), exists(&new)) {
                 (true, true) => {
                     return Err(Error::config(format!(
-                        "{sanitize}: {} and {} both exist, and mbsync then refuses to run; remove \
+                        "{shown}: {} and {} both exist, and mbsync then refuses to run; remove \
                          one, or set SyncState above all sections",
-                        env.sanitize(&new),
-                        env.sanitize(&old)
+                        env.tilde(&new),
+                        env.tilde(&old)
                     )));
                 }
                 (true, false) => old,
@@ -206,7 +207,7 @@ fn channel(
     sections: &Sections,
     owners: &Owners,
     default_state: &str,
-    dialect: IsyncVersion,
+    version: IsyncVersion,
 ) -> Channel {
     let (own, global) = (&section.options, &sections.globals);
     let sync_state = match own.sync_state.as_deref() {
@@ -224,7 +225,7 @@ fn channel(
         far: owners.side(&section.far, sections),
         near: owners.side(&section.near, sections),
         patterns: section.patterns.clone(),
-        full_sync: own.sync.is_full(global.sync, dialect)
+        full_sync: own.sync.is_full(global.sync, version)
             && own.expunge_solo.sides(global.expunge_solo) == Sides::default(),
         create: own.create.sides(global.create),
         expunge: own.expunge.sides(global.expunge),

@@ -1,18 +1,17 @@
-//! Names that users type → what is wanted; and what is wanted → the words
-//! that mbsync has to be given.
+//! Names that users type → targets; and targets → the words that mbsync is given.
 //!
-//! Knows how mbsync finds a name (groups, then channels), and what this
-//! program adds to it (accounts, stores, far and near names).
+//! How mbsync finds a name (groups, then channels), and what this program adds to
+//! it (accounts, stores, far and near names).
 
 use super::enumerate::is_inbox;
 use super::pattern::admits;
-use super::suggest::nearest;
 use super::{ChannelGroup, Config, IsyncVersion};
 use crate::error::Error;
 use crate::model::{Account, Channel, Mailbox, StoreKind, Target};
+use crate::text::suggest;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How to make mbsync serve some wants of one account.
+/// How to make mbsync serve some targets of one account.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MbsyncWords {
     /// `-a` is to be given instead of words: it means the same here, and some
@@ -21,7 +20,7 @@ pub struct MbsyncWords {
     /// The words, in the file's order; with `all` there are none.
     pub words: Vec<String>,
     /// Channels that no word reaches: a colon in the name, or a group of the
-    /// same name that stands for something else. Only renaming them helps.
+    /// same name that means something else. Only renaming them helps.
     pub unreachable: Vec<String>,
 }
 
@@ -36,8 +35,8 @@ impl MbsyncWords {
     }
 }
 
-/// Wants by account, as indices into [`Config::accounts`].
-type Wants = BTreeMap<usize, BTreeSet<Target>>;
+/// Targets by account, as indices into [`Config::accounts`].
+type Targets = BTreeMap<usize, BTreeSet<Target>>;
 
 impl Config {
     /// Every channel of every account.
@@ -46,29 +45,22 @@ impl Config {
         (0..self.accounts.len()).map(|index| (index, BTreeSet::from([Target::Account]))).collect()
     }
 
-    /// What these words ask for: `NAME` or `NAME:BOX,BOX`.
+    /// What these words request: `NAME` or `NAME:BOX,BOX`.
     ///
     /// NAME is a group, a channel, an account or a store, in this order: the
     /// first two as for mbsync, the others meaning all channels on them. BOX is
     /// a mailbox's name on either side, or the one both share. Looks at the
     /// disk only to tell mailboxes apart. An unknown name or box is a usage
-    /// error (2) that names the nearest ones.
+    /// error (2) that names the most similar ones.
     pub fn select(&self, words: &[&str]) -> Result<Vec<(usize, BTreeSet<Target>)>, Error> {
-        let mut wants = Wants::new();
+        let mut targets = Targets::new();
         for word in words {
-            self.select_word(word, &mut wants)?;
+            self.select_word(word, &mut targets)?;
         }
-        Ok(wants
+        Ok(targets
             .into_iter()
-            .map(|(index, wants)| (index, self.accounts[index].canonical(&wants)))
+            .map(|(index, targets)| (index, self.accounts[index].canonical(&targets)))
             .collect())
-    }
-
-    /// The mailbox that a want names; `None` for wants of more than one.
-    #[must_use]
-    pub fn mailbox(&self, want: &Target) -> Option<Mailbox> {
-        let Target::Mailbox { channel, name } = want else { return None };
-        self.channel(channel).map(|(_, channel)| channel.mailbox(name))
     }
 
     fn channels(&self) -> impl Iterator<Item = (usize, &Channel)> {
@@ -99,10 +91,10 @@ impl Config {
             .collect()
     }
 
-    fn select_word(&self, word: &str, wants: &mut Wants) -> Result<(), Error> {
+    fn select_word(&self, word: &str, targets: &mut Targets) -> Result<(), Error> {
         // mbsync compares the whole word with the groups before it looks for a colon.
         if let Some(group) = self.group(word) {
-            return self.select_group(group, wants);
+            return self.select_group(group, targets);
         }
         let (name, boxes) = match word.split_once(':') {
             Some((name, boxes)) => (name, Some(boxes)),
@@ -111,10 +103,10 @@ impl Config {
         if let Some((index, channel)) = self.channel(name) {
             return match boxes {
                 None => {
-                    add(wants, index, Target::Channel(channel.name.clone()));
+                    add(targets, index, Target::Channel(channel.name.clone()));
                     Ok(())
                 }
-                Some(boxes) => self.select_boxes(word, &[(index, channel)], true, boxes, wants),
+                Some(boxes) => self.select_boxes(word, &[(index, channel)], true, boxes, targets),
             };
         }
         let mut on = self.channels_on(name);
@@ -126,7 +118,7 @@ impl Config {
                 .collect();
         }
         if let (false, Some(boxes)) = (on.is_empty(), boxes) {
-            return self.select_boxes(word, &on, false, boxes, wants);
+            return self.select_boxes(word, &on, false, boxes, targets);
         }
         // A name with a colon in it, which mbsync could not be given.
         if boxes.is_some() {
@@ -136,7 +128,7 @@ impl Config {
             return Err(self.unknown(name));
         }
         for (index, channel) in on {
-            add(wants, index, Target::Channel(channel.name.clone()));
+            add(targets, index, Target::Channel(channel.name.clone()));
         }
         Ok(())
     }
@@ -145,13 +137,13 @@ impl Config {
         if self.idle_accounts.iter().any(|idle| idle == name) {
             return Error::usage(format!(
                 "no channel uses the account `{name}`; add one to {}",
-                self.sanitize
+                self.shown
             ));
         }
         let mut known: Vec<&str> = self.accounts.iter().map(|a| a.name.as_str()).collect();
         known.extend(self.groups.iter().map(|group| group.name.as_str()));
         known.extend(self.channels().map(|(_, channel)| channel.name.as_str()));
-        let meant = nearest(name, known.iter().copied())
+        let meant = suggest(name, known.iter().copied())
             .map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
         let mut seen = BTreeSet::new();
         known.retain(|name| seen.insert(*name));
@@ -163,33 +155,37 @@ impl Config {
         ))
     }
 
-    fn select_group(&self, group: &ChannelGroup, wants: &mut Wants) -> Result<(), Error> {
+    fn select_group(&self, group: &ChannelGroup, targets: &mut Targets) -> Result<(), Error> {
         let mut any = false;
         for member in &group.members {
             let Some((index, channel)) = self.channel(channel_of(member)) else {
                 // Up to 1.4 mbsync complains and syncs the rest; 1.5 syncs nothing.
-                if self.dialect == IsyncVersion::V1_4 {
+                if self.version == IsyncVersion::V1_4 {
                     continue;
                 }
                 return Err(Error::config(format!(
                     "{}: Group {} names {member}, and there is no such channel; remove it, for \
                      isync 1.5 then syncs nothing at all",
-                    self.sanitize, group.name
+                    self.shown, group.name
                 )));
             };
             match member.split_once(':') {
-                None => add(wants, index, Target::Channel(channel.name.clone())),
+                None => add(targets, index, Target::Channel(channel.name.clone())),
                 Some((_, boxes)) => {
                     if channel.patterns.is_none() {
                         return Err(Error::config(format!(
                             "{}: Group {} names {member}, but Channel {} has no Patterns, so no \
                              mailbox of it can be named; write only the channel",
-                            self.sanitize, group.name, channel.name
+                            self.shown, group.name, channel.name
                         )));
                     }
                     for name in split_boxes(boxes) {
                         let name = name.to_string();
-                        add(wants, index, Target::Mailbox { channel: channel.name.clone(), name });
+                        add(
+                            targets,
+                            index,
+                            Target::Mailbox { channel: channel.name.clone(), name },
+                        );
                     }
                 }
             }
@@ -200,7 +196,7 @@ impl Config {
         } else {
             Err(Error::config(format!(
                 "{}: Group {} names no channel that exists; add one",
-                self.sanitize, group.name
+                self.shown, group.name
             )))
         }
     }
@@ -213,44 +209,44 @@ impl Config {
         channels: &[(usize, &Channel)],
         exact: bool,
         boxes: &str,
-        wants: &mut Wants,
+        targets: &mut Targets,
     ) -> Result<(), Error> {
         // A mailbox with a comma in its name can be asked for, if not given to mbsync.
         let whole = boxes.contains([',', '\n'])
             && channels.iter().any(|(_, channel)| channel.existing(boxes).is_some());
         let names = if whole { vec![boxes] } else { split_boxes(boxes).collect() };
         for name in names {
-            // mbsync takes no such name from a server, but would follow it from here.
+            // mbsync accepts no such name from a server, but would follow it from here.
             if name.split('/').any(|part| part == "..") {
                 return Err(self.unknown_box(word, channels, name, None));
             }
             let mut found = Vec::new();
-            // What is there comes before what could be made.
+            // What exists comes before what could be made.
             for (index, channel) in channels {
-                found.extend(channel.existing(name).map(|want| (*index, want)));
+                found.extend(channel.existing(name).map(|target| (*index, target)));
             }
             if found.is_empty() {
                 for (index, channel) in channels {
-                    found.extend(channel.possible(name, exact).map(|want| (*index, want)));
+                    found.extend(channel.possible(name, exact).map(|target| (*index, target)));
                 }
                 let meant = self.meant(channels, name);
                 if found.is_empty() || meant.is_some() && !is_inbox(name) {
                     return Err(self.unknown_box(word, channels, name, meant.as_deref()));
                 }
             }
-            for (index, want) in found {
-                add(wants, index, want);
+            for (index, target) in found {
+                add(targets, index, target);
             }
         }
         Ok(())
     }
 
-    /// An existing mailbox that a name which does not exist is a slip for.
-    /// Numbers differ on purpose: `2024` is not `2023` mistyped.
+    /// The existing mailbox that a name without one is a typing error for. Numbers
+    /// differ on purpose: `2024` is not `2023` mistyped.
     fn meant(&self, channels: &[(usize, &Channel)], name: &str) -> Option<String> {
         let local: Vec<Mailbox> =
             channels.iter().flat_map(|(_, channel)| self.channel_mailboxes(channel)).collect();
-        let meant = nearest(name, local.iter().map(|mailbox| mailbox.name.as_str()))?;
+        let meant = suggest(name, local.iter().map(|mailbox| mailbox.name.as_str()))?;
         let letters = |name: &str| name.chars().filter(|c| !c.is_numeric()).collect::<String>();
         (letters(meant) != letters(name)).then(|| meant.to_string())
     }
@@ -279,21 +275,21 @@ impl Config {
         Error::usage(format!("`{asked}` has no mailbox `{name}`{meant}{there}"))
     }
 
-    /// The words that mbsync must be given so that these wants of an account
-    /// are served: in the file's order, without doubles, a whole channel
-    /// swallowing its boxes. A mailbox that cannot be named (no Patterns, a
-    /// comma) brings its whole channel. Reads directories only for a channel
-    /// that a group of the same name hides.
+    /// The words that mbsync must be given so that these targets of an account are
+    /// served: in the file's order, without duplicates, a whole channel in place of
+    /// its boxes. A mailbox that cannot be named (no Patterns, a comma) brings its
+    /// whole channel. Reads directories only for a channel that a group of the same
+    /// name hides.
     #[must_use]
     pub fn mbsync_words<'a>(
         &self,
         account: &Account,
-        wants: impl IntoIterator<Item = &'a Target>,
+        targets: impl IntoIterator<Item = &'a Target>,
     ) -> MbsyncWords {
         let mut whole: BTreeSet<&str> = BTreeSet::new();
         let mut boxes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for want in wants {
-            match want {
+        for target in targets {
+            match target {
                 Target::Account => {
                     whole.extend(account.channels.iter().map(|channel| channel.name.as_str()));
                 }
@@ -342,7 +338,7 @@ impl Config {
                 out.unreachable.push(name.to_string());
             }
         }
-        // `-a` is every channel of the file; it will do where that is what is wanted.
+        // `-a` is every channel of the file.
         let everything = self.accounts.len() == 1
             && account.channels.iter().all(|channel| whole.contains(channel.name.as_str()));
         if everything && account.channels.iter().any(|channel| self.is_hidden(channel)) {
@@ -356,7 +352,7 @@ impl Config {
         channel.name.contains(':') || self.group(&channel.name).is_some()
     }
 
-    /// A group whose name brings this channel, whole, and nothing that is not wanted.
+    /// A group whose name brings this channel, whole, and nothing else.
     fn group_for(
         &self,
         channel: &Channel,
@@ -387,8 +383,8 @@ impl Config {
     }
 }
 
-fn add(wants: &mut Wants, index: usize, want: Target) {
-    wants.entry(index).or_default().insert(want);
+fn add(targets: &mut Targets, index: usize, target: Target) {
+    targets.entry(index).or_default().insert(target);
 }
 
 /// The channel that a group's member names.
@@ -402,19 +398,19 @@ fn split_boxes(boxes: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Account {
-    /// The same wants in one form: all channels are the account, and a whole
-    /// channel stands for its mailboxes.
+    /// The same targets in one form: all channels are the account, and a whole
+    /// channel replaces its mailboxes.
     #[must_use]
-    pub fn canonical(&self, wants: &BTreeSet<Target>) -> BTreeSet<Target> {
-        let whole = |name: &String| wants.contains(&Target::Channel(name.clone()));
-        if wants.contains(&Target::Account)
+    pub fn canonical(&self, targets: &BTreeSet<Target>) -> BTreeSet<Target> {
+        let whole = |name: &String| targets.contains(&Target::Channel(name.clone()));
+        if targets.contains(&Target::Account)
             || self.channels.iter().all(|channel| whole(&channel.name))
         {
             return BTreeSet::from([Target::Account]);
         }
-        wants
+        targets
             .iter()
-            .filter(|want| !matches!(want, Target::Mailbox { channel, .. } if whole(channel)))
+            .filter(|target| !matches!(target, Target::Mailbox { channel, .. } if whole(channel)))
             .cloned()
             .collect()
     }
@@ -445,7 +441,7 @@ impl Channel {
         names
     }
 
-    fn want(&self, name: &str) -> Target {
+    fn target(&self, name: &str) -> Target {
         Target::Mailbox { channel: self.name.clone(), name: name.to_string() }
     }
 
@@ -465,7 +461,7 @@ impl Channel {
             self.mailbox(name).maildir.is_some_and(|maildir| maildir.join("cur").is_dir())
         });
         names.sort_by_key(|name| !admits(patterns, name));
-        names.first().map(|name| self.want(name))
+        names.first().map(|name| self.target(name))
     }
 
     /// What the typed name means, if mbsync could make that: INBOX always,
@@ -480,6 +476,6 @@ impl Channel {
         let is_near_inbox = mailbox.near == "INBOX"
             || self.near.store.map_inbox.as_deref() == Some(mailbox.near.as_str());
         let makable = !local || mailbox.maildir.is_some() && (self.create.near || is_near_inbox);
-        makable.then(|| self.want(name))
+        makable.then(|| self.target(name))
     }
 }

@@ -1,15 +1,12 @@
-//! What `mutt-sync --muttrc ACCOUNT` prints: who one is in an account.
+//! What `mutt-sync --muttrc ACCOUNT` prints: an account's sender and folders.
 //!
-//! Folders are found among the account's mailboxes, by special use where it is
-//! known (RFC 6154), else by name; the sender in msmtp's file. Every such file
-//! sets or resets the same variables, so that none is left over from the
-//! account before. Knows no file and no server.
+//! Folders are found among the account's mailboxes by their names; the sender in
+//! msmtp's file. Every identity sets or resets the same variables, so that none is
+//! left over from the account before. Does not depend on: files, servers.
 
-use super::muttrc::{comment, is_inbox};
-use super::quote::{ControlCharacter, quoted, without_expandos};
+use super::quote::{account_commands, comment, quoted, without_expandos};
 use crate::imap::names::from_utf7;
 use crate::model::{Account, CredentialSource, Mailbox};
-use std::collections::BTreeMap;
 
 /// What a mailbox is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,8 +22,8 @@ pub enum Use {
 }
 
 impl Use {
-    /// Names that such a mailbox has, the likelier first, in lower case: those
-    /// that clients and providers give it, in the languages of the larger ones.
+    /// Usual names of such a mailbox, the likelier first, in lower case: those that
+    /// clients and providers give it, in the languages of the larger ones.
     fn names(self) -> &'static [&'static str] {
         match self {
             Use::Drafts => &[
@@ -189,24 +186,13 @@ impl Use {
     }
 }
 
-/// Special uses that the server has told, by [`Mailbox::name`]; may be empty.
-pub type KnownUses = BTreeMap<String, Use>;
-
-/// The mailbox for a use: the one the server says, else the one whose name is
-/// usual for it, and which lies nowhere but at the top, under INBOX, or in
-/// Gmail's own folder.
+/// The mailbox for a use: the one whose name is usual for it, and which is at the
+/// top, under INBOX, or in Gmail's own folder.
 #[must_use]
-pub fn mailbox_for<'a>(
-    wanted: Use,
-    mailboxes: &'a [Mailbox],
-    known: &KnownUses,
-) -> Option<&'a Mailbox> {
-    let local = || mailboxes.iter().filter(|mailbox| mailbox.maildir.is_some());
-    if let Some(told) = local().find(|mailbox| known.get(&mailbox.name) == Some(&wanted)) {
-        return Some(told);
-    }
-    local()
-        .filter(|mailbox| !known.contains_key(&mailbox.name))
+pub fn mailbox_for(wanted: Use, mailboxes: &[Mailbox]) -> Option<&Mailbox> {
+    mailboxes
+        .iter()
+        .filter(|mailbox| mailbox.maildir.is_some())
         .filter_map(|mailbox| {
             let rank = [&mailbox.name, &mailbox.near, &mailbox.far]
                 .into_iter()
@@ -246,8 +232,8 @@ pub struct Sender {
 
 /// The accounts of msmtp's file (`~/.msmtprc`), in its order.
 ///
-/// Reads what it knows and passes over the rest, for msmtp itself is the judge
-/// of its file: `defaults`, `account NAME : BASE,BASE`, `from`, `user`, `host`
+/// Reads what it knows and skips the rest, because msmtp itself checks its file:
+/// `defaults`, `account NAME : BASE,BASE`, `from`, `user`, `host`
 /// (msmtp(1), CONFIGURATION FILES). Passwords are never kept.
 #[must_use]
 pub fn msmtp_senders(text: &str) -> Vec<Sender> {
@@ -347,12 +333,6 @@ fn domain(host: &str) -> Option<&str> {
     Some(dots.next().map_or(host, |(at, _)| host.get(at + 1..).unwrap_or(host)))
 }
 
-/// The two commands by which mutt-sync and the keys know the account.
-pub(super) fn naming(name: &str) -> Result<[String; 2], ControlCharacter> {
-    let name = quoted(name)?;
-    Ok([format!("setenv MUTT_SYNC_ACCOUNT {name}"), format!("set my_account={name}")])
-}
-
 /// Status colours, one for each account in turn.
 const COLOURS: [&str; 6] =
     ["white blue", "white red", "black green", "white magenta", "black cyan", "black yellow"];
@@ -364,7 +344,6 @@ pub fn identity(
     account: &Account,
     place: usize,
     mailboxes: &[Mailbox],
-    known: &KnownUses,
     senders: &[Sender],
 ) -> String {
     let name = comment(&account.name);
@@ -379,13 +358,13 @@ pub fn identity(
         out.push_str(text);
         out.push('\n');
     };
-    match naming(&account.name) {
-        Ok(naming) => line(&naming.join("\n")),
+    match account_commands(&account.name) {
+        Ok(commands) => line(&commands.join("\n")),
         Err(why) => line(&format!("# {why} in the account's name: rename it in .mbsyncrc")),
     }
 
     line("");
-    let inbox = mailboxes.iter().find(|mailbox| mailbox.maildir.is_some() && is_inbox(mailbox));
+    let inbox = mailboxes.iter().find(|mailbox| mailbox.maildir.is_some() && mailbox.is_inbox());
     let inbox = inbox.and_then(path_of);
     match &inbox {
         Some(path) => {
@@ -394,7 +373,7 @@ pub fn identity(
         }
         None => line("reset spoolfile mbox  # no INBOX is synced"),
     }
-    let folder = |wanted| mailbox_for(wanted, mailboxes, known).and_then(path_of);
+    let folder = |wanted| mailbox_for(wanted, mailboxes).and_then(path_of);
     for (variable, wanted, what) in
         [("postponed", Use::Drafts, "Drafts"), ("trash", Use::Trash, "Trash")]
     {
@@ -418,7 +397,7 @@ pub fn identity(
         Some(path) => line(&format!("set record={path}")),
         None => line("reset record  # fill in: no Sent among the folders"),
     }
-    let archive = mailbox_for(Use::Archive, mailboxes, known)
+    let archive = mailbox_for(Use::Archive, mailboxes)
         .and_then(path_text)
         .and_then(|path| quoted(&without_expandos(path)).ok());
     match (archive, inbox) {

@@ -1,27 +1,28 @@
 //! What `mutt-sync --muttrc` prints, for `source "mutt-sync --muttrc|"`.
 //!
-//! It says what `.mbsyncrc` knows: the folders, and which account each is of.
+//! It has what `.mbsyncrc` knows: the folders, and which account each belongs to.
 //! Hooks and keys are those of `muttrc.d/10-sync.rc`, word for word. Nothing is
-//! defined twice when both are used: that file and `20-accounts.rc` each leave
-//! a variable in the environment, which comes here as [`Theirs`], and what they
-//! have is left out.
+//! defined twice when both are used: that file and `20-accounts.rc` each set a
+//! variable in the environment, which comes here as [`Theirs`], and what they
+//! define is left out.
 //!
-//! `set folder` is left to the user, for much else hangs on it; all paths here
-//! are absolute, so that they are right with any. Both clients show them
+//! `set folder` is left to the user, because much else depends on it; all paths
+//! here are absolute, so that they are right with any. Both clients show them
 //! shortened by `$folder`.
 
-use super::identity;
-use super::quote::{ControlCharacter, folder_regexp, one_folder_regexp, quoted};
-use crate::model::{Account, Mailbox, StoreKind};
-use std::collections::BTreeSet;
+use super::quote::{
+    ControlCharacter, account_commands, comment, folder_regexp, one_folder_regexp, quoted,
+};
+use crate::model::{Account, Mailbox};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 /// The file whose hooks and keys are printed.
 const SYNC_RC: &str = include_str!("../../muttrc.d/10-sync.rc");
 
-/// The variable that `10-sync.rc` sets to say that it is in use.
+/// The variable that `10-sync.rc` sets when it is in use.
 pub const HAVE_HOOKS: &str = "MUTT_SYNC_HOOKS";
-/// The variable that `20-accounts.rc` sets to say that it is in use.
+/// The variable that `20-accounts.rc` sets when it is in use.
 pub const HAVE_ACCOUNTS: &str = "MUTT_SYNC_ACCOUNTS";
 
 /// An account and its local mailboxes, both in the file's order.
@@ -29,7 +30,7 @@ pub const HAVE_ACCOUNTS: &str = "MUTT_SYNC_ACCOUNTS";
 pub struct AccountMail<'a> {
     /// The account.
     pub account: &'a Account,
-    /// Its mailboxes; those without a Maildir are passed over.
+    /// Its mailboxes; those without a Maildir are skipped.
     pub mailboxes: &'a [Mailbox],
     /// The file the user keeps for it, as `--muttrc ACCOUNT` makes it; `None`
     /// where there is none, and the account is only named to mutt-sync.
@@ -48,8 +49,8 @@ pub struct Theirs {
 
 /// The muttrc lines for all accounts. `home` is the user's home directory: no
 /// hook ever claims all of it for an account. `exists` says whether a Maildir is
-/// there: neomutt 20220429 takes a folder in `mailboxes` that is not for an error,
-/// mutt does not.
+/// there: for neomutt 20220429 a folder in `mailboxes` that is not is an error, for
+/// mutt it is not.
 #[must_use]
 pub fn muttrc(
     accounts: &[AccountMail<'_>],
@@ -96,8 +97,9 @@ pub fn muttrc(
 fn mailboxes(out: &mut String, accounts: &[AccountMail<'_>], exists: impl Fn(&Path) -> bool) {
     let all = || accounts.iter().flat_map(|one| one.mailboxes);
     let mut seen = BTreeSet::new();
-    for mailbox in
-        all().filter(|mailbox| is_inbox(mailbox)).chain(all().filter(|mailbox| !is_inbox(mailbox)))
+    for mailbox in all()
+        .filter(|mailbox| mailbox.is_inbox())
+        .chain(all().filter(|mailbox| !mailbox.is_inbox()))
     {
         let Some(maildir) = &mailbox.maildir else { continue };
         if !seen.insert(maildir) {
@@ -143,11 +145,11 @@ fn entering(one: &AccountMail<'_>) -> Result<String, ControlCharacter> {
     let file = one.identity_file.and_then(Path::to_str).filter(|path| !path.ends_with('|'));
     match file {
         Some(path) => Ok(format!("source {}", quoted(path)?)),
-        None => Ok(identity::naming(&one.account.name)?.join("; ")),
+        None => Ok(account_commands(&one.account.name)?.join("; ")),
     }
 }
 
-/// A folder-hook per mailbox that tells F7 how mbsync calls it.
+/// A folder-hook per mailbox that sets its name for F7.
 fn folder_names(out: &mut String, accounts: &[AccountMail<'_>]) {
     line(out, "folder-hook . 'set my_mailbox=\"$my_account\"'");
     for mailbox in accounts.iter().flat_map(|one| one.mailboxes) {
@@ -155,9 +157,9 @@ fn folder_names(out: &mut String, accounts: &[AccountMail<'_>]) {
         if !mailbox.addressable {
             continue;
         }
-        let command = quoted(&format!("{}:{}", mailbox.channel, mailbox.name))
-            .map(|name| format!("set my_mailbox={name}"));
-        // What cannot be quoted was named above, and F7 then syncs the account.
+        let command =
+            quoted(&mailbox.target().to_string()).map(|name| format!("set my_mailbox={name}"));
+        // What cannot be quoted is listed above, and F7 then syncs the account.
         if let Ok(hook) = hook(&one_folder_regexp(path), command) {
             line(out, &hook);
         }
@@ -176,48 +178,49 @@ fn hook(
 /// few as possible, so that a folder made later belongs to the account as well.
 /// Never `home` or above.
 fn roots(one: &AccountMail<'_>, accounts: &[AccountMail<'_>], home: &Path) -> Vec<String> {
-    let own: Vec<&Path> = maildirs(one).collect();
-    let foreign: Vec<&Path> = accounts
+    let own: HashSet<&Path> = maildirs(one).collect();
+    // With all directories above, so that each is looked up and not searched for:
+    // accounts with tens of thousands of mailboxes exist.
+    let foreign: HashSet<&Path> = accounts
         .iter()
         .filter(|other| other.account.name != one.account.name)
         .flat_map(maildirs)
         .filter(|path| !own.contains(path))
+        .flat_map(Path::ancestors)
         .collect();
-    let mut roots: Vec<String> = Vec::new();
-    for maildir in &own {
+    let mut below: HashMap<&Path, usize> = HashMap::new();
+    for dir in maildirs(one).flat_map(Path::ancestors) {
+        *below.entry(dir).or_default() += 1;
+    }
+    let mut seen: HashSet<&Path> = HashSet::new();
+    let mut roots: Vec<&Path> = Vec::new();
+    for maildir in maildirs(one) {
         // The highest directory above it that is all the account's.
         let root = maildir
             .ancestors()
             .skip(1)
             .take_while(|dir| {
-                dir.parent().is_some()
-                    && !home.starts_with(dir)
-                    && !foreign.iter().any(|path| path.starts_with(dir))
+                dir.parent().is_some() && !home.starts_with(dir) && !foreign.contains(dir)
             })
-            .filter(|dir| own.iter().filter(|path| path.starts_with(dir)).count() > 1)
+            .filter(|dir| below.get(dir).is_some_and(|count| *count > 1))
             .filter(|dir| within_stores(one, dir))
             .last()
             .unwrap_or(maildir);
-        if let Some(root) = root.to_str().map(str::to_owned) {
-            if !roots.contains(&root) {
-                roots.push(root);
-            }
+        if root.to_str().is_some() && seen.insert(root) {
+            roots.push(root);
         }
     }
     // What lies below another root is matched by that one.
-    let all = roots.clone();
-    roots.retain(|root| {
-        !all.iter().any(|other| other != root && Path::new(root).starts_with(other))
-    });
-    roots
+    roots.retain(|root| !root.ancestors().skip(1).any(|above| seen.contains(above)));
+    roots.into_iter().filter_map(Path::to_str).map(str::to_owned).collect()
 }
 
 /// Whether `dir` is a place where the account's stores keep mailboxes, and not a
-/// directory somewhere above them that also holds what is nobody's.
+/// directory somewhere above them that also holds other files.
 fn within_stores(one: &AccountMail<'_>, dir: &Path) -> bool {
     let mut sides = one.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]);
     sides.any(|side| {
-        let StoreKind::Maildir(store) = &side.store.kind else { return false };
+        let Some(store) = side.maildir() else { return false };
         // Path is a string put before names, not always a directory.
         let below_path = |path: &str| {
             dir.to_str().is_some_and(|dir| dir.starts_with(path) || format!("{dir}/") == path)
@@ -228,15 +231,6 @@ fn within_stores(one: &AccountMail<'_>, dir: &Path) -> bool {
 
 fn maildirs<'a>(one: &AccountMail<'a>) -> impl Iterator<Item = &'a Path> + use<'a> {
     one.mailboxes.iter().filter_map(|mailbox| mailbox.maildir.as_deref())
-}
-
-/// The mailbox where new mail comes: INBOX on either side.
-pub(super) fn is_inbox(mailbox: &Mailbox) -> bool {
-    // INBOX is the one name that has no case (RFC 3501, 5.1).
-    [&mailbox.name, &mailbox.near, &mailbox.far]
-        .iter()
-        .any(|name| name.eq_ignore_ascii_case("INBOX"))
-        || (mailbox.far.is_empty() && !mailbox.addressable)
 }
 
 /// A line of `10-sync.rc` that does something here: no comment, and not the one
@@ -253,20 +247,4 @@ fn line(out: &mut String, text: &str) {
 
 fn left_out(out: &mut String, what: &str, name: &str, why: ControlCharacter) {
     line(out, &format!("# left out, {why} in its name: {what} {}", comment(name)));
-}
-
-/// `text` fit for a comment: on one line, and not ending in the `\` that would
-/// draw the next line into it.
-pub(super) fn comment(text: &str) -> String {
-    let mut out: String = text
-        .chars()
-        .flat_map(|c| {
-            let plain = !c.is_control();
-            plain.then_some(c).into_iter().chain((!plain).then_some('?'))
-        })
-        .collect();
-    if out.ends_with('\\') {
-        out.push('.');
-    }
-    out
 }

@@ -1,7 +1,7 @@
-//! What `--muttrc` reads before it prints: mailboxes, account files, msmtp's
-//! file. The rim of this part; the text is made by its neighbours.
+//! What `--muttrc` reads before it prints: mailboxes, account files, msmtp's file.
+//! The text is made by `muttrc` and `identity`.
 
-use super::identity::{self, KnownUses, Sender};
+use super::identity::{self, Sender};
 use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, Theirs};
 use crate::error::Error;
 use crate::mbsyncrc::{Config, Env};
@@ -20,7 +20,7 @@ pub fn all_accounts(config: &Config, env: &Env) -> String {
         config.accounts.iter().map(|account| config.local_mailboxes(account)).collect();
     let files: Vec<Option<PathBuf>> =
         config.accounts.iter().map(|account| identity_file(account, env)).collect();
-    let told: Vec<AccountMail<'_>> = config
+    let accounts: Vec<AccountMail<'_>> = config
         .accounts
         .iter()
         .zip(&mailboxes)
@@ -33,10 +33,10 @@ pub fn all_accounts(config: &Config, env: &Env) -> String {
         .collect();
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let theirs = Theirs { hooks: is_set(HAVE_HOOKS), accounts: is_set(HAVE_ACCOUNTS) };
-    muttrc::muttrc(&told, theirs, &env.home, |maildir| maildir.join("cur").is_dir())
+    muttrc::muttrc(&accounts, theirs, &env.home, |maildir| maildir.join("cur").is_dir())
 }
 
-/// The identity file of the account that this name is of: `--muttrc ACCOUNT`.
+/// The identity of the account that this name belongs to: `--muttrc ACCOUNT`.
 pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Error> {
     let by_name = config.accounts.iter().position(|account| account.name == name);
     let place = match by_name {
@@ -55,7 +55,7 @@ pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Err
         return Err(Error::usage(format!("{name}: no such account")));
     };
     let mailboxes = config.local_mailboxes(account);
-    Ok(identity::identity(account, place, &mailboxes, &KnownUses::new(), &senders(env)))
+    Ok(identity::identity(account, place, &mailboxes, &senders(env)))
 }
 
 /// The account file that mutt's user keeps, if there is one.

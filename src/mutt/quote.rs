@@ -1,17 +1,17 @@
 //! Strings as both clients read them from a line of muttrc.
 //!
-//! Knows the lexer that mutt and neomutt share: inside `"…"` a backslash takes
+//! The lexer that mutt and neomutt share: inside `"…"` a backslash takes
 //! the next character literally (unless it is a letter or a digit), `$name` and
 //! backticks are expanded, and nothing else is special; spaces, `;` and `#` lose
-//! their meaning. Knows regular expressions only as far as switching them off.
+//! their meaning. Of regular expressions only how to escape them.
 //!
 //! There is no way to write a control character that is safe in both clients
-//! and readable in a file, and mail folders have no business with any, so such
-//! strings are refused.
+//! and readable in a file, and folder names need none, so such strings are
+//! refused.
 
 use std::fmt::Write as _;
 
-/// Why a string cannot stand in a muttrc: it holds this control character.
+/// Why a string cannot be in a muttrc: it has this control character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlCharacter(pub char);
 
@@ -88,4 +88,21 @@ pub fn one_folder_regexp(path: &str) -> String {
 #[must_use]
 pub fn without_expandos(path: &str) -> String {
     path.replace('%', "%%")
+}
+
+/// The two commands that name the account to mutt-sync and to the keys.
+pub fn account_commands(name: &str) -> Result<[String; 2], ControlCharacter> {
+    let name = quoted(name)?;
+    Ok([format!("setenv MUTT_SYNC_ACCOUNT {name}"), format!("set my_account={name}")])
+}
+
+/// `text` as part of a comment: on one line, and not ending in the `\` that would
+/// draw the next line into it.
+#[must_use]
+pub fn comment(text: &str) -> String {
+    let mut out = text.replace(char::is_control, "?");
+    if out.ends_with('\\') {
+        out.push('.');
+    }
+    out
 }

@@ -5,24 +5,24 @@
 //! So our argument is the finished line, padding and all. Both clients expand
 //! the output a second time if it ends in `%`; and the result may then run
 //! another command, if a folder's name has a `|` at the right place. Our line
-//! therefore never ends in `%`. Knows nothing of where the state comes from.
+//! therefore never ends in `%`. Does not depend on: where the state comes from.
 
-/// What the line tells, of the account at hand or of all together.
+/// The state that the line shows, of one account or of all together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LineState {
     /// Mailboxes with something to push.
     pub push: usize,
-    /// mbsync is at work.
+    /// mbsync is running.
     pub running: bool,
     /// A request waits for the throttle or for the end of a backoff.
     pub waiting: bool,
     /// Why the last run did not succeed.
     pub trouble: Option<Trouble>,
-    /// A process is there that will do what is pending.
+    /// A process exists that will do what is pending.
     pub attended: bool,
 }
 
-/// Why the last run did not succeed, as far as a few letters can say.
+/// Why the last run did not succeed, in a few letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// The server was not reached.
@@ -35,7 +35,7 @@ pub enum Trouble {
     Failed,
 }
 
-/// The mark for a state, ASCII, at most 15 columns; empty when all is in step.
+/// The mark for a state, ASCII, at most 15 columns; empty when all is in sync.
 #[must_use]
 pub fn mark(state: LineState) -> String {
     let mut text = String::new();
@@ -46,7 +46,7 @@ pub fn mark(state: LineState) -> String {
     }
     if state.push > 0 {
         text.push('^');
-        // Beyond this the number says no more than "many", and the mark would grow.
+        // Beyond this the number means no more than "many", and the mark would grow.
         text.push_str(&state.push.min(999).to_string());
     }
     if let Some(trouble) = state.trouble.filter(|_| !state.running) {

@@ -1,14 +1,14 @@
-//! `--list`: what there is, for people and for programs.
+//! `--list`: accounts and mailboxes, for people and for programs.
 //!
-//! Knows accounts and mailboxes as values, and how to set them out. Whether
-//! and how a mailbox would be watched is told by the caller.
+//! The layout of values. Does not depend on: how a mailbox would be watched, which
+//! the caller says.
 
-use crate::mbsyncrc::Config;
+use crate::mbsyncrc::{Config, Env};
 use crate::model::{Account, Mailbox};
 use crate::text::sanitize;
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// All that `--list` shows. Its JSON form is what programs rely on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,7 +17,7 @@ pub struct AccountList {
     pub file: PathBuf,
     /// In the file's order.
     pub accounts: Vec<ListedAccount>,
-    /// Names that stand for several channels.
+    /// Names of groups of channels.
     pub groups: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub struct ListedAccount {
 /// A mailbox pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ListedMailbox {
-    /// What to type for it: `CHANNEL:NAME`, or the channel where it has no Patterns.
+    /// What a user types for it: `CHANNEL:NAME`, or the channel where it has no Patterns.
     pub name: String,
     /// Its name on the far side.
     pub far: String,
@@ -45,7 +45,7 @@ pub struct ListedMailbox {
     pub near: String,
     /// Its Maildir.
     pub maildir: Option<PathBuf>,
-    /// The file in which mbsync keeps its record.
+    /// mbsync's state file.
     pub state_file: Option<PathBuf>,
     /// How it would be watched.
     pub watch: String,
@@ -96,10 +96,10 @@ impl AccountList {
         }
     }
 
-    /// To be read: a heading for each account, a line for each mailbox, in
-    /// columns. Ends in a newline. Control characters are shown as `?`.
+    /// For people: a heading for each account, a line for each mailbox, in columns.
+    /// Ends in a newline. Control characters are shown as `?`.
     #[must_use]
-    pub fn text(&self, home: &Path) -> String {
+    pub fn text(&self, env: &Env) -> String {
         let mut text = String::new();
         for (index, account) in self.accounts.iter().enumerate() {
             if index > 0 {
@@ -117,13 +117,10 @@ impl AccountList {
                 .mailboxes
                 .iter()
                 .map(|mailbox| {
-                    let folder = mailbox.maildir.as_deref().map_or_else(
-                        || "(no Maildir)".to_string(),
-                        |maildir| match maildir.strip_prefix(home) {
-                            Ok(rest) if home.parent().is_some() => format!("~/{}", rest.display()),
-                            _ => maildir.display().to_string(),
-                        },
-                    );
+                    let folder = mailbox
+                        .maildir
+                        .as_deref()
+                        .map_or_else(|| "(no Maildir)".to_string(), |maildir| env.tilde(maildir));
                     [sanitize(&mailbox.name), sanitize(&folder), sanitize(&mailbox.watch)]
                 })
                 .collect();
@@ -154,7 +151,8 @@ impl AccountList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsyncrc::{self, Env, IsyncVersion};
+    use crate::mbsyncrc::{self, IsyncVersion};
+    use std::path::Path;
 
     const FILE: &str = "\
 IMAPStore far
@@ -178,7 +176,7 @@ Group All Home sent
 ";
 
     #[test]
-    fn it_reads_pleasantly() {
+    fn accounts_and_mailboxes_are_in_columns() {
         let env = Env::new("/home/u", "/");
         let file = Path::new("/home/u/.mbsyncrc");
         let config = mbsyncrc::parse(FILE.as_bytes(), file, &env, IsyncVersion::V1_4).unwrap();
@@ -192,7 +190,7 @@ Group All Home sent
             if mailbox.near == "INBOX" { "NOTIFY".into() } else { String::new() }
         });
         assert_eq!(
-            listing.text(Path::new("/home/u")),
+            listing.text(&env),
             "far (imap.example.org:993)\n\
              \x20 Home:INBOX  ~/m/INBOX  NOTIFY\n\
              \x20 Home:Ab?c   ~/m/Ab?c\n\
@@ -204,6 +202,6 @@ Group All Home sent
         assert_eq!(json["accounts"][0]["mailboxes"][2]["maildir"], "/home/u/m/s");
         assert_eq!(json["accounts"][0]["server"], "imap.example.org:993");
         let none = AccountList::new(&config, &[], &|_, _| String::new());
-        assert!(none.text(Path::new("/")).contains("no mailbox on this disk yet"));
+        assert!(none.text(&env).contains("no mailbox on this disk yet"));
     }
 }

@@ -5,7 +5,7 @@
 //! nothing, asks no server, waits for nothing, and changes nothing but its own
 //! memory of what it has read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -106,7 +106,7 @@ fn look_at(
             SideVerdict::Changed(changes) => (Some(changes), None),
             SideVerdict::Unknown(why) => (None, Some(why)),
         };
-        pending.push(Pending { name: clean::typed(mailbox), push, unknown });
+        pending.push(Pending { name: mailbox.target().to_string(), push, unknown });
     }
     let waiter = Lock::is_held(&dir.file("waiter.lock"));
     let running = Lock::is_held(&dir.file("lock"));
@@ -122,7 +122,7 @@ fn look_at(
         running,
         waiter,
         queued: Lock::is_held(&dir.file("queue.lock")),
-        wanted: in_words(&requests::all(dir)),
+        wanted: requests::all(dir).iter().map(Target::to_string).collect(),
         throttled: settings.rate().wait(throttle::stamp(dir, settings.rate(), now), now).as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
             wait: wait.as_secs(),
@@ -156,17 +156,6 @@ fn look(
         *learned = true;
     }
     look.finding
-}
-
-/// Requests as people would type them.
-#[must_use]
-pub fn in_words(wants: &BTreeSet<Target>) -> Vec<String> {
-    let words = |want: &Target| match want {
-        Target::Account => "everything".into(),
-        Target::Channel(channel) => channel.clone(),
-        Target::Mailbox { channel, name } => format!("{channel}:{name}"),
-    };
-    wants.iter().map(words).collect()
 }
 
 /// A line for each mailbox that is not in step.

@@ -23,29 +23,3 @@ pub fn mailbox(account: &Account, key: &str) -> Option<Mailbox> {
     let (channel, name) = key.split_once('\n')?;
     account.mailbox(&Target::Mailbox { channel: channel.to_owned(), name: name.to_owned() })
 }
-
-/// The mailbox as `mutt-sync` takes it on its command line.
-#[must_use]
-pub fn typed(mailbox: &Mailbox) -> String {
-    if mailbox.addressable {
-        format!("{}:{}", mailbox.channel, mailbox.name)
-    } else {
-        mailbox.channel.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mailbox_that_cannot_be_named_is_typed_as_its_channel() {
-        let mut mailbox = Mailbox::of_home("INBOX");
-        assert_eq!(
-            (key(&mailbox).as_str(), typed(&mailbox).as_str()),
-            ("Home\nINBOX", "Home:INBOX")
-        );
-        mailbox.addressable = false;
-        assert_eq!(typed(&mailbox), "Home");
-    }
-}

@@ -109,20 +109,11 @@ pub fn standing(dir: &StateDir, wants: &BTreeSet<Target>) -> RequestState {
     // A run of the whole account leaves the mailboxes standing that it failed on.
     let part_failed = || {
         entries(&dir.file("want")).any(|(name, part)| {
-            wants.iter().any(|want| covers(want, &part))
+            wants.iter().any(|want| want.covers(&part))
                 && matches!(found(&dir.file("want").join(name)), Found::Failed(_))
         })
     };
     if part_failed() { RequestState::Failed } else { RequestState::Served }
-}
-
-/// Whether a run for `wider` is one for `want` too.
-fn covers(wider: &Target, want: &Target) -> bool {
-    match (wider, want) {
-        (Target::Account, _) => true,
-        (Target::Channel(channel), Target::Mailbox { channel: of, .. }) => channel == of,
-        _ => wider == want,
-    }
 }
 
 /// How long until something may be taken: zero for fresh requests and those
@@ -212,7 +203,7 @@ pub fn take(dir: &StateDir, patience: BackoffPolicy, now: SystemTime) -> io::Res
             let from = dir.file("want").join(&name);
             let stands = found(&from);
             let Some(wait) = stands.wait(patience, now) else { continue };
-            if wait.is_zero() || along && taken.keys().any(|wider| covers(wider, &want)) {
+            if wait.is_zero() || along && taken.keys().any(|wider| wider.covers(&want)) {
                 // What cannot be moved is synced now, and once more later.
                 let _ = fs::rename(from, dir.file("run").join(&name));
                 let failures = taken.entry(want).or_default();

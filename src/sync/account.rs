@@ -234,7 +234,7 @@ impl<'a> AccountBackend<'a> {
             return wants.iter().filter_map(|want| self.scene.account.mailbox(want)).collect();
         }
         let mut all = self.scene.config.local_mailboxes(self.scene.account);
-        all.retain(|mailbox| wants.iter().any(|want| covers(want, mailbox)));
+        all.retain(|mailbox| wants.iter().any(|want| want.covers_mailbox(mailbox)));
         all
     }
 
@@ -331,7 +331,7 @@ impl<'a> AccountBackend<'a> {
             }) else {
                 return all();
             };
-            let want = found.want();
+            let want = found.target();
             let failures = taken.get(&want).copied().unwrap_or(0) + 1;
             failed.insert(want, failures);
         }
@@ -692,16 +692,6 @@ fn nothing_to_name(unreachable: &[String]) -> RunEnd {
         }
     };
     RunEnd { exit, text, findings: vec![] }
-}
-
-/// Whether serving the want serves the mailbox.
-#[must_use]
-pub fn covers(want: &Target, mailbox: &Mailbox) -> bool {
-    match want {
-        Target::Account => true,
-        Target::Channel(channel) => *channel == mailbox.channel,
-        Target::Mailbox { channel, name } => *channel == mailbox.channel && *name == mailbox.name,
-    }
 }
 
 /// A number from 0 to 1 that differs between processes and moments.

@@ -111,7 +111,7 @@ impl MailboxState {
     /// The request that serves it.
     #[must_use]
     pub fn want(&self) -> Target {
-        self.mailbox.want()
+        self.mailbox.target()
     }
 
     /// The far side's STATUS at the last clean look, if it was judged by the

@@ -9,10 +9,10 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::imap::names::{Naming, from_utf7, to_utf7};
+use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{self, Client, ClientError, Interrupt, Opening, ServerEvent};
 use crate::mbsyncrc::{IsyncVersion, pattern};
-use crate::model::{Account, Channel, ImapStore, Mailbox, Server, StoreKind};
+use crate::model::{Account, Channel, Mailbox, Server};
 use crate::verdict::server::ServerStatus;
 
 /// IDLE is renewed this often: below the five minutes after which NAT boxes
@@ -107,7 +107,7 @@ impl ServerWatch {
         let mut link = Client::open(plan.server, false, interrupt)?;
         let namespace = link.namespace().map_err(ClientError::into_failure)?;
         let naming = |channel: &Channel| {
-            Some((channel.name.clone(), Naming::of(far_store(channel)?, &namespace, None)))
+            Some((channel.name.clone(), Naming::of(channel.far.imap()?, &namespace, None)))
         };
         let mut far = ServerWatch {
             rung: plan.most,
@@ -558,7 +558,7 @@ impl ServerWatch {
         for channel in account.channels.iter().filter(|channel| channel.create.near) {
             let naming = self.namings.iter().find(|(name, _)| *name == channel.name);
             let (Some((_, naming)), Some(store), true) =
-                (naming.cloned(), far_store(channel), channel.patterns.is_some())
+                (naming.cloned(), channel.far.imap(), channel.patterns.is_some())
             else {
                 continue;
             };
@@ -569,27 +569,14 @@ impl ServerWatch {
             };
             let here = mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name);
             let known: HashSet<&str> = here.map(|mailbox| mailbox.far.as_str()).collect();
-            for each in listed.iter().filter(|each| each.selectable()) {
-                let name = match dialect {
-                    IsyncVersion::V1_4 => Some(each.name.clone()),
-                    IsyncVersion::V1_5 => from_utf7(&each.name),
-                };
-                let Some(far) = name.and_then(|name| naming.from_wire(&name)) else { continue };
-                let known = known.contains(far.as_str());
-                let asked_for = plan.boxes.is_empty() || pattern::admits(plan.boxes, &far);
-                if !known && asked_for && channel.admits_far(&far) {
+            for (each, far) in naming.synced(channel, dialect, &listed) {
+                let watched = plan.boxes.is_empty() || pattern::admits(plan.boxes, &far);
+                if watched && !known.contains(far.as_str()) {
                     self.only_there.insert(each.name.clone());
                 }
             }
         }
         Ok(())
-    }
-}
-
-fn far_store(channel: &Channel) -> Option<&ImapStore> {
-    match &channel.far.store.kind {
-        StoreKind::Imap(store) => Some(store),
-        StoreKind::Maildir(_) => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use mutt_sync::error::ExitStatus;
-use mutt_sync::settings::File;
+use mutt_sync::settings::{File, KEYS, Place};
 use rig::{Home, Server, message, run};
 
 use super::{SHORT, files, house, options, spellings, text};
@@ -197,17 +197,15 @@ fn told_settings() -> Vec<(String, String, Option<String>)> {
 
 #[test]
 fn the_manual_has_the_settings_of_the_program_and_no_others() {
-    let source = text("src/settings.rs");
-    let keys = |name: &str| -> BTreeSet<String> {
-        let (_, after) = source.split_once(&format!("const {name}: [&str;")).expect("the keys");
-        let (list, _) = after.split_once("];").unwrap();
-        list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+    let keys = |place: Place| -> BTreeSet<String> {
+        let here = KEYS.iter().filter(|key| key.place == place);
+        here.flat_map(|key| [&[key.name], key.aliases].concat()).map(str::to_owned).collect()
     };
     let told = told_settings();
     for (place, name) in [
-        ("For all accounts", "GENERAL"),
-        ("For all accounts or for one", "ANYWHERE"),
-        ("For one account", "ACCOUNT"),
+        ("For all accounts", Place::General),
+        ("For all accounts or for one", Place::Anywhere),
+        ("For one account", Place::Account),
     ] {
         let told: BTreeSet<String> =
             told.iter().filter(|each| each.0 == place).map(|each| each.1.clone()).collect();
@@ -222,7 +220,7 @@ fn the_defaults_in_the_manual_are_the_program_s() {
     let lines: Vec<String> =
         with.map(|(_, key, value)| format!("{key} = {}\n", value.as_ref().unwrap())).collect();
     assert!(lines.len() >= 12, "{lines:?}");
-    let file = File::parse(&lines.concat(), "the manual", None).unwrap();
+    let file = File::parse(&lines.concat(), "the manual", Path::new("/home/me")).unwrap();
     assert_eq!(file, File::default());
 }
 
@@ -251,7 +249,7 @@ fn the_settings_in_examples_are_taken() {
         ("man/mutt-sync.1", "MOVING OVER FROM A SET OF SERVICES"),
     ] {
         for example in displays(manual, name) {
-            File::parse(&example, manual, Some(Path::new("/home/me"))).unwrap();
+            File::parse(&example, manual, Path::new("/home/me")).unwrap();
             tried += 1;
         }
     }

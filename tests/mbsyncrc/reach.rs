@@ -91,7 +91,7 @@ fn meant<'a>(
                 Target::Account => config.channel_mailboxes(channel),
                 Target::Channel(name) if *name == channel.name => config.channel_mailboxes(channel),
                 Target::Mailbox { channel: name, .. } if *name == channel.name => {
-                    config.mailbox(want).into_iter().collect()
+                    account.mailbox(want).into_iter().collect()
                 }
                 _ => vec![],
             };

@@ -217,7 +217,7 @@ impl CheckContext<'_> {
     }
 
     fn sanitize(&self, path: &Path) -> String {
-        self.asked.env.sanitize(path)
+        self.asked.env.tilde(path)
     }
 
     /// Where the account's lines stand, for messages.
@@ -242,7 +242,7 @@ impl CheckContext<'_> {
 
     /// The keyword of this isync for how a connection is secured.
     fn tls_keyword(&self) -> &'static str {
-        match self.ground.config.dialect {
+        match self.ground.config.version {
             IsyncVersion::V1_4 => "SSLType",
             IsyncVersion::V1_5 => "TLSType",
         }
@@ -346,7 +346,7 @@ fn some<S: AsRef<str>>(names: &[S]) -> String {
 
 /// A path as a word for the shell.
 fn for_shell(env: &Env, path: &Path) -> String {
-    let sanitize = env.sanitize(path);
+    let sanitize = env.tilde(path);
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
     let rest = sanitize.strip_prefix("~/").unwrap_or(&sanitize);
     if rest.chars().all(plain) && !rest.is_empty() {

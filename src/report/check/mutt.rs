@@ -68,20 +68,20 @@ fn muttrc(env: &Env, rcs: &[(PathBuf, String)]) -> Step {
     const WHAT: &str = "muttrc";
     for (file, text) in rcs {
         if names_us(text) {
-            return Step::good(WHAT, format!("{} calls mutt-sync", env.sanitize(file)));
+            return Step::good(WHAT, format!("{} calls mutt-sync", env.tilde(file)));
         }
         let by = sourced(env, text)
             .into_iter()
             .find(|file| small_text(file).is_some_and(|text| names_us(&text)));
         if let Some(by) = by {
-            return Step::good(WHAT, format!("{} calls mutt-sync", env.sanitize(&by)));
+            return Step::good(WHAT, format!("{} calls mutt-sync", env.tilde(&by)));
         }
     }
     match rcs.first() {
         Some((file, _)) => Step::warning(
             WHAT,
-            format!("{} does not call mutt-sync: nothing is synced from mutt", env.sanitize(file)),
-            format!("add the line source \"mutt-sync --muttrc|\" to {}", env.sanitize(file)),
+            format!("{} does not call mutt-sync: nothing is synced from mutt", env.tilde(file)),
+            format!("add the line source \"mutt-sync --muttrc|\" to {}", env.tilde(file)),
         ),
         None => Step::note(WHAT, "no file of mutt's or neomutt's is here"),
     }
@@ -100,7 +100,7 @@ fn msmtp(env: &Env, accounts: &[&Account]) -> Vec<Step> {
             "no file of msmtp's is here; mail is sent in some other way",
         )];
     };
-    let sanitize = env.sanitize(&file);
+    let sanitize = env.tilde(&file);
     if in_path(Path::new("msmtp")).is_none() {
         return vec![Step::warning(
             WHAT,

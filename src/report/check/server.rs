@@ -12,12 +12,10 @@ use super::{CheckContext, Checklist, Step, connection, counted, password, some};
 use crate::error::{Error, ExitStatus};
 use crate::imap::connect::{place, step};
 use crate::imap::login::Mechanism;
-use crate::imap::names::{Naming, from_utf7, to_utf7};
+use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Capabilities, Client, ClientError, Listed};
 use crate::mbsyncrc::{IsyncVersion, SectionKind};
-use crate::model::{
-    Channel, CredentialSource, ImapStore, Mailbox, Server, StoreKind, SubFolders, TlsMode,
-};
+use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
 use crate::watch::server::WatchMode;
 
 /// The steps.
@@ -207,13 +205,6 @@ fn logged_in(
     link.log_out();
 }
 
-fn far_store(channel: &Channel) -> Option<&ImapStore> {
-    match &channel.far.store.kind {
-        StoreKind::Imap(store) => Some(store),
-        StoreKind::Maildir(_) => None,
-    }
-}
-
 /// What both sides have, and what only one. Gives the wire names of those here
 /// that are there too.
 fn far_side(
@@ -222,13 +213,13 @@ fn far_side(
     mailboxes: &[Mailbox],
     report: &mut Checklist,
 ) -> Result<Vec<String>, ClientError> {
-    let utf8 = scene.ground.config.dialect == IsyncVersion::V1_5;
+    let utf8 = scene.ground.config.version == IsyncVersion::V1_5;
     let namespace = link.namespace()?;
     let mut there = Vec::new();
     let mut both = 0;
     let mut steps = Vec::new();
     for channel in &scene.account.channels {
-        let Some(store) = far_store(channel) else { continue };
+        let Some(store) = channel.far.imap() else { continue };
         let naming = Naming::of(store, &namespace, None);
         let listed: Vec<Listed> = match link.list(&store.path) {
             Ok(listed) => listed,
@@ -237,12 +228,7 @@ fn far_side(
         };
         let mut only_there = Vec::new();
         let mut admitted = 0;
-        for each in listed.iter().filter(|each| each.selectable()) {
-            let name = if utf8 { from_utf7(&each.name) } else { Some(each.name.clone()) };
-            let Some(far) = name.and_then(|name| naming.from_wire(&name)) else { continue };
-            if !channel.admits_far(&far) {
-                continue;
-            }
+        for (_, far) in naming.synced(channel, scene.ground.config.version, &listed) {
             admitted += 1;
             let here = |mailbox: &&Mailbox| mailbox.channel == channel.name && mailbox.far == far;
             if !mailboxes.iter().any(|mailbox| here(&mailbox)) {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Asked, CheckInputs, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
-use crate::mbsyncrc::{self, Config, Env, IsyncVersion, nearest};
+use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
+use crate::text::suggest;
 use crate::model::{CredentialSource, StoreKind};
 use crate::{mbsync_version, settings};
 
@@ -21,7 +22,7 @@ pub fn steps(asked: &Asked<'_>, report: &mut Checklist) -> Option<CheckInputs> {
         }
     };
     report.say(match &asked.settings_file {
-        Some(file) => Step::good("settings", asked.env.sanitize(file)),
+        Some(file) => Step::good("settings", asked.env.tilde(file)),
         None => Step::good("settings", "no config.toml; the defaults hold"),
     });
     let dialect = mbsync(&settings.general.mbsync, report);
@@ -102,11 +103,11 @@ fn configuration(
     };
     let names: Vec<&str> = config.accounts.iter().map(|account| account.name.as_str()).collect();
     let mut found =
-        format!("{}: {}: {}", env.sanitize(&file), counted(names.len(), "account"), some(&names));
+        format!("{}: {}: {}", env.tilde(&file), counted(names.len(), "account"), some(&names));
     if named.is_none() {
         let other = both_files(env).into_iter().find(|other| *other != file && other.exists());
         if let Some(other) = other {
-            found.extend(["; ", &env.sanitize(&other), " is not read"]);
+            found.extend(["; ", &env.tilde(&other), " is not read"]);
         }
     }
     report.say(Step::good(WHAT, found));
@@ -131,12 +132,12 @@ fn both_files(env: &Env) -> [PathBuf; 2] {
 
 fn nothing_to_read(env: &Env) -> Step {
     let [old, new] = both_files(env);
-    let sanitize = env.sanitize(&old);
+    let sanitize = env.tilde(&old);
     if new.exists() {
         return Step::bad(
             "configuration",
             ExitStatus::Config,
-            format!("{} is here, but this mbsync reads {sanitize} only", env.sanitize(&new)),
+            format!("{} is here, but this mbsync reads {sanitize} only", env.tilde(&new)),
             format!("mv {} {}", for_shell(env, &new), for_shell(env, &old)),
         );
     }
@@ -181,7 +182,7 @@ fn paths(env: &Env, config: &Config, report: &mut Checklist) {
                 continue;
             }
             seen.push(path);
-            let sanitize = env.sanitize(Path::new(path));
+            let sanitize = env.tilde(Path::new(path));
             report.say(Step::warning(
                 "configuration",
                 format!(
@@ -209,8 +210,8 @@ fn strangers(
 ) {
     let known = || config.accounts.iter().map(|account| account.name.as_str());
     for name in settings.accounts.keys().filter(|name| known().all(|known| known != *name)) {
-        let file = file.map(|file| env.sanitize(file)).unwrap_or_default();
-        let mend = match nearest(name, known()) {
+        let file = file.map(|file| env.tilde(file)).unwrap_or_default();
+        let mend = match suggest(name, known()) {
             Some(near) => format!("write [account.{near}]"),
             None => format!("remove it; there are: {}", known().collect::<Vec<_>>().join(", ")),
         };

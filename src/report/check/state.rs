@@ -166,14 +166,7 @@ fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
 
 fn requests(scene: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &mut Checklist) {
     const WHAT: &str = "requests";
-    let names: Vec<String> = requests::all(dir)
-        .iter()
-        .map(|want| match want {
-            Target::Account => "everything".to_owned(),
-            Target::Channel(channel) => channel.clone(),
-            Target::Mailbox { channel, name } => format!("{channel}:{name}"),
-        })
-        .collect();
+    let names: Vec<String> = requests::all(dir).iter().map(Target::to_string).collect();
     report.say(match (&names[..], attended) {
         ([], _) => Step::good(WHAT, "none standing"),
         (names, true) => Step::note(WHAT, format!("to be served: {}", some(names))),

@@ -13,7 +13,7 @@ use crate::state::backoff::seconds;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::requests;
-use crate::sync::account::{self, covers};
+use crate::sync::account;
 use crate::sync::scheduler::{Backend as _, Gate, Locked};
 use crate::verdict::Digest;
 use crate::watch::mailbox::{FarState, MailboxState};
@@ -130,7 +130,7 @@ impl Waiter<'_> {
     /// How each mailbox that a run takes on looks before it.
     fn before_run(&self, wants: &BTreeSet<Target>) -> Before {
         let covered =
-            |watched: &MailboxState| wants.iter().any(|want| covers(want, &watched.mailbox));
+            |watched: &MailboxState| wants.iter().any(|want| want.covers_mailbox(&watched.mailbox));
         let mailboxes = self
             .boxes
             .iter()

@@ -54,7 +54,7 @@ impl<'a> Waiter<'a> {
             account: self.scene.account,
             mailboxes,
             boxes: &self.scene.settings.boxes,
-            dialect: self.scene.config.dialect,
+            dialect: self.scene.config.version,
             most: self.highest,
             connections: usize::try_from(connections).unwrap_or(1),
         })
