@@ -32,12 +32,6 @@ use crate::text::short;
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
-/// Stands in the state directory while the waiter holds a connection to lend.
-pub const WARM: &str = "warm";
-
-/// How long a foreground command waits for the waiter to take its request.
-const HEAD_START: Duration = Duration::from_secs(1);
-
 /// What a command knows of one account.
 #[derive(Debug, Clone, Copy)]
 pub struct AccountContext<'a> {
@@ -442,25 +436,6 @@ impl Backend for AccountBackend<'_> {
 
     fn waiter_is_alive(&mut self) -> bool {
         Lock::is_held(&self.dir.file("waiter.lock"))
-    }
-
-    fn head_start(&mut self, wants: &BTreeSet<Target>) {
-        // What mbsync says can only be passed on by who runs it.
-        if self.manner.verbose || !self.dir.file(WARM).exists() || !self.waiter_is_alive() {
-            return;
-        }
-        let mut changes = StateWatch::of(&self.dir);
-        if requests::hasten(&self.dir).is_err() {
-            return;
-        }
-        let until = Instant::now() + HEAD_START;
-        while requests::is_hastened(&self.dir, wants) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || changes.wait(left, &self.stop) == Paused::Stopped {
-                break;
-            }
-        }
-        requests::unhasten(&self.dir);
     }
 
     fn leave_child(&mut self) -> bool {

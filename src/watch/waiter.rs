@@ -114,7 +114,6 @@ pub fn wait(
         Ok(Ok((waiting, mut waiter))) => {
             let end = waiter.run();
             waiter.save();
-            waiter.tell_warm(false);
             if let Some(far) = waiter.far.take() {
                 if !matches!(end, WaitEnd::Stopped(_)) {
                     far.close();
@@ -242,7 +241,6 @@ impl Waiter<'_> {
                 continue;
             }
             self.save();
-            self.tell_warm(self.far.is_some());
             self.block();
         }
     }

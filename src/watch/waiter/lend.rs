@@ -6,7 +6,7 @@
 use super::Waiter;
 use crate::error::{Error, ExitStatus};
 use crate::imap::ClientError;
-use crate::sync::account::{LeaseOutcome, RunReport, WARM};
+use crate::sync::account::{LeaseOutcome, RunReport};
 use crate::sync::handover::Returned;
 
 /// After so many that failed, mbsync makes connections of its own again.
@@ -20,8 +20,6 @@ pub struct LeaseStats {
     /// Of those that failed, how many came one after another.
     failed: u32,
     failed_in_all: u64,
-    /// What was last told of a connection to lend.
-    told: Option<bool>,
 }
 
 impl Waiter<'_> {
@@ -30,17 +28,6 @@ impl Waiter<'_> {
         let may = self.scene.settings.handover && self.loans.failed < ENOUGH;
         let link = self.far.as_mut().filter(|_| may).and_then(super::ServerWatch::lend);
         self.disk.run_over(link)
-    }
-
-    /// Tells commands in the foreground whether a run of ours is the shorter one.
-    pub(super) fn tell_warm(&mut self, connected: bool) {
-        let warm = connected && self.scene.settings.handover && self.loans.failed < ENOUGH;
-        if self.loans.told.replace(warm) == Some(warm) {
-            return;
-        }
-        // Untold, commands merely run mbsync themselves.
-        let dir = self.disk.dir();
-        let _ = if warm { dir.write_json(WARM, &()) } else { dir.remove(WARM) };
     }
 
     /// The connection watches again, or is made anew.

@@ -39,7 +39,6 @@ impl Waiter<'_> {
         let settle = self.scene.settings.settle;
         self.requested.is_none_or(|requested| clock::now() >= requested.settled_at(settle))
             || requests::is_urgent(self.disk.dir())
-            || requests::is_hastened(self.disk.dir(), &requests::all(self.disk.dir()))
     }
 
     /// Runs mbsync if something calls for it and nothing forbids it.
