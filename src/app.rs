@@ -384,7 +384,6 @@ impl<'a> App<'a> {
         let stop = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
         let scenes: Vec<AccountContext<'_>> =
             selection.iter().filter_map(|(account, _)| self.scene(*account)).collect();
-        crate::imap::tls::prepare(scenes.iter().filter_map(|scene| scene.account.server.as_ref()));
         let check = || App::open(self.cli).map(drop);
         let manner = watch::WatchOptions {
             endless: self.cli.endless,

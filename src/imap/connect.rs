@@ -90,11 +90,6 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Gre
     let trust = Trust::of(server)?;
     let mut refused = None;
     for check in trust.checks() {
-        if check == Check::Bundle
-            && !refused.as_ref().is_some_and(|r: &TransportError| is_issuer(r))
-        {
-            continue;
-        }
         let connector = trust.connector(check)?;
         let mut wire = dial(server, host, &place, interrupt)?;
         let mut greeting = None;
@@ -131,10 +126,6 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Gre
     let refused =
         refused.unwrap_or(TransportError::Handshake("no certificate to check".to_owned()));
     Err(failure(&place, "TLS", &refused))
-}
-
-fn is_issuer(error: &TransportError) -> bool {
-    matches!(error, TransportError::Certificate(reason) if reason.contains("issuer") || reason.contains("self-signed certificate in"))
 }
 
 fn refuse_preauth(greeting: &Greeting, place: &str) -> Result<(), Error> {
