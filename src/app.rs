@@ -17,6 +17,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cli::Cli;
 use crate::error::{Error, ExitStatus, with_hint};
+use crate::lend::tunnel;
 use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
 use crate::model::{Account, Target};
 use crate::mutt;
@@ -28,7 +29,6 @@ use crate::state::StateDir;
 use crate::state::backoff::{self, Backoff};
 use crate::state::last_run::{self, LastRun};
 use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
-use crate::sync::handover;
 use crate::sync::hooks;
 use crate::sync::mbsync::Prompt;
 use crate::sync::scheduler::{self, By, RequestOutcome};
@@ -53,7 +53,7 @@ pub static NETWORK: Network =
 /// Without `network`, what needs it is left to the program beside this one.
 pub fn run(arguments: impl Iterator<Item = OsString>, network: Option<&Network>) -> ExitStatus {
     let arguments: Vec<OsString> = arguments.collect();
-    if let Some(exit) = handover::is_tunnel(&arguments) {
+    if let Some(exit) = tunnel::run_if_asked(&arguments) {
         return exit;
     }
     // Passwords are in this memory for a while: no core dump has it, and no other

@@ -8,6 +8,7 @@
 //! other server certificate must have a chain to one in `CertificateFile` or,
 //! with `SystemCertificates`, in the system's, and must be made out for the host.
 
+use super::parse::printable;
 use crate::error::Error;
 use crate::model::Server;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
@@ -159,17 +160,85 @@ fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Error> {
         .map_err(|e| Error::config(format!("ClientCertificate {}: {e}", certificate.display())))
 }
 
-/// What a user can do about a certificate that was refused for this reason
-/// (OpenSSL's words).
-#[must_use]
-pub fn mend(reason: &str) -> &'static str {
-    if reason.contains("hostname mismatch") || reason.contains("IP address mismatch") {
-        "it is made out for another name; set Host to the name in it"
-    } else if reason.contains("expired") {
-        "its time is over; whoever runs the server must renew it"
-    } else if reason.contains("not yet valid") {
-        "its time has not come; see whether this machine's clock is right"
-    } else {
-        "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
+/// Why a server's certificate does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateProblem {
+    /// It is made out for another host name.
+    HostMismatch,
+    /// It is made out for another address.
+    AddressMismatch,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// It is not the one in `CertificateFile`.
+    NotPinned,
+    /// Anything else, in OpenSSL's words.
+    Other(String),
+}
+
+/// The problems with OpenSSL's words for them (`X509_verify_cert_error_string`).
+const PROBLEMS: [(CertificateProblem, &str); 5] = [
+    (CertificateProblem::HostMismatch, "hostname mismatch"),
+    (CertificateProblem::AddressMismatch, "IP address mismatch"),
+    (CertificateProblem::Expired, "certificate has expired"),
+    (CertificateProblem::NotYetValid, "certificate is not yet valid"),
+    (CertificateProblem::NotPinned, "not the one in CertificateFile"),
+];
+
+impl CertificateProblem {
+    /// What a user can do about it.
+    #[must_use]
+    pub fn fix(&self) -> &'static str {
+        match self {
+            CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
+                "it is made out for another name; set Host to the name in it"
+            }
+            CertificateProblem::Expired => {
+                "its time is over; whoever runs the server must renew it"
+            }
+            CertificateProblem::NotYetValid => {
+                "its time has not come; see whether this machine's clock is right"
+            }
+            CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
+                "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for CertificateProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            CertificateProblem::Other(reason) => reason,
+            known => PROBLEMS.iter().find(|(each, _)| each == known).map_or("", |(_, text)| text),
+        })
+    }
+}
+
+/// Why a handshake failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// The server's certificate does not hold.
+    Certificate(CertificateProblem),
+    /// Anything else, in OpenSSL's words.
+    Other(String),
+}
+
+impl From<&native_tls::Error> for HandshakeFailure {
+    /// The only place that reads OpenSSL's text.
+    fn from(error: &native_tls::Error) -> Self {
+        let text = error.to_string();
+        // OpenSSL: "error:0A000086:SSL routines:…:certificate verify failed:file:line: (reason)"
+        if text.contains("certificate verify failed") {
+            let reason = text.rsplit_once(" (").map_or(&text[..], |(_, r)| r.trim_end_matches(')'));
+            let known = PROBLEMS.iter().find(|(_, words)| *words == reason);
+            return HandshakeFailure::Certificate(match known {
+                Some((problem, _)) => problem.clone(),
+                None => CertificateProblem::Other(printable(reason)),
+            });
+        }
+        let reason = text.split(':').nth(4).filter(|reason| !reason.is_empty());
+        HandshakeFailure::Other(printable(reason.unwrap_or(&text)))
     }
 }

@@ -6,10 +6,9 @@
 //! servers, runs or this program's own files. Nothing here reads the
 //! environment: [`Env`] is given.
 
-pub mod copy;
 pub mod directories;
 mod enumerate;
-mod lexer;
+pub(crate) mod lexer;
 mod ops;
 mod parser;
 mod paths;

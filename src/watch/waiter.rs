@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::error::{Error, ExitStatus, with_hint};
+use crate::lend::LeaseStats;
 use crate::os::signals::Shutdown;
 use crate::state::lock::Lock;
 use crate::state::{clean, state_failure};
@@ -58,7 +59,7 @@ struct Waiter<'a> {
     stuck: StuckState,
     unsaved: Unsaved,
     far: Option<ServerWatch>,
-    loans: lend::LeaseStats,
+    leases: LeaseStats,
     highest: WatchMode,
     reach: ReconnectPolicy,
     talk: EventLimiter,
@@ -182,7 +183,7 @@ fn begin<'a>(
         boxes: Vec::new(),
         unsaved: Unsaved::default(),
         far: None,
-        loans: lend::LeaseStats::default(),
+        leases: LeaseStats::default(),
         highest: WatchMode::Notify,
         reach: ReconnectPolicy::new(scene.account.server.is_some(), now),
         talk: EventLimiter::default(),

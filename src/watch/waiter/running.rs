@@ -84,9 +84,9 @@ impl Waiter<'_> {
         self.disk.submit(&self.scene.account.canonical(&task.demanded), false);
         let before = self.before_run(&wants);
         let was_clean = task.full && self.dirty().is_empty();
-        let report = self.run_lending();
+        let (report, lease) = self.run_lending();
         self.disk.unlock();
-        self.take_back(report.loan.as_ref());
+        self.take_back(lease.as_ref());
         self.last_run = self.which_run();
         self.run_ended = clock::now();
         self.requested = None;

@@ -5,7 +5,7 @@
 //! out. Every line keeps its number, so that what mbsync says of the copy holds
 //! for the file. Passwords, commands and comments stay behind.
 
-use super::lexer::{self, SourceLine};
+use crate::mbsyncrc::lexer::{self, SourceLine};
 use std::collections::BTreeSet;
 use std::path::Path;
 use zeroize::Zeroizing;
