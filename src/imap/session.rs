@@ -341,7 +341,7 @@ mod tests {
         server.write_all(b"m1 NO [NOPERM] \x1b[1mno\r\n* BYE [UNAVAILABLE] later\r\n").unwrap();
         let ran = open(&mut transport, "m1", "x", Opening::Select);
         let Err(SessionError::Refused(answer)) = ran.result else { panic!("{ran:?}") };
-        assert_eq!((answer.verb, &answer.text[..]), (Verb::No, "SELECT: [1mno"));
+        assert_eq!((answer.verb, &answer.text[..]), (Verb::No, "SELECT: [NOPERM] [1mno"));
         let ran = noop(&mut transport, "m2");
         assert!(
             matches!(ran.result, Err(SessionError::Goodbye(error)) if error.exit == ExitStatus::Later)
