@@ -15,15 +15,26 @@ use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use openssl::pkey::PKey;
 use openssl::x509::X509;
 use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// What to check a server against.
 pub struct Trust {
     certificates: Vec<X509>,
     identity: Option<Identity>,
-    versions: (Protocol, Protocol),
+    /// Lowest and highest, in tenths.
+    versions: (u8, u8),
     system: bool,
 }
+
+/// All that a connector without an identity is made from.
+type ConnectorKey = (Check, bool, (u8, u8), Vec<X509>);
+
+/// A connector holds the system's certificates, more than 1 MiB when they are read.
+static CONNECTORS: Mutex<Vec<(ConnectorKey, Instant, TlsConnector)>> = Mutex::new(Vec::new());
+/// How long one is shared: the system's certificates change.
+const SHARED_FOR: Duration = Duration::from_secs(3600);
 
 /// One way to check a server. Each needs a handshake, hence a connection, of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,11 +63,10 @@ impl Trust {
             }
             (None, _) => None,
         };
-        let (low, high) = server.tls_versions;
         Ok(Trust {
             certificates,
             identity,
-            versions: (protocol(low), protocol(high)),
+            versions: server.tls_versions,
             system: server.system_certificates,
         })
     }
@@ -75,11 +85,28 @@ impl Trust {
     }
 
     /// A connector that makes this check (the pin itself is for [`Trust::pinned`]).
+    /// Accounts with the same settings share one.
     pub fn connector(&self, check: Check) -> Result<TlsConnector, Error> {
+        if self.identity.is_some() {
+            return self.make(check);
+        }
+        let key = (check, self.system, self.versions, self.certificates.clone());
+        // Held while one is made: accounts that connect together wait for it.
+        let mut shared = CONNECTORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shared.retain(|(_, made, _)| made.elapsed() < SHARED_FOR);
+        if let Some((.., connector)) = shared.iter().find(|(known, ..)| *known == key) {
+            return Ok(connector.clone());
+        }
+        let connector = self.make(check)?;
+        shared.push((key, Instant::now(), connector.clone()));
+        Ok(connector)
+    }
+
+    fn make(&self, check: Check) -> Result<TlsConnector, Error> {
         let broken = |e: native_tls::Error| Error::config(format!("TLS settings: {e}"));
         let mut builder = TlsConnector::builder();
-        builder.min_protocol_version(Some(self.versions.0));
-        builder.max_protocol_version(Some(self.versions.1));
+        builder.min_protocol_version(Some(protocol(self.versions.0)));
+        builder.max_protocol_version(Some(protocol(self.versions.1)));
         if let Some(identity) = &self.identity {
             builder.identity(identity.clone());
         }
