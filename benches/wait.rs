@@ -138,7 +138,7 @@ fn idling(accounts: usize, time: Duration) {
     {
         let each = accounts as f64;
         let title = |what: &str| format!("{accounts} account(s), idle: {what}");
-        line(&title("private memory (USS)"), uss as f64, "KiB", 2048.0 + 410.0 * (each - 1.0));
+        line(&title("private memory (USS)"), uss as f64, "KiB", 4096.0 + 614.0 * (each - 1.0));
         println!("{:<52} {written:>9} KiB", title("of it written to"));
         line(&title("threads"), threads as f64, "", each);
         line(&title("connections"), open as f64, "", each);

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod error;
 pub mod headers;
 pub mod imap;
+pub mod lend;
 pub mod mbsync_version;
 pub mod mbsyncrc;
 pub mod model;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(mutt_sync::app::run(std::env::args_os(), None).code())
+    ExitCode::from(mutt_sync::app::local::run(std::env::args_os()).code())
 }

@@ -557,13 +557,6 @@ impl Backend for Process {
         self.step().waiter.is_some()
     }
 
-    fn head_start(&mut self, _: &BTreeSet<Target>) {
-        // Any time at all, in which anything may happen.
-        let most = self.step().rng.u64(0..2000);
-        let at = self.step().now + most;
-        drop(self.until(Until::Time { at, or_changes_from: None }));
-    }
-
     fn leave_child(&mut self) -> bool {
         let holds = {
             let mut world = self.step();

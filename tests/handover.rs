@@ -516,38 +516,6 @@ fn mbsyncs_complaints_name_the_users_file() {
 }
 
 #[test]
-fn a_command_in_the_foreground_is_served_by_the_waiter_or_by_itself() {
-    let server = Server::start();
-    let home = Home::on(&server, &["Home"]);
-    home.settings("throttle = \"0s\"\nsettle = \"5s\"\n");
-    let mut imap = server.imap("home");
-    let waiter = waiter(&home);
-    until_equal("at first", &mut imap, &home, "Home", &waiter);
-    let warm = home.state("Home").join("warm");
-    wait_until(LIMIT, "it says that it can be asked", || warm.exists());
-    let logins = server.logins("home");
-    for _ in 0..3 {
-        let ran = home.mutt_sync(&["Home:INBOX"]).ok();
-        assert!(ran.stdout.contains("by another mutt-sync"), "{ran}");
-        assert!(ran.elapsed < Duration::from_secs(3), "{ran}");
-    }
-    assert_eq!(server.logins("home"), logins, "{waiter}");
-    assert_eq!(waiter.stderr().matches(OURS).count(), 3, "{waiter}");
-    // Who wants to see what mbsync does runs it himself.
-    let ran = home.mutt_sync(&["-v", "Home:INBOX"]).ok();
-    assert!(!ran.stdout.contains("by another"), "{ran}");
-    // One that does not answer is not waited for long.
-    waiter.signal(Signal::STOP);
-    let ran = home.mutt_sync(&["Home:INBOX"]).ok();
-    assert!(!ran.stdout.contains("by another"), "{ran}");
-    assert!(ran.elapsed > Duration::from_millis(900), "{ran}");
-    assert_eq!(server.logins("home"), logins + 2);
-    waiter.signal(Signal::CONT);
-    ended(waiter, &home);
-    assert!(!warm.exists(), "it is gone, and says that it can be asked");
-}
-
-#[test]
 fn where_there_is_no_notify_one_of_the_idling_connections_is_lent() {
     let server = Server::with(ServerOptions { notify: false, ..ServerOptions::default() });
     let home = Home::on(&server, &["Home"]);

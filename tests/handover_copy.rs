@@ -3,7 +3,7 @@
 // A test that goes wrong shall panic, also in what its functions share.
 #![allow(clippy::unwrap_used)]
 
-use mutt_sync::mbsyncrc::copy::{Obstacle, Purpose, copy};
+use mutt_sync::lend::config::{Obstacle, Purpose, copy};
 use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -56,7 +56,7 @@ fn section(server: &rig::Server, user: &str) -> Server {
 
 /// Whether every byte that came was understood and taken.
 fn nothing_unread(link: &Client) -> bool {
-    link.wire().with(|wire| wire.buffered() == 0 && wire.trouble().is_none())
+    link.transport().buffered() == 0 && link.transport().trouble().is_none()
 }
 
 fn open(section: &Server) -> Client {
@@ -539,7 +539,7 @@ fn a_server_that_goes_away_is_noticed() {
 }
 
 #[test]
-fn the_wire_can_be_lent_and_taken_back() {
+fn a_connection_can_be_detached_and_attached_again() {
     let server = rig::Server::start();
     other_delivery(&server);
     let mut link = open(&section(&server, "home"));
@@ -548,17 +548,18 @@ fn the_wire_can_be_lent_and_taken_back() {
     link.notify_none().unwrap();
     link.events().unwrap();
     assert!(nothing_unread(&link));
-    let wire = link.wire().clone();
-    assert_eq!(wire.with(|w| w.try_write(b"x1 SELECT INBOX\r\n")).unwrap(), 17);
+    let lent = link.detach().unwrap();
+    assert!(lent.pending.is_empty() && !lent.mailbox_open);
+    assert_eq!(lent.transport.try_write(b"x1 SELECT INBOX\r\n").unwrap(), 17);
     let mut said = Vec::new();
     let end = Instant::now() + SHORT;
     while !String::from_utf8_lossy(&said).contains("x1 OK") {
         let mut chunk = [0; 50];
-        let n = wire.with(|w| w.try_read(&mut chunk)).unwrap();
+        let n = lent.transport.try_read(&mut chunk).unwrap();
         said.extend_from_slice(&chunk[..n]);
         assert!(Instant::now() < end);
     }
-    link.taken_back().unwrap();
-    link.taken_back().unwrap();
+    link.reattach().unwrap();
+    link.reattach().unwrap();
     assert_eq!(link.notify(&names(&["INBOX"])).unwrap()[0].1.messages, Some(1));
 }

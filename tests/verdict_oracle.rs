@@ -10,12 +10,12 @@
 
 mod handed_over;
 
-use mutt_sync::model::flags::Flags;
+use mutt_sync::model::flags::{Flags, keeps_forwarded};
 use mutt_sync::verdict::maildir::{MaildirScan, delivered, scan};
 use mutt_sync::verdict::record::{self, Counts, RecordState};
 use mutt_sync::verdict::server::{
     CleanServer, FetchScope, Fetched, ServerStatus, StatusVerdict, UidSet, compare_status,
-    judge_server, keeps_forwarded, never_synced,
+    judge_server, never_synced,
 };
 use mutt_sync::verdict::{Changes, CleanState, Fingerprint, Rules, SideVerdict, Verdict};
 use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, real_mbsync, run};

@@ -9,9 +9,9 @@ pub mod mutt;
 
 use mutt_sync::headers;
 use mutt_sync::imap::parse::{self, Reply};
-use mutt_sync::imap::transport::{Limits, Shared, Stream, Transport, TransportError};
-use mutt_sync::imap::{Interrupt, names};
-use mutt_sync::mbsyncrc::copy::{Obstacle, Purpose, copy};
+use mutt_sync::imap::transport::{Limits, Stream, Transport, TransportError};
+use mutt_sync::imap::{Interrupt, Opening, names, session};
+use mutt_sync::lend::config::{Obstacle, Purpose, copy};
 use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion, pattern};
 use mutt_sync::model::flags::Flags;
 use mutt_sync::model::{Channel, Mailbox, SyncState, Target};
@@ -346,22 +346,18 @@ pub fn wire(bytes: &[u8]) {
     }
 }
 
-/// The `imap` crate behind the wire, which has ways to panic and to wait for
+/// The `imap` crate behind the transport, which has ways to panic and to wait for
 /// ever: whatever a server says, it must come back.
 pub fn session(bytes: &[u8]) {
     let bytes = bytes.get(..4096).unwrap_or(bytes);
-    let (mut wire, mut server) = pair();
-    wire.begin(Limits::small(Duration::from_secs(20)));
+    let (mut transport, mut server) = pair();
+    transport.begin(Limits::small(Duration::from_secs(20)));
     server.write_all(bytes).expect("room in the socket");
     server.shutdown(Shutdown::Write).expect("an end");
-    let wire = Shared::new(wire);
-    wire.answer_next_command();
-    let mut session = imap::Client::new(wire.clone()).login("-", "-").expect("answered by us");
-    let _ = session.capabilities();
-    let _ = session.examine("INBOX");
-    let _ = session.run_command_and_read_response("NOOP");
-    let _ = session.take_all_unsolicited().count();
-    for response in wire.take_aside() {
+    let mut unasked = session::capabilities(&mut transport, "a1").unasked;
+    unasked.extend(session::open(&mut transport, "a2", "INBOX", Opening::Examine).unasked);
+    unasked.extend(session::noop(&mut transport, "a3").unasked);
+    for response in unasked {
         parsed(&response);
     }
 }

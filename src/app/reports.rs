@@ -64,7 +64,7 @@ impl App<'_> {
             [] => self.config.select_all(),
             names => self.config.select(&names.iter().map(String::as_str).collect::<Vec<_>>())?,
         };
-        Ok(selection.iter().filter_map(|(account, _)| self.scene(*account)).collect())
+        Ok(selection.iter().filter_map(|(account, _)| self.context(*account)).collect())
     }
 
     pub(super) fn status(&self) -> Result<ExitStatus, Error> {
@@ -75,7 +75,7 @@ impl App<'_> {
         let statuses: Vec<_> = self
             .reported()?
             .into_iter()
-            .map(|scene| status::of(scene, &self.config.local_mailboxes(scene.account)))
+            .map(|context| status::of(context, &self.config.local_mailboxes(context.account)))
             .collect();
         if let (Some(text), []) = (self.config.directories.remembered(), &self.cli.names[..]) {
             // Lost, it is read again.
@@ -96,8 +96,8 @@ impl App<'_> {
         let selection = named.unwrap_or_else(|| self.config.select_all());
         let statuses: Vec<_> = selection
             .iter()
-            .filter_map(|(account, _)| self.scene(*account))
-            .map(|scene| status::of_mailboxes_seen(scene))
+            .filter_map(|(account, _)| self.context(*account))
+            .map(|context| status::of_mailboxes_seen(context))
             .collect();
         out(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
     }
@@ -106,17 +106,17 @@ impl App<'_> {
     /// before, what the disk shows to be pushed. The server is not asked.
     pub(super) fn dry_run(&self, selection: &Selection) -> ExitStatus {
         for (account, asked) in selection {
-            let Some(scene) = self.scene(*account) else { continue };
-            let dir = StateDir::existing(scene.base, &scene.account.name);
+            let Some(context) = self.context(*account) else { continue };
+            let dir = StateDir::existing(context.base, &context.account.name);
             let standing = requests::all(&dir);
             let wants: BTreeSet<Target> = asked.union(&standing).cloned().collect();
-            let mut touched = self.config.local_mailboxes(scene.account);
+            let mut touched = self.config.local_mailboxes(context.account);
             touched.retain(|mailbox| wants.iter().any(|want| want.covers_mailbox(mailbox)));
-            let status = status::of(scene, &touched);
-            let words = self.config.mbsync_words(scene.account, &wants).args().join(" ");
-            let program = scene.settings.mbsync.display();
+            let status = status::of(context, &touched);
+            let words = self.config.mbsync_words(context.account, &wants).args().join(" ");
+            let program = context.settings.mbsync.display();
             let file = self.env.tilde(&self.config.file);
-            let name = &scene.account.name;
+            let name = &context.account.name;
             out(&sanitize(&format!("{name}: {program} -q -c {file} {words}")));
             out(&sanitize(&format!("  asked for: {}", in_words(asked))));
             let earlier: BTreeSet<Target> = standing.difference(asked).cloned().collect();

@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use mutt_sync::app::{NETWORK, run};
-
 fn main() -> ExitCode {
-    ExitCode::from(run(std::env::args_os(), Some(&NETWORK)).code())
+    ExitCode::from(mutt_sync::app::net::run(std::env::args_os()).code())
 }

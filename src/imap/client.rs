@@ -5,23 +5,27 @@
 //! deadline; only [`Client::events`] never waits. What the server says unasked
 //! meanwhile is kept and comes out of [`Client::events`].
 
-use super::connect;
+use super::connect::connect;
 use super::credentials::PromptPolicy;
-use super::login;
-use super::mailbox::Opening;
+use super::endpoint::{failure, place, step};
+use super::greeting::goodbye;
+use super::login::log_in;
 use super::parse::{self, Condition, Reply, Verb};
-use super::transport::{Interrupt, Limits, Shared, TransportError};
-use super::values::{Capabilities, Listed, MailboxStatus, quoted};
+use super::session::{self, SessionError};
+use super::transport::{Interrupt, Limits, Transport, TransportError};
+use super::values::{Answer, Capabilities, Listed, MailboxStatus, Opening, quoted};
 use crate::error::{Error, ExitStatus};
 use crate::model::Server;
-use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// Commands sent before their answers are waited for.
 pub(super) const WINDOW: usize = 64;
 /// Most events kept for [`Client::events`].
-const HEARD: usize = 4096;
+const MOST_EVENTS: usize = 4096;
+/// How long the server may take to end IDLE.
+const IDLE_DONE: Duration = Duration::from_secs(20);
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,17 +57,6 @@ impl std::fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
-
-/// How a command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// OK, NO or BAD.
-    pub verb: Verb,
-    /// First word of the response code, upper case; empty without one.
-    pub code: String,
-    /// Command and answer, printable.
-    pub text: String,
-}
 
 /// What the server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,11 +136,23 @@ impl Line {
     }
 }
 
+/// A connection that another client speaks on.
+pub struct Detached<'c> {
+    /// The connection itself.
+    pub transport: &'c mut Transport,
+    /// Tags of our commands that are not answered yet.
+    pub pending: HashSet<Vec<u8>>,
+    /// While they are pending, a mailbox of ours is still open.
+    pub mailbox_open: bool,
+    /// What the server can do.
+    pub capabilities: &'c Capabilities,
+    /// Its answer to NAMESPACE, word for word.
+    pub namespace: Option<&'c [u8]>,
+}
+
 /// A logged-in connection.
 pub struct Client {
-    pub(super) wire: Shared,
-    pub(super) session: imap::Session<Shared>,
-    socket: OwnedFd,
+    pub(super) transport: Transport,
     pub(super) capabilities: Capabilities,
     place: String,
     pub(super) step: Duration,
@@ -158,7 +163,7 @@ pub struct Client {
     pub(super) notified: bool,
     /// What the server answered to NAMESPACE, word for word.
     pub(super) namespace: Option<Vec<u8>>,
-    pub(super) heard: VecDeque<ServerEvent>,
+    pub(super) events: VecDeque<ServerEvent>,
 }
 
 impl Client {
@@ -167,43 +172,33 @@ impl Client {
     /// Fails with the exit status that fits: 69 not reached, 77 refused, 75 for
     /// now, 78 wrong settings.
     pub fn open(server: &Server, may_prompt: bool, interrupt: &Interrupt) -> Result<Self, Error> {
-        let (mut wire, greeting) = connect::connect(server, interrupt)?;
+        let (mut transport, greeting) = connect(server, interrupt)?;
         let asking = PromptPolicy {
             may_prompt,
             // Longer than a step: somebody may have to be asked.
-            time: Duration::from_secs(60).max(connect::step(server)),
+            time: Duration::from_secs(60).max(step(server)),
             interrupt: interrupt.clone(),
         };
-        let after = login::log_in(&mut wire, greeting, server, &asking)?;
-        let place = connect::place(server);
-        let lost = |e: &TransportError| connect::failure(&place, "login", e);
-        let socket = rustix::io::fcntl_dupfd_cloexec(wire.socket(), 3)
-            .map_err(|e| lost(&TransportError::Io(std::io::Error::from(e).to_string())))?;
-        let wire = Shared::new(wire);
-        wire.answer_next_command();
-        // Any word does: the command is not sent.
-        let session = imap::Client::new(wire.clone())
-            .login("-", "-")
-            .map_err(|_| lost(&TransportError::Malformed("no session")))?;
-        let mut link = Client {
-            wire,
-            session,
-            socket,
+        let said = log_in(&mut transport, greeting, server, &asking)?;
+        let mut client = Client {
+            transport,
             capabilities: Capabilities::default(),
-            place,
-            step: connect::step(server),
+            place: place(server),
+            step: step(server),
             tags: 0,
             selected: None,
             idling: None,
             notified: false,
             namespace: None,
-            heard: VecDeque::new(),
+            events: VecDeque::new(),
         };
-        link.capabilities = match after {
+        client.capabilities = match said {
             Some(capabilities) => capabilities,
-            None => link.ask_capabilities().map_err(ClientError::into_failure)?,
+            None => client
+                .by_session("CAPABILITY", client.small(), session::capabilities)
+                .map_err(ClientError::into_failure)?,
         };
-        Ok(link)
+        Ok(client)
     }
 
     /// What the server can do, as said after login.
@@ -218,26 +213,56 @@ impl Client {
         &self.place
     }
 
+    /// The connection below, to be looked at.
+    #[must_use]
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
     /// To be polled for input, only after [`Client::events`] has come back: TLS
     /// keeps bytes of its own.
     #[must_use]
     pub fn poll_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.transport.socket()
     }
 
-    /// The wire itself, for a relay that carries somebody else's dialogue;
-    /// afterwards [`Client::taken_back`].
-    #[must_use]
-    pub fn wire(&self) -> &Shared {
-        &self.wire
+    /// Gives the connection to another IMAP client for a while: ends IDLE and
+    /// NOTIFY and leaves the open mailbox, all without waiting for the answers.
+    /// Afterwards, [`Client::reattach`].
+    pub fn detach(&mut self) -> Result<Detached<'_>, ClientError> {
+        let mut pending: HashSet<Vec<u8>> = HashSet::new();
+        let mut out = Vec::new();
+        if let Some(tag) = self.idling.take() {
+            pending.insert(tag.into_bytes());
+            out.extend_from_slice(b"DONE\r\n");
+        }
+        let mailbox_open = self.selected.take().is_some();
+        for (command, _) in [("UNSELECT", mailbox_open), ("NOTIFY NONE", self.notified)]
+            .iter()
+            .filter(|(_, wanted)| *wanted)
+        {
+            let tag = self.tag();
+            out.extend_from_slice(format!("{tag} {command}\r\n").as_bytes());
+            pending.insert(tag.into_bytes());
+        }
+        self.notified = false;
+        self.transport.begin(Limits::unasked(self.step));
+        self.send("lending", &out)?;
+        Ok(Detached {
+            transport: &mut self.transport,
+            pending,
+            mailbox_open,
+            capabilities: &self.capabilities,
+            namespace: self.namespace.as_deref(),
+        })
     }
 
-    /// After the wire was lent: leaves whatever mailbox is open. Refusal is fine,
+    /// Leaves whatever mailbox the other client has left open. Refusal is fine,
     /// for none may be.
-    pub fn taken_back(&mut self) -> Result<(), ClientError> {
+    pub fn reattach(&mut self) -> Result<(), ClientError> {
         self.idling = None;
         self.selected = None;
-        self.heard.clear();
+        self.events.clear();
         match self.run(Line::new("UNSELECT"), self.small(), |_| false) {
             Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
             Err(lost) => Err(lost),
@@ -255,66 +280,45 @@ impl Client {
     }
 
     pub(super) fn lost(&self, doing: &str, error: &TransportError) -> ClientError {
-        ClientError::Lost(connect::failure(&self.place, doing, error))
+        ClientError::Lost(failure(&self.place, doing, error))
     }
 
-    /// Kills the wire for what the server does.
-    pub(super) fn break_off(&self, doing: &str, how: &'static str) -> ClientError {
-        let error = self.wire.with(|w| w.kill(TransportError::Malformed(how)));
+    /// Ends the connection for what the server does.
+    pub(super) fn break_off(&mut self, doing: &str, how: &'static str) -> ClientError {
+        let error = self.transport.kill(TransportError::Malformed(how));
         self.lost(doing, &error)
     }
 
-    fn ask_capabilities(&mut self) -> Result<Capabilities, ClientError> {
-        self.wire.with(|w| w.begin(Limits::small(self.step)));
-        let said = self.session.capabilities();
-        self.settle_crate();
-        match said {
-            Ok(said) => {
-                let words: Vec<String> = said
-                    .iter()
-                    .map(|c| match c {
-                        imap_proto::Capability::Imap4rev1 => "IMAP4rev1".to_owned(),
-                        imap_proto::Capability::Auth(mech) => format!("AUTH={mech}"),
-                        imap_proto::Capability::Atom(atom) => atom.to_string(),
-                    })
-                    .collect();
-                Ok(Capabilities::from_words(words.iter().map(String::as_bytes)))
-            }
-            Err(error) => Err(self.crate_error("CAPABILITY", &error)),
+    /// One command of the `imap` crate's; what came beside its answer is recorded.
+    pub(super) fn by_session<T>(
+        &mut self,
+        doing: &str,
+        limits: Limits,
+        command: impl FnOnce(&mut Transport, &str) -> session::Ran<T>,
+    ) -> Result<T, ClientError> {
+        if self.idling.is_some() {
+            self.idle_done(IDLE_DONE)?;
         }
-    }
-
-    /// Takes over what came beside the answer to the crate's command.
-    pub(super) fn settle_crate(&mut self) {
-        for response in self.wire.take_aside() {
-            self.note(&parse::reply(&response));
+        self.transport.begin(limits);
+        let tag = self.tag();
+        let ran = command(&mut self.transport, &tag);
+        for response in ran.unasked {
+            self.record(&parse::reply(&response));
         }
-        let _ = self.session.take_all_unsolicited();
-    }
-
-    pub(super) fn crate_error(&self, doing: &str, error: &imap::Error) -> ClientError {
-        let refused = |verb, code: String, text: &str| {
-            ClientError::Refused(Answer {
-                verb,
-                code,
-                text: format!("{doing}: {}", parse::printable(text)),
-            })
-        };
-        match error {
-            imap::Error::No(no) => refused(Verb::No, code_word(no.code.as_ref()), &no.information),
-            imap::Error::Bad(bad) => {
-                refused(Verb::Bad, code_word(bad.code.as_ref()), &bad.information)
-            }
-            _ => match self.wire.with(|w| w.trouble().cloned()) {
-                Some(trouble) => self.lost(doing, &trouble),
-                None => self.break_off(doing, "an answer that makes no sense"),
-            },
+        if ran.overflowed {
+            self.events.clear();
+            self.events.push_back(ServerEvent::Overflow);
         }
+        ran.result.map_err(|error| match error {
+            SessionError::Refused(answer) => ClientError::Refused(answer),
+            SessionError::Goodbye(error) => ClientError::Lost(error.at(&self.place)),
+            SessionError::Lost(error) => self.lost(doing, &error),
+        })
     }
 
     /// Keeps what the server says unasked.
-    fn note(&mut self, reply: &Reply<'_>) {
-        let heard = match reply {
+    fn record(&mut self, reply: &Reply<'_>) {
+        let event = match reply {
             Reply::Data(name, rest) => match name.to_ascii_uppercase().as_slice() {
                 b"STATUS" => {
                     parse::status(rest).map(|(name, status)| ServerEvent::Status(name, status))
@@ -333,26 +337,23 @@ impl Client {
             }
             _ => None,
         };
-        let Some(heard) = heard else { return };
-        if heard == ServerEvent::Selected && self.heard.back() == Some(&ServerEvent::Selected) {
+        let Some(event) = event else { return };
+        if event == ServerEvent::Selected && self.events.back() == Some(&ServerEvent::Selected) {
             return;
         }
-        if self.heard.len() >= HEARD {
-            self.heard.clear();
-            self.heard.push_back(ServerEvent::Overflow);
+        if self.events.len() >= MOST_EVENTS {
+            self.events.clear();
+            self.events.push_back(ServerEvent::Overflow);
         }
-        self.heard.push_back(heard);
+        self.events.push_back(event);
     }
 
     /// What the server has said since the last call. Never waits.
     pub fn events(&mut self) -> Result<Vec<ServerEvent>, ClientError> {
         // While nothing is asked there is no step; only a flood has a bound.
-        self.wire.with(|w| w.begin(Limits::unasked(self.step)));
+        self.transport.begin(Limits::unasked(self.step));
         loop {
-            let response = self
-                .wire
-                .with(super::transport::Transport::try_response)
-                .map_err(|e| self.lost("watching", &e))?;
+            let response = self.transport.try_response().map_err(|e| self.lost("watching", &e))?;
             let Some(response) = response else { break };
             let reply = parse::reply(&response);
             match &reply {
@@ -363,18 +364,17 @@ impl Client {
                         return Err(self.break_off("watching", "an answer to nothing we said"));
                     }
                     self.idling = None;
-                    self.heard.push_back(ServerEvent::IdleEnded);
+                    self.events.push_back(ServerEvent::IdleEnded);
                 }
-                reply => self.note(reply),
+                reply => self.record(reply),
             }
         }
-        Ok(self.heard.drain(..).collect())
+        Ok(self.events.drain(..).collect())
     }
 
-    fn bye(&self, said: &Condition<'_>) -> ClientError {
-        let failure = login::bye(&self.place, said);
-        self.wire.with(|w| w.kill(TransportError::Closed));
-        ClientError::Lost(failure)
+    fn bye(&mut self, said: &Condition<'_>) -> ClientError {
+        self.transport.kill(TransportError::Closed);
+        ClientError::Lost(goodbye(said, &said.printable()).at(&self.place))
     }
 
     pub(super) fn tag(&mut self) -> String {
@@ -407,9 +407,9 @@ impl Client {
         mut take: impl FnMut(&Reply<'_>) -> bool,
     ) -> Result<Vec<Answer>, ClientError> {
         if self.idling.is_some() {
-            self.idle_done(Duration::from_secs(20))?;
+            self.idle_done(IDLE_DONE)?;
         }
-        self.wire.with(|w| w.begin(limits));
+        self.transport.begin(limits);
         let mut answers: Vec<Option<Answer>> = vec![None; lines.len()];
         let mut open: HashMap<Vec<u8>, (usize, String)> = HashMap::new();
         let mut lines = lines.into_iter().enumerate().peekable();
@@ -428,7 +428,7 @@ impl Client {
                 let mut refused = false;
                 for chunk in chunks {
                     self.send(&doing, &std::mem::take(&mut out))?;
-                    if !self.may_go_on(
+                    if !self.continuation(
                         &doing,
                         &mut open,
                         &mut answers,
@@ -447,18 +447,18 @@ impl Client {
             self.send(&doing, &out)?;
             // Half the window is let empty before more is sent.
             while open.len() > if lines.peek().is_some() { WINDOW / 2 } else { 0 } {
-                self.hear(&doing, &mut open, &mut answers, &mut take)?;
+                self.take_response(&doing, &mut open, &mut answers, &mut take)?;
             }
         }
         Ok(answers.into_iter().flatten().collect())
     }
 
     pub(super) fn send(&mut self, doing: &str, bytes: &[u8]) -> Result<(), ClientError> {
-        self.wire.with(|w| w.send(bytes)).map_err(|e| self.lost(doing, &e))
+        self.transport.send(bytes).map_err(|e| self.lost(doing, &e))
     }
 
     /// Waits for `+` to a literal. False if the command is refused instead.
-    pub(super) fn may_go_on(
+    pub(super) fn continuation(
         &mut self,
         doing: &str,
         open: &mut HashMap<Vec<u8>, (usize, String)>,
@@ -467,7 +467,7 @@ impl Client {
         tag: &[u8],
     ) -> Result<bool, ClientError> {
         while open.contains_key(tag) {
-            if self.hear(doing, open, answers, take)? {
+            if self.take_response(doing, open, answers, take)? {
                 return Ok(true);
             }
         }
@@ -475,17 +475,14 @@ impl Client {
     }
 
     /// Takes one response. True if it was a `+`.
-    pub(super) fn hear(
+    pub(super) fn take_response(
         &mut self,
         doing: &str,
         open: &mut HashMap<Vec<u8>, (usize, String)>,
         answers: &mut [Option<Answer>],
         take: &mut impl FnMut(&Reply<'_>) -> bool,
     ) -> Result<bool, ClientError> {
-        let response = self
-            .wire
-            .with(super::transport::Transport::response)
-            .map_err(|e| self.lost(doing, &e))?;
+        let response = self.transport.response().map_err(|e| self.lost(doing, &e))?;
         let reply = parse::reply(&response);
         match &reply {
             Reply::Continue(_) => return Ok(true),
@@ -500,14 +497,14 @@ impl Client {
             Reply::Condition(said) if said.verb == Verb::Bye => return Err(self.bye(said)),
             reply => {
                 if !take(reply) {
-                    self.note(reply);
+                    self.record(reply);
                 }
             }
         }
         Ok(false)
     }
 
-    /// Says goodbye and waits a little for the server to hear it.
+    /// Logs out, and waits a little for the answer.
     pub fn log_out(mut self) {
         if self.idling.is_none() || self.idle_done(Duration::from_secs(1)).is_ok() {
             let limits = Limits::small(Duration::from_secs(1));
@@ -523,9 +520,4 @@ fn answer(doing: &str, said: &Condition<'_>) -> Answer {
         code: parse::printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
         text: format!("{doing}: {}", said.printable()),
     }
-}
-
-fn code_word(code: Option<&imap_proto::ResponseCode<'_>>) -> String {
-    let text = code.map(|c| format!("{c:?}")).unwrap_or_default();
-    text.chars().take_while(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
 }

@@ -1,13 +1,14 @@
-//! From a server's section to a wire on which passwords may be said.
+//! From a server's section to a connection on which passwords may be said.
 //!
 //! Knows name resolution, sockets, tunnels and when TLS must come. Knows nothing
 //! of what is said afterwards. Each step has its own deadline, and the caller's
 //! interrupt ends any of them.
 
 use super::credentials::Group;
-use super::login::{self, Greeting};
+use super::endpoint::{StepError, place, step};
+use super::greeting::{Greeting, goodbye, read_greeting};
 use super::parse::{self, Reply, Verb};
-use super::tls::{self, Check, Trust};
+use super::tls::{CertificateProblem, Check, Trust};
 use super::transport::{Interrupt, Limits, Stream, Transport, TransportError};
 use crate::error::{Error, ExitStatus};
 use crate::model::{Server, TlsMode};
@@ -22,164 +23,115 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// A step's time where the file sets none (`Timeout 0`): mbsync would wait for ever.
-const LONGEST_STEP: Duration = Duration::from_secs(60);
 /// How long an address is tried before the next is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
 /// Most resolver threads left to themselves.
 const MOST_RESOLVERS: usize = 8;
 
-/// The time that the file gives each step.
-#[must_use]
-pub fn step(server: &Server) -> Duration {
-    server
-        .timeout
-        .unwrap_or(LONGEST_STEP)
-        .clamp(Duration::from_millis(100), Duration::from_secs(600))
-}
-
-/// The server's name in messages.
-#[must_use]
-pub fn place(server: &Server) -> String {
-    match (&server.host, &server.tunnel) {
-        (_, Some(_)) => "the tunnel".to_owned(),
-        (Some(host), None) => format!("{host}:{}", server.port),
-        (None, None) => "the server".to_owned(),
-    }
-}
-
-/// What a wire's error means for the caller.
-#[must_use]
-pub fn failure(place: &str, doing: &str, error: &TransportError) -> Error {
-    match error {
-        TransportError::Interrupted => {
-            Error::new(ExitStatus::Later, format!("{place}: interrupted"))
-        }
-        TransportError::Certificate(reason) => Error::new(
-            ExitStatus::Denied,
-            format!("{place}: certificate refused ({reason}): {}", tls::mend(reason)),
-        ),
-        error => Error::new(ExitStatus::Offline, format!("{place}: {doing}: {error}")),
-    }
-}
-
-/// A wire, secured as the file wants it, and the greeting. Nothing secret has
-/// been said.
+/// A transport, secured as the file wants it, and the greeting. Nothing secret
+/// has been said.
 pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Greeting), Error> {
-    let place = place(server);
+    connect_by_steps(server, interrupt).map_err(|error| error.at(&place(server)))
+}
+
+/// The same, for a caller that reports which step failed.
+pub fn connect_by_steps(
+    server: &Server,
+    interrupt: &Interrupt,
+) -> Result<(Transport, Greeting), StepError> {
     if let Some(command) = &server.tunnel {
-        let mut wire = tunnel(command, interrupt)?;
-        wire.begin(Limits::small(step(server)));
-        let greeting = login::greeting(&mut wire, &place)?;
+        let mut transport = tunnel(command, interrupt)?;
+        transport.begin(Limits::small(step(server)));
+        let greeting = read_greeting(&mut transport)?;
         if server.tls == TlsMode::None {
-            return Ok((wire, greeting));
+            return Ok((transport, greeting));
         }
-        return Err(Error::config(
+        return Err(StepError::from(Error::config(
             "TLS through a Tunnel is not done here; leave it to the tunnel, and set TLSType None",
-        ));
+        )));
     }
     let Some(host) = &server.host else {
-        return Err(Error::config("neither Host nor Tunnel is set"));
+        return Err(StepError::from(Error::config("neither Host nor Tunnel is set")));
     };
     if server.tls == TlsMode::None {
-        let mut wire = dial(server, host, &place, interrupt)?;
-        let greeting = login::greeting(&mut wire, &place)?;
-        refuse_preauth(&greeting, &place)?;
-        return Ok((wire, greeting));
+        let mut transport = dial(server, host, interrupt)?;
+        let greeting = read_greeting(&mut transport)?;
+        refuse_preauth(&greeting)?;
+        return Ok((transport, greeting));
     }
     let trust = Trust::of(server)?;
     let mut refused = None;
     for check in trust.checks() {
-        if check == Check::Bundle
-            && !refused.as_ref().is_some_and(|r: &TransportError| is_issuer(r))
-        {
-            continue;
-        }
         let connector = trust.connector(check)?;
-        let mut wire = dial(server, host, &place, interrupt)?;
+        let mut transport = dial(server, host, interrupt)?;
         let mut greeting = None;
         if server.tls == TlsMode::StartTls {
-            greeting = Some(ask_for_tls(&mut wire, &place)?);
+            greeting = Some(ask_for_tls(&mut transport)?);
         }
-        wire.begin(Limits::small(step(server)));
-        let mut wire = match wire.start_tls(&connector, host) {
-            Ok(wire) => wire,
+        transport.begin(Limits::small(step(server)));
+        let mut transport = match transport.start_tls(&connector, host) {
+            Ok(transport) => transport,
             Err(error @ TransportError::Certificate(_)) => {
                 refused = Some(error);
                 continue;
             }
-            Err(error) => return Err(failure(&place, "TLS", &error)),
+            Err(error) => return Err(StepError::of("TLS", &error)),
         };
-        if check == Check::Pin && !wire.peer_certificate().is_some_and(|c| trust.pinned(&c)) {
-            refused.get_or_insert(TransportError::Certificate(
-                "not the one in CertificateFile".to_owned(),
-            ));
+        if check == Check::Pin && !transport.peer_certificate().is_some_and(|c| trust.pinned(&c)) {
+            refused.get_or_insert(TransportError::Certificate(CertificateProblem::NotPinned));
             continue;
         }
-        wire.begin(Limits::small(step(server)));
+        transport.begin(Limits::small(step(server)));
         let greeting = match greeting {
             // What was said in the clear is forgotten.
             Some(_) => Greeting { preauth: false, capabilities: None },
-            None => login::greeting(&mut wire, &place)?,
+            None => read_greeting(&mut transport)?,
         };
         // Only a certificate can have told the server who we are.
         if !trust.has_identity() {
-            refuse_preauth(&greeting, &place)?;
+            refuse_preauth(&greeting)?;
         }
-        return Ok((wire, greeting));
+        return Ok((transport, greeting));
     }
     let refused =
         refused.unwrap_or(TransportError::Handshake("no certificate to check".to_owned()));
-    Err(failure(&place, "TLS", &refused))
+    Err(StepError::of("TLS", &refused))
 }
 
-fn is_issuer(error: &TransportError) -> bool {
-    matches!(error, TransportError::Certificate(reason) if reason.contains("issuer") || reason.contains("self-signed certificate in"))
-}
-
-fn refuse_preauth(greeting: &Greeting, place: &str) -> Result<(), Error> {
+fn refuse_preauth(greeting: &Greeting) -> Result<(), StepError> {
     if greeting.preauth {
-        return Err(Error::new(
-            ExitStatus::Denied,
-            format!(
-                "{place}: claims to know us already (PREAUTH), which is believed of a Tunnel only"
-            ),
+        return Err(StepError::denied(
+            "claims to know us already (PREAUTH), which is believed of a Tunnel only",
         ));
     }
     Ok(())
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
-    let greeting = login::greeting(wire, place)?;
+fn ask_for_tls(transport: &mut Transport) -> Result<Greeting, StepError> {
+    let greeting = read_greeting(transport)?;
     if greeting.preauth {
-        return Err(Error::new(
-            ExitStatus::Denied,
-            format!(
-                "{place}: PREAUTH before STARTTLS; somebody may be in between, or set TLSType IMAPS"
-            ),
+        return Err(StepError::denied(
+            "PREAUTH before STARTTLS; somebody may be in between, or set TLSType IMAPS",
         ));
     }
-    let off = |error: &TransportError| failure(place, "STARTTLS", error);
-    wire.send(b"s1 STARTTLS\r\n").map_err(|e| off(&e))?;
+    let off = |error: &TransportError| StepError::of("STARTTLS", error);
+    transport.send(b"s1 STARTTLS\r\n").map_err(|e| off(&e))?;
     loop {
-        let response = wire.response().map_err(|e| off(&e))?;
+        let response = transport.response().map_err(|e| off(&e))?;
         match parse::reply(&response) {
             Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => return Ok(greeting),
             Reply::Tagged(b"s1", said) => {
-                return Err(Error::new(
-                    ExitStatus::Denied,
-                    format!(
-                        "{place}: refuses STARTTLS ({}); if it has TLS on port 993, set TLSType IMAPS",
-                        said.printable()
-                    ),
-                ));
+                return Err(StepError::denied(format!(
+                    "refuses STARTTLS ({}); if it has TLS on port 993, set TLSType IMAPS",
+                    said.printable()
+                )));
             }
             Reply::Tagged(..) => {
                 return Err(off(&TransportError::Malformed("an answer to nothing we said")));
             }
             Reply::Condition(said) if said.verb == Verb::Bye => {
-                return Err(login::bye(place, &said));
+                return Err(goodbye(&said, &said.printable()));
             }
             _ => {}
         }
@@ -187,17 +139,12 @@ fn ask_for_tls(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
 }
 
 /// A TCP connection, the step's time already begun for the greeting.
-fn dial(
-    server: &Server,
-    host: &str,
-    place: &str,
-    interrupt: &Interrupt,
-) -> Result<Transport, Error> {
+fn dial(server: &Server, host: &str, interrupt: &Interrupt) -> Result<Transport, StepError> {
     let time = step(server);
     let addresses = resolve(host, server.port, Instant::now() + time, interrupt)
-        .map_err(|e| failure(place, "looking up the name", &e))?;
+        .map_err(|e| StepError::of("looking up the name", &e))?;
     let stream = first_to_answer(addresses, Instant::now() + time, interrupt)
-        .map_err(|e| failure(place, "connecting", &e))?;
+        .map_err(|e| StepError::of("connecting", &e))?;
     // Half-open connections are noticed by the kernel within 90 s, without waking us.
     let _ = sockopt::set_socket_keepalive(&stream, true);
     let _ = sockopt::set_tcp_keepidle(&stream, Duration::from_secs(60));
@@ -205,9 +152,9 @@ fn dial(
     let _ = sockopt::set_tcp_keepcnt(&stream, 3);
     let _ = sockopt::set_tcp_user_timeout(&stream, 60_000);
     let _ = stream.set_nodelay(true);
-    let mut wire = Transport::new(Stream::Tcp(stream), interrupt.clone());
-    wire.begin(Limits::small(time));
-    Ok(wire)
+    let mut transport = Transport::new(Stream::Tcp(stream), interrupt.clone());
+    transport.begin(Limits::small(time));
+    Ok(transport)
 }
 
 static RESOLVERS: AtomicUsize = AtomicUsize::new(0);

@@ -4,8 +4,9 @@
 //! crate's own IDLE hangs when something comes before the `+`, and its timeout
 //! begins anew with every line.
 
-use super::client::{Client, ClientError, Line};
+use super::client::{Client, ClientError};
 use super::parse::Verb;
+use super::session;
 use super::transport::Limits;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,18 +21,18 @@ impl Client {
     /// Begins IDLE (RFC 2177): from now on the server speaks unasked. Commands
     /// end it by themselves.
     pub fn idle_start(&mut self) -> Result<(), ClientError> {
-        if let Some(trouble) = self.wire.with(|w| w.trouble().cloned()) {
+        if let Some(trouble) = self.transport.trouble().cloned() {
             return Err(self.lost("IDLE", &trouble));
         }
         if self.idling.is_some() {
             return Ok(());
         }
-        self.wire.with(|w| w.begin(Limits::small(self.step)));
+        self.transport.begin(Limits::small(self.step));
         let tag = self.tag();
         self.send("IDLE", format!("{tag} IDLE\r\n").as_bytes())?;
         let mut open = HashMap::from([(tag.clone().into_bytes(), (0, "IDLE".to_owned()))]);
         let mut answers = [None];
-        if self.may_go_on("IDLE", &mut open, &mut answers, &mut |_| false, tag.as_bytes())? {
+        if self.continuation("IDLE", &mut open, &mut answers, &mut |_| false, tag.as_bytes())? {
             self.idling = Some(tag);
             return Ok(());
         }
@@ -45,12 +46,12 @@ impl Client {
     /// comes out of [`Client::events`].
     pub fn idle_done(&mut self, time: Duration) -> Result<(), ClientError> {
         let Some(tag) = self.idling.take() else { return Ok(()) };
-        self.wire.with(|w| w.begin(Limits::small(time)));
+        self.transport.begin(Limits::small(time));
         self.send("DONE", b"DONE\r\n")?;
         let mut open = HashMap::from([(tag.into_bytes(), (0, "IDLE".to_owned()))]);
         let mut answers = [None];
         while !open.is_empty() {
-            self.hear("DONE", &mut open, &mut answers, &mut |_| false)?;
+            self.take_response("DONE", &mut open, &mut answers, &mut |_| false)?;
         }
         Ok(())
     }
@@ -62,6 +63,6 @@ impl Client {
             self.idle_done(time)?;
             return self.idle_start();
         }
-        self.run(Line::new("NOOP"), Limits::small(time), |_| false).map(|_| ())
+        self.by_session("NOOP", Limits::small(time), session::noop)
     }
 }

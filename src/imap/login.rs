@@ -1,13 +1,15 @@
-//! Greeting and login, said by us on the wire.
+//! Login, spoken by us rather than by the `imap` crate.
 //!
 //! Knows the login mechanisms and in which case mbsync would choose which.
 //! Knows no mailbox. Passwords are in buffers that are wiped, and are said only
 //! where the file's wish for a secure connection is met.
 
-use super::connect::{failure, place, step};
 use super::credentials::{PromptPolicy, obtain};
+use super::endpoint::{failure, place, step};
+use super::greeting::{Greeting, goodbye, is_temporary};
 use super::parse::{self, Condition, Reply, Verb};
 use super::scram::Scram;
+use super::session::{self, SessionError};
 use super::transport::{Limits, Transport, TransportError};
 use super::values::Capabilities;
 use crate::error::{Error, ExitStatus};
@@ -15,53 +17,6 @@ use crate::model::{Server, TlsMode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
-
-/// How the server greeted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Greeting {
-    /// It knows us already.
-    pub preauth: bool,
-    /// What it said it can do, if it said so.
-    pub capabilities: Option<Capabilities>,
-}
-
-/// Reads the greeting; the wire's step must have begun.
-pub fn greeting(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
-    let response = wire.response().map_err(|e| failure(place, "greeting", &e))?;
-    if let Reply::Condition(said) = parse::reply(&response) {
-        match said.verb {
-            Verb::Ok | Verb::Preauth => {
-                return Ok(Greeting {
-                    preauth: said.verb == Verb::Preauth,
-                    capabilities: parse::code_capabilities(said.code),
-                });
-            }
-            Verb::Bye => return Err(bye(place, &said)),
-            Verb::No | Verb::Bad => {}
-        }
-    }
-    let error = wire.kill(TransportError::Malformed("no greeting"));
-    Err(failure(place, "greeting", &error))
-}
-
-/// The server shows us the door.
-pub(super) fn bye(place: &str, said: &Condition<'_>) -> Error {
-    goodbye(place, said, &said.printable())
-}
-
-fn goodbye(place: &str, said: &Condition<'_>, text: &str) -> Error {
-    let exit = if for_now(said) { ExitStatus::Later } else { ExitStatus::Offline };
-    Error::new(exit, format!("{place}: the server says goodbye: {text}"))
-}
-
-/// Whether the server says that it is a matter of time (RFC 5530), or of how
-/// many others are there.
-fn for_now(said: &Condition<'_>) -> bool {
-    ["UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG"].iter().any(|code| said.has_code(code)) || {
-        let text = said.printable().to_ascii_lowercase();
-        text.contains("too many") || text.contains("maximum number of connections")
-    }
-}
 
 /// The ways to log in that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +111,7 @@ impl Mechanism {
 /// The user name and password are obtained here, not before: a server that is
 /// not reached costs no prompt.
 pub fn log_in(
-    wire: &mut Transport,
+    transport: &mut Transport,
     greeting: Greeting,
     server: &Server,
     asking: &PromptPolicy,
@@ -167,15 +122,15 @@ pub fn log_in(
     }
     let offered = match greeting.capabilities {
         Some(capabilities) => capabilities,
-        None => ask_capabilities(wire, &place, step(server))?,
+        None => ask_capabilities(transport, &place, step(server))?,
     };
-    if server.tls != TlsMode::None && !wire.is_tls() {
+    if server.tls != TlsMode::None && !transport.is_tls() {
         return Err(Error::new(
             ExitStatus::Denied,
             format!("{place}: the connection is not encrypted as the file asks; no password said"),
         ));
     }
-    let encrypted = wire.is_tls();
+    let encrypted = transport.is_tls();
     let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted)
         .map_err(|f| Error::new(f.exit, format!("{place}: {}", f.text)))?;
     let user =
@@ -197,44 +152,29 @@ pub fn log_in(
             "an empty user name, or a NUL byte in user name or password",
         ));
     }
-    wire.begin(Limits::small(step(server)));
+    transport.begin(Limits::small(step(server)));
     let spoken = vec![
         Zeroizing::new(String::from_utf8_lossy(&pass).into_owned()),
         Zeroizing::new(STANDARD.encode(&*pass)),
     ];
-    let login = Login { wire, place: &place, mechanism, user: &user, after: None, spoken };
+    let login = Login { transport, place: &place, mechanism, user: &user, after: None, spoken };
     login.run(&pass, &offered, server)
 }
 
 /// CAPABILITY, before login.
 fn ask_capabilities(
-    wire: &mut Transport,
+    transport: &mut Transport,
     place: &str,
     time: std::time::Duration,
 ) -> Result<Capabilities, Error> {
-    wire.begin(Limits::small(time));
-    let off = |e: &TransportError| failure(place, "CAPABILITY", e);
-    wire.send(b"c1 CAPABILITY\r\n").map_err(|e| off(&e))?;
-    let mut capabilities = None;
-    loop {
-        let response = wire.response().map_err(|e| off(&e))?;
-        match parse::reply(&response) {
-            Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
-                capabilities = Some(parse::capabilities(trimmed(rest)));
-            }
-            Reply::Tagged(b"c1", said) => {
-                return match (said.verb, capabilities) {
-                    (Verb::Ok, Some(capabilities)) => Ok(capabilities),
-                    _ => Err(off(&wire.kill(TransportError::Malformed("no answer to CAPABILITY")))),
-                };
-            }
-            Reply::Tagged(..) => {
-                return Err(off(
-                    &wire.kill(TransportError::Malformed("an answer to nothing we said"))
-                ));
-            }
-            Reply::Condition(said) if said.verb == Verb::Bye => return Err(bye(place, &said)),
-            _ => {}
+    transport.begin(Limits::small(time));
+    match session::capabilities(transport, "c1").result {
+        Ok(capabilities) if !capabilities.words().is_empty() => Ok(capabilities),
+        Err(SessionError::Goodbye(error)) => Err(error.at(place)),
+        Err(SessionError::Lost(error)) => Err(failure(place, "CAPABILITY", &error)),
+        Ok(_) | Err(SessionError::Refused(_)) => {
+            let error = transport.kill(TransportError::Malformed("no answer to CAPABILITY"));
+            Err(failure(place, "CAPABILITY", &error))
         }
     }
 }
@@ -252,7 +192,7 @@ enum Said {
 }
 
 struct Login<'a> {
-    wire: &'a mut Transport,
+    transport: &'a mut Transport,
     place: &'a str,
     mechanism: Mechanism,
     user: &'a [u8],
@@ -308,12 +248,12 @@ impl Login<'_> {
     }
 
     fn malformed(&mut self, how: &'static str) -> Error {
-        let error = self.wire.kill(TransportError::Malformed(how));
+        let error = self.transport.kill(TransportError::Malformed(how));
         self.off(&error)
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.wire.send(bytes).map_err(|e| self.off(&e))
+        self.transport.send(bytes).map_err(|e| self.off(&e))
     }
 
     /// Base64 and a line's end, wiped afterwards.
@@ -333,7 +273,7 @@ impl Login<'_> {
 
     fn next(&mut self) -> Result<Said, Error> {
         loop {
-            let response = self.wire.response().map_err(|e| self.off(&e))?;
+            let response = self.transport.response().map_err(|e| self.off(&e))?;
             match parse::reply(&response) {
                 Reply::Continue(text) => {
                     return Ok(Said::Go(STANDARD.decode(trimmed(text)).unwrap_or_default()));
@@ -347,7 +287,7 @@ impl Login<'_> {
                 Reply::Tagged(TAG, said) => return Err(self.refused(&said)),
                 Reply::Tagged(..) => return Err(self.malformed("an answer to nothing we said")),
                 Reply::Condition(said) if said.verb == Verb::Bye => {
-                    return Err(goodbye(self.place, &said, &self.quoted(&said)));
+                    return Err(goodbye(&said, &self.quoted(&said)).at(self.place));
                 }
                 Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
                     self.after = Some(parse::capabilities(trimmed(rest)));
@@ -366,7 +306,7 @@ impl Login<'_> {
     }
 
     fn refused(&self, said: &Condition<'_>) -> Error {
-        if for_now(said) {
+        if is_temporary(said) {
             return Error::new(
                 ExitStatus::Later,
                 format!("{}: not now, says the server: {}", self.place, self.quoted(said)),
@@ -455,12 +395,12 @@ impl Login<'_> {
             Said::Go(last) => last,
             Said::Done => {
                 let why = "the server does not prove that it knows the password";
-                self.wire.kill(TransportError::Malformed("an unproven login"));
+                self.transport.kill(TransportError::Malformed("an unproven login"));
                 return Err(denied(why));
             }
         };
         if let Err(why) = scram.verify(&last) {
-            self.wire.kill(TransportError::Malformed("an unproven login"));
+            self.transport.kill(TransportError::Malformed("an unproven login"));
             return Err(denied(why));
         }
         self.send(b"\r\n")?;
@@ -556,7 +496,7 @@ mod tests {
         let refusal = |mechanism, pass: &[u8], words: &str| {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
-            let mut wire = Transport::new(Stream::Pair(ours), Interrupt::never());
+            let mut transport = Transport::new(Stream::Pair(ours), Interrupt::never());
             theirs.write_all(words.as_bytes()).unwrap();
             let section = crate::model::Server {
                 host: Some("h".to_owned()),
@@ -581,7 +521,7 @@ mod tests {
                 preauth: false,
                 capabilities: Some(parse::capabilities(offers.as_bytes())),
             };
-            log_in(&mut wire, greeting, &section, &asking).unwrap_err().text
+            log_in(&mut transport, greeting, &section, &asking).unwrap_err().text
         };
         let encoded = |text: String| STANDARD.encode(text);
         let pass = r#"hun"ter2"#;

@@ -2,15 +2,14 @@
 //!
 //! Knows commands and their answers; decides nothing from them.
 
-use super::client::{Answer, Client, ClientError, Line, ServerEvent, WINDOW};
+use super::client::{Client, ClientError, Line, ServerEvent, WINDOW};
 use super::parse::{self, Reply, Verb};
+use super::session;
 use super::transport::Limits;
-use super::values::{Listed, MailboxStatus, Namespace};
+use super::values::{Answer, Listed, MailboxStatus, Namespace, Opened, Opening};
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
-use crate::verdict::server::keeps_forwarded;
 use std::collections::HashMap;
-use std::time::Duration;
 
 /// What is in one mailbox, by UIDs and flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,25 +28,6 @@ pub struct MailboxScan {
     pub all_flags: bool,
     /// STATUS after the look: what differs from it has happened since.
     pub after: MailboxStatus,
-}
-
-/// How to open a mailbox for a look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// Read-only.
-    Examine,
-    /// As mbsync opens it; the only way to learn the permanent flags. Takes
-    /// \Recent from messages, as mbsync does.
-    Select,
-}
-
-/// A mailbox as it was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
-    /// What it said of itself.
-    pub status: MailboxStatus,
-    /// Whether `$Forwarded` can be kept; `None`: not told.
-    pub forwarded: Option<bool>,
 }
 
 impl Client {
@@ -134,37 +114,16 @@ impl Client {
 
     /// Opens a mailbox; says what it is like. It stays open.
     pub fn open_mailbox(&mut self, name: &str, opening: Opening) -> Result<Opened, ClientError> {
-        if self.idling.is_some() {
-            self.idle_done(Duration::from_secs(20))?;
-        }
         self.selected = None;
-        self.wire.with(|w| w.begin(Limits::small(self.step)));
-        let (doing, said) = match opening {
-            Opening::Examine => ("EXAMINE", self.session.examine(name)),
-            Opening::Select => ("SELECT", self.session.select(name)),
+        let doing = match opening {
+            Opening::Examine => "EXAMINE",
+            Opening::Select => "SELECT",
         };
-        self.settle_crate();
-        let mailbox = said.map_err(|e| match e {
-            imap::Error::Validate(_) => ClientError::Refused(Answer {
-                verb: Verb::Bad,
-                code: String::new(),
-                text: format!("{doing}: a name that cannot be said"),
-            }),
-            e => self.crate_error(doing, &e),
+        let opened = self.by_session(doing, self.small(), |transport, tag| {
+            session::open(transport, tag, name, opening)
         })?;
         self.selected = Some((name.to_owned(), opening));
-        Ok(Opened {
-            status: MailboxStatus {
-                messages: Some(mailbox.exists),
-                uid_next: mailbox.uid_next,
-                uid_validity: mailbox.uid_validity,
-                highest_mod_seq: mailbox.highest_mod_seq,
-            },
-            forwarded: keeps_forwarded(
-                mailbox.permanent_flags.iter().map(ToString::to_string),
-                opening == Opening::Select,
-            ),
-        })
+        Ok(opened)
     }
 
     /// Leaves the open mailbox, without expunging anything in it.
@@ -176,7 +135,7 @@ impl Client {
             }
         }
         self.selected = None;
-        self.heard.retain(|heard| *heard != ServerEvent::Selected);
+        self.events.retain(|event| *event != ServerEvent::Selected);
         Ok(())
     }
 
@@ -287,7 +246,7 @@ impl Client {
         })?;
         look.uids.tidy();
         self.selected = None;
-        self.heard.retain(|heard| *heard != ServerEvent::Selected);
+        self.events.retain(|event| *event != ServerEvent::Selected);
         look.after = after.get(name).copied().flatten().unwrap_or_default();
         if !empty {
             if let Some(answer) = answers.first().filter(|a| a.verb != Verb::Ok) {

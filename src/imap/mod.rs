@@ -1,4 +1,4 @@
-//! The server's side: connecting, logging in, asking, and being told.
+//! The server's side: connecting, logging in, asking, and taking events.
 //!
 //! [`client::Client`] is the way in: it opens a connection as a section of the
 //! user's file says, and everything else is asked of it. All of it is
@@ -8,7 +8,8 @@
 pub mod client;
 pub mod connect;
 pub mod credentials;
-pub mod handover;
+pub mod endpoint;
+pub mod greeting;
 pub mod idle;
 pub mod login;
 pub mod mailbox;
@@ -16,11 +17,12 @@ pub mod names;
 pub mod notify;
 pub mod parse;
 pub mod scram;
+pub mod session;
 pub mod tls;
 pub mod transport;
 pub mod values;
 
 pub use client::{Client, ClientError, ServerEvent};
-pub use mailbox::{MailboxScan, Opened, Opening};
+pub use mailbox::MailboxScan;
 pub use transport::Interrupt;
-pub use values::{Capabilities, Listed, MailboxStatus, Namespace};
+pub use values::{Capabilities, Listed, MailboxStatus, Namespace, Opened, Opening};

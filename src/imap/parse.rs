@@ -6,25 +6,11 @@
 //! that nobody asked for. No input makes it panic, recurse or allocate more
 //! than its own size.
 
+pub use super::values::Verb;
 use super::values::{Capabilities, Listed, MailboxStatus, Namespace};
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
 use zeroize::Zeroizing;
-
-/// How the server ended a command, or greeted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    /// `OK`
-    Ok,
-    /// `NO`
-    No,
-    /// `BAD`
-    Bad,
-    /// `BYE`, untagged only.
-    Bye,
-    /// `PREAUTH`, in a greeting only.
-    Preauth,
-}
 
 /// One response, split into its parts; they borrow from its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +161,31 @@ fn skip_spaces(mut rest: &[u8]) -> &[u8] {
         rest = after;
     }
     rest
+}
+
+/// A literal that a line announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Literal {
+    /// Its length in bytes; the largest number where it is none that can be.
+    pub length: u64,
+    /// Its sender waits for consent: no `{n+}`.
+    pub waits: bool,
+}
+
+/// The literal that follows this line, if one does.
+#[must_use]
+pub fn literal_at_end(line: &[u8]) -> Option<Literal> {
+    let inside = trim_end(line).strip_suffix(b"}")?;
+    let at = inside.iter().rposition(|&byte| byte == b'{')?;
+    let digits = inside.get(at + 1..)?;
+    let (digits, waits) = match digits.strip_suffix(b"+") {
+        Some(digits) => (digits, false),
+        None => (digits, true),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(Literal { length: number(digits).unwrap_or(u64::MAX), waits })
 }
 
 /// The bytes up to the next space, and what follows the spaces.

@@ -8,36 +8,39 @@
 //! other server certificate must have a chain to one in `CertificateFile` or,
 //! with `SystemCertificates`, in the system's, and must be made out for the host.
 
+use super::parse::printable;
 use crate::error::Error;
-use crate::model::{Server, TlsMode};
-use crate::os::fork;
+use crate::model::Server;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use openssl::pkey::PKey;
 use openssl::x509::X509;
-use sha2::{Digest, Sha256};
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// What to check a server against.
 pub struct Trust {
     certificates: Vec<X509>,
     identity: Option<Identity>,
-    versions: (Protocol, Protocol),
+    /// Lowest and highest, in tenths.
+    versions: (u8, u8),
     system: bool,
-    /// A digest of all that a connector is made from.
-    key: [u8; 32],
 }
+
+/// All that a connector without an identity is made from.
+type ConnectorKey = (Check, bool, (u8, u8), Vec<X509>);
+
+/// A connector holds the system's certificates, more than 1 MiB when they are read.
+static CONNECTORS: Mutex<Vec<(ConnectorKey, Instant, TlsConnector)>> = Mutex::new(Vec::new());
+/// How long one is shared: the system's certificates change.
+const SHARED_FOR: Duration = Duration::from_secs(3600);
 
 /// One way to check a server. Each needs a handshake, hence a connection, of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
     /// Chain and host name.
     Chain,
-    /// The same, with the system's bundle read whole: for a directory of hashed
-    /// names that lacks what the bundle has.
-    Bundle,
     /// Equality with a certificate in the file; nothing else is looked at.
     Pin,
 }
@@ -60,19 +63,10 @@ impl Trust {
             }
             (None, _) => None,
         };
-        let (low, high) = server.tls_versions;
-        let mut digest = Sha256::new();
-        digest.update([low, high, u8::from(server.system_certificates)]);
-        for file in [&server.certificate_file, &server.client_certificate, &server.client_key] {
-            let bytes = file.as_ref().map(|f| Zeroizing::new(std::fs::read(f).unwrap_or_default()));
-            digest.update(bytes.as_ref().map_or(0, |b| b.len() as u64 + 1).to_le_bytes());
-            digest.update(bytes.as_ref().map_or(&[][..], |b| b));
-        }
         Ok(Trust {
-            key: digest.finalize().into(),
             certificates,
             identity,
-            versions: (protocol(low), protocol(high)),
+            versions: server.tls_versions,
             system: server.system_certificates,
         })
     }
@@ -82,9 +76,6 @@ impl Trust {
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
         let mut checks = vec![Check::Chain];
-        if self.system && directory_primed() {
-            checks.push(Check::Bundle);
-        }
         if !self.certificates.is_empty() {
             let only_pins = self.certificates.iter().any(|c| !looks_like_authority(c));
             let at = if only_pins && self.certificates.len() < 10 { 0 } else { checks.len() };
@@ -94,21 +85,28 @@ impl Trust {
     }
 
     /// A connector that makes this check (the pin itself is for [`Trust::pinned`]).
+    /// Accounts with the same settings share one.
     pub fn connector(&self, check: Check) -> Result<TlsConnector, Error> {
-        if check != Check::Bundle {
-            let made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if let Some(ready) = made.iter().find(|m| m.check == check && m.key == self.key) {
-                return Ok(ready.connector.clone());
-            }
+        if self.identity.is_some() {
+            return self.make(check);
         }
-        self.make(check)
+        let key = (check, self.system, self.versions, self.certificates.clone());
+        // Held while one is made: accounts that connect together wait for it.
+        let mut shared = CONNECTORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shared.retain(|(_, made, _)| made.elapsed() < SHARED_FOR);
+        if let Some((.., connector)) = shared.iter().find(|(known, ..)| *known == key) {
+            return Ok(connector.clone());
+        }
+        let connector = self.make(check)?;
+        shared.push((key, Instant::now(), connector.clone()));
+        Ok(connector)
     }
 
     fn make(&self, check: Check) -> Result<TlsConnector, Error> {
         let broken = |e: native_tls::Error| Error::config(format!("TLS settings: {e}"));
         let mut builder = TlsConnector::builder();
-        builder.min_protocol_version(Some(self.versions.0));
-        builder.max_protocol_version(Some(self.versions.1));
+        builder.min_protocol_version(Some(protocol(self.versions.0)));
+        builder.max_protocol_version(Some(protocol(self.versions.1)));
         if let Some(identity) = &self.identity {
             builder.identity(identity.clone());
         }
@@ -119,8 +117,7 @@ impl Trust {
             return builder.build().map_err(broken);
         }
         builder.disable_built_in_roots(!self.system);
-        let bundle = if check == Check::Bundle { bundle() } else { Vec::new() };
-        for certificate in self.certificates.iter().chain(&bundle) {
+        for certificate in &self.certificates {
             let der = certificate.to_der().unwrap_or_default();
             builder.add_root_certificate(Certificate::from_der(&der).map_err(broken)?);
         }
@@ -190,107 +187,85 @@ fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Error> {
         .map_err(|e| Error::config(format!("ClientCertificate {}: {e}", certificate.display())))
 }
 
-/// Where distributions keep certificates under hashed names.
-const DIRECTORIES: [&str; 2] = ["/etc/ssl/certs", "/etc/pki/tls/certs"];
-/// And all in one.
-const BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
+/// Why a server's certificate does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateProblem {
+    /// It is made out for another host name.
+    HostMismatch,
+    /// It is made out for another address.
+    AddressMismatch,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// It is not the one in `CertificateFile`.
+    NotPinned,
+    /// Anything else, in OpenSSL's words.
+    Other(String),
+}
+
+/// The problems with OpenSSL's words for them (`X509_verify_cert_error_string`).
+const PROBLEMS: [(CertificateProblem, &str); 5] = [
+    (CertificateProblem::HostMismatch, "hostname mismatch"),
+    (CertificateProblem::AddressMismatch, "IP address mismatch"),
+    (CertificateProblem::Expired, "certificate has expired"),
+    (CertificateProblem::NotYetValid, "certificate is not yet valid"),
+    (CertificateProblem::NotPinned, "not the one in CertificateFile"),
 ];
 
-static PRIMED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-
-fn directory_primed() -> bool {
-    PRIMED.load(std::sync::atomic::Ordering::Relaxed)
-}
-
-fn bundle() -> Vec<X509> {
-    BUNDLES
-        .iter()
-        .find_map(|file| std::fs::read(file).ok())
-        .and_then(|pem| X509::stack_from_pem(&pem).ok())
-        .unwrap_or_default()
-}
-
-/// A connector made while the certificate directory was preferred.
-struct Made {
-    key: [u8; 32],
-    check: Check,
-    connector: TlsConnector,
-}
-
-static MADE: Mutex<Vec<Made>> = Mutex::new(Vec::new());
-
-/// Makes the connectors of these servers, such that OpenSSL looks certificates
-/// up in the system's directory when it needs one, rather than parse the whole
-/// bundle: 1.6 MiB and tens of milliseconds saved. OpenSSL and native-tls can be
-/// told so by environment variables only, and they read them whenever a connector
-/// is made; so this sets them, makes the connectors, and takes them away again,
-/// so that no child inherits them. To be called while the process has one
-/// thread; else, or without such a directory, it does nothing, and connectors
-/// are made when they are needed.
-pub fn prepare<'a>(servers: impl IntoIterator<Item = &'a Server>) {
-    let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
-    if variables.iter().any(|name| std::env::var_os(name).is_some()) {
-        return;
-    }
-    let Some(directory) = DIRECTORIES.iter().find(|d| is_hashed(Path::new(d))) else { return };
-    let values = ["/dev/null", directory];
-    let set = variables
-        .iter()
-        .zip(values)
-        .all(|(name, value)| fork::set_environment_while_alone(name, Some(OsStr::new(value))));
-    if set {
-        PRIMED.store(true, std::sync::atomic::Ordering::Relaxed);
-        for server in servers {
-            if server.tls == TlsMode::None || server.tunnel.is_some() {
-                continue;
+impl CertificateProblem {
+    /// What a user can do about it.
+    #[must_use]
+    pub fn fix(&self) -> &'static str {
+        match self {
+            CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
+                "it is made out for another name; set Host to the name in it"
             }
-            // What is wrong with a section is said when it is used.
-            let Ok(trust) = Trust::of(server) else { continue };
-            for check in trust.checks() {
-                let mut made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if check != Check::Bundle
-                    && !made.iter().any(|m| m.check == check && m.key == trust.key)
-                {
-                    if let Ok(connector) = trust.make(check) {
-                        made.push(Made { key: trust.key, check, connector });
-                    }
-                }
+            CertificateProblem::Expired => {
+                "its time is over; whoever runs the server must renew it"
+            }
+            CertificateProblem::NotYetValid => {
+                "its time has not come; see whether this machine's clock is right"
+            }
+            CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
+                "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
             }
         }
     }
-    for name in variables {
-        let _ = fork::set_environment_while_alone(name, None);
+}
+
+impl std::fmt::Display for CertificateProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            CertificateProblem::Other(reason) => reason,
+            known => PROBLEMS.iter().find(|(each, _)| each == known).map_or("", |(_, text)| text),
+        })
     }
 }
 
-/// Whether a directory holds certificates by `c_rehash`'s names, and not just a few.
-fn is_hashed(directory: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(directory) else { return false };
-    let hashed = |name: &OsStr| {
-        let name = name.as_encoded_bytes();
-        name.len() >= 10
-            && name.iter().take(8).all(u8::is_ascii_hexdigit)
-            && name.get(8) == Some(&b'.')
-            && name.iter().skip(9).all(u8::is_ascii_digit)
-    };
-    entries.flatten().filter(|e| hashed(&e.file_name())).take(50).count() == 50
+/// Why a handshake failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// The server's certificate does not hold.
+    Certificate(CertificateProblem),
+    /// Anything else, in OpenSSL's words.
+    Other(String),
 }
 
-/// What a user can do about a certificate that was refused for this reason
-/// (OpenSSL's words).
-#[must_use]
-pub fn mend(reason: &str) -> &'static str {
-    if reason.contains("hostname mismatch") || reason.contains("IP address mismatch") {
-        "it is made out for another name; set Host to the name in it"
-    } else if reason.contains("expired") {
-        "its time is over; whoever runs the server must renew it"
-    } else if reason.contains("not yet valid") {
-        "its time has not come; see whether this machine's clock is right"
-    } else {
-        "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
+impl From<&native_tls::Error> for HandshakeFailure {
+    /// The only place that reads OpenSSL's text.
+    fn from(error: &native_tls::Error) -> Self {
+        let text = error.to_string();
+        // OpenSSL: "error:0A000086:SSL routines:…:certificate verify failed:file:line: (reason)"
+        if text.contains("certificate verify failed") {
+            let reason = text.rsplit_once(" (").map_or(&text[..], |(_, r)| r.trim_end_matches(')'));
+            let known = PROBLEMS.iter().find(|(_, words)| *words == reason);
+            return HandshakeFailure::Certificate(match known {
+                Some((problem, _)) => problem.clone(),
+                None => CertificateProblem::Other(printable(reason)),
+            });
+        }
+        let reason = text.split(':').nth(4).filter(|reason| !reason.is_empty());
+        HandshakeFailure::Other(printable(reason.unwrap_or(&text)))
     }
 }

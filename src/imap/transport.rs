@@ -5,22 +5,16 @@
 //! is asked to stop; what a response may cost is capped before it is kept. After
 //! any error the wire is dead: whatever stood half-read in it can not be taken
 //! for something else.
-//!
-//! The `imap` crate speaks over the same wire through [`Shared`]. It can neither
-//! wait nor survive hostile input, so it is given one whole response at a time,
-//! line by line, and only those that answer its command; the rest is kept aside.
 
 use super::parse::{self, Reply};
+use super::tls::{CertificateProblem, HandshakeFailure};
 use native_tls::{HandshakeError, TlsConnector, TlsStream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +22,6 @@ use std::time::{Duration, Instant};
 const DEPTH: u32 = 32;
 /// Most bytes taken from the socket at once.
 const CHUNK: usize = 16 * 1024;
-/// Most responses kept aside while another command is answered.
-const ASIDE: usize = 4096;
 
 /// Why nothing more can be had from a wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +39,7 @@ pub enum TransportError {
     /// What came breaks the protocol: how.
     Malformed(&'static str),
     /// The server's certificate does not hold: why.
-    Certificate(String),
+    Certificate(CertificateProblem),
     /// The TLS handshake failed otherwise: why.
     Handshake(String),
 }
@@ -287,18 +279,10 @@ fn literal_length(line: &[u8], first: bool) -> Result<Option<usize>, TransportEr
     if first && matches!(parse::reply(line), Reply::Condition(_)) {
         return Ok(None);
     }
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let Some(inside) = line.strip_suffix(b"}") else { return Ok(None) };
-    let digits = inside.rsplit(|b| *b == b'{').next().unwrap_or_default();
-    let digits = digits.strip_suffix(b"+").unwrap_or(digits);
-    if digits.len() == inside.len() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Ok(None);
-    }
-    std::str::from_utf8(digits)
-        .ok()
-        .and_then(|d| d.parse::<usize>().ok())
-        .filter(|n| *n < 1 << 40)
+    let Some(literal) = parse::literal_at_end(line) else { return Ok(None) };
+    Some(literal.length)
+        .filter(|length| *length < 1 << 40)
+        .and_then(|length| usize::try_from(length).ok())
         .map(Some)
         .ok_or(TransportError::TooMuch("a literal"))
 }
@@ -316,23 +300,6 @@ pub struct Transport {
     count: usize,
     fills: usize,
     dead: Option<TransportError>,
-    crate_side: CrateSide,
-}
-
-/// What the `imap` crate wrote and has yet to read.
-#[derive(Default)]
-struct CrateSide {
-    /// Bytes written since the last whole line.
-    command: Vec<u8>,
-    tag: Vec<u8>,
-    verb: Vec<u8>,
-    /// The next command is answered OK by us and not sent.
-    answer_next: bool,
-    /// A response on its way to the crate.
-    response: Vec<u8>,
-    handed: usize,
-    /// Responses that did not answer its command.
-    aside: VecDeque<Vec<u8>>,
 }
 
 impl Transport {
@@ -352,7 +319,6 @@ impl Transport {
             count: 0,
             fills: 0,
             dead: None,
-            crate_side: CrateSide::default(),
         }
     }
 
@@ -549,7 +515,7 @@ impl Transport {
     /// wire is lent, or before a TLS handshake.
     #[must_use]
     pub fn buffered(&self) -> usize {
-        self.inward.len() - self.taken + self.crate_side.response.len() - self.crate_side.handed
+        self.inward.len() - self.taken
     }
 
     /// Upgrades to TLS. Bytes that came before the handshake are refused: they
@@ -573,7 +539,14 @@ impl Transport {
                     self.transport = Stream::Tls(Encrypted(Box::new(stream)));
                     return Ok(self);
                 }
-                Err(HandshakeError::Failure(error)) => return Err(tls_trouble(&error)),
+                Err(HandshakeError::Failure(error)) => {
+                    return Err(match HandshakeFailure::from(&error) {
+                        HandshakeFailure::Certificate(problem) => {
+                            TransportError::Certificate(problem)
+                        }
+                        HandshakeFailure::Other(why) => TransportError::Handshake(why),
+                    });
+                }
                 Err(HandshakeError::WouldBlock(waiting)) => waiting,
             };
             // OpenSSL does not say here which way it waits. It is input but for
@@ -608,168 +581,6 @@ fn io_trouble(error: &io::Error) -> TransportError {
         io::ErrorKind::TimedOut => TransportError::Deadline,
         _ => TransportError::Io(parse::printable(&error.to_string())),
     }
-}
-
-fn tls_trouble(error: &native_tls::Error) -> TransportError {
-    let text = error.to_string();
-    // OpenSSL: "error:0A000086:SSL routines:…:certificate verify failed:file:line: (reason)"
-    if text.contains("certificate verify failed") {
-        let reason = text.rsplit_once(" (").map_or(text.as_str(), |(_, r)| r.trim_end_matches(')'));
-        return TransportError::Certificate(parse::printable(reason));
-    }
-    let reason = text.split(':').nth(4).filter(|r| !r.is_empty()).unwrap_or(&text);
-    TransportError::Handshake(parse::printable(reason))
-}
-
-/// The wire, as the `imap` crate and we hold it together.
-#[derive(Clone)]
-pub struct Shared(Rc<RefCell<Transport>>);
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared(…)")
-    }
-}
-
-impl Shared {
-    /// Shares a wire.
-    #[must_use]
-    pub fn new(wire: Transport) -> Self {
-        Shared(Rc::new(RefCell::new(wire)))
-    }
-
-    /// Does something with it. Not to be nested.
-    pub fn with<T>(&self, act: impl FnOnce(&mut Transport) -> T) -> T {
-        act(&mut self.0.borrow_mut())
-    }
-
-    /// The crate's next command is not sent but answered OK here: how a login
-    /// that we have done ourselves becomes a session of the crate's.
-    pub fn answer_next_command(&self) {
-        self.0.borrow_mut().crate_side.answer_next = true;
-    }
-
-    /// Responses that came while the crate's command was answered, and did not answer it.
-    #[must_use]
-    pub fn take_aside(&self) -> VecDeque<Vec<u8>> {
-        std::mem::take(&mut self.0.borrow_mut().crate_side.aside)
-    }
-}
-
-impl Read for Shared {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let mut wire = self.0.borrow_mut();
-        if wire.crate_side.handed == wire.crate_side.response.len() {
-            wire.next_for_crate()?;
-        }
-        let side = &mut wire.crate_side;
-        let rest = side.response.get(side.handed..).unwrap_or_default();
-        let line = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |at| at + 1);
-        let n = line.min(into.len());
-        into[..n].copy_from_slice(&rest[..n]);
-        side.handed += n;
-        Ok(n)
-    }
-}
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().crate_side.command.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(self.0.borrow_mut().send_for_crate()?)
-    }
-}
-
-impl Transport {
-    fn send_for_crate(&mut self) -> Result<(), TransportError> {
-        if self.crate_side.command.is_empty() {
-            return Ok(());
-        }
-        let command = std::mem::take(&mut self.crate_side.command);
-        let mut words = command.split(u8::is_ascii_whitespace);
-        self.crate_side.tag = words.next().unwrap_or_default().to_vec();
-        self.crate_side.verb = words.next().unwrap_or_default().to_ascii_uppercase();
-        self.crate_side.response.clear();
-        self.crate_side.handed = 0;
-        if std::mem::take(&mut self.crate_side.answer_next) {
-            self.crate_side.response = [&self.crate_side.tag, &b" OK done\r\n"[..]].concat();
-            return Ok(());
-        }
-        self.send(&command)
-    }
-
-    /// Waits for a response that answers the crate's command and that the crate
-    /// is known to understand.
-    fn next_for_crate(&mut self) -> Result<(), TransportError> {
-        loop {
-            let response = self.response()?;
-            let reply = parse::reply(&response);
-            let wanted = match &reply {
-                Reply::Tagged(tag, said) if *tag == self.crate_side.tag => {
-                    let said = if understood(&response) {
-                        response.clone()
-                    } else {
-                        let verb = match said.verb {
-                            parse::Verb::Ok => "OK",
-                            parse::Verb::No => "NO",
-                            _ => "BAD",
-                        };
-                        format!("{} {verb} ?\r\n", String::from_utf8_lossy(tag)).into_bytes()
-                    };
-                    self.crate_side.response = said;
-                    self.crate_side.handed = 0;
-                    return Ok(());
-                }
-                Reply::Tagged(..) => {
-                    return Err(
-                        self.kill(TransportError::Malformed("an answer to nothing we said"))
-                    );
-                }
-                Reply::Condition(said) if said.verb == parse::Verb::Bye => {
-                    return Err(self.kill(TransportError::Closed));
-                }
-                // A warning (`* NO`, `* BAD`) makes the crate panic here.
-                Reply::Condition(said) => {
-                    said.verb == parse::Verb::Ok
-                        && matches!(&self.crate_side.verb[..], b"EXAMINE" | b"SELECT")
-                }
-                Reply::Data(name, _) => match &self.crate_side.verb[..] {
-                    b"CAPABILITY" => name.eq_ignore_ascii_case(b"CAPABILITY"),
-                    b"EXAMINE" | b"SELECT" => name.eq_ignore_ascii_case(b"FLAGS"),
-                    _ => false,
-                },
-                Reply::Numbered(_, name, _) => {
-                    matches!(&self.crate_side.verb[..], b"EXAMINE" | b"SELECT")
-                        && (name.eq_ignore_ascii_case(b"EXISTS")
-                            || name.eq_ignore_ascii_case(b"RECENT"))
-                }
-                Reply::Continue(_) | Reply::Other => false,
-            };
-            if wanted && understood(&response) {
-                self.crate_side.response = response;
-                self.crate_side.handed = 0;
-                return Ok(());
-            }
-            self.put_aside(response);
-        }
-    }
-
-    /// Keeps a response for later; the oldest goes when there are too many.
-    fn put_aside(&mut self, response: Vec<u8>) {
-        let aside = &mut self.crate_side.aside;
-        if aside.len() >= ASIDE {
-            aside.pop_front();
-        }
-        aside.push_back(response);
-    }
-}
-
-/// Whether the crate's parser takes this response, whole.
-fn understood(response: &[u8]) -> bool {
-    matches!(imap_proto::parser::parse_response(response), Ok((rest, _)) if rest.is_empty())
 }
 
 #[cfg(test)]
@@ -867,45 +678,6 @@ mod tests {
         let (mut wire, _server) = pair();
         wire.begin(Limits::small(Duration::from_millis(100)));
         assert_eq!(wire.send(&vec![b'x'; 10_000_000]), Err(TransportError::Deadline));
-    }
-
-    #[test]
-    fn the_crate_gets_a_session_and_only_what_answers_it() {
-        let (wire, mut server) = pair();
-        let shared = Shared::new(wire);
-        let client = imap::Client::new(shared.clone());
-        shared.answer_next_command();
-        let mut session = client.login("x", "x").unwrap();
-        server
-            .write_all(
-                b"* XPUSH \xff\r\n* STATUS INBOX (MESSAGES 1)\r\n* CAPABILITY IMAP4rev1 IDLE\r\n* CAPABILITY \xff\r\na2 OK [X \xff] done\r\n",
-            )
-            .unwrap();
-        let said = session.capabilities().unwrap();
-        assert!(said.has_str("IDLE"));
-        assert_eq!(shared.take_aside().len(), 3);
-        let mut sent = [0; 100];
-        let n = server.read(&mut sent).unwrap();
-        assert_eq!(&sent[..n], b"a2 CAPABILITY\r\n");
-        server.write_all(b"a9 OK done\r\n").unwrap();
-        assert!(session.noop().is_err());
-        assert!(shared.with(|w| w.trouble().is_some()));
-    }
-
-    /// A plain warning, which RFC 3501 allows at any time. Found by fuzzing.
-    #[test]
-    fn g10_a_warning_while_a_mailbox_is_opened_is_no_end_of_the_crate() {
-        for warning in ["* NO [ALERT] disk nearly full", "* BAD what was that", "* PREAUTH you"] {
-            let (wire, mut server) = pair();
-            let shared = Shared::new(wire);
-            shared.answer_next_command();
-            let mut session = imap::Client::new(shared.clone()).login("x", "x").unwrap();
-            write!(server, "* 3 EXISTS\r\n{warning}\r\n* OK [UIDNEXT 4] n\r\na2 OK done\r\n")
-                .unwrap();
-            let opened = session.examine("INBOX").unwrap();
-            assert_eq!((opened.exists, opened.uid_next), (3, Some(4)));
-            assert_eq!(shared.take_aside().len(), 1);
-        }
     }
 
     proptest! {

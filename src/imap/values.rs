@@ -138,6 +138,51 @@ impl MailboxStatus {
     }
 }
 
+/// How to open a mailbox for a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Read-only.
+    Examine,
+    /// As mbsync opens it; the only way to learn the permanent flags. Takes
+    /// \Recent from messages, as mbsync does.
+    Select,
+}
+
+/// A mailbox as it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// What it said of itself.
+    pub status: MailboxStatus,
+    /// Whether `$Forwarded` can be kept; `None`: not told.
+    pub forwarded: Option<bool>,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// OK, NO or BAD.
+    pub verb: Verb,
+    /// First word of the response code, upper case; empty without one.
+    pub code: String,
+    /// Command and answer, printable.
+    pub text: String,
+}
+
+/// How the server ended a command, or greeted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// `OK`
+    Ok,
+    /// `NO`
+    No,
+    /// `BAD`
+    Bad,
+    /// `BYE`, untagged only.
+    Bye,
+    /// `PREAUTH`, in a greeting only.
+    Preauth,
+}
+
 /// One line of LIST.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {

@@ -6,11 +6,10 @@
 //! Does not depend on: servers, runs, this program's own files, the environment
 //! ([`Env`] is given).
 
-pub mod copy;
 pub mod directories;
 mod enumerate;
 pub mod keywords;
-mod lexer;
+pub(crate) mod lexer;
 mod ops;
 mod parser;
 mod paths;

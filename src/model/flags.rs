@@ -106,6 +106,21 @@ impl Flags {
     }
 }
 
+/// Whether the server lets `$Forwarded` be stored in a mailbox, by its
+/// PERMANENTFLAGS; mbsync then pushes a local Passed, and else does not.
+///
+/// The list that EXAMINE gets says nothing when it is short: Dovecot's is empty,
+/// since a mailbox that is only read keeps no flags. Only SELECT's may be taken
+/// for a no.
+pub fn keeps_forwarded(
+    permanent_flags: impl IntoIterator<Item = impl AsRef<str>>,
+    selected: bool,
+) -> Option<bool> {
+    let names = ["\\*", "$Forwarded"];
+    let kept = permanent_flags.into_iter().any(|flag| names.contains(&flag.as_ref()));
+    (kept || selected).then_some(kept)
+}
+
 impl std::fmt::Debug for Flags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)
@@ -126,6 +141,17 @@ impl std::fmt::Display for Flags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_mailbox_that_is_selected_says_no_to_forwarded() {
+        for flags in [&["\\Seen", "\\*"][..], &["$Forwarded"]] {
+            for selected in [false, true] {
+                assert_eq!(keeps_forwarded(flags.iter().copied(), selected), Some(true));
+            }
+        }
+        assert_eq!(keeps_forwarded(["\\Seen"], true), Some(false));
+        assert_eq!(keeps_forwarded(["\\Seen"], false), None);
+    }
 
     #[test]
     fn a_flag_told_twice_is_a_flag() {

@@ -87,62 +87,6 @@ fn thread_count() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
-/// Sets or removes an environment variable, if this is the only thread of the
-/// process; says whether it did.
-#[must_use]
-pub fn set_environment_while_alone(name: &str, value: Option<&std::ffi::OsStr>) -> bool {
-    if !matches!(std::fs::read_dir("/proc/self/task").map(Iterator::count), Ok(1)) {
-        return false;
-    }
-    // SAFETY: nobody else can read or change the environment: there is no other
-    // thread, and none can appear before this one starts it.
-    unsafe {
-        match value {
-            Some(value) => std::env::set_var(name, value),
-            None => std::env::remove_var(name),
-        }
-    }
-    true
-}
-
-/// Gives back what is not needed while nothing happens: free heap, and the
-/// mapping of our own program text, of which the page cache keeps the pages. A
-/// waiter's private memory is a third of what it was before, and the first
-/// steps after a wait cost some tens of microseconds more.
-pub fn give_back_memory() {
-    // SAFETY: malloc_trim takes no pointer, and glibc's is safe with any threads.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-    for (start, length) in own_text() {
-        // SAFETY: only mappings that are executable and not writable, of our own
-        // program file. Nothing was ever written to them (the program is position
-        // independent and has no text relocations), so a page dropped is read
-        // again as it was.
-        unsafe {
-            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
-        }
-    }
-}
-
-/// Start and length of the executable mappings of the running program's file.
-fn own_text() -> Vec<(usize, usize)> {
-    let Ok(program) = std::fs::read_link("/proc/self/exe") else { return Vec::new() };
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return Vec::new() };
-    let text = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (range, access) = (fields.next()?, fields.next()?);
-        let file = fields.nth(3)?;
-        let (start, end) = range.split_once('-')?;
-        let start = usize::from_str_radix(start, 16).ok()?;
-        let end = usize::from_str_radix(end, 16).ok()?;
-        (access == "r-xp" && std::path::Path::new(file) == program)
-            .then_some((start, end.checked_sub(start)?))
-    };
-    maps.lines().filter_map(text).collect()
-}
-
 /// Gives the command a session of its own: no terminal to prompt on, and a
 /// process group that can be ended as a whole.
 pub fn in_new_session(command: &mut Command) -> &mut Command {
@@ -270,13 +214,6 @@ mod tests {
             let used = decimal(Pid::from_raw(n).unwrap(), &mut text);
             assert_eq!(&text[..used], format!("{n}\n").as_bytes());
         }
-    }
-
-    #[test]
-    fn the_program_goes_on_after_its_text_was_given_back() {
-        assert!(!own_text().is_empty());
-        give_back_memory();
-        assert_eq!(format!("{:?}", [1, 2]), "[1, 2]");
     }
 
     #[test]

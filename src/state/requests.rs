@@ -152,24 +152,6 @@ pub fn is_urgent(dir: &StateDir) -> bool {
     dir.file("urgent").exists()
 }
 
-/// Somebody waits for a request of his to be taken: who would wait until mutt
-/// has written its folder need not.
-pub fn hasten(dir: &StateDir) -> io::Result<()> {
-    create(&dir.file("soon"))
-}
-
-/// Somebody waits for one of these to be taken.
-#[must_use]
-pub fn is_hastened(dir: &StateDir, wants: &BTreeSet<Target>) -> bool {
-    dir.file("soon").exists()
-        && wants.iter().any(|want| dir.file("want").join(names::want(want)).exists())
-}
-
-/// He waits no more.
-pub fn unhasten(dir: &StateDir) {
-    let _ = dir.remove("soon");
-}
-
 /// All that stands, fresh or not, for reports.
 #[must_use]
 pub fn all(dir: &StateDir) -> BTreeSet<Target> {
@@ -187,7 +169,6 @@ pub fn take(dir: &StateDir, patience: BackoffPolicy, now: SystemTime) -> io::Res
     // Before the wants: an urgent request made meanwhile is then either taken
     // with them or still urgent.
     let _ = dir.remove("urgent");
-    unhasten(dir);
     let mut taken = Claimed::new();
     for (name, want) in left {
         taken.insert(want, found(&dir.file("run").join(name)).failures());
@@ -417,23 +398,6 @@ mod tests {
         assert_eq!(all(&dir), BTreeSet::from([part("d")]));
         assert_eq!(standing(&dir, &BTreeSet::from([whole("c")])), RequestState::Served);
         assert_eq!(standing(&dir, &BTreeSet::from([whole("d")])), RequestState::Failed);
-    }
-
-    #[test]
-    fn who_waits_is_known_of_until_he_is_served_or_goes() {
-        let (_base, dir) = dir();
-        let wants = BTreeSet::from([Target::Account]);
-        assert!(!is_hastened(&dir, &wants));
-        hasten(&dir).unwrap();
-        assert!(!is_hastened(&dir, &wants), "his request is taken");
-        submit(&dir, &wants, false).unwrap();
-        assert!(is_hastened(&dir, &wants) && !is_urgent(&dir));
-        unhasten(&dir);
-        assert!(!is_hastened(&dir, &wants));
-        hasten(&dir).unwrap();
-        let _ = take(&dir, PATIENCE, at(0)).unwrap();
-        submit(&dir, &wants, false).unwrap();
-        assert!(!is_hastened(&dir, &wants), "a run does away with it");
     }
 
     #[test]

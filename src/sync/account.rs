@@ -9,14 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::changes::Snapshot;
-use super::handover::{Handover, Refusal, Returned};
 use super::hooks::{self, HookEnv};
-use super::mbsync::{self, Job, Prompt, RunEnd};
+use super::mbsync::{self, Companion, Job, Prompt, RunEnd};
 use super::output::Problem;
 use super::pause::{self, StateWatch};
 use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
 use crate::error::{Error, ExitStatus};
-use crate::imap::Client;
 use crate::mbsyncrc::{Config, MbsyncWords};
 use crate::model::{Account, CredentialSource, Mailbox, Target};
 use crate::os::fork::{Forked, fork_detached};
@@ -31,12 +29,6 @@ use crate::text::short;
 
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
-
-/// Stands in the state directory while the waiter holds a connection to lend.
-pub const WARM: &str = "warm";
-
-/// How long a foreground command waits for the waiter to take its request.
-const HEAD_START: Duration = Duration::from_secs(1);
 
 /// What a command knows of one account.
 #[derive(Debug, Clone, Copy)]
@@ -111,20 +103,6 @@ pub struct RunReport {
     pub took: Duration,
     /// Until when nothing is tried again unasked.
     pub retry: Option<Duration>,
-    /// What became of the connection, if one was offered.
-    pub loan: Option<LeaseOutcome>,
-}
-
-/// What became of a connection that was offered to a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeaseOutcome {
-    /// Not taken, and untouched: why.
-    Declined(String),
-    /// The run was made over it.
-    Used(Returned),
-    /// It was taken and did not serve, so that the run was made again without
-    /// it. Why, and what became of the connection.
-    Failed(String, Returned),
 }
 
 impl super::scheduler::RunOutcome for RunReport {
@@ -189,9 +167,7 @@ impl<'a> AccountBackend<'a> {
 
     fn say(&self, text: impl FnOnce() -> String) {
         if self.manner.verbose {
-            use std::io::Write as _;
-            let line = format!("{}: {}", self.scene.account.name, text());
-            let _ = writeln!(std::io::stderr(), "{}", crate::text::sanitize(&line));
+            say(self.scene, &text());
         }
     }
 
@@ -444,25 +420,6 @@ impl Backend for AccountBackend<'_> {
         Lock::is_held(&self.dir.file("waiter.lock"))
     }
 
-    fn head_start(&mut self, wants: &BTreeSet<Target>) {
-        // What mbsync says can only be passed on by who runs it.
-        if self.manner.verbose || !self.dir.file(WARM).exists() || !self.waiter_is_alive() {
-            return;
-        }
-        let mut changes = StateWatch::of(&self.dir);
-        if requests::hasten(&self.dir).is_err() {
-            return;
-        }
-        let until = Instant::now() + HEAD_START;
-        while requests::is_hastened(&self.dir, wants) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || changes.wait(left, &self.stop) == Paused::Stopped {
-                break;
-            }
-        }
-        requests::unhasten(&self.dir);
-    }
-
     fn leave_child(&mut self) -> bool {
         match fork_detached() {
             Ok(Forked::Parent) => {
@@ -531,16 +488,20 @@ impl Backend for AccountBackend<'_> {
     }
 
     fn run(&mut self) -> RunReport {
-        self.run_over(None)
+        self.run_by(|attempt, lock| (attempt.run(lock, None), ())).0
     }
 }
 
 impl AccountBackend<'_> {
-    /// As [`Backend::run`]; mbsync uses this connection if it can.
-    pub fn run_over(&mut self, link: Option<&mut Client>) -> RunReport {
+    /// As [`Backend::run`], where `start` is what runs mbsync. Gives what that
+    /// gave beside the run's end, if there was anything to run.
+    pub fn run_by<T>(
+        &mut self,
+        start: impl FnOnce(&Attempt<'_>, &mut Lock) -> (RunEnd, T),
+    ) -> (RunReport, Option<T>) {
         let Some(mut lock) = self.lock.take() else {
             // Cannot happen: the protocol runs with the lock held.
-            return RunReport {
+            let report = RunReport {
                 ended: RunEnd {
                     exit: ExitStatus::Later,
                     text: "the lock is not held".into(),
@@ -549,8 +510,8 @@ impl AccountBackend<'_> {
                 changes: vec![],
                 took: Duration::ZERO,
                 retry: None,
-                loan: None,
             };
+            return (report, None);
         };
         let settings = self.scene.settings;
         let (began, began_at) = (SystemTime::now(), Instant::now());
@@ -587,7 +548,7 @@ impl AccountBackend<'_> {
             stall: settings.stall,
             secrets: &secrets,
         };
-        let mut loan = None;
+        let mut given = None;
         let ended = if let Some(error) = unseen.filter(|_| wants.is_empty()) {
             let want = self.dir.file("want");
             let failure = state_failure(
@@ -596,13 +557,10 @@ impl AccountBackend<'_> {
             );
             RunEnd { exit: failure.exit, text: failure.text, findings: vec![] }
         } else if named.all || !named.words.is_empty() {
-            match link.map(|link| self.run_on_loan(&job, &named, &mut lock, link)) {
-                Some((how, ended)) => {
-                    loan = Some(how);
-                    ended.unwrap_or_else(|| self.run_plainly(&job, &mut lock))
-                }
-                None => self.run_plainly(&job, &mut lock),
-            }
+            let attempt = Attempt { context: self.scene, words: &named, job, stop: &self.stop };
+            let (ended, beside) = start(&attempt, &mut lock);
+            given = Some(beside);
+            ended
         } else {
             nothing_to_name(&named.unreachable)
         };
@@ -623,46 +581,45 @@ impl AccountBackend<'_> {
         let cleared = lock.clear();
         self.note("lock", cleared);
         self.lock = Some(lock);
-        RunReport { ended, changes, took, retry, loan }
+        (RunReport { ended, changes, took, retry }, given)
     }
+}
 
-    fn run_plainly(&self, job: &Job<'_>, lock: &mut Lock) -> RunEnd {
-        self.say(|| format!("running {}", mbsync::command_line(job).join(" ")));
-        mbsync::run(job, lock, &self.stop, None)
-    }
+/// A run that is about to be made.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    /// The account.
+    pub context: AccountContext<'a>,
+    /// What it syncs.
+    pub words: &'a MbsyncWords,
+    job: Job<'a>,
+    stop: &'a Shutdown,
+}
 
-    /// A run over a connection of ours; no end of it if it has to be made plainly.
-    fn run_on_loan(
-        &self,
-        job: &Job<'_>,
-        words: &MbsyncWords,
+impl Attempt<'_> {
+    /// Runs mbsync; with a companion, over a connection of ours.
+    pub fn run<'r>(
+        &'r self,
         lock: &mut Lock,
-        link: &mut Client,
-    ) -> (LeaseOutcome, Option<RunEnd>) {
-        let AccountContext { config, account, .. } = self.scene;
-        let mut handover = match Handover::prepare(link, config, account, words) {
-            Ok(handover) => handover,
-            Err(Refusal::Lost(error)) => {
-                let why = error.to_string();
-                return (LeaseOutcome::Failed(why.clone(), Returned::Broken(why)), None);
-            }
-            Err(refusal) => return (LeaseOutcome::Declined(refusal.to_string()), None),
-        };
-        self.say(|| {
-            let line = mbsync::command_line(job).join(" ");
-            format!("running {line}, over the connection that is open")
-        });
-        let ended = mbsync::run(job, lock, &self.stop, Some(&mut handover));
-        let spoilt = handover.spoilt(ended.exit);
-        let returned = handover.given_back();
-        match spoilt {
-            Some(why) => {
-                self.say(|| format!("not over the connection that is open: {why}"));
-                (LeaseOutcome::Failed(why, returned), None)
-            }
-            None => (LeaseOutcome::Used(returned), Some(ended)),
+        companion: Option<&'r mut (dyn Companion + 'r)>,
+    ) -> RunEnd {
+        let over = if companion.is_some() { ", over the connection that is open" } else { "" };
+        self.say(|| format!("running {}{over}", mbsync::command_line(&self.job).join(" ")));
+        mbsync::run(&self.job, lock, self.stop, companion)
+    }
+
+    /// Says what is decided, to a user who wants to know it.
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if self.job.verbose {
+            say(self.context, &text());
         }
     }
+}
+
+fn say(scene: AccountContext<'_>, text: &str) {
+    use std::io::Write as _;
+    let line = format!("{}: {text}", scene.account.name);
+    let _ = writeln!(std::io::stderr(), "{}", crate::text::sanitize(&line));
 }
 
 /// Where an account's trigger file is.

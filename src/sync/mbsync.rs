@@ -84,8 +84,8 @@ pub trait Companion {
     /// The configuration that mbsync is given instead of the user's file. Its
     /// messages are read as if they named that.
     fn file(&self) -> String;
-    /// Descriptors to wait for.
-    fn wish<'f>(&'f self, fds: &mut Vec<PollFd<'f>>);
+    /// Adds the descriptors to wait for.
+    fn poll_fds<'f>(&'f self, fds: &mut Vec<PollFd<'f>>);
     /// Does what can be done now, without waiting. True if there is more.
     fn pump(&mut self) -> bool;
 }
@@ -392,7 +392,7 @@ impl<'a> Supervised<'a> {
         }
         let own = fds.len();
         if let (Some(beside), false) = (&self.beside, exited) {
-            beside.wish(&mut fds);
+            beside.poll_fds(&mut fds);
         }
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),

@@ -3,7 +3,6 @@
 pub mod account;
 pub mod changes;
 pub mod detached;
-pub mod handover;
 pub mod hooks;
 pub mod mbsync;
 pub mod output;

@@ -20,9 +20,6 @@
 //!    up. A request is on disk before its maker finds the queue held; so either
 //!    the leaver sees the request, or its maker finds the queue free. Who is
 //!    told to stop looks at nothing and leaves nobody: the next command serves.
-//! 6. A foreground command gives a waiter that holds a connection a moment to
-//!    take its request, for the waiter's run is the shorter one. Then it goes on
-//!    by rule 3, whether the waiter did or not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -65,10 +62,6 @@ pub trait Backend {
     /// Leaves a child that holds the queue if this process did, which does so
     /// from now on no more. False if it cannot.
     fn leave_child(&mut self) -> bool;
-
-    /// Gives a waiter that holds a connection a moment to take these requests.
-    /// May return at any time, for any reason.
-    fn head_start(&mut self, wants: &BTreeSet<Target>);
 
     /// What throttle and backoff say of a run now: neither of an urgent one,
     /// backoff nothing of an impatient one.
@@ -206,9 +199,6 @@ fn run_until_served<G: Backend>(
     shared: bool,
     queue: &mut bool,
 ) -> RequestOutcome<G::RunOutcome> {
-    if shared && ground.gate(manner.urgent, false) == Gate::Open {
-        ground.head_start(wants);
-    }
     loop {
         match ground.lock() {
             Locked::Held => {}
@@ -464,10 +454,6 @@ mod tests {
             !self.childless
         }
 
-        fn head_start(&mut self, _: &BTreeSet<Target>) {
-            self.done.push("head_start");
-        }
-
         fn gate(&mut self, _: bool, _: bool) -> Gate {
             self.gate.pop_front().unwrap_or(Gate::Open)
         }
@@ -509,7 +495,7 @@ mod tests {
     fn stayed(report: Came) -> Script {
         Script {
             standing: [RequestState::Fresh; 2].into(),
-            gate: [SHUT, SHUT].into(),
+            gate: [SHUT].into(),
             report,
             ..Script::default()
         }
@@ -552,17 +538,6 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_is_given_a_moment_only_if_it_may_run_and_can_know() {
-        let steps = |script: &mut Script| {
-            asked(script, false);
-            script.done.contains(&"head_start")
-        };
-        assert!(steps(&mut Script::default()));
-        assert!(!steps(&mut Script { unwritable: true, ..Script::default() }));
-        assert!(!steps(&mut Script { gate: [SHUT].into(), ..Script::default() }));
-    }
-
-    #[test]
     fn g12_only_who_can_ask_tries_again_after_a_denial() {
         let answered = |denied, impatient, standing| {
             let mut script =
@@ -591,7 +566,7 @@ mod tests {
         let mut script = Script {
             denied: true,
             standing: [RequestState::Failed].into(),
-            gate: [SHUT, SHUT].into(),
+            gate: [SHUT].into(),
             ..Script::default()
         };
         assert_eq!(asked(&mut script, false), RequestOutcome::Failed);

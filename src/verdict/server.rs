@@ -193,21 +193,6 @@ pub fn never_synced(now: &ServerStatus) -> SideVerdict {
     }
 }
 
-/// Whether the server lets `$Forwarded` be stored in a mailbox, by its
-/// PERMANENTFLAGS; mbsync then pushes a local Passed, and else does not.
-///
-/// The list that EXAMINE gets says nothing when it is short: Dovecot's is empty,
-/// since a mailbox that is only read keeps no flags. Only SELECT's may be taken
-/// for a no.
-pub fn keeps_forwarded(
-    permanent_flags: impl IntoIterator<Item = impl AsRef<str>>,
-    selected: bool,
-) -> Option<bool> {
-    let names = ["\\*", "$Forwarded"];
-    let kept = permanent_flags.into_iter().any(|flag| names.contains(&flag.as_ref()));
-    (kept || selected).then_some(kept)
-}
-
 /// Whether the flags seen on the far side call for something, given the pair's
 /// entry. The counterpart of the near side's rule, without its exceptions for
 /// expired messages and for what the server does not keep.
@@ -346,17 +331,6 @@ mod tests {
         assert_eq!(never_synced(&STATUS), changes(3, 0, 0));
         let empty = ServerStatus { messages: 0, ..STATUS };
         assert!(matches!(never_synced(&empty), SideVerdict::Unknown(_)));
-    }
-
-    #[test]
-    fn only_a_mailbox_that_is_selected_says_no_to_forwarded() {
-        for flags in [&["\\Seen", "\\*"][..], &["$Forwarded"]] {
-            for selected in [false, true] {
-                assert_eq!(keeps_forwarded(flags.iter().copied(), selected), Some(true));
-            }
-        }
-        assert_eq!(keeps_forwarded(["\\Seen"], true), Some(false));
-        assert_eq!(keeps_forwarded(["\\Seen"], false), None);
     }
 
     #[test]

@@ -521,7 +521,7 @@ impl ServerWatch {
     /// # Errors
     /// The connection was lost.
     pub fn taken_back(&mut self) -> Result<(), ClientError> {
-        self.first()?.taken_back()?;
+        self.first()?.reattach()?;
         if self.rung != WatchMode::Notify {
             // It is in its mailbox again before it idles.
             return Ok(());

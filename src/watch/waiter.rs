@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::error::{Error, ExitStatus, with_hint};
+use crate::lend::LeaseStats;
 use crate::os::signals::Shutdown;
 use crate::state::lock::Lock;
 use crate::state::{clean, state_failure};
@@ -58,7 +59,7 @@ struct Waiter<'a> {
     stuck: StuckState,
     unsaved: Unsaved,
     far: Option<ServerWatch>,
-    loans: lend::LeaseStats,
+    leases: LeaseStats,
     highest: WatchMode,
     reach: ReconnectPolicy,
     talk: EventLimiter,
@@ -114,7 +115,6 @@ pub fn wait(
         Ok(Ok((waiting, mut waiter))) => {
             let end = waiter.run();
             waiter.save();
-            waiter.tell_warm(false);
             if let Some(far) = waiter.far.take() {
                 if !matches!(end, WaitEnd::Stopped(_)) {
                     far.close();
@@ -183,7 +183,7 @@ fn begin<'a>(
         boxes: Vec::new(),
         unsaved: Unsaved::default(),
         far: None,
-        loans: lend::LeaseStats::default(),
+        leases: LeaseStats::default(),
         highest: WatchMode::Notify,
         reach: ReconnectPolicy::new(scene.account.server.is_some(), now),
         talk: EventLimiter::default(),
@@ -242,7 +242,6 @@ impl Waiter<'_> {
                 continue;
             }
             self.save();
-            self.tell_warm(self.far.is_some());
             self.block();
         }
     }

@@ -10,7 +10,7 @@ use std::thread::sleep;
 /// A directory in the place of each: it can be neither written nor replaced.
 #[test]
 fn g2_no_file_of_state_that_cannot_be_written_loses_a_request_or_makes_a_loop() {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 13] = [
         "lock",
         "queue.lock",
         "waiter.lock",
@@ -20,8 +20,6 @@ fn g2_no_file_of_state_that_cannot_be_written_loses_a_request_or_makes_a_loop() 
         "seen.json",
         "stuck.json",
         "urgent",
-        "soon",
-        "warm",
         "echo",
         "hook.lock",
         "want/Home:INBOX",

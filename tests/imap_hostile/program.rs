@@ -33,7 +33,7 @@ pub struct Lair {
 }
 
 /// The files of mutt-sync's own that may be there afterwards.
-const OWN: [&str; 14] = [
+const OWN: [&str; 13] = [
     "lock",
     "want",
     "run",
@@ -45,7 +45,6 @@ const OWN: [&str; 14] = [
     "retry.json",
     "seen.json",
     "stuck.json",
-    "warm",
     "pushed.json",
     "failed",
 ];

@@ -9,11 +9,14 @@ use native_tls::TlsConnector;
 
 use super::certificate::Certificate;
 use super::{CheckContext, Checklist, Step, for_shell, some};
-use crate::error::{Error, ExitStatus};
+use crate::error::ExitStatus;
 use crate::imap::Capabilities;
-use crate::imap::connect::{connect, first_to_answer, place, resolve, step};
-use crate::imap::login::{Greeting, greeting};
+use crate::imap::connect::{connect, connect_by_steps, first_to_answer, resolve};
+use crate::imap::endpoint::{StepError, StepFailure, place, step};
+use crate::imap::greeting::{Greeting, read_greeting};
 use crate::imap::parse::{self, Reply, Verb};
+use crate::imap::session;
+use crate::imap::tls::CertificateProblem;
 use crate::imap::transport::{Limits, Stream, Transport};
 use crate::model::{Server, TlsMode};
 
@@ -112,13 +115,13 @@ pub fn directly(
             return None;
         }
     }
-    match connect(server, &report.interrupt) {
+    match connect_by_steps(server, &report.interrupt) {
         Ok((mut wire, greeting)) => {
             secured(scene, server, &wire, loopback, report);
             Some(offered(&mut wire, greeting, server))
         }
         Err(failure) => {
-            refused(scene, server, &failure, &section, report);
+            refused(scene, server, failure, &section, report);
             None
         }
     }
@@ -159,24 +162,23 @@ fn secured(
 fn refused(
     scene: &CheckContext<'_>,
     server: &Server,
-    failure: &Error,
+    failure: StepError,
     section: &str,
     report: &mut Checklist,
 ) {
+    let (where_to, keyword) = (place(server), scene.tls_keyword());
     if failure.exit == ExitStatus::Config {
-        report.say(for_waiting(Step::failed("TLS", failure, "see mbsync(1)")));
+        report.say(for_waiting(Step::failed("TLS", &failure.at(&where_to), "see mbsync(1)")));
         return;
     }
-    let (where_to, keyword) = (place(server), scene.tls_keyword());
-    let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
-    let greeted = !said.starts_with("greeting:") && !said.starts_with("the server says goodbye");
+    let greeted = failure.kind != StepFailure::Greeting;
     if !greeted && server.tls == TlsMode::Imaps {
         report.say(Step::good("TLS", "encrypted"));
     }
-    if !said.starts_with("certificate refused") {
+    let StepFailure::Certificate(problem) = failure.kind else {
         let what = if greeted { "TLS" } else { "greeting" };
         if failure.exit == ExitStatus::Later {
-            report.say(Step::bad(what, failure.exit, said, "try again later"));
+            report.say(Step::bad(what, failure.exit, failure.text, "try again later"));
             return;
         }
         let mend = match server.tls {
@@ -190,31 +192,36 @@ fn refused(
                 "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `{keyword} STARTTLS` in {section}"
             ),
         };
-        report.say(Step::bad(what, failure.exit, said, mend));
+        report.say(Step::bad(what, failure.exit, failure.text, mend));
         return;
-    }
+    };
     let sanitize = certificate_shown(server, report);
     let certificate =
         sanitize.as_ref().map_or_else(|| "certificate".to_owned(), ToString::to_string);
-    let reason = said.split(['(', ')']).nth(1).unwrap_or("refused");
-    let found = format!("{certificate}: refused ({reason})");
-    let mend = if reason.contains("mismatch") {
-        let names = sanitize.map(|sanitize| sanitize.names).unwrap_or_default();
-        match names.first() {
-            Some(name) => format!("set `Host {name}` in {section}, if that is the server you mean"),
-            None => "whoever runs the server must give it a certificate with its name".to_owned(),
+    let found = format!("{certificate}: refused ({problem})");
+    let mend = match problem {
+        CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
+            let names = sanitize.map(|sanitize| sanitize.names).unwrap_or_default();
+            match names.first() {
+                Some(name) => {
+                    format!("set `Host {name}` in {section}, if that is the server you mean")
+                }
+                None => {
+                    "whoever runs the server must give it a certificate with its name".to_owned()
+                }
+            }
         }
-    } else if reason.contains("expired") || reason.contains("not yet valid") {
-        crate::imap::tls::mend(reason).to_owned()
-    } else {
-        let file = for_shell(
-            scene.asked.env,
-            &scene.asked.env.home.join(format!("{}.pem", scene.account.name)),
-        );
-        let starttls = if server.tls == TlsMode::StartTls { " -starttls imap" } else { "" };
-        format!(
-            "if you know that it is the right one, keep it: openssl s_client -connect {where_to}{starttls} </dev/null | openssl x509 >{file} ; then set `CertificateFile {file}` in {section}"
-        )
+        CertificateProblem::Expired | CertificateProblem::NotYetValid => problem.fix().to_owned(),
+        CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
+            let file = for_shell(
+                scene.asked.env,
+                &scene.asked.env.home.join(format!("{}.pem", scene.account.name)),
+            );
+            let starttls = if server.tls == TlsMode::StartTls { " -starttls imap" } else { "" };
+            format!(
+                "if you know that it is the right one, keep it: openssl s_client -connect {where_to}{starttls} </dev/null | openssl x509 >{file} ; then set `CertificateFile {file}` in {section}"
+            )
+        }
     };
     report.say(Step::bad("TLS", failure.exit, found, mend));
 }
@@ -230,7 +237,7 @@ fn certificate_shown(server: &Server, report: &Checklist) -> Option<Certificate>
     let mut wire = Transport::new(Stream::Tcp(stream), report.interrupt.clone());
     wire.begin(Limits::small(time));
     if server.tls == TlsMode::StartTls {
-        greeting(&mut wire, &place(server)).ok()?;
+        read_greeting(&mut wire).ok()?;
         wire.send(b"s1 STARTTLS\r\n").ok()?;
         loop {
             match parse::reply(&wire.response().ok()?) {
@@ -257,18 +264,5 @@ fn offered(wire: &mut Transport, greeting: Greeting, server: &Server) -> Capabil
         return offered;
     }
     wire.begin(Limits::small(step(server)));
-    let mut ask = || {
-        wire.send(b"c1 CAPABILITY\r\n").ok()?;
-        let mut offered = None;
-        loop {
-            match parse::reply(&wire.response().ok()?) {
-                Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
-                    offered = Some(parse::capabilities(rest.trim_ascii_end()));
-                }
-                Reply::Tagged(..) => return offered,
-                _ => {}
-            }
-        }
-    };
-    ask().unwrap_or_default()
+    session::capabilities(wire, "c1").result.unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{CheckContext, Checklist, Step, connection, counted, password, some};
 use crate::error::{Error, ExitStatus};
-use crate::imap::connect::{place, step};
+use crate::imap::endpoint::{place, step};
 use crate::imap::login::Mechanism;
 use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Capabilities, Client, ClientError, Listed};

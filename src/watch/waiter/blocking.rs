@@ -7,20 +7,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 
 use super::Waiter;
 use crate::imap::Interrupt;
-use crate::os::fork;
 use crate::state::{clean, state_failure};
 use crate::sync::scheduler::{Backend as _, Gate};
 use crate::watch::clock;
 use crate::watch::local::LocalWatcher;
 use crate::watch::mailbox::MailboxState;
 use crate::watch::server::{ServerWatch, WatchMode};
-
-/// After so long without an event, memory is given back.
-const LULL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// The end of another process's run is told by the kernel; this is for the case
 /// that it was not.
@@ -71,11 +67,7 @@ impl Waiter<'_> {
         let configs = self.ears.as_ref().map(LocalWatcher::configs_fd);
         fds.extend(configs.iter().map(|configs| PollFd::new(configs, PollFlags::IN)));
         fds.extend(far_fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        // A wait that lasts is one in which nothing will be needed for a while.
-        if poll(&mut fds, Some(&LULL)) == Ok(0) {
-            fork::give_back_memory();
-            let _ = poll(&mut fds, None);
-        }
+        let _ = poll(&mut fds, None);
         drop(fds);
         drop(far_fds);
         self.alarm.heard();

@@ -1,73 +1,38 @@
 //! The waiter lends its connection to the run that it starts.
-//!
-//! Knows what to offer, and what to do with a connection that comes back, or
-//! does not. What happens to it meanwhile stands in [`crate::sync::handover`].
 
 use super::Waiter;
 use crate::error::{Error, ExitStatus};
 use crate::imap::ClientError;
-use crate::sync::account::{LeaseOutcome, RunReport, WARM};
-use crate::sync::handover::Returned;
-
-/// After so many that failed, mbsync makes connections of its own again.
-const ENOUGH: u32 = 3;
-
-/// How often it was done, and what came of it.
-#[derive(Debug, Default)]
-pub struct LeaseStats {
-    used: u64,
-    declined: u64,
-    /// Of those that failed, how many came one after another.
-    failed: u32,
-    failed_in_all: u64,
-    /// What was last told of a connection to lend.
-    told: Option<bool>,
-}
+use crate::lend::{Lease, LeaseOutcome, Returned};
+use crate::sync::account::RunReport;
 
 impl Waiter<'_> {
     /// Runs mbsync, over the connection that is open if there is one.
-    pub(super) fn run_lending(&mut self) -> RunReport {
-        let may = self.scene.settings.handover && self.loans.failed < ENOUGH;
-        let link = self.far.as_mut().filter(|_| may).and_then(super::ServerWatch::lend);
-        self.disk.run_over(link)
-    }
-
-    /// Tells commands in the foreground whether a run of ours is the shorter one.
-    pub(super) fn tell_warm(&mut self, connected: bool) {
-        let warm = connected && self.scene.settings.handover && self.loans.failed < ENOUGH;
-        if self.loans.told.replace(warm) == Some(warm) {
-            return;
-        }
-        // Untold, commands merely run mbsync themselves.
-        let dir = self.disk.dir();
-        let _ = if warm { dir.write_json(WARM, &()) } else { dir.remove(WARM) };
+    pub(super) fn run_lending(&mut self) -> (RunReport, Option<LeaseOutcome>) {
+        let may = self.scene.settings.handover && self.leases.allow_another();
+        let client = self.far.as_mut().filter(|_| may).and_then(super::ServerWatch::lend);
+        let (report, outcome) = self.disk.run_by(|attempt, lock| match client {
+            Some(client) => {
+                let (ended, outcome) = Lease::run(client, attempt, lock);
+                (ended, Some(outcome))
+            }
+            None => (attempt.run(lock, None), None),
+        });
+        (report, outcome.flatten())
     }
 
     /// The connection watches again, or is made anew.
-    pub(super) fn take_back(&mut self, loan: Option<&LeaseOutcome>) {
-        let Some(loan) = loan else { return };
-        match loan {
+    pub(super) fn take_back(&mut self, outcome: Option<&LeaseOutcome>) {
+        let Some(outcome) = outcome else { return };
+        self.leases.record(outcome);
+        let returned = match outcome {
             LeaseOutcome::Declined(why) => {
-                self.loans.declined += 1;
                 self.say(|| format!("not over the connection that is open: {why}"));
                 return;
             }
-            LeaseOutcome::Used(_) => {
-                self.loans.used += 1;
-                self.loans.failed = 0;
-            }
-            LeaseOutcome::Failed(..) => {
-                self.loans.failed += 1;
-                self.loans.failed_in_all += 1;
-            }
-        }
-        let LeaseStats { used, declined, failed_in_all, .. } = self.loans;
-        self.say(|| {
-            format!("runs over our connection: {used}; without it: {declined}, after it: {failed_in_all}")
-        });
-        let (LeaseOutcome::Used(returned) | LeaseOutcome::Failed(_, returned)) = loan else {
-            return;
+            LeaseOutcome::Used(returned) | LeaseOutcome::Failed(_, returned) => returned,
         };
+        self.say(|| self.leases.to_string());
         match returned {
             Returned::Broken(why) => {
                 self.lost(&ClientError::Lost(Error::new(ExitStatus::Offline, why.clone())));

@@ -39,7 +39,6 @@ impl Waiter<'_> {
         let settle = self.scene.settings.settle;
         self.requested.is_none_or(|requested| clock::now() >= requested.settled_at(settle))
             || requests::is_urgent(self.disk.dir())
-            || requests::is_hastened(self.disk.dir(), &requests::all(self.disk.dir()))
     }
 
     /// Runs mbsync if something calls for it and nothing forbids it.
@@ -85,9 +84,9 @@ impl Waiter<'_> {
         self.disk.submit(&self.scene.account.canonical(&task.demanded), false);
         let before = self.before_run(&wants);
         let was_clean = task.full && self.dirty().is_empty();
-        let report = self.run_lending();
+        let (report, lease) = self.run_lending();
         self.disk.unlock();
-        self.take_back(report.loan.as_ref());
+        self.take_back(lease.as_ref());
         self.last_run = self.which_run();
         self.run_ended = clock::now();
         self.requested = None;

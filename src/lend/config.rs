@@ -5,9 +5,9 @@
 //! out. Every line keeps its number, so that what mbsync says of the copy holds
 //! for the file. Passwords, commands and comments stay behind.
 
-use super::SectionKind;
-use super::keywords::{self, Kind};
-use super::lexer::{self, SourceLine};
+use crate::mbsyncrc::SectionKind;
+use crate::mbsyncrc::keywords::{self, Kind};
+use crate::mbsyncrc::lexer::{self, SourceLine};
 use std::collections::BTreeSet;
 use std::path::Path;
 use zeroize::Zeroizing;

@@ -6,14 +6,13 @@
 //! the connection goes on. Never waits. Buffers are bounded: who does not read
 //! is not read from.
 
-use super::client::{Client, ClientError};
-use super::parse::{self, Reply, Verb};
-use super::transport::{Limits, Shared, TransportError};
+use crate::imap::client::Detached;
+use crate::imap::parse::{self, Literal, Reply, Verb, literal_at_end};
+use crate::imap::transport::{Transport, TransportError};
 use rustix::event::{PollFd, PollFlags};
 use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 /// Most bytes kept for either side.
@@ -78,7 +77,7 @@ impl fmt::Display for RelayFault {
 }
 
 /// The words of `* CAPABILITY` for a borrower.
-fn lent(words: &[String]) -> String {
+fn lent_capabilities(words: &[String]) -> String {
     let fit = |word: &&String| {
         !NOT_LENT.contains(&word.as_str())
             && !word.starts_with("AUTH=")
@@ -87,30 +86,30 @@ fn lent(words: &[String]) -> String {
     words.iter().filter(fit).map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 
-/// A connection on loan.
-#[derive(Debug)]
-pub struct Relay {
-    wire: Shared,
-    socket: OwnedFd,
-    /// Commands of ours whose answers are not the borrower's.
-    ours: HashSet<Vec<u8>>,
-    /// A mailbox of ours is still open while they are under way: what is said of
-    /// it could be taken for what the borrower asks. So his commands wait.
-    holds: bool,
+/// A lent connection.
+pub struct Relay<'c> {
+    transport: &'c mut Transport,
+    /// Tags of our commands whose answers are not the borrower's.
+    pending: HashSet<Vec<u8>>,
+    /// A mailbox of ours is still open while they are pending: what is said of it
+    /// could be taken for what the borrower asks. So its commands wait.
+    mailbox_open: bool,
     capabilities: String,
     namespace: Option<Vec<u8>>,
     borrower: Option<UnixStream>,
-    joined: bool,
-    from: Commands,
+    attached: bool,
+    commands: Commands,
     /// The server's side.
     responses: Responses,
     to_server: Queue,
     to_borrower: Queue,
     /// Answers of ours, waiting for the end of a response.
     answers: Vec<u8>,
+    /// Tag of the borrower's LOGOUT.
     logout: Option<Vec<u8>>,
-    parted: bool,
-    trouble: Option<RelayFault>,
+    /// LOGOUT has been answered.
+    logged_out: bool,
+    fault: Option<RelayFault>,
     /// For what is just being read. Not on the stack, which would keep it.
     buffer: Vec<u8>,
 }
@@ -118,49 +117,40 @@ pub struct Relay {
 /// Sides that have been read empty: to ask them again is a system call for
 /// nothing, and `poll` tells when there is more.
 #[derive(Debug, Default)]
-struct Dry {
+struct ReadEmpty {
     server: bool,
     borrower: bool,
 }
 
-impl Relay {
-    /// Takes the link on loan: it stops to watch. Nothing is waited for.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn of(link: &mut Client) -> Result<Self, ClientError> {
-        let socket = rustix::io::fcntl_dupfd_cloexec(link.poll_fd(), 3).map_err(|e| {
-            link.lost("lending", &TransportError::Io(io::Error::from(e).to_string()))
-        })?;
-        let holds = link.selected.is_some();
-        let ours = link.fall_silent()?;
-        Ok(Relay {
-            wire: link.wire().clone(),
-            socket,
-            ours,
-            holds,
-            capabilities: lent(link.capabilities().words()),
-            namespace: link.namespace.clone(),
+impl<'c> Relay<'c> {
+    pub fn new(detached: Detached<'c>) -> Self {
+        let Detached { transport, pending, mailbox_open, capabilities, namespace } = detached;
+        Relay {
+            transport,
+            pending,
+            mailbox_open,
+            capabilities: lent_capabilities(capabilities.words()),
+            namespace: namespace.map(<[u8]>::to_vec),
             borrower: None,
-            joined: false,
-            from: Commands::default(),
+            attached: false,
+            commands: Commands::default(),
             responses: Responses::default(),
             to_server: Queue::default(),
             to_borrower: Queue::default(),
             answers: Vec::new(),
             logout: None,
-            parted: false,
-            trouble: None,
+            logged_out: false,
+            fault: None,
             buffer: vec![0; CHUNK],
-        })
+        }
     }
 
-    /// The borrower, and a greeting for him. False if there has been one already.
-    pub fn join(&mut self, borrower: UnixStream) -> bool {
-        if self.joined || self.trouble.is_some() || borrower.set_nonblocking(true).is_err() {
+    /// Takes the borrower, and greets it. False if there has been one already.
+    pub fn attach(&mut self, borrower: UnixStream) -> bool {
+        if self.attached || self.fault.is_some() || borrower.set_nonblocking(true).is_err() {
             return false;
         }
-        self.joined = true;
+        self.attached = true;
         self.borrower = Some(borrower);
         let greeting =
             format!("* PREAUTH [CAPABILITY {}] a connection on loan\r\n", self.capabilities);
@@ -169,30 +159,26 @@ impl Relay {
         true
     }
 
-    /// Whether somebody has come for the connection.
-    #[must_use]
-    pub fn was_joined(&self) -> bool {
-        self.joined
+    /// Whether a borrower has come.
+    pub fn is_attached(&self) -> bool {
+        self.attached
     }
 
-    /// Whether the connection can be used again: its borrower has said LOGOUT, and
-    /// nothing is under way.
-    ///
-    /// # Errors
-    /// What stands against it.
-    pub fn given_back(&mut self) -> Result<(), RelayFault> {
+    /// Whether the connection can be used again: its borrower has logged out, and
+    /// nothing is pending.
+    pub fn finish(&mut self) -> Result<(), RelayFault> {
         while self.pump() == Flow::More {}
-        match self.trouble.clone() {
-            Some(trouble) => Err(trouble),
-            None if self.parted => Ok(()),
-            None if !self.joined && self.ours.is_empty() => Ok(()),
+        match self.fault.clone() {
+            Some(fault) => Err(fault),
+            None if self.logged_out => Ok(()),
+            None if !self.attached && self.pending.is_empty() => Ok(()),
             None => Err(RelayFault::LeftEarly),
         }
     }
 
-    /// What to wait for. Only after [`Relay::pump`].
-    pub fn wish<'f>(&'f self, fds: &mut Vec<PollFd<'f>>) {
-        if self.trouble.is_some() || self.parted && self.to_borrower.is_empty() {
+    /// Adds the descriptors to wait for. Only after [`Relay::pump`].
+    pub fn poll_fds<'f>(&'f self, fds: &mut Vec<PollFd<'f>>) {
+        if self.fault.is_some() || self.logged_out && self.to_borrower.is_empty() {
             return;
         }
         let mut of_server = PollFlags::empty();
@@ -203,7 +189,7 @@ impl Relay {
             of_server |= PollFlags::OUT;
         }
         if !of_server.is_empty() {
-            fds.push(PollFd::new(&self.socket, of_server));
+            fds.push(PollFd::from_borrowed_fd(self.transport.socket(), of_server));
         }
         if let Some(borrower) = &self.borrower {
             let mut flags = PollFlags::empty();
@@ -220,17 +206,17 @@ impl Relay {
     }
 
     fn wants_response(&self) -> bool {
-        !self.parted
+        !self.logged_out
             && self.to_borrower.has_room()
-            && (self.borrower.is_some() || !self.ours.is_empty())
+            && (self.borrower.is_some() || !self.pending.is_empty())
     }
 
     fn wants_command(&self) -> bool {
         self.to_server.has_room()
-            && self.from.under_way.len() < MOST_COMMANDS
+            && self.commands.under_way.len() < MOST_COMMANDS
             && self.answers.len() < ROOM
             && self.logout.is_none()
-            && (!self.holds || self.ours.is_empty())
+            && (!self.mailbox_open || self.pending.is_empty())
     }
 
     /// Carries what can be carried now, up to a bound.
@@ -243,18 +229,18 @@ impl Relay {
 
     fn carry(&mut self, buffer: &mut [u8]) -> Flow {
         let mut flow = Flow::Still;
-        let mut dry = Dry::default();
+        let mut empty = ReadEmpty::default();
         for _ in 0..MOST_STEPS {
-            if self.trouble.is_some() {
+            if self.fault.is_some() {
                 return flow;
             }
-            match self.step(buffer, &mut dry) {
+            match self.step(buffer, &mut empty) {
                 Ok(true) => flow = Flow::Moved,
                 Ok(false) => return flow,
-                Err(trouble) => {
-                    // Whoever waits for an answer is told that none will come.
+                Err(fault) => {
+                    // The borrower must not wait for an answer that will not come.
                     self.borrower = None;
-                    self.trouble = Some(trouble);
+                    self.fault = Some(fault);
                 }
             }
         }
@@ -262,50 +248,49 @@ impl Relay {
     }
 
     /// One step in each direction; whether any byte moved.
-    fn step(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, RelayFault> {
+    fn step(&mut self, buffer: &mut [u8], empty: &mut ReadEmpty) -> Result<bool, RelayFault> {
         let mut moved = false;
-        if self.wants_response() && !dry.server {
-            moved |= self.hear_server(buffer, dry)?;
+        if self.wants_response() && !empty.server {
+            moved |= self.read_server(buffer, empty)?;
         }
         self.answer();
         if let Some(borrower) = &mut self.borrower {
             match self.to_borrower.write_to(|bytes| borrower.write(bytes)) {
                 Ok(some) => moved |= some,
-                Err(_) if self.parted => self.borrower = None,
+                Err(_) if self.logged_out => self.borrower = None,
                 Err(_) => return Err(RelayFault::LeftEarly),
             }
         }
-        if self.parted && self.to_borrower.is_empty() {
+        if self.logged_out && self.to_borrower.is_empty() {
             // mbsync waits for it.
             self.borrower = None;
         }
-        if self.wants_command() && !dry.borrower {
-            moved |= self.hear_borrower(buffer, dry)?;
+        if self.wants_command() && !empty.borrower {
+            moved |= self.read_borrower(buffer, empty)?;
         }
-        let wire = &self.wire;
-        let written = self
-            .to_server
-            .write_to(|bytes| match wire.with(|wire| wire.try_write(bytes)) {
-                Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
-                Ok(count) => Ok(count),
-                Err(error) => Err(error.into()),
-            })
-            .map_err(|_| self.server_trouble())?;
-        Ok(moved || written)
+        let transport = &mut *self.transport;
+        let written = self.to_server.write_to(|bytes| match transport.try_write(bytes) {
+            Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(count) => Ok(count),
+            Err(error) => Err(error.into()),
+        });
+        let fault = |transport: &Transport| {
+            RelayFault::Server(transport.trouble().cloned().unwrap_or(TransportError::Closed))
+        };
+        Ok(written.map_err(|_| fault(self.transport))? || moved)
     }
 
-    fn server_trouble(&self) -> RelayFault {
-        let error = self.wire.with(|wire| wire.trouble().cloned());
-        RelayFault::Server(error.unwrap_or(TransportError::Closed))
-    }
-
-    fn hear_server(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, RelayFault> {
-        if !self.ours.is_empty() {
-            let response = self.wire.with(super::transport::Transport::try_response);
-            let Some(response) = response.map_err(RelayFault::Server)? else { return Ok(false) };
+    fn read_server(
+        &mut self,
+        buffer: &mut [u8],
+        empty: &mut ReadEmpty,
+    ) -> Result<bool, RelayFault> {
+        if !self.pending.is_empty() {
+            let response = self.transport.try_response().map_err(RelayFault::Server)?;
+            let Some(response) = response else { return Ok(false) };
             let passes = match parse::reply(&response) {
-                Reply::Tagged(tag, _) if self.ours.remove(tag) => false,
-                Reply::Tagged(tag, _) if self.from.answered(tag) => true,
+                Reply::Tagged(tag, _) if self.pending.remove(tag) => false,
+                Reply::Tagged(tag, _) if self.commands.answered(tag) => true,
                 Reply::Tagged(..) => {
                     return Err(RelayFault::Server(TransportError::Malformed(
                         "an answer to nothing",
@@ -319,30 +304,29 @@ impl Relay {
                 Reply::Data(name, _) if name.eq_ignore_ascii_case(b"STATUS") => false,
                 // A server may be at the borrower's command already: lost, this
                 // would be mail that mbsync takes for gone.
-                _ => !self.holds && self.joined,
+                _ => !self.mailbox_open && self.attached,
             };
             if passes {
                 self.to_borrower.push(&response);
             }
             return Ok(true);
         }
-        let (count, whole) = self
-            .wire
-            .with(|wire| {
-                // A record of TLS is never larger than this, however many there are;
-                // and what the wire has in store says nothing of the socket.
-                let whole = !wire.is_tls() && wire.buffered() == 0;
-                wire.try_read(buffer).map(|count| (count, whole))
-            })
-            .map_err(RelayFault::Server)?;
-        dry.server = count == 0 || whole && count < buffer.len();
+        // A record of TLS is never larger than this, however many there are; and
+        // what the transport has buffered says nothing of the socket.
+        let whole = !self.transport.is_tls() && self.transport.buffered() == 0;
+        let count = self.transport.try_read(buffer).map_err(RelayFault::Server)?;
+        empty.server = count == 0 || whole && count < buffer.len();
         let bytes = buffer.get(..count).unwrap_or_default();
         self.to_borrower.push(bytes);
-        self.responses.take(bytes, |tag| self.from.answered(tag))?;
+        self.responses.take(bytes, |tag| self.commands.answered(tag))?;
         Ok(count > 0)
     }
 
-    fn hear_borrower(&mut self, buffer: &mut [u8], dry: &mut Dry) -> Result<bool, RelayFault> {
+    fn read_borrower(
+        &mut self,
+        buffer: &mut [u8],
+        empty: &mut ReadEmpty,
+    ) -> Result<bool, RelayFault> {
         let Some(borrower) = &mut self.borrower else { return Ok(false) };
         let count = match borrower.read(buffer) {
             Ok(0) => return Err(RelayFault::LeftEarly),
@@ -351,10 +335,10 @@ impl Relay {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(_) => return Err(RelayFault::LeftEarly),
         };
-        dry.borrower = count < buffer.len();
+        empty.borrower = count < buffer.len();
         let bytes = buffer.get(..count).unwrap_or_default();
-        let Relay { from, to_server, answers, logout, capabilities, namespace, .. } = self;
-        from.take(bytes, to_server, |tag, verb, whole| {
+        let Relay { commands, to_server, answers, logout, capabilities, namespace, .. } = self;
+        commands.take(bytes, to_server, |tag, verb, whole| {
             let mut say = |parts: &[&[u8]]| parts.iter().for_each(|part| answers.extend(*part));
             match verb {
                 b"LOGOUT" if whole => *logout = Some(tag.to_vec()),
@@ -385,38 +369,18 @@ impl Relay {
             self.to_borrower.push(&self.answers);
             self.answers.clear();
         }
-        if !self.from.under_way.is_empty() || !self.ours.is_empty() || !self.from.is_between() {
+        if !self.commands.under_way.is_empty()
+            || !self.pending.is_empty()
+            || !self.commands.is_between()
+        {
             return;
         }
-        if let (Some(tag), false) = (&self.logout, self.parted) {
+        if let (Some(tag), false) = (&self.logout, self.logged_out) {
             self.to_borrower.push(b"* BYE\r\n");
             self.to_borrower.push(tag);
             self.to_borrower.push(b" OK the connection goes back\r\n");
-            self.parted = true;
+            self.logged_out = true;
         }
-    }
-}
-
-impl Client {
-    /// Ends IDLE and NOTIFY and leaves the open mailbox, all without waiting for
-    /// the answers: whoever has the wire next takes them from it. Their tags.
-    fn fall_silent(&mut self) -> Result<HashSet<Vec<u8>>, ClientError> {
-        let mut tags: HashSet<Vec<u8>> = HashSet::new();
-        let mut out = Vec::new();
-        if let Some(tag) = self.idling.take() {
-            tags.insert(tag.into_bytes());
-            out.extend_from_slice(b"DONE\r\n");
-        }
-        let wanted = [("UNSELECT", self.selected.take().is_some()), ("NOTIFY NONE", self.notified)];
-        for (command, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
-            let tag = self.tag();
-            out.extend_from_slice(format!("{tag} {command}\r\n").as_bytes());
-            tags.insert(tag.into_bytes());
-        }
-        self.notified = false;
-        self.wire.with(|wire| wire.begin(Limits::unasked(self.step)));
-        self.send("lending", &out)?;
-        Ok(tags)
     }
 }
 
@@ -501,7 +465,7 @@ impl Commands {
             tag
         };
         to_server.push(line);
-        if let Some((length, waits)) = literal {
+        if let Some(Literal { length, waits }) = literal {
             self.literal = length;
             self.within = Some((tag, waits));
         }
@@ -586,30 +550,12 @@ impl Responses {
             }
         }
         self.further = false;
-        if let Some((length, _)) = literal_at_end(&self.tail) {
-            self.literal = length;
+        if let Some(literal) = literal_at_end(&self.tail) {
+            self.literal = literal.length;
             self.further = true;
         }
         Ok(())
     }
-}
-
-/// The length of the literal that a line announces, and whether its sender waits
-/// for consent.
-fn literal_at_end(line: &[u8]) -> Option<(u64, bool)> {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let inside = line.strip_suffix(b"}")?;
-    let at = inside.iter().rposition(|&b| b == b'{')?;
-    let digits = inside.get(at + 1..)?;
-    let (digits, waits) = match digits.strip_suffix(b"+").or_else(|| digits.strip_suffix(b"-")) {
-        Some(digits) => (digits, false),
-        None => (digits, true),
-    };
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok().map(|length| (length, waits))
 }
 
 /// Bytes on their way.
@@ -661,50 +607,39 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::transport::{Interrupt, Stream, Transport};
     use super::*;
+    use crate::imap::transport::{Interrupt, Stream};
     use proptest::prelude::*;
 
-    struct LeaseOutcome {
-        relay: Relay,
+    struct Lent {
+        relay: Relay<'static>,
         server: UnixStream,
         borrower: UnixStream,
     }
 
-    fn loan(ours: &[&str]) -> LeaseOutcome {
+    fn lent(pending: &[&str]) -> Lent {
         let (near, server) = UnixStream::pair().unwrap();
         let (theirs, borrower) = UnixStream::pair().unwrap();
         for each in [&near, &server, &borrower] {
             each.set_nonblocking(true).unwrap();
         }
-        let words =
-            ["IMAP4REV1", "UIDPLUS", "AUTH=PLAIN", "COMPRESS=DEFLATE", "STARTTLS", "NOTIFY"];
-        let mut relay = Relay {
-            socket: near.try_clone().unwrap().into(),
-            wire: Shared::new(Transport::new(Stream::Pair(near), Interrupt::never())),
-            ours: ours.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
-            holds: false,
-            capabilities: lent(&words.map(str::to_owned)),
-            namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n".to_vec()),
-            borrower: None,
-            joined: false,
-            from: Commands::default(),
-            responses: Responses::default(),
-            to_server: Queue::default(),
-            to_borrower: Queue::default(),
-            answers: Vec::new(),
-            logout: None,
-            parted: false,
-            trouble: None,
-            buffer: vec![0; CHUNK],
-        };
-        assert!(relay.join(theirs));
-        let mut loan = LeaseOutcome { relay, server, borrower };
+        let capabilities =
+            parse::capabilities(b"IMAP4REV1 UIDPLUS AUTH=PLAIN COMPRESS=DEFLATE STARTTLS NOTIFY");
+        let transport = Transport::new(Stream::Pair(near), Interrupt::never());
+        let mut relay = Relay::new(Detached {
+            transport: Box::leak(Box::new(transport)),
+            pending: pending.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
+            mailbox_open: false,
+            capabilities: Box::leak(Box::new(capabilities)),
+            namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n"),
+        });
+        assert!(relay.attach(theirs));
+        let mut lease = Lent { relay, server, borrower };
         assert_eq!(
-            loan.heard(),
+            lease.heard(),
             "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a connection on loan\r\n"
         );
-        loan
+        lease
     }
 
     fn all(from: &mut UnixStream) -> String {
@@ -713,7 +648,7 @@ mod tests {
         String::from_utf8(text).unwrap()
     }
 
-    impl LeaseOutcome {
+    impl Lent {
         fn says(&mut self, text: &str) {
             self.borrower.write_all(text.as_bytes()).unwrap();
             self.relay.pump();
@@ -735,110 +670,110 @@ mod tests {
 
     #[test]
     fn what_is_known_is_answered_here_and_the_rest_is_passed_on() {
-        let mut loan = loan(&[]);
-        loan.says("1 CAPABILITY\r\n2 NAMESPACE\r\n3 SELECT \"INBOX\"\r\n4 COMPRESS DEFLATE\r\n");
-        assert_eq!(loan.asked(), "3 SELECT \"INBOX\"\r\n");
+        let mut lease = lent(&[]);
+        lease.says("1 CAPABILITY\r\n2 NAMESPACE\r\n3 SELECT \"INBOX\"\r\n4 COMPRESS DEFLATE\r\n");
+        assert_eq!(lease.asked(), "3 SELECT \"INBOX\"\r\n");
         assert_eq!(
-            loan.heard(),
+            lease.heard(),
             "* CAPABILITY IMAP4REV1 UIDPLUS\r\n1 OK from memory\r\n\
              * NAMESPACE ((\"\" \"/\")) NIL NIL\r\n2 OK from memory\r\n4 BAD not on loan\r\n"
         );
-        loan.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
-        assert_eq!(loan.heard(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
-        assert_eq!(loan.relay.given_back(), Err(RelayFault::LeftEarly));
-        loan.says("5 LOGOUT\r\n");
-        assert_eq!(loan.asked(), "");
-        assert_eq!(loan.heard(), "* BYE\r\n5 OK the connection goes back\r\n");
-        assert_eq!(loan.relay.given_back(), Ok(()));
+        lease.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
+        assert_eq!(lease.heard(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
+        assert_eq!(lease.relay.finish(), Err(RelayFault::LeftEarly));
+        lease.says("5 LOGOUT\r\n");
+        assert_eq!(lease.asked(), "");
+        assert_eq!(lease.heard(), "* BYE\r\n5 OK the connection goes back\r\n");
+        assert_eq!(lease.relay.finish(), Ok(()));
         // What comes now is for whoever has the connection next.
-        loan.answers("* 4 EXISTS\r\n");
-        assert_eq!(loan.relay.wire.with(Transport::try_response).unwrap().unwrap().len(), 12);
+        lease.answers("* 4 EXISTS\r\n");
+        assert_eq!(lease.relay.transport.try_response().unwrap().unwrap().len(), 12);
     }
 
     #[test]
     fn logout_waits_for_what_is_under_way() {
-        let mut loan = loan(&[]);
-        loan.says("1 NOOP\r\n2 LOGOUT\r\n");
-        assert_eq!((loan.asked().as_str(), loan.heard().as_str()), ("1 NOOP\r\n", ""));
-        loan.answers("* 1 FETCH (BODY[] {10}\r\n12345");
-        assert!(loan.relay.given_back().is_err());
-        loan.answers("67890)\r\n1 OK\r\n* 2");
-        assert!(loan.heard().ends_with("1 OK\r\n* 2"), "an answer of ours within a response");
-        assert!(loan.relay.given_back().is_err());
-        loan.answers(" EXISTS\r\n");
-        assert!(loan.heard().ends_with("* BYE\r\n2 OK the connection goes back\r\n"));
-        assert_eq!(loan.relay.given_back(), Ok(()));
+        let mut lease = lent(&[]);
+        lease.says("1 NOOP\r\n2 LOGOUT\r\n");
+        assert_eq!((lease.asked().as_str(), lease.heard().as_str()), ("1 NOOP\r\n", ""));
+        lease.answers("* 1 FETCH (BODY[] {10}\r\n12345");
+        assert!(lease.relay.finish().is_err());
+        lease.answers("67890)\r\n1 OK\r\n* 2");
+        assert!(lease.heard().ends_with("1 OK\r\n* 2"), "an answer of ours within a response");
+        assert!(lease.relay.finish().is_err());
+        lease.answers(" EXISTS\r\n");
+        assert!(lease.heard().ends_with("* BYE\r\n2 OK the connection goes back\r\n"));
+        assert_eq!(lease.relay.finish(), Ok(()));
     }
 
     #[test]
     fn answers_to_us_are_not_for_the_borrower() {
-        let mut loan = loan(&["m1", "m2"]);
-        loan.says("1 SELECT a\r\n");
-        assert_eq!(loan.asked(), "1 SELECT a\r\n");
-        loan.answers("* STATUS b (MESSAGES 1)\r\nm1 OK done\r\n* 2 RECENT\r\nm2 BAD NOTIFY\r\n* 7 EXISTS\r\n");
-        assert_eq!(loan.heard(), "* 2 RECENT\r\n* 7 EXISTS\r\n", "SELECT's own");
-        loan.answers("1 OK\r\n");
-        loan.says("2 LOGOUT\r\n");
-        assert_eq!(loan.relay.given_back(), Ok(()));
+        let mut lease = lent(&["m1", "m2"]);
+        lease.says("1 SELECT a\r\n");
+        assert_eq!(lease.asked(), "1 SELECT a\r\n");
+        lease.answers("* STATUS b (MESSAGES 1)\r\nm1 OK done\r\n* 2 RECENT\r\nm2 BAD NOTIFY\r\n* 7 EXISTS\r\n");
+        assert_eq!(lease.heard(), "* 2 RECENT\r\n* 7 EXISTS\r\n", "SELECT's own");
+        lease.answers("1 OK\r\n");
+        lease.says("2 LOGOUT\r\n");
+        assert_eq!(lease.relay.finish(), Ok(()));
     }
 
     #[test]
     fn what_is_said_of_our_mailbox_is_not_said_of_the_borrowers() {
-        let mut loan = loan(&["m1", "m2"]);
-        loan.relay.holds = true;
-        loan.says("1 SELECT a\r\n");
-        assert_eq!(loan.asked(), "");
-        loan.answers("* 9 EXISTS\r\nm1 OK\r\n* 3 EXPUNGE\r\n");
-        assert_eq!((loan.asked().as_str(), loan.heard().as_str()), ("", ""));
-        loan.answers("m2 OK UNSELECT\r\n");
-        assert_eq!(loan.asked(), "1 SELECT a\r\n");
-        loan.answers("* 7 EXISTS\r\n1 OK\r\n");
-        assert_eq!(loan.heard(), "* 7 EXISTS\r\n1 OK\r\n");
+        let mut lease = lent(&["m1", "m2"]);
+        lease.relay.mailbox_open = true;
+        lease.says("1 SELECT a\r\n");
+        assert_eq!(lease.asked(), "");
+        lease.answers("* 9 EXISTS\r\nm1 OK\r\n* 3 EXPUNGE\r\n");
+        assert_eq!((lease.asked().as_str(), lease.heard().as_str()), ("", ""));
+        lease.answers("m2 OK UNSELECT\r\n");
+        assert_eq!(lease.asked(), "1 SELECT a\r\n");
+        lease.answers("* 7 EXISTS\r\n1 OK\r\n");
+        assert_eq!(lease.heard(), "* 7 EXISTS\r\n1 OK\r\n");
     }
 
     #[test]
     fn a_literal_is_no_command_and_a_refused_one_never_comes() {
-        let mut loan = loan(&[]);
-        loan.says("1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
-        assert_eq!(loan.asked(), "1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
-        loan.answers("1 NO quota\r\n");
-        loan.says("2 LOGOUT\r\n");
-        assert_eq!(loan.relay.given_back(), Ok(()));
+        let mut lease = lent(&[]);
+        lease.says("1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
+        assert_eq!(lease.asked(), "1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
+        lease.answers("1 NO quota\r\n");
+        lease.says("2 LOGOUT\r\n");
+        assert_eq!(lease.relay.finish(), Ok(()));
     }
 
     #[test]
     fn g10_whoever_does_not_keep_to_imap_ends_the_loan() {
         for said in ["3 OK to nothing\r\n", "* BYE\r\n", "garbage\r\n"] {
-            let mut loan = loan(&[]);
-            loan.says("1 NOOP\r\n");
-            loan.answers(said);
-            assert!(matches!(loan.relay.given_back(), Err(RelayFault::Server(_))), "{said}");
+            let mut lease = lent(&[]);
+            lease.says("1 NOOP\r\n");
+            lease.answers(said);
+            assert!(matches!(lease.relay.finish(), Err(RelayFault::Server(_))), "{said}");
             let mut one = [0; 64];
-            while loan.borrower.read(&mut one).unwrap() > 0 {}
+            while lease.borrower.read(&mut one).unwrap() > 0 {}
         }
         for said in ["1\r\n", "1 NOOP\r\n1 NOOP\r\n", &"x".repeat(20_000)] {
-            let mut loan = loan(&[]);
-            loan.says(said);
-            assert!(matches!(loan.relay.given_back(), Err(RelayFault::Borrower(_))), "{said}");
+            let mut lease = lent(&[]);
+            lease.says(said);
+            assert!(matches!(lease.relay.finish(), Err(RelayFault::Borrower(_))), "{said}");
         }
-        let mut loan = loan(&[]);
-        assert!(!loan.relay.join(UnixStream::pair().unwrap().0), "a second one");
-        drop(loan.borrower);
-        assert_eq!(loan.relay.given_back(), Err(RelayFault::LeftEarly));
+        let mut lease = lent(&[]);
+        assert!(!lease.relay.attach(UnixStream::pair().unwrap().0), "a second one");
+        drop(lease.borrower);
+        assert_eq!(lease.relay.finish(), Err(RelayFault::LeftEarly));
     }
 
     #[test]
     fn who_does_not_read_is_not_read_from() {
-        let mut loan = loan(&[]);
-        loan.says("1 UID FETCH 1 (BODY.PEEK[])\r\n");
+        let mut lease = lent(&[]);
+        lease.says("1 UID FETCH 1 (BODY.PEEK[])\r\n");
         let flood = vec![b'x'; 1 << 20];
-        loan.answers("* 1 FETCH (BODY[] {1000000000}\r\n");
+        lease.answers("* 1 FETCH (BODY[] {1000000000}\r\n");
         for _ in 0..64 {
-            let _ = loan.server.write(&flood);
-            loan.relay.pump();
+            let _ = lease.server.write(&flood);
+            lease.relay.pump();
         }
-        assert!(loan.relay.to_borrower.bytes.capacity() <= 2 * ROOM);
-        assert!(loan.relay.to_server.bytes.capacity() <= 2 * ROOM);
+        assert!(lease.relay.to_borrower.bytes.capacity() <= 2 * ROOM);
+        assert!(lease.relay.to_server.bytes.capacity() <= 2 * ROOM);
     }
 
     proptest! {
@@ -849,7 +784,7 @@ mod tests {
             sizes in proptest::collection::vec(0_usize..3000, 1..12),
             cuts in proptest::collection::vec(1_usize..700, 1..40),
         ) {
-            let mut loan = loan(&["m9"]);
+            let mut lease = lent(&["m9"]);
             let (mut commands, mut responses) = (String::new(), String::from("m9 OK\r\n"));
             for (at, size) in sizes.iter().enumerate() {
                 let body = "5 OK {4}\r\n".repeat(size / 10 + 1);
@@ -866,17 +801,17 @@ mod tests {
                 }).collect::<Vec<_>>()
             };
             for piece in pieces(&commands) {
-                loan.says(&piece);
-                asked.push_str(&loan.asked());
+                lease.says(&piece);
+                asked.push_str(&lease.asked());
             }
             prop_assert_eq!(&asked, &commands);
             for piece in pieces(&responses) {
-                loan.answers(&piece);
-                heard.push_str(&loan.heard());
+                lease.answers(&piece);
+                heard.push_str(&lease.heard());
             }
             prop_assert_eq!(heard, responses.trim_start_matches("m9 OK\r\n"));
-            loan.says("z LOGOUT\r\n");
-            prop_assert_eq!(loan.relay.given_back(), Ok(()));
+            lease.says("z LOGOUT\r\n");
+            prop_assert_eq!(lease.relay.finish(), Ok(()));
         }
     }
 }

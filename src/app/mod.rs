@@ -1,0 +1,204 @@
+//! From the command line to the exit status: what both programs do before and
+//! after the mode that was asked for.
+//!
+//! `local` and `net` are the two programs: only `net` is linked with OpenSSL.
+
+pub mod local;
+pub mod net;
+mod reports;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap::Parser as _;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use crate::cli::Cli;
+use crate::error::{Error, ExitStatus, with_hint};
+use crate::lend::tunnel;
+use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
+use crate::model::{Account, Target};
+use crate::mutt;
+use crate::settings;
+use crate::sync::account::AccountContext;
+use crate::text::sanitize;
+
+/// What a selection names: accounts by their place in the configuration.
+pub type Selection = Vec<(usize, BTreeSet<Target>)>;
+
+/// Runs the program with these arguments; `serve` runs the mode.
+fn run(
+    arguments: impl Iterator<Item = OsString>,
+    serve: impl FnOnce(&Cli, &[OsString]) -> Result<ExitStatus, Error>,
+) -> ExitStatus {
+    let arguments: Vec<OsString> = arguments.collect();
+    if let Some(exit) = tunnel::run_if_asked(&arguments) {
+        return exit;
+    }
+    // Passwords are in this memory for a while: no core dump has it, and no other
+    // process of the user's can read it. mbsync and hooks are as they would be.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
+        }
+    };
+    if cli.version {
+        return out(&format!("mutt-sync {}", crate::VERSION));
+    }
+    match serve(&cli, &arguments) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            // A line that cannot tell the state is still mutt's status line, and mutt
+            // shows none at all when the command fails.
+            if let Some(line) = &cli.status_line {
+                let trouble = Some(mutt::statusline::Trouble::Config);
+                let state = mutt::statusline::LineState { trouble, ..Default::default() };
+                return out(&mutt::statusline::with_mark(line, state));
+            }
+            // mutt paints standard error over its screen, but shows a backtick's output.
+            if cli.background {
+                out(&format!("mutt-sync: {failure}"));
+            } else {
+                err(&format!("mutt-sync: {failure}"));
+            }
+            failure.exit
+        }
+    }
+}
+
+/// Where things are: directories, the environment as mbsync's file sees it, our state.
+#[allow(deprecated)] // Rust before 1.87 warns of home_dir, for what it does on Windows
+fn environment() -> Result<(xdg::BaseDirectories, Env, PathBuf), Error> {
+    let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
+    let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
+        return Err(Error::config("no home directory is known; set HOME"));
+    };
+    let mut env = Env::new(home, std::env::current_dir().unwrap_or_else(|_| "/".into()));
+    env.config_home.clone_from(&dirs.config_home);
+    env.state_home.clone_from(&dirs.state_home);
+    Ok((dirs, env, base))
+}
+
+/// Everything read from the environment and the two configuration files, once.
+pub struct App<'a> {
+    cli: &'a Cli,
+    env: Env,
+    config: Config,
+    settings: settings::File,
+    base: PathBuf,
+    /// Where all this was read from, to be read again when it changes.
+    config_files: Vec<PathBuf>,
+}
+
+impl<'a> App<'a> {
+    fn open(cli: &'a Cli) -> Result<Self, Error> {
+        let (dirs, env, base) = environment()?;
+        let mut settings = read_settings(cli, &dirs, &env)?;
+        for each in settings.accounts.values_mut().chain([&mut settings.general]) {
+            each.throttle = cli.throttle.unwrap_or(each.throttle);
+            each.every = cli.every.unwrap_or(each.every);
+        }
+        let file = cli.mbsyncrc.as_ref().or(settings.general.mbsyncrc.as_ref());
+        let dialect = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
+        let file = match file {
+            Some(file) => env.cwd.join(file),
+            None => mbsyncrc::locate(&env, dialect)?,
+        };
+        let config = mbsyncrc::read(&file, &env, dialect.unwrap_or(IsyncVersion::V1_4))?;
+        let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
+        let config_files = std::iter::once(file).chain(settings_file).collect();
+        Ok(App { cli, env, config, settings, base, config_files })
+    }
+
+    fn context(&self, account: usize) -> Option<AccountContext<'_>> {
+        let account = self.config.accounts.get(account)?;
+        Some(AccountContext {
+            config: &self.config,
+            account,
+            settings: self.settings.of(&account.name),
+            settings_file: self.cli.config.as_deref(),
+            base: &self.base,
+        })
+    }
+
+    /// What the names on the command line select; without one, the account that
+    /// the environment names, else the only one.
+    fn selection(&self) -> Result<Selection, Error> {
+        if self.cli.all {
+            return Ok(self.config.select_all());
+        }
+        let named = std::env::var("MUTT_SYNC_ACCOUNT").ok().filter(|name| !name.is_empty());
+        let words: Vec<&str> = match (&self.cli.names[..], &named) {
+            ([], Some(name)) => vec![name],
+            ([], None) => match &self.config.accounts[..] {
+                [only] => vec![&only.name],
+                several => return Err(which_account(several)),
+            },
+            (names, _) => names.iter().map(String::as_str).collect(),
+        };
+        self.config.select(&words)
+    }
+
+    fn print(&self, line: &str) {
+        if self.cli.quiet == 0 {
+            out(line);
+        }
+    }
+
+    fn warn(&self, failure: &Error) -> ExitStatus {
+        if self.cli.quiet < 2 || !failure.exit.is_passing() {
+            err(&format!("mutt-sync: {failure}"));
+        }
+        failure.exit
+    }
+}
+
+fn which_account(accounts: &[Account]) -> Error {
+    let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
+    if names.is_empty() {
+        return Error::config(".mbsyncrc names no account; see mbsync(1) for how to write one");
+    }
+    Error::usage(format!(
+        "which account? there are: {}; name one, use --all, or set MUTT_SYNC_ACCOUNT",
+        names.join(", ")
+    ))
+}
+
+fn no_signals(error: &io::Error) -> Error {
+    Error::new(ExitStatus::Later, format!("cannot watch for signals: {}", with_hint(error)))
+}
+
+fn read_settings(
+    cli: &Cli,
+    dirs: &xdg::BaseDirectories,
+    env: &Env,
+) -> Result<settings::File, Error> {
+    let (file, must) = match &cli.config {
+        Some(file) => (Some(file.clone()), true),
+        None => (dirs.get_config_file("config.toml"), false),
+    };
+    let Some(file) = file else { return Ok(settings::File::default()) };
+    let name = env.tilde(&file);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => settings::File::parse(&text, &name, &env.home),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
+            Ok(settings::File::default())
+        }
+        Err(error) => Err(Error::config(format!("{name}: {error}"))),
+    }
+}
+
+/// A line on standard output; a reader that has gone is no error.
+fn out(line: &str) -> ExitStatus {
+    let _ = writeln!(io::stdout(), "{line}");
+    ExitStatus::Done
+}
+
+fn err(line: &str) {
+    let _ = writeln!(io::stderr(), "{}", sanitize(line));
+}
