@@ -95,3 +95,66 @@ fn the_build_script_writes_nothing() {
     assert_eq!(stamps(), before);
     assert_eq!(std::fs::read_dir(out).unwrap().count(), 0);
 }
+
+/// The code of each source file of the program.
+fn sources() -> Vec<(String, String)> {
+    let rust = |file: &String| Path::new(file).extension() == Some("rs".as_ref());
+    let code_of = |file: String| {
+        let code = text(&file).lines().map(code).collect::<Vec<_>>().join("\n");
+        (file, code)
+    };
+    files("src").into_iter().filter(rust).map(code_of).collect()
+}
+
+/// Whether the code names something by a path that begins with this crate.
+fn uses(code: &str, name: &str) -> bool {
+    code.match_indices(&format!("{name}::")).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+    })
+}
+
+#[test]
+fn the_packages_asked_for_are_direct_dependencies_in_use() {
+    let manifest: toml::Table = text("Cargo.toml").parse().unwrap();
+    let dependencies = manifest["dependencies"].as_table().unwrap();
+    let sources = sources();
+    for package in ["clap", "fs2", "inotify", "imap", "native-tls", "humantime", "xdg"] {
+        assert!(dependencies.contains_key(package), "{package} is no direct dependency");
+        let name = package.replace('-', "_");
+        let used = sources.iter().any(|(file, code)| {
+            // The module of the same name is none of it.
+            uses(code, &name) && (name != "imap" || file == "src/imap/session.rs")
+        });
+        assert!(used, "{package} is not in use");
+    }
+}
+
+#[test]
+fn one_file_knows_the_imap_crate() {
+    let mut knows = Vec::new();
+    for (file, code) in sources() {
+        let module = code.contains("crate::imap::{self");
+        if code.contains("imap_proto") || uses(&code, "imap") && !module {
+            knows.push(file);
+        }
+    }
+    assert_eq!(knows, ["src/imap/session.rs"]);
+}
+
+/// By its relocations, which only code that is linked has: an unoptimized build
+/// names the library as needed all the same.
+#[test]
+fn only_the_network_program_is_linked_with_openssl() {
+    let calls = |program: &str| {
+        let mut readelf = Command::new("readelf");
+        let said = run(readelf.arg("-rW").arg(program), Duration::from_secs(120)).ok();
+        assert!(said.stdout.contains("Relocation section"), "{said}");
+        let of_openssl = |line: &&str| {
+            ["SSL_", "X509_", "EVP_", "OPENSSL_"].iter().any(|word| line.contains(word))
+        };
+        said.stdout.lines().filter(of_openssl).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(calls(env!("CARGO_BIN_EXE_mutt-sync")), [""; 0]);
+    assert!(calls(env!("CARGO_BIN_EXE_mutt-sync-net")).len() > 20);
+}
