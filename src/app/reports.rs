@@ -97,7 +97,7 @@ impl App<'_> {
         let statuses: Vec<_> = selection
             .iter()
             .filter_map(|(account, _)| self.scene(*account))
-            .map(|scene| status::of_mailboxes_seen(scene))
+            .map(|scene| status::of_known_mailboxes(scene))
             .collect();
         out(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
     }

@@ -52,7 +52,7 @@ pub fn near(
         && left_by_run == look.digest
         && matches!(look.state, Some(RecordState::Known(_)));
     let remembered = look.remembered(&rules, seen.forwarded);
-    let finding = if settled_by_run { SideVerdict::Clean } else { look.finding };
+    let finding = if settled_by_run { SideVerdict::Clean } else { look.verdict };
     let learned = finding == SideVerdict::Clean && seen.near.as_ref() != Some(&remembered);
     if learned {
         seen.near = Some(remembered);
@@ -87,7 +87,7 @@ pub fn far(
     let needed = match server::compare_status(&status, seen.far.as_ref(), Some(&record), &rules) {
         StatusVerdict::Clean => return Ok((Some(SideVerdict::Clean), false)),
         StatusVerdict::Unknown(why) => return unknown(&why),
-        StatusVerdict::Look(needed) => needed,
+        StatusVerdict::Scan(needed) => needed,
     };
     let since = match needed {
         FetchScope::Whole => None,
