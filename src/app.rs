@@ -387,14 +387,14 @@ impl<'a> App<'a> {
         crate::imap::tls::prepare(scenes.iter().filter_map(|scene| scene.account.server.as_ref()));
         let check = || App::open(self.cli).map(drop);
         let manner = watch::WatchOptions {
-            endless: self.cli.endless,
+            loop_forever: self.cli.endless,
             verbose: self.cli.verbose,
-            hushed: self.cli.quiet > 1,
+            only_permanent_errors: self.cli.quiet > 1,
             configs: self.config_files.clone(),
             check: &check,
         };
         match watch::wait(&scenes, &manner, &stop)? {
-            WaitEnd::Synced | WaitEnd::Halted => Ok(ExitStatus::Done),
+            WaitEnd::Synced | WaitEnd::Cancelled => Ok(ExitStatus::Done),
             WaitEnd::Stopped(signal) => Ok(ExitStatus::Signal(signal)),
             WaitEnd::Failed(failure) => Err(failure),
             // The same command with the new configuration.
