@@ -71,36 +71,36 @@ pub struct Pending {
 
 /// The state of an account and of these mailboxes.
 #[must_use]
-pub fn of(scene: AccountContext<'_>, mailboxes: &[Mailbox]) -> AccountStatus {
-    let dir = StateDir::existing(scene.base, &scene.account.name);
+pub fn of(context: AccountContext<'_>, mailboxes: &[Mailbox]) -> AccountStatus {
+    let dir = StateDir::existing(context.base, &context.account.name);
     let memory = dir.read_json(clean::FILE).unwrap_or_default();
-    status_of(scene, &dir, memory, mailboxes)
+    status_of(context, &dir, memory, mailboxes)
 }
 
 /// The state of the account and of the mailboxes that were scanned before: enough
 /// for a status line, and no directory has to be read to find them.
 #[must_use]
-pub fn of_known_mailboxes(scene: AccountContext<'_>) -> AccountStatus {
-    let dir = StateDir::existing(scene.base, &scene.account.name);
+pub fn of_known_mailboxes(context: AccountContext<'_>) -> AccountStatus {
+    let dir = StateDir::existing(context.base, &context.account.name);
     let memory: BTreeMap<String, CleanState> = dir.read_json(clean::FILE).unwrap_or_default();
     let mailboxes: Vec<Mailbox> =
-        memory.keys().filter_map(|key| clean::mailbox(scene.account, key)).collect();
-    status_of(scene, &dir, memory, &mailboxes)
+        memory.keys().filter_map(|key| clean::mailbox(context.account, key)).collect();
+    status_of(context, &dir, memory, &mailboxes)
 }
 
 fn status_of(
-    scene: AccountContext<'_>,
+    context: AccountContext<'_>,
     dir: &StateDir,
     mut memory: BTreeMap<String, CleanState>,
     mailboxes: &[Mailbox],
 ) -> AccountStatus {
     let now = SystemTime::now();
-    let settings = scene.settings;
+    let settings = context.settings;
     let mut learned = false;
     let mut pending = Vec::new();
     for mailbox in mailboxes {
         let clean = memory.entry(clean::key(mailbox)).or_default();
-        let (push, unknown) = match near_verdict(scene.account, mailbox, clean, &mut learned) {
+        let (push, unknown) = match near_verdict(context.account, mailbox, clean, &mut learned) {
             SideVerdict::Clean => continue,
             SideVerdict::Changed(changes) => (Some(changes), None),
             SideVerdict::Unknown(why) => (None, Some(why)),
@@ -116,7 +116,7 @@ fn status_of(
     let retry: Option<Backoff> = dir.read_json(backoff::FILE);
     let wait = settings.patience().wait(retry.as_ref(), now);
     AccountStatus {
-        account: scene.account.name.clone(),
+        account: context.account.name.clone(),
         last: dir.read_json(last_run::FILE),
         running,
         waiter,
@@ -160,13 +160,13 @@ fn near_verdict(
 
 /// Requests as they are typed.
 #[must_use]
-pub fn in_words(wants: &BTreeSet<Target>) -> Vec<String> {
-    let words = |want: &Target| match want {
+pub fn in_words(targets: &BTreeSet<Target>) -> Vec<String> {
+    let typed = |target: &Target| match target {
         Target::Account => "everything".into(),
         Target::Channel(channel) => channel.clone(),
         Target::Mailbox { channel, name } => format!("{channel}:{name}"),
     };
-    wants.iter().map(words).collect()
+    targets.iter().map(typed).collect()
 }
 
 /// A line for each mailbox that is not in step.

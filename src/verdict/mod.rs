@@ -384,6 +384,35 @@ mod tests {
         assert_eq!(text(unknown(), SideVerdict::Clean), "to push: x");
     }
 
+    #[test]
+    fn seen_json_keeps_the_names_of_0_1_0() {
+        let rules = Rules::none();
+        let near = maildir::CleanMaildir {
+            stamps: None,
+            digest: Some(Digest::default()),
+            record: None,
+            rules: rules.clone(),
+            forwarded: Some(true),
+        };
+        let status = server::ServerStatus {
+            uid_validity: 1,
+            uid_next: 2,
+            messages: 3,
+            highest_modseq: Some(4),
+        };
+        let far = server::CleanServer { status, rules, max_pulled: 5, max_pushed: 6 };
+        let state = CleanState { near: Some(near), far: Some(far), forwarded: None };
+        let rules = r#"{"expunge_far":false,"expunge_near":false,"max_messages":0,"info_delimiter":58,"alt_map":false}"#;
+        let near = format!(
+            r#"{{"glance":null,"digest":{{"files":0,"sum":0,"product":0}},"record":null,"rules":{rules},"forwarded":true}}"#
+        );
+        let status = r#"{"uid_validity":1,"uid_next":2,"messages":3,"highest_modseq":4}"#;
+        let far = format!(r#"{{"status":{status},"rules":{rules},"max_pulled":5,"max_pushed":6}}"#);
+        let text = format!(r#"{{"near":{near},"far":{far},"forwarded":null}}"#);
+        assert_eq!(serde_json::to_string(&state).unwrap(), text);
+        assert_eq!(serde_json::from_str::<CleanState>(&text).unwrap(), state);
+    }
+
     /// As many messages as there are in a large mailbox, and their flags.
     #[test]
     fn no_two_of_many_maildirs_have_one_digest() {

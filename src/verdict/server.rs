@@ -365,13 +365,13 @@ mod tests {
                     MaxExpiredNearUid 3\n\n";
         let record = record::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();
         assert_eq!(record.max_expired_near, 3);
-        let finding = judge_server(
+        let verdict = judge_server(
             &record,
             &RULES,
             &UidSet::parse("1").unwrap(),
             &Fetched::ChangedSince(vec![]),
         );
-        assert!(matches!(finding, SideVerdict::Unknown(_)));
+        assert!(matches!(verdict, SideVerdict::Unknown(_)));
     }
 
     #[test]
@@ -394,8 +394,8 @@ mod tests {
         }
         assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
         let all = UidSet::parse("1:4294967295").unwrap();
-        let finding =
+        let verdict =
             judge_server(&record("1 1 \n"), &RULES, &all, &Fetched::ChangedSince(Vec::new()));
-        assert!(matches!(finding, SideVerdict::Changed(Changes { new: 4_294_967_286, .. })));
+        assert!(matches!(verdict, SideVerdict::Changed(Changes { new: 4_294_967_286, .. })));
     }
 }

@@ -110,7 +110,8 @@ struct IdleConnection {
 /// The connections of one account, logged in.
 pub struct Connections {
     mode: WatchMode,
-    connections: Vec<IdleConnection>,
+    /// The first one also asks; it is lent to runs.
+    open: Vec<IdleConnection>,
     /// Wire name of each mailbox; `None` for one that cannot be asked about.
     names: Vec<Option<String>>,
     /// Mailboxes by wire name; two channels may have the same one.
@@ -141,7 +142,7 @@ impl Connections {
         };
         let mut all = Connections {
             mode: plan.best,
-            connections: vec![IdleConnection { client, mailbox: None }],
+            open: vec![IdleConnection { client, mailbox: None }],
             names: Vec::new(),
             by_name: HashMap::new(),
             namings: plan.account.channels.iter().filter_map(naming).collect(),
@@ -172,7 +173,7 @@ impl Connections {
             }
         }
         self.status = vec![None; self.names.len()];
-        self.connections.truncate(1);
+        self.open.truncate(1);
         self.find_only_on_server(plan)?;
         self.start(plan.server, plan.connections, interrupt)?;
         // Reports that came on the way are part of the STATUS by now.
@@ -192,7 +193,7 @@ impl Connections {
     }
 
     pub fn count(&self) -> usize {
-        self.connections.len()
+        self.open.len()
     }
 
     /// What was last reported of each mailbox; `None` for one that is not there.
@@ -206,7 +207,7 @@ impl Connections {
     }
 
     fn first(&mut self) -> Result<&mut Client, ClientError> {
-        match self.connections.first_mut() {
+        match self.open.first_mut() {
             Some(connection) => Ok(&mut connection.client),
             None => Err(ClientError::Lost(Error::new(ExitStatus::Offline, "not connected"))),
         }
@@ -262,12 +263,12 @@ impl Connections {
         for (number, mailbox) in there.into_iter().enumerate() {
             if number > 0 {
                 match Client::open(server, false, interrupt) {
-                    Ok(client) => self.connections.push(IdleConnection { client, mailbox: None }),
+                    Ok(client) => self.open.push(IdleConnection { client, mailbox: None }),
                     // The server limits connections: the sweep covers the rest.
                     Err(_) => break,
                 }
             }
-            if let Some(connection) = self.connections.last_mut() {
+            if let Some(connection) = self.open.last_mut() {
                 connection.mailbox = Some(mailbox);
             }
         }
@@ -276,7 +277,7 @@ impl Connections {
 
     /// Each idling connection is in its mailbox again. What changed meanwhile is an event.
     fn resume(&mut self) -> Result<(), ClientError> {
-        for connection in &mut self.connections {
+        for connection in &mut self.open {
             let Some(mailbox) = connection.mailbox else { continue };
             let Some(Some(name)) = self.names.get(mailbox) else { continue };
             // To open it again would hide what the server has to report of it: without
@@ -332,8 +333,8 @@ impl Connections {
     fn ask(&mut self, names: &[String]) -> Result<(), ClientError> {
         // Of a mailbox that is open, STATUS shows what this session has seen of it.
         if self.mode == WatchMode::Sweep {
-            self.connections.truncate(1);
-            for connection in &mut self.connections {
+            self.open.truncate(1);
+            for connection in &mut self.open {
                 if connection.mailbox.take().is_some() {
                     connection.client.close_mailbox()?;
                 }
@@ -376,8 +377,8 @@ impl Connections {
         let mut events = ServerEvents::default();
         let mut ask = Vec::new();
         let (mut overflow, mut idle_ended) = (false, false);
-        for at in 0..self.connections.len() {
-            let Some(connection) = self.connections.get_mut(at) else { break };
+        for at in 0..self.open.len() {
+            let Some(connection) = self.open.get_mut(at) else { break };
             let mailbox = connection.mailbox;
             for event in connection.client.events()? {
                 events.any = true;
@@ -415,7 +416,7 @@ impl Connections {
     /// Something happened in the mailbox that this connection has open.
     fn ask_selected(&mut self, connection: usize, mailbox: usize) -> Result<(), ClientError> {
         let name = self.names.get(mailbox).cloned().flatten();
-        let Some((name, connection)) = name.zip(self.connections.get_mut(connection)) else {
+        let Some((name, connection)) = name.zip(self.open.get_mut(connection)) else {
             return Ok(());
         };
         let answers = connection.client.status(std::slice::from_ref(&name))?;
@@ -453,7 +454,7 @@ impl Connections {
         if self.mode == WatchMode::Sweep {
             return Ok(());
         }
-        for connection in &mut self.connections {
+        for connection in &mut self.open {
             if (self.mode == WatchMode::Notify || connection.mailbox.is_some())
                 && !connection.client.is_idling()
             {
@@ -472,7 +473,7 @@ impl Connections {
 
     /// Checks that each connection works, within `time` each.
     pub fn probe(&mut self, time: Duration) -> Result<(), ClientError> {
-        for connection in &mut self.connections {
+        for connection in &mut self.open {
             match connection.client.probe(time) {
                 // A refusal is an answer.
                 Ok(()) | Err(ClientError::Refused(_)) => {}
@@ -484,12 +485,12 @@ impl Connections {
 
     /// To be polled, after [`Connections::events`] has returned none.
     pub fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.connections.iter().map(|connection| connection.client.poll_fd()).collect()
+        self.open.iter().map(|connection| connection.client.poll_fd()).collect()
     }
 
     /// The connection that is lent to a run; the others go on idling.
     pub fn lend(&mut self) -> Option<&mut Client> {
-        self.connections.first_mut().map(|connection| &mut connection.client)
+        self.open.first_mut().map(|connection| &mut connection.client)
     }
 
     /// The run has returned it: it watches as before. What changed meanwhile is an event.
@@ -518,7 +519,7 @@ impl Connections {
 
     /// Logs out.
     pub fn close(self) {
-        for connection in self.connections {
+        for connection in self.open {
             connection.client.log_out();
         }
     }

@@ -148,7 +148,9 @@ impl Mailboxes {
         let due: Vec<usize> = (0..self.states.len())
             .filter(|at| self.states.get(*at).is_some_and(|state| state.needs_near_scan(settled)))
             .collect();
-        due.iter().for_each(|at| self.scan_near_side(*at, None));
+        for at in &due {
+            self.scan_near_side(*at, None);
+        }
         !due.is_empty()
     }
 
@@ -377,13 +379,11 @@ fn scan_maildir(
     clean: &CleanState,
     left_by_run: Option<Digest>,
 ) -> (SideVerdict, Option<maildir::CleanMaildir>) {
-    let found = match &state.rules {
-        Ok(rules) => maildir::scan_mailbox(&state.mailbox, rules, clean, left_by_run),
-        Err(_) => {
-            let nothing = CleanState::default();
-            maildir::scan_mailbox(&state.mailbox, &Rules::none(), &nothing, None)
-        }
+    let (rules, clean) = match &state.rules {
+        Ok(rules) => (rules, clean),
+        Err(_) => (&Rules::none(), &CleanState::default()),
     };
+    let found = maildir::scan_mailbox(&state.mailbox, rules, clean, left_by_run);
     let Some((scan, memory)) = found else { return (SideVerdict::Clean, None) };
     state.digest = scan.digest;
     state.record = scan.record;
@@ -500,7 +500,7 @@ mod tests {
         all.connected(&[Some(STATUS)]);
         assert_eq!(all.next_far_scan(), Some(0));
         assert!(all.scan_far_side(0, &mut server, || s(11)).unwrap());
-        assert!(all.is_scanning(s(11)) == false && all.next_far_scan().is_none());
+        assert!(!all.is_scanning(s(11)) && all.next_far_scan().is_none());
         let news = ServerStatus { uid_next: 3, messages: 2, ..STATUS };
         all.server_changed(0, Some(news), false, true);
         assert_eq!(dirty(&all, &[Some(news)]), ["INBOX to pull: 1 new"]);

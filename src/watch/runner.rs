@@ -281,11 +281,10 @@ impl<'a> Runner<'a> {
         }
         let name = &self.context.account.name;
         match report.ended.exit {
-            ExitStatus::Signal(_) => {}
             ExitStatus::Done if self.verbose => {
                 print(&format!("{name}: {}", summary_line(&report.changes, report.took)));
             }
-            ExitStatus::Done => {}
+            ExitStatus::Done | ExitStatus::Signal(_) => {}
             exit if exit.is_passing() && self.only_permanent_errors => {}
             _ => print(&format!("mutt-sync: {name}: {}", report.ended.text)),
         }

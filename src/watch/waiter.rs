@@ -55,7 +55,7 @@ struct Waiter<'a> {
     log: Rc<Log>,
     alarm: Alarm,
     jump: Option<Jump>,
-    /// How long the machine had slept at the last look.
+    /// How long the machine had slept at the last check.
     slept: Duration,
     config_prints: Vec<Option<u64>>,
     local: LocalWatcher,
@@ -237,10 +237,9 @@ impl<'a> Waiter<'a> {
     }
 
     fn collect_server_events(&mut self) {
-        match self.server.events(clock::now()) {
-            Ok(events) => self.apply(&events),
-            Err(error) => self.lost(&error),
-        }
+        let events = self.server.events(clock::now());
+        let events = self.or_lost(events);
+        self.apply(&events);
     }
 
     fn apply(&mut self, events: &ServerEvents) {
@@ -265,7 +264,7 @@ impl<'a> Waiter<'a> {
         });
         let changed = self.mailboxes.replace(found, account);
         // Watches first, then scans: no gap between.
-        self.watch_locally();
+        self.local.watch(&self.watch_paths());
         self.mailboxes.rescan_all();
         if changed {
             self.log.say(|| format!("{} mailboxes here", self.mailboxes.len()));
@@ -280,25 +279,16 @@ impl<'a> Waiter<'a> {
         WatchPaths::of(self.context.account, self.mailboxes.iter(), state, trigger, configs)
     }
 
-    fn watch_locally(&mut self) {
-        let paths = self.watch_paths();
-        self.local.watch(&paths);
-    }
-
     /// The mailboxes are others now: the same connection watches them.
     fn watch_server(&mut self) {
         if !self.server.is_connected() {
             return;
         }
-        let watched = match self.interrupt() {
-            Ok(interrupt) => {
-                let interrupt = Interrupt::when_readable(interrupt);
-                self.server.watch(&self.mailboxes.list(), &interrupt)
-            }
-            Err(_) => return self.server.restart(clock::now()),
-        };
+        let Ok(interrupt) = self.interrupt() else { return self.server.restart(clock::now()) };
+        let interrupt = Interrupt::when_readable(interrupt);
+        let watched = self.server.watch(&self.mailboxes.list(), &interrupt);
         match watched {
-            Ok(_) => self.mailboxes.connected(self.server.statuses()),
+            Ok(()) => self.mailboxes.connected(self.server.statuses()),
             Err(error) => self.lost(&error),
         }
     }
@@ -382,10 +372,8 @@ impl<'a> Waiter<'a> {
             }
             // Without a loop it ends with this process.
             Some(Returned::Whole) if self.options.loop_forever => {
-                let taken = self.server.connections().map(Connections::taken_back);
-                if let Some(Err(error)) = taken {
-                    self.lost(&error);
-                }
+                let taken = self.server.connections().map_or(Ok(()), Connections::taken_back);
+                self.or_lost(taken);
             }
             Some(Returned::Whole) | None => {}
         }
@@ -421,10 +409,9 @@ impl<'a> Waiter<'a> {
     }
 
     fn refresh(&mut self, mailboxes: Option<&BTreeSet<usize>>) {
-        match self.server.refresh(mailboxes) {
-            Ok(true) => self.collect_server_events(),
-            Ok(false) => {}
-            Err(error) => self.lost(&error),
+        let asked = self.server.refresh(mailboxes);
+        if self.or_lost(asked) {
+            self.collect_server_events();
         }
     }
 
@@ -480,6 +467,14 @@ impl<'a> Waiter<'a> {
     fn lost(&mut self, error: &ClientError) {
         self.server.lost(error, clock::now());
         self.mailboxes.disconnected();
+    }
+
+    /// What the server answered, or the default after a lost connection.
+    fn or_lost<T: Default>(&mut self, answer: Result<T, ClientError>) -> T {
+        answer.unwrap_or_else(|error| {
+            self.lost(&error);
+            T::default()
+        })
     }
 
     /// Scans one mailbox on the server. True if there was one.
@@ -620,7 +615,7 @@ impl<'a> Waiter<'a> {
             }
             Err(failure) => {
                 // The file may be another one now, under the same name.
-                self.watch_locally();
+                self.local.watch(&self.watch_paths());
                 if self.is_first {
                     print(&format!("mutt-sync: {failure}; going on with what was read before"));
                 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::permissions::{make_ours, writable};
 use super::{CheckContext, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
-use crate::model::Target;
+use crate::report::status::in_words;
 use crate::state::backoff::{self, Backoff};
 use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
@@ -166,14 +166,7 @@ fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
 
 fn requests(scene: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &mut Checklist) {
     const WHAT: &str = "requests";
-    let names: Vec<String> = requests::all(dir)
-        .iter()
-        .map(|want| match want {
-            Target::Account => "everything".to_owned(),
-            Target::Channel(channel) => channel.clone(),
-            Target::Mailbox { channel, name } => format!("{channel}:{name}"),
-        })
-        .collect();
+    let names = in_words(&requests::all(dir));
     report.say(match (&names[..], attended) {
         ([], _) => Step::good(WHAT, "none standing"),
         (names, true) => Step::note(WHAT, format!("to be served: {}", some(names))),
