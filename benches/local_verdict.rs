@@ -68,7 +68,7 @@ fn main() {
     let mut memory: Option<CleanMaildir> = None;
     let listed = median(|| {
         let found = scan(&maildir, &state_file, &rules, None, None);
-        assert_eq!(found.finding, SideVerdict::Clean);
+        assert_eq!(found.verdict, SideVerdict::Clean);
         memory = Some(found.remembered(&rules, None));
     });
     let glanced = median(|| {

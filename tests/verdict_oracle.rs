@@ -296,7 +296,7 @@ impl World<'_> {
         let needed = match compare_status(&now, pair.seen.far.as_ref(), Some(record), rules) {
             StatusVerdict::Clean => return (SideVerdict::Clean, Some(now)),
             StatusVerdict::Unknown(why) => return (SideVerdict::Unknown(why), Some(now)),
-            StatusVerdict::Look(needed) => needed,
+            StatusVerdict::Scan(needed) => needed,
         };
         self.imap.raw(&format!("EXAMINE \"{}\"", pair.name));
         let uids = if esearch {
@@ -333,18 +333,19 @@ impl World<'_> {
             // No verdict: the fingerprints alone decide.
             let any = scan(&pair.maildir, &pair.state_file, &rules(false, false), None, None);
             let print = any.fingerprint(self.status(pair));
-            return (Verdict::Unknown("Sync is not full".to_owned()), print, None);
+            let why = SideVerdict::Unknown("Sync is not full".to_owned());
+            return (Verdict { near: why.clone(), far: why }, print, None);
         };
         let forwarded = pair.seen.forwarded;
         let near =
             scan(&pair.maildir, &pair.state_file, &rules, pair.seen.near.as_ref(), forwarded);
-        if near.finding == SideVerdict::Clean {
+        if near.verdict == SideVerdict::Clean {
             pair.seen.near = Some(near.remembered(&rules, forwarded));
         }
         let state = near.state.clone().unwrap_or_else(|| record::read(&pair.state_file));
         let (far, status) = self.far(pair, &state, esearch);
         let print = near.fingerprint(status);
-        (Verdict::of(near.finding.clone(), far), print, Some(near))
+        (Verdict { near: near.verdict.clone(), far }, print, Some(near))
     }
 
     fn snapshot(&mut self, pair: &Pair) -> Snapshot {
@@ -552,7 +553,7 @@ fn history(
             let before = world.snapshot(pair);
             let (verdict, print, near) = world.verdict(pair, rng.bool());
             tally.unlisted += u32::from(near.is_some_and(|near| !near.listed));
-            let wanted = verdict != Verdict::Clean && pair.stuck.as_ref() != Some(&print);
+            let wanted = verdict != Verdict::CLEAN && pair.stuck.as_ref() != Some(&print);
             let _ = writeln!(log, "  {}: {verdict}; run wanted: {wanted}", pair.name);
             said.push((before, verdict, print, wanted));
         }
@@ -569,8 +570,8 @@ fn history(
             let mut after = world.snapshot(pair);
             tally.steps += 1;
             match verdict {
-                Verdict::Clean => tally.clean += 1,
-                Verdict::Unknown(_) => tally.unknown += 1,
+                Verdict::CLEAN => tally.clean += 1,
+                verdict if is_unknown(&verdict) => tally.unknown += 1,
                 _ => tally.dirty += 1,
             }
             if before.marks != after.marks {
@@ -613,7 +614,7 @@ fn history(
             let (then, afterwards, near) = world.verdict(pair, true);
             let moved = print.near != afterwards.near;
             if let (Some(near), Some(rules)) = (near, &kind.rules) {
-                let blind = matches!(near.finding, SideVerdict::Unknown(_)) || moved;
+                let blind = matches!(near.verdict, SideVerdict::Unknown(_)) || moved;
                 if rules.alt_map && blind && !failed && !record::unfinished(&pair.state_file) {
                     // Nothing moved over a run that went well: this is clean.
                     pair.seen.near = (!moved).then(|| near.remembered(rules, pair.seen.forwarded));
@@ -621,8 +622,8 @@ fn history(
             }
             // A run that was cut off says nothing of a mailbox it did not reach.
             let whole = matches!(output.code(), 0 | 1);
-            pair.stuck = (then != Verdict::Clean && whole).then_some(print);
-            if then != Verdict::Clean && !failed {
+            pair.stuck = (then != Verdict::CLEAN && whole).then_some(print);
+            if then != Verdict::CLEAN && !failed {
                 // Right or wrong: the next step tells.
                 tally.again += 1;
                 let _ = writeln!(log, "  {}: after the run: {then}", pair.name);
@@ -775,7 +776,7 @@ impl Case {
     #[track_caller]
     fn judge_server(&mut self) {
         assert_eq!(self.sync().ok().code(), 0);
-        assert_eq!(self.verdict(), Verdict::Clean, "{:#?}", self.snapshot());
+        assert_eq!(self.verdict(), Verdict::CLEAN, "{:#?}", self.snapshot());
         let before = self.snapshot();
         assert_eq!(self.sync().ok().code(), 0);
         assert_eq!(self.snapshot(), before);
@@ -793,6 +794,20 @@ impl Case {
     }
 }
 
+fn to_push(changes: Changes) -> Verdict {
+    Verdict { near: SideVerdict::Changed(changes), far: SideVerdict::Clean }
+}
+
+fn to_pull(changes: Changes) -> Verdict {
+    Verdict { near: SideVerdict::Clean, far: SideVerdict::Changed(changes) }
+}
+
+/// Neither side is known to have changed, and of one at least nothing can be said.
+fn is_unknown(verdict: &Verdict) -> bool {
+    let changed = |side: &SideVerdict| matches!(side, SideVerdict::Changed(_));
+    *verdict != Verdict::CLEAN && !changed(&verdict.near) && !changed(&verdict.far)
+}
+
 fn changes(new: u32, deleted: u32, flags: u32) -> Changes {
     Changes { new, deleted, flags, other: 0 }
 }
@@ -807,7 +822,7 @@ fn a_deleted_message_never_recorded_does_not_hide_one_that_is_gone() {
     case.judge_server();
     imap.append("Box", &message("3", ""), &["\\Deleted"]);
     // Only the mark would move.
-    assert_eq!(case.verdict(), Verdict::Clean);
+    assert_eq!(case.verdict(), Verdict::CLEAN);
     case.judge_server();
     let records = |case: &Case| match record::read(&case.pairs[0].state_file) {
         RecordState::Known(record) => record.entries().len() as u64,
@@ -822,7 +837,7 @@ fn a_deleted_message_never_recorded_does_not_hide_one_that_is_gone() {
         if forget {
             case.pairs[0].seen.far = None;
         }
-        assert_eq!(case.verdict(), Verdict::Remote(changes(0, 1, 0)));
+        assert_eq!(case.verdict(), to_pull(changes(0, 1, 0)));
     }
     case.judge_server();
 }
@@ -838,9 +853,9 @@ fn five_of_ten_messages_are_all_there_is_to_have() {
     assert_eq!((case.files().len(), imap.status("Box").messages), (5, 10));
     case.judge_server();
     case.pairs[0].seen = CleanState::default();
-    assert_eq!(case.verdict(), Verdict::Clean);
+    assert_eq!(case.verdict(), Verdict::CLEAN);
     imap.append("Box", &message("eleventh", ""), &["\\Seen"]);
-    assert_eq!(case.verdict(), Verdict::Remote(changes(1, 0, 0)));
+    assert_eq!(case.verdict(), to_pull(changes(1, 0, 0)));
     case.sync().ok();
     case.judge_server();
 }
@@ -857,15 +872,15 @@ fn a_message_that_came_and_went_before_any_run_leaves_nothing_to_do() {
     imap.unselect();
     let next = imap.status("Box").uidnext;
     assert_eq!(next, u64::from(uid) + 1, "MaxPulledUid stays behind");
-    assert_eq!(case.verdict(), Verdict::Clean);
+    assert_eq!(case.verdict(), Verdict::CLEAN);
     case.judge_server();
     // A message pushed over the gap is recorded above the mark, and not new.
     fs::write(case.pairs[0].maildir.join("cur/17.R1.host:2,S"), message("mine", "")).unwrap();
-    assert_eq!(case.verdict(), Verdict::Local(changes(1, 0, 0)));
+    assert_eq!(case.verdict(), to_push(changes(1, 0, 0)));
     case.sync().ok();
-    assert_eq!(case.verdict(), Verdict::Clean);
+    assert_eq!(case.verdict(), Verdict::CLEAN);
     case.pairs[0].seen = CleanState::default();
-    assert_eq!(case.verdict(), Verdict::Clean);
+    assert_eq!(case.verdict(), Verdict::CLEAN);
 }
 
 fn permanent_flags(imap: &mut Imap, command: &str) -> Option<bool> {
@@ -891,7 +906,7 @@ fn a_passed_message_is_pushed_where_the_server_keeps_forwarded() {
     assert_eq!(permanent_flags(&mut imap, "SELECT"), Some(true));
     assert_eq!(permanent_flags(&mut imap, "EXAMINE"), None);
     pass_on(&case);
-    assert_eq!(case.verdict(), Verdict::Local(changes(0, 0, 1)));
+    assert_eq!(case.verdict(), to_push(changes(0, 0, 1)));
     case.judge_server();
     assert_eq!(imap.fetch_all("Box")[0].letters(), "PS");
 }
@@ -914,12 +929,12 @@ fn a_passed_message_stays_where_the_server_does_not_keep_forwarded() {
     pass_on(&case);
     // Not known: a run is wanted, and changes nothing.
     case.pairs[0].seen.forwarded = None;
-    assert_eq!(case.verdict(), Verdict::Local(changes(0, 0, 1)));
+    assert_eq!(case.verdict(), to_push(changes(0, 0, 1)));
     let (before, print) = (case.snapshot(), case.print());
     case.sync().ok();
     assert_eq!((case.snapshot(), case.print()), (before, print));
     case.pairs[0].seen.forwarded = Some(false);
-    assert_eq!(case.verdict(), Verdict::Clean);
+    assert_eq!(case.verdict(), Verdict::CLEAN);
     assert_eq!(imap.fetch_all("Box")[0].letters(), "S");
 }
 
@@ -948,7 +963,7 @@ fn a_mailbox_on_one_side_only_gets_one_run() {
             imap.append("Box", &message("m", ""), &[]);
         }
         let verdict = case.verdict();
-        assert_ne!(verdict, Verdict::Clean, "{near}");
+        assert_ne!(verdict, Verdict::CLEAN, "{near}");
         let (before, print) = (case.snapshot(), case.print());
         assert_ne!(print, Fingerprint::default());
         case.sync().expect_code(1);
@@ -964,9 +979,9 @@ fn a_mailbox_made_anew_on_the_server_is_never_clean() {
     imap.append("Box", &message("m", ""), &[]);
     case.judge_server();
     imap.delete("Box");
-    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+    assert!(is_unknown(&case.verdict()));
     imap.create("Box");
-    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+    assert!(is_unknown(&case.verdict()));
     let before = case.snapshot();
     case.sync().expect_code(1);
     assert_eq!(case.snapshot(), before);
@@ -980,9 +995,9 @@ fn a_maildir_that_lost_its_numbers_is_never_clean() {
     case.judge_server();
     let numbering = case.pairs[0].maildir.join(".uidvalidity");
     fs::write(&numbering, "17\n1\n").unwrap();
-    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+    assert!(is_unknown(&case.verdict()));
     fs::remove_file(numbering).unwrap();
-    assert!(matches!(case.verdict(), Verdict::Unknown(_)));
+    assert!(is_unknown(&case.verdict()));
 }
 
 #[test]

@@ -89,10 +89,10 @@ fn model_changes(pair: &Pair) -> bool {
             let Some(mut source) = seen[other].map(|flags| kept(side, flags)) else {
                 continue;
             };
-            if side == F && entry.standing == EntryKind::Expired {
+            if side == F && entry.kind == EntryKind::Expired {
                 source = source.without(Flags::TRASHED);
             }
-            let dummy = [Placeholder::ServerWatch, Placeholder::Near][other];
+            let dummy = [Placeholder::Far, Placeholder::Near][other];
             if entry.placeholder == dummy {
                 source = source.without(Flags::SEEN.with(Flags::FLAGGED));
             }
@@ -104,19 +104,19 @@ fn model_changes(pair: &Pair) -> bool {
         if entry.placeholder != Placeholder::None && flagged {
             return true;
         }
-        if entry.standing == EntryKind::Skipped {
+        if entry.kind == EntryKind::Skipped {
             return true;
         }
         if entry.near != 0
             && pair.max_messages > 0
-            && expires[index] != (entry.standing == EntryKind::Expired)
+            && expires[index] != (entry.kind == EntryKind::Expired)
         {
             return true;
         }
         let purges = pair.expunge[F] || pair.expunge[N] || pair.max_messages > 0;
         if purges
             && entry.near == 0
-            && entry.standing == EntryKind::Expired
+            && entry.kind == EntryKind::Expired
             && entry.far <= pair.marks[F].min(pair.max_expired)
         {
             return true;
@@ -146,9 +146,8 @@ fn expiring(pair: &Pair, message: &dyn Fn(usize, u32) -> Option<Flags>) -> Vec<b
         let entry = &pair.entries[index];
         let near = message(N, entry.near);
         message(F, entry.far).is_some()
-            && near.is_some_and(|flags| {
-                !flags.has(Flags::TRASHED) || entry.standing == EntryKind::Expired
-            })
+            && near
+                .is_some_and(|flags| !flags.has(Flags::TRASHED) || entry.kind == EntryKind::Expired)
     });
     let mut excess = i64::try_from(order.len()).unwrap() - i64::from(pair.max_messages);
     let mut expires = vec![false; pair.entries.len()];
@@ -158,7 +157,7 @@ fn expiring(pair: &Pair, message: &dyn Fn(usize, u32) -> Option<Flags>) -> Vec<b
         let important = near.has(Flags::FLAGGED) || !(near.has(Flags::SEEN) || pair.expire_unread);
         if important {
             excess -= 1;
-        } else if excess > 0 || entry.standing == EntryKind::Expired {
+        } else if excess > 0 || entry.kind == EntryKind::Expired {
             expires[index] = true;
             excess -= 1;
         }
@@ -196,7 +195,7 @@ fn verdict_on(pair: &Pair) -> Verdict {
     let near = judge_maildir(&record, &mut listing, numbering, &rules, Some(pair.forwarded));
     let uids = UidSet::from_uids(pair.messages[F].keys().copied());
     let flags = Fetched::Whole(pair.messages[F].iter().map(|(&u, &f)| (u, f)).collect());
-    Verdict::of(near, judge_server(&record, &rules, &uids, &flags))
+    Verdict { near, far: judge_server(&record, &rules, &uids, &flags) }
 }
 
 fn any_flags() -> impl Strategy<Value = Flags> {
@@ -257,7 +256,7 @@ prop_compose! {
         };
         let mut free: Vec<u32> = (1..=20).collect();
         for (count, line) in lines.into_iter().enumerate() {
-            let ((near, sides, flags), placeholder, standing, far_sight, near_sight) = line;
+            let ((near, sides, flags), placeholder, kind, far_sight, near_sight) = line;
             let far_uid = u32::try_from(count).unwrap() * 2 + 1;
             let near_uid = free.remove(near.index(free.len()));
             let entry = Entry {
@@ -265,11 +264,11 @@ prop_compose! {
                 near: if sides == 1 { 0 } else { near_uid },
                 flags,
                 placeholder: match placeholder {
-                    0 => Placeholder::ServerWatch,
+                    0 => Placeholder::Far,
                     1..=4 => Placeholder::Near,
                     _ => Placeholder::None,
                 },
-                standing: match standing {
+                kind: match kind {
                     0 => EntryKind::Skipped,
                     1..=9 if max_messages => EntryKind::Expired,
                     _ => EntryKind::Plain,
@@ -298,15 +297,15 @@ fn written(pair: &Pair) -> String {
     let line = |entry: &Entry| {
         let placeholder = match entry.placeholder {
             Placeholder::None => "",
-            Placeholder::ServerWatch => "<",
+            Placeholder::Far => "<",
             Placeholder::Near => ">",
         };
-        let standing = match entry.standing {
+        let kind = match entry.kind {
             EntryKind::Plain => "",
             EntryKind::Expired => "~",
             EntryKind::Skipped => "^",
         };
-        format!("{} {} {placeholder}{standing}{}\n", entry.far, entry.near, entry.flags)
+        format!("{} {} {placeholder}{kind}{}\n", entry.far, entry.near, entry.flags)
     };
     HEAD.to_owned() + &pair.entries.iter().map(line).collect::<String>()
 }
@@ -317,13 +316,13 @@ proptest! {
     #[test]
     fn clean_exactly_when_the_model_changes_nothing(pair in pair(false)) {
         let verdict = verdict_on(&pair);
-        prop_assert_eq!(verdict == Verdict::Clean, !model_changes(&pair), "{}", verdict);
+        prop_assert_eq!(verdict == Verdict::CLEAN, !model_changes(&pair), "{}", verdict);
     }
 
     #[test]
     fn never_wrongly_clean_with_max_messages(pair in pair(true)) {
         let verdict = verdict_on(&pair);
-        prop_assert!(verdict != Verdict::Clean || !model_changes(&pair), "{}", verdict);
+        prop_assert!(verdict != Verdict::CLEAN || !model_changes(&pair), "{}", verdict);
     }
 
     #[test]

@@ -260,7 +260,7 @@ fn ordinary(entry: &Entry) -> bool {
     entry.far != 0
         && entry.near != 0
         && entry.placeholder == Placeholder::None
-        && entry.standing == EntryKind::Plain
+        && entry.kind == EntryKind::Plain
 }
 
 fn consistent(record: &Record) {

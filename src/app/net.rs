@@ -49,14 +49,14 @@ impl App<'_> {
             selection.iter().filter_map(|(account, _)| self.context(*account)).collect();
         let check = || App::open(self.cli).map(drop);
         let options = watch::WatchOptions {
-            endless: self.cli.endless,
+            loop_forever: self.cli.endless,
             verbose: self.cli.verbose,
-            hushed: self.cli.quiet > 1,
+            only_permanent_errors: self.cli.quiet > 1,
             configs: self.config_files.clone(),
             check: &check,
         };
         match watch::wait(&contexts, &options, &shutdown)? {
-            WaitEnd::Synced | WaitEnd::Halted => Ok(ExitStatus::Done),
+            WaitEnd::Synced | WaitEnd::Cancelled => Ok(ExitStatus::Done),
             WaitEnd::Stopped(signal) => Ok(ExitStatus::Signal(signal)),
             WaitEnd::Failed(failure) => Err(failure),
             // The same command with the new configuration.

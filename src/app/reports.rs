@@ -97,7 +97,7 @@ impl App<'_> {
         let statuses: Vec<_> = selection
             .iter()
             .filter_map(|(account, _)| self.context(*account))
-            .map(|context| status::of_mailboxes_seen(context))
+            .map(|context| status::of_known_mailboxes(context))
             .collect();
         out(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
     }

@@ -1,9 +1,8 @@
-//! What is known of an account without asking anybody: `--status`, `--json`
-//! and mutt's status line.
+//! The state of an account as far as this disk shows it: `--status`, `--json` and
+//! mutt's status line.
 //!
-//! Reads state files and, where their time stamps moved, Maildirs. Runs
-//! nothing, asks no server, waits for nothing, and changes nothing but its own
-//! memory of what it has read.
+//! Reads state files and, where their time stamps changed, Maildirs. Runs nothing,
+//! asks no server, waits for nothing, and changes nothing but `seen.json`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -11,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::error::ExitStatus;
-use crate::model::{Mailbox, Target};
+use crate::model::{Account, Mailbox, Target};
 use crate::mutt::statusline::{LineState, Trouble};
 use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, LastRun};
@@ -32,21 +31,21 @@ pub struct AccountStatus {
     pub running: bool,
     /// A waiter is alive.
     pub waiter: bool,
-    /// A process waits to serve what is asked for.
+    /// A process waits to serve the requests.
     pub queued: bool,
-    /// What was asked for and not served yet.
+    /// Pending requests.
     pub wanted: Vec<String>,
     /// Seconds until the throttle lets a run start; 0: now.
     pub throttled: u64,
     /// The backoff in force.
     pub backoff: Option<BackoffStatus>,
-    /// Mailboxes that are not in step, as far as the disk tells.
+    /// Mailboxes that are not in step, as far as the disk shows.
     pub mailboxes: Vec<Pending>,
-    /// How many mailboxes there are.
+    /// All mailboxes, in step or not.
     pub known_mailboxes: usize,
 }
 
-/// A backoff.
+/// A backoff in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackoffStatus {
     /// Seconds until the next try.
@@ -59,49 +58,49 @@ pub struct BackoffStatus {
     pub text: String,
 }
 
-/// A mailbox with something to push, or of which it cannot be told.
+/// A mailbox with something to push, or on which no verdict can be given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pending {
     /// As `mutt-sync` takes it.
     pub name: String,
-    /// What is to push.
+    /// What is to be pushed.
     pub push: Option<Changes>,
-    /// Why it cannot be told.
+    /// Why no verdict can be given.
     pub unknown: Option<String>,
 }
 
-/// The state of an account. `mailboxes` are those to look at.
+/// The state of an account and of these mailboxes.
 #[must_use]
-pub fn of(scene: AccountContext<'_>, mailboxes: &[Mailbox]) -> AccountStatus {
-    let dir = StateDir::existing(scene.base, &scene.account.name);
+pub fn of(context: AccountContext<'_>, mailboxes: &[Mailbox]) -> AccountStatus {
+    let dir = StateDir::existing(context.base, &context.account.name);
     let memory = dir.read_json(clean::FILE).unwrap_or_default();
-    look_at(scene, &dir, memory, mailboxes)
+    status_of(context, &dir, memory, mailboxes)
 }
 
-/// The state as far as mailboxes tell that were looked at before: enough for a
-/// status line, and no directory has to be read to find them.
+/// The state of the account and of the mailboxes that were scanned before: enough
+/// for a status line, and no directory has to be read to find them.
 #[must_use]
-pub fn of_mailboxes_seen(scene: AccountContext<'_>) -> AccountStatus {
-    let dir = StateDir::existing(scene.base, &scene.account.name);
+pub fn of_known_mailboxes(context: AccountContext<'_>) -> AccountStatus {
+    let dir = StateDir::existing(context.base, &context.account.name);
     let memory: BTreeMap<String, CleanState> = dir.read_json(clean::FILE).unwrap_or_default();
     let mailboxes: Vec<Mailbox> =
-        memory.keys().filter_map(|key| clean::mailbox(scene.account, key)).collect();
-    look_at(scene, &dir, memory, &mailboxes)
+        memory.keys().filter_map(|key| clean::mailbox(context.account, key)).collect();
+    status_of(context, &dir, memory, &mailboxes)
 }
 
-fn look_at(
-    scene: AccountContext<'_>,
+fn status_of(
+    context: AccountContext<'_>,
     dir: &StateDir,
     mut memory: BTreeMap<String, CleanState>,
     mailboxes: &[Mailbox],
 ) -> AccountStatus {
     let now = SystemTime::now();
-    let settings = scene.settings;
+    let settings = context.settings;
     let mut learned = false;
     let mut pending = Vec::new();
     for mailbox in mailboxes {
-        let known = memory.entry(clean::key(mailbox)).or_default();
-        let (push, unknown) = match look(scene, mailbox, known, &mut learned) {
+        let clean = memory.entry(clean::key(mailbox)).or_default();
+        let (push, unknown) = match near_verdict(context.account, mailbox, clean, &mut learned) {
             SideVerdict::Clean => continue,
             SideVerdict::Changed(changes) => (Some(changes), None),
             SideVerdict::Unknown(why) => (None, Some(why)),
@@ -111,13 +110,13 @@ fn look_at(
     let waiter = Lock::is_held(&dir.file("waiter.lock"));
     let running = Lock::is_held(&dir.file("lock"));
     if learned && !waiter && !running {
-        // Lost, it is learned again.
+        // If this fails, the next status learns it again.
         let _ = dir.write_json(clean::FILE, &memory);
     }
     let retry: Option<Backoff> = dir.read_json(backoff::FILE);
     let wait = settings.patience().wait(retry.as_ref(), now);
     AccountStatus {
-        account: scene.account.name.clone(),
+        account: context.account.name.clone(),
         last: dir.read_json(last_run::FILE),
         running,
         waiter,
@@ -135,27 +134,28 @@ fn look_at(
     }
 }
 
-fn look(
-    scene: AccountContext<'_>,
+/// The near side of a mailbox; `learned` if `clean` has changed with it.
+fn near_verdict(
+    account: &Account,
     mailbox: &Mailbox,
-    known: &mut CleanState,
+    clean: &mut CleanState,
     learned: &mut bool,
 ) -> SideVerdict {
-    let channel = scene.account.channels.iter().find(|channel| channel.name == mailbox.channel);
+    let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel);
     let rules = match channel.map(Rules::of) {
         Some(Ok(rules)) => rules,
         Some(Err(why)) => return SideVerdict::Unknown(why),
         None => return SideVerdict::Clean,
     };
-    let (Some(maildir), Some(record)) = (&mailbox.maildir, &mailbox.state_file) else {
+    let Some((scan, memory)) = maildir::scan_mailbox(mailbox, &rules, clean, None) else {
         return SideVerdict::Unknown("it has no Maildir here".into());
     };
-    let look = maildir::scan(maildir, record, &rules, known.near.as_ref(), known.forwarded);
-    if look.finding == SideVerdict::Clean && look.listed && look.glance.is_some() {
-        known.near = Some(look.remembered(&rules, known.forwarded));
+    // Without stamps the next scan would have to list all the same.
+    if let Some(memory) = memory.filter(|memory| memory.stamps.is_some()) {
+        clean.near = Some(memory);
         *learned = true;
     }
-    look.finding
+    scan.verdict
 }
 
 /// A line for each mailbox that is not in step.

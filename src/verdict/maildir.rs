@@ -1,15 +1,17 @@
 //! The near side: what in a Maildir differs from mbsync's record.
 //!
 //! [`judge_maildir`] is a pure function of the record and the names in cur and new.
-//! [`look`] puts it to work on a disk, and lists no directory whose time stamps
-//! are those of the last clean look. Knows names and time stamps; opens no
+//! [`scan`] applies it to a Maildir on disk, and lists no directory whose time stamps
+//! are those of the last clean scan. Knows names and time stamps; opens no
 //! message, and knows nothing of servers.
 
 use super::record::{self, Record, RecordState};
 use super::server::ServerStatus;
 use super::{
-    Changes, Difference, Digest, Fingerprint, Rules, SideVerdict, near_difference, pending_cleanup,
+    Changes, CleanState, Difference, Digest, Fingerprint, Rules, SideVerdict, near_difference,
+    pending_cleanup,
 };
+use crate::model::Mailbox;
 use crate::model::flags::Flags;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -207,7 +209,7 @@ pub struct Stamp {
 }
 
 /// What can be seen of a pair's near side without listing a directory.
-/// Equal to that of a look that found it clean: still clean.
+/// Equal to those of a scan that found it clean: still clean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirStamps {
     cur: Stamp,
@@ -250,11 +252,11 @@ impl Stamp {
 }
 
 impl DirStamps {
-    /// A glance at a pair's near side; `None` if there is no Maildir (for mbsync,
+    /// The stamps of a pair's near side; `None` if there is no Maildir (for mbsync,
     /// a directory is one if it holds cur).
     ///
     /// # Errors
-    /// The Maildir is there but may not be looked at.
+    /// The Maildir is there but may not be read.
     pub fn at(maildir: &Path, state_file: &Path) -> std::io::Result<Option<DirStamps>> {
         let missing = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(None),
@@ -273,8 +275,8 @@ impl DirStamps {
         }))
     }
 
-    /// Whether a change made after `now` is bound to make a different glance,
-    /// so that this one may be remembered.
+    /// Whether a change made after `now` is bound to show in other stamps, so
+    /// that these may be remembered.
     #[must_use]
     pub fn settled(&self, now: SystemTime) -> bool {
         let others = [&self.new, &self.record, &self.numbering];
@@ -282,15 +284,16 @@ impl DirStamps {
     }
 }
 
-/// What is remembered of the near side from its last clean look.
+/// What is remembered of the near side from its last clean scan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CleanMaildir {
-    /// The glance, if it was settled.
-    pub glance: Option<DirStamps>,
+    /// The time stamps, if they were settled.
+    #[serde(rename = "glance")]
+    pub stamps: Option<DirStamps>,
     /// The digest: the only memory of a Maildir with `AltMap`.
     pub digest: Option<Digest>,
     /// Stamp of the record that the digest goes with. Without it, a message
-    /// pulled by a run of somebody else's and then removed would leave the same
+    /// pulled by another process's run and then removed would leave the same
     /// digest as before.
     pub record: Option<Stamp>,
     /// The rules that it was judged by.
@@ -299,31 +302,30 @@ pub struct CleanMaildir {
     pub forwarded: Option<bool>,
 }
 
-/// What a look at a Maildir found.
+/// What a scan of a Maildir found.
 #[derive(Debug, Clone)]
 pub struct MaildirScan {
-    /// The finding.
-    pub finding: SideVerdict,
-    /// To be remembered if it is clean and this is something: the next look
-    /// that has the same glance need not list.
-    pub glance: Option<DirStamps>,
+    /// The near side's verdict.
+    pub verdict: SideVerdict,
+    /// To be remembered if it is clean: the next scan that sees the same stamps
+    /// need not list. `None` while they are not settled.
+    pub stamps: Option<DirStamps>,
     /// Digest of the messages: of these, or of those remembered where the
-    /// glance was enough.
+    /// stamps were enough.
     pub digest: Option<Digest>,
     /// Stamp of the record; `None` if there is none.
     pub record: Option<Stamp>,
     /// Whether directories were listed.
     pub listed: bool,
-    /// The record, if it was read: it is not when the glance was enough.
+    /// The record, if it was read: it is not when the stamps were enough.
     pub state: Option<RecordState>,
 }
 
 impl MaildirScan {
     fn unknown(why: String) -> MaildirScan {
-        let finding = SideVerdict::Unknown(why);
         MaildirScan {
-            finding,
-            glance: None,
+            verdict: SideVerdict::Unknown(why),
+            stamps: None,
             digest: None,
             record: None,
             listed: false,
@@ -339,13 +341,13 @@ impl MaildirScan {
         Fingerprint { near: self.digest, record: self.record, far, unfinished }
     }
 
-    /// What to remember of this look if this side turned out clean. With
+    /// What to remember of this scan if this side turned out clean. With
     /// `AltMap` this is the case, too, where the last run went well and the
-    /// digest is the one of the look before it.
+    /// digest is that of the scan before it.
     #[must_use]
     pub fn remembered(&self, rules: &Rules, forwarded: Option<bool>) -> CleanMaildir {
         CleanMaildir {
-            glance: self.glance.clone(),
+            stamps: self.stamps.clone(),
             digest: self.digest,
             record: self.record,
             rules: rules.clone(),
@@ -354,11 +356,11 @@ impl MaildirScan {
     }
 }
 
-/// Looks at the near side of a pair.
+/// Scans the near side of a pair.
 ///
-/// A glance is taken before and after the listing, and only a listing that
-/// nothing disturbed is judged clean for good; when it was disturbed three
-/// times over, the last one counts and its glance is not handed out.
+/// The stamps are read before and after the listing, and only a listing that
+/// nothing disturbed is remembered as clean; when three in a row were disturbed,
+/// the last one counts and its stamps are not returned.
 #[must_use]
 pub fn scan(
     maildir: &Path,
@@ -372,15 +374,15 @@ pub fn scan(
     for _ in 0..3 {
         let now = SystemTime::now();
         let before = match DirStamps::at(maildir, state_file) {
-            Ok(Some(glance)) => glance,
+            Ok(Some(stamps)) => stamps,
             Ok(None) => return MaildirScan::unknown("there is no such Maildir".to_owned()),
             Err(error) => return MaildirScan::unknown(format!("{}: {error}", maildir.display())),
         };
-        if let Some(then) = remembered.filter(|then| then.glance.as_ref() == Some(&before)) {
+        if let Some(then) = remembered.filter(|then| then.stamps.as_ref() == Some(&before)) {
             return MaildirScan {
-                finding: SideVerdict::Clean,
+                verdict: SideVerdict::Clean,
                 record: before.record,
-                glance: Some(before),
+                stamps: Some(before),
                 digest: then.digest,
                 listed: false,
                 state: None,
@@ -392,14 +394,14 @@ pub fn scan(
             return MaildirScan::unknown(format!("{}: {error}", maildir.display()));
         }
         let then = remembered.filter(|then| then.record == before.record);
-        let finding = judge_on_disk(maildir, &state, &mut listing, rules, then, forwarded);
+        let verdict = judge_on_disk(maildir, &state, &mut listing, rules, then, forwarded);
         let undisturbed =
             DirStamps::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
         let settled = undisturbed && before.settled(now);
         found = MaildirScan {
-            finding,
+            verdict,
             record: before.record,
-            glance: settled.then_some(before),
+            stamps: settled.then_some(before),
             digest: Some(listing.digest()),
             listed: true,
             state: Some(state),
@@ -411,8 +413,38 @@ pub fn scan(
     found
 }
 
-/// [`judge_maildir`], with what else is needed read from the disk, and for every state
-/// and numbering that there is.
+/// Scans the near side of a mailbox. With the scan comes what is to be remembered
+/// if that is not remembered already: `Some` only if it is clean. `None` for a
+/// mailbox that is not here.
+///
+/// `left_by_run`: the digest before a run that went well and synced this mailbox.
+/// With `AltMap`, where no record can be compared with, the same digest after it
+/// means clean.
+#[must_use]
+pub fn scan_mailbox(
+    mailbox: &Mailbox,
+    rules: &Rules,
+    clean: &CleanState,
+    left_by_run: Option<Digest>,
+) -> Option<(MaildirScan, Option<CleanMaildir>)> {
+    let (maildir, state_file) = mailbox.maildir.as_deref().zip(mailbox.state_file.as_deref())?;
+    let mut found = scan(maildir, state_file, rules, clean.near.as_ref(), clean.forwarded);
+    let settled_by_run = rules.alt_map
+        && left_by_run.is_some()
+        && left_by_run == found.digest
+        && matches!(found.state, Some(RecordState::Known(_)))
+        && !record::unfinished(state_file);
+    if settled_by_run {
+        found.verdict = SideVerdict::Clean;
+    }
+    let memory = (found.verdict == SideVerdict::Clean)
+        .then(|| found.remembered(rules, clean.forwarded))
+        .filter(|memory| clean.near.as_ref() != Some(memory));
+    Some((found, memory))
+}
+
+/// [`judge_maildir`] for every state of the record and every numbering, with what
+/// else is needed read from the disk.
 fn judge_on_disk(
     maildir: &Path,
     state: &RecordState,
@@ -456,7 +488,7 @@ fn read_numbering(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// With `AltMap` only mbsync's database knows which file is which message. So
-/// the messages are compared with those of the last clean look.
+/// the messages are compared with those of the last clean scan.
 fn judge_alt_map(
     record: &Record,
     listing: &MaildirListing,
@@ -499,7 +531,7 @@ fn list(maildir: &Path, each: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
 /// Maildir, and that are still there under the name it gave them,
 /// `TIME.PID_COUNT.HOST`: what a run pulled. Oldest first.
 ///
-/// Told by time, not by process, so that a wrapper around mbsync does not hide
+/// Recognized by time, not by process, so that a wrapper around mbsync does not hide
 /// them. The name has whole seconds; the change time tells runs within one
 /// second apart.
 ///
@@ -726,8 +758,8 @@ mod tests {
     #[test]
     fn only_an_interrupted_mbsync_has_something_to_take_up() {
         let of = |state: RecordState| {
-            let look = MaildirScan { state: Some(state), ..MaildirScan::unknown(String::new()) };
-            look.fingerprint(None).unfinished
+            let scan = MaildirScan { state: Some(state), ..MaildirScan::unknown(String::new()) };
+            scan.fingerprint(None).unfinished
         };
         assert!(of(RecordState::Unfinished) && !of(RecordState::NeverSynced));
         assert!(!MaildirScan::unknown(String::new()).fingerprint(None).unfinished);
@@ -762,23 +794,23 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_is_remembered_once_the_clock_has_moved_on() {
-        // Until it is made and looked at within a tick: the machine may be busy.
+    fn stamps_are_remembered_once_the_clock_has_moved_on() {
+        // Until it is made and scanned within a tick: the machine may be busy.
         let (dir, state, first) = loop {
             let begun = std::time::Instant::now();
             let (dir, state) = maildir();
             let first = scan(dir.path(), &state, &RULES, None, None);
-            assert_eq!(first.finding, SideVerdict::Clean);
+            assert_eq!(first.verdict, SideVerdict::Clean);
             if begun.elapsed() < TICK / 2 {
                 break (dir, state, first);
             }
         };
-        assert!(first.glance.is_none(), "a change in the same tick would go unseen");
+        assert!(first.stamps.is_none(), "a change in the same tick would go unseen");
         let at =
             |remembered: Option<&CleanMaildir>| scan(dir.path(), &state, &RULES, remembered, None);
         std::thread::sleep(TICK * 2);
         let second = at(Some(&first.remembered(&RULES, None)));
-        assert!(second.listed && second.glance.is_some());
+        assert!(second.listed && second.stamps.is_some());
         let memory = second.remembered(&RULES, None);
         assert!(!at(Some(&memory)).listed);
         // Other rules, other answers.
@@ -790,7 +822,7 @@ mod tests {
         let then = cur.metadata().unwrap().modified().unwrap();
         std::fs::write(cur.join("b:2,"), "").unwrap();
         std::fs::File::open(&cur).unwrap().set_modified(then).unwrap();
-        assert_eq!(at(Some(&memory)).finding, changes(1, 0, 0));
+        assert_eq!(at(Some(&memory)).verdict, changes(1, 0, 0));
     }
 
     #[test]
@@ -801,29 +833,29 @@ mod tests {
         new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
         std::thread::sleep(TICK * 2);
         let found = scan(dir.path(), &state, &RULES, None, None);
-        assert_eq!((found.finding, found.glance), (SideVerdict::Clean, None));
+        assert_eq!((found.verdict, found.stamps), (SideVerdict::Clean, None));
     }
 
     #[test]
-    fn alt_map_is_compared_with_the_last_clean_look() {
+    fn alt_map_is_compared_with_the_last_clean_scan() {
         let (dir, state) = maildir();
         std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
         let rules = Rules { alt_map: true, ..RULES };
         let first = scan(dir.path(), &state, &rules, None, None);
-        assert!(matches!(first.finding, SideVerdict::Unknown(_)));
+        assert!(matches!(first.verdict, SideVerdict::Unknown(_)));
         // Without the setting its UIDs are lost, whatever is remembered.
         let memory = first.remembered(&RULES, None);
-        let lost = scan(dir.path(), &state, &RULES, Some(&memory), None).finding;
+        let lost = scan(dir.path(), &state, &RULES, Some(&memory), None).verdict;
         assert!(matches!(lost, SideVerdict::Unknown(_)));
         let memory = first.remembered(&rules, None);
-        let again = || scan(dir.path(), &state, &rules, Some(&memory), None).finding;
+        let again = || scan(dir.path(), &state, &rules, Some(&memory), None).verdict;
         assert_eq!(again(), SideVerdict::Clean);
         let (cur, new) = (dir.path().join("cur"), dir.path().join("new"));
         std::fs::rename(cur.join("a,U=1:2,S"), new.join("a,U=1:2,S")).unwrap();
         assert_eq!(again(), SideVerdict::Clean);
         std::fs::rename(new.join("a,U=1:2,S"), cur.join("a,U=1:2,RS")).unwrap();
         assert!(matches!(again(), SideVerdict::Changed(_)));
-        // The same messages, but another run has been since.
+        // The same messages, but there has been another run since.
         std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
         assert_eq!(again(), SideVerdict::Clean);
         let before = scan(dir.path(), &state, &rules, None, None).fingerprint(None);
@@ -843,7 +875,7 @@ mod tests {
             listing.add(name.as_bytes());
         }
         let memory = CleanMaildir {
-            glance: None,
+            stamps: None,
             digest: Some(listing.digest()),
             record: None,
             rules: rules.clone(),

@@ -8,8 +8,8 @@
 //! understood is *unknown*; a wrong *dirty* costs a run.
 //!
 //! The rules are those of isync 1.4.4, read in its source and tried. Knows the
-//! channel's settings, the record and what was seen on either side; knows
-//! nothing of connections, locks or when to ask.
+//! channel's settings, the record and what was seen on either side. Does not
+//! depend on: connections, locks, the waiter.
 
 pub mod maildir;
 pub mod record;
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 /// What of a channel's settings decides whether a run would do something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// `Expunge ServerWatch` or `Both`: a run removes every \Deleted far message.
+    /// `Expunge Far` or `Both`: a run removes every \Deleted far message.
     pub expunge_far: bool,
     /// `Expunge Near` or `Both`.
     pub expunge_near: bool,
@@ -145,49 +145,36 @@ impl SideVerdict {
 
 /// The verdict on a mailbox pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// A run would change nothing.
-    Clean,
-    /// The near side differs: something is to be pushed.
-    Local(Changes),
-    /// The far side differs: something is to be pulled.
-    Remote(Changes),
-    /// Both sides differ: near, far.
-    Both(Changes, Changes),
-    /// It cannot be told, and why. Falls back to [`Fingerprint`]s.
-    Unknown(String),
+pub struct Verdict {
+    /// What is to be pushed.
+    pub near: SideVerdict,
+    /// What is to be pulled.
+    pub far: SideVerdict,
 }
 
 impl Verdict {
-    /// The verdict from what both sides show. A change on one side outweighs
-    /// ignorance of the other: a run is wanted either way.
-    #[must_use]
-    pub fn of(near: SideVerdict, far: SideVerdict) -> Verdict {
-        match (near, far) {
-            (SideVerdict::Clean, SideVerdict::Clean) => Verdict::Clean,
-            (SideVerdict::Changed(near), SideVerdict::Changed(far)) => Verdict::Both(near, far),
-            (SideVerdict::Changed(near), _) => Verdict::Local(near),
-            (_, SideVerdict::Changed(far)) => Verdict::Remote(far),
-            (SideVerdict::Unknown(why), _) | (_, SideVerdict::Unknown(why)) => {
-                Verdict::Unknown(why)
-            }
-        }
-    }
+    /// A run would change nothing.
+    pub const CLEAN: Verdict = Verdict { near: SideVerdict::Clean, far: SideVerdict::Clean };
 }
 
 impl std::fmt::Display for Verdict {
+    /// `to push: 1 new; to pull: 1 deleted`, or `in step`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Verdict::Clean => f.write_str("in step"),
-            Verdict::Local(near) => write!(f, "to push: {near}"),
-            Verdict::Remote(far) => write!(f, "to pull: {far}"),
-            Verdict::Both(near, far) => write!(f, "to push: {near}; to pull: {far}"),
-            Verdict::Unknown(why) => write!(f, "unknown: {why}"),
+        let text = |verdict: &SideVerdict| match verdict {
+            SideVerdict::Clean => None,
+            SideVerdict::Changed(changes) => Some(changes.to_string()),
+            SideVerdict::Unknown(why) => Some(why.clone()),
+        };
+        match (text(&self.near), text(&self.far)) {
+            (None, None) => f.write_str("in step"),
+            (Some(near), None) => write!(f, "to push: {near}"),
+            (None, Some(far)) => write!(f, "to pull: {far}"),
+            (Some(near), Some(far)) => write!(f, "to push: {near}; to pull: {far}"),
         }
     }
 }
 
-/// What is remembered of a mailbox pair between looks, in `seen.json`. Either
+/// What is remembered of a mailbox pair between scans, in `seen.json`. Either
 /// half is replaced when its side is found clean, and kept otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -266,17 +253,17 @@ impl Digest {
 pub(crate) fn pending_cleanup(record: &Record, rules: &Rules) -> u32 {
     let mut count = 0_u32;
     for entry in record.entries() {
-        let tidied = match (entry.far, entry.near) {
+        let pending = match (entry.far, entry.near) {
             (far, 0) => {
                 let below = far <= record.max_expired_far && far <= record.max_pulled;
                 // isync 1.4 drops the expired ones only with MaxMessages or Expunge.
-                below && (rules.max_messages > 0 || entry.standing == EntryKind::Expired)
+                below && (rules.max_messages > 0 || entry.kind == EntryKind::Expired)
             }
             // Expired, and no far message left to count it by.
-            (0, _) => rules.max_messages > 0 && entry.standing == EntryKind::Expired,
+            (0, _) => rules.max_messages > 0 && entry.kind == EntryKind::Expired,
             _ => false,
         };
-        count += u32::from(tidied);
+        count += u32::from(pending);
     }
     if rules.max_messages > 0 {
         // Whether unread messages expire is ExpireUnread's to say; either
@@ -288,7 +275,7 @@ pub(crate) fn pending_cleanup(record: &Record, rules: &Rules) -> u32 {
 
 /// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
 fn expiring(record: &Record, rules: &Rules, unread_too: bool) -> u32 {
-    let expired = |entry: &record::Entry| entry.standing == EntryKind::Expired;
+    let expired = |entry: &record::Entry| entry.kind == EntryKind::Expired;
     let alive = |entry: &&record::Entry| {
         entry.near != 0 && (expired(entry) || !entry.flags.has(flags::Flags::TRASHED))
     };
@@ -320,11 +307,11 @@ pub(crate) fn near_difference(
     if seen.has(Flags::TRASHED) && rules.expunge_near {
         return Some(Difference::Deleted);
     }
-    if entry.standing == EntryKind::Skipped {
+    if entry.kind == EntryKind::Skipped {
         return Some(Difference::New);
     }
     let mut pushed = seen;
-    if entry.standing == EntryKind::Expired {
+    if entry.kind == EntryKind::Expired {
         pushed = pushed.without(Flags::TRASHED);
     }
     if entry.placeholder == Placeholder::Near {
@@ -376,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_told_in_words() {
+    fn changes_are_readable() {
         assert_eq!(Changes::default().to_string(), "nothing");
         assert_eq!(changes(2, 1, 0, 0).to_string(), "2 new, 1 deleted");
         assert_eq!(changes(0, 0, 3, 0).to_string(), "3 flags");
@@ -386,16 +373,44 @@ mod tests {
     }
 
     #[test]
-    fn a_change_on_one_side_outweighs_ignorance_of_the_other() {
+    fn a_verdict_says_what_is_to_be_done_on_either_side() {
         let changed = || SideVerdict::Changed(changes(1, 0, 0, 0));
         let unknown = || SideVerdict::Unknown("x".into());
-        let of = |near, far| Verdict::of(near, far).to_string();
-        assert_eq!(of(SideVerdict::Clean, SideVerdict::Clean), "in step");
-        assert_eq!(of(changed(), unknown()), "to push: 1 new");
-        assert_eq!(of(unknown(), changed()), "to pull: 1 new");
-        assert_eq!(of(changed(), changed()), "to push: 1 new; to pull: 1 new");
-        assert_eq!(of(SideVerdict::Clean, unknown()), "unknown: x");
-        assert_eq!(of(unknown(), SideVerdict::Clean), "unknown: x");
+        let text = |near, far| Verdict { near, far }.to_string();
+        assert_eq!(Verdict::CLEAN.to_string(), "in step");
+        assert_eq!(text(changed(), SideVerdict::Clean), "to push: 1 new");
+        assert_eq!(text(SideVerdict::Clean, changed()), "to pull: 1 new");
+        assert_eq!(text(changed(), unknown()), "to push: 1 new; to pull: x");
+        assert_eq!(text(unknown(), SideVerdict::Clean), "to push: x");
+    }
+
+    #[test]
+    fn seen_json_keeps_the_names_of_0_1_0() {
+        let rules = Rules::none();
+        let near = maildir::CleanMaildir {
+            stamps: None,
+            digest: Some(Digest::default()),
+            record: None,
+            rules: rules.clone(),
+            forwarded: Some(true),
+        };
+        let status = server::ServerStatus {
+            uid_validity: 1,
+            uid_next: 2,
+            messages: 3,
+            highest_modseq: Some(4),
+        };
+        let far = server::CleanServer { status, rules, max_pulled: 5, max_pushed: 6 };
+        let state = CleanState { near: Some(near), far: Some(far), forwarded: None };
+        let rules = r#"{"expunge_far":false,"expunge_near":false,"max_messages":0,"info_delimiter":58,"alt_map":false}"#;
+        let near = format!(
+            r#"{{"glance":null,"digest":{{"files":0,"sum":0,"product":0}},"record":null,"rules":{rules},"forwarded":true}}"#
+        );
+        let status = r#"{"uid_validity":1,"uid_next":2,"messages":3,"highest_modseq":4}"#;
+        let far = format!(r#"{{"status":{status},"rules":{rules},"max_pulled":5,"max_pushed":6}}"#);
+        let text = format!(r#"{{"near":{near},"far":{far},"forwarded":null}}"#);
+        assert_eq!(serde_json::to_string(&state).unwrap(), text);
+        assert_eq!(serde_json::from_str::<CleanState>(&text).unwrap(), state);
     }
 
     /// As many messages as there are in a large mailbox, and their flags.
@@ -407,16 +422,16 @@ mod tests {
             digest
         };
         let mut seen = BTreeSet::new();
-        let mut told = |digest: Digest| assert!(seen.insert((digest.sum, digest.product)));
+        let mut add = |digest: Digest| assert!(seen.insert((digest.sum, digest.product)));
         for number in 0..5000 {
-            told(one(&format!("17000{number:05}.M1P2_3.host,U=4"), Flags::NONE));
-            told(one(&format!("{number}"), Flags::SEEN));
+            add(one(&format!("17000{number:05}.M1P2_3.host,U=4"), Flags::NONE));
+            add(one(&format!("{number}"), Flags::SEEN));
         }
         for bits in 0..64 {
-            told(one("name", Flags::from_bits(bits)));
+            add(one("name", Flags::from_bits(bits)));
         }
         for length in 1..40 {
-            told(one(&"\0".repeat(length), Flags::NONE));
+            add(one(&"\0".repeat(length), Flags::NONE));
         }
         let many = |names: &[&str]| {
             let mut digest = Digest::default();
@@ -432,7 +447,7 @@ mod tests {
 
     const TWO: Rules = Rules { max_messages: 2, ..Rules::none() };
 
-    fn tidied(marks: (u32, u32), entries: &str, rules: &Rules) -> u32 {
+    fn cleanup(marks: (u32, u32), entries: &str, rules: &Rules) -> u32 {
         let (pulled, expired) = marks;
         let head = format!(
             "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid {pulled}\nMaxPushedUid 9\n\
@@ -445,7 +460,7 @@ mod tests {
     #[test]
     fn entries_that_a_run_would_drop_are_counted() {
         let none = Rules::none();
-        assert_eq!(tidied((9, 5), "0 0 \n1 1 \n", &none), 0, "no entry at all");
+        assert_eq!(cleanup((9, 5), "0 0 \n1 1 \n", &none), 0, "no entry at all");
         // Expired, and up to both marks.
         for (entry, kept, limited) in [
             ("5 0 ~\n", 1, 1),
@@ -455,16 +470,16 @@ mod tests {
             ("0 4 ~\n", 0, 1),
             ("0 4 \n", 0, 0),
         ] {
-            assert_eq!(tidied((9, 5), entry, &none), kept, "{entry}");
-            assert_eq!(tidied((9, 5), entry, &TWO), limited, "{entry}");
+            assert_eq!(cleanup((9, 5), entry, &none), kept, "{entry}");
+            assert_eq!(cleanup((9, 5), entry, &TWO), limited, "{entry}");
         }
-        assert_eq!(tidied((9, 20), "9 0 ~\n", &none), 1);
-        assert_eq!(tidied((9, 20), "10 0 ~\n", &none), 0);
+        assert_eq!(cleanup((9, 20), "9 0 ~\n", &none), 1);
+        assert_eq!(cleanup((9, 20), "10 0 ~\n", &none), 0);
     }
 
     #[test]
     fn pairs_that_a_run_would_expire_or_take_back_are_counted() {
-        let counted = |entries: &[&str]| tidied((9, 0), &(entries.join("\n") + "\n"), &TWO);
+        let counted = |entries: &[&str]| cleanup((9, 0), &(entries.join("\n") + "\n"), &TWO);
         assert_eq!(counted(&["1 1 S", "2 2 S"]), 0);
         assert_eq!(counted(&["1 1 S", "2 2 S", "3 3 S"]), 1);
         assert_eq!(counted(&["1 1 S", "2 2 S", "3 3 S", "4 4 S"]), 2);

@@ -63,7 +63,7 @@ pub struct Entry {
     /// The side on which a placeholder stands for a message over `MaxSize`.
     pub placeholder: Placeholder,
     /// Whether the pair is an ordinary one.
-    pub standing: EntryKind,
+    pub kind: EntryKind,
 }
 
 /// The side of a pair that is only a placeholder.
@@ -72,7 +72,7 @@ pub enum Placeholder {
     /// Neither.
     None,
     /// `<`: the far one.
-    ServerWatch,
+    Far,
     /// `>`: the near one.
     Near,
 }
@@ -234,22 +234,22 @@ fn entry(text: &[u8]) -> Option<Entry> {
         return None;
     }
     let placeholder = match flags.first() {
-        Some(b'<') => Placeholder::ServerWatch,
+        Some(b'<') => Placeholder::Far,
         Some(b'>') => Placeholder::Near,
         _ => Placeholder::None,
     };
     if placeholder != Placeholder::None {
         flags = flags.get(1..)?;
     }
-    let standing = match flags.first() {
+    let kind = match flags.first() {
         Some(b'~') => EntryKind::Expired,
         Some(b'^') => EntryKind::Skipped,
         _ => EntryKind::Plain,
     };
-    if standing != EntryKind::Plain {
+    if kind != EntryKind::Plain {
         flags = flags.get(1..)?;
     }
-    Some(Entry { far, near, flags: Flags::from_record(flags)?, placeholder, standing })
+    Some(Entry { far, near, flags: Flags::from_record(flags)?, placeholder, kind })
 }
 
 impl Record {
@@ -374,13 +374,13 @@ mod tests {
         assert_eq!((record.max_pulled, record.max_pushed, record.max_expired_far), (9, 9, 2));
         assert_eq!(record.entries().len(), 9);
         assert_eq!(record.of_far(1).unwrap().flags, Flags::among(b"FS"));
-        assert_eq!(record.of_far(2).unwrap().placeholder, Placeholder::ServerWatch);
+        assert_eq!(record.of_far(2).unwrap().placeholder, Placeholder::Far);
         assert_eq!(record.of_near(4).unwrap().far, 0);
         assert_eq!(record.of_near(5).unwrap().placeholder, Placeholder::Near);
-        assert_eq!(record.of_near(6).unwrap().standing, EntryKind::Expired);
-        assert_eq!(record.of_far(8).unwrap().standing, EntryKind::Skipped);
+        assert_eq!(record.of_near(6).unwrap().kind, EntryKind::Expired);
+        assert_eq!(record.of_far(8).unwrap().kind, EntryKind::Skipped);
         let both = record.of_far(9).unwrap();
-        assert_eq!((both.placeholder, both.standing), (Placeholder::Near, EntryKind::Expired));
+        assert_eq!((both.placeholder, both.kind), (Placeholder::Near, EntryKind::Expired));
         assert_eq!(record.with_far().len(), 8);
         assert_eq!(
             record.with_near().map(|entry| entry.near).collect::<Vec<_>>(),

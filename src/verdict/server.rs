@@ -1,13 +1,13 @@
 //! The far side: what on the server differs from mbsync's record.
 //!
-//! In two steps, for the second costs round trips: [`compare_status`] compares STATUS
-//! with that of the last clean look, [`judge_server`] judges what SEARCH and FETCH
-//! then show. Pure functions over values; knows IMAP's words but no connection.
+//! In two steps, because the second costs round trips: [`compare_status`] compares
+//! STATUS with that of the last clean scan, [`judge_server`] judges what SEARCH and
+//! FETCH then show. Pure functions over values; does not depend on connections.
 //!
-//! A look is: STATUS; EXAMINE; `UID SEARCH RETURN (ALL) ALL`, or `UID SEARCH
+//! A scan is: STATUS; EXAMINE; `UID SEARCH RETURN (ALL) ALL`, or `UID SEARCH
 //! ALL` without ESEARCH; `UID FETCH 1:* (FLAGS)`, with `(CHANGEDSINCE m)` where
 //! [`FetchScope`] says so. If it ends clean, the STATUS from *before* the SEARCH is
-//! remembered, so that what happened meanwhile is seen by the next one.
+//! remembered, so that what happened meanwhile is found by the next one.
 
 use super::record::{Entry, EntryKind, Placeholder, Record};
 use super::{Changes, Difference, Rules, SideVerdict};
@@ -29,10 +29,10 @@ pub struct ServerStatus {
     pub highest_modseq: Option<u64>,
 }
 
-/// What is remembered of the far side from its last clean look.
+/// What is remembered of the far side from its last clean scan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CleanServer {
-    /// STATUS, as it was before the look.
+    /// STATUS, as it was before the scan.
     pub status: ServerStatus,
     /// The rules that it was judged by.
     pub rules: Rules,
@@ -43,7 +43,7 @@ pub struct CleanServer {
 }
 
 impl CleanServer {
-    /// What to remember of a clean look at the far side.
+    /// What to remember of a clean scan of the far side.
     #[must_use]
     pub fn new(status: ServerStatus, record: &Record, rules: &Rules) -> CleanServer {
         CleanServer {
@@ -58,29 +58,29 @@ impl CleanServer {
 /// What STATUS alone leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusVerdict {
-    /// As at the last clean look.
+    /// As at the last clean scan.
     Clean,
-    /// Possibly different: this look settles it.
-    Look(FetchScope),
+    /// Possibly different: this scan decides.
+    Scan(FetchScope),
     /// It cannot be told, and why.
     Unknown(String),
 }
 
-/// The flags that a look must fetch.
+/// The flags that a scan must fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FetchScope {
     /// Of every message.
     Whole,
     /// Of those changed since this modification sequence: what changed before
-    /// it was judged by the last clean look.
+    /// it was judged by the last clean scan.
     ChangedSince(u64),
 }
 
 /// Whether the far side can differ from the record, going by its STATUS now and
-/// what was remembered of the last clean look.
+/// what was remembered of the last clean scan.
 ///
 /// `record` is `None` where the state file is known to be that of the last
-/// clean look. Without HIGHESTMODSEQ, a change of flags alone does not show
+/// clean scan. Without HIGHESTMODSEQ, a change of flags alone does not show
 /// in STATUS and is left to the timer.
 #[must_use]
 pub fn compare_status(
@@ -103,12 +103,12 @@ pub fn compare_status(
             && !record.is_some_and(sunk)
     };
     let Some(then) = remembered.filter(comparable) else {
-        return StatusVerdict::Look(FetchScope::Whole);
+        return StatusVerdict::Scan(FetchScope::Whole);
     };
     if then.status == *now {
         return StatusVerdict::Clean;
     }
-    StatusVerdict::Look(match (then.status.highest_modseq, now.highest_modseq) {
+    StatusVerdict::Scan(match (then.status.highest_modseq, now.highest_modseq) {
         // A server that counts backwards has forgotten something.
         (Some(old), Some(new)) if old <= new && then.status.uid_next <= now.uid_next => {
             FetchScope::ChangedSince(old)
@@ -117,7 +117,7 @@ pub fn compare_status(
     })
 }
 
-/// The flags that a look has fetched.
+/// The flags that a scan has fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
     /// Of every message.
@@ -128,7 +128,7 @@ pub enum Fetched {
 
 /// What on the far side differs from the record: `uids` are all that SEARCH
 /// found, `fetched` the flags. UIDs in `fetched` alone are of messages that
-/// came or went between the two, and the next look's business.
+/// came or went between the two, and for the next scan to judge.
 #[must_use]
 pub fn judge_server(
     record: &Record,
@@ -197,7 +197,7 @@ pub fn never_synced(now: &ServerStatus) -> SideVerdict {
 /// entry. The counterpart of the near side's rule, without its exceptions for
 /// expired messages and for what the server does not keep.
 fn far_difference(entry: &Entry, seen: Flags) -> Option<Difference> {
-    if entry.standing == EntryKind::Skipped {
+    if entry.kind == EntryKind::Skipped {
         return Some(Difference::New);
     }
     if entry.placeholder != Placeholder::None && seen.has(Flags::FLAGGED) {
@@ -206,7 +206,7 @@ fn far_difference(entry: &Entry, seen: Flags) -> Option<Difference> {
     if entry.near == 0 {
         return None;
     }
-    let pulled = if entry.placeholder == Placeholder::ServerWatch {
+    let pulled = if entry.placeholder == Placeholder::Far {
         seen.without(Flags::SEEN.with(Flags::FLAGGED))
     } else {
         seen
@@ -243,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_status_is_clean_and_another_needs_a_look() {
+    fn the_same_status_is_clean_and_another_needs_a_scan() {
         let record = record("1 1 S\n");
         let then = CleanServer::new(STATUS, &record, &RULES);
         let at = |now: ServerStatus| compare_status(&now, Some(&then), Some(&record), &RULES);
         assert_eq!(at(STATUS), StatusVerdict::Clean);
-        let since = StatusVerdict::Look(FetchScope::ChangedSince(50));
-        let whole = StatusVerdict::Look(FetchScope::Whole);
+        let since = StatusVerdict::Scan(FetchScope::ChangedSince(50));
+        let whole = StatusVerdict::Scan(FetchScope::Whole);
         assert_eq!(at(ServerStatus { highest_modseq: Some(51), ..STATUS }), since);
         assert_eq!(at(ServerStatus { messages: 2, ..STATUS }), since);
         assert_eq!(at(ServerStatus { highest_modseq: Some(49), ..STATUS }), whole);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_there_and_not_in_a_whole_look_has_gone_meanwhile() {
+    fn a_message_that_is_there_and_not_in_a_whole_scan_has_gone_meanwhile() {
         let record = record("1 1 S\n2 2 S\n3 0 \n");
         let uids = UidSet::parse("1:3").unwrap();
         let whole = |uids_seen: &[u32]| {
@@ -339,13 +339,13 @@ mod tests {
                     MaxExpiredNearUid 3\n\n";
         let record = record::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();
         assert_eq!(record.max_expired_near, 3);
-        let finding = judge_server(
+        let verdict = judge_server(
             &record,
             &RULES,
             &UidSet::parse("1").unwrap(),
             &Fetched::ChangedSince(vec![]),
         );
-        assert!(matches!(finding, SideVerdict::Unknown(_)));
+        assert!(matches!(verdict, SideVerdict::Unknown(_)));
     }
 
     #[test]
@@ -368,8 +368,8 @@ mod tests {
         }
         assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
         let all = UidSet::parse("1:4294967295").unwrap();
-        let finding =
+        let verdict =
             judge_server(&record("1 1 \n"), &RULES, &all, &Fetched::ChangedSince(Vec::new()));
-        assert!(matches!(finding, SideVerdict::Changed(Changes { new: 4_294_967_286, .. })));
+        assert!(matches!(verdict, SideVerdict::Changed(Changes { new: 4_294_967_286, .. })));
     }
 }

@@ -1,19 +1,30 @@
-//! What the disk tells: mail that was read, filed or written, requests, other
-//! processes' runs, an edited configuration.
+//! Events on this disk: mail that was read, filed or written, requests, other
+//! processes' runs, a configuration that was edited.
 //!
 //! Knows inotify and what mutt and mbsync do to a Maildir; draws no conclusion
-//! from it. Only cur and new are listened to: the rest of a Maildir changes in
-//! every run of mbsync, also in one that does nothing.
+//! from it. Only cur and new are watched: the rest of a Maildir changes in every
+//! run of mbsync, also in one that does nothing. Mailboxes that the kernel has no
+//! watch for are unwatched: they have to be scanned at intervals.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
-/// What has been heard since the last question.
+use super::log::Log;
+use crate::error::no_descriptor_left;
+use crate::model::{Account, Mailbox, StoreKind};
+use crate::text::short;
+
+/// How often unwatched mailboxes are scanned.
+const SCAN_UNWATCHED: Duration = Duration::from_secs(15);
+
+/// What has happened since the last question.
 // Each is a fact of its own, and any of them may come with any other.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // a set of flags
@@ -26,15 +37,179 @@ pub struct LocalEvents {
     pub state: bool,
     /// A configuration file was written.
     pub config: bool,
-    /// Too much at once: anything may have changed.
-    pub all: bool,
+    /// Events were lost: anything may have changed.
+    pub overflow: bool,
 }
 
-impl LocalEvents {
-    /// Nothing was heard.
-    #[must_use]
-    pub fn nothing(&self) -> bool {
-        *self == LocalEvents::default()
+/// What to watch.
+#[derive(Debug)]
+pub struct WatchPaths {
+    /// The Maildir of each mailbox.
+    pub maildirs: Vec<Option<PathBuf>>,
+    /// Directories in which new Maildirs appear.
+    pub roots: BTreeSet<PathBuf>,
+    /// The account's state directory.
+    pub state: PathBuf,
+    /// The trigger file, if it is elsewhere.
+    pub trigger: Option<PathBuf>,
+    pub configs: Vec<PathBuf>,
+}
+
+impl WatchPaths {
+    /// The Maildirs of these mailboxes, and the directories in which others of the
+    /// account would appear.
+    pub fn of<'m>(
+        account: &Account,
+        mailboxes: impl Iterator<Item = &'m Mailbox>,
+        state: PathBuf,
+        trigger: Option<PathBuf>,
+        configs: Vec<PathBuf>,
+    ) -> Self {
+        let maildirs: Vec<_> = mailboxes.map(|mailbox| mailbox.maildir.clone()).collect();
+        let parents = maildirs.iter().flatten().filter_map(|maildir| maildir.parent());
+        let mut roots: BTreeSet<PathBuf> = parents.map(Into::into).collect();
+        for channel in &account.channels {
+            if let StoreKind::Maildir(store) = &channel.near.store.kind {
+                if let Some((dir, _)) = store.path.as_ref().and_then(|path| path.rsplit_once('/')) {
+                    roots.insert(dir.into());
+                }
+            }
+        }
+        WatchPaths { maildirs, roots, state, trigger, configs }
+    }
+
+    /// How many watches all of it takes.
+    pub fn watches(&self) -> usize {
+        let state = 2;
+        2 * self.maildirs.iter().flatten().count()
+            + self.roots.len()
+            + self.configs.len()
+            + usize::from(self.trigger.is_some())
+            + state
+    }
+}
+
+/// The local events of one account, with or without inotify.
+pub struct LocalWatcher {
+    inotify: Option<InotifyWatches>,
+    scan_unwatched_at: Duration,
+    /// When to list the mailboxes again, after directories came or went.
+    list_at: Option<Duration>,
+    log: Rc<Log>,
+}
+
+impl LocalWatcher {
+    pub fn new(log: Rc<Log>, now: Duration) -> Self {
+        let scan_unwatched_at = now + SCAN_UNWATCHED;
+        LocalWatcher { inotify: None, scan_unwatched_at, list_at: None, log }
+    }
+
+    /// Watches these, and reports what cannot be watched; [`LocalWatcher::retry`]
+    /// tries again.
+    pub fn watch(&mut self, paths: &WatchPaths) {
+        self.set(InotifyWatches::open(paths));
+    }
+
+    fn set(&mut self, opened: io::Result<InotifyWatches>) {
+        let every = short(SCAN_UNWATCHED);
+        match opened {
+            Ok(inotify) => {
+                if !inotify.unwatched.is_empty() {
+                    let unwatched = inotify.unwatched.len();
+                    self.log.report(&format!(
+                        "no inotify watch left for {unwatched} mailboxes, which are looked at every \
+                         {every}; raise fs.inotify.max_user_watches (sysctl)"
+                    ));
+                }
+                self.inotify = Some(inotify);
+            }
+            Err(error) => {
+                self.inotify = None;
+                let limit = if no_descriptor_left(&error) {
+                    "fs.inotify.max_user_instances (sysctl), or the limit of open files (ulimit -n)"
+                } else {
+                    "fs.inotify.max_user_instances (sysctl)"
+                };
+                self.log.report(&format!(
+                    "no inotify ({error}); mailboxes are looked at every {every}; raise {limit}"
+                ));
+            }
+        }
+    }
+
+    /// Where something is unwatched, the kernel may have watches again by now. True
+    /// if more is watched than before; what happened meanwhile is not known then.
+    pub fn retry(&mut self, paths: &WatchPaths) -> bool {
+        let Ok(inotify) = InotifyWatches::open(paths) else { return false };
+        let before = self.inotify.as_ref().map(|inotify| inotify.unwatched.len());
+        let better = before.is_none_or(|before| inotify.unwatched.len() < before);
+        if better {
+            self.log.say(|| "inotify again".into());
+            self.inotify = Some(inotify);
+        }
+        better
+    }
+
+    /// Whether something is unwatched.
+    pub fn is_partial(&self) -> bool {
+        self.inotify.as_ref().is_none_or(|inotify| !inotify.unwatched.is_empty())
+    }
+
+    /// The unwatched mailboxes, of so many.
+    pub fn unwatched(&self, mailboxes: usize) -> Vec<usize> {
+        match &self.inotify {
+            Some(inotify) => inotify.unwatched.clone(),
+            None => (0..mailboxes).collect(),
+        }
+    }
+
+    /// What has happened. Never waits. Without inotify, every call is a reason to
+    /// check requests and runs.
+    pub fn events(&mut self) -> LocalEvents {
+        let unknown = || LocalEvents { state: true, ..LocalEvents::default() };
+        self.inotify.as_mut().map_or_else(unknown, InotifyWatches::events)
+    }
+
+    pub fn unwatched_are_due(&self, now: Duration) -> bool {
+        now >= self.scan_unwatched_at
+    }
+
+    pub fn unwatched_are_scanned(&mut self, now: Duration) {
+        self.scan_unwatched_at = now + SCAN_UNWATCHED;
+    }
+
+    /// The mailboxes are to be listed again: later, for a Maildir is created in
+    /// several steps.
+    pub fn list_later(&mut self, at: Duration) {
+        self.list_at.get_or_insert(at);
+    }
+
+    pub fn must_list(&self) -> bool {
+        self.list_at.is_some()
+    }
+
+    pub fn list_is_due(&self, now: Duration) -> bool {
+        self.list_at.is_some_and(|at| now >= at)
+    }
+
+    pub fn listed(&mut self) {
+        self.list_at = None;
+    }
+
+    /// When something is due without an event.
+    pub fn next_due(&self) -> Option<Duration> {
+        let unwatched = self.is_partial().then_some(self.scan_unwatched_at);
+        self.list_at.into_iter().chain(unwatched).min()
+    }
+
+    /// Readable when something happened that may call for a run.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(|inotify| inotify.inotify.as_fd())
+    }
+
+    /// Readable when a configuration file may have been written.
+    pub fn configs_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(|inotify| inotify.configs.as_fd())
     }
 }
 
@@ -42,81 +217,64 @@ impl LocalEvents {
 enum WatchKind {
     Mail(usize),
     Folders,
-    RecordState,
+    State,
     /// The directory of a trigger file of the user's own.
     Trigger(OsString),
 }
 
-/// The watches of one account.
+/// The inotify watches of one account.
 #[derive(Debug)]
-pub struct LocalWatcher {
+pub struct InotifyWatches {
     inotify: Inotify,
     /// Apart, because a configuration file lies among others that are written at
     /// any time, by a password command for one.
     configs: Inotify,
     config_names: HashMap<WatchDescriptor, Vec<OsString>>,
-    places: HashMap<WatchDescriptor, Vec<WatchKind>>,
-    deaf: Vec<usize>,
+    kinds: HashMap<WatchDescriptor, Vec<WatchKind>>,
+    /// Mailboxes that the kernel had no watch left for.
+    pub unwatched: Vec<usize>,
 }
 
-/// Where to listen.
-#[derive(Debug)]
-pub struct WatchPaths<'a> {
-    /// The Maildir of each mailbox.
-    pub maildirs: &'a [Option<PathBuf>],
-    /// Directories in which new Maildirs appear.
-    pub roots: &'a BTreeSet<PathBuf>,
-    /// The account's state directory.
-    pub state: &'a Path,
-    /// The trigger file, if it is elsewhere.
-    pub trigger: Option<&'a Path>,
-    /// Configuration files.
-    pub configs: &'a [PathBuf],
-}
-
-impl LocalWatcher {
-    /// Listens. Mailboxes for which the kernel has no watch left are [`LocalWatcher::deaf`].
-    ///
-    /// # Errors
-    /// There is no inotify at all, or no instance left.
-    pub fn open(places: &WatchPaths<'_>) -> io::Result<Self> {
-        let mut ears = LocalWatcher {
+impl InotifyWatches {
+    /// Fails if there is no inotify at all, or no instance left.
+    pub fn open(paths: &WatchPaths) -> io::Result<Self> {
+        let mut all = InotifyWatches {
             inotify: Inotify::init()?,
             configs: Inotify::init()?,
             config_names: HashMap::new(),
-            places: HashMap::new(),
-            deaf: vec![],
+            kinds: HashMap::new(),
+            unwatched: vec![],
         };
-        // Requests first: they must not be missed for want of watches.
+        // Requests first: they must not be missed for lack of watches.
         let made = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
-        ears.add(&places.state.join("want"), WatchMask::CLOSE_WRITE, WatchKind::RecordState);
-        ears.add(
-            places.state,
+        all.add(paths.state.join("want"), WatchMask::CLOSE_WRITE, WatchKind::State);
+        all.add(
+            paths.state.clone(),
             made | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB,
-            WatchKind::RecordState,
+            WatchKind::State,
         );
-        for config in places.configs {
+        for config in &paths.configs {
             // A link's target is edited elsewhere; a link is replaced here.
             let target = config.canonicalize().ok().filter(|target| target != config);
             for file in std::iter::once(config).chain(&target) {
                 if let (Some(dir), Some(name)) = (file.parent(), file.file_name()) {
                     let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
-                    if let Ok(watch) = ears.configs.watches().add(dir, mask) {
-                        ears.config_names.entry(watch).or_default().push(name.to_owned());
+                    if let Ok(watch) = all.configs.watches().add(dir, mask) {
+                        all.config_names.entry(watch).or_default().push(name.to_owned());
                     }
                 }
             }
         }
-        if let Some((dir, name)) =
-            places.trigger.and_then(|file| file.parent().zip(file.file_name()))
-        {
+        let trigger = paths.trigger.as_ref();
+        if let Some((dir, name)) = trigger.and_then(|file| file.parent().zip(file.file_name())) {
             let mask = WatchMask::CREATE | WatchMask::ATTRIB | WatchMask::CLOSE_WRITE;
-            ears.add(dir, mask | WatchMask::MOVED_TO, WatchKind::Trigger(name.to_owned()));
+            let kind = WatchKind::Trigger(name.to_owned());
+            all.add(dir.to_owned(), mask | WatchMask::MOVED_TO, kind);
         }
-        for root in places.roots {
-            ears.add(root, made | WatchMask::MOVED_FROM, WatchKind::Folders);
+        for root in &paths.roots {
+            all.add(root.clone(), made | WatchMask::MOVED_FROM, WatchKind::Folders);
         }
-        for (index, maildir) in places.maildirs.iter().enumerate() {
+        for (index, maildir) in paths.maildirs.iter().enumerate() {
             let Some(maildir) = maildir else { continue };
             let mask = WatchMask::CREATE
                 | WatchMask::MOVED_TO
@@ -125,25 +283,19 @@ impl LocalWatcher {
                 | WatchMask::DELETE_SELF
                 | WatchMask::MOVE_SELF;
             let both = ["cur", "new"]
-                .map(|part| ears.add(&maildir.join(part), mask, WatchKind::Mail(index)));
+                .map(|part| all.add(maildir.join(part), mask, WatchKind::Mail(index)));
             if both.contains(&false) {
-                ears.deaf.push(index);
+                all.unwatched.push(index);
             }
         }
-        Ok(ears)
-    }
-
-    /// Mailboxes that cannot be listened to: they have to be looked at.
-    #[must_use]
-    pub fn deaf(&self) -> &[usize] {
-        &self.deaf
+        Ok(all)
     }
 
     /// False only if there is something to watch and no watch for it.
-    fn add(&mut self, path: &Path, mask: WatchMask, place: WatchKind) -> bool {
+    fn add(&mut self, path: PathBuf, mask: WatchMask, kind: WatchKind) -> bool {
         match self.inotify.watches().add(path, mask | WatchMask::MASK_ADD | WatchMask::ONLYDIR) {
             Ok(watch) => {
-                self.places.entry(watch).or_default().push(place);
+                self.kinds.entry(watch).or_default().push(kind);
                 true
             }
             Err(error) => {
@@ -152,38 +304,28 @@ impl LocalWatcher {
         }
     }
 
-    /// What has been heard. Never waits.
-    pub fn heard(&mut self) -> LocalEvents {
-        let mut heard = LocalEvents::default();
-        let places = &self.places;
+    fn events(&mut self) -> LocalEvents {
+        let mut events = LocalEvents::default();
+        let kinds = &self.kinds;
         drain(&mut self.inotify, |watch, mask, name| {
             if mask.contains(EventMask::Q_OVERFLOW) {
-                heard.all = true;
+                events.overflow = true;
             }
-            for place in places.get(watch).into_iter().flatten() {
-                place.heard(mask, name, &mut heard);
+            for kind in kinds.get(watch).into_iter().flatten() {
+                kind.note(mask, name, &mut events);
             }
         });
         let names = &self.config_names;
         drain(&mut self.configs, |watch, mask, name| {
             let ours = |ours: &OsString| name == Some(ours.as_os_str());
-            heard.config |= mask.contains(EventMask::Q_OVERFLOW)
+            events.config |= mask.contains(EventMask::Q_OVERFLOW)
                 || names.get(watch).into_iter().flatten().any(ours);
         });
-        heard
-    }
-
-    /// Readable when a configuration file may have been written.
-    #[must_use]
-    pub fn configs_fd(&self) -> BorrowedFd<'_> {
-        self.configs.as_fd()
+        events
     }
 }
 
-fn drain(
-    inotify: &mut Inotify,
-    mut each: impl FnMut(&WatchDescriptor, EventMask, Option<&std::ffi::OsStr>),
-) {
+fn drain(inotify: &mut Inotify, mut each: impl FnMut(&WatchDescriptor, EventMask, Option<&OsStr>)) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(events) = inotify.read_events(&mut buffer) {
         let mut any = false;
@@ -198,34 +340,27 @@ fn drain(
 }
 
 impl WatchKind {
-    fn heard(&self, mask: EventMask, name: Option<&std::ffi::OsStr>, heard: &mut LocalEvents) {
+    fn note(&self, mask: EventMask, name: Option<&OsStr>, events: &mut LocalEvents) {
         let name_is = |wanted: &OsString| name == Some(wanted.as_os_str());
         match self {
             WatchKind::Mail(index) => {
-                heard.mail.insert(*index);
+                events.mail.insert(*index);
                 // The directory itself went: the Maildir may be another one now.
-                heard.folders |= mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF);
+                events.folders |= mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF);
             }
             WatchKind::Folders => {
                 let own =
                     ["cur", "new", "tmp"].iter().any(|own| name.is_some_and(|name| name == *own));
-                heard.folders |= mask.contains(EventMask::ISDIR) && !own;
+                events.folders |= mask.contains(EventMask::ISDIR) && !own;
             }
-            WatchKind::RecordState => {
-                // Half-written files and the queue's comings and goings mean nothing.
+            WatchKind::State => {
+                // Temporary files and the locks of queue and waiter mean nothing.
                 let name = name.and_then(|name| name.to_str()).unwrap_or_default();
-                heard.state |=
+                events.state |=
                     !name.starts_with('.') && name != "queue.lock" && name != "waiter.lock";
             }
-            WatchKind::Trigger(trigger) => heard.state |= name_is(trigger),
+            WatchKind::Trigger(trigger) => events.state |= name_is(trigger),
         }
-    }
-}
-
-impl AsFd for LocalWatcher {
-    /// Readable when something happened that may call for a run.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
     }
 }
 
@@ -233,45 +368,90 @@ impl AsFd for LocalWatcher {
 mod tests {
     use super::*;
 
+    fn log() -> Rc<Log> {
+        Rc::new(Log::new("Home", false))
+    }
+
+    fn only(change: impl FnOnce(&mut LocalEvents)) -> LocalEvents {
+        let mut events = LocalEvents::default();
+        change(&mut events);
+        events
+    }
+
     #[test]
-    fn each_place_is_told_apart() {
+    fn each_kind_of_event_is_distinguished() {
         let base = tempfile::tempdir().unwrap();
         let at = |name: &str| base.path().join(name);
         for dir in ["state/want", "mail/box/cur", "mail/box/new", "mail/box/tmp", "conf", "trig"] {
             std::fs::create_dir_all(at(dir)).unwrap();
         }
-        let roots = BTreeSet::from([at("mail")]);
-        let configs = [at("conf/rc")];
-        let trigger = at("trig/Home");
-        let mut ears = LocalWatcher::open(&WatchPaths {
-            maildirs: &[None, Some(at("mail/box"))],
-            roots: &roots,
-            state: &at("state"),
-            trigger: Some(&trigger),
-            configs: &configs,
-        })
-        .unwrap();
-        assert!(ears.deaf().is_empty() && ears.heard().nothing());
+        let mut local = LocalWatcher::new(log(), Duration::ZERO);
+        local.watch(&WatchPaths {
+            maildirs: vec![None, Some(at("mail/box"))],
+            roots: BTreeSet::from([at("mail")]),
+            state: at("state"),
+            trigger: Some(at("trig/Home")),
+            configs: vec![at("conf/rc")],
+        });
+        assert!(!local.is_partial() && local.unwatched(2).is_empty());
+        assert_eq!(local.events(), LocalEvents::default());
         let touch = |name: &str| std::fs::write(at(name), "").unwrap();
         touch("mail/box/tmp/x");
         touch("mail/box/.mbsyncstate");
         touch("conf/other");
         touch("trig/Work");
         touch("state/queue.lock");
-        assert!(ears.heard().nothing());
+        assert_eq!(local.events(), LocalEvents::default());
         touch("mail/box/cur/x");
-        assert_eq!(
-            ears.heard(),
-            LocalEvents { mail: BTreeSet::from([1]), ..LocalEvents::default() }
-        );
+        assert_eq!(local.events(), only(|events| events.mail = BTreeSet::from([1])));
         std::fs::create_dir(at("mail/more")).unwrap();
-        assert_eq!(ears.heard(), LocalEvents { folders: true, ..LocalEvents::default() });
+        assert_eq!(local.events(), only(|events| events.folders = true));
         touch("state/want/%2A");
-        assert_eq!(ears.heard(), LocalEvents { state: true, ..LocalEvents::default() });
+        assert_eq!(local.events(), only(|events| events.state = true));
         touch("trig/Home");
-        assert_eq!(ears.heard(), LocalEvents { state: true, ..LocalEvents::default() });
+        assert_eq!(local.events(), only(|events| events.state = true));
         std::fs::write(at("conf/rc.new"), "").unwrap();
         std::fs::rename(at("conf/rc.new"), at("conf/rc")).unwrap();
-        assert_eq!(ears.heard(), LocalEvents { config: true, ..LocalEvents::default() });
+        assert_eq!(local.events(), only(|events| events.config = true));
+    }
+
+    #[test]
+    fn without_inotify_all_is_scanned_at_intervals_until_it_is_back() {
+        let base = tempfile::tempdir().unwrap();
+        let s = Duration::from_secs;
+        let mut local = LocalWatcher::new(log(), s(100));
+        local.set(Err(io::Error::from_raw_os_error(24)));
+        assert!(local.is_partial() && local.fd().is_none() && local.configs_fd().is_none());
+        assert_eq!(local.unwatched(3), [0, 1, 2]);
+        assert_eq!(local.events(), only(|events| events.state = true));
+        assert!(!local.unwatched_are_due(s(114)) && local.unwatched_are_due(s(115)));
+        assert_eq!(local.next_due(), Some(s(115)));
+        local.unwatched_are_scanned(s(115));
+        assert_eq!(local.next_due(), Some(s(130)));
+        let account = Account { name: "Home".into(), server: None, channels: vec![] };
+        let state = base.path().to_owned();
+        let paths = WatchPaths::of(&account, [].iter(), state, None, vec![]);
+        assert!(local.retry(&paths), "it is back");
+        assert!(!local.is_partial() && !local.retry(&paths));
+        assert_eq!((local.next_due(), local.unwatched(3).len()), (None, 0));
+        local.list_later(s(140));
+        local.list_later(s(150));
+        assert!(local.must_list() && !local.list_is_due(s(139)) && local.list_is_due(s(140)));
+        assert_eq!(local.next_due(), Some(s(140)));
+        local.listed();
+        assert!(!local.must_list());
+    }
+
+    #[test]
+    fn maildirs_and_the_directories_above_them_are_watched() {
+        let account = Account { name: "Home".into(), server: None, channels: vec![] };
+        let mailbox =
+            |maildir: &str| Mailbox { maildir: Some(maildir.into()), ..Mailbox::of_home("INBOX") };
+        let mailboxes = [mailbox("/m/INBOX"), mailbox("/m/Sent"), Mailbox::of_home("gone")];
+        let trigger = Some("/t/Home".into());
+        let configs = vec!["/c/rc".into()];
+        let paths = WatchPaths::of(&account, mailboxes.iter(), "/s".into(), trigger, configs);
+        assert_eq!(paths.roots, BTreeSet::from(["/m".into()]));
+        assert_eq!((paths.maildirs.len(), paths.watches()), (3, 4 + 1 + 1 + 1 + 2));
     }
 }

@@ -1,39 +1,36 @@
-//! What the waiter knows of each mailbox, and how that changes with what is
-//! heard. Pure: values in, values out.
+//! What the waiter knows of one mailbox, and how events change it. Pure: values
+//! in, values out.
 //!
-//! Each side of a mailbox is clean, dirty, or not asked. An event makes it "not
-//! asked" again, with one exception: what the server reports of a mailbox known
-//! to be clean, while no run is under way, is nobody's echo and needs no look.
+//! Each side of a mailbox is clean, dirty, or unscanned. An event makes it
+//! unscanned again, with one exception: what the server reports of a mailbox known
+//! to be clean, while no run is active, cannot be an echo and needs no scan.
 
 use std::time::Duration;
 
-use crate::model::{Account, Mailbox, Target};
+use crate::model::{Account, Mailbox};
 use crate::state::clean;
 use crate::verdict::server::ServerStatus;
-use crate::verdict::{Changes, CleanState, Digest, Fingerprint, Rules, SideVerdict, maildir};
+use crate::verdict::{
+    Changes, CleanState, Digest, Fingerprint, Rules, SideVerdict, Verdict, maildir,
+};
 
-/// A mailbox in which something happens all the time is not waited for longer
-/// than so many times the quiet that is wanted.
-const PATIENCE: u32 = 5;
+/// A mailbox that changes all the time is not waited for longer than this many
+/// times the quiet time that is wanted.
+const MAX_QUIET_TIMES: u32 = 5;
 
-/// The near side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NearState {
-    /// To be looked at.
-    Unasked,
-    /// As it was found at the last look.
-    Found(SideVerdict),
+    Unscanned,
+    Known(SideVerdict),
 }
 
-/// The far side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FarState {
-    /// No server tells.
-    PendingWrites,
-    /// Something is different, and may be an echo: to be looked into.
-    Suspect,
-    /// As it was found.
-    Found(SideVerdict),
+    /// There is no connection.
+    Unwatched,
+    /// Something is different, and may be an echo of a run.
+    Unscanned,
+    Known(SideVerdict),
 }
 
 /// The first and the last of some events, in time since boot.
@@ -45,56 +42,47 @@ pub struct Debounce {
 
 impl Debounce {
     /// One more event.
-    #[must_use]
     pub fn again(before: Option<Debounce>, now: Duration) -> Debounce {
-        Debounce { first: before.map_or(now, |touched| touched.first), last: now }
+        Debounce { first: before.map_or(now, |events| events.first), last: now }
     }
 
     /// All of these as one: a message that is moved touches two mailboxes, and is
     /// one change.
-    #[must_use]
     pub fn together(each: impl Iterator<Item = Debounce>) -> Option<Debounce> {
         each.reduce(|a, b| Debounce { first: a.first.min(b.first), last: a.last.max(b.last) })
     }
 
     /// When it has been quiet for `settle`, or has lasted too long to be waited for.
-    #[must_use]
     pub fn settled_at(self, settle: Duration) -> Duration {
-        (self.last + settle).min(self.first + settle * PATIENCE)
+        (self.last + settle).min(self.first + settle * MAX_QUIET_TIMES)
     }
 }
 
-/// What is known of one mailbox.
 #[derive(Debug, Clone)]
 pub struct MailboxState {
-    /// Which.
     pub mailbox: Mailbox,
-    /// By what to judge it, or why no verdict can be given.
+    /// Why no verdict can be given, if there are no rules.
     pub rules: Result<Rules, String>,
-    /// The near side.
     pub near: NearState,
-    /// The far side.
     pub far: FarState,
-    /// Events on the near side that it has not been looked at since.
+    /// Events in the Maildir since its last scan.
     pub touched: Option<Debounce>,
-    /// The near side's digest at the last look.
+    /// The near side's digest at the last scan.
     pub digest: Option<Digest>,
-    /// The record's stamp at the last look.
+    /// The record's stamp at the last scan.
     pub record: Option<maildir::Stamp>,
     /// mbsync was interrupted in it.
     pub unfinished: bool,
 }
 
 impl MailboxState {
-    /// A mailbox of which nothing is known.
-    #[must_use]
     pub fn new(mailbox: Mailbox, account: &Account) -> MailboxState {
         let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel);
         MailboxState {
             rules: channel.map_or_else(|| Err("no such channel".into()), Rules::of),
             mailbox,
-            near: NearState::Unasked,
-            far: FarState::PendingWrites,
+            near: NearState::Unscanned,
+            far: FarState::Unwatched,
             touched: None,
             digest: None,
             record: None,
@@ -103,123 +91,106 @@ impl MailboxState {
     }
 
     /// Its entry in `seen.json` and `stuck.json`.
-    #[must_use]
     pub fn key(&self) -> String {
         clean::key(&self.mailbox)
     }
 
-    /// The request that serves it.
-    #[must_use]
-    pub fn want(&self) -> Target {
-        self.mailbox.target()
-    }
-
-    /// The far side's STATUS at the last clean look, if it was judged by the
+    /// The far side's STATUS at the last clean scan, if it was judged by the
     /// rules that hold now.
-    #[must_use]
-    pub fn seen_far(&self, seen: &CleanState) -> Option<ServerStatus> {
-        let then = seen.far.as_ref()?;
+    pub fn clean_status(&self, clean: &CleanState) -> Option<ServerStatus> {
+        let then = clean.far.as_ref()?;
         (self.rules.as_ref() == Ok(&then.rules)).then_some(then.status)
     }
 
-    /// How both sides look now, with what the server last told.
-    #[must_use]
+    /// How both sides look now, with what the server last reported.
     pub fn fingerprint(&self, far: Option<ServerStatus>) -> Fingerprint {
         Fingerprint { near: self.digest, record: self.record, far, unfinished: self.unfinished }
     }
 
-    /// The near side, as far as it calls for something.
-    #[must_use]
-    pub fn near_finding(&self) -> &SideVerdict {
-        match &self.near {
-            NearState::Found(finding) => finding,
-            NearState::Unasked => &SideVerdict::Clean,
+    /// What is known to call for a run: an unscanned side counts as clean.
+    pub fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict::CLEAN;
+        if let NearState::Known(near) = &self.near {
+            verdict.near = near.clone();
         }
-    }
-
-    /// The far side; `None` while it is not told or not looked into.
-    #[must_use]
-    pub fn far_finding(&self) -> Option<&SideVerdict> {
-        match &self.far {
-            FarState::Found(finding) => Some(finding),
-            FarState::Suspect | FarState::PendingWrites => None,
+        if let FarState::Known(far) = &self.far {
+            verdict.far = far.clone();
         }
+        verdict
     }
 
     /// Whether mutt may be about to change more in it, and nothing on the server
-    /// calls for haste.
-    #[must_use]
-    pub fn is_restless(&self) -> bool {
-        self.touched.is_some() && self.far_finding().is_none_or(|far| *far == SideVerdict::Clean)
+    /// calls for a run now.
+    pub fn is_settling(&self) -> bool {
+        let far_is_dirty = matches!(&self.far, FarState::Known(far) if *far != SideVerdict::Clean);
+        self.touched.is_some() && !far_is_dirty
     }
 
-    /// Whether its near side is to be looked at now. `settled`: so are the
-    /// mailboxes that were touched.
-    #[must_use]
-    pub fn wants_look(&self, settled: bool) -> bool {
+    /// Whether its Maildir is to be scanned now. `settled`: the mailboxes that were
+    /// touched have been quiet long enough.
+    pub fn needs_near_scan(&self, settled: bool) -> bool {
         match (&self.near, self.touched) {
             (_, Some(_)) => settled,
-            (NearState::Unasked, None) => true,
-            (NearState::Found(_), None) => false,
+            (NearState::Unscanned, None) => true,
+            (NearState::Known(_), None) => false,
         }
     }
 
-    /// A run was under way, ours or another's: what was dirty may be clean now,
-    /// and what was clean may be dirty. `done`: it was one of ours and took this
-    /// mailbox on, so that what happened here before it is dealt with.
-    pub fn run_ended(&mut self, done: bool) {
-        self.near = NearState::Unasked;
-        if done {
+    /// A run has ended: what was dirty may be clean now, and what was clean may be
+    /// dirty. `ours`: it was ours and synced this mailbox, so that earlier local
+    /// events are dealt with.
+    pub fn run_ended(&mut self, ours: bool) {
+        self.near = NearState::Unscanned;
+        if ours {
             self.touched = None;
         }
-        if matches!(&self.far, FarState::Found(finding) if done || *finding != SideVerdict::Clean) {
-            self.far = FarState::Suspect;
+        if matches!(&self.far, FarState::Known(far) if ours || *far != SideVerdict::Clean) {
+            self.far = FarState::Unscanned;
         }
     }
 }
 
-/// What the server has just said of a mailbox.
+/// What the server has just reported of a mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusUpdate {
-    /// Its STATUS now.
     pub now: ServerStatus,
-    /// That of the last clean look.
-    pub seen: Option<ServerStatus>,
+    /// STATUS at the last clean scan.
+    pub clean: Option<ServerStatus>,
     /// Something happened that STATUS does not show: flags, on a server without
     /// modification sequences.
-    pub unseen: bool,
-    /// No run is under way, and none was a moment ago.
+    pub hidden: bool,
+    /// No run is active, and none was a moment ago.
     pub quiet: bool,
 }
 
 impl FarState {
-    /// What follows from what the server said. `judged`: a verdict can be given
-    /// on this mailbox at all.
-    #[must_use]
-    pub fn told(&self, told: StatusUpdate, judged: bool) -> FarState {
-        let was_clean = *self == FarState::Found(SideVerdict::Clean);
-        match told.seen {
-            Some(seen) if seen == told.now && !told.unseen => FarState::Found(SideVerdict::Clean),
-            seen if was_clean && told.quiet && judged => FarState::Found(SideVerdict::Changed(
-                changes_between(seen.unwrap_or(told.now), told.now),
-            )),
-            _ => FarState::Suspect,
+    /// What follows from a report. `has_rules`: a verdict can be given on this
+    /// mailbox.
+    pub fn updated(&self, update: StatusUpdate, has_rules: bool) -> FarState {
+        let was_clean = *self == FarState::Known(SideVerdict::Clean);
+        match update.clean {
+            Some(clean) if clean == update.now && !update.hidden => {
+                FarState::Known(SideVerdict::Clean)
+            }
+            clean if was_clean && update.quiet && has_rules => FarState::Known(
+                SideVerdict::Changed(changes_between(clean.unwrap_or(update.now), update.now)),
+            ),
+            _ => FarState::Unscanned,
         }
     }
 
-    /// What follows from the STATUS that a new connection begins with.
-    #[must_use]
-    pub fn compared(status: Option<ServerStatus>, seen: Option<ServerStatus>) -> FarState {
-        match (status, seen) {
-            (Some(now), Some(then)) if now == then => FarState::Found(SideVerdict::Clean),
-            (Some(_), _) => FarState::Suspect,
-            // Not on the server, or it would not say.
-            (None, _) => FarState::Found(SideVerdict::Unknown("not on the server".into())),
+    /// What follows from the STATUS that a new connection starts with.
+    pub fn compared(status: Option<ServerStatus>, clean: Option<ServerStatus>) -> FarState {
+        match (status, clean) {
+            (Some(now), Some(then)) if now == then => FarState::Known(SideVerdict::Clean),
+            (Some(_), _) => FarState::Unscanned,
+            // Not on the server, or STATUS is refused.
+            (None, _) => FarState::Known(SideVerdict::Unknown("not on the server".into())),
         }
     }
 }
 
-/// What happened between two STATUS, for people to read: nobody relies on it.
+/// What happened between two STATUS responses, for messages only.
 fn changes_between(then: ServerStatus, now: ServerStatus) -> Changes {
     let new = now.uid_next.saturating_sub(then.uid_next);
     let deleted = then.messages.saturating_add(new).saturating_sub(now.messages);
@@ -238,15 +209,15 @@ mod tests {
     }
 
     fn clean() -> FarState {
-        FarState::Found(SideVerdict::Clean)
+        FarState::Known(SideVerdict::Clean)
     }
 
     fn dirty() -> FarState {
-        FarState::Found(SideVerdict::Changed(Changes { other: 1, ..Changes::default() }))
+        FarState::Known(SideVerdict::Changed(Changes { other: 1, ..Changes::default() }))
     }
 
     #[test]
-    fn quiet_is_waited_for_but_not_for_ever() {
+    fn quiet_is_waited_for_but_not_forever() {
         let mut touched = None;
         for at in (0..20_000).step_by(500) {
             touched = Some(Debounce::again(touched, ms(at)));
@@ -265,31 +236,37 @@ mod tests {
     }
 
     #[test]
-    fn g5_only_a_quiet_and_clean_mailbox_is_believed_to_have_changed_without_a_look() {
+    fn g5_only_a_quiet_and_clean_mailbox_counts_as_changed_without_a_scan() {
         let seen = Some(status(5, 4));
-        let news = StatusUpdate { now: status(6, 5), seen, unseen: false, quiet: true };
-        let new = FarState::Found(SideVerdict::Changed(Changes { new: 1, ..Changes::default() }));
-        assert_eq!(clean().told(news, true), new);
-        assert_eq!(clean().told(news, false), FarState::Suspect);
-        assert_eq!(clean().told(StatusUpdate { quiet: false, ..news }, true), FarState::Suspect);
-        assert_eq!(FarState::Suspect.told(news, true), FarState::Suspect);
-        assert_eq!(dirty().told(news, true), FarState::Suspect);
-        assert_eq!(FarState::PendingWrites.told(news, true), FarState::Suspect);
+        let news = StatusUpdate { now: status(6, 5), clean: seen, hidden: false, quiet: true };
+        let new = FarState::Known(SideVerdict::Changed(Changes { new: 1, ..Changes::default() }));
+        assert_eq!(clean().updated(news, true), new);
+        assert_eq!(clean().updated(news, false), FarState::Unscanned);
+        assert_eq!(
+            clean().updated(StatusUpdate { quiet: false, ..news }, true),
+            FarState::Unscanned
+        );
+        assert_eq!(FarState::Unscanned.updated(news, true), FarState::Unscanned);
+        assert_eq!(dirty().updated(news, true), FarState::Unscanned);
+        assert_eq!(FarState::Unwatched.updated(news, true), FarState::Unscanned);
     }
 
     #[test]
-    fn what_is_as_at_the_last_clean_look_is_clean_unless_flags_do_not_show() {
+    fn status_as_at_the_last_clean_scan_is_clean_unless_flags_do_not_show() {
         let now = status(5, 4);
-        let same = StatusUpdate { now, seen: Some(now), unseen: false, quiet: false };
-        assert_eq!(FarState::Suspect.told(same, true), clean());
-        assert_eq!(clean().told(StatusUpdate { unseen: true, ..same }, true), FarState::Suspect);
+        let same = StatusUpdate { now, clean: Some(now), hidden: false, quiet: false };
+        assert_eq!(FarState::Unscanned.updated(same, true), clean());
+        assert_eq!(
+            clean().updated(StatusUpdate { hidden: true, ..same }, true),
+            FarState::Unscanned
+        );
         let flag =
-            FarState::Found(SideVerdict::Changed(Changes { flags: 1, ..Changes::default() }));
-        assert_eq!(clean().told(StatusUpdate { unseen: true, quiet: true, ..same }, true), flag);
+            FarState::Known(SideVerdict::Changed(Changes { flags: 1, ..Changes::default() }));
+        assert_eq!(clean().updated(StatusUpdate { hidden: true, quiet: true, ..same }, true), flag);
     }
 
     #[test]
-    fn what_happened_is_told_in_words() {
+    fn what_happened_is_readable() {
         let words = |then, now| changes_between(then, now).to_string();
         assert_eq!(words(status(5, 4), status(7, 6)), "2 new");
         assert_eq!(words(status(5, 4), status(7, 3)), "2 new, 3 deleted");
@@ -297,34 +274,34 @@ mod tests {
     }
 
     #[test]
-    fn g7_a_connection_begins_with_a_comparison() {
+    fn g7_a_connection_starts_with_a_comparison() {
         let status = |uid_next| Some(status(uid_next, 1));
         assert_eq!(FarState::compared(status(1), status(1)), clean());
-        assert_eq!(FarState::compared(status(2), status(1)), FarState::Suspect);
-        assert_eq!(FarState::compared(status(2), None), FarState::Suspect);
+        assert_eq!(FarState::compared(status(2), status(1)), FarState::Unscanned);
+        assert_eq!(FarState::compared(status(2), None), FarState::Unscanned);
         assert!(matches!(
             FarState::compared(None, status(1)),
-            FarState::Found(SideVerdict::Unknown(_))
+            FarState::Known(SideVerdict::Unknown(_))
         ));
     }
 
     #[test]
-    fn g6_after_a_run_nothing_found_before_it_is_believed() {
+    fn g6_after_a_run_no_earlier_verdict_holds() {
         let mailbox = Mailbox::of_home("INBOX");
         let account = Account { name: "Home".into(), server: None, channels: vec![] };
-        let mut watched = MailboxState::new(mailbox, &account);
-        for (before, others, ours) in [
-            (clean(), clean(), FarState::Suspect),
-            (dirty(), FarState::Suspect, FarState::Suspect),
-            (FarState::PendingWrites, FarState::PendingWrites, FarState::PendingWrites),
+        let mut state = MailboxState::new(mailbox, &account);
+        for (before, after_other, after_ours) in [
+            (clean(), clean(), FarState::Unscanned),
+            (dirty(), FarState::Unscanned, FarState::Unscanned),
+            (FarState::Unwatched, FarState::Unwatched, FarState::Unwatched),
         ] {
-            for (done, after) in [(false, others), (true, ours)] {
-                watched.far = before.clone();
-                watched.near = NearState::Found(SideVerdict::Clean);
-                watched.touched = Some(Debounce::again(None, ms(1)));
-                watched.run_ended(done);
-                assert_eq!((&watched.near, &watched.far), (&NearState::Unasked, &after));
-                assert_eq!(watched.touched.is_none(), done);
+            for (ours, after) in [(false, after_other), (true, after_ours)] {
+                state.far = before.clone();
+                state.near = NearState::Known(SideVerdict::Clean);
+                state.touched = Some(Debounce::again(None, ms(1)));
+                state.run_ended(ours);
+                assert_eq!((&state.near, &state.far), (&NearState::Unscanned, &after));
+                assert_eq!(state.touched.is_none(), ours);
             }
         }
     }

@@ -1,22 +1,27 @@
-//! Waiting: one thread per account, each with one `poll`, nothing shared but
-//! the wish to end.
+//! Waiting: one thread per account, each with one `poll`, nothing shared but the
+//! wish to end.
 //!
-//! [`account`] is the loop. What it decides by are values: [`boxes`] (each
-//! mailbox), [`need`] (what to run), [`reach`] (when to connect), [`talk`] (how
-//! much to listen to). What it hears
-//! with: [`ears`] (the disk), [`far`] (the server), [`clock`] (the time), [`look`]
-//! (a mailbox, once it is asked). [`turn`] is for the second waiter.
+//! [`waiter`] is the loop over four parts: [`local`] (events on this disk), [`server`]
+//! (the connection and its timers), [`mailboxes`] (their states) and [`runner`] (lock,
+//! gate, run). Policies are values: [`mailbox`] (one mailbox), [`plan`] (what to run),
+//! [`reconnect`] (when to connect), [`event_limit`] and [`silence`] (what the server
+//! sends). [`standby`] is for the second waiter.
 
 pub mod clock;
-pub mod event_limit;
-pub mod local;
-pub mod mailbox;
-pub mod plan;
-pub mod reconnect;
-pub mod scan;
-pub mod server;
-pub mod standby;
-pub mod waiter;
+pub(crate) mod connections;
+mod event_limit;
+pub(crate) mod local;
+mod log;
+mod mailbox;
+mod mailboxes;
+pub(crate) mod plan;
+mod reconnect;
+mod runner;
+mod scan;
+mod server;
+mod silence;
+mod standby;
+mod waiter;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,10 +43,10 @@ pub enum WaitEnd {
     Synced,
     /// A signal came.
     Stopped(u8),
-    /// The configuration is another one: start again with it.
+    /// The configuration has changed: start again with it.
     Reload,
     /// Another account's thread has ended the waiting.
-    Halted,
+    Cancelled,
     /// It cannot go on.
     Failed(Error),
 }
@@ -49,11 +54,11 @@ pub enum WaitEnd {
 /// How to wait.
 pub struct WatchOptions<'a> {
     /// `--loop`.
-    pub endless: bool,
-    /// Say each decision.
+    pub loop_forever: bool,
+    /// Print each decision.
     pub verbose: bool,
-    /// Say nothing of what waiting may mend (`-qq`).
-    pub hushed: bool,
+    /// `-qq`: print only errors that will not go away by themselves.
+    pub only_permanent_errors: bool,
     /// The files that the configuration came from.
     pub configs: Vec<PathBuf>,
     /// Whether they can be read as they are now.
@@ -61,7 +66,7 @@ pub struct WatchOptions<'a> {
 }
 
 impl WatchOptions<'_> {
-    /// Tells what is in the configuration files now from what was in them. The
+    /// To compare what is in the configuration files now with what was in them. The
     /// texts themselves, which may have passwords in them, are not kept.
     #[must_use]
     pub fn config_prints(&self) -> Vec<Option<u64>> {
@@ -70,7 +75,7 @@ impl WatchOptions<'_> {
     }
 }
 
-/// The wish of one thread that all should end.
+/// One thread's request that all end.
 #[derive(Debug, Clone)]
 pub struct Cancel {
     readable: Arc<OwnedFd>,
@@ -78,19 +83,19 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Not wished yet.
+    /// Not raised yet.
     pub fn new() -> io::Result<Self> {
         let readable = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Cancel { readable: Arc::new(readable), raised: Arc::default() })
     }
 
-    /// Wishes it.
+    /// All threads are to end.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::SeqCst);
         let _ = rustix::io::write(&self.readable, &1_u64.to_ne_bytes());
     }
 
-    /// Whether it is wished.
+    /// Whether all threads are to end.
     #[must_use]
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::SeqCst)
@@ -109,33 +114,33 @@ impl AsFd for Cancel {
 /// # Errors
 /// 75 when the machine has no descriptor or thread left.
 pub fn wait(
-    scenes: &[AccountContext<'_>],
-    manner: &WatchOptions<'_>,
-    stop: &Shutdown,
+    accounts: &[AccountContext<'_>],
+    options: &WatchOptions<'_>,
+    shutdown: &Shutdown,
 ) -> Result<WaitEnd, Error> {
-    let no = |error: &io::Error| {
+    let failure = |error: &io::Error| {
         Error::new(ExitStatus::Later, format!("cannot wait: {}", with_hint(error)))
     };
-    let halt = Cancel::new().map_err(|error| no(&error))?;
-    let one = |scene: AccountContext<'_>, leads: bool| {
-        let end = waiter::wait(scene, manner, leads, stop, &halt);
-        halt.raise();
+    let cancel = Cancel::new().map_err(|error| failure(&error))?;
+    let one = |account: AccountContext<'_>, is_first: bool| {
+        let end = waiter::wait(account, options, is_first, shutdown, &cancel);
+        cancel.raise();
         end
     };
-    let Some((first, others)) = scenes.split_first() else { return Ok(WaitEnd::Halted) };
+    let Some((first, others)) = accounts.split_first() else { return Ok(WaitEnd::Cancelled) };
     let ends: Vec<WaitEnd> = std::thread::scope(|scope| {
         let started: io::Result<Vec<_>> = others
             .iter()
-            .map(|scene| {
+            .map(|account| {
                 let thread = std::thread::Builder::new().stack_size(512 * 1024);
-                thread.spawn_scoped(scope, || one(*scene, false))
+                thread.spawn_scoped(scope, || one(*account, false))
             })
             .collect();
         let started = match started {
             Ok(started) => started,
             Err(error) => {
-                halt.raise();
-                return vec![WaitEnd::Failed(no(&error))];
+                cancel.raise();
+                return vec![WaitEnd::Failed(failure(&error))];
             }
         };
         let mut ends = vec![one(*first, true)];
@@ -146,13 +151,13 @@ pub fn wait(
         }));
         ends
     });
-    // What somebody asked for outweighs what followed from it.
+    // A cause outweighs what followed from it.
     let rank = |end: &WaitEnd| match end {
         WaitEnd::Stopped(_) => 4,
         WaitEnd::Failed(_) => 3,
         WaitEnd::Synced => 2,
         WaitEnd::Reload => 1,
-        WaitEnd::Halted => 0,
+        WaitEnd::Cancelled => 0,
     };
-    Ok(ends.into_iter().max_by_key(rank).unwrap_or(WaitEnd::Halted))
+    Ok(ends.into_iter().max_by_key(rank).unwrap_or(WaitEnd::Cancelled))
 }

@@ -1,19 +1,19 @@
-//! Whether a mailbox needs a run, from what is known of it. Pure.
+//! Whether a mailbox needs a run, and what to run. Pure.
 //!
 //! A dirty mailbox is synced once for each way it can look: if it is as dirty
 //! after a run as before (one-way Sync, a refused message, `MaxMessages`),
-//! another run would do the same again. So it is, and for the same reason, with
-//! a mailbox of which no verdict can be given.
+//! another run would do the same again. The same holds for a mailbox on which
+//! no verdict can be given.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Target;
-use crate::verdict::{Fingerprint, SideVerdict};
+use crate::verdict::{Fingerprint, SideVerdict, Verdict};
 
 /// How a mailbox looked before the last run that did not make it clean. Each
-/// side is kept for itself, and forgotten when that side is found clean.
+/// side is kept on its own, and forgotten when that side is found clean.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stuck {
@@ -29,100 +29,79 @@ pub struct Stuck {
 pub struct StuckState {
     /// By channel and mailbox.
     pub mailboxes: BTreeMap<String, Stuck>,
-    /// Mailboxes that only the server has, and that a run did not make here.
-    pub only_there: BTreeSet<String>,
+    /// Mailboxes that only the server has, and that a run did not create here.
+    #[serde(rename = "only_there")]
+    pub only_on_server: BTreeSet<String>,
 }
 
-/// What is known of a mailbox when the question is asked.
+/// What is known of a mailbox.
 #[derive(Debug, Clone)]
 pub struct PlanInputs<'a> {
-    /// The near side.
-    pub near: &'a SideVerdict,
-    /// The far side; `None` while no server tells.
-    pub far: Option<&'a SideVerdict>,
+    pub verdict: Verdict,
     /// How it looks now.
     pub now: &'a Fingerprint,
-    /// How it looked before the last run that left it dirty, or of which it
-    /// cannot be told.
+    /// How it looked before the last run that left it dirty, or on which no
+    /// verdict can be given.
     pub stuck: Option<&'a Stuck>,
 }
 
-/// Why a run is needed, in a few words; `None` if it is not.
-#[must_use]
-pub fn reason(known: &PlanInputs<'_>) -> Option<String> {
-    let now = known.now;
-    let then = known.stuck.and_then(|stuck| stuck.near.as_ref());
-    let near = side(known.near, then, |then| {
-        (&then.near, &then.record, then.unfinished) != (&now.near, &now.record, now.unfinished)
-    });
-    let then = known.stuck.and_then(|stuck| stuck.far.as_ref());
-    let far = known
-        .far
-        .and_then(|far| side(far, then, |then| (then.far, &then.record) != (now.far, &now.record)));
-    let why: Vec<String> =
-        [near.map(|why| format!("to push: {why}")), far.map(|why| format!("to pull: {why}"))]
-            .into_iter()
-            .flatten()
-            .collect();
-    (!why.is_empty()).then(|| why.join("; "))
+/// The part of the verdict that calls for a run; `None` if nothing does.
+pub fn why_dirty(inputs: PlanInputs<'_>) -> Option<Verdict> {
+    let PlanInputs { mut verdict, now, stuck } = inputs;
+    let near = stuck.and_then(|stuck| stuck.near.as_ref());
+    if near.is_some_and(|then| {
+        (&then.near, &then.record, then.unfinished) == (&now.near, &now.record, now.unfinished)
+    }) {
+        verdict.near = SideVerdict::Clean;
+    }
+    let far = stuck.and_then(|stuck| stuck.far.as_ref());
+    if far.is_some_and(|then| (then.far, &then.record) == (now.far, &now.record)) {
+        verdict.far = SideVerdict::Clean;
+    }
+    (verdict != Verdict::CLEAN).then_some(verdict)
 }
 
-fn side(
-    finding: &SideVerdict,
-    stuck: Option<&Fingerprint>,
-    moved: impl Fn(&Fingerprint) -> bool,
-) -> Option<String> {
-    let text = match finding {
-        SideVerdict::Clean => return None,
-        SideVerdict::Changed(changes) => changes.to_string(),
-        SideVerdict::Unknown(why) => why.clone(),
-    };
-    stuck.is_none_or(moved).then_some(text)
+/// What to keep of a mailbox that a run has just synced, from how it looked
+/// before. A side that was clean then leaves nothing to keep.
+pub fn stuck_after_run(verdict: &Verdict, before: &Fingerprint) -> Stuck {
+    let dirty = |side: &SideVerdict| (*side != SideVerdict::Clean).then(|| before.clone());
+    Stuck { near: dirty(&verdict.near), far: dirty(&verdict.far) }
 }
 
-/// What to keep of a mailbox that a run has just taken on, from how it looked
-/// before. What was not dirty then has nothing to be kept of it.
-#[must_use]
-pub fn left_by_run(near: &SideVerdict, far: Option<&SideVerdict>, before: &Fingerprint) -> Stuck {
-    let dirty = |finding: &SideVerdict| (*finding != SideVerdict::Clean).then(|| before.clone());
-    Stuck { near: dirty(near), far: far.and_then(dirty) }
-}
-
-/// A run to be made.
+/// A run to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunPlan {
-    /// All that it will take on.
-    pub wants: BTreeSet<Target>,
+    /// All that it will sync.
+    pub targets: BTreeSet<Target>,
     /// Of these, what is not a request on disk yet.
-    pub demanded: BTreeSet<Target>,
+    pub new_requests: BTreeSet<Target>,
     /// The timer wants it.
     pub full: bool,
     /// Why, in a few words each.
     pub why: Vec<String>,
 }
 
-/// What to run: for dirty mailboxes, for the requests that stand (`Some` if one
-/// is due), for the timer, for mailboxes that are only on the server.
-#[must_use]
-pub fn task(
+/// What to run: for dirty mailboxes, for the pending requests (`Some` if one is
+/// due), for the timer, for mailboxes that are only on the server.
+pub fn plan(
     dirty: Vec<(Target, String)>,
-    asked: Option<BTreeSet<Target>>,
+    requested: Option<BTreeSet<Target>>,
     full: bool,
     new_on_server: bool,
 ) -> Option<RunPlan> {
-    if dirty.is_empty() && asked.is_none() && !full && !new_on_server {
+    if dirty.is_empty() && requested.is_none() && !full && !new_on_server {
         return None;
     }
-    let (mut demanded, mut why): (BTreeSet<Target>, Vec<String>) = dirty.into_iter().unzip();
+    let (mut new_requests, mut why): (BTreeSet<Target>, Vec<String>) = dirty.into_iter().unzip();
     if full || new_on_server {
-        demanded = BTreeSet::from([Target::Account]);
+        new_requests = BTreeSet::from([Target::Account]);
     }
-    let mut wants = demanded.clone();
-    if let Some(standing) = asked {
+    let mut targets = new_requests.clone();
+    if let Some(pending) = requested {
         why.push("asked for".into());
         // A touched trigger is no file of its own: it means everything.
-        let trigger = standing.is_empty().then_some(Target::Account);
-        wants.extend(standing.into_iter().chain(trigger));
+        let trigger = pending.is_empty().then_some(Target::Account);
+        targets.extend(pending.into_iter().chain(trigger));
     }
     if full {
         why.push("a full run is due".into());
@@ -130,7 +109,7 @@ pub fn task(
     if new_on_server {
         why.push("new mailboxes on the server".into());
     }
-    Some(RunPlan { wants, demanded, full, why })
+    Some(RunPlan { targets, new_requests, full, why })
 }
 
 #[cfg(test)]
@@ -151,51 +130,56 @@ mod tests {
         SideVerdict::Unknown("x".into())
     }
 
-    fn asks(
-        near: &SideVerdict,
-        far: Option<&SideVerdict>,
-        now: &Fingerprint,
-        stuck: Option<&Stuck>,
-    ) -> bool {
-        reason(&PlanInputs { near, far, now, stuck }).is_some()
+    const CLEAN: SideVerdict = SideVerdict::Clean;
+
+    fn runs(near: &SideVerdict, far: &SideVerdict, now: &Fingerprint, stuck: &Stuck) -> bool {
+        let verdict = Verdict { near: near.clone(), far: far.clone() };
+        why_dirty(PlanInputs { verdict, now, stuck: Some(stuck) }).is_some()
+    }
+
+    fn stuck(near: &SideVerdict, far: &SideVerdict, before: &Fingerprint) -> Stuck {
+        stuck_after_run(&Verdict { near: near.clone(), far: far.clone() }, before)
     }
 
     #[test]
     fn dirty_runs_and_clean_does_not() {
         let now = Fingerprint::default();
-        assert!(asks(&changed(), None, &now, None));
-        assert!(asks(&SideVerdict::Clean, Some(&changed()), &now, None));
-        assert!(!asks(&SideVerdict::Clean, Some(&SideVerdict::Clean), &now, None));
-        assert!(!asks(&SideVerdict::Clean, None, &now, None));
-        assert!(asks(&unknown(), None, &now, None));
+        let none = Stuck::default();
+        assert!(runs(&changed(), &CLEAN, &now, &none));
+        assert!(runs(&CLEAN, &changed(), &now, &none));
+        assert!(!runs(&CLEAN, &CLEAN, &now, &none));
+        assert!(runs(&unknown(), &CLEAN, &now, &none));
+        let verdict = Verdict { near: CLEAN, far: changed() };
+        let inputs = PlanInputs { verdict: verdict.clone(), now: &now, stuck: None };
+        assert_eq!(why_dirty(inputs), Some(verdict));
     }
 
     #[test]
     fn g5_what_a_run_left_as_it_was_is_not_run_again() {
         let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
         for dirty in [changed(), unknown()] {
-            let both = left_by_run(&dirty, Some(&dirty), &then);
-            assert!(!asks(&dirty, None, &then, Some(&both)));
-            assert!(!asks(&SideVerdict::Clean, Some(&dirty), &then, Some(&both)));
+            let both = stuck(&dirty, &dirty, &then);
+            assert!(!runs(&dirty, &CLEAN, &then, &both));
+            assert!(!runs(&CLEAN, &dirty, &then, &both));
+            assert!(!runs(&dirty, &dirty, &then, &both));
             let now = Fingerprint { far: Some(far(2)), ..then.clone() };
-            assert!(asks(&SideVerdict::Clean, Some(&dirty), &now, Some(&both)));
-            // The other side's movement is no reason.
-            assert!(!asks(&dirty, Some(&SideVerdict::Clean), &now, Some(&both)));
-            // The server out of reach is no movement.
-            assert!(!asks(&dirty, None, &Fingerprint::default(), Some(&both)));
+            assert!(runs(&CLEAN, &dirty, &now, &both));
+            // A change of the other side is no reason.
+            assert!(!runs(&dirty, &CLEAN, &now, &both));
+            // A lost connection is no change.
+            assert!(!runs(&dirty, &CLEAN, &Fingerprint::default(), &both));
             // mbsync was killed meanwhile.
             let now = Fingerprint { unfinished: true, ..then.clone() };
-            assert!(asks(&dirty, None, &now, Some(&both)));
+            assert!(runs(&dirty, &CLEAN, &now, &both));
         }
     }
 
     #[test]
-    fn a_side_that_was_clean_before_the_run_is_free_to_ask_for_another() {
+    fn a_side_that_was_clean_before_the_run_may_call_for_another() {
         let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
-        let near_only = left_by_run(&changed(), Some(&SideVerdict::Clean), &then);
-        assert!(asks(&SideVerdict::Clean, Some(&changed()), &then, Some(&near_only)));
-        let unheard = left_by_run(&changed(), None, &then);
-        assert!(asks(&SideVerdict::Clean, Some(&unknown()), &then, Some(&unheard)));
+        let near_only = stuck(&changed(), &CLEAN, &then);
+        assert!(runs(&CLEAN, &changed(), &then, &near_only));
+        assert!(runs(&CLEAN, &unknown(), &then, &near_only));
     }
 
     fn inbox() -> Target {
@@ -204,25 +188,25 @@ mod tests {
 
     #[test]
     fn a_run_names_just_what_calls_for_it() {
-        assert_eq!(task(vec![], None, false, false), None);
+        assert_eq!(plan(vec![], None, false, false), None);
         let dirty = vec![(inbox(), "INBOX to push: 1 new".to_owned())];
-        let some = task(dirty.clone(), None, false, false).unwrap();
+        let some = plan(dirty.clone(), None, false, false).unwrap();
         assert_eq!(
-            (&some.wants, &some.demanded),
+            (&some.targets, &some.new_requests),
             (&BTreeSet::from([inbox()]), &BTreeSet::from([inbox()]))
         );
         assert_eq!(some.why, ["INBOX to push: 1 new"]);
         for (full, new) in [(true, false), (false, true)] {
-            let all = task(dirty.clone(), None, full, new).unwrap();
-            assert_eq!(all.demanded, BTreeSet::from([Target::Account]));
+            let all = plan(dirty.clone(), None, full, new).unwrap();
+            assert_eq!(all.new_requests, BTreeSet::from([Target::Account]));
         }
     }
 
     #[test]
     fn a_request_is_not_made_again_and_a_trigger_means_all() {
-        let asked = task(vec![], Some(BTreeSet::from([inbox()])), false, false).unwrap();
-        assert!(asked.demanded.is_empty() && asked.wants.contains(&inbox()));
-        let touched = task(vec![], Some(BTreeSet::new()), false, false).unwrap();
-        assert!(touched.demanded.is_empty() && touched.wants.contains(&Target::Account));
+        let asked = plan(vec![], Some(BTreeSet::from([inbox()])), false, false).unwrap();
+        assert!(asked.new_requests.is_empty() && asked.targets.contains(&inbox()));
+        let touched = plan(vec![], Some(BTreeSet::new()), false, false).unwrap();
+        assert!(touched.new_requests.is_empty() && touched.targets.contains(&Target::Account));
     }
 }

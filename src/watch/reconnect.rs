@@ -1,11 +1,11 @@
-//! When to try to reach the server. Pure: reads no clock, connects to nothing.
+//! When to connect. Pure: reads no clock, connects to nothing.
 //!
-//! Three kinds of trouble, three answers. A server that cannot be reached is
-//! tried every second at first, for most outages are short; then by the backoff
-//! that is kept on disk, which this module knows only as a length of time. A
-//! refused login goes by that backoff at once, for each try may cost a prompt. A
-//! connection that is lost soon after it was made (a server that lets us in and
-//! throws us out) is tried again ever more slowly, though every login succeeds.
+//! A server that cannot be reached is tried every second at first, because most
+//! outages are short; then by the backoff that is kept on disk, which this module
+//! knows only as a duration. A refused login goes by that backoff at once, because
+//! each try may cost a prompt. A connection that is lost soon after it was made (a
+//! server that accepts logins and then disconnects) is tried again more and more
+//! slowly, though every login succeeds.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::error::ExitStatus;
 
 /// A server that is gone is tried again this often at first.
 const QUICK: Duration = Duration::from_secs(1);
-/// For so long.
+/// For this long.
 const QUICK_FOR: Duration = Duration::from_secs(20);
-/// A connection that has lasted so long was a good one.
+/// A connection that has lasted this long was a good one.
 const STEADY: Duration = Duration::from_secs(60);
 /// Longest wait after a connection that was lost soon.
 const LONGEST: Duration = Duration::from_secs(5 * 60);
@@ -23,9 +23,9 @@ const LONGEST: Duration = Duration::from_secs(5 * 60);
 /// What to do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Try again in a moment; there is nothing to remember.
-    Soon,
-    /// One failure more for the backoff on disk: see [`ReconnectPolicy::wait`].
+    /// Try again in a second; there is nothing to remember.
+    Quick,
+    /// Record the failure in the backoff on disk, then [`ReconnectPolicy::wait`].
     BackOff,
     /// Trying again would change nothing.
     GiveUp,
@@ -35,58 +35,52 @@ pub enum Retry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReconnectPolicy {
     at: Option<Duration>,
-    trouble_since: Option<Duration>,
+    failing_since: Option<Duration>,
     connected: Option<Duration>,
     short_lived: u32,
 }
 
 impl ReconnectPolicy {
     /// At once; never, where there is no server.
-    #[must_use]
     pub fn new(server: bool, now: Duration) -> Self {
         ReconnectPolicy {
             at: server.then_some(now),
-            trouble_since: None,
+            failing_since: None,
             connected: None,
             short_lived: 0,
         }
     }
 
     /// When to try; `None`: never.
-    #[must_use]
     pub fn at(&self) -> Option<Duration> {
         self.at
     }
 
-    /// Whether it is time.
-    #[must_use]
     pub fn is_due(&self, now: Duration) -> bool {
         self.at.is_some_and(|at| now >= at)
     }
 
     /// Whether a server that was not reached is still tried at short intervals,
     /// whatever the backoff on disk says.
-    #[must_use]
     pub fn is_quick(&self, now: Duration) -> bool {
-        self.trouble_since.is_some_and(|since| now.saturating_sub(since) < QUICK_FOR)
+        self.failing_since.is_some_and(|since| now.saturating_sub(since) < QUICK_FOR)
     }
 
-    /// We are in.
     pub fn connected(&mut self, now: Duration) {
         self.connected = Some(now);
-        self.trouble_since = None;
+        self.failing_since = None;
     }
 
-    /// A connection was lost: how long until the next try.
+    /// A connection was lost. Returns the time until the next try.
     pub fn lost(&mut self, now: Duration) -> Duration {
         let lasted = self.connected.take().map_or(Duration::ZERO, |at| now.saturating_sub(at));
-        self.trouble_since = Some(now);
+        self.failing_since = Some(now);
         let wait = if lasted >= STEADY {
             self.short_lived = 0;
             Duration::ZERO
         } else {
             self.short_lived = self.short_lived.saturating_add(1);
-            // The first may be anybody's restart.
+            // The first may be no more than the server's restart.
             let doubled = self.short_lived.saturating_sub(2).min(16);
             if self.short_lived == 1 {
                 Duration::ZERO
@@ -98,9 +92,8 @@ impl ReconnectPolicy {
         wait
     }
 
-    /// A try has failed in this way.
     pub fn failed(&mut self, exit: ExitStatus, now: Duration) -> Retry {
-        let since = *self.trouble_since.get_or_insert(now);
+        let since = *self.failing_since.get_or_insert(now);
         match exit {
             ExitStatus::Config => {
                 self.at = None;
@@ -108,28 +101,26 @@ impl ReconnectPolicy {
             }
             ExitStatus::Offline if now.saturating_sub(since) < QUICK_FOR => {
                 self.try_in(QUICK, now);
-                Retry::Soon
+                Retry::Quick
             }
             _ => Retry::BackOff,
         }
     }
 
-    /// A try was broken off: the server may be there, and somebody may have been
-    /// asked for a password. Tries again after so long.
-    pub fn broken_off(&mut self, wait: Duration, now: Duration) {
-        self.trouble_since = None;
+    /// A try was interrupted: the server may be there, and the user may have been
+    /// asked for a password.
+    pub fn interrupted(&mut self, wait: Duration, now: Duration) {
+        self.failing_since = None;
         self.try_in(wait, now);
     }
 
-    /// Tries again after so long.
     pub fn wait(&mut self, wait: Duration, now: Duration) {
         self.try_in(wait, now);
     }
 
-    /// What was in the way is gone: the network is back, somebody's run went
-    /// well, the machine woke.
+    /// The obstacle is gone: another process's run went well, or the machine woke.
     pub fn try_now(&mut self, now: Duration) {
-        self.trouble_since = None;
+        self.failing_since = None;
         self.short_lived = 0;
         self.try_in(Duration::ZERO, now);
     }
@@ -151,65 +142,65 @@ mod tests {
 
     #[test]
     fn a_short_outage_is_over_within_a_second_or_two() {
-        let mut reach = ReconnectPolicy::new(true, s(100));
-        assert!(reach.is_due(s(100)));
-        reach.connected(s(100));
-        assert_eq!(reach.lost(s(1000)), s(0));
-        assert!(reach.is_due(s(1000)));
+        let mut policy = ReconnectPolicy::new(true, s(100));
+        assert!(policy.is_due(s(100)));
+        policy.connected(s(100));
+        assert_eq!(policy.lost(s(1000)), s(0));
+        assert!(policy.is_due(s(1000)));
         for second in 1000..1020 {
-            assert_eq!(reach.failed(ExitStatus::Offline, s(second)), Retry::Soon);
-            assert!(!reach.is_due(s(second)) && reach.is_due(s(second + 1)));
-            assert!(reach.is_quick(s(second)));
+            assert_eq!(policy.failed(ExitStatus::Offline, s(second)), Retry::Quick);
+            assert!(!policy.is_due(s(second)) && policy.is_due(s(second + 1)));
+            assert!(policy.is_quick(s(second)));
         }
-        assert_eq!(reach.failed(ExitStatus::Offline, s(1020)), Retry::BackOff);
-        reach.wait(s(30), s(1020));
-        assert!(!reach.is_quick(s(1040)) && !reach.is_due(s(1049)) && reach.is_due(s(1050)));
-        reach.connected(s(1050));
-        assert_eq!(reach.lost(s(2000)), s(0));
-        assert_eq!(reach.failed(ExitStatus::Offline, s(2000)), Retry::Soon);
+        assert_eq!(policy.failed(ExitStatus::Offline, s(1020)), Retry::BackOff);
+        policy.wait(s(30), s(1020));
+        assert!(!policy.is_quick(s(1040)) && !policy.is_due(s(1049)) && policy.is_due(s(1050)));
+        policy.connected(s(1050));
+        assert_eq!(policy.lost(s(2000)), s(0));
+        assert_eq!(policy.failed(ExitStatus::Offline, s(2000)), Retry::Quick);
     }
 
     #[test]
     fn g12_a_refused_login_is_not_tried_quickly() {
-        let mut reach = ReconnectPolicy::new(true, s(0));
-        assert_eq!(reach.failed(ExitStatus::Denied, s(0)), Retry::BackOff);
-        assert_eq!(reach.failed(ExitStatus::Later, s(1)), Retry::BackOff);
+        let mut policy = ReconnectPolicy::new(true, s(0));
+        assert_eq!(policy.failed(ExitStatus::Denied, s(0)), Retry::BackOff);
+        assert_eq!(policy.failed(ExitStatus::Later, s(1)), Retry::BackOff);
     }
 
     #[test]
-    fn g12_a_try_that_was_broken_off_is_no_outage() {
-        let mut reach = ReconnectPolicy::new(true, s(0));
-        reach.connected(s(0));
-        reach.lost(s(100));
-        assert!(reach.is_quick(s(100)));
-        reach.broken_off(s(2), s(101));
-        assert!(!reach.is_quick(s(101)) && !reach.is_due(s(102)) && reach.is_due(s(103)));
+    fn g12_an_interrupted_try_is_no_outage() {
+        let mut policy = ReconnectPolicy::new(true, s(0));
+        policy.connected(s(0));
+        policy.lost(s(100));
+        assert!(policy.is_quick(s(100)));
+        policy.interrupted(s(2), s(101));
+        assert!(!policy.is_quick(s(101)) && !policy.is_due(s(102)) && policy.is_due(s(103)));
     }
 
     #[test]
-    fn a_server_that_throws_us_out_is_tried_ever_more_slowly() {
-        let mut reach = ReconnectPolicy::new(true, s(0));
+    fn a_server_that_disconnects_is_tried_more_and_more_slowly() {
+        let mut policy = ReconnectPolicy::new(true, s(0));
         let mut now = s(0);
         let mut waits = vec![];
         for _ in 0..12 {
-            reach.connected(now);
-            let wait = reach.lost(now + s(1));
+            policy.connected(now);
+            let wait = policy.lost(now + s(1));
             waits.push(wait.as_secs());
             now += s(1) + wait;
         }
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        reach.connected(now);
-        assert_eq!(reach.lost(now + s(3600)), s(0));
-        assert_eq!(reach.lost(now + s(3601)), s(0));
+        policy.connected(now);
+        assert_eq!(policy.lost(now + s(3600)), s(0));
+        assert_eq!(policy.lost(now + s(3601)), s(0));
     }
 
     #[test]
-    fn what_cannot_help_is_not_tried() {
-        let mut reach = ReconnectPolicy::new(true, s(0));
-        assert_eq!(reach.failed(ExitStatus::Config, s(0)), Retry::GiveUp);
-        reach.try_now(s(5));
-        reach.wait(s(1), s(5));
-        assert_eq!(reach.at(), None);
+    fn a_try_that_cannot_help_is_not_made() {
+        let mut policy = ReconnectPolicy::new(true, s(0));
+        assert_eq!(policy.failed(ExitStatus::Config, s(0)), Retry::GiveUp);
+        policy.try_now(s(5));
+        policy.wait(s(1), s(5));
+        assert_eq!(policy.at(), None);
         assert_eq!(ReconnectPolicy::new(false, s(0)).at(), None);
     }
 }

@@ -1,129 +1,200 @@
-//! One look at each side of a mailbox: the verdict, put to work on what was
-//! remembered of the last clean look.
+//! One scan of a mailbox's far side: STATUS, what is remembered of the last
+//! clean scan, and the record decide how much is fetched; the verdict judges it.
 //!
-//! Knows the disk and the connection only to ask them; knows nothing of runs
-//! or of what a finding leads to.
+//! Does not depend on: runs, the connection itself (see [`FarSide`]).
 
 use super::mailbox::MailboxState;
-use super::server::ServerWatch;
-use crate::imap::{self, ClientError, Opening};
-use crate::verdict::record::{self, Record, RecordState};
-use crate::verdict::server::{self, FetchScope, Fetched, StatusVerdict};
-use crate::verdict::{CleanState, Digest, Rules, SideVerdict, maildir};
+use crate::imap::{ClientError, MailboxScan, Opening};
+use crate::verdict::record::{self, RecordState};
+use crate::verdict::server::{self, FetchScope, Fetched, ServerStatus, StatusVerdict};
+use crate::verdict::{CleanState, SideVerdict};
 
-/// A finding, and whether what is remembered has changed with it.
-#[derive(Debug)]
-pub struct Scan {
-    /// The finding.
-    pub finding: SideVerdict,
-    /// `seen` is another than before.
+/// The server's mailboxes, by index.
+pub trait FarSide {
+    /// What was last reported; `None` for a mailbox that is not on the server.
+    fn status(&self, mailbox: usize) -> Option<ServerStatus>;
+    /// UIDs and flags; `None` for a name that cannot be sent.
+    fn scan(
+        &mut self,
+        mailbox: usize,
+        opening: Opening,
+        since: Option<u64>,
+    ) -> Result<Option<MailboxScan>, ClientError>;
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct FarScan {
+    /// `None`: something happened during the scan, which must be repeated.
+    pub verdict: Option<SideVerdict>,
+    /// `clean` has changed.
     pub learned: bool,
 }
 
-/// Looks at the near side. `left_by_run`: the digest before a run that went
-/// well and took this mailbox on; with `AltMap`, where no record can be compared
-/// with, the same digest after it means clean.
-pub fn near(
-    watched: &mut MailboxState,
-    seen: &mut CleanState,
-    left_by_run: Option<Digest>,
-) -> Scan {
-    let (Some(maildir), Some(state_file)) = (&watched.mailbox.maildir, &watched.mailbox.state_file)
-    else {
-        // Not here: the server's side alone is asked.
-        return Scan { finding: SideVerdict::Clean, learned: false };
-    };
-    let (rules, why_not) = match &watched.rules {
-        Ok(rules) => (rules.clone(), None),
-        // The digest alone, as a fingerprint.
-        Err(why) => (Rules::none(), Some(why.clone())),
-    };
-    let remembered = seen.near.as_ref().filter(|_| why_not.is_none());
-    let look = maildir::scan(maildir, state_file, &rules, remembered, seen.forwarded);
-    watched.digest = look.digest;
-    watched.record = look.record;
-    watched.unfinished = record::unfinished(state_file);
-    if let Some(why) = why_not {
-        return Scan { finding: SideVerdict::Unknown(why), learned: false };
-    }
-    let settled_by_run = rules.alt_map
-        && !watched.unfinished
-        && left_by_run.is_some()
-        && left_by_run == look.digest
-        && matches!(look.state, Some(RecordState::Known(_)));
-    let remembered = look.remembered(&rules, seen.forwarded);
-    let finding = if settled_by_run { SideVerdict::Clean } else { look.finding };
-    let learned = finding == SideVerdict::Clean && seen.near.as_ref() != Some(&remembered);
-    if learned {
-        seen.near = Some(remembered);
-    }
-    Scan { finding, learned }
-}
-
-/// Looks at the far side. `Ok(None)`: something happened during the look, so
-/// that it has to be looked into once more.
-///
-/// # Errors
-/// The connection was lost.
+/// Scans the far side of mailbox `at`. Fails when the connection is lost.
 pub fn far(
-    watched: &MailboxState,
+    state: &MailboxState,
     at: usize,
-    seen: &mut CleanState,
-    far: &mut ServerWatch,
-) -> Result<(Option<SideVerdict>, bool), ClientError> {
-    let unknown = |why: &str| Ok((Some(SideVerdict::Unknown(why.to_owned())), false));
-    let rules = match &watched.rules {
-        Ok(rules) => rules.clone(),
+    clean: &mut CleanState,
+    server: &mut impl FarSide,
+) -> Result<FarScan, ClientError> {
+    let known = |verdict| Ok(FarScan { verdict: Some(verdict), learned: false });
+    let unknown = |why: &str| known(SideVerdict::Unknown(why.to_owned()));
+    let rules = match &state.rules {
+        Ok(rules) => rules,
         Err(why) => return unknown(why),
     };
-    let Some(status) = far.status(at) else { return unknown("not on the server") };
-    let record: Record = match watched.mailbox.state_file.as_deref().map(record::read) {
+    let Some(status) = server.status(at) else { return unknown("not on the server") };
+    let record = match state.mailbox.state_file.as_deref().map(record::read) {
         Some(RecordState::Known(record)) => record,
-        Some(RecordState::NeverSynced) => return Ok((Some(server::never_synced(&status)), false)),
+        Some(RecordState::NeverSynced) => return known(server::never_synced(&status)),
         Some(RecordState::Unfinished) => return unknown("mbsync was interrupted"),
         Some(RecordState::Unreadable { why }) => return unknown(&why),
         None => return unknown("no record"),
     };
-    let needed = match server::compare_status(&status, seen.far.as_ref(), Some(&record), &rules) {
-        StatusVerdict::Clean => return Ok((Some(SideVerdict::Clean), false)),
+    let since = match server::compare_status(&status, clean.far.as_ref(), Some(&record), rules) {
+        StatusVerdict::Clean => return known(SideVerdict::Clean),
         StatusVerdict::Unknown(why) => return unknown(&why),
-        StatusVerdict::Look(needed) => needed,
+        StatusVerdict::Scan(FetchScope::Whole) => None,
+        StatusVerdict::Scan(FetchScope::ChangedSince(since)) => Some(since),
     };
-    let since = match needed {
-        FetchScope::Whole => None,
-        FetchScope::ChangedSince(since) => Some(since),
-    };
-    // SELECT, once, to learn whether $Forwarded is kept; EXAMINE does not tell.
-    let opening = if seen.forwarded.is_none() { Opening::Select } else { Opening::Examine };
-    let look = match far.look(at, opening, since) {
-        Ok(Some(look)) => look,
+    // SELECT, once, to learn whether $Forwarded is kept; EXAMINE does not say.
+    let opening = if clean.forwarded.is_none() { Opening::Select } else { Opening::Examine };
+    let scan = match server.scan(at, opening, since) {
+        Ok(Some(scan)) => scan,
         Ok(None) => return unknown("its name cannot be said to the server"),
         Err(ClientError::Refused(answer)) => return unknown(&answer.text),
         Err(lost) => return Err(lost),
     };
-    let finding = server::judge_server(&record, &rules, &look.uids, &fetched(&look));
-    let mut learned = look.forwarded.is_some() && seen.forwarded != look.forwarded;
+    let fetched =
+        if scan.all_flags { Fetched::Whole(scan.flags) } else { Fetched::ChangedSince(scan.flags) };
+    let verdict = server::judge_server(&record, rules, &scan.uids, &fetched);
+    let mut learned = scan.forwarded.is_some() && clean.forwarded != scan.forwarded;
     if learned {
-        seen.forwarded = look.forwarded;
-        // A yes was supposed before; and with AltMap it makes no difference.
-        if let Some(near) = seen.near.as_mut() {
-            if near.forwarded.is_none() && (look.forwarded == Some(true) || rules.alt_map) {
-                near.forwarded = look.forwarded;
+        clean.forwarded = scan.forwarded;
+        // Yes was assumed before; and with AltMap it makes no difference.
+        if let Some(near) = clean.near.as_mut() {
+            if near.forwarded.is_none() && (scan.forwarded == Some(true) || rules.alt_map) {
+                near.forwarded = scan.forwarded;
             }
         }
     }
-    if finding == SideVerdict::Clean {
-        seen.far = Some(server::CleanServer::new(status, &record, &rules));
+    if verdict == SideVerdict::Clean {
+        clean.far = Some(server::CleanServer::new(status, &record, rules));
         learned = true;
-        // What happened during the look is a suspicion of its own.
-        if far.status(at) != Some(status) {
-            return Ok((None, learned));
+        // What happened during the scan needs a scan of its own.
+        if server.status(at) != Some(status) {
+            return Ok(FarScan { verdict: None, learned });
         }
     }
-    Ok((Some(finding), learned))
+    Ok(FarScan { verdict: Some(verdict), learned })
 }
 
-fn fetched(look: &imap::MailboxScan) -> Fetched {
-    let flags = look.flags.clone();
-    if look.all_flags { Fetched::Whole(flags) } else { Fetched::ChangedSince(flags) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::imap::MailboxStatus;
+    use crate::model::flags::Flags;
+    use crate::model::uid_set::UidSet;
+    use crate::model::{Account, Mailbox};
+    use crate::verdict::{Changes, Rules};
+
+    const STATUS: ServerStatus =
+        ServerStatus { uid_validity: 1, uid_next: 3, messages: 2, highest_modseq: Some(7) };
+
+    /// A server with one mailbox, which may change while it is scanned.
+    struct Script {
+        uids: &'static str,
+        changes_meanwhile: bool,
+        status: ServerStatus,
+        asked: Vec<(Opening, Option<u64>)>,
+    }
+
+    impl FarSide for Script {
+        fn status(&self, mailbox: usize) -> Option<ServerStatus> {
+            (mailbox == 0).then_some(self.status)
+        }
+
+        fn scan(
+            &mut self,
+            _: usize,
+            opening: Opening,
+            since: Option<u64>,
+        ) -> Result<Option<MailboxScan>, ClientError> {
+            self.asked.push((opening, since));
+            if self.changes_meanwhile {
+                self.status.uid_next += 1;
+            }
+            Ok(Some(MailboxScan {
+                uid_validity: Some(1),
+                forwarded: (opening == Opening::Select).then_some(true),
+                uids: UidSet::parse(self.uids).unwrap(),
+                flags: vec![(1, Flags::SEEN), (2, Flags::SEEN)],
+                all_flags: since.is_none(),
+                after: MailboxStatus::default(),
+            }))
+        }
+    }
+
+    fn server(uids: &'static str) -> Script {
+        Script { uids, changes_meanwhile: false, status: STATUS, asked: vec![] }
+    }
+
+    fn mailbox(dir: &std::path::Path, entries: &str) -> MailboxState {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 2\nMaxPushedUid 2\n\n";
+        let file = dir.join(".mbsyncstate");
+        std::fs::write(&file, format!("{head}{entries}")).unwrap();
+        let mailbox = Mailbox { state_file: Some(file), ..Mailbox::of_home("INBOX") };
+        let account = Account { name: "Home".into(), server: None, channels: vec![] };
+        MailboxState { rules: Ok(Rules::none()), ..MailboxState::new(mailbox, &account) }
+    }
+
+    fn changed(new: u32, deleted: u32) -> SideVerdict {
+        SideVerdict::Changed(Changes { new, deleted, ..Changes::default() })
+    }
+
+    #[test]
+    fn a_clean_scan_is_remembered_and_saves_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = mailbox(dir.path(), "1 1 S\n2 2 S\n");
+        let (mut clean, mut server) = (CleanState::default(), server("1:2"));
+        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        assert_eq!(scan, FarScan { verdict: Some(SideVerdict::Clean), learned: true });
+        assert_eq!((clean.forwarded, server.asked.len()), (Some(true), 1));
+        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        assert_eq!(scan, FarScan { verdict: Some(SideVerdict::Clean), learned: false });
+        assert_eq!(server.asked, [(Opening::Select, None)]);
+        // A change: only what is newer is fetched, and EXAMINE is enough.
+        (server.uids, server.status.highest_modseq) = ("2:3", Some(9));
+        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        assert_eq!(scan, FarScan { verdict: Some(changed(1, 1)), learned: false });
+        assert_eq!(server.asked[1..], [(Opening::Examine, Some(7))]);
+    }
+
+    #[test]
+    fn g6_a_mailbox_that_changes_during_its_scan_is_scanned_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = mailbox(dir.path(), "1 1 S\n2 2 S\n");
+        let mut clean = CleanState::default();
+        let mut server = Script { changes_meanwhile: true, ..server("1:2") };
+        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        assert_eq!(scan, FarScan { verdict: None, learned: true });
+        // Remembered is the STATUS from before the scan.
+        assert_eq!(clean.far.unwrap().status, STATUS);
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_not_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = mailbox(dir.path(), "");
+        let (mut clean, mut server) = (CleanState::default(), server("1:2"));
+        let mut verdict = |state: &MailboxState, at| {
+            far(state, at, &mut clean, &mut server).unwrap().verdict.unwrap()
+        };
+        assert!(matches!(verdict(&state, 1), SideVerdict::Unknown(_)), "not on the server");
+        std::fs::remove_file(dir.path().join(".mbsyncstate")).unwrap();
+        assert_eq!(verdict(&state, 0), changed(2, 0), "never synced");
+        state.rules = Err("one-way".into());
+        assert_eq!(verdict(&state, 0), SideVerdict::Unknown("one-way".into()));
+        assert!(server.asked.is_empty());
+    }
 }

@@ -1,609 +1,510 @@
-//! The server's side of a watch: the ladder NOTIFY → IDLE → STATUS sweep, and
-//! what each mailbox' STATUS is, as far as has been told.
+//! The server's side of the waiter: when to connect, how to keep the connection
+//! alive, and how much of what the server sends is handled.
 //!
-//! Knows connections and mailboxes by index; knows nothing of records, of local
-//! mail, or of what a change leads to.
+//! Knows the connections only while there are any. Does not depend on: files, the
+//! Maildirs, what a change leads to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
-use crate::error::Error;
-use crate::imap::names::{Naming, to_utf7};
-use crate::imap::{self, Client, ClientError, Interrupt, Opening, ServerEvent};
-use crate::mbsyncrc::{IsyncVersion, pattern};
-use crate::model::{Account, Channel, Mailbox, Server};
+use super::connections::{Connections, ServerEvents, WatchMode, WatchPlan};
+use super::event_limit::EventLimiter;
+use super::log::Log;
+use super::reconnect::{ReconnectPolicy, Retry};
+use super::silence::SilenceCheck;
+use crate::error::{Error, ExitStatus};
+use crate::imap::{Client, ClientError, Interrupt};
+use crate::mbsyncrc::IsyncVersion;
+use crate::model::{Account, Mailbox};
+use crate::settings::Settings;
+use crate::state::backoff::Backoff;
+use crate::text::short;
 use crate::verdict::server::ServerStatus;
 
 /// IDLE is renewed this often: below the five minutes after which NAT boxes
 /// forget, far below the 29 of RFC 2177.
-pub const RENEW: Duration = Duration::from_secs(5 * 60);
+const RENEW: Duration = Duration::from_secs(5 * 60);
 /// The server must agree to the end of IDLE within this time.
-pub const REPLY: Duration = Duration::from_secs(20);
+const REPLY: Duration = Duration::from_secs(20);
 /// The same after a sleep, when the connection is probably dead.
-pub const REPLY_AFTER_SLEEP: Duration = Duration::from_secs(5);
+const REPLY_AFTER_SLEEP: Duration = Duration::from_secs(5);
 
-/// An IDLE that the server ends sooner than this is none.
-const HASTY: Duration = Duration::from_secs(1);
-/// So many of them, or of overflows, show that the server cannot do it.
-const ENOUGH: u32 = 3;
-
-/// How the server is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WatchMode {
-    /// One connection for all mailboxes (RFC 5465).
-    Notify,
-    /// IDLE on the first mailboxes, STATUS of the rest now and then.
-    Idle,
-    /// STATUS of all now and then.
-    Sweep,
+pub struct ServerWatch<'a> {
+    account: &'a Account,
+    settings: &'a Settings,
+    version: IsyncVersion,
+    loop_forever: bool,
+    connections: Option<Connections>,
+    /// The best mode to try.
+    best: WatchMode,
+    reconnect: ReconnectPolicy,
+    /// How many attempts to connect in a row were interrupted.
+    interrupted_connects: u32,
+    limiter: EventLimiter,
+    silence_check: SilenceCheck,
+    renew_at: Duration,
+    sweep_at: Duration,
+    log: Rc<Log>,
 }
 
-impl std::fmt::Display for WatchMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            WatchMode::Notify => "NOTIFY",
-            WatchMode::Idle => "IDLE",
-            WatchMode::Sweep => "STATUS now and then",
+impl<'a> ServerWatch<'a> {
+    pub fn new(
+        account: &'a Account,
+        settings: &'a Settings,
+        version: IsyncVersion,
+        loop_forever: bool,
+        log: Rc<Log>,
+        now: Duration,
+    ) -> Self {
+        ServerWatch {
+            account,
+            settings,
+            version,
+            loop_forever,
+            connections: None,
+            best: WatchMode::Notify,
+            reconnect: ReconnectPolicy::new(account.server.is_some(), now),
+            interrupted_connects: 0,
+            limiter: EventLimiter::default(),
+            silence_check: SilenceCheck::default(),
+            renew_at: now + RENEW,
+            sweep_at: now + settings.sweep,
+            log,
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connections.is_some()
+    }
+
+    pub fn connections(&mut self) -> Option<&mut Connections> {
+        self.connections.as_mut()
+    }
+
+    /// The connection to lend to a run.
+    pub fn lend(&mut self) -> Option<&mut Client> {
+        self.connections.as_mut().and_then(Connections::lend)
+    }
+
+    /// STATUS of each mailbox as last reported; empty without a connection.
+    pub fn statuses(&self) -> &[Option<ServerStatus>] {
+        self.connections.as_ref().map_or(&[], Connections::statuses)
+    }
+
+    /// Mailboxes that are on the server but not here; `None` without a connection.
+    pub fn only_on_server(&self) -> Option<&BTreeSet<String>> {
+        self.connections.as_ref().map(Connections::only_on_server)
+    }
+
+    fn plan<'p>(&'p self, mailboxes: &'p [Mailbox]) -> Option<WatchPlan<'p>> {
+        let connections = if self.loop_forever { self.settings.connections } else { 1 };
+        Some(WatchPlan {
+            server: self.account.server.as_ref()?,
+            account: self.account,
+            mailboxes,
+            boxes: &self.settings.boxes,
+            version: self.version,
+            best: self.best,
+            connections: usize::try_from(connections).unwrap_or(1),
         })
     }
-}
 
-/// What to watch, and how.
-#[derive(Debug, Clone, Copy)]
-pub struct WatchPlan<'a> {
-    /// Where to log in.
-    pub server: &'a Server,
-    /// The account.
-    pub account: &'a Account,
-    /// Its mailboxes.
-    pub mailboxes: &'a [Mailbox],
-    /// The setting `boxes`: of those that are only on the server, which to tell
-    /// of. Empty: all.
-    pub boxes: &'a [String],
-    /// How names are written.
-    pub dialect: IsyncVersion,
-    /// The highest rung to try.
-    pub most: WatchMode,
-    /// The most connections to open.
-    pub connections: usize,
-}
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.connections.is_none() && self.reconnect.is_due(now)
+    }
 
-/// A connection, and the mailbox that it idles in.
-struct IdleConnection {
-    link: Client,
-    mailbox: Option<usize>,
-}
+    /// Whether the backoff on disk forbids to connect; then it is due again later.
+    pub fn is_held_back(
+        &mut self,
+        backoff: Option<&Backoff>,
+        wall: SystemTime,
+        now: Duration,
+    ) -> bool {
+        let wait = self.settings.patience().wait(backoff, wall);
+        // A server that was lost a moment ago is tried whatever a run's failure
+        // says; where a password is in question, the backoff holds.
+        let offline = backoff.is_some_and(|backoff| backoff.code == ExitStatus::Offline.code());
+        if wait.is_zero() || offline && self.reconnect.is_quick(now) {
+            return false;
+        }
+        self.log.say(|| format!("connecting in {}, as the last failure wants", short(wait)));
+        self.reconnect.wait(wait, now);
+        true
+    }
 
-/// The connections of one account, logged in.
-pub struct ServerWatch {
-    rung: WatchMode,
-    stations: Vec<IdleConnection>,
-    /// Wire name of each mailbox; `None` for one that cannot be asked about.
-    names: Vec<Option<String>>,
-    /// Mailboxes by wire name; two channels may have the same one.
-    places: HashMap<String, Vec<usize>>,
-    namings: Vec<(String, Naming)>,
-    status: Vec<Option<ServerStatus>>,
-    /// Mailboxes that are on the server but not here, by wire name.
-    only_there: BTreeSet<String>,
-    /// Mailboxes with news, and whether STATUS does not show them.
-    heard_of: BTreeMap<usize, bool>,
-    new_folders: bool,
-    /// What the server has said of mailboxes without being asked.
-    unasked: u64,
-    /// How often anything was heard.
-    words: u64,
-    /// NOTIFY is on.
-    notified: bool,
-    overflows: u32,
-    idle_since: Option<Instant>,
-    hasty: u32,
-}
-
-impl ServerWatch {
-    /// Logs in and begins to watch: from this moment on no change is missed.
-    pub fn open(plan: &WatchPlan<'_>, interrupt: &Interrupt) -> Result<Self, Error> {
-        let mut link = Client::open(plan.server, false, interrupt)?;
-        let namespace = link.namespace().map_err(ClientError::into_failure)?;
-        let naming = |channel: &Channel| {
-            Some((channel.name.clone(), Naming::of(channel.far.imap()?, &namespace, None)))
+    /// Connects, and watches these mailboxes. `clock` is read before and after.
+    pub fn connect(
+        &mut self,
+        mailboxes: &[Mailbox],
+        interrupt: &Interrupt,
+        clock: impl Fn() -> Duration,
+    ) -> Result<(), Error> {
+        let started = clock();
+        let Some(plan) = self.plan(mailboxes) else {
+            return Err(Error::new(ExitStatus::Config, "no server"));
         };
-        let mut far = ServerWatch {
-            rung: plan.most,
-            stations: vec![IdleConnection { link, mailbox: None }],
-            names: Vec::new(),
-            places: HashMap::new(),
-            namings: plan.account.channels.iter().filter_map(naming).collect(),
-            status: Vec::new(),
-            only_there: BTreeSet::new(),
-            heard_of: BTreeMap::new(),
-            new_folders: false,
-            unasked: 0,
-            words: 0,
-            notified: false,
-            overflows: 0,
-            idle_since: None,
-            hasty: 0,
-        };
-        far.turn_to(plan, interrupt).map_err(ClientError::into_failure)?;
-        Ok(far)
-    }
-
-    /// Watches other mailboxes from now on, over the same login.
-    pub fn turn_to(
-        &mut self,
-        plan: &WatchPlan<'_>,
-        interrupt: &Interrupt,
-    ) -> Result<(), ClientError> {
-        self.names = plan.mailboxes.iter().map(|mailbox| self.wire_name(plan, mailbox)).collect();
-        self.places.clear();
-        for (at, name) in self.names.iter().enumerate() {
-            if let Some(name) = name {
-                self.places.entry(name.clone()).or_default().push(at);
-            }
-        }
-        self.status = vec![None; self.names.len()];
-        self.heard_of.clear();
-        self.stations.truncate(1);
-        self.find_only_there(plan)?;
-        self.begin(plan.server, plan.connections, interrupt)
-    }
-
-    fn wire_name(&self, plan: &WatchPlan<'_>, mailbox: &Mailbox) -> Option<String> {
-        let (_, naming) = self.namings.iter().find(|(name, _)| *name == mailbox.channel)?;
-        let wire = naming.to_wire(&mailbox.far)?;
-        // isync 1.4 takes names as they are on the wire, 1.5 in UTF-8.
-        Some(if plan.dialect == IsyncVersion::V1_5 { to_utf7(&wire) } else { wire })
-    }
-
-    /// How the server is watched.
-    #[must_use]
-    pub fn rung(&self) -> WatchMode {
-        self.rung
-    }
-
-    /// Open connections.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.stations.len()
-    }
-
-    /// What was last told of each mailbox; `None` for one that is not there.
-    #[must_use]
-    pub fn status(&self, mailbox: usize) -> Option<ServerStatus> {
-        self.status.get(mailbox).copied().flatten()
-    }
-
-    /// Mailboxes that a channel would sync and that are not here yet.
-    #[must_use]
-    pub fn only_there(&self) -> &BTreeSet<String> {
-        &self.only_there
-    }
-
-    /// Whether [`ServerWatch::take_new_folders`] would say so.
-    #[must_use]
-    pub fn has_new_folders(&self) -> bool {
-        self.new_folders
-    }
-
-    /// Whether a mailbox came or went on the server since the last question.
-    pub fn take_new_folders(&mut self) -> bool {
-        std::mem::take(&mut self.new_folders)
-    }
-
-    /// How often the server has spoken of a mailbox without being asked.
-    #[must_use]
-    pub fn unasked(&self) -> u64 {
-        self.unasked
-    }
-
-    /// How often [`ServerWatch::heard`] has heard anything at all.
-    #[must_use]
-    pub fn words(&self) -> u64 {
-        self.words
-    }
-
-    /// Watches by a lower rung from the next [`ServerWatch::turn_to`] on.
-    fn fall_to(&mut self, rung: WatchMode) {
-        self.rung = self.rung.max(rung);
-    }
-
-    fn first(&mut self) -> Result<&mut Client, ClientError> {
-        match self.stations.first_mut() {
-            Some(station) => Ok(&mut station.link),
-            None => Err(ClientError::Lost(Error::new(
-                crate::error::ExitStatus::Offline,
-                "not connected",
-            ))),
-        }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.names.iter().flatten().cloned().collect()
-    }
-
-    fn begin(
-        &mut self,
-        server: &Server,
-        connections: usize,
-        interrupt: &Interrupt,
-    ) -> Result<(), ClientError> {
-        let asked = self.asked();
-        let rung = self.rung;
-        let link = self.first()?;
-        let can = link.capabilities().clone();
-        if rung == WatchMode::Notify && can.notify() && can.idle() {
-            match link.notify(&asked) {
-                Ok(statuses) => {
-                    self.notified = true;
-                    for (name, status) in statuses {
-                        self.told(&name, status);
-                    }
-                    // What NOTIFY left out may be no more than unknown to it.
-                    return self.ask_missing();
-                }
-                Err(ClientError::Refused(_)) => {}
-                Err(lost) => return Err(lost),
-            }
-        }
-        if std::mem::take(&mut self.notified) {
-            // Or it would keep to what was asked for, and be silent on what is open.
-            match self.first()?.notify_none() {
-                Ok(()) | Err(ClientError::Refused(_)) => {}
-                Err(lost) => return Err(lost),
-            }
-        }
-        self.rung =
-            if rung <= WatchMode::Idle && can.idle() { WatchMode::Idle } else { WatchMode::Sweep };
-        self.ask(&asked)?;
-        if self.rung == WatchMode::Idle {
-            self.take_stations(server, connections, interrupt)?;
-        }
+        let connections = Connections::open(&plan, interrupt)?;
+        let now = clock();
+        self.log.say(|| {
+            let (mode, count) = (connections.mode(), connections.count());
+            let took = short(now.saturating_sub(started));
+            format!("connected by {mode}, {count} connection(s), in {took}")
+        });
+        self.reconnect.connected(now);
+        self.silence_check.connected();
+        self.interrupted_connects = 0;
+        self.renew_at = now + RENEW;
+        self.sweep_at = now + self.settings.sweep;
+        self.log.forget_reported();
+        self.connections = Some(connections);
         Ok(())
     }
 
-    /// One connection for each of the first mailboxes that exist.
-    fn take_stations(
-        &mut self,
-        server: &Server,
-        connections: usize,
-        interrupt: &Interrupt,
-    ) -> Result<(), ClientError> {
-        let there: Vec<usize> = (0..self.names.len())
-            .filter(|at| self.status(*at).is_some())
-            .take(connections.max(1))
-            .collect();
-        for (turn, mailbox) in there.into_iter().enumerate() {
-            if turn > 0 {
-                match Client::open(server, false, interrupt) {
-                    Ok(link) => self.stations.push(IdleConnection { link, mailbox: None }),
-                    // A limit of the server's: the sweep covers the rest.
-                    Err(_) => break,
-                }
+    /// An attempt was interrupted by something more urgent, which is done first. It
+    /// is repeated later and later, so that frequent changes here do not keep a slow
+    /// password command from ending.
+    pub fn connect_interrupted(&mut self, now: Duration) {
+        self.log.say(|| "connecting was broken off for something more urgent".into());
+        let wait = self.settings.settle * (1 << self.interrupted_connects.min(5));
+        self.interrupted_connects += 1;
+        self.reconnect.interrupted(wait, now);
+    }
+
+    /// An attempt failed. [`Retry::BackOff`]: the caller is to record the failure on
+    /// disk and to [`ServerWatch::wait`].
+    pub fn connect_failed(&mut self, failure: &Error, now: Duration) -> Retry {
+        self.interrupted_connects = 0;
+        let retry = self.reconnect.failed(failure.exit, now);
+        match retry {
+            // mbsync itself may manage.
+            Retry::GiveUp => {
+                self.log.report(&format!("{}; not watching the server", failure.text));
             }
-            if let Some(station) = self.stations.last_mut() {
-                station.mailbox = Some(mailbox);
-            }
+            Retry::Quick => self.log.say(|| failure.text.clone()),
+            Retry::BackOff => {}
         }
-        self.resume()
+        retry
     }
 
-    /// Every idling connection is in its mailbox again. What changed between is heard.
-    fn resume(&mut self) -> Result<(), ClientError> {
-        for station in &mut self.stations {
-            let Some(mailbox) = station.mailbox else { continue };
-            let Some(Some(name)) = self.names.get(mailbox) else { continue };
-            // To open it anew would hide what the server has to say of it: without
-            // CONDSTORE no number tells that a flag was set in the meantime.
-            if station.link.is_open(name) {
-                continue;
-            }
-            match station.link.open_mailbox(name, Opening::Examine) {
-                Ok(opened) => {
-                    let slot = self.status.get_mut(mailbox);
-                    if take(slot, opened.status) {
-                        self.heard_of.entry(mailbox).or_default();
-                    }
-                }
-                Err(ClientError::Refused(_)) => {}
-                Err(lost) => return Err(lost),
-            }
-        }
-        Ok(())
+    pub fn wait(&mut self, wait: Duration, now: Duration) {
+        self.reconnect.wait(wait, now);
     }
 
-    fn ask_missing(&mut self) -> Result<(), ClientError> {
-        let missing: Vec<String> = self
-            .names
-            .iter()
-            .zip(&self.status)
-            .filter(|(_, status)| status.is_none())
-            .filter_map(|(name, _)| name.clone())
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        self.ask(&missing)
+    pub fn try_now(&mut self, now: Duration) {
+        self.reconnect.try_now(now);
     }
 
-    /// STATUS of all mailboxes.
-    pub fn sweep(&mut self) -> Result<(), ClientError> {
-        let all: BTreeSet<usize> = (0..self.names.len()).collect();
-        self.refresh(&all)
+    /// Drops the connection, and connects again.
+    pub fn restart(&mut self, now: Duration) {
+        self.connections = None;
+        self.reconnect.try_now(now);
     }
 
-    /// STATUS of these mailboxes.
-    pub fn refresh(&mut self, mailboxes: &BTreeSet<usize>) -> Result<(), ClientError> {
-        let asked: Vec<String> =
-            mailboxes.iter().filter_map(|at| self.names.get(*at).cloned().flatten()).collect();
-        let missing: Vec<usize> =
-            mailboxes.iter().copied().filter(|at| self.status(*at).is_none()).collect();
-        self.ask(&asked)?;
-        // One that was made meanwhile is not among those that NOTIFY tells of.
-        self.new_folders |= missing.into_iter().any(|at| self.status(at).is_some());
-        Ok(())
-    }
-
-    fn ask(&mut self, names: &[String]) -> Result<(), ClientError> {
-        // Of a mailbox that is open, STATUS tells what this session has seen of it.
-        if self.rung == WatchMode::Sweep {
-            self.stations.truncate(1);
-            for station in &mut self.stations {
-                if station.mailbox.take().is_some() {
-                    station.link.close_mailbox()?;
-                }
-            }
-        }
-        let told = self.first()?.status(names)?;
-        for (name, status) in names.iter().zip(told) {
-            match status {
-                Some(status) => self.told(name, status),
-                None => {
-                    for at in self.indices(name) {
-                        if let Some(slot) = self.status.get_mut(at) {
-                            if slot.take().is_some() {
-                                self.heard_of.entry(at).or_default();
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn indices(&self, name: &str) -> Vec<usize> {
-        self.places.get(name).cloned().unwrap_or_default()
-    }
-
-    /// Two channels may have the same far mailbox.
-    fn told(&mut self, name: &str, status: imap::MailboxStatus) {
-        for at in self.indices(name) {
-            if take(self.status.get_mut(at), status) {
-                self.heard_of.entry(at).or_default();
-            }
+    /// The connection is lost.
+    pub fn lost(&mut self, error: &ClientError, now: Duration) {
+        if self.connections.take().is_some() {
+            self.silence_check.cancel();
+            let wait = self.reconnect.lost(now);
+            self.log.say(|| format!("connection lost: {error}; again in {}", short(wait)));
         }
     }
 
-    /// Mailboxes whose STATUS is another than before, and those (`true`) in which
-    /// something happened that STATUS does not show. Never waits, but where a
-    /// server only says that something happened in a mailbox, it is asked what.
-    pub fn heard(&mut self) -> Result<BTreeMap<usize, bool>, ClientError> {
-        let mut ask = Vec::new();
-        let (mut overflow, mut ended, mut any) = (false, false, false);
-        for at in 0..self.stations.len() {
-            let Some(station) = self.stations.get_mut(at) else { break };
-            let mailbox = station.mailbox;
-            for heard in station.link.events()? {
-                any = true;
-                match heard {
-                    ServerEvent::Status(name, status) => {
-                        self.unasked += 1;
-                        self.told(&name, status);
-                    }
-                    ServerEvent::Selected => ask.extend(mailbox.map(|mailbox| (at, mailbox))),
-                    ServerEvent::Listed(_) => self.new_folders = true,
-                    ServerEvent::Overflow => overflow = true,
-                    ServerEvent::IdleEnded => ended = true,
-                }
-            }
-        }
-        self.words += u64::from(any);
-        if ended {
-            let hasty = self.idle_since.is_some_and(|since| since.elapsed() < HASTY);
-            self.hasty = if hasty { self.hasty + 1 } else { 0 };
-            if self.hasty >= ENOUGH {
-                self.rung = WatchMode::Sweep;
-            }
-        }
-        ask.dedup();
-        for (station, mailbox) in ask {
-            let name = self.names.get(mailbox).cloned().flatten();
-            if let (Some(name), Some(station)) = (name, self.stations.get_mut(station)) {
-                let told = station.link.status(std::slice::from_ref(&name))?;
-                if let Some(Some(status)) = told.into_iter().next() {
-                    self.told(&name, status);
-                }
-                let shows = self.status(mailbox).is_some_and(|now| now.highest_modseq.is_some());
-                if !shows {
-                    self.heard_of.insert(mailbox, true);
-                }
-            }
-        }
-        if overflow {
-            // Everything may have changed; begin again, and not for ever.
-            self.overflows += 1;
-            match self.rung {
-                WatchMode::Notify => {
-                    if self.overflows >= ENOUGH {
-                        self.fall_to(WatchMode::Idle);
-                    }
-                    self.new_folders = true;
-                }
-                WatchMode::Idle if self.overflows >= 2 * ENOUGH => self.rung = WatchMode::Sweep,
-                WatchMode::Idle | WatchMode::Sweep => {}
-            }
-            self.sweep()?;
-        }
-        Ok(std::mem::take(&mut self.heard_of))
-    }
-
-    /// What was told so far is known otherwise.
-    pub fn forget_heard(&mut self) {
-        self.heard_of.clear();
-    }
-
-    /// Looks into a mailbox, and leaves it. What was told of it before the look
-    /// is what a clean finding goes with.
-    pub fn look(
-        &mut self,
-        mailbox: usize,
-        opening: Opening,
-        since: Option<u64>,
-    ) -> Result<Option<imap::MailboxScan>, ClientError> {
-        let Some(name) = self.names.get(mailbox).cloned().flatten() else { return Ok(None) };
-        let look = self.first()?.look(&name, opening, since)?;
-        self.told(&name, look.after);
-        Ok(Some(look))
-    }
-
-    /// Gets ready to be told: every connection that can idles.
-    pub fn block(&mut self) -> Result<(), ClientError> {
-        if self.rung == WatchMode::Idle {
-            self.resume()?;
-        }
-        if self.rung == WatchMode::Sweep {
-            return Ok(());
-        }
-        for station in &mut self.stations {
-            if (self.rung == WatchMode::Notify || station.mailbox.is_some())
-                && !station.link.is_idling()
-            {
-                match station.link.idle_start() {
-                    Ok(()) => self.idle_since = Some(Instant::now()),
-                    Err(ClientError::Refused(_)) => {
-                        self.rung = WatchMode::Sweep;
-                        return Ok(());
-                    }
-                    Err(lost) => return Err(lost),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Shows that each connection lives, within `time` each.
-    pub fn probe(&mut self, time: Duration) -> Result<(), ClientError> {
-        for station in &mut self.stations {
-            match station.link.probe(time) {
-                // An answer is an answer.
-                Ok(()) | Err(ClientError::Refused(_)) => {}
-                Err(lost) => return Err(lost),
-            }
-        }
-        Ok(())
-    }
-
-    /// To be polled, after [`ServerWatch::heard`] has come back empty.
-    #[must_use]
-    pub fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.stations.iter().map(|station| station.link.poll_fd()).collect()
-    }
-
-    /// A connection to be lent. Others go on idling.
-    pub fn lend(&mut self) -> Option<&mut Client> {
-        self.stations.first_mut().map(|station| &mut station.link)
-    }
-
-    /// It came back: watches as before. What changed meanwhile is heard.
-    ///
-    /// # Errors
-    /// The connection was lost.
-    pub fn taken_back(&mut self) -> Result<(), ClientError> {
-        self.first()?.reattach()?;
-        if self.rung != WatchMode::Notify {
-            // It is in its mailbox again before it idles.
-            return Ok(());
-        }
-        let asked = self.asked();
-        match self.first()?.notify(&asked) {
-            Ok(statuses) => {
-                for (name, status) in statuses {
-                    self.told(&name, status);
-                }
-                Ok(())
-            }
-            Err(ClientError::Refused(_)) => {
-                // Nothing is told any more; everything is asked.
-                self.rung = WatchMode::Sweep;
-                self.sweep()
-            }
-            Err(lost) => Err(lost),
-        }
-    }
-
-    /// Says goodbye.
+    /// Logs out.
     pub fn close(self) {
-        for station in self.stations {
-            station.link.log_out();
+        if let Some(connections) = self.connections {
+            connections.close();
         }
     }
 
-    /// Finds the mailboxes that only the server has, and that a run of the whole
-    /// channel would make here.
-    fn find_only_there(&mut self, plan: &WatchPlan<'_>) -> Result<(), ClientError> {
-        self.only_there.clear();
-        let WatchPlan { account, mailboxes, dialect, .. } = *plan;
-        for channel in account.channels.iter().filter(|channel| channel.create.near) {
-            let naming = self.namings.iter().find(|(name, _)| *name == channel.name);
-            let (Some((_, naming)), Some(store), true) =
-                (naming.cloned(), channel.far.imap(), channel.patterns.is_some())
-            else {
-                continue;
-            };
-            let listed = match self.first()?.list(&store.path) {
-                Ok(listed) => listed,
-                Err(ClientError::Refused(_)) => continue,
-                Err(lost) => return Err(lost),
-            };
-            let here = mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name);
-            let known: HashSet<&str> = here.map(|mailbox| mailbox.far.as_str()).collect();
-            for (each, far) in naming.synced(channel, dialect, &listed) {
-                let watched = plan.boxes.is_empty() || pattern::admits(plan.boxes, &far);
-                if watched && !known.contains(far.as_str()) {
-                    self.only_there.insert(each.name.clone());
-                }
-            }
+    /// Watches these mailboxes from now on.
+    pub fn watch(
+        &mut self,
+        mailboxes: &[Mailbox],
+        interrupt: &Interrupt,
+    ) -> Result<(), ClientError> {
+        let Some(mut connections) = self.connections.take() else { return Ok(()) };
+        let watched = self.plan(mailboxes).map(|plan| connections.watch(&plan, interrupt));
+        self.connections = Some(connections);
+        watched.unwrap_or(Ok(()))
+    }
+
+    /// Until when the server is not read.
+    pub fn muted_until(&self, now: Duration) -> Option<Duration> {
+        self.limiter.muted_until(now)
+    }
+
+    /// What the server has sent; nothing while it is muted. The one place where its
+    /// events are counted.
+    pub fn events(&mut self, now: Duration) -> Result<ServerEvents, ClientError> {
+        let muted = self.muted_until(now).is_some();
+        let Some(connections) = self.connections.as_mut().filter(|_| !muted) else {
+            return Ok(ServerEvents::default());
+        };
+        let events = connections.events()?;
+        self.silence_check.record(events.unsolicited);
+        if events.any {
+            self.record_event(now);
         }
-        Ok(())
+        Ok(events)
+    }
+
+    /// Counts an event, or a scan that an event has made void.
+    pub fn record_event(&mut self, now: Duration) {
+        self.limiter.record(now);
+        if self.muted_until(now).is_some() {
+            self.log.say(|| "the server never rests; it is heard again in a while".into());
+        }
+    }
+
+    /// Prepares to wait for events, and returns those that have come by then.
+    pub fn start_idling(&mut self, now: Duration) -> Result<ServerEvents, ClientError> {
+        if let Some(connections) = &mut self.connections {
+            connections.start_idling()?;
+        }
+        self.events(now)
+    }
+
+    /// Readable when the server has sent something; none while it is muted.
+    pub fn poll_fds(&self, now: Duration) -> Vec<BorrowedFd<'_>> {
+        let read = self.connections.as_ref().filter(|_| self.muted_until(now).is_none());
+        read.map(Connections::poll_fds).unwrap_or_default()
+    }
+
+    /// STATUS of these mailboxes (or all), so that what a run has changed is known
+    /// now and not when the server reports it. False without a connection.
+    pub fn refresh(&mut self, mailboxes: Option<&BTreeSet<usize>>) -> Result<bool, ClientError> {
+        let Some(connections) = &mut self.connections else { return Ok(false) };
+        match mailboxes {
+            Some(mailboxes) => connections.refresh(mailboxes)?,
+            None => connections.sweep()?,
+        }
+        Ok(true)
+    }
+
+    /// The timer's run pulled something that NOTIFY had not reported. If no report
+    /// follows in the next moments either, the server may be silent.
+    pub fn check_silence(&mut self, due: Duration) {
+        if self.connections.as_ref().is_some_and(|all| all.mode() == WatchMode::Notify) {
+            self.silence_check.start(due);
+        }
+    }
+
+    /// Renews IDLE, asks for STATUS and checks the connection as it becomes due.
+    /// True if something was done.
+    pub fn keep_alive(&mut self, woke: bool, now: Duration) -> Result<bool, ClientError> {
+        if self.silence_check.is_silent(self.connections.is_some(), now) {
+            self.log.report("the server accepted NOTIFY and told nothing; going on with IDLE");
+            self.best = WatchMode::Idle;
+            self.restart(now);
+            return Ok(true);
+        }
+        let Some(connections) = &mut self.connections else { return Ok(false) };
+        if woke {
+            connections.probe(REPLY_AFTER_SLEEP)?;
+            connections.sweep()?;
+        } else if now >= self.sweep_at && connections.mode() != WatchMode::Notify {
+            self.sweep_at = now + self.settings.sweep;
+            connections.sweep()?;
+        } else if now >= self.renew_at {
+            self.renew_at = now + RENEW;
+            connections.probe(REPLY)?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// When something is due without an event.
+    pub fn next_due(&self, now: Duration) -> Option<Duration> {
+        let muted = self.muted_until(now);
+        let Some(connections) = &self.connections else {
+            return self.reconnect.at().into_iter().chain(muted).min();
+        };
+        let sweep = (connections.mode() != WatchMode::Notify).then_some(self.sweep_at);
+        [Some(self.renew_at), sweep, self.silence_check.due(), muted].into_iter().flatten().min()
     }
 }
 
-/// Puts what was told over what is known; whether that makes a difference. An
-/// event of NOTIFY leaves items out, and one that was never seen whole tells
-/// nothing to compare with.
-fn take(slot: Option<&mut Option<ServerStatus>>, told: imap::MailboxStatus) -> bool {
-    let Some(slot) = slot else { return false };
-    let modseq = |value: Option<u64>| value.filter(|&value| value > 0);
-    let now = match *slot {
-        Some(then) => ServerStatus {
-            uid_validity: told.uid_validity.unwrap_or(then.uid_validity),
-            uid_next: told.uid_next.unwrap_or(then.uid_next),
-            messages: told.messages.unwrap_or(then.messages),
-            highest_modseq: modseq(told.highest_mod_seq).or(then.highest_modseq),
-        },
-        None => match (told.uid_validity, told.uid_next, told.messages) {
-            (Some(uid_validity), Some(uid_next), Some(messages)) => ServerStatus {
-                uid_validity,
-                uid_next,
-                messages,
-                highest_modseq: modseq(told.highest_mod_seq),
-            },
-            _ => return false,
-        },
-    };
-    let moved = *slot != Some(now);
-    *slot = Some(now);
-    moved
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{CredentialSource, Server, TlsMode};
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use zeroize::Zeroizing;
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn account(port: u16) -> Account {
+        let server = Server {
+            host: Some("127.0.0.1".into()),
+            port,
+            tls: TlsMode::None,
+            user: Some(CredentialSource::Text(Zeroizing::new("u".into()))),
+            pass: Some(CredentialSource::Text(Zeroizing::new("p".into()))),
+            auth_mechs: vec!["LOGIN".into()],
+            ..Server::default()
+        };
+        Account { name: "Home".into(), server: Some(server), channels: vec![] }
+    }
+
+    fn watch<'a>(account: &'a Account, settings: &'a Settings) -> ServerWatch<'a> {
+        let log = Rc::new(Log::new("Home", false));
+        ServerWatch::new(account, settings, IsyncVersion::V1_4, true, log, s(100))
+    }
+
+    fn failure(exit: ExitStatus) -> Error {
+        Error::new(exit, "no")
+    }
+
+    /// Accepts one connection, and agrees to every command. What is sent down the
+    /// channel goes to the client.
+    fn server(can: &'static str) -> (u16, std::sync::mpsc::Sender<&'static str>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (send, lines) = std::sync::mpsc::channel::<&'static str>();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            write!(stream, "* OK [CAPABILITY {can}] hello\r\n").unwrap();
+            let mut writer = stream.try_clone().unwrap();
+            std::thread::spawn(move || {
+                lines.iter().all(|line| write!(writer, "{line}\r\n").is_ok())
+            });
+            let mut idle = String::new();
+            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                let Ok(line) = line else { break };
+                let (tag, command) = line.split_once(' ').unwrap_or((&line, ""));
+                let answer = match command {
+                    "IDLE" => {
+                        tag.clone_into(&mut idle);
+                        "+ idling".to_owned()
+                    }
+                    "CAPABILITY" => format!("* CAPABILITY {can}\r\n{tag} OK done"),
+                    _ if tag == "DONE" => format!("{idle} OK done"),
+                    _ => format!("{tag} OK done"),
+                };
+                if write!(stream, "{answer}\r\n").is_err() {
+                    break;
+                }
+            }
+        });
+        (port, send)
+    }
+
+    #[test]
+    fn a_connection_is_renewed_and_swept_as_its_mode_demands() {
+        let settings = Settings::default();
+        let (port, _lines) = server("IMAP4rev1 IDLE");
+        let account = account(port);
+        let mut watch = watch(&account, &settings);
+        assert!(watch.is_due(s(100)) && watch.statuses().is_empty());
+        watch.connect(&[], &Interrupt::never(), || s(101)).unwrap();
+        assert!(watch.is_connected() && !watch.is_due(s(101)));
+        assert_eq!(watch.connections().unwrap().mode(), WatchMode::Idle);
+        assert_eq!(watch.next_due(s(101)), Some(s(401)));
+        assert!(!watch.keep_alive(false, s(400)).unwrap());
+        assert!(watch.keep_alive(false, s(401)).unwrap(), "sweeps");
+        assert!(watch.keep_alive(false, s(401)).unwrap(), "renews");
+        assert!(!watch.keep_alive(false, s(401)).unwrap());
+        assert!(watch.keep_alive(true, s(402)).unwrap(), "after a sleep");
+        assert_eq!(watch.next_due(s(402)), Some(s(701)));
+        assert_eq!(watch.start_idling(s(402)).unwrap(), ServerEvents::default());
+        watch.close();
+    }
+
+    #[test]
+    fn g10_a_flood_of_events_mutes_the_server_for_a_while() {
+        let settings = Settings::default();
+        let (port, lines) = server("IMAP4rev1 IDLE");
+        let account = account(port);
+        let mut watch = watch(&account, &settings);
+        watch.connect(&[], &Interrupt::never(), || s(100)).unwrap();
+        let mut events = 0;
+        while watch.muted_until(s(100)).is_none() {
+            lines.send("* LIST () \"/\" New").unwrap();
+            let fds = watch.poll_fds(s(100)).len();
+            assert_eq!(fds, 1);
+            events += u32::from(watch.events(s(100)).unwrap().any);
+        }
+        assert!(events >= 60 && watch.poll_fds(s(100)).is_empty());
+        assert_eq!(watch.events(s(105)).unwrap(), ServerEvents::default());
+        assert_eq!(watch.next_due(s(105)), Some(s(110)));
+        assert!(watch.muted_until(s(110)).is_none());
+    }
+
+    #[test]
+    fn a_lost_connection_is_made_again_at_once_and_then_by_the_policy() {
+        let settings = Settings::default();
+        let (port, lines) = server("IMAP4rev1 IDLE");
+        let account = account(port);
+        let mut watch = watch(&account, &settings);
+        watch.connect(&[], &Interrupt::never(), || s(100)).unwrap();
+        lines.send("* BYE later").unwrap();
+        let error = loop {
+            if let Err(error) = watch.events(s(200)) {
+                break error;
+            }
+        };
+        watch.lost(&error, s(200));
+        assert!(!watch.is_connected() && watch.is_due(s(200)));
+        assert_eq!(watch.connect_failed(&failure(ExitStatus::Offline), s(200)), Retry::Quick);
+        assert!(!watch.is_due(s(200)) && watch.is_due(s(201)));
+        assert_eq!(watch.connect_failed(&failure(ExitStatus::Offline), s(300)), Retry::BackOff);
+        watch.wait(s(30), s(300));
+        assert_eq!(watch.next_due(s(300)), Some(s(330)));
+        watch.try_now(s(310));
+        assert!(watch.is_due(s(310)));
+    }
+
+    #[test]
+    fn g12_the_backoff_on_disk_holds_a_login_back_but_no_outage() {
+        let settings = Settings::default();
+        let account = account(1);
+        let wall = SystemTime::UNIX_EPOCH + s(1000);
+        let backoff = |exit: ExitStatus| Backoff {
+            failures: 1,
+            code: exit.code(),
+            since: 990,
+            until: 1020,
+            text: String::new(),
+        };
+        let mut watch = watch(&account, &settings);
+        assert!(!watch.is_held_back(None, wall, s(100)));
+        assert_eq!(watch.connect_failed(&failure(ExitStatus::Offline), s(100)), Retry::Quick);
+        assert!(!watch.is_held_back(Some(&backoff(ExitStatus::Offline)), wall, s(101)));
+        assert!(watch.is_held_back(Some(&backoff(ExitStatus::Denied)), wall, s(101)));
+        assert_eq!(watch.next_due(s(101)), Some(s(121)));
+        assert_eq!(watch.connect_failed(&failure(ExitStatus::Config), s(121)), Retry::GiveUp);
+        assert_eq!(watch.next_due(s(121)), None);
+    }
+
+    #[test]
+    fn g12_interrupted_attempts_are_repeated_later_and_later() {
+        let settings = Settings { settle: s(1), ..Settings::default() };
+        let account = account(1);
+        let mut watch = watch(&account, &settings);
+        let mut now = s(100);
+        let mut waits = vec![];
+        for _ in 0..7 {
+            watch.connect_interrupted(now);
+            let next = watch.next_due(now).unwrap();
+            waits.push(next.saturating_sub(now).as_secs());
+            now = next;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32]);
+    }
+
+    #[test]
+    fn an_account_without_a_server_never_connects() {
+        let settings = Settings::default();
+        let account = Account { server: None, ..account(1) };
+        let mut watch = watch(&account, &settings);
+        assert!(!watch.is_due(s(1000)) && watch.next_due(s(1000)).is_none());
+        assert!(!watch.keep_alive(true, s(1000)).unwrap());
+        assert!(!watch.refresh(None).unwrap());
+    }
 }

@@ -16,7 +16,7 @@ use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Capabilities, Client, ClientError, Listed};
 use crate::mbsyncrc::{IsyncVersion, SectionKind};
 use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
-use crate::watch::server::WatchMode;
+use crate::watch::connections::{WatchMode, start_notify};
 
 /// The steps.
 pub fn steps(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
@@ -355,38 +355,22 @@ fn one_sided(
     steps
 }
 
-/// The rung of the ladder that a waiter would stand on.
-fn rung(can: &Capabilities, notified: bool) -> WatchMode {
-    match (can.notify() && can.idle() && notified, can.idle()) {
-        (true, _) => WatchMode::Notify,
-        (false, true) => WatchMode::Idle,
-        (false, false) => WatchMode::Sweep,
-    }
-}
-
 fn watching(
     scene: &CheckContext<'_>,
     link: &mut Client,
     can: &Capabilities,
     there: &[String],
 ) -> Result<Step, ClientError> {
-    let notified = if can.notify() && can.idle() {
-        match link.notify(there) {
-            Ok(_) => true,
-            Err(ClientError::Refused(_)) => false,
-            Err(lost) => return Err(lost),
-        }
-    } else {
-        false
-    };
+    let notified = start_notify(link, there)?.is_some();
     let most = usize::try_from(scene.settings().connections).unwrap_or(1);
-    Ok(how_watched(rung(can, notified), there.len(), most, scene.settings().sweep))
+    let mode = WatchMode::best(can, notified);
+    Ok(how_watched(mode, there.len(), most, scene.settings().sweep))
 }
 
-fn how_watched(rung: WatchMode, mailboxes: usize, most: usize, sweep: Duration) -> Step {
+fn how_watched(mode: WatchMode, mailboxes: usize, most: usize, sweep: Duration) -> Step {
     const WHAT: &str = "watching";
     let every = humantime::format_duration(sweep);
-    match rung {
+    match mode {
         WatchMode::Notify => Step::good(WHAT, "by NOTIFY: all mailboxes on 1 connection"),
         WatchMode::Idle => {
             let with_loop = mailboxes.clamp(1, most);
@@ -413,11 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ladder_is_told_from_what_the_server_can() {
-        let can = |words: &str| crate::imap::parse::capabilities(words.as_bytes());
-        assert_eq!(rung(&can("IMAP4rev1 IDLE NOTIFY"), true), WatchMode::Notify);
-        assert_eq!(rung(&can("IMAP4rev1 IDLE NOTIFY"), false), WatchMode::Idle);
-        assert_eq!(rung(&can("IMAP4rev1 NOTIFY"), true), WatchMode::Sweep);
+    fn the_mode_of_watching_is_explained() {
         let told = how_watched(WatchMode::Idle, 9, 4, Duration::from_secs(300));
         assert!(told.found.contains("4 of them on 4 with --loop"), "{told:?}");
         assert!(told.found.contains("every 5m"), "{told:?}");

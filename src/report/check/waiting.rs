@@ -1,13 +1,12 @@
 //! What only a waiter needs. Nothing here is in the way of a sync.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{CheckContext, Checklist, Step, counted, for_shell};
 use crate::mbsync_version::in_path;
-use crate::model::{Mailbox, StoreKind};
+use crate::model::Mailbox;
 use crate::state::StateDir;
-use crate::watch::local::{LocalWatcher, WatchPaths};
+use crate::watch::local::{InotifyWatches, WatchPaths};
 
 /// The steps.
 pub fn steps(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
@@ -79,34 +78,16 @@ fn limits() -> (Limit, Limit) {
 /// Takes the watches that a waiter would take, and gives them back: others of
 /// the same user have taken some of what the limit allows.
 fn watches(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
-    let maildirs: Vec<Option<PathBuf>> =
-        mailboxes.iter().map(|mailbox| mailbox.maildir.clone()).collect();
-    let mut roots: BTreeSet<PathBuf> =
-        maildirs.iter().flatten().filter_map(|maildir| maildir.parent()).map(Into::into).collect();
-    for channel in &scene.account.channels {
-        if let StoreKind::Maildir(store) = &channel.near.store.kind {
-            if let Some((dir, _)) = store.path.as_ref().and_then(|path| path.rsplit_once('/')) {
-                roots.insert(dir.into());
-            }
-        }
-    }
     let state = StateDir::existing(scene.asked.base, &scene.account.name);
     let configs: Vec<PathBuf> = std::iter::once(scene.ground.config.file.clone())
         .chain(scene.asked.settings_file.clone())
         .collect();
-    let trigger = scene.settings().trigger.as_deref();
-    let places = WatchPaths {
-        maildirs: &maildirs,
-        roots: &roots,
-        state: state.path(),
-        trigger,
-        configs: &configs,
-    };
-    let count = 2 * maildirs.iter().flatten().count() + roots.len() + configs.len() + 2;
-    let needed = count + usize::from(trigger.is_some());
-    let had = LocalWatcher::open(&places).map(|ears| ears.deaf().len());
+    let trigger = scene.settings().trigger.clone();
+    let state = state.path().to_owned();
+    let paths = WatchPaths::of(scene.account, mailboxes.iter(), state, trigger, configs);
+    let unwatched = InotifyWatches::open(&paths).map(|inotify| inotify.unwatched.len()).ok();
     let (most, instances) = limits();
-    report.say(step(needed, had.ok(), &most, &instances));
+    report.say(step(paths.watches(), unwatched, &most, &instances));
 }
 
 /// `deaf`: mailboxes for which there was no watch left; `None`: no instance was.
