@@ -20,6 +20,8 @@ use crate::error::{Error, ExitStatus, with_hint};
 use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
 use crate::model::{Account, Target};
 use crate::mutt;
+use crate::os::child::Prompt;
+use crate::os::file;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::signals::Shutdown;
 use crate::report::check;
@@ -30,10 +32,12 @@ use crate::state::last_run::{self, LastRun};
 use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
 use crate::sync::handover;
 use crate::sync::hooks;
-use crate::sync::mbsync::Prompt;
 use crate::sync::scheduler::{self, By, RequestOutcome};
 use crate::text::{sanitize, short, summary_line};
 use crate::watch::{self, WaitEnd};
+
+/// Most bytes of config.toml.
+const LARGEST_SETTINGS: u64 = 1 << 20;
 
 /// What a selection names: accounts by their place in the configuration.
 pub type Selection = Vec<(usize, BTreeSet<Target>)>;
@@ -483,7 +487,7 @@ fn read_settings(
     };
     let Some(file) = file else { return Ok(settings::File::default()) };
     let sanitize = env.sanitize(&file);
-    match std::fs::read_to_string(&file) {
+    match file::read_text(&file, LARGEST_SETTINGS) {
         Ok(text) => settings::File::parse(&text, &sanitize, Some(&env.home)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())

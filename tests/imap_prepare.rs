@@ -6,8 +6,9 @@
 #![allow(clippy::unwrap_used)]
 
 use mutt_sync::error::ExitStatus;
-use mutt_sync::imap::{Client, Interrupt, tls};
+use mutt_sync::imap::{Client, tls};
 use mutt_sync::model::{CredentialSource, Server, TlsMode};
+use mutt_sync::os::wait::Cancel;
 use rig::{ServerOptions, Tls};
 use std::process::Command;
 use std::time::Duration;
@@ -39,11 +40,11 @@ fn child(how: &str, port: &str, ca: &str) {
     for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
         assert_eq!(std::env::var_os(name), None);
     }
-    let link = Client::open(&section, false, &Interrupt::never()).unwrap();
+    let link = Client::open(&section, false, &Cancel::new().unwrap()).unwrap();
     println!("{}", rig::process::private_kib(std::process::id()));
     drop(link);
     // Who is not known is refused, by directory and bundle alike.
-    let refused = Client::open(&unknown, false, &Interrupt::never()).map(|_| ()).unwrap_err();
+    let refused = Client::open(&unknown, false, &Cancel::new().unwrap()).map(|_| ()).unwrap_err();
     assert_eq!(refused.exit, ExitStatus::Denied, "{refused}");
 }
 

@@ -10,10 +10,12 @@ use super::credentials::PromptPolicy;
 use super::login;
 use super::mailbox::Opening;
 use super::parse::{self, Condition, Reply, Verb};
-use super::transport::{Interrupt, Limits, Shared, TransportError};
+use super::transport::{Limits, Shared, TransportError};
 use super::values::{Capabilities, Listed, MailboxStatus, quoted};
 use crate::error::{Error, ExitStatus};
 use crate::model::Server;
+use crate::os::child::Prompt;
+use crate::os::wait::Cancel;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -166,13 +168,13 @@ impl Client {
     ///
     /// Fails with the exit status that fits: 69 not reached, 77 refused, 75 for
     /// now, 78 wrong settings.
-    pub fn open(server: &Server, may_prompt: bool, interrupt: &Interrupt) -> Result<Self, Error> {
+    pub fn open(server: &Server, may_prompt: bool, interrupt: &Cancel) -> Result<Self, Error> {
         let (mut wire, greeting) = connect::connect(server, interrupt)?;
         let asking = PromptPolicy {
-            may_prompt,
+            prompt: if may_prompt { Prompt::Environment } else { Prompt::Never },
             // Longer than a step: somebody may have to be asked.
             time: Duration::from_secs(60).max(connect::step(server)),
-            interrupt: interrupt.clone(),
+            cancel: interrupt.clone(),
         };
         let after = login::log_in(&mut wire, greeting, server, &asking)?;
         let place = connect::place(server);

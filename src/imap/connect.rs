@@ -4,13 +4,15 @@
 //! of what is said afterwards. Each step has its own deadline, and the caller's
 //! interrupt ends any of them.
 
-use super::credentials::Group;
+use super::credentials::GRACE;
 use super::login::{self, Greeting};
 use super::parse::{self, Reply, Verb};
 use super::tls::{self, Check, Trust};
-use super::transport::{Interrupt, Limits, Stream, Transport, TransportError};
+use super::transport::{Limits, Stream, Transport, TransportError, wait};
 use crate::error::{Error, ExitStatus};
 use crate::model::{Server, TlsMode};
+use crate::os::child::{Child, Scope};
+use crate::os::wait::Cancel;
 use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::collections::VecDeque;
@@ -65,7 +67,7 @@ pub fn failure(place: &str, doing: &str, error: &TransportError) -> Error {
 
 /// A wire, secured as the file wants it, and the greeting. Nothing secret has
 /// been said.
-pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Greeting), Error> {
+pub fn connect(server: &Server, interrupt: &Cancel) -> Result<(Transport, Greeting), Error> {
     let place = place(server);
     if let Some(command) = &server.tunnel {
         let mut wire = tunnel(command, interrupt)?;
@@ -187,12 +189,7 @@ fn ask_for_tls(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
 }
 
 /// A TCP connection, the step's time already begun for the greeting.
-fn dial(
-    server: &Server,
-    host: &str,
-    place: &str,
-    interrupt: &Interrupt,
-) -> Result<Transport, Error> {
+fn dial(server: &Server, host: &str, place: &str, interrupt: &Cancel) -> Result<Transport, Error> {
     let time = step(server);
     let addresses = resolve(host, server.port, Instant::now() + time, interrupt)
         .map_err(|e| failure(place, "looking up the name", &e))?;
@@ -218,7 +215,7 @@ pub fn resolve(
     host: &str,
     port: u16,
     deadline: Instant,
-    interrupt: &Interrupt,
+    interrupt: &Cancel,
 ) -> Result<Vec<SocketAddr>, TransportError> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -244,7 +241,7 @@ pub fn resolve(
         RESOLVERS.fetch_sub(1, Ordering::Relaxed);
         return Err(system(error));
     }
-    interrupt.wait(&[(done.as_fd(), PollFlags::IN)], deadline)?;
+    wait(&[(done.as_fd(), PollFlags::IN)], deadline, interrupt)?;
     match answers.try_recv() {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
         Ok(Err(error)) => Err(TransportError::Io(error.to_string())),
@@ -257,7 +254,7 @@ pub fn resolve(
 pub fn first_to_answer(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
-    interrupt: &Interrupt,
+    interrupt: &Cancel,
 ) -> Result<TcpStream, TransportError> {
     let mut waiting: VecDeque<SocketAddr> = addresses.into_iter().take(32).collect();
     let mut trying: Vec<OwnedFd> = Vec::new();
@@ -279,7 +276,7 @@ pub fn first_to_answer(
         let next =
             if waiting.is_empty() { deadline } else { deadline.min(Instant::now() + STAGGER) };
         let fds: Vec<_> = trying.iter().map(|fd| (fd.as_fd(), PollFlags::OUT)).collect();
-        let ready = match interrupt.wait(&fds, next) {
+        let ready = match wait(&fds, next, interrupt) {
             Ok(ready) => ready,
             Err(TransportError::Deadline) if Instant::now() < deadline => continue,
             Err(error) => return Err(error),
@@ -319,7 +316,7 @@ fn begin(address: SocketAddr) -> Result<(OwnedFd, bool), rustix::io::Errno> {
 
 /// mbsync's `Tunnel`: a shell command that speaks IMAP on its standard input and
 /// output, both one socket.
-fn tunnel(command: &str, interrupt: &Interrupt) -> Result<Transport, Error> {
+fn tunnel(command: &str, interrupt: &Cancel) -> Result<Transport, Error> {
     let failed = |e: std::io::Error| {
         Error::new(ExitStatus::Offline, format!("the Tunnel cannot be started: {e}"))
     };
@@ -332,14 +329,18 @@ fn tunnel(command: &str, interrupt: &Interrupt) -> Result<Transport, Error> {
         .arg(command)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(output));
-    let group = Group::start(&mut shell).map_err(failed)?;
-    Ok(Transport::new(Stream::Tunnel(ours, Box::new(group)), interrupt.clone()))
+    let child = Child::spawn(&mut shell, Scope::Session, GRACE).map_err(failed)?;
+    Ok(Transport::new(Stream::Tunnel(ours, Box::new(child)), interrupt.clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::TcpListener;
+
+    fn never() -> Cancel {
+        Cancel::new().unwrap()
+    }
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
@@ -353,9 +354,9 @@ mod tests {
             let gone = TcpListener::bind("127.0.0.1:0").unwrap();
             gone.local_addr().unwrap()
         };
-        let stream = first_to_answer(vec![dead, dead, live], soon(), &Interrupt::never()).unwrap();
+        let stream = first_to_answer(vec![dead, dead, live], soon(), &never()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live);
-        let error = first_to_answer(vec![dead], soon(), &Interrupt::never()).unwrap_err();
+        let error = first_to_answer(vec![dead], soon(), &never()).unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
     }
 
@@ -372,20 +373,20 @@ mod tests {
         let begun = Instant::now();
         let moment = Instant::now() + Duration::from_millis(400);
         assert_eq!(
-            first_to_answer(vec![full], moment, &Interrupt::never()).unwrap_err(),
+            first_to_answer(vec![full], moment, &never()).unwrap_err(),
             TransportError::Deadline
         );
         assert!(begun.elapsed() < Duration::from_secs(20));
         let live = TcpListener::bind("127.0.0.1:0").unwrap();
         let second = live.local_addr().unwrap();
-        let stream = first_to_answer(vec![full, second], soon(), &Interrupt::never()).unwrap();
+        let stream = first_to_answer(vec![full, second], soon(), &never()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), second);
     }
 
     #[test]
     fn names_are_looked_up() {
-        let found = resolve("localhost", 143, soon(), &Interrupt::never()).unwrap();
+        let found = resolve("localhost", 143, soon(), &never()).unwrap();
         assert!(found.iter().all(|a| a.ip().is_loopback() && a.port() == 143));
-        assert!(resolve("no-such-host.invalid", 143, soon(), &Interrupt::never()).is_err());
+        assert!(resolve("no-such-host.invalid", 143, soon(), &never()).is_err());
     }
 }

@@ -661,8 +661,9 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::transport::{Interrupt, Stream, Transport};
+    use super::super::transport::{Stream, Transport};
     use super::*;
+    use crate::os::wait::Cancel;
     use proptest::prelude::*;
 
     struct LeaseOutcome {
@@ -681,7 +682,7 @@ mod tests {
             ["IMAP4REV1", "UIDPLUS", "AUTH=PLAIN", "COMPRESS=DEFLATE", "STARTTLS", "NOTIFY"];
         let mut relay = Relay {
             socket: near.try_clone().unwrap().into(),
-            wire: Shared::new(Transport::new(Stream::Pair(near), Interrupt::never())),
+            wire: Shared::new(Transport::new(Stream::Pair(near), Cancel::new().unwrap())),
             ours: ours.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
             holds: false,
             capabilities: lent(&words.map(str::to_owned)),

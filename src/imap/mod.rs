@@ -22,5 +22,4 @@ pub mod values;
 
 pub use client::{Client, ClientError, ServerEvent};
 pub use mailbox::{MailboxScan, Opened, Opening};
-pub use transport::Interrupt;
 pub use values::{Capabilities, Listed, MailboxStatus, Namespace};

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
 /// Which side of [`fork_detached`] returned.
@@ -35,7 +36,8 @@ pub fn fork_detached() -> io::Result<Forked> {
     }
     // Before there is a child: one that kept the caller's pipe would be waited
     // for by mutt's backtick.
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    #[expect(clippy::disallowed_methods, reason = "a device, and always this one")]
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let deaf = Deaf::now();
     // SAFETY: as above.
     match unsafe { libc::fork() } {
@@ -129,7 +131,9 @@ pub fn give_back_memory() {
 /// Start and length of the executable mappings of the running program's file.
 fn own_text() -> Vec<(usize, usize)> {
     let Ok(program) = std::fs::read_link("/proc/self/exe") else { return Vec::new() };
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return Vec::new() };
+    let Ok(maps) = crate::os::file::read_text("/proc/self/maps".as_ref(), 1 << 20) else {
+        return Vec::new();
+    };
     let text = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let (range, access) = (fields.next()?, fields.next()?);

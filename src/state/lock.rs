@@ -8,19 +8,22 @@
 //! hold the lock.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fs2::FileExt;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 
+use crate::os::file;
 use crate::os::procfs::{self, Process, boot, group_members};
 use crate::os::signals::Shutdown;
+use crate::os::wait::{self, Woken};
+
+/// Longer than what is ever written into a lock.
+const LONGEST_TEXT: u64 = 100;
 
 /// A lock held until it is dropped.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Lock {
 
     /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
-        let file = open(path)?;
+        let file = file::open_or_create(path)?;
         let mut pause = Duration::from_micros(1);
         while pause < LONGEST_LOOK {
             if try_flock(FileExt::try_lock_exclusive, &file)? {
@@ -97,50 +100,39 @@ impl Lock {
             return Ok(LockWait::Got(lock));
         }
         let (ours, theirs) = UnixStream::pair()?;
-        let file = open(path)?;
+        let file = file::open_or_create(path)?;
         let (send, receive) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
             let got = retry_eintr(|| FileExt::lock_exclusive(&file));
             let _ = send.send(got.map(|()| Lock::of(file)));
             drop(theirs);
         })?;
-        let mut deadline = Instant::now() + slice;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = rustix::time::Timespec::try_from(left).map_err(io::Error::other)?;
-            let mut fds = [PollFd::new(&ours, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-            match poll(&mut fds, Some(&left)) {
-                Ok(0) if holder_lives() => {
-                    deadline = Instant::now() + slice;
-                    continue;
-                }
-                Ok(0) => return Ok(LockWait::TooLong),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-                Ok(_) => {}
+            match wait::readable(&ours, wait::after(slice), Some(stop.cancel()))? {
+                Woken::Ready => break,
+                Woken::Cancelled => return Ok(LockWait::Stopped),
+                Woken::TimedOut if holder_lives() => {}
+                Woken::TimedOut => return Ok(LockWait::TooLong),
             }
-            if stop.signal().is_some() {
-                return Ok(LockWait::Stopped);
-            }
-            // The thread has sent before it closed its end.
-            let got = receive.recv().map_err(io::Error::other)?;
-            // Joined, so that a fork afterwards finds one thread.
-            let _ = thread.join();
-            return Ok(LockWait::Got(got?));
         }
+        // The thread has sent before it closed its end.
+        let got = receive.recv().map_err(io::Error::other)?;
+        // Joined, so that a fork afterwards finds one thread.
+        let _ = thread.join();
+        Ok(LockWait::Got(got?))
     }
 
     /// Whether somebody holds it; says nothing of who will hold it next.
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
-        let Ok(file) = File::open(path) else { return false };
+        let Ok(file) = file::open(path) else { return false };
         try_flock(FileExt::try_lock_shared, &file).is_ok_and(|free| !free)
     }
 
     /// The process that the lock's text names, if it lives.
     #[must_use]
     pub fn run_under(path: &Path) -> Option<Process> {
-        let text = std::fs::read_to_string(path).ok()?;
+        let text = file::read_text(path, LONGEST_TEXT).ok()?;
         Process::with_pid(procfs::pid(text.split_ascii_whitespace().next()?)?)
     }
 
@@ -160,9 +152,10 @@ impl Lock {
     /// `limit`, then ends it. What is left of its process group (a password
     /// command that hangs, an mbsync whose wrapper died) is ended too.
     pub fn reap_orphan(&mut self, limit: Duration, stop: &Shutdown) -> Orphan {
-        let mut text = String::new();
         let _ = self.file.rewind();
-        if (&self.file).take(100).read_to_string(&mut text).is_err() || text.is_empty() {
+        let text = file::read_open(&self.file, LONGEST_TEXT).map(String::from_utf8);
+        let Ok(Ok(text)) = text else { return Orphan::Over };
+        if text.is_empty() {
             return Orphan::Over;
         }
         let mut fields = text.split_ascii_whitespace();
@@ -251,16 +244,11 @@ const LONGEST_LOOK: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_secs(5);
 
 fn gone(run: Process, limit: Duration, stop: &Shutdown) -> Orphan {
-    let deadline = Instant::now() + limit;
-    while !run.wait_gone(Duration::from_millis(20)) {
-        if stop.signal().is_some() {
-            return Orphan::Stopped;
-        }
-        if Instant::now() >= deadline {
-            return Orphan::Lives;
-        }
+    match run.wait_gone(wait::after(limit), Some(stop.cancel())) {
+        Woken::Ready => Orphan::Over,
+        Woken::TimedOut => Orphan::Lives,
+        Woken::Cancelled => Orphan::Stopped,
     }
-    Orphan::Over
 }
 
 /// Ends what is left of the group that a run, now gone, has led.
@@ -295,10 +283,7 @@ fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Shutdown) ->
 /// Started within the last minute or so: a process found by number alone is
 /// taken for the run only then.
 fn is_young(process: Process) -> bool {
-    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let uptime: f64 =
-        uptime.split_ascii_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-    started_lately(process.started, uptime)
+    started_lately(process.started, procfs::uptime().unwrap_or(0.0))
 }
 
 /// Of a time in clock ticks since boot, and seconds since boot.
@@ -309,14 +294,11 @@ fn started_lately(ticks: u64, uptime: f64) -> bool {
     uptime - started < 60.0
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::Command;
+    use std::time::Instant;
 
     #[test]
     fn g1_a_lock_is_held_once_and_freed_by_drop() {
@@ -355,7 +337,7 @@ mod tests {
     fn g9_a_looker_that_is_stopped_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let file = open(&path).unwrap();
+        let file = file::open_or_create(&path).unwrap();
         FileExt::lock_shared(&file).unwrap();
         let begun = Instant::now();
         assert!(Lock::try_take(&path).unwrap().is_none());

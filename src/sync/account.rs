@@ -11,21 +11,23 @@ use std::time::{Duration, Instant, SystemTime};
 use super::changes::Snapshot;
 use super::handover::{Handover, Refusal, Returned};
 use super::hooks::{self, HookEnv};
-use super::mbsync::{self, Job, Prompt, RunEnd};
+use super::mbsync::{self, Job, RunEnd};
 use super::output::Problem;
-use super::pause::{self, StateWatch};
 use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
 use crate::error::{Error, ExitStatus};
 use crate::imap::Client;
 use crate::mbsyncrc::{Config, MbsyncWords};
 use crate::model::{Account, CredentialSource, Mailbox, Target};
+use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::procfs;
 use crate::os::signals::Shutdown;
+use crate::os::wait;
 use crate::settings::Settings;
 use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, Change, LastRun};
 use crate::state::lock::{Lock, LockWait, Orphan};
+use crate::state::watch::StateWatch;
 use crate::state::{StateDir, requests, state_failure, throttle};
 use crate::text::short;
 
@@ -456,9 +458,10 @@ impl Backend for AccountBackend<'_> {
         let until = Instant::now() + HEAD_START;
         while requests::is_hastened(&self.dir, wants) {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || changes.wait(left, &self.stop) == Paused::Stopped {
+            if left.is_zero() || self.paused() == Paused::Stopped {
                 break;
             }
+            changes.wait(left, self.stop.cancel());
         }
         requests::unhasten(&self.dir);
     }
@@ -515,7 +518,8 @@ impl Backend for AccountBackend<'_> {
 
     fn pause(&mut self, at_most: Duration) -> Paused {
         if let Some(changes) = &mut self.changed {
-            return changes.wait(at_most, &self.stop);
+            changes.wait(at_most, self.stop.cancel());
+            return self.paused();
         }
         // What changed before the watch was set would be missed: look again first.
         self.changed = Some(StateWatch::of(&self.dir));
@@ -523,7 +527,8 @@ impl Backend for AccountBackend<'_> {
     }
 
     fn settle(&mut self) -> Paused {
-        pause::sleep(self.scene.settings.settle, &self.stop)
+        wait::sleep(self.scene.settings.settle, self.stop.cancel());
+        self.paused()
     }
 
     fn clock(&mut self) -> Duration {
@@ -536,6 +541,10 @@ impl Backend for AccountBackend<'_> {
 }
 
 impl AccountBackend<'_> {
+    fn paused(&self) -> Paused {
+        if self.stop.signal().is_some() { Paused::Stopped } else { Paused::Over }
+    }
+
     /// As [`Backend::run`]; mbsync uses this connection if it can.
     pub fn run_over(&mut self, link: Option<&mut Client>) -> RunReport {
         let Some(mut lock) = self.lock.take() else {

@@ -7,5 +7,4 @@ pub mod handover;
 pub mod hooks;
 pub mod mbsync;
 pub mod output;
-pub mod pause;
 pub mod scheduler;

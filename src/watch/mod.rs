@@ -4,10 +4,9 @@
 //! [`account`] is the loop. What it decides by are values: [`boxes`] (each
 //! mailbox), [`need`] (what to run), [`reach`] (when to connect), [`talk`] (how
 //! much to listen to). What it hears
-//! with: [`ears`] (the disk), [`far`] (the server), [`clock`] (the time), [`look`]
+//! with: [`ears`] (the disk), [`far`] (the server), [`crate::os::clock`], [`look`]
 //! (a mailbox, once it is asked). [`turn`] is for the second waiter.
 
-pub mod clock;
 pub mod event_limit;
 pub mod local;
 pub mod mailbox;
@@ -19,16 +18,12 @@ pub mod standby;
 pub mod waiter;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::error::{Error, ExitStatus, with_hint};
 use crate::mbsyncrc;
 use crate::os::signals::Shutdown;
+use crate::os::wait::Cancel;
 use crate::sync::account::AccountContext;
 
 /// How waiting ended.
@@ -67,39 +62,6 @@ impl WatchOptions<'_> {
     pub fn config_prints(&self) -> Vec<Option<u64>> {
         let print = |file: &PathBuf| Some(mbsyncrc::fingerprint(&mbsyncrc::text(file).ok()?));
         self.configs.iter().map(print).collect()
-    }
-}
-
-/// The wish of one thread that all should end.
-#[derive(Debug, Clone)]
-pub struct Cancel {
-    readable: Arc<OwnedFd>,
-    raised: Arc<AtomicBool>,
-}
-
-impl Cancel {
-    /// Not wished yet.
-    pub fn new() -> io::Result<Self> {
-        let readable = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Cancel { readable: Arc::new(readable), raised: Arc::default() })
-    }
-
-    /// Wishes it.
-    pub fn raise(&self) {
-        self.raised.store(true, Ordering::SeqCst);
-        let _ = rustix::io::write(&self.readable, &1_u64.to_ne_bytes());
-    }
-
-    /// Whether it is wished.
-    #[must_use]
-    pub fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::SeqCst)
-    }
-}
-
-impl AsFd for Cancel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.readable.as_fd()
     }
 }
 

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::imap::names::{Naming, from_utf7, to_utf7};
-use crate::imap::{self, Client, ClientError, Interrupt, Opening, ServerEvent};
+use crate::imap::{self, Client, ClientError, Opening, ServerEvent};
 use crate::mbsyncrc::{IsyncVersion, pattern};
 use crate::model::{Account, Channel, ImapStore, Mailbox, Server, StoreKind};
+use crate::os::wait::Cancel;
 use crate::verdict::server::ServerStatus;
 
 /// IDLE is renewed this often: below the five minutes after which NAT boxes
@@ -103,7 +104,7 @@ pub struct ServerWatch {
 
 impl ServerWatch {
     /// Logs in and begins to watch: from this moment on no change is missed.
-    pub fn open(plan: &WatchPlan<'_>, interrupt: &Interrupt) -> Result<Self, Error> {
+    pub fn open(plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<Self, Error> {
         let mut link = Client::open(plan.server, false, interrupt)?;
         let namespace = link.namespace().map_err(ClientError::into_failure)?;
         let naming = |channel: &Channel| {
@@ -131,11 +132,7 @@ impl ServerWatch {
     }
 
     /// Watches other mailboxes from now on, over the same login.
-    pub fn turn_to(
-        &mut self,
-        plan: &WatchPlan<'_>,
-        interrupt: &Interrupt,
-    ) -> Result<(), ClientError> {
+    pub fn turn_to(&mut self, plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<(), ClientError> {
         self.names = plan.mailboxes.iter().map(|mailbox| self.wire_name(plan, mailbox)).collect();
         self.places.clear();
         for (at, name) in self.names.iter().enumerate() {
@@ -227,7 +224,7 @@ impl ServerWatch {
         &mut self,
         server: &Server,
         connections: usize,
-        interrupt: &Interrupt,
+        interrupt: &Cancel,
     ) -> Result<(), ClientError> {
         let asked = self.asked();
         let rung = self.rung;
@@ -268,7 +265,7 @@ impl ServerWatch {
         &mut self,
         server: &Server,
         connections: usize,
-        interrupt: &Interrupt,
+        interrupt: &Cancel,
     ) -> Result<(), ClientError> {
         let there: Vec<usize> = (0..self.names.len())
             .filter(|at| self.status(*at).is_some())

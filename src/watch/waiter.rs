@@ -20,13 +20,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::error::{Error, ExitStatus, with_hint};
+use crate::os::clock::{self, Alarm, Jump};
 use crate::os::signals::Shutdown;
+use crate::os::wait::Cancel;
 use crate::state::lock::Lock;
 use crate::state::{clean, state_failure};
 use crate::sync::account::{self, AccountBackend, AccountContext};
 use crate::sync::scheduler;
 use crate::verdict::CleanState;
-use crate::watch::clock::{self, Alarm, Jump};
 use crate::watch::event_limit::EventLimiter;
 use crate::watch::local::LocalWatcher;
 use crate::watch::mailbox::{Debounce, MailboxState};
@@ -34,7 +35,7 @@ use crate::watch::plan::StuckState;
 use crate::watch::reconnect::ReconnectPolicy;
 use crate::watch::server::{RENEW, ServerWatch, WatchMode};
 use crate::watch::standby::{self, Standby};
-use crate::watch::{Cancel, WaitEnd, WatchOptions};
+use crate::watch::{WaitEnd, WatchOptions};
 
 /// How often a mailbox that the kernel has no watch for is looked at.
 const LOOK_AT_DEAF: Duration = Duration::from_secs(15);

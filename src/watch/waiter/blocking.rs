@@ -7,20 +7,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::event::{PollFd, PollFlags, epoll};
 
 use super::Waiter;
-use crate::imap::Interrupt;
-use crate::os::fork;
+use crate::os::wait::{self, Cancel, Woken};
+use crate::os::{clock, fork};
 use crate::state::{clean, state_failure};
 use crate::sync::scheduler::{Backend as _, Gate};
-use crate::watch::clock;
 use crate::watch::local::LocalWatcher;
 use crate::watch::mailbox::MailboxState;
 use crate::watch::server::{ServerWatch, WatchMode};
 
 /// After so long without an event, memory is given back.
-const LULL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const LULL: Duration = Duration::from_secs(1);
 
 /// The end of another process's run is told by the kernel; this is for the case
 /// that it was not.
@@ -72,9 +71,9 @@ impl Waiter<'_> {
         fds.extend(configs.iter().map(|configs| PollFd::new(configs, PollFlags::IN)));
         fds.extend(far_fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         // A wait that lasts is one in which nothing will be needed for a while.
-        if poll(&mut fds, Some(&LULL)) == Ok(0) {
+        if matches!(wait::wait(&mut fds, wait::after(LULL), None), Ok(Woken::TimedOut)) {
             fork::give_back_memory();
-            let _ = poll(&mut fds, None);
+            let _ = wait::wait(&mut fds, None, None);
         }
         drop(fds);
         drop(far_fds);
@@ -153,7 +152,7 @@ impl Waiter<'_> {
                 epoll::add(&all, fd, data, epoll::EventFlags::IN)?;
             }
         }
-        Ok(Breaker { interrupt: Interrupt::when_readable(Arc::clone(&all)), all, until_in })
+        Ok(Breaker { interrupt: Cancel::when_readable(Arc::clone(&all)), all, until_in })
     }
 
     pub(super) fn save(&mut self) {
@@ -175,7 +174,7 @@ impl Waiter<'_> {
 }
 
 pub(super) struct Breaker {
-    pub(super) interrupt: Interrupt,
+    pub(super) interrupt: Cancel,
     all: Arc<OwnedFd>,
     /// What ends a login, but no dialogue after it.
     until_in: Vec<OwnedFd>,

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use super::{ECHO, Waiter, print};
 use crate::imap::ClientError;
+use crate::os::clock;
 use crate::state::backoff::{self, Backoff};
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::sync::scheduler::Backend as _;
 use crate::verdict::SideVerdict;
-use crate::watch::clock;
 use crate::watch::local::LocalWatcher;
 use crate::watch::mailbox::{Debounce, FarState, NearState, StatusUpdate};
 use crate::watch::server::ServerWatch;

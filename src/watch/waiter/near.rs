@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use super::{LOOK_AT_DEAF, Waiter};
+use crate::os::clock;
 use crate::verdict::{Digest, SideVerdict};
 use crate::watch::mailbox::{Debounce, MailboxState, NearState};
-use crate::watch::{clock, plan, scan};
+use crate::watch::{plan, scan};
 
 impl Waiter<'_> {
     /// Looks at the Maildirs that may have changed and have come to rest. True if

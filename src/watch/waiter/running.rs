@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{ECHO, LoopStep, Waiter, print};
 use crate::error::ExitStatus;
 use crate::model::Target;
+use crate::os::clock;
 use crate::state::backoff::seconds;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
@@ -16,10 +17,10 @@ use crate::state::requests;
 use crate::sync::account::{self, covers};
 use crate::sync::scheduler::{Backend as _, Gate, Locked};
 use crate::verdict::Digest;
+use crate::watch::WaitEnd;
 use crate::watch::mailbox::{FarState, MailboxState};
 use crate::watch::plan::{self, PlanInputs, RunPlan};
 use crate::watch::server::WatchMode;
-use crate::watch::{WaitEnd, clock};
 
 impl Waiter<'_> {
     /// What is to be run now, if anything is.

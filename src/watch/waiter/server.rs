@@ -8,6 +8,7 @@ use super::Waiter;
 use crate::error::{Error, ExitStatus};
 use crate::imap::ClientError;
 use crate::model::Mailbox;
+use crate::os::clock;
 use crate::state::{backoff, requests};
 use crate::sync::account;
 use crate::sync::scheduler::Backend as _;
@@ -15,8 +16,8 @@ use crate::text::short;
 use crate::verdict::SideVerdict;
 use crate::watch::mailbox::{FarState, MailboxState};
 use crate::watch::reconnect::Retry;
+use crate::watch::scan;
 use crate::watch::server::{RENEW, REPLY, REPLY_AFTER_SLEEP, ServerWatch, WatchMode, WatchPlan};
-use crate::watch::{clock, scan};
 
 /// So many looks are lost at most to who kills us in the midst of them.
 const SAVE_EVERY: usize = 64;
@@ -93,7 +94,7 @@ impl<'a> Waiter<'a> {
             }
         };
         let opened = ServerWatch::open(&plan, &breaker.interrupt);
-        let broken_off = breaker.interrupt.fired();
+        let broken_off = breaker.interrupt.is_raised();
         drop(breaker);
         match opened {
             Ok(far) => self.connected(far, now),

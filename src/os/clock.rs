@@ -1,6 +1,8 @@
 //! The clock that goes on while the machine sleeps, and an alarm on it.
 //!
-//! Knows CLOCK_BOOTTIME and timerfd; knows nothing of what is waited for.
+//! Knows CLOCK_BOOTTIME and timerfd. Does not depend on: what is waited for.
+//! Another system has a clock of this kind under another name (the BSDs have
+//! CLOCK_BOOTTIME, macOS `mach_continuous_time`), and kqueue in place of timerfd.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -117,19 +119,18 @@ impl AsFd for Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags, poll};
+    use crate::os::wait::{Woken, after, readable};
 
     fn fires_within(alarm: &Alarm, limit: Duration) -> bool {
-        let limit = Timespec::try_from(limit).unwrap();
-        poll(&mut [PollFd::new(alarm, PollFlags::IN)], Some(&limit)).unwrap() == 1
+        readable(alarm, after(limit), None).unwrap() == Woken::Ready
     }
 
     #[test]
     fn nothing_is_heard_of_a_clock_that_goes_on() {
         let mut jump = Jump::new().unwrap();
         jump.heard();
-        let limit = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-        assert_eq!(poll(&mut [PollFd::new(&jump, PollFlags::IN)], Some(&limit)).unwrap(), 0);
+        let a_while = after(Duration::from_millis(20));
+        assert_eq!(readable(&jump, a_while, None).unwrap(), Woken::TimedOut);
     }
 
     #[test]
