@@ -10,7 +10,7 @@
 
 use crate::error::Error;
 use crate::model::{Server, TlsMode};
-use crate::os::fork;
+use crate::os::{file, fork};
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use openssl::pkey::PKey;
 use openssl::x509::X509;
@@ -64,7 +64,8 @@ impl Trust {
         let mut digest = Sha256::new();
         digest.update([low, high, u8::from(server.system_certificates)]);
         for file in [&server.certificate_file, &server.client_certificate, &server.client_key] {
-            let bytes = file.as_ref().map(|f| Zeroizing::new(std::fs::read(f).unwrap_or_default()));
+            let bytes =
+                file.as_ref().map(|f| Zeroizing::new(file::read(f, LARGEST).unwrap_or_default()));
             digest.update(bytes.as_ref().map_or(0, |b| b.len() as u64 + 1).to_le_bytes());
             digest.update(bytes.as_ref().map_or(&[][..], |b| b));
         }
@@ -155,7 +156,7 @@ fn looks_like_authority(certificate: &X509) -> bool {
 }
 
 fn read(what: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
-    std::fs::read(file)
+    file::read(file, LARGEST)
         .map(Zeroizing::new)
         .map_err(|e| Error::config(format!("{what} {}: {e}", file.display())))
 }
@@ -200,6 +201,9 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Most bytes of a certificate, a key or a bundle.
+const LARGEST: u64 = 16 << 20;
+
 static PRIMED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
 fn directory_primed() -> bool {
@@ -209,7 +213,7 @@ fn directory_primed() -> bool {
 fn bundle() -> Vec<X509> {
     BUNDLES
         .iter()
-        .find_map(|file| std::fs::read(file).ok())
+        .find_map(|file| file::read(file.as_ref(), LARGEST).ok())
         .and_then(|pem| X509::stack_from_pem(&pem).ok())
         .unwrap_or_default()
 }
