@@ -169,9 +169,9 @@ mod tests {
         let pid = loop {
             let begun = Instant::now();
             let failure = run(&command, time).unwrap_err();
-            let told = humantime::format_duration(Duration::from_millis(time));
-            let told = format!("has not ended after {told}");
-            assert!(failure.text.contains(&told), "{failure}");
+            let limit = humantime::format_duration(Duration::from_millis(time));
+            let expected = format!("has not ended after {limit}");
+            assert!(failure.text.contains(&expected), "{failure}");
             assert!(begun.elapsed() < Duration::from_secs(500), "nothing was ended");
             match std::fs::read_to_string(&file) {
                 Ok(pid) if pid.ends_with('\n') => break pid,

@@ -68,7 +68,7 @@ impl Alarm {
 }
 
 /// Becomes readable when the clock on the wall is set, and when the machine
-/// wakes: the kernel tells of both in one way (`TFD_TIMER_CANCEL_ON_SET`, see
+/// wakes: the kernel reports both in one way (`TFD_TIMER_CANCEL_ON_SET`, see
 /// `timerfd_create(2)`). So the end of a sleep is known at once, with no timer
 /// that would have to run out first.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_heard_of_a_clock_that_goes_on() {
+    fn a_clock_that_goes_on_is_not_reported() {
         let mut jump = Jump::new().unwrap();
         jump.heard();
         let a_while = after(Duration::from_millis(20));

@@ -1,5 +1,5 @@
-//! What `/proc` tells of other processes: who they are, whom they started, how
-//! many bytes they moved.
+//! Other processes, from `/proc`: identity, descendants, bytes moved; and the
+//! kernel's settings.
 //!
 //! Knows the kernel's text formats (proc(5)). Does not depend on: what the
 //! processes are for. Another system would answer these questions by sysctl(3)
@@ -125,7 +125,7 @@ pub fn bytes_moved_by_tree(top: Pid) -> Option<u64> {
 /// The members of this process group that have not ended.
 #[must_use]
 pub fn group_members(group: Pid) -> Vec<Process> {
-    // A zombie that nobody waits for answers too; so a closer look.
+    // Zombies answer too, hence the closer look.
     if rustix::process::test_kill_process_group(group).is_err() {
         return Vec::new();
     }

@@ -2,8 +2,8 @@
 //!
 //! `lock` while a run lasts, `queue.lock` while one waits out throttle or
 //! backoff, `waiter.lock` while a waiter lives. The text of `lock` is the run:
-//! its process and start time, so that whoever takes the lock from a killed
-//! holder can wait for an mbsync that still lives. The descriptor is closed on
+//! its process and start time, so that the process that takes the lock from a
+//! killed holder can wait for an mbsync that still lives. The descriptor is closed on
 //! exec, so neither mbsync nor a daemon that its password command starts can
 //! hold the lock.
 
@@ -72,12 +72,12 @@ impl Lock {
             if try_flock(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
-            // Who merely looks shares it for a moment; a holder shares it with nobody.
+            // A process that only looks shares it for a moment; a holder does not.
             if !try_flock(FileExt::try_lock_shared, &file)? {
                 break;
             }
             FileExt::unlock(&file)?;
-            // Not by yielding: on a busy machine who looks may be off the processor.
+            // Not by yielding: on a busy machine the other may be off the processor.
             std::thread::sleep(pause);
             pause = pause * 5 / 4;
         }
@@ -122,7 +122,7 @@ impl Lock {
         Ok(LockWait::Got(got?))
     }
 
-    /// Whether somebody holds it; says nothing of who will hold it next.
+    /// Whether it is held now.
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = file::open(path) else { return false };
@@ -162,7 +162,7 @@ impl Lock {
         let pid = fields.next().and_then(procfs::pid);
         let started: Option<u64> = fields.next().and_then(|started| started.parse().ok());
         let own_group = fields.next() == Some("group");
-        let of_this_boot = fields.next().is_none_or(|told| told == boot());
+        let of_this_boot = fields.next().is_none_or(|noted| noted == boot());
         let over = match (pid, started) {
             (Some(pid), Some(started)) if of_this_boot => {
                 let run = Process { pid, started };
@@ -177,7 +177,7 @@ impl Lock {
                     ended
                 }
             }
-            // The holder was killed between fork and its note; the child, told to
+            // The holder was killed between fork and its note; the child, set to
             // die with it, is gone or as good as gone. What it has started is not.
             (Some(pid), None) => {
                 let run = Process::with_pid(pid).filter(|found| is_young(*found));
@@ -237,10 +237,10 @@ fn retry_eintr(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Who shares the lock for longer is stopped, and cannot be waited for. The
+/// A process that shares the lock for longer is stopped (SIGSTOP), and is not waited for. The
 /// pauses grow up to it, and take five times as long in all.
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
-/// How long what was told to end is given to do so.
+/// How long a process is given to end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
 fn gone(run: Process, limit: Duration, stop: &Shutdown) -> Orphan {
@@ -253,7 +253,7 @@ fn gone(run: Process, limit: Duration, stop: &Shutdown) -> Orphan {
 
 /// Ends what is left of the group that a run, now gone, has led.
 fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Shutdown) -> Orphan {
-    // A group's number is given to no new process. Whoever bears it now leads
+    // A group's number is given to no new process. A process that has it now leads
     // another group, and the run's was gone before.
     let members = || {
         let mut members = group_members(leader);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn g2_who_merely_looks_is_not_taken_for_a_holder() {
+    fn g2_a_process_that_only_looks_is_not_taken_for_a_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         drop(Lock::try_take(&path).unwrap());
@@ -351,11 +351,11 @@ mod tests {
         assert!(!try_flock(|_| Err(rustix::io::Errno::AGAIN.into()), &file).unwrap());
         // A signal is not an answer.
         let mut calls = 0;
-        let told = retry_eintr(|| {
+        let result = retry_eintr(|| {
             calls += 1;
             if calls < 4 { Err(rustix::io::Errno::INTR.into()) } else { Ok(()) }
         });
-        assert!(told.is_ok() && calls == 4);
+        assert!(result.is_ok() && calls == 4);
     }
 
     #[test]
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn the_run_under_a_lock_is_told_while_it_lives() {
+    fn the_run_under_a_lock_is_known_while_it_lives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         assert_eq!(Lock::run_under(&path), None);

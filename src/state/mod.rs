@@ -96,7 +96,7 @@ impl StateDir {
         }
     }
 
-    /// Removes what writers left that were killed in the midst of it.
+    /// Removes temporary files whose writers were killed.
     pub fn sweep(&self) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();

@@ -22,7 +22,7 @@ pub struct StateWatch {
 }
 
 impl StateWatch {
-    /// Changes from now on. Where there is no inotify, waits are merely not cut short.
+    /// Changes from now on. Without inotify, waits are not cut short.
     #[must_use]
     pub fn of(dir: &StateDir) -> Self {
         let watch = || {

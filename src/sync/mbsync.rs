@@ -273,8 +273,8 @@ impl<'a> Supervised<'a> {
                 continue;
             }
             self.read();
-            // Before the look at its end: a terminal's signal ends mbsync and tells
-            // us to stop at once, and that is no failure of mbsync's.
+            // Before its end is looked at: a terminal's signal reaches mbsync and us at
+            // once, and that is no failure of mbsync's.
             if let (false, Some(signal)) = (self.child.is_ending(), stop.signal()) {
                 self.end(Why::Signal(signal));
             }
@@ -356,7 +356,7 @@ impl<'a> Supervised<'a> {
     /// Of a wrapper that was killed mbsync itself may be left, of mbsync what it has
     /// started: the next run must meet neither.
     fn end_orphans(&mut self) {
-        // Without a group of its own nobody can tell them from others any more.
+        // Without a group of its own they cannot be told from other processes.
         if !self.child.is_ending()
             && self.job.prompt != Prompt::Terminal
             && !procfs::group_members(self.child.pid()).is_empty()
