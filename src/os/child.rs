@@ -115,7 +115,7 @@ impl Child {
 
     /// Waits for its end ([`Woken::Ready`]), and hands what it prints to `each`:
     /// all that it has printed by then. What a daemon that it has left behind
-    /// prints later is not waited for.
+    /// prints later is not waited for. To be called once: its output is closed after.
     pub fn follow(
         &mut self,
         deadline: Option<Instant>,
@@ -305,15 +305,17 @@ mod tests {
 
     #[test]
     fn g9_a_wait_for_a_child_ends_at_its_deadline_or_when_cancelled() {
+        let raised = Cancel::new().unwrap();
+        raised.raise();
         for script in ["exec sleep 1000", "exec yes"] {
-            let mut command = Command::new("sh");
-            command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
-            let mut child = Child::spawn(&mut command, Scope::Session, AMPLE).unwrap();
-            let short = after(Duration::from_millis(50));
-            assert_eq!(child.follow(short, None, |_| ()).unwrap(), Woken::TimedOut);
-            let cancel = Cancel::new().unwrap();
-            cancel.raise();
-            assert_eq!(child.follow(None, Some(&cancel), |_| ()).unwrap(), Woken::Cancelled);
+            let follow = |deadline, cancel| {
+                let mut command = Command::new("sh");
+                command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+                let mut child = Child::spawn(&mut command, Scope::Session, AMPLE).unwrap();
+                child.follow(deadline, cancel, |_| ()).unwrap()
+            };
+            assert_eq!(follow(after(Duration::from_millis(50)), None), Woken::TimedOut);
+            assert_eq!(follow(None, Some(&raised)), Woken::Cancelled);
         }
     }
 
