@@ -339,7 +339,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tidied = dir.path().join("tidied");
         let worker = format!(
-            "trap 'sleep 0.2; echo >{}; exit' TERM; echo $$; sleep 1000 & wait",
+            "trap 'sleep 0.2; echo >{}; exit' TERM; echo $$; while :; do sleep 0.01; done",
             tidied.display()
         );
         let script = format!("sh -c \"{worker}\" & wait");
