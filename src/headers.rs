@@ -7,10 +7,9 @@
 //! environment variables, and its writer is a stranger. Knows nothing of
 //! Maildir.
 
+use crate::os::file;
 use mail_parser::{HeaderName, HeaderValue, MessageParser};
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 /// The most bytes of a message that are looked at. RFC 5322 bounds lines, not
@@ -33,14 +32,7 @@ pub struct MessageSummary {
 /// The headline of a message file. Only a regular file is read, and never more
 /// than [`HEAD_LIMIT`] bytes of it; a FIFO laid there does not block.
 pub fn summary_of_file(path: &Path) -> io::Result<MessageSummary> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let mut head = Vec::with_capacity(8 * 1024);
-    let limit = u64::try_from(HEAD_LIMIT).unwrap_or(u64::MAX);
-    file.take(limit).read_to_end(&mut head)?;
-    Ok(headline(&head))
+    file::read_start(path, HEAD_LIMIT as u64).map(|head| headline(&head))
 }
 
 /// The headline of a message whose beginning this is. Any bytes will do.

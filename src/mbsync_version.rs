@@ -4,20 +4,24 @@
 //! Asking mbsync takes a process; the answer is remembered for as long as the
 //! program's file stays the same.
 
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
 use crate::mbsyncrc::IsyncVersion;
-use crate::os::fork;
+use crate::os::child::{Child, Scope};
+use crate::os::file;
+use crate::os::wait::{Woken, after};
 
 const FILE: &str = "mbsync.json";
+/// Most bytes of an answer.
+const LONGEST: usize = 4096;
+/// How long mbsync may take to say its version, and then to end.
+const LIMIT: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_millis(50);
 
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct KnownVersion {
@@ -28,10 +32,10 @@ struct KnownVersion {
     version: String,
 }
 
-/// The dialect of the mbsync that would be run; `None` if there is none that says.
+/// The version of the mbsync that would be run, as far as it matters.
 #[must_use]
 pub fn of_mbsync(program: &Path, base: &Path) -> Option<IsyncVersion> {
-    version(program, base).map(|version| dialect(&version))
+    version(program, base).map(|version| parse(&version))
 }
 
 /// The version that it prints, such as `1.4.4`.
@@ -41,7 +45,7 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
     let found = std::fs::metadata(&program).ok()?;
     let cache = base.join(FILE);
     let known: Option<KnownVersion> =
-        std::fs::read(&cache).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        file::read(&cache, 1 << 16).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let mut now = KnownVersion {
         program,
         inode: found.ino(),
@@ -59,32 +63,24 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
     now.version = ask(&now.program).unwrap_or_default();
     if let Ok(text) = serde_json::to_vec(&now) {
         // Lost, it is asked again.
-        let _ = std::fs::create_dir_all(base).and_then(|()| std::fs::write(&cache, text));
+        let _ = std::fs::create_dir_all(base).and_then(|()| file::write(&cache, &text));
     }
     Some(now.version).filter(|version| !version.is_empty())
 }
 
 /// What the program prints, if it does so soon. It may be a script, and what it
-/// starts must neither keep us nor stay.
+/// starts must neither keep us nor stay: it is ended when `child` is dropped.
 fn ask(program: &Path) -> Option<String> {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = fork::in_new_session(&mut command).spawn().ok()?;
-    let pid = Pid::from_child(&child);
-    let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
-    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).is_ok_and(|ended| {
-        let mut fds = [PollFd::new(&ended, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))) == Ok(1)
-    });
-    // Before it is waited for: until then the number is its own.
-    let _ = rustix::process::kill_process_group(pid, Signal::KILL);
-    let _ = child.wait();
-    let mut stdout = child.stdout.take().filter(|_| ended)?;
-    // All that it has said is there; a daemon of its own may still hold the pipe.
-    rustix::io::ioctl_fionbio(&stdout, true).ok()?;
-    let mut text = [0; 4096];
-    let count = stdout.read(&mut text).ok()?;
-    printed(&String::from_utf8_lossy(text.get(..count)?))
+    let mut child = Child::spawn(&mut command, Scope::Session, GRACE).ok()?;
+    let mut text = Vec::new();
+    let mut keep = |chunk: &[u8]| {
+        let room = LONGEST.saturating_sub(text.len());
+        text.extend_from_slice(chunk.get(..room).unwrap_or(chunk));
+    };
+    let woken = child.follow(after(LIMIT), None, &mut keep).ok()?;
+    (woken == Woken::Ready).then(|| printed(&String::from_utf8_lossy(&text)))?
 }
 
 /// `isync 1.4.4` → `1.4.4`.
@@ -94,7 +90,7 @@ fn printed(text: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn dialect(version: &str) -> IsyncVersion {
+fn parse(version: &str) -> IsyncVersion {
     let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     match (numbers.next(), numbers.next()) {
         (Some(1), Some(minor)) if minor < 5 => IsyncVersion::V1_4,
@@ -117,6 +113,7 @@ pub fn in_path(program: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::procfs::Process;
 
     #[test]
     fn g9_one_that_leaves_something_behind_neither_keeps_us_nor_leaves_it() {
@@ -131,9 +128,9 @@ mod tests {
             assert_eq!(ask(&program).as_deref(), said);
             let text = std::fs::read_to_string(&pids).unwrap();
             for pid in text.split_whitespace().filter_map(crate::os::procfs::pid) {
-                let left = crate::os::procfs::Process::with_pid(pid);
-                let limit = std::time::Duration::from_secs(5);
-                assert!(left.is_none_or(|left| left.wait_gone(limit)), "{pid:?} is left");
+                let left = Process::with_pid(pid);
+                let gone = |left: Process| left.wait_gone(after(LIMIT), None) == Woken::Ready;
+                assert!(left.is_none_or(gone), "{pid:?} is left");
             }
         }
     }
@@ -141,9 +138,9 @@ mod tests {
     #[test]
     fn versions_are_read_as_printed() {
         assert_eq!(printed("isync 1.4.4\n").as_deref(), Some("1.4.4"));
-        assert_eq!(dialect("1.4.4"), IsyncVersion::V1_4);
-        assert_eq!(dialect("1.3.0"), IsyncVersion::V1_4);
-        assert_eq!(dialect("1.5.1"), IsyncVersion::V1_5);
-        assert_eq!(dialect("2.0"), IsyncVersion::V1_5);
+        assert_eq!(parse("1.4.4"), IsyncVersion::V1_4);
+        assert_eq!(parse("1.3.0"), IsyncVersion::V1_4);
+        assert_eq!(parse("1.5.1"), IsyncVersion::V1_5);
+        assert_eq!(parse("2.0"), IsyncVersion::V1_5);
     }
 }

@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use mutt_sync::error::ExitStatus;
-use mutt_sync::imap::{Client, ClientError, Interrupt, MailboxStatus, Opening, ServerEvent};
+use mutt_sync::imap::{Client, ClientError, MailboxStatus, Opening, ServerEvent};
 use mutt_sync::model::flags::Flags;
 use mutt_sync::model::{CredentialSource, Server, TlsMode};
+use mutt_sync::os::wait::Cancel;
 use rig::{ServerOptions, Tls, message};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -60,11 +61,11 @@ fn nothing_unread(link: &Client) -> bool {
 }
 
 fn open(section: &Server) -> Client {
-    Client::open(section, false, &Interrupt::never()).unwrap()
+    Client::open(section, false, &Cancel::new().unwrap()).unwrap()
 }
 
 fn refusal(section: &Server) -> (ExitStatus, String) {
-    match Client::open(section, false, &Interrupt::never()) {
+    match Client::open(section, false, &Cancel::new().unwrap()) {
         Ok(_) => panic!("let in"),
         Err(failure) => (failure.exit, failure.text),
     }
@@ -140,7 +141,7 @@ fn passwords_that_need_quoting_or_literals_are_taken() {
         section.pass = Some(text(password));
         for mechanism in ["PLAIN", "LOGIN", "SCRAM-SHA-256"] {
             section.auth_mechs = names(&[mechanism]);
-            if let Err(failure) = Client::open(&section, false, &Interrupt::never()) {
+            if let Err(failure) = Client::open(&section, false, &Cancel::new().unwrap()) {
                 panic!("{user} by {mechanism}: {failure}\n{}", server.log());
             }
         }

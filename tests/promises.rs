@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
 use mutt_sync::error::ExitStatus;
-use mutt_sync::imap::{Client, Interrupt, ServerEvent};
+use mutt_sync::imap::{Client, ServerEvent};
 use mutt_sync::model::{CredentialSource, Server as Section, TlsMode};
+use mutt_sync::os::wait::Cancel;
 use rig::{Account, Home, Mbsync, Server, Signal, Terminal, process, run, wait_until};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
@@ -272,7 +273,9 @@ fn section(host: &str, port: u16, tls: TlsMode) -> Section {
 #[track_caller]
 fn is_left_in_time(section: &Section) {
     let begun = Instant::now();
-    let Err(failure) = Client::open(section, false, &Interrupt::never()) else { panic!("let in") };
+    let Err(failure) = Client::open(section, false, &Cancel::new().unwrap()) else {
+        panic!("let in")
+    };
     assert_eq!(failure.exit, ExitStatus::Offline, "{failure}");
     assert!(failure.text.contains("no answer in time"), "{failure}");
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
@@ -343,7 +346,7 @@ fn g10_what_is_said_unasked_beside_an_answer_is_kept_up_to_a_bound() {
     });
     let mut section = section("127.0.0.1", port, TlsMode::None);
     section.timeout = Some(SHORT);
-    let mut link = Client::open(&section, false, &Interrupt::never()).unwrap();
+    let mut link = Client::open(&section, false, &Cancel::new().unwrap()).unwrap();
     for _ in 0..3 {
         link.status(&["INBOX".to_owned()]).unwrap();
     }

@@ -70,3 +70,78 @@ fn what_is_to_be_pushed_is_told_and_then_no_more() {
     let said = home.mutt_sync(&["--status", "Home"]).ok().stdout;
     assert!(said.contains("Home: nothing to push from 20 mailboxes"), "{said}");
 }
+
+/// Puts a FIFO, a directory, a socket and a link to a terminal in the place of a
+/// file, in turn, and the file back at the end.
+fn in_place_of(file: &std::path::Path, mut each: impl FnMut(&str)) {
+    let aside = file.with_extension("aside");
+    let was_there = std::fs::rename(file, &aside).is_ok();
+    for kind in ["fifo", "directory", "socket", "device"] {
+        match kind {
+            "fifo" => {
+                let mut mkfifo = std::process::Command::new("mkfifo");
+                assert!(mkfifo.arg(file).status().expect("mkfifo").success());
+            }
+            "directory" => std::fs::create_dir(file).expect("a directory"),
+            "socket" => drop(std::os::unix::net::UnixListener::bind(file).expect("a socket")),
+            _ => std::os::unix::fs::symlink("/dev/zero", file).expect("a link"),
+        }
+        each(kind);
+        if kind == "directory" {
+            std::fs::remove_dir(file).expect("still empty");
+        } else {
+            std::fs::remove_file(file).expect("still there");
+        }
+    }
+    if was_there {
+        std::fs::rename(aside, file).expect("the file back");
+    }
+}
+
+/// field-report S5: each of these ended only by SIGKILL, or read without end.
+#[test]
+fn g9_nothing_in_the_place_of_a_file_hangs_a_report() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    server.imap("home").append("INBOX", &message("one", "body one"), &[]);
+    home.mutt_sync(&["Home"]).ok();
+    let inbox = home.path("Mail/Home/INBOX");
+    in_place_of(&inbox.join(".uidvalidity"), |kind| {
+        let said = home.mutt_sync(&["--status"]).ok().stdout;
+        assert!(said.contains("Home:INBOX: "), "{kind}: {said}");
+        home.mutt_sync(&["-a", "--status-line", "x"]).ok();
+    });
+    let state = home.state("Home");
+    let files = [
+        inbox.join(".mbsyncstate"),
+        state.join("seen.json"),
+        state.join("last.json"),
+        state.join("retry.json"),
+        state.join("lock"),
+        state.join("waiter.lock"),
+        state.join("throttle"),
+        state.with_file_name("directories.json"),
+        state.with_file_name("mbsync.json"),
+        home.path(".mutt/account/Home"),
+    ];
+    std::fs::create_dir_all(home.path(".mutt/account")).expect("a directory");
+    for file in files {
+        in_place_of(&file, |kind| {
+            for arguments in [&["--status"][..], &["--status", "--json"], &["--muttrc", "Home"]] {
+                let output = home.mutt_sync(arguments);
+                assert_eq!(output.code(), 0, "{kind} for {}: {output}", file.display());
+            }
+        });
+    }
+    for file in [home.path(".mbsyncrc"), home.path(".config/mutt-sync/config.toml")] {
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("made");
+        in_place_of(&file, |kind| {
+            for arguments in [&["--status"][..], &["Home"], &["-b"], &["--wait"]] {
+                let output = home.mutt_sync(arguments).expect_code(78);
+                // A report's standard output is what mutt shows.
+                let said = format!("{}{}", output.stdout, output.stderr);
+                assert!(said.contains("not a regular file"), "{kind}: {output}");
+            }
+        });
+    }
+}

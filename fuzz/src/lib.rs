@@ -10,7 +10,7 @@ pub mod mutt;
 use mutt_sync::headers;
 use mutt_sync::imap::parse::{self, Reply};
 use mutt_sync::imap::transport::{Limits, Stream, Transport, TransportError};
-use mutt_sync::imap::{Interrupt, Opening, names, session};
+use mutt_sync::imap::{Opening, names, session};
 use mutt_sync::lend::config::{Obstacle, Purpose, copy};
 use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion, pattern};
 use mutt_sync::model::flags::Flags;
@@ -19,6 +19,7 @@ use mutt_sync::mutt::identity::{identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::quote::{folder_regexp, literal_regexp, one_folder_regexp, quoted};
 use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
+use mutt_sync::os::wait::Cancel;
 use mutt_sync::settings::{self, duration};
 use mutt_sync::state::names as files;
 use mutt_sync::sync::output::{finding, redact};
@@ -209,10 +210,7 @@ pub fn muttrc_lines(text: &[u8]) {
             {
                 meant.addresses.insert(user.to_string());
             }
-            mutt::check(
-                &identity(one.account, place, one.mailboxes, &senders),
-                &meant,
-            );
+            mutt::check(&identity(one.account, place, one.mailboxes, &senders), &meant);
         }
     }
 }
@@ -283,7 +281,7 @@ fn pair() -> (Transport, UnixStream) {
     for end in [&ours, &theirs] {
         end.set_nonblocking(true).expect("a flag");
     }
-    (Transport::new(Stream::Pair(ours), Interrupt::never()), theirs)
+    (Transport::new(Stream::Pair(ours), Cancel::new().unwrap()), theirs)
 }
 
 /// What a wire takes of these bytes when they come in pieces of that size.

@@ -14,6 +14,7 @@ use super::{App, Selection, no_signals, out};
 use crate::cli::Cli;
 use crate::error::{Error, ExitStatus};
 use crate::model::Target;
+use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::signals::Shutdown;
 use crate::state::StateDir;
@@ -21,7 +22,6 @@ use crate::state::backoff::{self, Backoff};
 use crate::state::last_run::{self, LastRun};
 use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
 use crate::sync::hooks;
-use crate::sync::mbsync::Prompt;
 use crate::sync::scheduler::{self, By, RequestOutcome};
 use crate::text::{short, summary_line};
 

@@ -21,9 +21,13 @@ use crate::lend::tunnel;
 use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
 use crate::model::{Account, Target};
 use crate::mutt;
+use crate::os::file;
 use crate::settings;
 use crate::sync::account::AccountContext;
 use crate::text::sanitize;
+
+/// Most bytes of config.toml.
+const LARGEST_SETTINGS: u64 = 1 << 20;
 
 /// What a selection names: accounts by their place in the configuration.
 pub type Selection = Vec<(usize, BTreeSet<Target>)>;
@@ -182,9 +186,9 @@ fn read_settings(
         Some(file) => (Some(file.clone()), true),
         None => (dirs.get_config_file("config.toml"), false),
     };
-    let Some(file) = file else { return Ok(settings::File::default()) };
-    let name = env.tilde(&file);
-    match std::fs::read_to_string(&file) {
+    let Some(path) = file else { return Ok(settings::File::default()) };
+    let name = env.tilde(&path);
+    match file::read_text(&path, LARGEST_SETTINGS) {
         Ok(text) => settings::File::parse(&text, &name, &env.home),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())

@@ -12,9 +12,10 @@ use crate::error::{Error, ExitStatus};
 use crate::mbsyncrc;
 use crate::model::{Account, Mailbox, Target};
 use crate::mutt;
+use crate::os::file;
 use crate::report::list::AccountList;
 use crate::report::status;
-use crate::state::{StateDir, requests};
+use crate::state::{LARGEST, StateDir, requests};
 use crate::sync::account::AccountContext;
 use crate::text::{sanitize, short};
 use crate::verdict::Rules;
@@ -69,7 +70,7 @@ impl App<'_> {
 
     pub(super) fn status(&self) -> Result<ExitStatus, Error> {
         let memory = self.base.join("directories.json");
-        if let Ok(text) = std::fs::read(&memory) {
+        if let Ok(text) = file::read(&memory, LARGEST) {
             self.config.directories.recall(&text);
         }
         let statuses: Vec<_> = self
@@ -79,7 +80,7 @@ impl App<'_> {
             .collect();
         if let (Some(text), []) = (self.config.directories.remembered(), &self.cli.names[..]) {
             // Lost, it is read again.
-            let _ = std::fs::create_dir_all(&self.base).and_then(|()| std::fs::write(memory, text));
+            let _ = std::fs::create_dir_all(&self.base).and_then(|()| file::write(&memory, &text));
         }
         if self.cli.json {
             let text = serde_json::to_string_pretty(&statuses).unwrap_or_default();

@@ -12,10 +12,12 @@ use super::greeting::goodbye;
 use super::login::log_in;
 use super::parse::{self, Condition, Reply, Verb};
 use super::session::{self, SessionError};
-use super::transport::{Interrupt, Limits, Transport, TransportError};
+use super::transport::{Limits, Transport, TransportError};
 use super::values::{Answer, Capabilities, Listed, MailboxStatus, Opening, quoted};
 use crate::error::{Error, ExitStatus};
 use crate::model::Server;
+use crate::os::child::Prompt;
+use crate::os::wait::Cancel;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -171,13 +173,13 @@ impl Client {
     ///
     /// Fails with the exit status that fits: 69 not reached, 77 refused, 75 for
     /// now, 78 wrong settings.
-    pub fn open(server: &Server, may_prompt: bool, interrupt: &Interrupt) -> Result<Self, Error> {
+    pub fn open(server: &Server, may_prompt: bool, interrupt: &Cancel) -> Result<Self, Error> {
         let (mut transport, greeting) = connect(server, interrupt)?;
         let asking = PromptPolicy {
-            may_prompt,
+            prompt: if may_prompt { Prompt::Environment } else { Prompt::Never },
             // Longer than a step: somebody may have to be asked.
             time: Duration::from_secs(60).max(step(server)),
-            interrupt: interrupt.clone(),
+            cancel: interrupt.clone(),
         };
         let said = log_in(&mut transport, greeting, server, &asking)?;
         let mut client = Client {

@@ -4,14 +4,16 @@
 //! of what is said afterwards. Each step has its own deadline, and the caller's
 //! interrupt ends any of them.
 
-use super::credentials::Group;
+use super::credentials::GRACE;
 use super::endpoint::{StepError, place, step};
 use super::greeting::{Greeting, goodbye, read_greeting};
 use super::parse::{self, Reply, Verb};
 use super::tls::{CertificateProblem, Check, Trust};
-use super::transport::{Interrupt, Limits, Stream, Transport, TransportError};
+use super::transport::{Limits, Stream, Transport, TransportError, wait};
 use crate::error::{Error, ExitStatus};
 use crate::model::{Server, TlsMode};
+use crate::os::child::{Child, Scope};
+use crate::os::wait::Cancel;
 use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::collections::VecDeque;
@@ -30,14 +32,14 @@ const MOST_RESOLVERS: usize = 8;
 
 /// A transport, secured as the file wants it, and the greeting. Nothing secret
 /// has been said.
-pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Greeting), Error> {
+pub fn connect(server: &Server, interrupt: &Cancel) -> Result<(Transport, Greeting), Error> {
     connect_by_steps(server, interrupt).map_err(|error| error.at(&place(server)))
 }
 
 /// The same, for a caller that reports which step failed.
 pub fn connect_by_steps(
     server: &Server,
-    interrupt: &Interrupt,
+    interrupt: &Cancel,
 ) -> Result<(Transport, Greeting), StepError> {
     if let Some(command) = &server.tunnel {
         let mut transport = tunnel(command, interrupt)?;
@@ -139,7 +141,7 @@ fn ask_for_tls(transport: &mut Transport) -> Result<Greeting, StepError> {
 }
 
 /// A TCP connection, the step's time already begun for the greeting.
-fn dial(server: &Server, host: &str, interrupt: &Interrupt) -> Result<Transport, StepError> {
+fn dial(server: &Server, host: &str, interrupt: &Cancel) -> Result<Transport, StepError> {
     let time = step(server);
     let addresses = resolve(host, server.port, Instant::now() + time, interrupt)
         .map_err(|e| StepError::of("looking up the name", &e))?;
@@ -165,7 +167,7 @@ pub fn resolve(
     host: &str,
     port: u16,
     deadline: Instant,
-    interrupt: &Interrupt,
+    interrupt: &Cancel,
 ) -> Result<Vec<SocketAddr>, TransportError> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -191,7 +193,7 @@ pub fn resolve(
         RESOLVERS.fetch_sub(1, Ordering::Relaxed);
         return Err(system(error));
     }
-    interrupt.wait(&[(done.as_fd(), PollFlags::IN)], deadline)?;
+    wait(&[(done.as_fd(), PollFlags::IN)], deadline, interrupt)?;
     match answers.try_recv() {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
         Ok(Err(error)) => Err(TransportError::Io(error.to_string())),
@@ -204,7 +206,7 @@ pub fn resolve(
 pub fn first_to_answer(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
-    interrupt: &Interrupt,
+    interrupt: &Cancel,
 ) -> Result<TcpStream, TransportError> {
     let mut waiting: VecDeque<SocketAddr> = addresses.into_iter().take(32).collect();
     let mut trying: Vec<OwnedFd> = Vec::new();
@@ -226,7 +228,7 @@ pub fn first_to_answer(
         let next =
             if waiting.is_empty() { deadline } else { deadline.min(Instant::now() + STAGGER) };
         let fds: Vec<_> = trying.iter().map(|fd| (fd.as_fd(), PollFlags::OUT)).collect();
-        let ready = match interrupt.wait(&fds, next) {
+        let ready = match wait(&fds, next, interrupt) {
             Ok(ready) => ready,
             Err(TransportError::Deadline) if Instant::now() < deadline => continue,
             Err(error) => return Err(error),
@@ -266,7 +268,7 @@ fn begin(address: SocketAddr) -> Result<(OwnedFd, bool), rustix::io::Errno> {
 
 /// mbsync's `Tunnel`: a shell command that speaks IMAP on its standard input and
 /// output, both one socket.
-fn tunnel(command: &str, interrupt: &Interrupt) -> Result<Transport, Error> {
+fn tunnel(command: &str, interrupt: &Cancel) -> Result<Transport, Error> {
     let failed = |e: std::io::Error| {
         Error::new(ExitStatus::Offline, format!("the Tunnel cannot be started: {e}"))
     };
@@ -279,8 +281,8 @@ fn tunnel(command: &str, interrupt: &Interrupt) -> Result<Transport, Error> {
         .arg(command)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(output));
-    let group = Group::start(&mut shell).map_err(failed)?;
-    Ok(Transport::new(Stream::Tunnel(ours, Box::new(group)), interrupt.clone()))
+    let child = Child::spawn(&mut shell, Scope::Session, GRACE).map_err(failed)?;
+    Ok(Transport::new(Stream::Tunnel(ours, Box::new(child)), interrupt.clone()))
 }
 
 #[cfg(test)]
@@ -300,9 +302,10 @@ mod tests {
             let gone = TcpListener::bind("127.0.0.1:0").unwrap();
             gone.local_addr().unwrap()
         };
-        let stream = first_to_answer(vec![dead, dead, live], soon(), &Interrupt::never()).unwrap();
+        let stream =
+            first_to_answer(vec![dead, dead, live], soon(), &Cancel::new().unwrap()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live);
-        let error = first_to_answer(vec![dead], soon(), &Interrupt::never()).unwrap_err();
+        let error = first_to_answer(vec![dead], soon(), &Cancel::new().unwrap()).unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
     }
 
@@ -319,20 +322,20 @@ mod tests {
         let begun = Instant::now();
         let moment = Instant::now() + Duration::from_millis(400);
         assert_eq!(
-            first_to_answer(vec![full], moment, &Interrupt::never()).unwrap_err(),
+            first_to_answer(vec![full], moment, &Cancel::new().unwrap()).unwrap_err(),
             TransportError::Deadline
         );
         assert!(begun.elapsed() < Duration::from_secs(20));
         let live = TcpListener::bind("127.0.0.1:0").unwrap();
         let second = live.local_addr().unwrap();
-        let stream = first_to_answer(vec![full, second], soon(), &Interrupt::never()).unwrap();
+        let stream = first_to_answer(vec![full, second], soon(), &Cancel::new().unwrap()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), second);
     }
 
     #[test]
     fn names_are_looked_up() {
-        let found = resolve("localhost", 143, soon(), &Interrupt::never()).unwrap();
+        let found = resolve("localhost", 143, soon(), &Cancel::new().unwrap()).unwrap();
         assert!(found.iter().all(|a| a.ip().is_loopback() && a.port() == 143));
-        assert!(resolve("no-such-host.invalid", 143, soon(), &Interrupt::never()).is_err());
+        assert!(resolve("no-such-host.invalid", 143, soon(), &Cancel::new().unwrap()).is_err());
     }
 }

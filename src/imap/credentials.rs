@@ -3,35 +3,32 @@
 //! Knows how mbsync runs `PassCmd` and `UserCmd`: by `sh -c`, the first line of
 //! at most 8191 bytes counts, a failure or no output is a failure. Unlike
 //! mbsync it waits for no more than the command's own end, and for that no longer
-//! than it is told to: a daemon that the command leaves behind keeps nothing open
-//! that is waited for. Knows nothing of what the secret is for, and keeps none.
+//! than a limit: a daemon that the command leaves behind keeps nothing open that
+//! is waited for. Does not depend on: what the secret is for. Keeps none.
 
-use super::transport::{Interrupt, TransportError};
 use crate::error::{Error, ExitStatus};
 use crate::model::CredentialSource;
-use crate::os::fork;
-use rustix::event::PollFlags;
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open};
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use crate::os::child::{Child, Prompt};
+use crate::os::wait::{Cancel, Woken, after};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Longest first line that counts (isync 1.4: an 8192-byte buffer).
 const LONGEST: usize = 8191;
+/// What a command, or a tunnel, is given between TERM and KILL.
+pub(super) const GRACE: Duration = Duration::from_millis(50);
 
 /// How a command may be run.
 #[derive(Debug, Clone)]
 pub struct PromptPolicy {
-    /// Whether it may open a prompt on the user's screen. If not, it has no
-    /// `GPG_TTY`, `SSH_ASKPASS`, `DISPLAY` or `WAYLAND_DISPLAY`. It has no
-    /// controlling terminal either way.
-    pub may_prompt: bool,
+    /// Where it may ask the user.
+    pub prompt: Prompt,
     /// How long it may take.
     pub time: Duration,
     /// What ends it early.
-    pub interrupt: Interrupt,
+    pub cancel: Cancel,
 }
 
 /// What the file gives, or what the command prints. `what` is the file's word
@@ -47,53 +44,6 @@ pub fn obtain(
     }
 }
 
-/// A child in a session of its own, which ends with its whole process group when dropped.
-pub(super) struct Group {
-    child: Child,
-    pid: Pid,
-    pidfd: OwnedFd,
-    reaped: bool,
-}
-
-impl Group {
-    pub(super) fn start(command: &mut Command) -> std::io::Result<Self> {
-        fork::in_new_session(command);
-        let child = command.spawn()?;
-        let pid = Pid::from_child(&child);
-        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => pidfd,
-            Err(error) => {
-                let mut child = child;
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error.into());
-            }
-        };
-        Ok(Group { child, pid, pidfd, reaped: false })
-    }
-
-    /// TERM, a moment, KILL; and no zombie.
-    fn end(&mut self) {
-        if self.reaped {
-            return;
-        }
-        let _ = kill_process_group(self.pid, Signal::TERM);
-        let moment = Instant::now() + Duration::from_millis(50);
-        let _ = Interrupt::never().wait(&[(self.pidfd.as_fd(), PollFlags::IN)], moment);
-        // The group outlives its leader while the leader is not reaped, so the
-        // number can not have been given to somebody else.
-        let _ = kill_process_group(self.pid, Signal::KILL);
-        let _ = self.child.wait();
-        self.reaped = true;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 fn first_line(
     command: &str,
     what: &str,
@@ -104,85 +54,35 @@ fn first_line(
         Error::new(ExitStatus::Denied, format!("{what} {why}; run it by hand, as .mbsyncrc has it"))
     };
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped());
-    if !asking.may_prompt {
-        for name in ["GPG_TTY", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY"]
-        {
-            shell.env_remove(name);
-        }
-    }
-    let mut group =
-        Group::start(&mut shell).map_err(|e| denied(format!("cannot be started: {e}")))?;
-    let Some(output) = group.child.stdout.take() else {
-        return Err(denied("has no output".to_owned()));
-    };
-    let flags = rustix::fs::fcntl_getfl(&output).map_err(|e| denied(format!("fails: {e}")))?;
-    rustix::fs::fcntl_setfl(&output, flags | rustix::fs::OFlags::NONBLOCK)
-        .map_err(|e| denied(format!("fails: {e}")))?;
-
-    let deadline = Instant::now() + asking.time;
+    shell.arg("-c").arg(command).stdout(Stdio::piped());
+    let scope = asking.prompt.prepare(&mut shell);
+    let mut child = Child::spawn(&mut shell, scope, GRACE)
+        .map_err(|e| denied(format!("cannot be started: {e}")))?;
     let mut line = FirstLine::new();
-    let mut open = true;
-    loop {
-        let fds = [(group.pidfd.as_fd(), PollFlags::IN), (output.as_fd(), PollFlags::IN)];
-        let ready = asking.interrupt.wait(&fds[..if open { 2 } else { 1 }], deadline);
-        let ready = ready.map_err(|error| match error {
-            TransportError::Deadline => {
-                denied(format!("has not ended after {}", humantime::format_duration(asking.time)))
-            }
-            other => Error::new(ExitStatus::Later, format!("{what}: {other}")),
-        })?;
-        // Looked at before the pipe is emptied: what was printed before the end
-        // is in the pipe by then.
-        let ended = ready.first() == Some(&true);
-        if open {
-            open = drain(&output, &mut line).map_err(|e| denied(format!("fails: {e}")))?;
+    let woken = child.follow(after(asking.time), Some(&asking.cancel), |chunk| line.take(chunk));
+    match woken.map_err(|e| denied(format!("fails: {e}")))? {
+        Woken::Ready => {}
+        Woken::TimedOut => {
+            let time = humantime::format_duration(asking.time);
+            return Err(denied(format!("has not ended after {time}")));
         }
-        if Instant::now() >= deadline && !ended {
-            return Err(denied(format!(
-                "has not ended after {}",
-                humantime::format_duration(asking.time)
-            )));
-        }
-        if ended {
-            break;
+        Woken::Cancelled => {
+            return Err(Error::new(ExitStatus::Later, format!("{what}: interrupted")));
         }
     }
-    let status = rustix::process::waitpid(Some(group.pid), WaitOptions::empty());
-    group.reaped = true;
-    let Ok(Some((_, status))) = status else {
-        return Err(denied("has vanished".to_owned()));
-    };
-    if let Some(signal) = status.terminating_signal() {
+    let status = child.reap().map_err(|_| denied("has vanished".to_owned()))?;
+    if let Some(signal) = status.signal() {
         return Err(denied(format!("was ended by signal {signal}")));
     }
-    if status.exit_status() != Some(0) {
-        return Err(denied(format!(
-            "exited with status {}",
-            status.exit_status().unwrap_or_default()
-        )));
+    if !status.success() {
+        let status = status.code().unwrap_or_default();
+        return Err(denied(format!("exited with status {status}")));
     }
     let line = line.finish();
     if line.is_empty() {
         return Err(denied("printed nothing".to_owned()));
     }
     Ok(line)
-}
-
-/// Takes what the pipe has. False at its end.
-fn drain(output: &impl AsFd, line: &mut FirstLine) -> Result<bool, std::io::Error> {
-    let mut chunk = Zeroizing::new([0_u8; 4096]);
-    // A command that prints without end must not keep us here.
-    for _ in 0..64 {
-        match rustix::io::read(output, &mut chunk[..]) {
-            Ok(0) => return Ok(false),
-            Ok(n) => line.take(&chunk[..n]),
-            Err(Errno::AGAIN) => return Ok(true),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(true)
 }
 
 /// Collects bytes up to the first newline, in a buffer that never moves: a
@@ -216,15 +116,16 @@ impl FirstLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     /// For commands that end by themselves, on a machine that has much to do.
     const AMPLE: u64 = 60_000;
 
     fn run(command: &str, millis: u64) -> Result<String, Error> {
         let asking = PromptPolicy {
-            may_prompt: false,
+            prompt: Prompt::Never,
             time: Duration::from_millis(millis),
-            interrupt: Interrupt::never(),
+            cancel: Cancel::new().unwrap(),
         };
         obtain(&CredentialSource::Command(command.to_owned()), "PassCmd", &asking)
             .map(|s| String::from_utf8_lossy(&s).into_owned())
@@ -268,9 +169,9 @@ mod tests {
         let pid = loop {
             let begun = Instant::now();
             let failure = run(&command, time).unwrap_err();
-            let told = humantime::format_duration(Duration::from_millis(time));
-            let told = format!("has not ended after {told}");
-            assert!(failure.text.contains(&told), "{failure}");
+            let limit = humantime::format_duration(Duration::from_millis(time));
+            let expected = format!("has not ended after {limit}");
+            assert!(failure.text.contains(&expected), "{failure}");
             assert!(begun.elapsed() < Duration::from_secs(500), "nothing was ended");
             match std::fs::read_to_string(&file) {
                 Ok(pid) if pid.ends_with('\n') => break pid,

@@ -489,14 +489,16 @@ mod tests {
 
     #[test]
     fn g11_a_server_that_repeats_the_password_is_not_quoted() {
-        use super::super::transport::{Interrupt, Stream};
+        use super::super::transport::Stream;
+        use crate::os::child::Prompt;
+        use crate::os::wait::Cancel;
         use std::io::Write as _;
         use std::os::unix::net::UnixStream;
 
         let refusal = |mechanism, pass: &[u8], words: &str| {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
-            let mut transport = Transport::new(Stream::Pair(ours), Interrupt::never());
+            let mut transport = Transport::new(Stream::Pair(ours), Cancel::new().unwrap());
             theirs.write_all(words.as_bytes()).unwrap();
             let section = crate::model::Server {
                 host: Some("h".to_owned()),
@@ -512,9 +514,9 @@ mod tests {
                 ..crate::model::Server::default()
             };
             let asking = PromptPolicy {
-                may_prompt: false,
+                prompt: Prompt::Never,
                 time: std::time::Duration::from_secs(9),
-                interrupt: Interrupt::never(),
+                cancel: Cancel::new().unwrap(),
             };
             let offers = "IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=XOAUTH2 AUTH=OAUTHBEARER";
             let greeting = Greeting {

@@ -24,5 +24,4 @@ pub mod values;
 
 pub use client::{Client, ClientError, ServerEvent};
 pub use mailbox::MailboxScan;
-pub use transport::Interrupt;
 pub use values::{Capabilities, Listed, MailboxStatus, Namespace, Opened, Opening};

@@ -11,6 +11,7 @@
 use super::parse::printable;
 use crate::error::Error;
 use crate::model::Server;
+use crate::os::file;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use openssl::pkey::PKey;
 use openssl::x509::X509;
@@ -147,12 +148,15 @@ fn protocol(tenths: u8) -> Protocol {
 }
 
 /// Decides the order of attempts only, never whether one is passed.
+/// Most bytes of a certificate, a key or a bundle.
+const LARGEST: u64 = 16 << 20;
+
 fn looks_like_authority(certificate: &X509) -> bool {
     certificate.to_text().is_ok_and(|text| String::from_utf8_lossy(&text).contains("CA:TRUE"))
 }
 
 fn read(what: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
-    std::fs::read(file)
+    file::read(file, LARGEST)
         .map(Zeroizing::new)
         .map_err(|e| Error::config(format!("{what} {}: {e}", file.display())))
 }

@@ -8,14 +8,17 @@
 
 use super::parse::{self, Reply};
 use super::tls::{CertificateProblem, HandshakeFailure};
+use crate::os::{
+    self,
+    wait::{Cancel, Woken},
+};
 use native_tls::{HandshakeError, TlsConnector, TlsStream};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Deepest nesting of parentheses in a response. Parsers recurse.
@@ -28,7 +31,7 @@ const CHUNK: usize = 16 * 1024;
 pub enum TransportError {
     /// The step was not done in time.
     Deadline,
-    /// The caller's interrupt fired.
+    /// The caller has cancelled it.
     Interrupted,
     /// The other side closed the connection.
     Closed,
@@ -67,61 +70,20 @@ impl From<TransportError> for io::Error {
     }
 }
 
-/// What ends every wait at once: a descriptor that becomes readable when the
-/// process is asked to stop. It is only polled, never read.
-#[derive(Debug, Clone, Default)]
-pub struct Interrupt(Option<Arc<OwnedFd>>);
-
-impl Interrupt {
-    /// One that never fires.
-    #[must_use]
-    pub fn never() -> Self {
-        Interrupt(None)
-    }
-
-    /// One that fires when this becomes readable, or its other end is closed.
-    #[must_use]
-    pub fn when_readable(fd: Arc<OwnedFd>) -> Self {
-        Interrupt(Some(fd))
-    }
-
-    /// Whether it has fired.
-    #[must_use]
-    pub fn fired(&self) -> bool {
-        let Some(fd) = &self.0 else { return false };
-        let mut polled = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
-        matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
-    }
-
-    /// Waits for `flags` on one of `fds`; true for those that have some. Ends
-    /// with an error at the deadline or interrupt.
-    pub fn wait(
-        &self,
-        fds: &[(BorrowedFd<'_>, PollFlags)],
-        deadline: Instant,
-    ) -> Result<Vec<bool>, TransportError> {
-        loop {
-            let mut polled: Vec<PollFd<'_>> =
-                fds.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-            if let Some(fd) = &self.0 {
-                polled.push(PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
-            let ready = match poll(&mut polled, Some(&timeout)) {
-                Err(rustix::io::Errno::INTR) => continue,
-                other => other.map_err(|e| TransportError::Io(io::Error::from(e).to_string()))?,
-            };
-            if self.0.is_some() && polled.last().is_some_and(|p| !p.revents().is_empty()) {
-                return Err(TransportError::Interrupted);
-            }
-            if ready > 0 {
-                return Ok(polled[..fds.len()].iter().map(|p| !p.revents().is_empty()).collect());
-            }
-            if left.is_zero() {
-                return Err(TransportError::Deadline);
-            }
-        }
+/// Waits for `flags` on one of `fds`; true for those that have some. Ends with
+/// an error at the deadline or when cancelled.
+pub fn wait(
+    fds: &[(BorrowedFd<'_>, PollFlags)],
+    deadline: Instant,
+    cancel: &Cancel,
+) -> Result<Vec<bool>, TransportError> {
+    let poll_fd = |(fd, flags): &(_, _)| PollFd::from_borrowed_fd(*fd, *flags);
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(poll_fd).collect();
+    match os::wait::wait(&mut polled, Some(deadline), Some(cancel)) {
+        Ok(Woken::Ready) => Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect()),
+        Ok(Woken::TimedOut) => Err(TransportError::Deadline),
+        Ok(Woken::Cancelled) => Err(TransportError::Interrupted),
+        Err(error) => Err(TransportError::Io(error.to_string())),
     }
 }
 
@@ -289,8 +251,8 @@ fn literal_length(line: &[u8], first: bool) -> Result<Option<usize>, TransportEr
 
 /// A connection to a server, non-blocking underneath.
 pub struct Transport {
-    transport: Stream,
-    interrupt: Interrupt,
+    stream: Stream,
+    cancel: Cancel,
     inward: Vec<u8>,
     taken: usize,
     scan: LiteralScan,
@@ -305,11 +267,11 @@ pub struct Transport {
 impl Transport {
     /// Over this, which must be non-blocking.
     #[must_use]
-    pub fn new(transport: Stream, interrupt: Interrupt) -> Self {
+    pub fn new(stream: Stream, cancel: Cancel) -> Self {
         let limits = Limits::small(Duration::from_secs(20));
         Transport {
-            transport,
-            interrupt,
+            stream,
+            cancel,
             inward: Vec::new(),
             taken: 0,
             scan: LiteralScan::default(),
@@ -325,13 +287,13 @@ impl Transport {
     /// Whether the bytes are encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        matches!(self.transport, Stream::Tls(_))
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// Whether it is a tunnel of the user's.
     #[must_use]
     pub fn is_tunnel(&self) -> bool {
-        matches!(self.transport, Stream::Tunnel(..))
+        matches!(self.stream, Stream::Tunnel(..))
     }
 
     /// Begins a step: its time runs from now, and what came before no longer counts.
@@ -361,7 +323,7 @@ impl Transport {
     /// has said `None` (or [`Transport::try_read`] zero): TLS keeps bytes of its own.
     #[must_use]
     pub fn socket(&self) -> BorrowedFd<'_> {
-        self.transport.socket()
+        self.stream.socket()
     }
 
     /// The response's worth of limits is used up?
@@ -404,12 +366,12 @@ impl Transport {
         }
         // Who floods us keeps us from every wait, but not from being stopped.
         self.fills = self.fills.wrapping_add(1);
-        if self.fills % 8 == 0 && self.interrupt.fired() {
+        if self.fills % 8 == 0 && self.cancel.is_raised() {
             return Err(self.kill(TransportError::Interrupted));
         }
         let mut chunk = [0_u8; CHUNK];
         loop {
-            return match self.transport.read(&mut chunk) {
+            return match self.stream.read(&mut chunk) {
                 Ok(0) => Err(self.kill(TransportError::Closed)),
                 Ok(n) => {
                     self.inward.extend_from_slice(&chunk[..n]);
@@ -450,7 +412,7 @@ impl Transport {
 
     fn wait(&mut self, flags: PollFlags) -> Result<(), TransportError> {
         let until = self.deadline.min(Instant::now() + self.limits.silence);
-        let waited = self.interrupt.wait(&[(self.transport.socket(), flags)], until);
+        let waited = wait(&[(self.stream.socket(), flags)], until, &self.cancel);
         waited.map(|_| ()).map_err(|error| self.kill(error))
     }
 
@@ -487,7 +449,7 @@ impl Transport {
             return Ok(n);
         }
         loop {
-            return match self.transport.read(into) {
+            return match self.stream.read(into) {
                 Ok(0) if !into.is_empty() => Err(self.kill(TransportError::Closed)),
                 Ok(n) => Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -502,7 +464,7 @@ impl Transport {
     pub fn try_write(&mut self, bytes: &[u8]) -> Result<usize, TransportError> {
         self.alive()?;
         loop {
-            return match self.transport.write(bytes) {
+            return match self.stream.write(bytes) {
                 Ok(n) => Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -529,14 +491,14 @@ impl Transport {
         if self.buffered() > 0 {
             return Err(TransportError::Malformed("it sends data ahead of the TLS handshake"));
         }
-        let Stream::Tcp(stream) = self.transport else {
+        let Stream::Tcp(stream) = self.stream else {
             return Err(TransportError::Malformed("TLS over something that is not TCP"));
         };
         let mut shaken = connector.connect(host, stream);
         loop {
             let waiting = match shaken {
                 Ok(stream) => {
-                    self.transport = Stream::Tls(Encrypted(Box::new(stream)));
+                    self.stream = Stream::Tls(Encrypted(Box::new(stream)));
                     return Ok(self);
                 }
                 Err(HandshakeError::Failure(error)) => {
@@ -552,7 +514,7 @@ impl Transport {
             // OpenSSL does not say here which way it waits. It is input but for
             // a flight larger than the socket's buffer, hence the second's slice.
             let slice = self.deadline.min(Instant::now() + Duration::from_secs(1));
-            match self.interrupt.wait(&[(waiting.get_ref().as_fd(), PollFlags::IN)], slice) {
+            match wait(&[(waiting.get_ref().as_fd(), PollFlags::IN)], slice, &self.cancel) {
                 Err(TransportError::Deadline) if Instant::now() < self.deadline => {}
                 Err(error) => return Err(error),
                 Ok(_) if Instant::now() >= self.deadline => return Err(TransportError::Deadline),
@@ -565,7 +527,7 @@ impl Transport {
     /// The server's certificate, as DER; `None` without TLS.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        match &self.transport {
+        match &self.stream {
             Stream::Tls(stream) => stream.0.peer_certificate().ok()??.to_der().ok(),
             _ => None,
         }
@@ -587,11 +549,12 @@ fn io_trouble(error: &io::Error) -> TransportError {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn pair() -> (Transport, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Transport::new(Stream::Pair(ours), Interrupt::never()), theirs)
+        (Transport::new(Stream::Pair(ours), Cancel::new().unwrap()), theirs)
     }
 
     #[test]
@@ -661,7 +624,7 @@ mod tests {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut wire = Transport::new(Stream::Pair(ours), Interrupt::when_readable(Arc::new(read)));
+        let mut wire = Transport::new(Stream::Pair(ours), Cancel::when_readable(Arc::new(read)));
         let begun = Instant::now();
         let writer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));

@@ -608,7 +608,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::imap::transport::{Interrupt, Stream};
+    use crate::imap::transport::Stream;
+    use crate::os::wait::Cancel;
     use proptest::prelude::*;
 
     struct Lent {
@@ -625,7 +626,7 @@ mod tests {
         }
         let capabilities =
             parse::capabilities(b"IMAP4REV1 UIDPLUS AUTH=PLAIN COMPRESS=DEFLATE STARTTLS NOTIFY");
-        let transport = Transport::new(Stream::Pair(near), Interrupt::never());
+        let transport = Transport::new(Stream::Pair(near), Cancel::new().unwrap());
         let mut relay = Relay::new(Detached {
             transport: Box::leak(Box::new(transport)),
             pending: pending.iter().map(|tag| tag.as_bytes().to_vec()).collect(),

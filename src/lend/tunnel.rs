@@ -86,6 +86,7 @@ impl AsFd for Tunnel {
 /// OpenSSL, which starts in half the time, else ours.
 fn program() -> io::Result<OwnedFd> {
     let open = |path: &Path| {
+        #[expect(clippy::disallowed_methods, reason = "a name for a file, not its content")]
         rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(io::Error::from)
     };

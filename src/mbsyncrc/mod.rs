@@ -23,7 +23,7 @@ pub use select::MbsyncWords;
 
 use crate::error::Error;
 use crate::model::Account;
-use std::fs;
+use crate::os::file;
 use std::hash::Hasher as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -94,7 +94,7 @@ impl Env {
 
 /// From /etc/passwd: enough for a spelling that is hardly used.
 fn user_home(user: &str) -> Option<PathBuf> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let users = file::read_text(Path::new("/etc/passwd"), LARGEST).ok()?;
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
         (fields.next() == Some(user)).then(|| fields.nth(4).map(PathBuf::from)).flatten()
@@ -211,7 +211,7 @@ pub fn locate(env: &Env, version: Option<IsyncVersion>) -> Result<PathBuf, Error
 /// # Errors
 /// The system's.
 pub fn text(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    let file = fs::File::open(path)?;
+    let file = file::open(path)?;
     let size = file.metadata().map_or(0, |data| data.len()).min(LARGEST);
     // Room for all of it: the text has passwords in it, and a buffer that
     // moved while it grew would leave them behind.

@@ -6,8 +6,7 @@ use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, Theirs};
 use crate::error::Error;
 use crate::mbsyncrc::{Config, Env};
 use crate::model::{Account, Mailbox};
-use std::fs::File;
-use std::io::Read as _;
+use crate::os::file;
 use std::path::{Path, PathBuf};
 
 /// Larger than any file of msmtp's.
@@ -79,9 +78,7 @@ fn senders(env: &Env) -> Vec<Sender> {
 }
 
 fn text_of(file: &Path) -> Option<String> {
-    let file = File::open(file).ok().filter(|file| file.metadata().is_ok_and(|it| it.is_file()))?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    let bytes = file::read_start(file, LARGEST).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 

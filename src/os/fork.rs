@@ -1,13 +1,16 @@
 //! The few steps that the language cannot check: what happens in a process
-//! between fork and exec, and a fork without exec.
+//! between fork and exec, a fork without exec, and the process's own settings.
 //!
-//! The only module with `unsafe`. Knows system calls; knows nothing of mail.
+//! The only module with `unsafe`. Does not depend on: anything but system calls.
+//! Another system lacks `die_with_parent`'s prctl; kqueue's `NOTE_EXIT` in a
+//! helper process is the usual substitute.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
 /// Which side of [`fork_detached`] returned.
@@ -19,7 +22,7 @@ pub enum Forked {
     Child,
 }
 
-/// Leaves a child that no terminal, pipe or mutt waits for.
+/// Forks a child that no terminal, pipe or mutt waits for.
 ///
 /// Only for a process with one thread: the child goes on running ordinary code.
 ///
@@ -35,14 +38,15 @@ pub fn fork_detached() -> io::Result<Forked> {
     }
     // Before there is a child: one that kept the caller's pipe would be waited
     // for by mutt's backtick.
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    let deaf = Deaf::now();
+    #[expect(clippy::disallowed_methods, reason = "a device, and always this one")]
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let ignored = IgnoredSignals::now();
     // SAFETY: as above.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let _ = rustix::process::setsid();
-            drop(deaf);
+            drop(ignored);
             let _ = rustix::stdio::dup2_stdin(&null);
             let _ = rustix::stdio::dup2_stdout(&null);
             let _ = rustix::stdio::dup2_stderr(&null);
@@ -55,10 +59,10 @@ pub fn fork_detached() -> io::Result<Forked> {
 /// Signals that a terminal sends.
 const OF_TERMINALS: [libc::c_int; 3] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
 
-/// While it lasts, they are dropped; then they do what they did before.
-struct Deaf([libc::sigaction; 3]);
+/// While it exists, they are ignored; then they do what they did before.
+struct IgnoredSignals([libc::sigaction; 3]);
 
-impl Deaf {
+impl IgnoredSignals {
     fn now() -> Self {
         // SAFETY: all zero is a valid sigaction: the default one.
         let mut before: [libc::sigaction; 3] = unsafe { std::mem::zeroed() };
@@ -69,11 +73,11 @@ impl Deaf {
             // SAFETY: both point to values of ours; the signal exists and may be ignored.
             unsafe { libc::sigaction(signal, &raw const ignore, before) };
         }
-        Deaf(before)
+        IgnoredSignals(before)
     }
 }
 
-impl Drop for Deaf {
+impl Drop for IgnoredSignals {
     fn drop(&mut self) {
         for (signal, before) in OF_TERMINALS.into_iter().zip(&self.0) {
             // SAFETY: it points to what sigaction itself has written.

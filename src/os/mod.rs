@@ -1,8 +1,14 @@
-//! The operating system: processes, signals, clocks.
+//! The operating system: files, waits, processes, signals, clocks.
 //!
-//! Knows Linux. Does not depend on: mail, mbsync, the rest of the program.
+//! Written for Linux. Each facility is one file, and its head says what another
+//! system would need there. Does not depend on: mail, mbsync, the rest of the
+//! program.
 
+pub mod child;
+pub mod clock;
+pub mod file;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 pub mod procfs;
 pub mod signals;
+pub mod wait;

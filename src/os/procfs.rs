@@ -1,14 +1,24 @@
-//! What `/proc` tells of other processes: who they are, whom they started, how
-//! many bytes they moved.
+//! Other processes, from `/proc`: identity, descendants, bytes moved; and the
+//! kernel's settings.
 //!
-//! Knows the kernel's text formats (proc(5)); knows nothing of what the
-//! processes are for.
+//! Knows the kernel's text formats (proc(5)). Does not depend on: what the
+//! processes are for. Another system would answer these questions by sysctl(3)
+//! or libproc, in this file.
 
 use std::fs;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::file;
+use super::wait::{Cancel, Woken, wait};
+
+/// Larger than any of the files that are read here.
+const LIMIT: u64 = 1 << 20;
+/// How often a process is looked at for which there is no descriptor left.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A process that cannot be mistaken for a later one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,19 +53,29 @@ impl Process {
         }
     }
 
-    /// Waits for its end; false if it has not come within `limit`.
-    #[must_use]
-    pub fn wait_gone(self, limit: Duration) -> bool {
-        let Ok(fd) = rustix::process::pidfd_open(self.pid, PidfdFlags::empty()) else {
-            return !self.is_alive();
-        };
-        if !self.is_alive() {
-            return true;
+    /// Waits for its end ([`Woken::Ready`]).
+    pub fn wait_gone(self, deadline: Option<Instant>, cancel: Option<&Cancel>) -> Woken {
+        let pidfd = rustix::process::pidfd_open(self.pid, PidfdFlags::empty()).ok();
+        loop {
+            if !self.is_alive() {
+                return Woken::Ready;
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Woken::TimedOut;
+            }
+            let mut fds: Vec<_> = pidfd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+            let slice = now + LOOK_EVERY;
+            let until = match (&pidfd, deadline) {
+                (Some(_), deadline) => deadline,
+                (None, deadline) => Some(deadline.map_or(slice, |deadline| deadline.min(slice))),
+            };
+            match wait(&mut fds, until, cancel) {
+                Ok(Woken::Cancelled) => return Woken::Cancelled,
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(LOOK_EVERY),
+            }
         }
-        let limit = rustix::time::Timespec::try_from(limit).ok();
-        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-        let _ = rustix::io::retry_on_intr(|| poll(&mut fds, limit.as_ref()));
-        !self.is_alive()
     }
 }
 
@@ -87,7 +107,7 @@ pub fn descendants(of: Pid) -> Vec<Process> {
 /// files and sockets alike (`rchar` and `wchar` of proc(5)).
 #[must_use]
 pub fn bytes_moved(pid: Pid) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{}/io", pid.as_raw_nonzero())).ok()?;
+    let text = text(format!("/proc/{}/io", pid.as_raw_nonzero()))?;
     let field = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
     };
@@ -105,7 +125,7 @@ pub fn bytes_moved_by_tree(top: Pid) -> Option<u64> {
 /// The members of this process group that have not ended.
 #[must_use]
 pub fn group_members(group: Pid) -> Vec<Process> {
-    // A zombie that nobody waits for answers too; so a closer look.
+    // Zombies answer too, hence the closer look.
     if rustix::process::test_kill_process_group(group).is_err() {
         return Vec::new();
     }
@@ -118,8 +138,23 @@ pub fn group_members(group: Pid) -> Vec<Process> {
 /// Identifies the time since the machine was started; empty where unknown.
 #[must_use]
 pub fn boot() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+    sysctl("kernel.random.boot_id").unwrap_or_default()
+}
+
+/// Seconds since the machine was started.
+#[must_use]
+pub fn uptime() -> Option<f64> {
+    text("/proc/uptime")?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// A setting of the kernel's, by its name for sysctl(8).
+#[must_use]
+pub fn sysctl(name: &str) -> Option<String> {
+    Some(text(format!("/proc/sys/{}", name.replace('.', "/")))?.trim().to_owned())
+}
+
+fn text(path: impl AsRef<Path>) -> Option<String> {
+    file::read_text(path.as_ref(), LIMIT).ok()
 }
 
 fn everybody() -> impl Iterator<Item = (Process, Stat)> {
@@ -139,7 +174,8 @@ struct Stat {
 
 impl Stat {
     fn of(pid: Pid) -> Option<Stat> {
-        Self::parse(&fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+        let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        Self::parse(&file::read(Path::new(&path), LIMIT).ok()?)
     }
 
     fn parse(text: &[u8]) -> Option<Stat> {
@@ -158,6 +194,7 @@ impl Stat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::wait::after;
     use std::process::Command;
 
     #[test]
@@ -177,11 +214,15 @@ mod tests {
         let below = descendants(pid);
         assert!(descendants(rustix::process::getpid()).iter().any(|found| found.pid == pid));
         let process = Process::with_pid(pid).unwrap();
-        assert!(process.is_alive() && !process.wait_gone(Duration::from_millis(5)));
+        let in_a_while = after(Duration::from_millis(5));
+        assert_eq!(process.wait_gone(in_a_while, None), Woken::TimedOut);
+        let cancel = Cancel::new().unwrap();
+        cancel.raise();
+        assert_eq!(process.wait_gone(None, Some(&cancel)), Woken::Cancelled);
         for each in below.iter().chain([&process]) {
             each.signal(Signal::KILL);
         }
-        assert!(process.wait_gone(Duration::from_secs(30)));
+        assert_eq!(process.wait_gone(after(Duration::from_secs(30)), None), Woken::Ready);
         child.wait().unwrap();
         assert!(!process.is_alive());
     }

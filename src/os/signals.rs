@@ -1,26 +1,26 @@
 //! TERM, INT and HUP as something that can be polled.
 //!
 //! The handlers write one byte into a pipe that nobody empties: once a signal
-//! has come, every poll of every thread that includes the pipe returns. No
-//! signal mask is changed, so that children inherit none. Knows nothing of what
-//! is stopped.
+//! has come, every wait of every thread that includes it returns. No signal mask
+//! is changed, so that children inherit none. Does not depend on: what is
+//! stopped.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::event::EventfdFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::os::fork;
+use super::fork;
+use super::wait::Cancel;
 
 /// The signals that end the program.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     came: Arc<AtomicUsize>,
-    readable: Arc<OwnedFd>,
+    cancel: Cancel,
 }
 
 impl Shutdown {
@@ -36,14 +36,13 @@ impl Shutdown {
                 signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
             }
         }
-        Ok(Shutdown { came, readable: Arc::new(readable.into()) })
+        Ok(Shutdown { came, cancel: Cancel::when_readable(Arc::new(readable.into())) })
     }
 
-    /// Leaves the signals to the kernel: for who is about to end anyway. Costs
-    /// one system call where the other costs twenty.
+    /// Leaves the signals to the kernel: for a process that is about to end
+    /// anyway. One system call in place of twenty.
     pub fn never() -> io::Result<Self> {
-        let silent = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
-        Ok(Shutdown { came: Arc::default(), readable: Arc::new(silent) })
+        Ok(Shutdown { came: Arc::default(), cancel: Cancel::new()? })
     }
 
     /// The signal that came, if one has.
@@ -51,11 +50,17 @@ impl Shutdown {
     pub fn signal(&self) -> Option<u8> {
         u8::try_from(self.came.load(Ordering::SeqCst)).ok().filter(|&signal| signal != 0)
     }
+
+    /// What is raised once a signal has come.
+    #[must_use]
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
 }
 
 impl AsFd for Shutdown {
     /// Readable once a signal has come.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.readable.as_fd()
+        self.cancel.as_fd()
     }
 }

@@ -2,25 +2,28 @@
 //!
 //! `lock` while a run lasts, `queue.lock` while one waits out throttle or
 //! backoff, `waiter.lock` while a waiter lives. The text of `lock` is the run:
-//! its process and start time, so that whoever takes the lock from a killed
-//! holder can wait for an mbsync that still lives. The descriptor is closed on
+//! its process and start time, so that the process that takes the lock from a
+//! killed holder can wait for an mbsync that still lives. The descriptor is closed on
 //! exec, so neither mbsync nor a daemon that its password command starts can
 //! hold the lock.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fs2::FileExt;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 
+use crate::os::file;
 use crate::os::procfs::{self, Process, boot, group_members};
 use crate::os::signals::Shutdown;
+use crate::os::wait::{self, Woken};
+
+/// Longer than what is ever written into a lock.
+const LONGEST_TEXT: u64 = 100;
 
 /// A lock held until it is dropped.
 #[derive(Debug)]
@@ -63,18 +66,18 @@ impl Lock {
 
     /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
-        let file = open(path)?;
+        let file = file::open_or_create(path)?;
         let mut pause = Duration::from_micros(1);
         while pause < LONGEST_LOOK {
             if try_flock(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
-            // Who merely looks shares it for a moment; a holder shares it with nobody.
+            // A process that only looks shares it for a moment; a holder does not.
             if !try_flock(FileExt::try_lock_shared, &file)? {
                 break;
             }
             FileExt::unlock(&file)?;
-            // Not by yielding: on a busy machine who looks may be off the processor.
+            // Not by yielding: on a busy machine the other may be off the processor.
             std::thread::sleep(pause);
             pause = pause * 5 / 4;
         }
@@ -97,50 +100,39 @@ impl Lock {
             return Ok(LockWait::Got(lock));
         }
         let (ours, theirs) = UnixStream::pair()?;
-        let file = open(path)?;
+        let file = file::open_or_create(path)?;
         let (send, receive) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
             let got = retry_eintr(|| FileExt::lock_exclusive(&file));
             let _ = send.send(got.map(|()| Lock::of(file)));
             drop(theirs);
         })?;
-        let mut deadline = Instant::now() + slice;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = rustix::time::Timespec::try_from(left).map_err(io::Error::other)?;
-            let mut fds = [PollFd::new(&ours, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-            match poll(&mut fds, Some(&left)) {
-                Ok(0) if holder_lives() => {
-                    deadline = Instant::now() + slice;
-                    continue;
-                }
-                Ok(0) => return Ok(LockWait::TooLong),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-                Ok(_) => {}
+            match wait::readable(&ours, wait::after(slice), Some(stop.cancel()))? {
+                Woken::Ready => break,
+                Woken::Cancelled => return Ok(LockWait::Stopped),
+                Woken::TimedOut if holder_lives() => {}
+                Woken::TimedOut => return Ok(LockWait::TooLong),
             }
-            if stop.signal().is_some() {
-                return Ok(LockWait::Stopped);
-            }
-            // The thread has sent before it closed its end.
-            let got = receive.recv().map_err(io::Error::other)?;
-            // Joined, so that a fork afterwards finds one thread.
-            let _ = thread.join();
-            return Ok(LockWait::Got(got?));
         }
+        // The thread has sent before it closed its end.
+        let got = receive.recv().map_err(io::Error::other)?;
+        // Joined, so that a fork afterwards finds one thread.
+        let _ = thread.join();
+        Ok(LockWait::Got(got?))
     }
 
-    /// Whether somebody holds it; says nothing of who will hold it next.
+    /// Whether it is held now.
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
-        let Ok(file) = File::open(path) else { return false };
+        let Ok(file) = file::open(path) else { return false };
         try_flock(FileExt::try_lock_shared, &file).is_ok_and(|free| !free)
     }
 
     /// The process that the lock's text names, if it lives.
     #[must_use]
     pub fn run_under(path: &Path) -> Option<Process> {
-        let text = std::fs::read_to_string(path).ok()?;
+        let text = file::read_text(path, LONGEST_TEXT).ok()?;
         Process::with_pid(procfs::pid(text.split_ascii_whitespace().next()?)?)
     }
 
@@ -160,16 +152,17 @@ impl Lock {
     /// `limit`, then ends it. What is left of its process group (a password
     /// command that hangs, an mbsync whose wrapper died) is ended too.
     pub fn reap_orphan(&mut self, limit: Duration, stop: &Shutdown) -> Orphan {
-        let mut text = String::new();
         let _ = self.file.rewind();
-        if (&self.file).take(100).read_to_string(&mut text).is_err() || text.is_empty() {
+        let text = file::read_open(&self.file, LONGEST_TEXT).map(String::from_utf8);
+        let Ok(Ok(text)) = text else { return Orphan::Over };
+        if text.is_empty() {
             return Orphan::Over;
         }
         let mut fields = text.split_ascii_whitespace();
         let pid = fields.next().and_then(procfs::pid);
         let started: Option<u64> = fields.next().and_then(|started| started.parse().ok());
         let own_group = fields.next() == Some("group");
-        let of_this_boot = fields.next().is_none_or(|told| told == boot());
+        let of_this_boot = fields.next().is_none_or(|noted| noted == boot());
         let over = match (pid, started) {
             (Some(pid), Some(started)) if of_this_boot => {
                 let run = Process { pid, started };
@@ -184,7 +177,7 @@ impl Lock {
                     ended
                 }
             }
-            // The holder was killed between fork and its note; the child, told to
+            // The holder was killed between fork and its note; the child, set to
             // die with it, is gone or as good as gone. What it has started is not.
             (Some(pid), None) => {
                 let run = Process::with_pid(pid).filter(|found| is_young(*found));
@@ -244,28 +237,23 @@ fn retry_eintr(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Who shares the lock for longer is stopped, and cannot be waited for. The
+/// A process that shares the lock for longer is stopped (SIGSTOP), and is not waited for. The
 /// pauses grow up to it, and take five times as long in all.
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
-/// How long what was told to end is given to do so.
+/// How long a process is given to end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
 fn gone(run: Process, limit: Duration, stop: &Shutdown) -> Orphan {
-    let deadline = Instant::now() + limit;
-    while !run.wait_gone(Duration::from_millis(20)) {
-        if stop.signal().is_some() {
-            return Orphan::Stopped;
-        }
-        if Instant::now() >= deadline {
-            return Orphan::Lives;
-        }
+    match run.wait_gone(wait::after(limit), Some(stop.cancel())) {
+        Woken::Ready => Orphan::Over,
+        Woken::TimedOut => Orphan::Lives,
+        Woken::Cancelled => Orphan::Stopped,
     }
-    Orphan::Over
 }
 
 /// Ends what is left of the group that a run, now gone, has led.
 fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Shutdown) -> Orphan {
-    // A group's number is given to no new process. Whoever bears it now leads
+    // A group's number is given to no new process. A process that has it now leads
     // another group, and the run's was gone before.
     let members = || {
         let mut members = group_members(leader);
@@ -295,10 +283,7 @@ fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Shutdown) ->
 /// Started within the last minute or so: a process found by number alone is
 /// taken for the run only then.
 fn is_young(process: Process) -> bool {
-    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let uptime: f64 =
-        uptime.split_ascii_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-    started_lately(process.started, uptime)
+    started_lately(process.started, procfs::uptime().unwrap_or(0.0))
 }
 
 /// Of a time in clock ticks since boot, and seconds since boot.
@@ -309,14 +294,11 @@ fn started_lately(ticks: u64, uptime: f64) -> bool {
     uptime - started < 60.0
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::Command;
+    use std::time::Instant;
 
     #[test]
     fn g1_a_lock_is_held_once_and_freed_by_drop() {
@@ -332,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn g2_who_merely_looks_is_not_taken_for_a_holder() {
+    fn g2_a_process_that_only_looks_is_not_taken_for_a_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         drop(Lock::try_take(&path).unwrap());
@@ -355,7 +337,7 @@ mod tests {
     fn g9_a_looker_that_is_stopped_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let file = open(&path).unwrap();
+        let file = file::open_or_create(&path).unwrap();
         FileExt::lock_shared(&file).unwrap();
         let begun = Instant::now();
         assert!(Lock::try_take(&path).unwrap().is_none());
@@ -369,11 +351,11 @@ mod tests {
         assert!(!try_flock(|_| Err(rustix::io::Errno::AGAIN.into()), &file).unwrap());
         // A signal is not an answer.
         let mut calls = 0;
-        let told = retry_eintr(|| {
+        let result = retry_eintr(|| {
             calls += 1;
             if calls < 4 { Err(rustix::io::Errno::INTR.into()) } else { Ok(()) }
         });
-        assert!(told.is_ok() && calls == 4);
+        assert!(result.is_ok() && calls == 4);
     }
 
     #[test]
@@ -493,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn the_run_under_a_lock_is_told_while_it_lives() {
+    fn the_run_under_a_lock_is_known_while_it_lives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         assert_eq!(Lock::run_under(&path), None);

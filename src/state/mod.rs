@@ -12,14 +12,19 @@ pub mod lock;
 pub mod names;
 pub mod requests;
 pub mod throttle;
+pub mod watch;
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ExitStatus, no_descriptor_left, with_hint};
+use crate::os::file;
 use crate::os::procfs::{self, Process};
+
+/// Most bytes of a state file that are read.
+pub const LARGEST: u64 = 64 << 20;
 
 /// An account's directory of state files, mode 0700.
 #[derive(Debug, Clone)]
@@ -68,7 +73,7 @@ impl StateDir {
     /// The value in this JSON file; `None` when there is none or it does not parse.
     #[must_use]
     pub fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let text = std::fs::read(self.file(name)).ok()?;
+        let text = file::read(&self.file(name), LARGEST).ok()?;
         serde_json::from_slice(&text)
             .map_err(|error| {
                 eprintln_quietly(&format!("{}: {error}; ignored", self.file(name).display()));
@@ -91,7 +96,7 @@ impl StateDir {
         }
     }
 
-    /// Removes what writers left that were killed in the midst of it.
+    /// Removes temporary files whose writers were killed.
     pub fn sweep(&self) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -105,10 +110,7 @@ impl StateDir {
 
     fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let temporary = self.file(&format!(".{name}.{}", std::process::id()));
-        let written = File::create(&temporary).and_then(|mut file| {
-            file.write_all(text)?;
-            file.sync_all()
-        });
+        let written = file::write(&temporary, text).and_then(|file| file.sync_all());
         let renamed = written.and_then(|()| std::fs::rename(&temporary, self.file(name)));
         if renamed.is_err() {
             let _ = std::fs::remove_file(&temporary);

@@ -13,9 +13,8 @@
 //! `urgent` beside them says that somebody asked not to be throttled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +23,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::backoff::{BackoffPolicy, seconds};
 use super::{StateDir, names};
 use crate::model::Target;
+use crate::os::file;
+
+/// Longer than a failure mark ever is.
+const LONGEST_MARK: u64 = 4096;
 
 /// How a request stands, as seen by somebody who holds the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +217,7 @@ pub fn requeue(
     let name = names::want(want);
     let (run, want) = (dir.file("run").join(&name), dir.file("want").join(&name));
     let mark = format!("{failures} {} {}\n", seconds(now), seconds(now + wait));
-    let marked = fs::write(&run, mark);
+    let marked = file::write(&run, mark.as_bytes()).map(drop);
     match renameat_with(CWD, &run, CWD, &want, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::EXIST) => dir.remove(&format!("run/{name}")),
         // A file system without RENAME_NOREPLACE: losing a mark is harmless, losing
@@ -231,11 +234,11 @@ pub fn requeue(
 }
 
 fn create(path: &Path) -> io::Result<()> {
-    File::options().create(true).write(true).truncate(true).mode(0o600).open(path).map(drop)
+    file::write(path, b"").map(drop)
 }
 
 fn found(path: &Path) -> Found {
-    match fs::read(path) {
+    match file::read(path, LONGEST_MARK) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
         Err(_) => Found::Fresh,
         Ok(text) => match std::str::from_utf8(&text).ok().and_then(FailureMark::parse) {

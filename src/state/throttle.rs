@@ -6,11 +6,11 @@
 //! rate algorithm's arrival time, ITU-T I.371). Each run moves it one distance
 //! on. Knows wall-clock times as values; reads no clock.
 
-use std::fs::File;
 use std::io;
 use std::time::{Duration, SystemTime};
 
 use super::StateDir;
+use crate::os::file;
 
 /// The two settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +62,7 @@ pub fn stamp(dir: &StateDir, rate: Rate, now: SystemTime) -> Option<SystemTime> 
 
 /// Puts the stamp on disk.
 pub fn set_stamp(dir: &StateDir, even: SystemTime) -> io::Result<()> {
-    let file = File::options().create(true).append(true).open(dir.file("throttle"))?;
-    file.set_modified(even)
+    file::open_or_create(&dir.file("throttle"))?.set_modified(even)
 }
 
 #[cfg(test)]

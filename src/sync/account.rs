@@ -10,20 +10,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::changes::Snapshot;
 use super::hooks::{self, HookEnv};
-use super::mbsync::{self, Companion, Job, Prompt, RunEnd};
+use super::mbsync::{self, Companion, Job, RunEnd};
 use super::output::Problem;
-use super::pause::{self, StateWatch};
 use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
 use crate::error::{Error, ExitStatus};
 use crate::mbsyncrc::{Config, MbsyncWords};
 use crate::model::{Account, CredentialSource, Mailbox, Target};
+use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::procfs;
 use crate::os::signals::Shutdown;
+use crate::os::wait;
 use crate::settings::Settings;
 use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, Change, LastRun};
 use crate::state::lock::{Lock, LockWait, Orphan};
+use crate::state::watch::StateWatch;
 use crate::state::{StateDir, requests, state_failure, throttle};
 use crate::text::short;
 
@@ -472,7 +474,8 @@ impl Backend for AccountBackend<'_> {
 
     fn pause(&mut self, at_most: Duration) -> Paused {
         if let Some(changes) = &mut self.changed {
-            return changes.wait(at_most, &self.stop);
+            changes.wait(at_most, self.stop.cancel());
+            return self.paused();
         }
         // What changed before the watch was set would be missed: look again first.
         self.changed = Some(StateWatch::of(&self.dir));
@@ -480,7 +483,8 @@ impl Backend for AccountBackend<'_> {
     }
 
     fn settle(&mut self) -> Paused {
-        pause::sleep(self.scene.settings.settle, &self.stop)
+        wait::sleep(self.scene.settings.settle, self.stop.cancel());
+        self.paused()
     }
 
     fn clock(&mut self) -> Duration {
@@ -493,6 +497,10 @@ impl Backend for AccountBackend<'_> {
 }
 
 impl AccountBackend<'_> {
+    fn paused(&self) -> Paused {
+        if self.stop.signal().is_some() { Paused::Stopped } else { Paused::Over }
+    }
+
     /// As [`Backend::run`], where `start` is what runs mbsync. Gives what that
     /// gave beside the run's end, if there was anything to run.
     pub fn run_by<T>(

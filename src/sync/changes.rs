@@ -5,12 +5,12 @@
 //! read at all.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::model::Mailbox;
+use crate::os::file;
 use crate::state::last_run::Change;
 use crate::verdict::maildir;
 use crate::verdict::record::{self, Record};
@@ -33,7 +33,7 @@ impl Snapshot {
             .into_iter()
             .take(MOST_OPEN)
             .map(|mailbox| {
-                let file = mailbox.state_file.as_ref().and_then(|path| File::open(path).ok());
+                let file = mailbox.state_file.as_ref().and_then(|path| file::open(path).ok());
                 (mailbox, file)
             })
             .collect();
@@ -59,7 +59,7 @@ impl Snapshot {
 
 fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option<Change> {
     let path: &PathBuf = mailbox.state_file.as_ref()?;
-    let now = File::open(path).ok()?;
+    let now = file::open(path).ok()?;
     let id = |file: &File| file.metadata().ok().map(|found| (found.dev(), found.ino()));
     if before.is_some_and(|before| id(before) == id(&now)) {
         return None;
@@ -85,8 +85,6 @@ fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option
     (change.pulled + change.pushed + change.flags + change.gone > 0).then_some(change)
 }
 
-fn record(mut file: &File) -> Option<Record> {
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
-    record::parse(&text).ok()
+fn record(file: &File) -> Option<Record> {
+    record::parse(&file::read_open(file, record::LARGEST).ok()?).ok()
 }

@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
-
 use super::account::AccountContext;
 use super::detached;
 use crate::headers;
 use crate::model::Mailbox;
-use crate::os::fork;
+use crate::os::child::{Child, Scope};
+use crate::os::file;
 use crate::os::signals::Shutdown;
+use crate::os::wait::{Woken, after};
 use crate::settings::Settings;
 use crate::state::StateDir;
 use crate::state::last_run::Change;
@@ -27,16 +27,19 @@ use crate::verdict::maildir;
 
 /// How long one of the user's commands may take.
 const LIMIT: Duration = Duration::from_secs(2 * 60);
+/// What it is given between TERM and KILL.
+const GRACE: Duration = Duration::from_secs(5);
 /// Set for the user's commands, so that a mutt-sync called by one knows.
 const INSIDE: &str = "MUTT_SYNC_HOOK";
 /// The mark of a request that such a mutt-sync made.
 const ECHO: &str = "echo";
+
 /// Leaves the mark, if this process was called by one of the user's commands.
 /// Before the request itself: who sees that sees the mark too.
 pub fn mark_echo(dir: &StateDir) {
     if std::env::var_os(INSIDE).is_some() {
         // Lost, the commands run once more.
-        let _ = std::fs::write(dir.file(ECHO), "");
+        let _ = file::write(&dir.file(ECHO), b"");
     }
 }
 
@@ -124,21 +127,15 @@ pub fn run_commands(settings: &Settings, dir: &StateDir, stop: &Shutdown) {
     }
 }
 
-/// A session of its own, so that it is ended with all that it has started.
+/// Runs a command to its end. One that takes too long, or that is running when a
+/// signal comes, is ended with all that it has started.
 fn run_bounded(program: &str, arguments: &[String], limit: Duration, stop: &Shutdown) {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut child) = fork::in_new_session(&mut command).spawn() else { return };
-    let pid = Pid::from_child(&child);
-    if let Ok(ended) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        if !super::pause::ready_within(&ended, limit, stop) {
-            let _ = kill_process_group(pid, Signal::TERM);
-            if !super::pause::ready_within(&ended, Duration::from_secs(5), stop) {
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-        }
+    let Ok(mut child) = Child::spawn(&mut command, Scope::Session, GRACE) else { return };
+    if matches!(child.follow(after(limit), Some(stop.cancel()), |_| ()), Ok(Woken::Ready)) {
+        let _ = child.reap();
     }
-    let _ = child.wait();
 }
 
 fn changed<'a>(

@@ -6,20 +6,21 @@
 
 use std::borrow::Cow;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus as StdExitStatus, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus as StdExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::event::{PollFd, PollFlags};
 
 use super::output::{Problem, finding, redact};
 use crate::error::{ExitStatus, with_hint};
+use crate::os::child::{Child, LOOK_EVERY, Prompt, Scope};
 use crate::os::fork;
 use crate::os::procfs::{self, Process};
 use crate::os::signals::Shutdown;
+use crate::os::wait::{self, Woken};
 use crate::state::lock::Lock;
 
 /// How long TERM is given before KILL follows.
@@ -28,10 +29,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const LONGEST_LINE: usize = 8 * 1024;
 /// Most lines kept for the report.
 const MOST_LINES: usize = 200;
-
-/// Variables that lead a password command to a prompt.
-const PROMPTS: [&str; 5] =
-    ["GPG_TTY", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY"];
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +39,7 @@ pub struct Job<'a> {
     pub file: &'a Path,
     /// `--` and `CHANNEL`, `CHANNEL:BOX,BOX` …, or `-a`.
     pub words: &'a [String],
-    /// Where it may ask.
+    /// Where it and its password command may ask.
     pub prompt: Prompt,
     /// Show mbsync's own counters: its standard output stays ours.
     pub progress: bool,
@@ -52,18 +49,6 @@ pub struct Job<'a> {
     pub stall: Duration,
     /// Texts that must not be printed.
     pub secrets: &'a [&'a str],
-}
-
-/// Where mbsync and its password command may ask the user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prompt {
-    /// On the terminal that we were started on: mbsync stays in our process group.
-    Terminal,
-    /// Only through what the environment offers: a graphical pinentry, not one
-    /// that would take a terminal where something else is drawn.
-    Environment,
-    /// Nowhere: no terminal and no variable that leads to one.
-    Never,
 }
 
 /// How a run ended.
@@ -112,12 +97,11 @@ pub fn run<'a>(
     beside: Option<&'a mut (dyn Companion + 'a)>,
 ) -> RunEnd {
     match start(job, lock, beside.as_deref()) {
-        Ok(child) => match Supervised::new(job, child, lock, beside).map(|run| run.follow(stop)) {
-            Ok(ended) => ended,
-            Err(error) => {
-                ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![])
-            }
-        },
+        Ok(child) => {
+            Supervised::new(job, child, beside).and_then(|run| run.follow(stop)).unwrap_or_else(
+                |error| ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![]),
+            )
+        }
         Err(error) => {
             let program = job.program.display();
             let text = match error.kind() {
@@ -158,23 +142,15 @@ fn start(
         }
     }
     command.args(line.iter().skip(1)).stderr(Stdio::piped());
-    if job.prompt == Prompt::Terminal {
-        command.stdin(Stdio::inherit());
-    } else {
-        command.stdin(Stdio::null());
-        fork::in_new_session(&mut command);
-    }
-    let leads_to_prompt: &[&str] = match job.prompt {
-        Prompt::Terminal => &[],
-        Prompt::Environment => &["GPG_TTY"],
-        Prompt::Never => &PROMPTS,
-    };
-    for name in leads_to_prompt {
-        command.env_remove(name);
-    }
     command.stdout(if job.progress { Stdio::inherit() } else { Stdio::piped() });
+    let scope = job.prompt.prepare(&mut command);
     lock.clear()?;
-    fork::die_with_parent(&mut command, lock.as_fd()).spawn()
+    fork::die_with_parent(&mut command, lock.as_fd());
+    let child = Child::spawn(&mut command, scope, GRACE)?;
+    // On a full disk there is no record; it dies with us all the same.
+    let _ =
+        Process::with_pid(child.pid()).map(|process| lock.record(process, scope == Scope::Session));
+    Ok(child)
 }
 
 /// Reads lines without waiting, and keeps no more of them than is useful.
@@ -235,14 +211,7 @@ fn goes_on(before: Option<u64>, now: Option<u64>, stall: Duration) -> bool {
     }
 }
 
-/// What is being done about the run's end.
-enum Termination {
-    /// Nothing: it runs.
-    No,
-    /// TERM was sent, for this reason; without one to what a killed run has left.
-    Asked { why: Option<Why>, since: Instant, killed: bool, tree: Vec<Process> },
-}
-
+/// Why a run was ended.
 #[derive(Clone, Copy)]
 enum Why {
     Stalled,
@@ -252,13 +221,12 @@ enum Why {
 struct Supervised<'a> {
     job: &'a Job<'a>,
     child: Child,
-    pid: Pid,
-    pidfd: OwnedFd,
     stderr: Lines<ChildStderr>,
     stdout: Lines<ChildStdout>,
     findings: Vec<(Problem, String)>,
     other: Vec<String>,
-    ending: Termination,
+    /// Why it was sent TERM; `None` also where that ends only what it has left.
+    why: Option<Why>,
     beside: Option<&'a mut (dyn Companion + 'a)>,
     /// What mbsync calls the configuration, and what the user calls it.
     names: Option<(String, String)>,
@@ -268,57 +236,25 @@ impl<'a> Supervised<'a> {
     fn new(
         job: &'a Job<'a>,
         mut child: Child,
-        lock: &mut Lock,
         beside: Option<&'a mut (dyn Companion + 'a)>,
     ) -> io::Result<Self> {
-        let pid = Pid::from_child(&child);
-        let own_group = job.prompt != Prompt::Terminal;
-        // On a full disk there is no record; it dies with us all the same.
-        let _ = Process::with_pid(pid).map(|process| lock.record(process, own_group));
-        let set_up = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-            .map_err(io::Error::from)
-            .and_then(|pidfd| {
-                let stderr = Lines::new(child.stderr.take())?;
-                Ok((pidfd, stderr, Lines::new(child.stdout.take())?))
-            });
-        match set_up {
-            Ok((pidfd, stderr, stdout)) => Ok(Supervised {
-                job,
-                child,
-                pid,
-                pidfd,
-                stderr,
-                stdout,
-                findings: Vec::new(),
-                other: Vec::new(),
-                ending: Termination::No,
-                names: beside
-                    .as_ref()
-                    .map(|beside| (beside.file(), job.file.display().to_string())),
-                beside,
-            }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error)
-            }
-        }
+        let (stdout, stderr) = child.take_output();
+        Ok(Supervised {
+            job,
+            child,
+            stderr: Lines::new(stderr)?,
+            stdout: Lines::new(stdout)?,
+            findings: Vec::new(),
+            other: Vec::new(),
+            why: None,
+            names: beside.as_ref().map(|beside| (beside.file(), job.file.display().to_string())),
+            beside,
+        })
     }
 
-    fn follow(mut self, stop: &Shutdown) -> RunEnd {
-        match self.watch(stop) {
-            Ok(status) => self.ended(status),
-            Err(error) => {
-                // Unwatched it must not live on: the lock is about to be free.
-                self.end(Some(Why::Stalled));
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![])
-            }
-        }
-    }
-
-    fn watch(&mut self, stop: &Shutdown) -> io::Result<StdExitStatus> {
+    /// After an error the run is ended with `self`: unwatched it must not live on,
+    /// the lock is about to be free.
+    fn follow(mut self, stop: &Shutdown) -> io::Result<RunEnd> {
         let mut moved = None;
         let mut moved_at = Instant::now();
         let look_every =
@@ -327,44 +263,41 @@ impl<'a> Supervised<'a> {
         let mut status = None;
         loop {
             let more = self.beside.as_mut().is_some_and(|beside| beside.pump());
-            let timeout = match &self.ending {
-                _ if more => Duration::ZERO,
-                Termination::No => look_at.saturating_duration_since(Instant::now()),
-                // What lingers in the process group has no descriptor to poll.
-                Termination::Asked { .. } => Duration::from_millis(5),
+            let until = match self.child.is_ending() {
+                _ if more => Instant::now(),
+                true => Instant::now() + LOOK_EVERY,
+                false => look_at,
             };
-            let only_beside = self.wait(stop, timeout, status.is_some())?;
+            let only_beside = self.wait(stop, until, status.is_some())?;
             if only_beside && status.is_none() && Instant::now() < look_at {
                 continue;
             }
             self.read();
-            // Before the look at its end: a terminal's signal ends mbsync and tells
-            // us to stop at once, and that is no failure of mbsync's.
-            if let (Termination::No, Some(signal)) = (&self.ending, stop.signal()) {
-                self.end(Some(Why::Signal(signal)));
+            // Before its end is looked at: a terminal's signal reaches mbsync and us at
+            // once, and that is no failure of mbsync's.
+            if let (false, Some(signal)) = (self.child.is_ending(), stop.signal()) {
+                self.end(Why::Signal(signal));
             }
             if status.is_none() {
-                status = self.child.try_wait()?;
+                status = self.child.try_reap()?;
                 if status.is_some_and(|status| status.signal().is_some()) {
                     self.end_orphans();
                 }
             }
-            if let Some(status) = status {
-                if !self.lingers() {
-                    self.read();
-                    return Ok(status);
-                }
+            let lingers = self.child.lingers();
+            if let (Some(status), false) = (status, lingers) {
+                self.read();
+                return Ok(self.ended(status));
             }
-            if matches!(self.ending, Termination::No) && Instant::now() >= look_at {
+            if !self.child.is_ending() && Instant::now() >= look_at {
                 look_at = Instant::now() + look_every;
-                let now = procfs::bytes_moved_by_tree(self.pid);
+                let now = procfs::bytes_moved_by_tree(self.child.pid());
                 if goes_on(moved, now, self.job.stall) {
                     (moved, moved_at) = (now, Instant::now());
                 } else if moved_at.elapsed() >= self.stall() {
-                    self.end(Some(Why::Stalled));
+                    self.end(Why::Stalled);
                 }
             }
-            self.lose_patience();
         }
     }
 
@@ -375,30 +308,23 @@ impl<'a> Supervised<'a> {
 
     /// Waits for anything. True if all that came is the business of what goes on
     /// beside the run.
-    fn wait(&self, stop: &Shutdown, timeout: Duration, exited: bool) -> io::Result<bool> {
-        let timeout = rustix::time::Timespec::try_from(timeout).map_err(io::Error::other)?;
+    fn wait(&self, stop: &Shutdown, until: Instant, exited: bool) -> io::Result<bool> {
         let mut fds = Vec::with_capacity(8);
         if !exited {
-            fds.push(PollFd::new(&self.pidfd, PollFlags::IN));
+            fds.push(PollFd::new(&self.child, PollFlags::IN));
         }
-        if matches!(self.ending, Termination::No) {
+        if !self.child.is_ending() {
             fds.push(PollFd::new(stop, PollFlags::IN));
         }
-        if let Some(from) = &self.stderr.from {
-            fds.push(PollFd::new(from, PollFlags::IN));
-        }
-        if let Some(from) = &self.stdout.from {
-            fds.push(PollFd::new(from, PollFlags::IN));
-        }
+        fds.extend(self.stderr.from.iter().map(|from| PollFd::new(from, PollFlags::IN)));
+        fds.extend(self.stdout.from.iter().map(|from| PollFd::new(from, PollFlags::IN)));
         let own = fds.len();
         if let (Some(beside), false) = (&self.beside, exited) {
             beside.poll_fds(&mut fds);
         }
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
-            Ok(_) => Ok(fds.iter().take(own).all(|fd| fd.revents().is_empty())),
-            Err(error) => Err(error.into()),
-        }
+        let woken = wait::wait(&mut fds, Some(until), None)?;
+        let own_silent = fds.iter().take(own).all(|fd| fd.revents().is_empty());
+        Ok(woken == Woken::Ready && own_silent)
     }
 
     fn read(&mut self) {
@@ -430,65 +356,18 @@ impl<'a> Supervised<'a> {
     /// Of a wrapper that was killed mbsync itself may be left, of mbsync what it has
     /// started: the next run must meet neither.
     fn end_orphans(&mut self) {
-        // Without a group of its own nobody can tell them from others any more.
-        let led_a_group = self.job.prompt != Prompt::Terminal;
-        if matches!(self.ending, Termination::No)
-            && led_a_group
-            && !procfs::group_members(self.pid).is_empty()
+        // Without a group of its own they cannot be told from other processes.
+        if !self.child.is_ending()
+            && self.job.prompt != Prompt::Terminal
+            && !procfs::group_members(self.child.pid()).is_empty()
         {
-            self.end(None);
+            self.child.terminate();
         }
     }
 
-    /// Sends TERM to mbsync and to all that it has started.
-    fn end(&mut self, why: Option<Why>) {
-        let tree = if self.job.prompt == Prompt::Terminal {
-            // Our group may be mutt's: only the run's own processes are meant.
-            let mut tree = procfs::descendants(self.pid);
-            tree.extend(Process::with_pid(self.pid));
-            tree
-        } else {
-            vec![]
-        };
-        self.signal(Signal::TERM, &tree);
-        self.ending = Termination::Asked { why, since: Instant::now(), killed: false, tree };
-    }
-
-    fn lose_patience(&mut self) {
-        if let Termination::Asked { since, killed, tree, .. } = &mut self.ending {
-            if since.elapsed() >= GRACE && !*killed {
-                *killed = true;
-                let tree = std::mem::take(tree);
-                self.signal(Signal::KILL, &tree);
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal, tree: &[Process]) {
-        if self.job.prompt == Prompt::Terminal {
-            for process in tree {
-                process.signal(signal);
-            }
-        } else {
-            let _ = rustix::process::kill_process_group(self.pid, signal);
-        }
-    }
-
-    /// Whether something that is to be ended has not ended. After KILL nothing
-    /// is waited for any more.
-    fn lingers(&self) -> bool {
-        match &self.ending {
-            Termination::No => false,
-            Termination::Asked { killed: true, since, .. } => {
-                self.job.prompt != Prompt::Terminal
-                    && since.elapsed() < GRACE * 2
-                    && !procfs::group_members(self.pid).is_empty()
-            }
-            Termination::Asked { tree, .. } if self.job.prompt == Prompt::Terminal => {
-                tree.iter().any(|process| process.is_alive())
-            }
-            Termination::Asked { .. } => !procfs::group_members(self.pid).is_empty(),
-        }
+    fn end(&mut self, why: Why) {
+        self.why = Some(why);
+        self.child.terminate();
     }
 
     fn ended(mut self, status: StdExitStatus) -> RunEnd {
@@ -503,11 +382,7 @@ impl<'a> Supervised<'a> {
                 None => other.push(sanitize),
             }
         });
-        let why = match &self.ending {
-            Termination::Asked { why, .. } => *why,
-            Termination::No => None,
-        };
-        verdict_of(why, status, self.findings, &self.other, self.job.stall)
+        verdict_of(self.why, status, self.findings, &self.other, self.job.stall)
     }
 }
 

@@ -6,5 +6,4 @@ pub mod detached;
 pub mod hooks;
 pub mod mbsync;
 pub mod output;
-pub mod pause;
 pub mod scheduler;

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::model::Mailbox;
 use crate::model::flags::Flags;
+use crate::os::file;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -482,9 +482,7 @@ fn judge_on_disk(
 
 /// As much of the file as mbsync reads.
 fn read_numbering(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    std::fs::File::open(path)?.take(127).read_to_end(&mut text)?;
-    Ok(text)
+    file::read_start(path, 127)
 }
 
 /// With `AltMap` only mbsync's database knows which file is which message. So
@@ -515,6 +513,7 @@ fn list(maildir: &Path, each: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
     let mut buffer = vec![MaybeUninit::<u8>::uninit(); 64 << 10];
     for folder in ["cur", "new"] {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        #[expect(clippy::disallowed_methods, reason = "a directory, and nothing else")]
         let dir = match rustix::fs::open(maildir.join(folder), flags, Mode::empty()) {
             Err(Errno::NOENT) if folder == "new" => continue,
             opened => opened?,

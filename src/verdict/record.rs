@@ -6,12 +6,12 @@
 //! nothing of Maildirs, servers or channels.
 
 use crate::model::flags::Flags;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use crate::os::file;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Largest file that is read; about four million messages.
-const LARGEST: u64 = 64 << 20;
+pub const LARGEST: u64 = 64 << 20;
 
 /// What stands where mbsync keeps its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,30 +127,21 @@ pub fn read(state_file: &Path) -> RecordState {
     if unfinished(state_file) {
         return RecordState::Unfinished;
     }
-    let bytes = match read_bounded(state_file) {
+    let bytes = match file::read(state_file, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return RecordState::NeverSynced;
         }
         Err(error) => {
-            return RecordState::Unreadable { why: format!("{}: {error}", state_file.display()) };
+            let too_large = error.kind() == ErrorKind::FileTooLarge;
+            let why = if too_large { "too big for a sync state".into() } else { error.to_string() };
+            return RecordState::Unreadable { why: format!("{}: {why}", state_file.display()) };
         }
     };
     match parse(&bytes) {
         Ok(record) => RecordState::Known(record),
         Err(why) => RecordState::Unreadable { why: format!("{}:{why}", state_file.display()) },
     }
-}
-
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
-    if size > LARGEST {
-        return Err(std::io::Error::other("too big for a sync state"));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-    file.take(LARGEST).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// The record written in `bytes`.

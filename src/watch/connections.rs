@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use super::scan::FarSide;
 use crate::error::{Error, ExitStatus};
 use crate::imap::names::{Naming, from_utf7, to_utf7};
-use crate::imap::{self, Capabilities, Client, ClientError, Interrupt, Opening, ServerEvent};
+use crate::imap::{self, Capabilities, Client, ClientError, Opening, ServerEvent};
 use crate::mbsyncrc::{IsyncVersion, pattern};
 use crate::model::{Account, Channel, ImapStore, Mailbox, Server, StoreKind};
+use crate::os::wait::Cancel;
 use crate::verdict::server::ServerStatus;
 
 /// An IDLE that the server ends sooner than this is none.
@@ -134,7 +135,7 @@ pub struct Connections {
 
 impl Connections {
     /// Logs in and starts to watch: from now on no change is missed.
-    pub fn open(plan: &WatchPlan<'_>, interrupt: &Interrupt) -> Result<Self, Error> {
+    pub fn open(plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<Self, Error> {
         let mut client = Client::open(plan.server, false, interrupt)?;
         let namespace = client.namespace().map_err(ClientError::into_failure)?;
         let naming = |channel: &Channel| {
@@ -160,11 +161,7 @@ impl Connections {
     }
 
     /// Watches these mailboxes from now on, over the same login.
-    pub fn watch(
-        &mut self,
-        plan: &WatchPlan<'_>,
-        interrupt: &Interrupt,
-    ) -> Result<(), ClientError> {
+    pub fn watch(&mut self, plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<(), ClientError> {
         self.names = plan.mailboxes.iter().map(|mailbox| self.wire_name(plan, mailbox)).collect();
         self.by_name.clear();
         for (at, name) in self.names.iter().enumerate() {
@@ -221,7 +218,7 @@ impl Connections {
         &mut self,
         server: &Server,
         connections: usize,
-        interrupt: &Interrupt,
+        interrupt: &Cancel,
     ) -> Result<(), ClientError> {
         let names = self.all_names();
         if self.mode == WatchMode::Notify {
@@ -254,7 +251,7 @@ impl Connections {
         &mut self,
         server: &Server,
         connections: usize,
-        interrupt: &Interrupt,
+        interrupt: &Cancel,
     ) -> Result<(), ClientError> {
         let there: Vec<usize> = (0..self.names.len())
             .filter(|at| FarSide::status(self, *at).is_some())

@@ -7,7 +7,6 @@
 //! [`reconnect`] (when to connect), [`event_limit`] and [`silence`] (what the server
 //! sends). [`standby`] is for the second waiter.
 
-pub mod clock;
 pub(crate) mod connections;
 mod event_limit;
 pub(crate) mod local;
@@ -24,16 +23,12 @@ mod standby;
 mod waiter;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::error::{Error, ExitStatus, with_hint};
 use crate::mbsyncrc;
 use crate::os::signals::Shutdown;
+use crate::os::wait::Cancel;
 use crate::sync::account::AccountContext;
 
 /// How waiting ended.
@@ -72,39 +67,6 @@ impl WatchOptions<'_> {
     pub fn config_prints(&self) -> Vec<Option<u64>> {
         let print = |file: &PathBuf| Some(mbsyncrc::fingerprint(&mbsyncrc::text(file).ok()?));
         self.configs.iter().map(print).collect()
-    }
-}
-
-/// One thread's request that all end.
-#[derive(Debug, Clone)]
-pub struct Cancel {
-    readable: Arc<OwnedFd>,
-    raised: Arc<AtomicBool>,
-}
-
-impl Cancel {
-    /// Not raised yet.
-    pub fn new() -> io::Result<Self> {
-        let readable = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Cancel { readable: Arc::new(readable), raised: Arc::default() })
-    }
-
-    /// All threads are to end.
-    pub fn raise(&self) {
-        self.raised.store(true, Ordering::SeqCst);
-        let _ = rustix::io::write(&self.readable, &1_u64.to_ne_bytes());
-    }
-
-    /// Whether all threads are to end.
-    #[must_use]
-    pub fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::SeqCst)
-    }
-}
-
-impl AsFd for Cancel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.readable.as_fd()
     }
 }
 

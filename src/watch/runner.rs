@@ -13,6 +13,7 @@ use super::mailbox::Debounce;
 use super::plan::{self, RunPlan};
 use crate::error::{Error, ExitStatus};
 use crate::imap::Client;
+use crate::lend::{Lease, LeaseOutcome, LeaseStats, Returned};
 use crate::model::Target;
 use crate::os::signals::Shutdown;
 use crate::state::StateDir;
@@ -20,10 +21,7 @@ use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::requests;
-use crate::sync::account::{
-    self, AccountBackend, AccountContext, RunOptions, RunReport,
-};
-use crate::lend::{Lease, LeaseOutcome, LeaseStats, Returned};
+use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
 use crate::sync::scheduler::{self, Backend as _, Gate, Locked};
 use crate::text::{short, summary_line};
 

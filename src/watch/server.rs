@@ -15,9 +15,10 @@ use super::log::Log;
 use super::reconnect::{ReconnectPolicy, Retry};
 use super::silence::SilenceCheck;
 use crate::error::{Error, ExitStatus};
-use crate::imap::{Client, ClientError, Interrupt};
+use crate::imap::{Client, ClientError};
 use crate::mbsyncrc::IsyncVersion;
 use crate::model::{Account, Mailbox};
+use crate::os::wait::Cancel;
 use crate::settings::Settings;
 use crate::state::backoff::Backoff;
 use crate::text::short;
@@ -138,7 +139,7 @@ impl<'a> ServerWatch<'a> {
     pub fn connect(
         &mut self,
         mailboxes: &[Mailbox],
-        interrupt: &Interrupt,
+        interrupt: &Cancel,
         clock: impl Fn() -> Duration,
     ) -> Result<(), Error> {
         let started = clock();
@@ -219,11 +220,7 @@ impl<'a> ServerWatch<'a> {
     }
 
     /// Watches these mailboxes from now on.
-    pub fn watch(
-        &mut self,
-        mailboxes: &[Mailbox],
-        interrupt: &Interrupt,
-    ) -> Result<(), ClientError> {
+    pub fn watch(&mut self, mailboxes: &[Mailbox], interrupt: &Cancel) -> Result<(), ClientError> {
         let Some(mut connections) = self.connections.take() else { return Ok(()) };
         let watched = self.plan(mailboxes).map(|plan| connections.watch(&plan, interrupt));
         self.connections = Some(connections);
@@ -402,7 +399,7 @@ mod tests {
         let account = account(port);
         let mut watch = watch(&account, &settings);
         assert!(watch.is_due(s(100)) && watch.statuses().is_empty());
-        watch.connect(&[], &Interrupt::never(), || s(101)).unwrap();
+        watch.connect(&[], &Cancel::new().unwrap(), || s(101)).unwrap();
         assert!(watch.is_connected() && !watch.is_due(s(101)));
         assert_eq!(watch.connections().unwrap().mode(), WatchMode::Idle);
         assert_eq!(watch.next_due(s(101)), Some(s(401)));
@@ -422,7 +419,7 @@ mod tests {
         let (port, lines) = server("IMAP4rev1 IDLE");
         let account = account(port);
         let mut watch = watch(&account, &settings);
-        watch.connect(&[], &Interrupt::never(), || s(100)).unwrap();
+        watch.connect(&[], &Cancel::new().unwrap(), || s(100)).unwrap();
         let mut events = 0;
         while watch.muted_until(s(100)).is_none() {
             lines.send("* LIST () \"/\" New").unwrap();
@@ -442,7 +439,7 @@ mod tests {
         let (port, lines) = server("IMAP4rev1 IDLE");
         let account = account(port);
         let mut watch = watch(&account, &settings);
-        watch.connect(&[], &Interrupt::never(), || s(100)).unwrap();
+        watch.connect(&[], &Cancel::new().unwrap(), || s(100)).unwrap();
         lines.send("* BYE later").unwrap();
         let error = loop {
             if let Err(error) = watch.events(s(200)) {

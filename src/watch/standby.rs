@@ -9,11 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use inotify::{Inotify, WatchMask};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
+use rustix::event::{PollFd, PollFlags};
 
-use super::Cancel;
 use crate::os::signals::Shutdown;
+use crate::os::wait::{self, Cancel, Woken};
 use crate::state::lock::Lock;
 
 /// In case the kernel has no watch left, or an event is lost.
@@ -68,10 +67,9 @@ pub fn wait(
         let mut fds =
             vec![PollFd::new(shutdown, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
         fds.extend(inotify.iter().map(|inotify| PollFd::new(inotify, PollFlags::IN)));
-        let timeout = Timespec::try_from(limit).map_err(io::Error::other)?;
-        let ready = poll(&mut fds, Some(&timeout)).unwrap_or(0);
+        let woken = wait::wait(&mut fds, wait::after(limit), None);
         drop(fds);
-        limit = if ready > 0 { MOMENT } else { TRY_AGAIN };
+        limit = if matches!(woken, Ok(Woken::Ready)) { MOMENT } else { TRY_AGAIN };
         if let Some(inotify) = &mut inotify {
             let mut buffer = [0; 4096];
             while inotify.read_events(&mut buffer).is_ok_and(|mut events| events.next().is_some()) {

@@ -14,9 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::event::{PollFd, PollFlags, epoll};
 
-use super::clock::{self, Alarm, Jump};
 use super::connections::{Connections, ServerEvents};
 use super::local::{LocalWatcher, WatchPaths};
 use super::log::{Log, print};
@@ -26,15 +25,17 @@ use super::reconnect::Retry;
 use super::runner::{ECHO, Runner, Start};
 use super::server::ServerWatch;
 use super::standby::{self, Standby};
-use super::{Cancel, WaitEnd, WatchOptions};
+use super::{WaitEnd, WatchOptions};
 use crate::error::{Error, ExitStatus, with_hint};
-use crate::imap::{ClientError, Interrupt};
+use crate::imap::ClientError;
+use crate::lend::{LeaseOutcome, Returned};
 use crate::mbsyncrc::pattern;
 use crate::model::Target;
+use crate::os::clock::{self, Alarm, Jump};
 use crate::os::signals::Shutdown;
+use crate::os::wait::{self, Cancel};
 use crate::state::lock::Lock;
 use crate::state::state_failure;
-use crate::lend::{LeaseOutcome, Returned};
 use crate::sync::account::AccountContext;
 
 /// No sleep is longer.
@@ -280,7 +281,7 @@ impl<'a> Waiter<'a> {
             return;
         }
         let Ok(interrupt) = self.interrupt() else { return self.server.restart(clock::now()) };
-        let interrupt = Interrupt::when_readable(interrupt);
+        let interrupt = Cancel::when_readable(interrupt);
         let watched = self.server.watch(&self.mailboxes.list(), &interrupt);
         match watched {
             Ok(()) => self.mailboxes.connected(self.server.statuses()),
@@ -436,7 +437,7 @@ impl<'a> Waiter<'a> {
         };
         let interrupt = login.interrupt();
         let connected = self.server.connect(&self.mailboxes.list(), &interrupt, clock::now);
-        let interrupted = interrupt.fired();
+        let interrupted = interrupt.is_raised();
         drop(login);
         match connected {
             Ok(()) => self.connected(),
@@ -559,7 +560,7 @@ impl<'a> Waiter<'a> {
         fds.extend(local.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(configs.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(server.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let _ = poll(&mut fds, None);
+        let _ = wait::wait(&mut fds, None, None);
     }
 
     /// When something is due that has nothing to do with the connection.
@@ -633,8 +634,8 @@ struct LoginInterrupt {
 }
 
 impl LoginInterrupt {
-    fn interrupt(&self) -> Interrupt {
-        Interrupt::when_readable(Arc::clone(&self.all))
+    fn interrupt(&self) -> Cancel {
+        Cancel::when_readable(Arc::clone(&self.all))
     }
 }
 

@@ -6,8 +6,9 @@ use crate::faults::{FAULTS, Fault};
 use crate::server::{Fake, PASSWORD, Peer, holds_password};
 use crate::steps::{STEPS, Script, Step, converse};
 use mutt_sync::error::{Error, ExitStatus};
-use mutt_sync::imap::{Client, ClientError, Interrupt, Opening};
+use mutt_sync::imap::{Client, ClientError, Opening};
 use mutt_sync::model::{CredentialSource, Server, TlsMode};
+use mutt_sync::os::wait::Cancel;
 use rig::Ca;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,7 +62,7 @@ pub fn section_for(step: Step, port: u16) -> Server {
 
 /// Opens a connection to this; the failure, if it could not be.
 pub fn open(section: &Server) -> Result<Client, Error> {
-    Client::open(section, false, &Interrupt::never())
+    Client::open(section, false, &Cancel::new().unwrap())
 }
 
 /// A server of any kind, and the section that names it.
@@ -314,7 +315,7 @@ fn an_interrupt_ends(fault: Fault, steps: &[Step]) {
         let fake = Fake::start(move |peer| converse(peer, Script { step, fault: Some(fault) }));
         let section = section_for(step, fake.port);
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let interrupt = Interrupt::when_readable(Arc::new(read));
+        let interrupt = Cancel::when_readable(Arc::new(read));
         let ender = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(150));
             drop(write);

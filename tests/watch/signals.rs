@@ -107,3 +107,25 @@ fn g8_while_idling_running_mbsync_and_standing_by() {
 fn running(mbsync: &Mbsync, before: usize) {
     mbsync.wait_for_starts(before + 1, SOON);
 }
+
+/// Opened as a file, a FIFO would be waited for until somebody writes into it.
+#[test]
+fn g8_with_a_fifo_in_the_place_of_a_maildirs_file() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    home.mutt_sync(&["Home"]).ok();
+    // The real one would wait for the FIFO.
+    let mbsync = home.fake_mbsync();
+    let file = home.path("Mail/Home/INBOX/.uidvalidity");
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    for signal in SIGNALS {
+        let waiter = begin(&home);
+        waiter.wait_said("connected by", SOON);
+        let runs = mbsync.runs().len();
+        server.imap("home").append("Archive", &message("one", "body one"), &[]);
+        mbsync.wait_for_starts(runs + 1, SOON);
+        gone(&home, waiter, signal);
+    }
+}

@@ -31,7 +31,7 @@ pub fn by_tunnel(
     report: &mut Checklist,
 ) -> Option<(bool, Capabilities)> {
     const WHAT: &str = "tunnel";
-    match connect(server, &report.interrupt) {
+    match connect(server, report.stop.cancel()) {
         Ok((mut wire, greeting)) => {
             report.say(Step::good(WHAT, "the server greets through it"));
             let preauth = greeting.preauth;
@@ -71,7 +71,7 @@ pub fn directly(
         return None;
     };
     let time = step(server);
-    let addresses = match resolve(host, server.port, Instant::now() + time, &report.interrupt) {
+    let addresses = match resolve(host, server.port, Instant::now() + time, report.stop.cancel()) {
         Ok(addresses) => addresses,
         Err(error) => {
             report.say(Step::bad(
@@ -97,7 +97,7 @@ pub fn directly(
     ));
     let begun = Instant::now();
     let loopback = addresses.iter().all(|address| address.ip().is_loopback());
-    match first_to_answer(addresses, Instant::now() + time, &report.interrupt) {
+    match first_to_answer(addresses, Instant::now() + time, report.stop.cancel()) {
         Ok(stream) => {
             let address = stream.peer_addr().map_or(String::new(), |peer| peer.to_string());
             let took = begun.elapsed().as_millis();
@@ -115,7 +115,7 @@ pub fn directly(
             return None;
         }
     }
-    match connect_by_steps(server, &report.interrupt) {
+    match connect_by_steps(server, report.stop.cancel()) {
         Ok((mut wire, greeting)) => {
             secured(scene, server, &wire, loopback, report);
             Some(offered(&mut wire, greeting, server))
@@ -232,9 +232,9 @@ fn certificate_shown(server: &Server, report: &Checklist) -> Option<Certificate>
     let host = server.host.as_deref()?;
     let time = step(server);
     let deadline = Instant::now() + time;
-    let addresses = resolve(host, server.port, deadline, &report.interrupt).ok()?;
-    let stream = first_to_answer(addresses, deadline, &report.interrupt).ok()?;
-    let mut wire = Transport::new(Stream::Tcp(stream), report.interrupt.clone());
+    let addresses = resolve(host, server.port, deadline, report.stop.cancel()).ok()?;
+    let stream = first_to_answer(addresses, deadline, report.stop.cancel()).ok()?;
+    let mut wire = Transport::new(Stream::Tcp(stream), report.stop.cancel().clone());
     wire.begin(Limits::small(time));
     if server.tls == TlsMode::StartTls {
         read_greeting(&mut wire).ok()?;

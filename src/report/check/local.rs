@@ -1,12 +1,13 @@
 //! An account's mail on this disk: mailboxes, Maildirs, mbsync's records.
 
-use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::permissions::{make_ours, writable};
 use super::{CheckContext, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
 use crate::model::{Mailbox, StoreKind};
+use crate::os::file;
 use crate::verdict::Rules;
 use crate::verdict::record::{self, RecordState};
 
@@ -171,7 +172,9 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
             RecordState::Unfinished => unfinished.push(mailbox.near.clone()),
             RecordState::Unreadable { why } => {
                 let why = why.replace(&file.display().to_string(), &scene.sanitize(file));
-                let mend = if fs::File::open(file).is_err() {
+                let mend = if file::open(file)
+                    .is_err_and(|error| error.kind() != ErrorKind::InvalidInput)
+                {
                     make_ours(scene, file)
                 } else {
                     pull_anew(scene, mailbox, file)

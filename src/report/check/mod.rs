@@ -19,19 +19,16 @@ mod setup;
 mod state;
 mod waiting;
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ExitStatus};
-use crate::imap::Interrupt;
 use crate::mbsyncrc::{Config, Env, IsyncVersion, SectionKind};
 use crate::model::Account;
+use crate::os::file;
 use crate::os::signals::Shutdown;
 use crate::settings;
 use crate::sync::output::redact;
@@ -162,12 +159,10 @@ pub struct Asked<'a> {
 pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
     let later = |error: io::Error| Error::new(ExitStatus::Later, format!("cannot begin: {error}"));
     let stop = Shutdown::on_signals().map_err(later)?;
-    let fd = stop.as_fd().try_clone_to_owned().map_err(later)?;
     let mut report = Checklist {
         parts: Vec::new(),
         secrets: Vec::new(),
         manner: (!asked.json).then(|| render::Style::of_output(asked.quiet)),
-        interrupt: Interrupt::when_readable(Arc::new(fd)),
         stop,
     };
     report.part(&format!("mutt-sync {}", crate::VERSION));
@@ -256,7 +251,6 @@ struct Checklist {
     secrets: Vec<Zeroizing<String>>,
     /// `None`: nothing is said before the end.
     manner: Option<render::Style>,
-    interrupt: Interrupt,
     stop: Shutdown,
 }
 
@@ -320,11 +314,7 @@ fn clean(text: &str, secrets: &[&str]) -> String {
 /// The text of a small regular file; `None` for anything else.
 fn small_text(file: &Path) -> Option<String> {
     const LARGEST: u64 = 1 << 20;
-    if !std::fs::metadata(file).is_ok_and(|it| it.is_file()) {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    File::open(file).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    let bytes = file::read_start(file, LARGEST).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -119,7 +119,7 @@ fn log_in(
 ) -> Option<Client> {
     let encrypted = server.tls != TlsMode::None;
     let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted);
-    match Client::open(server, false, &report.interrupt) {
+    match Client::open(server, false, report.stop.cancel()) {
         Ok(link) => {
             let how = mechanism.map_or("", Mechanism::name);
             let user = match &server.user {

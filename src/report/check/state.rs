@@ -13,11 +13,12 @@ use super::permissions::{make_ours, writable};
 use super::{CheckContext, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
 use crate::model::Target;
+use crate::os::file;
 use crate::state::backoff::{self, Backoff};
 use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
-use crate::state::{StateDir, requests};
+use crate::state::{LARGEST, StateDir, requests};
 use crate::text::short;
 use crate::verdict::CleanState;
 use crate::watch::plan::StuckState;
@@ -121,7 +122,7 @@ fn files(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
     ];
     for (name, parses) in all {
         let file = dir.file(name);
-        let Ok(text) = fs::read(&file) else { continue };
+        let Ok(text) = file::read(&file, LARGEST) else { continue };
         if !parses(&text) {
             report.say(Step::warning(
                 "state",
@@ -142,8 +143,9 @@ fn pauses(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
     } else {
         Step::note("throttle", format!("in force for another {}", short(wait)))
     });
-    let retry: Option<Backoff> =
-        fs::read(dir.file(backoff::FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let retry: Option<Backoff> = file::read(&dir.file(backoff::FILE), LARGEST)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok());
     let wait = settings.patience().wait(retry.as_ref(), now);
     if let Some(retry) = retry.filter(|_| !wait.is_zero()) {
         let step = backoff(&scene.account.name, &retry, wait);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{CheckContext, Checklist, Step, counted, for_shell};
 use crate::mbsync_version::in_path;
 use crate::model::Mailbox;
+use crate::os::procfs;
 use crate::state::StateDir;
 use crate::watch::local::{InotifyWatches, WatchPaths};
 
@@ -56,8 +57,7 @@ struct Limit {
 
 fn limit(settings: [&'static str; 2]) -> Limit {
     let value = |setting: &&'static str| {
-        let file = Path::new("/proc/sys").join(setting.replace('.', "/"));
-        let value = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        let value = procfs::sysctl(setting)?.parse().ok()?;
         Some(Limit { setting, value })
     };
     settings

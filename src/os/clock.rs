@@ -1,6 +1,8 @@
 //! The clock that goes on while the machine sleeps, and an alarm on it.
 //!
-//! Knows CLOCK_BOOTTIME and timerfd; knows nothing of what is waited for.
+//! Knows CLOCK_BOOTTIME and timerfd. Does not depend on: what is waited for.
+//! Another system has a clock of this kind under another name (the BSDs have
+//! CLOCK_BOOTTIME, macOS `mach_continuous_time`), and kqueue in place of timerfd.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,7 +68,7 @@ impl Alarm {
 }
 
 /// Becomes readable when the clock on the wall is set, and when the machine
-/// wakes: the kernel tells of both in one way (`TFD_TIMER_CANCEL_ON_SET`, see
+/// wakes: the kernel reports both in one way (`TFD_TIMER_CANCEL_ON_SET`, see
 /// `timerfd_create(2)`). So the end of a sleep is known at once, with no timer
 /// that would have to run out first.
 #[derive(Debug)]
@@ -117,19 +119,18 @@ impl AsFd for Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags, poll};
+    use crate::os::wait::{Woken, after, readable};
 
     fn fires_within(alarm: &Alarm, limit: Duration) -> bool {
-        let limit = Timespec::try_from(limit).unwrap();
-        poll(&mut [PollFd::new(alarm, PollFlags::IN)], Some(&limit)).unwrap() == 1
+        readable(alarm, after(limit), None).unwrap() == Woken::Ready
     }
 
     #[test]
-    fn nothing_is_heard_of_a_clock_that_goes_on() {
+    fn a_clock_that_goes_on_is_not_reported() {
         let mut jump = Jump::new().unwrap();
         jump.heard();
-        let limit = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-        assert_eq!(poll(&mut [PollFd::new(&jump, PollFlags::IN)], Some(&limit)).unwrap(), 0);
+        let a_while = after(Duration::from_millis(20));
+        assert_eq!(readable(&jump, a_while, None).unwrap(), Woken::TimedOut);
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! The one way to open files: regular ones only, bounded, and never waiting.
+//!
+//! What stands in the place of a file may be a FIFO (whose open would wait for a
+//! writer), a terminal (which would become ours), a device or a socket. Each of
+//! them is an error here, as a directory is. A lint (clippy.toml,
+//! `disallowed-methods`) forbids the other ways. Files below `/proc` are regular
+//! ones too. Does not depend on: what is in the files.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+/// Room beside a file's size: with less, the reader asks for more to find the end.
+const SPARE: usize = 64;
+
+/// Opens a regular file for reading.
+pub fn open(path: &Path) -> io::Result<File> {
+    open_as(path, OFlags::RDONLY).map(|(file, _)| file)
+}
+
+/// Opens a regular file for reading and writing. One that does not exist is
+/// made, for its owner only; one that does keeps its content.
+pub fn open_or_create(path: &Path) -> io::Result<File> {
+    open_as(path, OFlags::RDWR | OFlags::CREATE).map(|(file, _)| file)
+}
+
+/// Makes this the file's content, in place: a crash may leave a part of it.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = open_or_create(path)?;
+    file.set_len(0)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// The content of a regular file; an error if it is larger than `limit`.
+pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let (file, size) = open_as(path, OFlags::RDONLY)?;
+    whole(&file, size, limit)
+}
+
+/// The same, as text.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    String::from_utf8(read(path, limit)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not valid UTF-8"))
+}
+
+/// The first `limit` bytes of a regular file.
+pub fn read_start(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let (file, size) = open_as(path, OFlags::RDONLY)?;
+    start(&file, size, limit)
+}
+
+/// What is left to be read in an open file; an error if it is larger than `limit`.
+pub fn read_open(file: &File, limit: u64) -> io::Result<Vec<u8>> {
+    whole(file, file.metadata()?.len(), limit)
+}
+
+fn whole(file: &File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
+    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "too large");
+    if size > limit {
+        return Err(too_large());
+    }
+    // The size of a file below /proc says 0, and any other may have grown.
+    let bytes = start(file, size, limit.saturating_add(1))?;
+    if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
+}
+
+fn start(file: &File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
+    // Room for all of it at once: a buffer that grows leaves copies behind, and
+    // some files have passwords in them.
+    let room = usize::try_from(size.min(limit)).unwrap_or(0).saturating_add(SPARE);
+    let mut bytes = Vec::with_capacity(room);
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The file and its size.
+fn open_as(path: &Path, access: OFlags) -> io::Result<(File, u64)> {
+    let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    #[expect(clippy::disallowed_methods, reason = "this is the one way")]
+    let opened =
+        rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR));
+    let file = match opened {
+        // A directory, to be written; a socket.
+        Err(rustix::io::Errno::ISDIR | rustix::io::Errno::NXIO) => return Err(irregular()),
+        opened => File::from(opened?),
+    };
+    let found = file.metadata()?;
+    if found.is_file() { Ok((file, found.len())) } else { Err(irregular()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, mknodat};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+
+    /// What may stand in the place of a file.
+    fn irregular(dir: &Path) -> Vec<PathBuf> {
+        let [fifo, directory, socket, link] =
+            ["fifo", "directory", "socket", "link"].map(|name| dir.join(name));
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        std::os::unix::fs::symlink(&fifo, &link).unwrap();
+        let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
+        rustix::pty::unlockpt(&terminal).unwrap();
+        let name = rustix::pty::ptsname(&terminal, vec![]).unwrap();
+        // Kept open to the end of the test: a terminal lives as long as its other side.
+        std::mem::forget(terminal);
+        let terminal = PathBuf::from(name.into_string().unwrap());
+        vec![fifo, directory, socket, link, terminal, "/dev/zero".into(), "/dev/null".into()]
+    }
+
+    #[test]
+    fn g9_what_is_no_regular_file_is_neither_waited_for_nor_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in irregular(dir.path()) {
+            let errors = [
+                open(&path).map(drop).unwrap_err(),
+                open_or_create(&path).map(drop).unwrap_err(),
+                write(&path, b"x").map(drop).unwrap_err(),
+                read(&path, 10).map(drop).unwrap_err(),
+                read_text(&path, 10).map(drop).unwrap_err(),
+                read_start(&path, 10).map(drop).unwrap_err(),
+            ];
+            for error in errors {
+                assert_eq!(error.to_string(), "not a regular file", "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        assert_eq!(read(&path, 9).unwrap_err().kind(), io::ErrorKind::NotFound);
+        write(&path, b"longer than that").unwrap();
+        write(&path, b"nine here").unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(read(&path, 9).unwrap(), b"nine here");
+        assert_eq!(read(&path, 8).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_start(&path, 4).unwrap(), b"nine");
+        assert_eq!(read_text(&path, 9).unwrap(), "nine here");
+        // Its size says 0, as that of every file below /proc.
+        assert!(read(Path::new("/proc/self/stat"), 4096).unwrap().len() > 10);
+        assert!(read(Path::new("/proc/self/stat"), 10).is_err());
+        write(&path, b"\xff").unwrap();
+        assert_eq!(read_text(&path, 9).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_program_that_is_started_does_not_inherit_the_file() {
+        let file = open(Path::new("/proc/self/stat")).unwrap();
+        let flags = rustix::io::fcntl_getfd(&file).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}
