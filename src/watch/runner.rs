@@ -31,7 +31,6 @@ pub const ECHO: Duration = Duration::from_secs(3);
 /// The kernel reports the end of another process's run; this is for the case that
 /// it did not.
 const TRY_LOCK: Duration = Duration::from_secs(1);
-/// After this many runs in a row that failed over the lent connection, mbsync makes
 
 pub struct Runner<'a> {
     context: AccountContext<'a>,
