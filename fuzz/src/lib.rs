@@ -458,7 +458,7 @@ pub fn quoting(bytes: &[u8]) {
         running: number & 1 != 0,
         waiting: number & 2 != 0,
         trouble: [None, Some(Trouble::Offline), Some(Trouble::Login), Some(Trouble::Failed)]
-            [number >> 2 & 3],
+            [(number >> 2) & 3],
         attended: number & 16 != 0,
     };
     let line = with_mark(&text, state);

@@ -75,7 +75,7 @@ impl Listing {
         match uid.unwrap_or(0) {
             0 => self.unnumbered = self.unnumbered.saturating_add(1),
             uid if uid < u64::from(u32::MAX) => {
-                self.numbered.push(uid << 8 | u64::from(flags.bits()));
+                self.numbered.push((uid << 8) | u64::from(flags.bits()));
             }
             _ => self.strange = true,
         }

@@ -237,9 +237,9 @@ impl Digest {
     /// Takes in one message: its name up to the flags, and its flags.
     fn add(&mut self, stem: &[u8], flags: flags::Flags) {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut hash = u64::from(flags.bits()) ^ (stem.len() as u64) << 8;
+        let mut hash = u64::from(flags.bits()) ^ ((stem.len() as u64) << 8);
         let mut fold = |word: u64| {
-            let wide = u128::from(hash ^ word).wrapping_mul(u128::from(ODD) << 1 | 1);
+            let wide = u128::from(hash ^ word).wrapping_mul((u128::from(ODD) << 1) | 1);
             #[allow(clippy::cast_possible_truncation)]
             {
                 hash = (wide as u64) ^ (wide >> 64) as u64;
