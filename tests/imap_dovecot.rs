@@ -279,7 +279,7 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
     );
     assert!(first.iter().all(|(_, s)| s.uid_validity.is_some() && s.highest_mod_seq.is_some()));
     link.idle_start().unwrap();
-    assert!(link.events().unwrap().is_empty());
+    assert_eq!(link.events().unwrap(), []);
 
     let uid = other.append("Archive", &message("one", "one"), &[]);
     let heard =
@@ -346,7 +346,7 @@ fn without_notify_it_is_refused_and_idle_tells_of_the_open_mailbox() {
     wait_for(&mut link, "expunge", |h| *h == Heard::Selected);
     link.idle_done(SHORT).unwrap();
     link.close_mailbox().unwrap();
-    assert!(link.events().unwrap().is_empty());
+    assert_eq!(link.events().unwrap(), []);
 }
 
 #[test]

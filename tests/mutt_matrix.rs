@@ -87,7 +87,7 @@ impl Cells {
             asked_for_a_key: Cell::new(0),
         };
         cells.wait_key = cells.asked("wait_key");
-        assert!(!cells.wait_key.is_empty());
+        assert_ne!(cells.wait_key, "");
         cells
     }
 

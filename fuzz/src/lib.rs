@@ -69,7 +69,7 @@ fn accepted(text: &[u8], dialect: Dialect) -> Option<Config> {
 pub fn mbsyncrc(text: &[u8]) {
     for dialect in [Dialect::V1_4, Dialect::V1_5] {
         let Some(config) = accepted(text, dialect) else { continue };
-        assert!(!config.select_all().is_empty());
+        assert_ne!(config.select_all(), []);
         for account in &config.accounts {
             assert!(!account.channels.is_empty());
             let channels: Vec<&str> =
