@@ -845,10 +845,9 @@ fn a_certificate_that_is_over_is_the_servers_to_mend() {
         }
     };
     write(-1);
-    let at = keep.path().display();
     let mut server = Server::with(ServerOptions {
         tls: Tls::StartTls,
-        extra: format!("ssl_cert = <{at}/cert\nssl_key = <{at}/key\n"),
+        certificate: Some((keep.path().join("cert"), keep.path().join("key"))),
         ..ServerOptions::default()
     });
     let home = Home::on(&server, &["Home"]);

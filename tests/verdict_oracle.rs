@@ -22,7 +22,6 @@ use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, rea
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -890,13 +889,9 @@ fn a_passed_message_is_pushed_where_the_server_keeps_forwarded() {
 #[test]
 fn a_passed_message_stays_where_the_server_does_not_keep_forwarded() {
     // Without the right to write flags, no keyword is kept.
-    let rights = tempfile::NamedTempFile::new().unwrap();
-    fs::write(rights.path(), "* owner lrstipekxa\n").unwrap();
-    fs::set_permissions(rights.path(), fs::Permissions::from_mode(0o644)).unwrap();
-    let extra =
-        format!("mail_plugins = acl\nplugin {{\n  acl = vfile:{}\n}}\n", rights.path().display());
+    let rights = Some("* owner lrstipekxa\n".to_owned());
     let kind = kinds().into_iter().find(|kind| kind.name == "both").unwrap();
-    let mut case = Case::new(kind, ServerOptions { extra, ..ServerOptions::default() });
+    let mut case = Case::new(kind, ServerOptions { rights, ..ServerOptions::default() });
     let mut imap = case.imap();
     imap.create("Box");
     imap.append("Box", &message("m", ""), &["\\Seen"]);

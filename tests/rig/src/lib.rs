@@ -8,6 +8,7 @@
 
 mod compare;
 mod delay;
+mod dovecot;
 mod guard;
 mod home;
 mod imap;
