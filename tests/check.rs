@@ -307,7 +307,7 @@ fn agrees_with_mbsync(case: &Case) {
     let home = healthy();
     (case.breaks)(&home);
     home.age();
-    let mut mbsync = home.command("/usr/bin/mbsync");
+    let mut mbsync = home.command(rig::real_mbsync());
     mbsync.arg("-a");
     let output = run(&mut as_owner(&home, mbsync), LONG);
     // isync 1.4.4 exits with 0 when it cannot rename a message into new.
@@ -354,7 +354,7 @@ fn faults_of_settings_and_of_mbsync() {
             found: "bin/our-mbsync cannot be executed",
             breaks: |home| {
                 home.settings("mbsync = \"~/bin/our-mbsync\"\n");
-                fs::copy("/usr/bin/mbsync", home.path("bin/our-mbsync")).expect("copy");
+                fs::copy(rig::real_mbsync(), home.path("bin/our-mbsync")).expect("copy");
                 mode(&home.path("bin/our-mbsync"), 0o644);
             },
             mends: |home, mend| type_in(home, mend),
@@ -366,7 +366,7 @@ fn faults_of_settings_and_of_mbsync() {
             breaks: |home| drop(home.program("mbsync", "echo I am none")),
             mends: |home, mend| {
                 assert!(mend.contains("name the right one as `mbsync` in config.toml"), "{mend}");
-                home.settings("mbsync = \"/usr/bin/mbsync\"\n");
+                home.settings(&format!("mbsync = \"{}\"\n", rig::real_mbsync().display()));
             },
         },
     ] {

@@ -502,7 +502,10 @@ fn mbsyncs_complaints_name_the_users_file() {
     // It says where the copy is, as mbsync does of a line that it cannot read.
     home.program(
         "mbsync",
-        "case $3 in /proc/*) echo \"$3:12: not a keyword\" >&2; exit 1;; esac; exec /usr/bin/mbsync \"$@\"",
+        &format!(
+            "case $3 in /proc/*) echo \"$3:12: not a keyword\" >&2; exit 1;; esac; exec {} \"$@\"",
+            rig::real_mbsync().display()
+        ),
     );
     home.set_env("PATH", "/usr/bin:/bin");
     let mut imap = server.imap("home");
@@ -620,8 +623,11 @@ fn a_second_connection_is_not_to_be_had() {
     let home = Home::on(&server, &["Home"]);
     let mbsync = home.program(
         "mbsync",
-        "case $3 in /proc/*) sh -c \"$(sed -n 's/^Tunnel \"\\(.*\\)\"$/\\1/p' \"$3\")\" </dev/null;; esac\n\
-         exec /usr/bin/mbsync \"$@\"",
+        &format!(
+            "case $3 in /proc/*) sh -c \"$(sed -n 's/^Tunnel \"\\(.*\\)\"$/\\1/p' \"$3\")\" </dev/null;; esac\n\
+             exec {} \"$@\"",
+            rig::real_mbsync().display()
+        ),
     );
     prompt(&home, &format!("mbsync = \"{}\"\n", mbsync.display()));
     let mut imap = server.imap("home");

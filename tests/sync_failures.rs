@@ -166,7 +166,10 @@ fn g9_a_run_that_stalls_is_ended() {
     delay.flow();
     home.program(
         "slow",
-        "for i in 1 2 3 4 5 6 7; do sleep 0.5; echo; done; /usr/bin/mbsync \"$@\"; exit $?",
+        &format!(
+            "for i in 1 2 3 4 5 6 7; do sleep 0.5; echo; done; {} \"$@\"; exit $?",
+            rig::real_mbsync().display()
+        ),
     );
     home.settings("stall = \"3s\"\nmbsync = \"slow\"");
     home.mutt_sync(&["--force", "Home"]).ok();
