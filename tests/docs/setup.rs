@@ -12,13 +12,8 @@ use tempfile::TempDir;
 use super::{SHORT, house};
 
 /// Where Debian has the programs of which a test may hide some.
-const PROGRAMS: [&str; 5] = [
-    "/usr/bin/apt-get",
-    "/usr/bin/sudo",
-    "/usr/bin/tmux",
-    "/usr/sbin/dovecot",
-    "/usr/bin/rustup",
-];
+const PROGRAMS: [&str; 5] =
+    ["/usr/bin/apt-get", "/usr/bin/sudo", "/usr/bin/tmux", "/usr/sbin/dovecot", "/usr/bin/rustup"];
 
 /// A directory that is first on PATH, with a Rust toolchain of this version in it.
 struct Setup {
