@@ -18,6 +18,7 @@ use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry, seconds};
 use crate::state::{StateDir, seen, throttle, want};
 use crate::sync::disk::Scene;
+use crate::verdict::gone::{Gone, Kept};
 use crate::verdict::{Changes, Finding, Rules, Seen, local};
 use crate::words::{short, shown};
 
@@ -97,11 +98,14 @@ fn look_at(
 ) -> Status {
     let now = SystemTime::now();
     let settings = scene.settings;
+    let gone: BTreeMap<String, Gone> = dir.read_json(seen::GONE).unwrap_or_default();
     let mut learned = false;
     let mut pending = Vec::new();
     for mailbox in mailboxes {
-        let known = memory.entry(seen::key(mailbox)).or_default();
-        let (push, unknown) = match look(scene, mailbox, known, &mut learned) {
+        let key = seen::key(mailbox);
+        let by_run = gone.get(&key);
+        let known = memory.entry(key).or_default();
+        let (push, unknown) = match look(scene, mailbox, known, by_run, &mut learned) {
             Finding::Clean => continue,
             Finding::Changed(changes) => (Some(changes), None),
             Finding::Unknown(why) => (None, Some(why)),
@@ -135,7 +139,13 @@ fn look_at(
     }
 }
 
-fn look(scene: Scene<'_>, mailbox: &Mailbox, known: &mut Seen, learned: &mut bool) -> Finding {
+fn look(
+    scene: Scene<'_>,
+    mailbox: &Mailbox,
+    known: &mut Seen,
+    by_run: Option<&Gone>,
+    learned: &mut bool,
+) -> Finding {
     let channel = scene.account.channels.iter().find(|channel| channel.name == mailbox.channel);
     let rules = match channel.map(Rules::of) {
         Some(Ok(rules)) => rules,
@@ -145,7 +155,8 @@ fn look(scene: Scene<'_>, mailbox: &Mailbox, known: &mut Seen, learned: &mut boo
     let (Some(maildir), Some(record)) = (&mailbox.maildir, &mailbox.state_file) else {
         return Finding::Unknown("it has no Maildir here".into());
     };
-    let look = local::look(maildir, record, &rules, known.near.as_ref(), known.forwarded);
+    let kept = Kept { looked: known.gone.as_ref(), by_run };
+    let look = local::look(maildir, record, &rules, known.near.as_ref(), known.forwarded, kept);
     if look.finding == Finding::Clean && look.listed && look.glance.is_some() {
         known.near = Some(look.remembered(&rules, known.forwarded));
         *learned = true;

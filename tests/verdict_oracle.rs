@@ -4,26 +4,31 @@
 //!
 //! Changed is: a file or its name in the Maildir, a UID or a flag on the
 //! server, or a line of mbsync's record other than its two marks. (A run that
-//! only moves a mark has nothing to carry, and is counted.)
+//! only moves a mark has nothing to carry, and is counted.) Of a line only what
+//! is of a message that is there: what is left in the record of messages that are
+//! gone is nobody's, and isync 1.5 leaves it there until something else changes.
 
 #![allow(clippy::unwrap_used)]
 
 mod handed_over;
 
+use mutt_sync::mbsyncrc::Dialect;
 use mutt_sync::verdict::flags::Flags;
-use mutt_sync::verdict::local::{Look, delivered, look};
+use mutt_sync::verdict::gone::{Gone, Kept};
+use mutt_sync::verdict::local::{Look, Stamp, delivered, look, numbered};
 use mutt_sync::verdict::remote::{
-    Fetched, Needed, Remembered, Status, Suspicion, UidSet, keeps_forwarded, never_synced, settle,
-    suspect,
+    Fetched, Needed, Remembered, Settled, Status, Suspicion, UidSet, keeps_forwarded, never_synced,
+    settle, suspect,
 };
 use mutt_sync::verdict::syncstate::{self, Counts, State};
 use mutt_sync::verdict::{Changes, Finding, Fingerprint, Rules, Seen, Verdict};
 use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, real_mbsync, run};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A channel with settings of its own.
@@ -40,8 +45,23 @@ struct Kind {
     exact: bool,
 }
 
+/// Whether the mbsync that is tried is isync 1.5.
+fn is_1_5() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let memory = tempfile::tempdir().unwrap();
+        let dialect = mutt_sync::dialect::of_mbsync(&real_mbsync(), memory.path());
+        dialect.expect("mbsync says its version") == Dialect::V1_5
+    })
+}
+
 fn rules(expunge_far: bool, expunge_near: bool) -> Rules {
-    Rules { expunge_far, expunge_near, max_messages: 0, info_delimiter: b':', alt_map: false }
+    Rules { expunge_far, expunge_near, isync_1_5: is_1_5(), ..Rules::none() }
+}
+
+/// With `Sync All`, which has Old in it from isync 1.5 on.
+fn all(rules: Rules) -> Rules {
+    Rules { pull_old: is_1_5(), push_old: is_1_5(), ..rules }
 }
 
 fn kinds() -> Vec<Kind> {
@@ -72,6 +92,13 @@ fn kinds() -> Vec<Kind> {
         Kind {
             near: "MaxSize 2k\n",
             ..plain("maxsize", "Create Both\nExpunge Both\nSyncState *\n", both())
+        },
+        plain("all", "Create Both\nExpunge Both\nSync All\nSyncState *\n", all(both())),
+        plain("allnear", "Create Both\nExpunge Near\nSync All\n", all(rules(false, true))),
+        plain("allnone", "Create Both\nSync All\nSyncState *\n", all(rules(false, false))),
+        Kind {
+            near: "MaxSize 2k\n",
+            ..plain("maxsizenone", "Create Both\nSyncState *\n", rules(false, false))
         },
         Kind {
             rules: Some(Rules { max_messages: 5, ..rules(false, false) }),
@@ -174,6 +201,33 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(home: &'a Home, imap: &'a mut Imap, kind: &'a Kind) -> Self {
         World { home, imap, kind, paired: false, made: 0 }
+    }
+}
+
+fn uid_of(name: &str) -> Option<u32> {
+    let number = name.split_once(",U=")?.1;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// A line of the record, without what is of no message: `None` if it is of none
+/// at all. Flags that are of half a pair are nobody's.
+fn of_what_is_there(
+    line: &str,
+    far: impl Fn(u32) -> bool,
+    near: impl Fn(u32) -> bool,
+) -> Option<String> {
+    let mut words = line.splitn(3, ' ');
+    let mut uid = || words.next().and_then(|word| word.parse::<u32>().ok());
+    let (Some(far_uid), Some(near_uid)) = (uid(), uid()) else { return Some(line.to_owned()) };
+    let flags = words.next().unwrap_or_default();
+    match (far(far_uid), near(near_uid)) {
+        (true, true) => Some(line.to_owned()),
+        (false, false) => None,
+        (far, near) => {
+            let kept = |is_there: bool, uid: u32| if is_there { uid } else { 0 };
+            let standing: String = flags.chars().filter(|c| "<>~^".contains(*c)).collect();
+            Some(format!("{} {} {standing}", kept(far, far_uid), kept(near, near_uid)))
+        }
     }
 }
 
@@ -287,7 +341,11 @@ impl World<'_> {
             State::NeverSynced => return (never_synced(&now), Some(now)),
             _ => return (unknown("no record"), Some(now)),
         };
-        let needed = match suspect(&now, pair.seen.far.as_ref(), Some(record), rules) {
+        let stamp = Stamp::of(&pair.state_file).ok();
+        let gone = pair.seen.gone.clone();
+        let known = Kept { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
+        let then = pair.seen.far.as_ref();
+        let needed = match suspect(&now, then, Some(record), rules, known) {
             Suspicion::Clean => return (Finding::Clean, Some(now)),
             Suspicion::Unknown(why) => return (Finding::Unknown(why), Some(now)),
             Suspicion::Look(needed) => needed,
@@ -310,29 +368,42 @@ impl World<'_> {
                 Fetched::ChangedSince(self.fetch(pair, &format!(" (CHANGEDSINCE {modseq})")))
             }
         };
-        let finding = settle(record, rules, &uids, &fetched);
+        let near = || numbered(&pair.maildir, record, rules);
+        let Settled { finding, gone } = settle(record, rules, &uids, &fetched, known, near);
+        pair.seen.gone = Some(Gone { record: stamp, ..gone });
         if finding == Finding::Clean {
             pair.seen.far = Some(Remembered::new(now, record, rules));
         }
         (finding, Some(now))
     }
 
+    fn near(pair: &mut Pair, rules: &Rules) -> Look {
+        let (forwarded, then) = (pair.seen.forwarded, pair.seen.near.as_ref());
+        let kept = Kept { looked: pair.seen.gone.as_ref(), by_run: None };
+        let near = look(&pair.maildir, &pair.state_file, rules, then, forwarded, kept);
+        if near.finding == Finding::Clean {
+            pair.seen.near = Some(near.remembered(rules, forwarded));
+        }
+        near
+    }
+
     /// The verdict, with what is remembered used and brought up to date.
     fn verdict(&mut self, pair: &mut Pair, esearch: bool) -> (Verdict, Fingerprint, Option<Look>) {
         let Some(rules) = self.kind.rules.clone() else {
             // No verdict: the fingerprints alone decide.
-            let any = look(&pair.maildir, &pair.state_file, &rules(false, false), None, None);
+            let none = rules(false, false);
+            let any = look(&pair.maildir, &pair.state_file, &none, None, None, Kept::default());
             let print = any.fingerprint(self.status(pair));
             return (Verdict::Unknown("Sync is not full".to_owned()), print, None);
         };
-        let forwarded = pair.seen.forwarded;
-        let near =
-            look(&pair.maildir, &pair.state_file, &rules, pair.seen.near.as_ref(), forwarded);
-        if near.finding == Finding::Clean {
-            pair.seen.near = Some(near.remembered(&rules, forwarded));
-        }
+        let mut near = World::near(pair, &rules);
         let state = near.state.clone().unwrap_or_else(|| syncstate::read(&pair.state_file));
+        let gone = pair.seen.gone.clone();
         let (far, status) = self.far(pair, &state, esearch);
+        if pair.seen.gone != gone {
+            // What the far side lacks may be what the near side lacks.
+            near = World::near(pair, &rules);
+        }
         let print = near.fingerprint(status);
         (Verdict::of(near.finding.clone(), far), print, Some(near))
     }
@@ -349,13 +420,21 @@ impl World<'_> {
         let far = if self.exists_far(pair) { self.fetch(pair, "") } else { Vec::new() };
         let text = fs::read_to_string(&pair.state_file).unwrap_or_default();
         let mark = |line: &&str| line.starts_with("MaxPu");
+        let far: BTreeMap<u32, String> =
+            far.into_iter().map(|(uid, flags)| (uid, flags.to_string())).collect();
+        let alt_map = self.kind.rules.as_ref().is_some_and(|rules| rules.alt_map);
+        let numbers: BTreeSet<u32> = near.iter().filter_map(|name| uid_of(name)).collect();
+        let lines = text.lines().filter(|line| !mark(line)).filter_map(|line| {
+            of_what_is_there(
+                line,
+                |uid| far.contains_key(&uid),
+                |uid| alt_map || numbers.contains(&uid),
+            )
+        });
         Snapshot {
+            record: lines.fold(String::new(), |all, line| all + &line + "\n"),
             near,
-            far: far.into_iter().map(|(uid, flags)| (uid, flags.to_string())).collect(),
-            record: text
-                .lines()
-                .filter(|line| !mark(line))
-                .fold(String::new(), |a, l| a + l + "\n"),
+            far,
             marks: text.lines().filter(mark).collect(),
         }
     }

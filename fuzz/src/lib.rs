@@ -22,6 +22,7 @@ use mutt_sync::settings::{self, duration};
 use mutt_sync::state::names as files;
 use mutt_sync::sync::classify::{finding, fit_to_print};
 use mutt_sync::verdict::flags::Flags;
+use mutt_sync::verdict::gone::Known;
 use mutt_sync::verdict::local::{Listing, Numbering, judge};
 use mutt_sync::verdict::syncstate::{self, Counts, Entry, Placeholder, Record, Standing};
 use mutt_sync::verdict::{Finding, Rules};
@@ -236,7 +237,7 @@ pub fn state(text: &[u8]) {
     assert_eq!(again.as_ref(), Ok(&record));
     let numbering = numbering
         .unwrap_or(Numbering { validity: record.near_validity, highest: record.max_pushed });
-    let _ = judge(&record, &mut listing, numbering, &Rules::none(), None);
+    let _ = judge(&record, &mut listing, numbering, &Rules::none(), None, Known::NOTHING);
     if record.max_expired_near > 0 || record.entries().iter().any(|entry| !ordinary(entry)) {
         return;
     }
@@ -251,7 +252,7 @@ pub fn state(text: &[u8]) {
     }
     let highest = record.with_near().map(|entry| entry.near).max().unwrap_or(0);
     let numbering = Numbering { validity: record.near_validity, highest };
-    let found = judge(&record, &mut made, numbering, &Rules::none(), Some(true));
+    let found = judge(&record, &mut made, numbering, &Rules::none(), Some(true), Known::NOTHING);
     assert_eq!(found, Finding::Clean);
 }
 

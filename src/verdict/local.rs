@@ -6,8 +6,9 @@
 //! message, and knows nothing of servers.
 
 use super::flags::Flags;
+use super::gone::{Kept, Known};
 use super::remote::Status;
-use super::syncstate::{self, Record, State};
+use super::syncstate::{self, Entry, Record, Standing, State};
 use super::{Changes, Difference, Digest, Finding, Fingerprint, Rules, near_difference, to_tidy};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -93,14 +94,42 @@ impl Listing {
         self.digest
     }
 
+    /// The messages that have a UID, for looking them up.
+    #[must_use]
+    pub fn numbered(mut self) -> Numbered {
+        self.numbered.sort_unstable();
+        Numbered(self.numbered)
+    }
+
     /// UIDs and flags of the messages that have a UID, sorted.
     fn sorted(&mut self) -> impl Iterator<Item = (u32, Flags)> + Clone {
         self.numbered.sort_unstable();
-        self.numbered.iter().map(|&packed| {
-            let [flags, uid @ ..] = packed.to_le_bytes();
-            let uid = u32::from_le_bytes([uid[0], uid[1], uid[2], uid[3]]);
-            (uid, Flags::from_bits(flags))
-        })
+        self.numbered.iter().map(|&packed| unpacked(packed))
+    }
+}
+
+fn unpacked(packed: u64) -> (u32, Flags) {
+    let [flags, uid @ ..] = packed.to_le_bytes();
+    let uid = u32::from_le_bytes([uid[0], uid[1], uid[2], uid[3]]);
+    (uid, Flags::from_bits(flags))
+}
+
+/// The messages of a Maildir that have a UID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbered(Vec<u64>);
+
+impl Numbered {
+    /// The flags of a message; `None` if there is none with this UID.
+    #[must_use]
+    pub fn flags(&self, uid: u32) -> Option<Flags> {
+        let at = self.0.partition_point(|&packed| packed >> 8 < u64::from(uid));
+        let (found, flags) = unpacked(*self.0.get(at)?);
+        (found == uid).then_some(flags)
+    }
+
+    /// UIDs and flags, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, Flags)> {
+        self.0.iter().map(|&packed| unpacked(packed))
     }
 }
 
@@ -138,7 +167,8 @@ impl Numbering {
 /// What in a Maildir with UIDs in its names differs from the record.
 ///
 /// `forwarded` is whether the server lets `$Forwarded` be stored (`\*` or the
-/// keyword in PERMANENTFLAGS); `None`, not known, counts as yes.
+/// keyword in PERMANENTFLAGS); `None`, not known, counts as yes. `known`: what is
+/// known of far messages that are gone.
 #[must_use]
 pub fn judge(
     record: &Record,
@@ -146,6 +176,7 @@ pub fn judge(
     numbering: Numbering,
     rules: &Rules,
     forwarded: Option<bool>,
+    known: Known<'_>,
 ) -> Finding {
     if numbering.validity != record.near_validity {
         return Finding::Unknown("the Maildir's UIDVALIDITY is not the recorded one".to_owned());
@@ -156,8 +187,11 @@ pub fn judge(
     if listing.strange {
         return Finding::Unknown("a file name has an impossible UID".to_owned());
     }
-    let mut changes =
-        Changes { new: listing.unnumbered, other: to_tidy(record, rules), ..Changes::default() };
+    let mut changes = Changes {
+        new: listing.unnumbered,
+        other: to_tidy(record, rules, known),
+        ..Changes::default()
+    };
     let mut entries = record.with_near().peekable();
     let mut last = 0;
     for (uid, flags) in listing.sorted() {
@@ -165,28 +199,60 @@ pub fn judge(
             return Finding::Unknown(format!("two files have the UID {uid}"));
         }
         last = uid;
-        while entries.next_if(|entry| entry.near < uid).is_some() {
-            changes.count(Difference::Deleted);
+        while let Some(entry) = entries.next_if(|entry| entry.near < uid) {
+            changes.count_if(missing(entry, rules, known));
         }
         if let Some(entry) = entries.next_if(|entry| entry.near == uid) {
-            if let Some(kind) = near_difference(entry, flags, rules, forwarded) {
-                changes.count(kind);
-            }
+            changes.count_if(present(entry, flags, rules, forwarded, known));
         } else if flags.has(Flags::TRASHED) && rules.expunge_near {
             changes.count(Difference::Deleted);
-        } else if uid > record.max_pushed && !(flags.has(Flags::TRASHED) && rules.expunge_far) {
+        } else if (uid > record.max_pushed || rules.push_old)
+            && !(flags.has(Flags::TRASHED) && rules.expunge_far)
+        {
             changes.count(Difference::New);
         }
         // Left over: numbered, not recorded and not above the mark. mbsync has
-        // done with it (refused, or its entry dropped) and never looks again.
+        // done with it (refused, or its entry dropped) and, without Old, never
+        // looks again.
     }
     if last > numbering.highest {
         return Finding::Unknown(format!("the UID {last} is above the highest given out"));
     }
-    for _ in entries {
-        changes.count(Difference::Deleted);
+    for entry in entries {
+        changes.count_if(missing(entry, rules, known));
     }
     Finding::from_changes(changes)
+}
+
+/// What is to be done about an entry whose near message is gone.
+fn missing(entry: &Entry, rules: &Rules, known: Known<'_>) -> Option<Difference> {
+    // Neither message is there.
+    if entry.far == 0 || known.is_over(entry.far) {
+        return None;
+    }
+    // Recorded as \Deleted, the far one is it already, or its flags differ from
+    // the record; and nobody removes it.
+    let deleted = entry.flags.has(Flags::TRASHED) && !rules.expunge_far;
+    (!(deleted && entry.standing == Standing::Plain)).then_some(Difference::Deleted)
+}
+
+/// What is to be done about an entry whose near message has these flags.
+fn present(
+    entry: &Entry,
+    flags: Flags,
+    rules: &Rules,
+    forwarded: Option<bool>,
+    known: Known<'_>,
+) -> Option<Difference> {
+    if known.is_gone(entry.far) {
+        // \Deleted is all that mbsync makes of it, unless it expunges.
+        let plain = entry.standing == Standing::Plain;
+        let done = plain && flags.has(Flags::TRASHED) && !rules.expunge_near;
+        return (!done).then_some(Difference::Deleted);
+    }
+    let difference = near_difference(entry, flags, rules, forwarded);
+    // It was gone when the far one was \Deleted, and is here again.
+    difference.or_else(|| known.was_deleted(entry.far).then_some(Difference::Flags))
 }
 
 /// Time stamps of a directory or file. The change time is in it because a
@@ -217,7 +283,11 @@ const TICK: Duration = Duration::from_millis(20);
 const COARSE_TICK: Duration = Duration::from_millis(2020);
 
 impl Stamp {
-    fn of(path: &Path) -> std::io::Result<Stamp> {
+    /// The stamp of a file or directory.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn of(path: &Path) -> std::io::Result<Stamp> {
         let found = path.metadata()?;
         Ok(Stamp {
             modified: (found.mtime(), found.mtime_nsec()),
@@ -340,7 +410,8 @@ impl Look {
     }
 }
 
-/// Looks at the near side of a pair.
+/// Looks at the near side of a pair. `kept`: what was kept of far messages that
+/// are gone.
 ///
 /// A glance is taken before and after the listing, and only a listing that
 /// nothing disturbed is judged clean for good; when it was disturbed three
@@ -352,6 +423,7 @@ pub fn look(
     rules: &Rules,
     remembered: Option<&Remembered>,
     forwarded: Option<bool>,
+    kept: Kept<'_>,
 ) -> Look {
     let remembered = remembered.filter(|then| then.rules == *rules && then.forwarded == forwarded);
     let mut found = Look::unknown(String::new());
@@ -378,7 +450,9 @@ pub fn look(
             return Look::unknown(format!("{}: {error}", maildir.display()));
         }
         let then = remembered.filter(|then| then.record == before.record);
-        let finding = judge_on_disk(maildir, &state, &mut listing, rules, then, forwarded);
+        let seen =
+            Before { remembered: then, forwarded, known: kept.of_record(before.record.as_ref()) };
+        let finding = judge_on_disk(maildir, &state, &mut listing, rules, seen);
         let undisturbed =
             Glance::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
         let settled = undisturbed && before.settled(now);
@@ -397,6 +471,14 @@ pub fn look(
     found
 }
 
+/// What was known before a look.
+#[derive(Clone, Copy, Default)]
+struct Before<'a> {
+    remembered: Option<&'a Remembered>,
+    forwarded: Option<bool>,
+    known: Known<'a>,
+}
+
 /// [`judge`], with what else is needed read from the disk, and for every state
 /// and numbering that there is.
 fn judge_on_disk(
@@ -404,8 +486,7 @@ fn judge_on_disk(
     state: &State,
     listing: &mut Listing,
     rules: &Rules,
-    remembered: Option<&Remembered>,
-    forwarded: Option<bool>,
+    before: Before<'_>,
 ) -> Finding {
     let record = match state {
         State::Known(record) => record,
@@ -422,11 +503,13 @@ fn judge_on_disk(
     // An existing scheme beats the setting.
     match read_numbering(&maildir.join(".uidvalidity")) {
         Ok(text) => match Numbering::parse(&text) {
-            Some(numbering) => judge(record, listing, numbering, rules, forwarded),
+            Some(numbering) => {
+                judge(record, listing, numbering, rules, before.forwarded, before.known)
+            }
             None => Finding::Unknown(".uidvalidity is not understood".to_owned()),
         },
         Err(_) if rules.alt_map || maildir.join(".isyncuidmap.db").exists() => {
-            judge_alt_map(record, listing, rules, remembered)
+            judge_alt_map(record, listing, rules, before)
         }
         Err(_) => Finding::Unknown("the Maildir has lost its UIDs (.uidvalidity)".to_owned()),
     }
@@ -441,16 +524,11 @@ fn read_numbering(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// With `AltMap` only mbsync's database knows which file is which message. So
 /// the messages are compared with those of the last clean look.
-fn judge_alt_map(
-    record: &Record,
-    listing: &Listing,
-    rules: &Rules,
-    remembered: Option<&Remembered>,
-) -> Finding {
-    let Some(then) = remembered.and_then(|then| then.digest) else {
+fn judge_alt_map(record: &Record, listing: &Listing, rules: &Rules, before: Before<'_>) -> Finding {
+    let Some(then) = before.remembered.and_then(|then| then.digest) else {
         return Finding::Unknown("AltMap, and nothing remembered".to_owned());
     };
-    let mut changes = Changes { other: to_tidy(record, rules), ..Changes::default() };
+    let mut changes = Changes { other: to_tidy(record, rules, before.known), ..Changes::default() };
     if then != listing.digest() {
         let more = listing.files().checked_sub(then.files).and_then(|n| u32::try_from(n).ok());
         let fewer = then.files.checked_sub(listing.files()).and_then(|n| u32::try_from(n).ok());
@@ -459,6 +537,28 @@ fn judge_alt_map(
         changes.other += u32::from(then.files == listing.files());
     }
     Finding::from_changes(changes)
+}
+
+/// The messages of a Maildir with UIDs in its names; `None` where they cannot be
+/// read, or are not the ones that the record numbers.
+#[must_use]
+pub fn numbered(maildir: &Path, record: &Record, rules: &Rules) -> Option<Numbered> {
+    let numbering = Numbering::parse(&read_numbering(&maildir.join(".uidvalidity")).ok()?)?;
+    if numbering.validity != record.near_validity {
+        return None;
+    }
+    let listing = listing(maildir, rules.info_delimiter).ok()?;
+    (!listing.strange).then(|| listing.numbered())
+}
+
+/// The messages of a Maildir.
+///
+/// # Errors
+/// It cannot be listed.
+pub fn listing(maildir: &Path, info_delimiter: u8) -> std::io::Result<Listing> {
+    let mut listing = Listing::new(info_delimiter);
+    list(maildir, &mut |name| listing.add(name))?;
+    Ok(listing)
 }
 
 /// Hands the names in cur and new to `each`. A missing new is empty: mbsync
@@ -544,7 +644,7 @@ mod tests {
         for name in names {
             listing.add(name.as_bytes());
         }
-        judge(&record(entries), &mut listing, NUMBERING, rules, forwarded)
+        judge(&record(entries), &mut listing, NUMBERING, rules, forwarded, Known::NOTHING)
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> Finding {
@@ -609,7 +709,7 @@ mod tests {
         let mut listing = Listing::new(b':');
         let mut judged = |name: &[u8]| {
             listing.add(name);
-            judge_on_disk(dir.path(), &State::NeverSynced, &mut listing, &RULES, None, None)
+            judge_on_disk(dir.path(), &State::NeverSynced, &mut listing, &RULES, Before::default())
         };
         assert!(matches!(judged(b".hidden"), Finding::Unknown(_)));
         assert_eq!(judged(b"a"), changes(1, 0, 0));
@@ -672,7 +772,7 @@ mod tests {
         let judged = |name: &str, record: &Record, numbering: Numbering| {
             let mut listing = Listing::new(b':');
             listing.add(name.as_bytes());
-            judge(record, &mut listing, numbering, &RULES, None)
+            judge(record, &mut listing, numbering, &RULES, None, Known::NOTHING)
         };
         let other = Numbering { validity: 3, ..NUMBERING };
         assert!(matches!(judged("a", &record(""), other), Finding::Unknown(_)));
@@ -748,15 +848,16 @@ mod tests {
         let (dir, state, first) = loop {
             let begun = std::time::Instant::now();
             let (dir, state) = maildir();
-            let first = look(dir.path(), &state, &RULES, None, None);
+            let first = look(dir.path(), &state, &RULES, None, None, Kept::default());
             assert_eq!(first.finding, Finding::Clean);
             if begun.elapsed() < TICK / 2 {
                 break (dir, state, first);
             }
         };
         assert!(first.glance.is_none(), "a change in the same tick would go unseen");
-        let at =
-            |remembered: Option<&Remembered>| look(dir.path(), &state, &RULES, remembered, None);
+        let at = |remembered: Option<&Remembered>| {
+            look(dir.path(), &state, &RULES, remembered, None, Kept::default())
+        };
         std::thread::sleep(TICK * 2);
         let second = at(Some(&first.remembered(&RULES, None)));
         assert!(second.listed && second.glance.is_some());
@@ -764,7 +865,7 @@ mod tests {
         assert!(!at(Some(&memory)).listed);
         // Other rules, other answers.
         let other = Rules { expunge_near: true, ..RULES };
-        assert!(look(dir.path(), &state, &other, Some(&memory), None).listed);
+        assert!(look(dir.path(), &state, &other, Some(&memory), None, Kept::default()).listed);
 
         // A change hidden by setting the time back.
         let cur = dir.path().join("cur");
@@ -781,7 +882,7 @@ mod tests {
         let new = std::fs::File::open(dir.path().join("new")).unwrap();
         new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
         std::thread::sleep(TICK * 2);
-        let found = look(dir.path(), &state, &RULES, None, None);
+        let found = look(dir.path(), &state, &RULES, None, None, Kept::default());
         assert_eq!((found.finding, found.glance), (Finding::Clean, None));
     }
 
@@ -790,14 +891,15 @@ mod tests {
         let (dir, state) = maildir();
         std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
         let rules = Rules { alt_map: true, ..RULES };
-        let first = look(dir.path(), &state, &rules, None, None);
+        let first = look(dir.path(), &state, &rules, None, None, Kept::default());
         assert!(matches!(first.finding, Finding::Unknown(_)));
         // Without the setting its UIDs are lost, whatever is remembered.
         let memory = first.remembered(&RULES, None);
-        let lost = look(dir.path(), &state, &RULES, Some(&memory), None).finding;
+        let lost = look(dir.path(), &state, &RULES, Some(&memory), None, Kept::default()).finding;
         assert!(matches!(lost, Finding::Unknown(_)));
         let memory = first.remembered(&rules, None);
-        let again = || look(dir.path(), &state, &rules, Some(&memory), None).finding;
+        let again =
+            || look(dir.path(), &state, &rules, Some(&memory), None, Kept::default()).finding;
         assert_eq!(again(), Finding::Clean);
         let (cur, new) = (dir.path().join("cur"), dir.path().join("new"));
         std::fs::rename(cur.join("a,U=1:2,S"), new.join("a,U=1:2,S")).unwrap();
@@ -807,12 +909,13 @@ mod tests {
         // The same messages, but another run has been since.
         std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
         assert_eq!(again(), Finding::Clean);
-        let before = look(dir.path(), &state, &rules, None, None).fingerprint(None);
+        let before =
+            look(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
         let copy = std::fs::read(&state).unwrap();
         std::fs::remove_file(&state).unwrap();
         std::fs::write(&state, copy).unwrap();
         assert!(matches!(again(), Finding::Unknown(_)));
-        let after = look(dir.path(), &state, &rules, None, None).fingerprint(None);
+        let after = look(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
         assert!(before.near == after.near && before != after);
     }
 
@@ -830,8 +933,8 @@ mod tests {
             rules: rules.clone(),
             forwarded: None,
         };
-        let judged =
-            |entries: &str| judge_alt_map(&record(entries), &listing, &rules, Some(&memory));
+        let before = Before { remembered: Some(&memory), ..Before::default() };
+        let judged = |entries: &str| judge_alt_map(&record(entries), &listing, &rules, before);
         assert_eq!(judged("1 1 S\n"), Finding::Clean);
         let over = Changes { other: 1, ..Changes::default() };
         assert_eq!(judged("1 1 S\n2 2 S\n"), Finding::Changed(over));

@@ -10,8 +10,10 @@
 //! remembered, so that what happened meanwhile is seen by the next one.
 
 use super::flags::Flags;
+use super::gone::{Gone, Known};
+use super::local::Numbered;
 use super::syncstate::{Entry, Placeholder, Record, Standing};
-use super::{Changes, Difference, Finding, Rules};
+use super::{Changes, Difference, Finding, Rules, asks_for_whole, carried};
 pub use crate::uidset::UidSet;
 use serde::{Deserialize, Serialize};
 
@@ -81,13 +83,15 @@ pub enum Needed {
 ///
 /// `record` is `None` where the state file is known to be that of the last
 /// clean look. Without HIGHESTMODSEQ, a change of flags alone does not show
-/// in STATUS and is left to the timer.
+/// in STATUS and is left to the timer. `known`: what is known to be gone; where a
+/// look is to confirm it, the same STATUS is not enough.
 #[must_use]
 pub fn suspect(
     now: &Status,
     remembered: Option<&Remembered>,
     record: Option<&Record>,
     rules: &Rules,
+    known: Known<'_>,
 ) -> Suspicion {
     if record.is_some_and(|record| record.far_validity != now.uid_validity) {
         return Suspicion::Unknown("the server's UIDVALIDITY is not the recorded one".to_owned());
@@ -104,11 +108,19 @@ pub fn suspect(
         return Suspicion::Look(Needed::Whole);
     };
     if then.status == *now {
-        return Suspicion::Clean;
+        return if known.is_unconfirmed() {
+            Suspicion::Look(Needed::Whole)
+        } else {
+            Suspicion::Clean
+        };
     }
+    // With Old, what is not recorded is to be pulled unless it is \Deleted.
+    let of_each = rules.pull_old && rules.expunge_near && !rules.expunge_far;
     Suspicion::Look(match (then.status.highest_modseq, now.highest_modseq) {
         // A server that counts backwards has forgotten something.
-        (Some(old), Some(new)) if old <= new && then.status.uid_next <= now.uid_next => {
+        (Some(old), Some(new))
+            if old <= new && then.status.uid_next <= now.uid_next && !of_each =>
+        {
             Needed::ChangedSince(old)
         }
         _ => Needed::Whole,
@@ -124,13 +136,33 @@ pub enum Fetched {
     ChangedSince(Vec<(u32, Flags)>),
 }
 
+/// What a look at the far side comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The finding.
+    pub finding: Finding,
+    /// What is gone, for judging the near side; without the record's stamp.
+    pub gone: Gone,
+}
+
 /// What on the far side differs from the record: `uids` are all that SEARCH
 /// found, `fetched` the flags. UIDs in `fetched` alone are of messages that
 /// came or went between the two, and the next look's business.
+///
+/// `near` gives the messages on the near side, if they can be told, and is asked
+/// when one is gone here. `known`: what was known to be gone before.
 #[must_use]
-pub fn settle(record: &Record, rules: &Rules, uids: &UidSet, fetched: &Fetched) -> Finding {
+pub fn settle(
+    record: &Record,
+    rules: &Rules,
+    uids: &UidSet,
+    fetched: &Fetched,
+    known: Known<'_>,
+    near: impl FnOnce() -> Option<Numbered>,
+) -> Settled {
     if record.max_expired_near > 0 {
-        return Finding::Unknown("messages expire on the far side".to_owned());
+        let finding = Finding::Unknown("messages expire on the far side".to_owned());
+        return Settled { finding, gone: Gone::default() };
     }
     let (flags, whole) = match fetched {
         Fetched::Whole(flags) => (flags, true),
@@ -141,40 +173,122 @@ pub fn settle(record: &Record, rules: &Rules, uids: &UidSet, fetched: &Fetched) 
     flags.reverse();
     flags.sort_by_key(|&(uid, _)| uid);
     flags.dedup_by_key(|&mut (uid, _)| uid);
+    let flags_of = |uid: u32| {
+        let at = flags.binary_search_by_key(&uid, |&(uid, _)| uid).ok()?;
+        flags.get(at).map(|&(_, flags)| flags)
+    };
 
-    let mut changes = Changes::default();
+    let mut near = Near { ask: Some(near), told: None };
+    let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let mut recorded_above = 0;
     for entry in record.with_far() {
-        if uids.contains(entry.far) {
-            recorded_above += u64::from(entry.far > record.max_pulled);
-            let unseen = || flags.binary_search_by_key(&entry.far, |&(uid, _)| uid).is_err();
-            if whole && entry.near != 0 && unseen() {
+        let far = entry.far;
+        if !uids.contains(far) {
+            match near.half(entry) {
+                // Of no message any more.
+                Half::Never => {}
+                Half::Gone => gone.gone.push(far, far),
+                Half::There(seen)
+                    if seen.has(Flags::TRASHED)
+                        && !rules.expunge_near
+                        && entry.standing == Standing::Plain =>
+                {
+                    gone.gone.push(far, far);
+                }
+                Half::There(_) => {
+                    gone.pending.push(far, far);
+                    changes.count(Difference::Deleted);
+                }
+                Half::Unknown => changes.count(Difference::Deleted),
+            }
+            continue;
+        }
+        recorded_above += u64::from(far > record.max_pulled);
+        let Some(seen) = flags_of(far) else {
+            if whole && entry.near != 0 {
+                changes.count(Difference::Deleted);
+            } else if known.was_seen_deleted(far) && near.half(entry) == Half::Gone {
+                gone.deleted.push(far, far);
+            }
+            continue;
+        };
+        if seen.has(Flags::TRASHED) && rules.expunge_far {
+            changes.count(Difference::Deleted);
+        } else if let Some(kind) = far_difference(entry, seen, rules) {
+            // \Deleted is all that mbsync makes of it.
+            let over = seen.has(Flags::TRASHED)
+                && entry.standing == Standing::Plain
+                && !asks_for_whole(entry, Placeholder::Far, seen, entry.near, rules)
+                && near.half(entry) == Half::Gone;
+            if over {
+                gone.deleted.push(far, far);
+            } else {
+                changes.count(kind);
+            }
+        } else if known.is_over(far) && near.half(entry) == Half::Gone {
+            if seen.has(Flags::TRASHED) {
+                gone.deleted.push(far, far);
+            } else {
+                // No more \Deleted, or it never was: mbsync deletes it again.
                 changes.count(Difference::Deleted);
             }
-        } else {
-            changes.count(Difference::Deleted);
         }
     }
-    // Whatever is above the mark and not recorded is new: flags not fetched, it
-    // may be anything.
-    let mut new = uids.count_above(record.max_pulled).saturating_sub(recorded_above);
-    for &(uid, flags) in flags.iter().filter(|(uid, _)| uids.contains(*uid)) {
-        let entry = record.of_far(uid);
-        let above = entry.is_none() && uid > record.max_pulled;
-        let trashed = flags.has(Flags::TRASHED);
-        if above && trashed && rules.expunge_near {
+    // Whatever is above the mark and not recorded is new, with Old whatever is not
+    // recorded: flags not fetched, it may be anything.
+    let mut new = if rules.pull_old {
+        let recorded = record.with_far().iter().filter(|entry| uids.contains(entry.far)).count();
+        uids.len().saturating_sub(recorded as u64)
+    } else {
+        uids.count_above(record.max_pulled).saturating_sub(recorded_above)
+    };
+    for &(uid, seen) in flags.iter().filter(|(uid, _)| uids.contains(*uid)) {
+        if !seen.has(Flags::TRASHED) || record.of_far(uid).is_some() {
+            continue;
+        }
+        if rules.expunge_far {
+            changes.count(Difference::Deleted);
+        }
+        if rules.expunge_near && (uid > record.max_pulled || rules.pull_old) {
             // mbsync pulls no message that it would remove from the near side
             // at once; it only moves its mark.
             new = new.saturating_sub(1);
         }
-        if trashed && rules.expunge_far {
-            changes.count(Difference::Deleted);
-        } else if let Some(kind) = entry.and_then(|entry| far_difference(entry, flags)) {
-            changes.count(kind);
-        }
     }
     changes.new = changes.new.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
-    Finding::from_changes(changes)
+    Settled { finding: Finding::from_changes(changes), gone }
+}
+
+/// The near side, looked at when it first matters.
+struct Near<Ask> {
+    ask: Option<Ask>,
+    told: Option<Numbered>,
+}
+
+/// What is on the near side of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// The record names none.
+    Never,
+    Gone,
+    There(Flags),
+    /// It cannot be told.
+    Unknown,
+}
+
+impl<Ask: FnOnce() -> Option<Numbered>> Near<Ask> {
+    fn half(&mut self, entry: &Entry) -> Half {
+        if entry.near == 0 {
+            return Half::Never;
+        }
+        if let Some(ask) = self.ask.take() {
+            self.told = ask();
+        }
+        match &self.told {
+            None => Half::Unknown,
+            Some(there) => there.flags(entry.near).map_or(Half::Gone, Half::There),
+        }
+    }
 }
 
 /// The far side of a pair that was never synced.
@@ -204,21 +318,17 @@ pub fn keeps_forwarded(
 /// Whether the flags seen on the far side call for something, given the pair's
 /// entry. The counterpart of the near side's rule, without its exceptions for
 /// expired messages and for what the server does not keep.
-fn far_difference(entry: &Entry, seen: Flags) -> Option<Difference> {
+fn far_difference(entry: &Entry, seen: Flags, rules: &Rules) -> Option<Difference> {
     if entry.standing == Standing::Skipped {
         return Some(Difference::New);
     }
-    if entry.placeholder != Placeholder::None && seen.has(Flags::FLAGGED) {
+    if asks_for_whole(entry, Placeholder::Far, seen, entry.near, rules) {
         return Some(Difference::Flags);
     }
     if entry.near == 0 {
         return None;
     }
-    let pulled = if entry.placeholder == Placeholder::Far {
-        seen.without(Flags::SEEN.with(Flags::FLAGGED))
-    } else {
-        seen
-    };
+    let pulled = carried(entry, Placeholder::Far, seen, rules);
     (pulled != entry.flags).then_some(Difference::Flags)
 }
 
@@ -238,12 +348,8 @@ mod tests {
 
     fn found(entries: &str, uids: &str, flags: &[(u32, &[u8])], rules: &Rules) -> Finding {
         let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
-        settle(
-            &record(entries),
-            rules,
-            &UidSet::parse(uids).unwrap(),
-            &Fetched::ChangedSince(flags),
-        )
+        let (uids, fetched) = (UidSet::parse(uids).unwrap(), Fetched::ChangedSince(flags));
+        settle(&record(entries), rules, &uids, &fetched, Known::NOTHING, || None).finding
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> Finding {
@@ -254,7 +360,7 @@ mod tests {
     fn the_same_status_is_clean_and_another_needs_a_look() {
         let record = record("1 1 S\n");
         let then = Remembered::new(STATUS, &record, &RULES);
-        let at = |now: Status| suspect(&now, Some(&then), Some(&record), &RULES);
+        let at = |now: Status| suspect(&now, Some(&then), Some(&record), &RULES, Known::NOTHING);
         assert_eq!(at(STATUS), Suspicion::Clean);
         let since = Suspicion::Look(Needed::ChangedSince(50));
         let whole = Suspicion::Look(Needed::Whole);
@@ -264,19 +370,22 @@ mod tests {
         assert_eq!(at(Status { uid_next: 9, ..STATUS }), whole);
         assert_eq!(at(Status { highest_modseq: None, ..STATUS }), whole);
         assert!(matches!(at(Status { uid_validity: 2, ..STATUS }), Suspicion::Unknown(_)));
-        assert_eq!(suspect(&STATUS, None, Some(&record), &RULES), whole);
+        assert_eq!(suspect(&STATUS, None, Some(&record), &RULES, Known::NOTHING), whole);
         let other = Rules { expunge_far: true, ..RULES };
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&record), &other), whole);
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&record), &other, Known::NOTHING), whole);
         let mut restored = record.clone();
         restored.max_pulled = 8;
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING), whole);
         restored = record.clone();
         restored.max_pushed = 8;
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING), whole);
         let mut grown = record.clone();
         (grown.max_pulled, grown.max_pushed) = (10, 10);
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&grown), &RULES), Suspicion::Clean);
-        assert_eq!(suspect(&STATUS, Some(&then), None, &RULES), Suspicion::Clean);
+        assert_eq!(
+            suspect(&STATUS, Some(&then), Some(&grown), &RULES, Known::NOTHING),
+            Suspicion::Clean
+        );
+        assert_eq!(suspect(&STATUS, Some(&then), None, &RULES, Known::NOTHING), Suspicion::Clean);
     }
 
     #[test]
@@ -285,7 +394,7 @@ mod tests {
         assert_eq!(found(entries, "1:3,7,12", &[], &RULES), Finding::Clean);
         assert_eq!(found(entries, "1:3,7,12", &[(1, b"S"), (3, b"T")], &RULES), Finding::Clean);
         assert_eq!(found(entries, "1:3,10:13", &[(1, b"RS")], &RULES), changes(3, 0, 1));
-        assert_eq!(found(entries, "1,12", &[], &RULES), changes(0, 2, 0));
+        assert_eq!(found(entries, "1,12", &[], &RULES), changes(0, 1, 0));
         assert_eq!(found(entries, "1:3,12", &[(1, b"F"), (1, b"S")], &RULES), Finding::Clean);
     }
 
@@ -321,7 +430,7 @@ mod tests {
         let uids = UidSet::parse("1:3").unwrap();
         let whole = |uids_seen: &[u32]| {
             let flags = uids_seen.iter().map(|&uid| (uid, Flags::SEEN)).collect();
-            settle(&record, &RULES, &uids, &Fetched::Whole(flags))
+            settle(&record, &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, || None).finding
         };
         assert_eq!(whole(&[1, 2, 3]), Finding::Clean);
         assert_eq!(whole(&[1, 2]), Finding::Clean, "the third is not here anyway");
@@ -352,9 +461,10 @@ mod tests {
                     MaxExpiredNearUid 3\n\n";
         let record = syncstate::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();
         assert_eq!(record.max_expired_near, 3);
-        let finding =
-            settle(&record, &RULES, &UidSet::parse("1").unwrap(), &Fetched::ChangedSince(vec![]));
-        assert!(matches!(finding, Finding::Unknown(_)));
+        let uids = UidSet::parse("1").unwrap();
+        let fetched = Fetched::ChangedSince(vec![]);
+        let settled = settle(&record, &RULES, &uids, &fetched, Known::NOTHING, || None);
+        assert!(matches!(settled.finding, Finding::Unknown(_)));
     }
 
     #[test]
@@ -377,7 +487,8 @@ mod tests {
         }
         assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
         let all = UidSet::parse("1:4294967295").unwrap();
-        let finding = settle(&record("1 1 \n"), &RULES, &all, &Fetched::ChangedSince(Vec::new()));
-        assert!(matches!(finding, Finding::Changed(Changes { new: 4_294_967_286, .. })));
+        let (record, fetched) = (record("1 1 \n"), Fetched::ChangedSince(Vec::new()));
+        let settled = settle(&record, &RULES, &all, &fetched, Known::NOTHING, || None);
+        assert!(matches!(settled.finding, Finding::Changed(Changes { new: 4_294_967_286, .. })));
     }
 }

@@ -26,6 +26,7 @@ use crate::stop::Stop;
 use crate::sync::disk::{self, Disk, Scene};
 use crate::sync::serve;
 use crate::verdict::Seen;
+use crate::verdict::gone::Gone;
 use crate::watch::boxes::{Touched, Watched};
 use crate::watch::clock::{self, Alarm, Jump};
 use crate::watch::ears::Ears;
@@ -55,6 +56,8 @@ struct Waiter<'a> {
     jump: Option<Jump>,
     boxes: Vec<Watched>,
     seen: BTreeMap<String, Seen>,
+    /// What runs have removed.
+    gone: BTreeMap<String, Gone>,
     stuck: Memory,
     unsaved: Unsaved,
     far: Option<Far>,
@@ -164,6 +167,7 @@ fn begin<'a>(
     let now = clock::now();
     let mut waiter = Waiter {
         seen: disk.dir().read_json(seen::FILE).unwrap_or_default(),
+        gone: disk.dir().read_json(seen::GONE).unwrap_or_default(),
         stuck: disk.dir().read_json(seen::STUCK).unwrap_or_default(),
         scene,
         manner,

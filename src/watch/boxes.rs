@@ -83,6 +83,8 @@ pub struct Watched {
     pub record: Option<local::Stamp>,
     /// mbsync was interrupted in it.
     pub unfinished: bool,
+    /// A run let conclude what is gone on the server: a look is to confirm it.
+    pub unconfirmed: bool,
 }
 
 impl Watched {
@@ -99,6 +101,7 @@ impl Watched {
             digest: None,
             record: None,
             unfinished: false,
+            unconfirmed: false,
         }
     }
 
@@ -162,6 +165,13 @@ impl Watched {
             (Near::Unasked, None) => true,
             (Near::Found(_), None) => false,
         }
+    }
+
+    /// What the server told, or STATUS: enough to call the mailbox clean only where
+    /// nothing is left for a look to confirm.
+    pub fn tell_far(&mut self, far: FarSide) {
+        let clean = far == FarSide::Found(Finding::Clean);
+        self.far = if clean && self.unconfirmed { FarSide::Suspect } else { far };
     }
 
     /// A run was under way, ours or another's: what was dirty may be clean now,
@@ -314,6 +324,13 @@ mod tests {
             (dirty(), FarSide::Suspect, FarSide::Suspect),
             (FarSide::Untold, FarSide::Untold, FarSide::Untold),
         ] {
+            // What is told before a look has confirmed it is not believed either.
+            for unconfirmed in [false, true] {
+                watched.unconfirmed = unconfirmed;
+                watched.tell_far(before.clone());
+                let doubted = unconfirmed && before == clean();
+                assert_eq!(watched.far == FarSide::Suspect, doubted);
+            }
             for (done, after) in [(false, others), (true, ours)] {
                 watched.far = before.clone();
                 watched.near = Near::Found(Finding::Clean);

@@ -7,7 +7,9 @@
 use super::boxes::Watched;
 use super::far::Far;
 use crate::imap::{self, LinkError, Opening};
-use crate::verdict::remote::{self, Fetched, Needed, Suspicion};
+use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::local::Stamp;
+use crate::verdict::remote::{self, Fetched, Needed, Settled, Suspicion};
 use crate::verdict::syncstate::{self, Record, State};
 use crate::verdict::{Digest, Finding, Rules, Seen, local};
 
@@ -20,10 +22,15 @@ pub struct Looked {
     pub learned: bool,
 }
 
-/// Looks at the near side. `left_by_run`: the digest before a run that went
-/// well and took this mailbox on; with `AltMap`, where no record can be compared
-/// with, the same digest after it means clean.
-pub fn near(watched: &mut Watched, seen: &mut Seen, left_by_run: Option<Digest>) -> Looked {
+/// Looks at the near side. `by_run`: what runs have removed. `left_by_run`: the
+/// digest before a run that went well and took this mailbox on; with `AltMap`,
+/// where no record can be compared with, the same digest after it means clean.
+pub fn near(
+    watched: &mut Watched,
+    seen: &mut Seen,
+    by_run: Option<&Gone>,
+    left_by_run: Option<Digest>,
+) -> Looked {
     let (Some(maildir), Some(state_file)) = (&watched.mailbox.maildir, &watched.mailbox.state_file)
     else {
         // Not here: the server's side alone is asked.
@@ -35,10 +42,12 @@ pub fn near(watched: &mut Watched, seen: &mut Seen, left_by_run: Option<Digest>)
         Err(why) => (Rules::none(), Some(why.clone())),
     };
     let remembered = seen.near.as_ref().filter(|_| why_not.is_none());
-    let look = local::look(maildir, state_file, &rules, remembered, seen.forwarded);
+    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let look = local::look(maildir, state_file, &rules, remembered, seen.forwarded, kept);
     watched.digest = look.digest;
     watched.record = look.record;
     watched.unfinished = syncstate::unfinished(state_file);
+    watched.unconfirmed = kept.of_record(look.record.as_ref()).is_unconfirmed();
     if let Some(why) = why_not {
         return Looked { finding: Finding::Unknown(why), learned: false };
     }
@@ -57,7 +66,7 @@ pub fn near(watched: &mut Watched, seen: &mut Seen, left_by_run: Option<Digest>)
 }
 
 /// Looks at the far side. `Ok(None)`: something happened during the look, so
-/// that it has to be looked into once more.
+/// that it has to be looked into once more. `by_run`: what runs have removed.
 ///
 /// # Errors
 /// The connection was lost.
@@ -65,6 +74,7 @@ pub fn far(
     watched: &Watched,
     at: usize,
     seen: &mut Seen,
+    by_run: Option<&Gone>,
     far: &mut Far,
 ) -> Result<(Option<Finding>, bool), LinkError> {
     let unknown = |why: &str| Ok((Some(Finding::Unknown(why.to_owned())), false));
@@ -73,14 +83,22 @@ pub fn far(
         Err(why) => return unknown(why),
     };
     let Some(status) = far.status(at) else { return unknown("not on the server") };
-    let record: Record = match watched.mailbox.state_file.as_deref().map(syncstate::read) {
-        Some(State::Known(record)) => record,
-        Some(State::NeverSynced) => return Ok((Some(remote::never_synced(&status)), false)),
-        Some(State::Unfinished) => return unknown("mbsync was interrupted"),
-        Some(State::Unreadable { why }) => return unknown(&why),
-        None => return unknown("no record"),
+    let Some(state_file) = watched.mailbox.state_file.as_deref() else {
+        return unknown("no record");
     };
-    let needed = match remote::suspect(&status, seen.far.as_ref(), Some(&record), &rules) {
+    let stamp = Stamp::of(state_file).ok();
+    let record: Record = match syncstate::read(state_file) {
+        State::Known(record) => record,
+        State::NeverSynced => return Ok((Some(remote::never_synced(&status)), false)),
+        State::Unfinished => return unknown("mbsync was interrupted"),
+        State::Unreadable { why } => return unknown(&why),
+    };
+    // One that was replaced while it was read is of no stamp.
+    let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
+    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let known = kept.of_record(stamp.as_ref());
+    let then = seen.far.as_ref();
+    let needed = match remote::suspect(&status, then, Some(&record), &rules, known) {
         Suspicion::Clean => return Ok((Some(Finding::Clean), false)),
         Suspicion::Unknown(why) => return unknown(&why),
         Suspicion::Look(needed) => needed,
@@ -97,9 +115,16 @@ pub fn far(
         Err(LinkError::Refused(answer)) => return unknown(&answer.text),
         Err(lost) => return Err(lost),
     };
-    let finding = remote::settle(&record, &rules, &look.uids, &fetched(&look));
-    let mut learned = look.forwarded.is_some() && seen.forwarded != look.forwarded;
-    if learned {
+    // What it shows is relied on together with what is remembered of it here.
+    let maildir = watched.mailbox.maildir.as_deref().filter(|_| stamp.is_some());
+    let near = || local::numbered(maildir?, &record, &rules);
+    let Settled { finding, gone } =
+        remote::settle(&record, &rules, &look.uids, &fetched(&look), known, near);
+    let gone = Some(Gone { record: stamp, ..gone }).filter(|gone| !gone.is_empty());
+    let mut learned = seen.gone != gone;
+    seen.gone = gone;
+    if look.forwarded.is_some() && seen.forwarded != look.forwarded {
+        learned = true;
         seen.forwarded = look.forwarded;
         // A yes was supposed before; and with AltMap it makes no difference.
         if let Some(near) = seen.near.as_mut() {

@@ -96,6 +96,8 @@ pub fn account(name: &str, dir: &Path, mailboxes: &[&str]) -> (Account, Vec<Mail
             near,
             patterns: Some(vec!["*".into()]),
             full_sync: true,
+            old: Sides::default(),
+            isync_1_5: false,
             create: Sides::default(),
             expunge: Sides::default(),
             max_messages: 0,

@@ -10,6 +10,7 @@ use crate::imap::LinkError;
 use crate::state::last::{self, Last};
 use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry};
+use crate::state::seen;
 use crate::sync::serve::Ground as _;
 use crate::verdict::Finding;
 use crate::watch::boxes::{FarSide, Near, Told, Touched};
@@ -112,10 +113,10 @@ impl Waiter<'_> {
             // The next look must not be content with STATUS.
             self.seen.entry(key).or_default().far = None;
         }
-        watched.far = match status {
+        watched.tell_far(match status {
             Some(now) => watched.far.told(Told { now, seen, unseen, quiet }, watched.rules.is_ok()),
             None => FarSide::compared(None, None),
-        };
+        });
         let then = match &watched.far {
             FarSide::Found(Finding::Clean) => "as at the last look",
             FarSide::Suspect => "may be an echo",
@@ -141,6 +142,7 @@ impl Waiter<'_> {
     pub(super) fn another_run_ended(&mut self, last: (u64, u64)) {
         self.say(|| "another process has synced".into());
         self.last_run = last;
+        self.gone = self.disk.dir().read_json(seen::GONE).unwrap_or_default();
         self.run_ended = clock::now();
         self.boxes.iter_mut().for_each(|watched| watched.run_ended(false));
         if self.far.is_none() && self.retry().is_none() {

@@ -12,7 +12,7 @@ use crate::outcome::Exit;
 use crate::state::last::{self, Last};
 use crate::state::lock::Lock;
 use crate::state::retry::seconds;
-use crate::state::want;
+use crate::state::{seen, want};
 use crate::sync::disk::{self, covers};
 use crate::sync::serve::{Gate, Ground as _, Locked};
 use crate::verdict::Digest;
@@ -89,6 +89,7 @@ impl Waiter<'_> {
         self.disk.unlock();
         self.take_back(report.loan.as_ref());
         self.last_run = self.which_run();
+        self.gone = self.disk.dir().read_json(seen::GONE).unwrap_or_default();
         self.run_ended = clock::now();
         self.requested = None;
         if wants.contains(&Want::Account) {

@@ -12,7 +12,7 @@ use crate::state::{retry, want};
 use crate::sync::disk;
 use crate::sync::serve::Ground as _;
 use crate::verdict::Finding;
-use crate::watch::boxes::{FarSide, Watched};
+use crate::watch::boxes::{FarSide, Near, Watched};
 use crate::watch::far::{Far, Plan, RENEW, REPLY, REPLY_AFTER_SLEEP, Rung};
 use crate::watch::reach::Next;
 use crate::watch::{clock, look};
@@ -143,7 +143,7 @@ impl<'a> Waiter<'a> {
         let Some(far) = &self.far else { return };
         for (at, watched) in self.boxes.iter_mut().enumerate() {
             let seen = self.seen.get(&watched.key()).and_then(|seen| watched.seen_far(seen));
-            watched.far = FarSide::compared(far.status(at), seen);
+            watched.tell_far(FarSide::compared(far.status(at), seen));
         }
         // What was told on the way is in it.
         let _ = self.far.as_mut().map(Far::forget_heard);
@@ -210,10 +210,12 @@ impl<'a> Waiter<'a> {
             self.boxes.iter_mut().for_each(|watched| watched.far = FarSide::Untold);
             return true;
         };
-        let seen = self.seen.entry(watched.key()).or_default();
+        let key = watched.key();
+        let by_run = self.gone.get(&key);
+        let seen = self.seen.entry(key).or_default();
         let begun = clock::now();
         self.looking_since.get_or_insert(begun);
-        match look::far(watched, at, seen, far) {
+        match look::far(watched, at, seen, by_run, far) {
             Ok((finding, learned)) => {
                 self.unsaved.seen |= learned;
                 let took = short(clock::now().saturating_sub(begun));
@@ -229,8 +231,15 @@ impl<'a> Waiter<'a> {
                     self.note_talk();
                 }
                 let clean = finding == Some(Finding::Clean);
-                if let (Some(finding), Some(watched)) = (finding, self.boxes.get_mut(at)) {
-                    watched.far = FarSide::Found(finding);
+                if let Some(watched) = self.boxes.get_mut(at) {
+                    watched.unconfirmed = false;
+                    // What it found gone may be what the near side lacks.
+                    if learned && matches!(watched.near, Near::Found(Finding::Changed(_))) {
+                        watched.near = Near::Unasked;
+                    }
+                    if let Some(finding) = finding {
+                        watched.far = FarSide::Found(finding);
+                    }
                 }
                 if clean {
                     self.unstick(at, |stuck| stuck.far = None);
