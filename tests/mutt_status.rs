@@ -109,16 +109,16 @@ fn the_state_is_shown_while_neomutt_is_idle() {
 }
 
 /// The client's status files, less what they themselves forbid: 30-status.rc is
-/// not for a NeoMutt after April 2024.
+/// not for a neomutt later than April 2024.
 fn files_for(client: &str) -> &'static [&'static str] {
     if client == "mutt" {
         return &["30-status.rc"];
     }
-    // `NeoMutt 20220429`, and so on.
+    // `NeoMutt 20220429`: a date.
     let said = Command::new(client).arg("-v").output().unwrap().stdout;
     let said = String::from_utf8_lossy(&said);
     let date = said.split_whitespace().nth(1).and_then(|date| date.parse::<u32>().ok());
-    if date.expect("a date") < 2024_05_00 {
+    if date.expect("a date") < 20_240_500 {
         &["30-status.rc", "30-status-neomutt.rc"]
     } else {
         &["30-status-neomutt.rc"]
