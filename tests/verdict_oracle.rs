@@ -588,7 +588,7 @@ fn history(
                     tally.refused += 1;
                 } else {
                     tally.in_vain += 1;
-                    if kind.exact && std::env::var_os("PROGRAMS_FROM").is_none() {
+                    if kind.exact {
                         return show("wrongly dirty");
                     }
                 }

@@ -8,3 +8,10 @@ mod places;
 mod reach;
 mod values;
 mod verdicts;
+
+use mutt_sync::mbsyncrc::Dialect;
+
+/// The language of the mbsync that the tests run.
+fn installed() -> Dialect {
+    if rig::mbsync_version() < (1, 5) { Dialect::V1_4 } else { Dialect::V1_5 }
+}

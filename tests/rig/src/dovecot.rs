@@ -241,10 +241,13 @@ namespace inbox {{
             let lines: String = without.iter().map(|name| format!("  \"{name}\" = no\n")).collect();
             format!("imap_capability {{\n{lines}}}\n")
         } else {
-            let kept: Vec<&str> = CAPABILITIES
+            let (taken, kept): (Vec<&str>, Vec<&str>) = CAPABILITIES
                 .split_whitespace()
-                .filter(|capability| !without.iter().any(|name| name == capability))
-                .collect();
+                .partition(|capability| without.iter().any(|name| name == capability));
+            // What it does not announce need not be taken out.
+            if taken.is_empty() {
+                return String::new();
+            }
             format!("imap_capability = {}\n", kept.join(" "))
         }
     }

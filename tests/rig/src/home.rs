@@ -36,6 +36,22 @@ pub fn real_mbsync() -> PathBuf {
     other.filter(|file| file.is_file()).unwrap_or_else(|| "/usr/bin/mbsync".into())
 }
 
+/// Its version, such as (1, 4).
+pub fn mbsync_version() -> (u32, u32) {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let mut command = Command::new(real_mbsync());
+        let said = run(command.arg("--version"), Duration::from_secs(60)).ok().stdout;
+        // `isync 1.4.4`
+        let mut numbers = said.trim().rsplit(' ').next().into_iter().flat_map(|it| it.split('.'));
+        let mut number = || numbers.next()?.parse().ok();
+        match (number(), number()) {
+            (Some(major), Some(minor)) => (major, minor),
+            _ => panic!("mbsync --version says {said:?}"),
+        }
+    })
+}
+
 /// The program under test: beside the test's own directory, as cargo lays them
 /// out, or what `MUTT_SYNC_BIN` names.
 pub fn mutt_sync() -> &'static Path {
