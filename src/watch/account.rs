@@ -29,7 +29,7 @@ use crate::verdict::Seen;
 use crate::verdict::gone::Gone;
 use crate::watch::boxes::{Touched, Watched};
 use crate::watch::clock::{self, Alarm, Jump};
-use crate::watch::ears::Ears;
+use crate::watch::ears::{Ears, Heard};
 use crate::watch::far::{Far, RENEW, Rung};
 use crate::watch::need::Memory;
 use crate::watch::reach::Reach;
@@ -52,6 +52,8 @@ struct Waiter<'a> {
     halt: &'a Halt,
     disk: Disk<'a>,
     ears: Option<Ears>,
+    /// Events of watches that have been replaced, not acted on yet.
+    unheard: Heard,
     alarm: Alarm,
     jump: Option<Jump>,
     boxes: Vec<Watched>,
@@ -176,6 +178,7 @@ fn begin<'a>(
         halt,
         disk,
         ears: None,
+        unheard: Heard::default(),
         alarm: Alarm::new().map_err(failed)?,
         jump: Jump::new().ok(),
         boxes: Vec::new(),
@@ -235,6 +238,10 @@ impl Waiter<'_> {
                     Step::Again => continue,
                     Step::End(end) => return end,
                 }
+            }
+            // No descriptor becomes readable for these.
+            if !self.unheard.nothing() {
+                continue;
             }
             if self.connect_if_due() || self.look_far() || self.keep_alive() {
                 continue;

@@ -15,7 +15,6 @@ use crate::sync::serve::Ground as _;
 use crate::verdict::Finding;
 use crate::watch::boxes::{FarSide, Near, Told, Touched};
 use crate::watch::clock;
-use crate::watch::ears::Ears;
 use crate::watch::far::Far;
 
 impl Waiter<'_> {
@@ -23,7 +22,8 @@ impl Waiter<'_> {
     /// is another one.
     pub(super) fn listen(&mut self) -> bool {
         let now = clock::now();
-        let heard = self.ears.as_mut().map(Ears::heard).unwrap_or_default();
+        self.keep_heard();
+        let heard = std::mem::take(&mut self.unheard);
         if heard.all {
             self.say(|| "more happened than the kernel could tell; looking at everything".into());
             self.boxes.iter_mut().for_each(|watched| watched.near = Near::Unasked);

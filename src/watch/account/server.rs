@@ -10,7 +10,6 @@ use crate::imap::LinkError;
 use crate::outcome::{Exit, Failure};
 use crate::state::{retry, want};
 use crate::sync::disk;
-use crate::sync::serve::Ground as _;
 use crate::verdict::Finding;
 use crate::watch::boxes::{FarSide, Near, Watched};
 use crate::watch::far::{Far, Plan, RENEW, REPLY, REPLY_AFTER_SLEEP, Rung};
@@ -127,8 +126,7 @@ impl<'a> Waiter<'a> {
             // The login works: what was in the way is gone, and what failed for
             // it is wanted now.
             let _ = self.disk.dir().remove(retry::FILE);
-            let failed = want::all(self.disk.dir());
-            self.disk.demand(&failed, false);
+            want::renew(self.disk.dir());
         }
         let only_there = far.only_there().len();
         self.far = Some(far);
