@@ -1088,7 +1088,7 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     assert!(child.wait().unwrap().success());
     let pulled = delivered(&maildir, since).unwrap();
     assert_eq!(pulled.len(), 2);
-    let counts = record(&case).changes_since(&old, 2);
+    let counts = record(&case).changes_since(&old, 2, |_| false);
     assert_eq!(counts, Counts { pulled: 2, pushed: 1, flags: 1, gone: 2 });
     case.settle();
 }

@@ -14,7 +14,10 @@
 //!
 //! Depends on the record and on UIDs; not on files, connections or runs.
 
-use super::local::Stamp;
+use super::Rules;
+use super::flags::Flags;
+use super::local::{Numbered, Stamp};
+use super::syncstate::{Record, Standing};
 use crate::uidset::UidSet;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +117,66 @@ impl Known<'_> {
         let Gone { gone, deleted, pending, .. } = self.looked.unwrap_or(&NONE);
         !(confirmed([gone, pending], &run.gone) && confirmed([deleted, deleted], &run.deleted))
     }
+}
+
+/// What a run has left in a record that it did not replace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeftByRun {
+    /// Messages that were there before the run, and are gone or \Deleted.
+    pub during: u32,
+    /// Far UIDs of those that were gone before it, and not known to be done with.
+    pub earlier: Vec<u32>,
+    /// All that is known now, without the record's stamp.
+    pub gone: Gone,
+}
+
+/// What a run of isync 1.5 has left, that went well, synchronized the mailbox, and
+/// alone has removed messages from it and changed flags in it meanwhile.
+///
+/// `before` and `after`: the near side; `known`: what earlier runs have left. What
+/// was missing when mbsync read the near side, it has made \Deleted on the far
+/// side, or found gone there. What it has removed itself was gone or \Deleted
+/// there. And what it makes \Deleted here without recording that, is gone there.
+#[must_use]
+pub fn left_by_run(
+    record: &Record,
+    rules: &Rules,
+    before: &Numbered,
+    after: &Numbered,
+    known: Known<'_>,
+) -> LeftByRun {
+    let mut left = LeftByRun::default();
+    for entry in record.with_far() {
+        // What expires follows rules of its own.
+        if entry.near == 0 || entry.standing != Standing::Plain {
+            continue;
+        }
+        let far = entry.far;
+        let was_there = before.flags(entry.near);
+        match after.flags(entry.near) {
+            None => {
+                left.gone.deleted.push(far, far);
+                match was_there {
+                    _ if known.is_over(far) => {}
+                    Some(_) => left.during = left.during.saturating_add(1),
+                    None => left.earlier.push(far),
+                }
+            }
+            Some(now) if now.has(Flags::TRASHED) && !rules.expunge_near => {
+                if known.is_gone(far) {
+                    left.gone.gone.push(far, far);
+                    continue;
+                }
+                let made = was_there.is_some_and(|then| !then.has(Flags::TRASHED));
+                if made && !entry.flags.has(Flags::TRASHED) {
+                    left.gone.gone.push(far, far);
+                    left.during = left.during.saturating_add(1);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    left
 }
 
 /// For a look that there was not.

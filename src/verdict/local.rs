@@ -13,6 +13,7 @@ use super::{Changes, Difference, Digest, Finding, Fingerprint, Rules, near_diffe
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
@@ -51,32 +52,12 @@ impl Listing {
         if name.first().is_none_or(|&byte| byte == b'.') {
             return;
         }
-        let delimiter = self.info_delimiter;
-        let (mut stem, mut uid, mut flags) = (None, None, None);
-        for (at, &byte) in name.iter().enumerate() {
-            if byte != b',' && byte != delimiter {
-                continue;
-            }
-            let tail = &name[at + 1..];
-            if byte == delimiter {
-                stem.get_or_insert(at);
-            }
-            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
-                flags = Some(Flags::among(&tail[2..]));
-            }
-            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
-                uid = Some(leading_number(&tail[2..]));
-            }
-            if uid.is_some() && flags.is_some() {
-                break;
-            }
-        }
-        let flags = flags.unwrap_or(Flags::NONE);
-        self.digest.add(&name[..stem.unwrap_or(name.len())], flags);
-        match uid.unwrap_or(0) {
+        let name = Name::read(name, self.info_delimiter);
+        self.digest.add(name.stem, name.flags);
+        match name.uid {
             0 => self.unnumbered = self.unnumbered.saturating_add(1),
             uid if uid < u64::from(u32::MAX) => {
-                self.numbered.push(uid << 8 | u64::from(flags.bits()));
+                self.numbered.push(uid << 8 | u64::from(name.flags.bits()));
             }
             _ => self.strange = true,
         }
@@ -114,6 +95,100 @@ fn unpacked(packed: u64) -> (u32, Flags) {
     (uid, Flags::from_bits(flags))
 }
 
+/// The files of a Maildir, to be compared with those of another moment: mbsync and
+/// mutt change what follows the first part of a name, and leave that part alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files(Vec<NamedFile>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct NamedFile {
+    stem: u64,
+    uid: u32,
+    flags: Flags,
+}
+
+/// What became of the files of one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// So many are gone.
+    pub removed: u64,
+    /// Of these so many were not \Deleted before.
+    pub undeleted: u64,
+    /// So many have other flags.
+    pub flags: u64,
+}
+
+impl Files {
+    /// Those of a Maildir, which is left alone meanwhile as far as time stamps tell;
+    /// `None` if it is not, or cannot be listed.
+    #[must_use]
+    pub fn of(maildir: &Path, info_delimiter: u8) -> Option<Files> {
+        let before = dir_stamps(maildir);
+        let mut files = Vec::new();
+        list(maildir, &mut |name| {
+            if name.first().is_some_and(|&byte| byte != b'.') {
+                files.push(named_file(name, info_delimiter));
+            }
+        })
+        .ok()?;
+        files.sort_unstable();
+        (dir_stamps(maildir) == before).then_some(Files(files))
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The messages that have a UID.
+    #[must_use]
+    pub fn numbered(&self) -> Numbered {
+        let packed = |file: &NamedFile| u64::from(file.uid) << 8 | u64::from(file.flags.bits());
+        let mut numbered: Vec<u64> =
+            self.0.iter().filter(|file| file.uid != 0).map(packed).collect();
+        numbered.sort_unstable();
+        Numbered(numbered)
+    }
+
+    /// What has become of them, `now` being the files of a later moment.
+    #[must_use]
+    pub fn moved(&self, now: &Files) -> Moved {
+        let mut moved = Moved::default();
+        let mut later = now.0.iter().peekable();
+        for file in &self.0 {
+            while later.next_if(|there| there.stem < file.stem).is_some() {}
+            match later.next_if(|there| there.stem == file.stem) {
+                Some(there) => moved.flags += u64::from(there.flags != file.flags),
+                None => {
+                    moved.removed += 1;
+                    moved.undeleted += u64::from(!file.flags.has(Flags::TRASHED));
+                }
+            }
+        }
+        moved
+    }
+}
+
+fn named_file(name: &[u8], info_delimiter: u8) -> NamedFile {
+    let Name { stem, numbered_at, uid, flags } = Name::read(name, info_delimiter);
+    let mut hasher = DefaultHasher::new();
+    hasher.write(stem.get(..numbered_at.unwrap_or(stem.len())).unwrap_or(stem));
+    NamedFile { stem: hasher.finish(), uid: u32::try_from(uid).unwrap_or(0), flags }
+}
+
+/// The stamps of cur and new.
+#[must_use]
+pub fn dir_stamps(maildir: &Path) -> [Option<Stamp>; 2] {
+    ["cur", "new"].map(|folder| Stamp::of(&maildir.join(folder)).ok())
+}
+
 /// The messages of a Maildir that have a UID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Numbered(Vec<u64>);
@@ -130,6 +205,47 @@ impl Numbered {
     /// UIDs and flags, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Flags)> {
         self.0.iter().map(|&packed| unpacked(packed))
+    }
+}
+
+/// A file name of cur or new.
+struct Name<'a> {
+    /// Up to the first info delimiter.
+    stem: &'a [u8],
+    /// Where the UID begins.
+    numbered_at: Option<usize>,
+    /// 0 if there is none.
+    uid: u64,
+    flags: Flags,
+}
+
+impl Name<'_> {
+    fn read(name: &[u8], delimiter: u8) -> Name<'_> {
+        let (mut stem, mut uid, mut flags) = (None, None, None);
+        for (at, &byte) in name.iter().enumerate() {
+            if byte != b',' && byte != delimiter {
+                continue;
+            }
+            let tail = &name[at + 1..];
+            if byte == delimiter {
+                stem.get_or_insert(at);
+            }
+            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
+                flags = Some(Flags::among(&tail[2..]));
+            }
+            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
+                uid = Some((at, leading_number(&tail[2..])));
+            }
+            if uid.is_some() && flags.is_some() {
+                break;
+            }
+        }
+        Name {
+            stem: &name[..stem.unwrap_or(name.len())],
+            numbered_at: uid.map(|(at, _)| at),
+            uid: uid.map_or(0, |(_, uid)| uid),
+            flags: flags.unwrap_or(Flags::NONE),
+        }
     }
 }
 
@@ -543,12 +659,19 @@ fn judge_alt_map(record: &Record, listing: &Listing, rules: &Rules, before: Befo
 /// read, or are not the ones that the record numbers.
 #[must_use]
 pub fn numbered(maildir: &Path, record: &Record, rules: &Rules) -> Option<Numbered> {
-    let numbering = Numbering::parse(&read_numbering(&maildir.join(".uidvalidity")).ok()?)?;
-    if numbering.validity != record.near_validity {
+    if !is_numbered_by(maildir, record) {
         return None;
     }
     let listing = listing(maildir, rules.info_delimiter).ok()?;
     (!listing.strange).then(|| listing.numbered())
+}
+
+/// Whether the UIDs in a Maildir's file names are those of the record.
+#[must_use]
+pub fn is_numbered_by(maildir: &Path, record: &Record) -> bool {
+    let text = read_numbering(&maildir.join(".uidvalidity")).ok();
+    let numbering = text.and_then(|text| Numbering::parse(&text));
+    numbering.is_some_and(|numbering| numbering.validity == record.near_validity)
 }
 
 /// The messages of a Maildir.
