@@ -89,9 +89,9 @@ impl Snapshot {
         Snapshot { taken, records, maildirs, gone }
     }
 
-    /// What differs now, and what runs have removed, this one included, if that is
-    /// not what it was before. Mailboxes that the run has made are among those `now`
-    /// there, and not in the snapshot. A record that cannot be read tells nothing.
+    /// What differs now, and what runs have removed, this one included. Mailboxes
+    /// that the run has made are among those `now` there, and not in the snapshot. A
+    /// record that cannot be read tells nothing.
     ///
     /// `log`: what mbsync said of a run that went well. `looked`: what a look at the
     /// far side has found gone, by [`seen::key`].
@@ -101,7 +101,7 @@ impl Snapshot {
         now: &[Mailbox],
         log: Option<&RunLog>,
         looked: &dyn Fn(&str) -> Option<Gone>,
-    ) -> (Vec<Change>, Option<BTreeMap<String, Gone>>) {
+    ) -> (Vec<Change>, BTreeMap<String, Gone>) {
         let before = |mailbox: &Mailbox| {
             self.records
                 .iter()
@@ -141,7 +141,7 @@ impl Snapshot {
                 }),
             );
         }
-        (changes, (gone != self.gone).then_some(gone))
+        (changes, gone)
     }
 
     /// The Maildirs that have changed; `None` if not all that was removed or changed

@@ -573,9 +573,10 @@ impl Disk<'_> {
         let words = named.args();
         // isync 1.5 does not record each deletion.
         let logs = self.scene.config.dialect == Dialect::V1_5;
-        let gone: BTreeMap<String, Gone> =
-            if logs { self.dir.read_json(seen::GONE).unwrap_or_default() } else { BTreeMap::new() };
-        let snapshot = Snapshot::take(self.scope(&wants), self.scene.account, logs, gone);
+        let gone: Option<BTreeMap<String, Gone>> =
+            if logs { self.dir.read_json(seen::GONE) } else { None };
+        let earlier = gone.clone().unwrap_or_default();
+        let snapshot = Snapshot::take(self.scope(&wants), self.scene.account, logs, earlier);
         let secrets = self.secrets();
         let program = settings.mbsync.clone();
         let job = Job {
@@ -614,10 +615,12 @@ impl Disk<'_> {
             let seen: BTreeMap<String, Seen> = self.dir.read_json(seen::FILE)?;
             seen.get(key)?.gone.clone()
         };
-        let (changes, gone) = snapshot.changes(&scope, ended.log.as_ref(), &looked);
-        if let Some(gone) = gone {
-            // Lost, a deletion is found once more and costs a run.
-            let _ = self.dir.write_json(seen::GONE, &gone);
+        let (changes, now_gone) = snapshot.changes(&scope, ended.log.as_ref(), &looked);
+        // Lost, a deletion is found once more and costs a run.
+        if now_gone.is_empty() {
+            let _ = self.dir.remove(seen::GONE);
+        } else if Some(&now_gone) != gone.as_ref() {
+            let _ = self.dir.write_json(seen::GONE, &now_gone);
         }
         after::refresh(&changes, &scope);
         self.facts = Facts::of(settings, &changes, &scope, began, is_echo);

@@ -32,6 +32,18 @@ pub struct Totals {
 }
 
 impl RunLog {
+    /// How many mailboxes were synchronized.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.synchronized.len()
+    }
+
+    /// Whether none was.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.synchronized.is_empty()
+    }
+
     /// How many messages mbsync found on the near side of a mailbox; `None` if it
     /// did not synchronize it, or more than once.
     #[must_use]
@@ -58,7 +70,7 @@ impl Reader {
     /// The next line.
     pub fn line(&mut self, line: &str) {
         if let Some(channel) = line.strip_prefix("Channel ") {
-            self.channel = channel.to_owned();
+            channel.clone_into(&mut self.channel);
             self.near = None;
         } else if let Some(near) = between(line, "Opening near side box ", "...") {
             self.near = Some(near.to_owned());

@@ -164,12 +164,11 @@ impl Files {
         let mut later = now.0.iter().peekable();
         for file in &self.0 {
             while later.next_if(|there| there.stem < file.stem).is_some() {}
-            match later.next_if(|there| there.stem == file.stem) {
-                Some(there) => moved.flags += u64::from(there.flags != file.flags),
-                None => {
-                    moved.removed += 1;
-                    moved.undeleted += u64::from(!file.flags.has(Flags::TRASHED));
-                }
+            if let Some(there) = later.next_if(|there| there.stem == file.stem) {
+                moved.flags += u64::from(there.flags != file.flags);
+            } else {
+                moved.removed += 1;
+                moved.undeleted += u64::from(!file.flags.has(Flags::TRASHED));
             }
         }
         moved
@@ -752,7 +751,9 @@ pub fn delivered(maildir: &Path, since: SystemTime) -> std::io::Result<Vec<PathB
 
 #[cfg(test)]
 mod tests {
+    use super::super::gone::Gone;
     use super::*;
+    use crate::uidset::UidSet;
 
     const RULES: Rules = Rules::none();
     const NUMBERING: Numbering = Numbering { validity: 2, highest: 20 };
@@ -803,6 +804,35 @@ mod tests {
         for other in ["x,U=2:2,S", "x,U=1:2,FS", "y,U=1:2,S", "x,U=1,S=3:2,S"] {
             assert_ne!(digest("x,U=1:2,S"), digest(other), "{other}");
         }
+    }
+
+    #[test]
+    fn files_are_known_again_by_the_first_part_of_their_names() {
+        let (dir, _) = maildir();
+        let at = |name: &str| dir.path().join(name);
+        let files = || Files::of(dir.path(), b':').unwrap();
+        for name in ["cur/b,U=2:2,", "new/c", "cur/d,S=5:2,T", "cur/e,U=5:2,S", "new/.hidden"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let before = files();
+        assert_eq!((before.len(), before.moved(&before)), (5, Moved::default()));
+        let numbered: Vec<(u32, Flags)> = before.numbered().iter().collect();
+        let seen = Flags::SEEN;
+        assert_eq!(numbered, [(1, seen), (2, Flags::NONE), (5, seen)]);
+        assert_eq!(before.numbered().flags(5), Some(seen));
+        assert_eq!((before.numbered().flags(3), before.numbered().flags(6)), (None, None));
+        // Numbered by mbsync, moved to cur by mutt, and one that is new.
+        std::fs::rename(at("new/c"), at("cur/c,U=3:2,")).unwrap();
+        std::fs::write(at("new/f"), "").unwrap();
+        assert_eq!(before.moved(&files()), Moved::default());
+        std::fs::rename(at("cur/b,U=2:2,"), at("cur/b,U=2:2,S")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, ..Moved::default() });
+        std::fs::remove_file(at("cur/d,S=5:2,T")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, removed: 1, undeleted: 0 });
+        std::fs::rename(at("cur/e,U=5:2,S"), at("cur/g,U=5:2,S")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, removed: 2, undeleted: 1 });
+        std::fs::remove_dir_all(at("cur")).unwrap();
+        assert_eq!(Files::of(dir.path(), b':'), None);
     }
 
     #[test]
@@ -876,12 +906,86 @@ mod tests {
         assert_eq!(found("", &["a,U=10:2,S"], &RULES, None), changes(1, 0, 0));
     }
 
+    /// Of the far message it is known that it is gone, or \Deleted.
+    #[test]
+    fn what_is_gone_on_the_server_is_not_to_be_pushed() {
+        let (_dir, state) = maildir();
+        let stamp = Stamp::of(&state).unwrap();
+        let set = |uid: u32| UidSet::from_uids([uid]);
+        let known = Gone { record: Some(stamp), gone: set(1), deleted: set(2), pending: set(3) };
+        let kept = Kept { looked: Some(&known), by_run: None };
+        let found = |entries: &str, names: &[&str], rules: &Rules| {
+            let mut listing = Listing::new(b':');
+            for name in names {
+                listing.add(name.as_bytes());
+            }
+            let known = kept.of_record(Some(&stamp));
+            judge(&record(entries), &mut listing, NUMBERING, rules, None, known)
+        };
+        let near = Rules { expunge_near: true, ..RULES };
+        for (entry, name, expected) in [
+            // Gone on both sides; or, without Expunge, \Deleted here.
+            ("1 1 S\n", None, changes(0, 0, 0)),
+            ("1 1 S\n", Some("a,U=1:2,ST"), changes(0, 0, 0)),
+            ("1 1 S\n", Some("a,U=1:2,S"), changes(0, 1, 0)),
+            ("1 1 ~S\n", Some("a,U=1:2,ST"), changes(0, 1, 0)),
+            // \Deleted there, gone here; and here again.
+            ("2 2 S\n", None, changes(0, 0, 0)),
+            ("2 2 S\n", Some("a,U=2:2,S"), changes(0, 0, 1)),
+            ("2 2 S\n", Some("a,U=2:2,F"), changes(0, 0, 1)),
+            // To be removed here by a run, which has done it.
+            ("3 3 S\n", None, changes(0, 0, 0)),
+            ("3 3 S\n", Some("a,U=3:2,S"), changes(0, 0, 0)),
+            // Of these nothing is known.
+            ("4 4 S\n", None, changes(0, 1, 0)),
+            ("4 4 ST\n", None, changes(0, 0, 0)),
+            ("0 4 S\n", None, changes(0, 0, 0)),
+        ] {
+            let expected = if expected == changes(0, 0, 0) { Finding::Clean } else { expected };
+            let names: Vec<&str> = name.into_iter().collect();
+            assert_eq!(found(entry, &names, &RULES), expected, "{entry} {name:?}");
+        }
+        assert_eq!(found("1 1 S\n", &["a,U=1:2,ST"], &near), changes(0, 1, 0));
+        let far = Rules { expunge_far: true, ..RULES };
+        assert_eq!(found("4 4 ST\n", &[], &far), changes(0, 1, 0), "it is to be expunged there");
+    }
+
     #[test]
     fn placeholders_do_not_carry_seen_and_ask_by_flagged() {
         assert_eq!(found("1 1 >\n", &["a,U=1:2,S"], &RULES, None), Finding::Clean);
         assert_eq!(found("1 1 >\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
         assert_eq!(found("1 1 >S\n", &["a,U=1:2,S"], &RULES, None), changes(0, 0, 1));
         assert_eq!(found("1 1 <S\n", &["a,U=1:2,S"], &RULES, None), Finding::Clean);
+        assert_eq!(found("1 1 <\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
+    }
+
+    #[test]
+    fn placeholders_of_isync_1_5_carry_that_seen_is_taken_back() {
+        let rules = Rules { isync_1_5: true, ..RULES };
+        for (entry, name, expected) in [
+            ("1 1 >PS\n", "a,U=1:2,PS", Finding::Clean),
+            ("1 1 >P\n", "a,U=1:2,PS", Finding::Clean),
+            ("1 1 >PS\n", "a,U=1:2,P", changes(0, 0, 1)),
+            ("1 1 >PS\n", "a,U=1:2,FPS", changes(0, 0, 1)),
+            // To a placeholder Flagged is not carried: it would ask for the message.
+            ("1 1 <S\n", "a,U=1:2,FS", Finding::Clean),
+            ("1 1 <S\n", "a,U=1:2,F", changes(0, 0, 1)),
+            // Of a message that is gone there is nothing to ask for.
+            ("0 1 >S\n", "a,U=1:2,F", Finding::Clean),
+        ] {
+            assert_eq!(found(entry, &[name], &rules, None), expected, "{entry}");
+        }
+    }
+
+    #[test]
+    fn with_old_what_is_not_recorded_is_new_whatever_its_number() {
+        let old = Rules { push_old: true, isync_1_5: true, ..RULES };
+        assert_eq!(found("", &["a,U=9:2,S"], &old, None), changes(1, 0, 0));
+        assert_eq!(found("", &["a,U=9:2,T"], &old, None), changes(1, 0, 0));
+        let far = Rules { expunge_far: true, ..old.clone() };
+        assert_eq!(found("", &["a,U=9:2,T"], &far, None), Finding::Clean);
+        let near = Rules { expunge_near: true, ..old };
+        assert_eq!(found("", &["a,U=9:2,T"], &near, None), changes(0, 1, 0));
     }
 
     #[test]
