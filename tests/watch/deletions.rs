@@ -11,19 +11,19 @@ fn each_deletion_is_one_run(channel: &str) {
     home.settings(QUICK);
     let mbsync = home.wrap_mbsync();
     let mut imap = server.imap("home");
-    let uids: Vec<u32> = (0..2 * EACH + 1)
+    let uids: Vec<u32> = (0..=2 * EACH)
         .map(|n| imap.append("INBOX", &message(&format!("m{n}"), &format!("body {n}")), &[]))
         .collect();
     let waiter = Waiter::settled(&home, &mbsync);
     let inbox = home.maildir("Home", "INBOX");
     let start = mbsync.runs().len();
-    for n in 0..2 * EACH {
+    for (n, uid) in uids.iter().enumerate().take(2 * EACH) {
         let before = mbsync.runs().len();
         if n % 2 == 0 {
             inbox.delete(&inbox.find(&format!("body {n}")));
         } else {
             imap.select("INBOX");
-            imap.expunge(uids[n]);
+            imap.expunge(*uid);
             imap.unselect();
         }
         assert_eq!(one_run(&mbsync, before), ["Home:INBOX"]);
