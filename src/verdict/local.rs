@@ -13,6 +13,7 @@ use super::{Changes, Difference, Digest, Finding, Fingerprint, Rules, near_diffe
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
@@ -51,32 +52,12 @@ impl Listing {
         if name.first().is_none_or(|&byte| byte == b'.') {
             return;
         }
-        let delimiter = self.info_delimiter;
-        let (mut stem, mut uid, mut flags) = (None, None, None);
-        for (at, &byte) in name.iter().enumerate() {
-            if byte != b',' && byte != delimiter {
-                continue;
-            }
-            let tail = &name[at + 1..];
-            if byte == delimiter {
-                stem.get_or_insert(at);
-            }
-            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
-                flags = Some(Flags::among(&tail[2..]));
-            }
-            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
-                uid = Some(leading_number(&tail[2..]));
-            }
-            if uid.is_some() && flags.is_some() {
-                break;
-            }
-        }
-        let flags = flags.unwrap_or(Flags::NONE);
-        self.digest.add(&name[..stem.unwrap_or(name.len())], flags);
-        match uid.unwrap_or(0) {
+        let name = Name::read(name, self.info_delimiter);
+        self.digest.add(name.stem, name.flags);
+        match name.uid {
             0 => self.unnumbered = self.unnumbered.saturating_add(1),
             uid if uid < u64::from(u32::MAX) => {
-                self.numbered.push((uid << 8) | u64::from(flags.bits()));
+                self.numbered.push((uid << 8) | u64::from(name.flags.bits()));
             }
             _ => self.strange = true,
         }
@@ -114,6 +95,99 @@ fn unpacked(packed: u64) -> (u32, Flags) {
     (uid, Flags::from_bits(flags))
 }
 
+/// The files of a Maildir, to be compared with those of another moment: mbsync and
+/// mutt change what follows the first part of a name, and leave that part alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files(Vec<NamedFile>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct NamedFile {
+    stem: u64,
+    uid: u32,
+    flags: Flags,
+}
+
+/// What became of the files of one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// So many are gone.
+    pub removed: u64,
+    /// Of these so many were not \Deleted before.
+    pub undeleted: u64,
+    /// So many have other flags.
+    pub flags: u64,
+}
+
+impl Files {
+    /// Those of a Maildir, which is left alone meanwhile as far as time stamps tell;
+    /// `None` if it is not, or cannot be listed.
+    #[must_use]
+    pub fn of(maildir: &Path, info_delimiter: u8) -> Option<Files> {
+        let before = dir_stamps(maildir);
+        let mut files = Vec::new();
+        list(maildir, &mut |name| {
+            if name.first().is_some_and(|&byte| byte != b'.') {
+                files.push(named_file(name, info_delimiter));
+            }
+        })
+        .ok()?;
+        files.sort_unstable();
+        (dir_stamps(maildir) == before).then_some(Files(files))
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The messages that have a UID.
+    #[must_use]
+    pub fn numbered(&self) -> Numbered {
+        let packed = |file: &NamedFile| u64::from(file.uid) << 8 | u64::from(file.flags.bits());
+        let mut numbered: Vec<u64> =
+            self.0.iter().filter(|file| file.uid != 0).map(packed).collect();
+        numbered.sort_unstable();
+        Numbered(numbered)
+    }
+
+    /// What has become of them, `now` being the files of a later moment.
+    #[must_use]
+    pub fn moved(&self, now: &Files) -> Moved {
+        let mut moved = Moved::default();
+        let mut later = now.0.iter().peekable();
+        for file in &self.0 {
+            while later.next_if(|there| there.stem < file.stem).is_some() {}
+            if let Some(there) = later.next_if(|there| there.stem == file.stem) {
+                moved.flags += u64::from(there.flags != file.flags);
+            } else {
+                moved.removed += 1;
+                moved.undeleted += u64::from(!file.flags.has(Flags::TRASHED));
+            }
+        }
+        moved
+    }
+}
+
+fn named_file(name: &[u8], info_delimiter: u8) -> NamedFile {
+    let Name { stem, numbered_at, uid, flags } = Name::read(name, info_delimiter);
+    let mut hasher = DefaultHasher::new();
+    hasher.write(stem.get(..numbered_at.unwrap_or(stem.len())).unwrap_or(stem));
+    NamedFile { stem: hasher.finish(), uid: u32::try_from(uid).unwrap_or(0), flags }
+}
+
+/// The stamps of cur and new.
+#[must_use]
+pub fn dir_stamps(maildir: &Path) -> [Option<Stamp>; 2] {
+    ["cur", "new"].map(|folder| Stamp::of(&maildir.join(folder)).ok())
+}
+
 /// The messages of a Maildir that have a UID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Numbered(Vec<u64>);
@@ -130,6 +204,47 @@ impl Numbered {
     /// UIDs and flags, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Flags)> {
         self.0.iter().map(|&packed| unpacked(packed))
+    }
+}
+
+/// A file name of cur or new.
+struct Name<'a> {
+    /// Up to the first info delimiter.
+    stem: &'a [u8],
+    /// Where the UID begins.
+    numbered_at: Option<usize>,
+    /// 0 if there is none.
+    uid: u64,
+    flags: Flags,
+}
+
+impl Name<'_> {
+    fn read(name: &[u8], delimiter: u8) -> Name<'_> {
+        let (mut stem, mut uid, mut flags) = (None, None, None);
+        for (at, &byte) in name.iter().enumerate() {
+            if byte != b',' && byte != delimiter {
+                continue;
+            }
+            let tail = &name[at + 1..];
+            if byte == delimiter {
+                stem.get_or_insert(at);
+            }
+            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
+                flags = Some(Flags::among(&tail[2..]));
+            }
+            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
+                uid = Some((at, leading_number(&tail[2..])));
+            }
+            if uid.is_some() && flags.is_some() {
+                break;
+            }
+        }
+        Name {
+            stem: &name[..stem.unwrap_or(name.len())],
+            numbered_at: uid.map(|(at, _)| at),
+            uid: uid.map_or(0, |(_, uid)| uid),
+            flags: flags.unwrap_or(Flags::NONE),
+        }
     }
 }
 
@@ -543,12 +658,19 @@ fn judge_alt_map(record: &Record, listing: &Listing, rules: &Rules, before: Befo
 /// read, or are not the ones that the record numbers.
 #[must_use]
 pub fn numbered(maildir: &Path, record: &Record, rules: &Rules) -> Option<Numbered> {
-    let numbering = Numbering::parse(&read_numbering(&maildir.join(".uidvalidity")).ok()?)?;
-    if numbering.validity != record.near_validity {
+    if !is_numbered_by(maildir, record) {
         return None;
     }
     let listing = listing(maildir, rules.info_delimiter).ok()?;
     (!listing.strange).then(|| listing.numbered())
+}
+
+/// Whether the UIDs in a Maildir's file names are those of the record.
+#[must_use]
+pub fn is_numbered_by(maildir: &Path, record: &Record) -> bool {
+    let text = read_numbering(&maildir.join(".uidvalidity")).ok();
+    let numbering = text.and_then(|text| Numbering::parse(&text));
+    numbering.is_some_and(|numbering| numbering.validity == record.near_validity)
 }
 
 /// The messages of a Maildir.
@@ -629,7 +751,9 @@ pub fn delivered(maildir: &Path, since: SystemTime) -> std::io::Result<Vec<PathB
 
 #[cfg(test)]
 mod tests {
+    use super::super::gone::Gone;
     use super::*;
+    use crate::uidset::UidSet;
 
     const RULES: Rules = Rules::none();
     const NUMBERING: Numbering = Numbering { validity: 2, highest: 20 };
@@ -680,6 +804,35 @@ mod tests {
         for other in ["x,U=2:2,S", "x,U=1:2,FS", "y,U=1:2,S", "x,U=1,S=3:2,S"] {
             assert_ne!(digest("x,U=1:2,S"), digest(other), "{other}");
         }
+    }
+
+    #[test]
+    fn files_are_known_again_by_the_first_part_of_their_names() {
+        let (dir, _) = maildir();
+        let at = |name: &str| dir.path().join(name);
+        let files = || Files::of(dir.path(), b':').unwrap();
+        for name in ["cur/b,U=2:2,", "new/c", "cur/d,S=5:2,T", "cur/e,U=5:2,S", "new/.hidden"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let before = files();
+        assert_eq!((before.len(), before.moved(&before)), (5, Moved::default()));
+        let numbered: Vec<(u32, Flags)> = before.numbered().iter().collect();
+        let seen = Flags::SEEN;
+        assert_eq!(numbered, [(1, seen), (2, Flags::NONE), (5, seen)]);
+        assert_eq!(before.numbered().flags(5), Some(seen));
+        assert_eq!((before.numbered().flags(3), before.numbered().flags(6)), (None, None));
+        // Numbered by mbsync, moved to cur by mutt, and one that is new.
+        std::fs::rename(at("new/c"), at("cur/c,U=3:2,")).unwrap();
+        std::fs::write(at("new/f"), "").unwrap();
+        assert_eq!(before.moved(&files()), Moved::default());
+        std::fs::rename(at("cur/b,U=2:2,"), at("cur/b,U=2:2,S")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, ..Moved::default() });
+        std::fs::remove_file(at("cur/d,S=5:2,T")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, removed: 1, undeleted: 0 });
+        std::fs::rename(at("cur/e,U=5:2,S"), at("cur/g,U=5:2,S")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, removed: 2, undeleted: 1 });
+        std::fs::remove_dir_all(at("cur")).unwrap();
+        assert_eq!(Files::of(dir.path(), b':'), None);
     }
 
     #[test]
@@ -753,12 +906,86 @@ mod tests {
         assert_eq!(found("", &["a,U=10:2,S"], &RULES, None), changes(1, 0, 0));
     }
 
+    /// Of the far message it is known that it is gone, or \Deleted.
+    #[test]
+    fn what_is_gone_on_the_server_is_not_to_be_pushed() {
+        let (_dir, state) = maildir();
+        let stamp = Stamp::of(&state).unwrap();
+        let set = |uid: u32| UidSet::from_uids([uid]);
+        let known = Gone { record: Some(stamp), gone: set(1), deleted: set(2), pending: set(3) };
+        let kept = Kept { looked: Some(&known), by_run: None };
+        let found = |entries: &str, names: &[&str], rules: &Rules| {
+            let mut listing = Listing::new(b':');
+            for name in names {
+                listing.add(name.as_bytes());
+            }
+            let known = kept.of_record(Some(&stamp));
+            judge(&record(entries), &mut listing, NUMBERING, rules, None, known)
+        };
+        let near = Rules { expunge_near: true, ..RULES };
+        for (entry, name, expected) in [
+            // Gone on both sides; or, without Expunge, \Deleted here.
+            ("1 1 S\n", None, changes(0, 0, 0)),
+            ("1 1 S\n", Some("a,U=1:2,ST"), changes(0, 0, 0)),
+            ("1 1 S\n", Some("a,U=1:2,S"), changes(0, 1, 0)),
+            ("1 1 ~S\n", Some("a,U=1:2,ST"), changes(0, 1, 0)),
+            // \Deleted there, gone here; and here again.
+            ("2 2 S\n", None, changes(0, 0, 0)),
+            ("2 2 S\n", Some("a,U=2:2,S"), changes(0, 0, 1)),
+            ("2 2 S\n", Some("a,U=2:2,F"), changes(0, 0, 1)),
+            // To be removed here by a run, which has done it.
+            ("3 3 S\n", None, changes(0, 0, 0)),
+            ("3 3 S\n", Some("a,U=3:2,S"), changes(0, 0, 0)),
+            // Of these nothing is known.
+            ("4 4 S\n", None, changes(0, 1, 0)),
+            ("4 4 ST\n", None, changes(0, 0, 0)),
+            ("0 4 S\n", None, changes(0, 0, 0)),
+        ] {
+            let expected = if expected == changes(0, 0, 0) { Finding::Clean } else { expected };
+            let names: Vec<&str> = name.into_iter().collect();
+            assert_eq!(found(entry, &names, &RULES), expected, "{entry} {name:?}");
+        }
+        assert_eq!(found("1 1 S\n", &["a,U=1:2,ST"], &near), changes(0, 1, 0));
+        let far = Rules { expunge_far: true, ..RULES };
+        assert_eq!(found("4 4 ST\n", &[], &far), changes(0, 1, 0), "it is to be expunged there");
+    }
+
     #[test]
     fn placeholders_do_not_carry_seen_and_ask_by_flagged() {
         assert_eq!(found("1 1 >\n", &["a,U=1:2,S"], &RULES, None), Finding::Clean);
         assert_eq!(found("1 1 >\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
         assert_eq!(found("1 1 >S\n", &["a,U=1:2,S"], &RULES, None), changes(0, 0, 1));
         assert_eq!(found("1 1 <S\n", &["a,U=1:2,S"], &RULES, None), Finding::Clean);
+        assert_eq!(found("1 1 <\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
+    }
+
+    #[test]
+    fn placeholders_of_isync_1_5_carry_that_seen_is_taken_back() {
+        let rules = Rules { isync_1_5: true, ..RULES };
+        for (entry, name, expected) in [
+            ("1 1 >PS\n", "a,U=1:2,PS", Finding::Clean),
+            ("1 1 >P\n", "a,U=1:2,PS", Finding::Clean),
+            ("1 1 >PS\n", "a,U=1:2,P", changes(0, 0, 1)),
+            ("1 1 >PS\n", "a,U=1:2,FPS", changes(0, 0, 1)),
+            // To a placeholder Flagged is not carried: it would ask for the message.
+            ("1 1 <S\n", "a,U=1:2,FS", Finding::Clean),
+            ("1 1 <S\n", "a,U=1:2,F", changes(0, 0, 1)),
+            // Of a message that is gone there is nothing to ask for.
+            ("0 1 >S\n", "a,U=1:2,F", Finding::Clean),
+        ] {
+            assert_eq!(found(entry, &[name], &rules, None), expected, "{entry}");
+        }
+    }
+
+    #[test]
+    fn with_old_what_is_not_recorded_is_new_whatever_its_number() {
+        let old = Rules { push_old: true, isync_1_5: true, ..RULES };
+        assert_eq!(found("", &["a,U=9:2,S"], &old, None), changes(1, 0, 0));
+        assert_eq!(found("", &["a,U=9:2,T"], &old, None), changes(1, 0, 0));
+        let far = Rules { expunge_far: true, ..old.clone() };
+        assert_eq!(found("", &["a,U=9:2,T"], &far, None), Finding::Clean);
+        let near = Rules { expunge_near: true, ..old };
+        assert_eq!(found("", &["a,U=9:2,T"], &near, None), changes(0, 1, 0));
     }
 
     #[test]

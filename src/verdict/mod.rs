@@ -24,6 +24,8 @@ use syncstate::{Placeholder, Record, Standing};
 
 /// What of a channel's settings decides whether a run would do something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+// Each is a setting of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Rules {
     /// `Expunge Far` or `Both`: a run removes every \Deleted far message.
     pub expunge_far: bool,

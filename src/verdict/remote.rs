@@ -334,6 +334,8 @@ fn far_difference(entry: &Entry, seen: Flags, rules: &Rules) -> Option<Differenc
 
 #[cfg(test)]
 mod tests {
+    use super::super::gone::Kept;
+    use super::super::local::Listing;
     use super::super::syncstate;
     use super::*;
 
@@ -414,6 +416,106 @@ mod tests {
     }
 
     #[test]
+    fn with_old_what_is_not_recorded_is_new_whatever_its_uid() {
+        let old = Rules { pull_old: true, isync_1_5: true, ..RULES };
+        assert_eq!(found("1 1 S\n", "1,5,12", &[], &old), changes(2, 0, 0));
+        let seen: &[(u32, &[u8])] = &[(5, b"T")];
+        assert_eq!(found("1 1 S\n", "1,5", seen, &old), changes(1, 0, 0));
+        let near = Rules { expunge_near: true, ..old.clone() };
+        assert_eq!(found("1 1 S\n", "1,5", seen, &near), Finding::Clean);
+        assert_eq!(
+            found("1 1 S\n", "1,5", &[], &near),
+            changes(1, 0, 0),
+            "its flags are not known"
+        );
+        let far = Rules { expunge_far: true, ..old };
+        assert_eq!(found("1 1 S\n", "1,5", seen, &far), changes(1, 1, 0));
+        // So the flags of all are fetched where they matter.
+        let record = record("1 1 S\n");
+        let changed = Status { highest_modseq: Some(51), ..STATUS };
+        for (rules, needed) in [(&near, Needed::Whole), (&far, Needed::ChangedSince(50))] {
+            let then = Remembered::new(STATUS, &record, rules);
+            let asked = suspect(&changed, Some(&then), Some(&record), rules, Known::NOTHING);
+            assert_eq!(asked, Suspicion::Look(needed));
+        }
+    }
+
+    #[test]
+    fn what_a_run_let_conclude_is_looked_at_although_status_is_the_same() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = super::super::local::Stamp::of(file.path()).unwrap();
+        let run = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
+        let record = record("1 1 S\n");
+        let then = Remembered::new(STATUS, &record, &RULES);
+        let asked = |looked: Option<&Gone>, now: Status| {
+            let known = Kept { looked, by_run: Some(&run) }.of_record(Some(&stamp));
+            suspect(&now, Some(&then), Some(&record), &RULES, known)
+        };
+        assert_eq!(asked(None, STATUS), Suspicion::Look(Needed::Whole));
+        let changed = Status { highest_modseq: Some(51), ..STATUS };
+        assert_eq!(asked(None, changed), Suspicion::Look(Needed::ChangedSince(50)));
+        assert_eq!(asked(Some(&run), STATUS), Suspicion::Clean);
+    }
+
+    /// The near side has the messages of these names.
+    fn settled(entries: &str, uids: &str, flags: &[(u32, &[u8])], names: &[&str]) -> Settled {
+        let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
+        let uids = UidSet::parse(uids).unwrap_or_default();
+        let mut listing = Listing::new(b':');
+        for name in names {
+            listing.add(name.as_bytes());
+        }
+        let near = || Some(listing.numbered());
+        settle(&record(entries), &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, near)
+    }
+
+    #[test]
+    fn what_lacks_a_message_on_both_sides_is_clean_and_kept() {
+        let set = |uid| UidSet::from_uids([uid]);
+        let both = settled("1 1 S\n", "", &[], &[]);
+        assert_eq!(both.finding, Finding::Clean);
+        assert_eq!(both.gone, Gone { gone: set(1), ..Gone::default() });
+        // As mbsync leaves it without Expunge, on either side.
+        let there = settled("1 1 S\n", "1", &[(1, b"ST")], &[]);
+        assert_eq!(there.finding, Finding::Clean);
+        assert_eq!(there.gone, Gone { deleted: set(1), ..Gone::default() });
+        let here = settled("1 1 S\n", "", &[], &["a,U=1:2,ST"]);
+        assert_eq!(here.finding, Finding::Clean);
+        assert_eq!(here.gone, Gone { gone: set(1), ..Gone::default() });
+        // To be removed here.
+        let waits = settled("1 1 S\n", "", &[], &["a,U=1:2,S"]);
+        assert_eq!(waits.finding, changes(0, 1, 0));
+        assert_eq!(waits.gone, Gone { pending: set(1), ..Gone::default() });
+        // To be removed there, which is the near side's to say.
+        let gone_here = settled("1 1 S\n", "1", &[(1, b"S")], &[]);
+        assert_eq!((gone_here.finding, gone_here.gone), (Finding::Clean, Gone::default()));
+        let other_flags = settled("1 1 S\n", "1", &[(1, b"F")], &[]);
+        assert_eq!(other_flags.finding, changes(0, 0, 1));
+        assert_eq!(settled("1 0 S\n", "", &[], &[]).gone, Gone::default());
+    }
+
+    #[test]
+    fn one_that_was_undeleted_is_to_be_deleted_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = super::super::local::Stamp::of(file.path()).unwrap();
+        let then = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
+        let look = |flags: Option<&[u8]>| {
+            let fetched = flags.map(|letters| (1, Flags::among(letters))).into_iter().collect();
+            let known = Kept { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
+            let (uids, fetched) = (UidSet::from_uids([1]), Fetched::ChangedSince(fetched));
+            let near = || Some(Listing::new(b':').numbered());
+            settle(&record("1 1 S\n"), &RULES, &uids, &fetched, known, near)
+        };
+        assert_eq!(look(Some(b"S")).finding, changes(0, 1, 0));
+        assert_eq!(look(Some(b"S")).gone, Gone::default());
+        for unchanged in [None, Some(&b"ST"[..])] {
+            let settled = look(unchanged);
+            assert_eq!(settled.finding, Finding::Clean);
+            assert_eq!(settled.gone.deleted, then.deleted);
+        }
+    }
+
+    #[test]
     fn what_is_recorded_at_the_mark_or_deleted_hides_nothing_new() {
         assert_eq!(found("9 9 S\n", "9,10", &[], &RULES), changes(1, 0, 0));
         assert_eq!(found("8 8 S\n10 9 \n", "8,10,11", &[], &RULES), changes(1, 0, 0));
@@ -473,6 +575,12 @@ mod tests {
         assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &RULES), changes(0, 0, 1));
         assert_eq!(found("1 1 <\n", "1", &[(1, b"S")], &RULES), Finding::Clean);
         assert_eq!(found("1 0 ^\n", "1", &[(1, b"S")], &RULES), changes(1, 0, 0));
+        // isync 1.5 upgrades a placeholder by its own flag alone.
+        let new = Rules { isync_1_5: true, ..RULES };
+        assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &new), Finding::Clean);
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"FS")], &new), changes(0, 0, 1));
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"S")], &new), Finding::Clean);
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"")], &new), changes(0, 0, 1));
     }
 
     #[test]
