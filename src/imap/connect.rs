@@ -74,9 +74,10 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Gre
         if server.tls == TlsMode::None {
             return Ok((wire, greeting));
         }
-        return Err(Error::config(
-            "TLS through a Tunnel is not done here; leave it to the tunnel, and set TLSType None",
-        ));
+        return Err(Error::config(format!(
+            "TLS through a Tunnel is not done here; leave it to the tunnel, and set {} None",
+            server.tls_keyword
+        )));
     }
     let Some(host) = &server.host else {
         return Err(Error::config("neither Host nor Tunnel is set"));
@@ -99,7 +100,7 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Transport, Gre
         let mut wire = dial(server, host, &place, interrupt)?;
         let mut greeting = None;
         if server.tls == TlsMode::StartTls {
-            greeting = Some(ask_for_tls(&mut wire, &place)?);
+            greeting = Some(ask_for_tls(&mut wire, &place, server.tls_keyword)?);
         }
         wire.begin(Limits::small(step(server)));
         let mut wire = match wire.start_tls(&connector, host) {
@@ -150,13 +151,13 @@ fn refuse_preauth(greeting: &Greeting, place: &str) -> Result<(), Error> {
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
+fn ask_for_tls(wire: &mut Transport, place: &str, keyword: &str) -> Result<Greeting, Error> {
     let greeting = login::greeting(wire, place)?;
     if greeting.preauth {
         return Err(Error::new(
             ExitStatus::Denied,
             format!(
-                "{place}: PREAUTH before STARTTLS; somebody may be in between, or set TLSType IMAPS"
+                "{place}: PREAUTH before STARTTLS; somebody may be in between, or set {keyword} IMAPS"
             ),
         ));
     }
@@ -170,7 +171,7 @@ fn ask_for_tls(wire: &mut Transport, place: &str) -> Result<Greeting, Error> {
                 return Err(Error::new(
                     ExitStatus::Denied,
                     format!(
-                        "{place}: refuses STARTTLS ({}); if it has TLS on port 993, set TLSType IMAPS",
+                        "{place}: refuses STARTTLS ({}); if it has TLS on port 993, set {keyword} IMAPS",
                         said.printable()
                     ),
                 ));

@@ -38,6 +38,8 @@ pub struct Server {
     pub pass: Option<CredentialSource>,
     /// How the connection is made secure.
     pub tls: TlsMode,
+    /// The keyword that says so in the file, or that this isync knows for it.
+    pub tls_keyword: &'static str,
     /// TLS versions allowed, lowest and highest of `1.0` to `1.3`, as mbsync's
     /// set of versions maps onto a range (tenths: 10 to 13).
     pub tls_versions: (u8, u8),
@@ -69,6 +71,7 @@ impl Default for Server {
             user: None,
             pass: None,
             tls: TlsMode::StartTls,
+            tls_keyword: "TLSType",
             tls_versions: (10, 13),
             system_certificates: true,
             certificate_file: None,
@@ -100,7 +103,7 @@ impl std::fmt::Debug for CredentialSource {
     }
 }
 
-/// `SSLType`/`TLSType`.
+/// `TLSType`, which isync 1.4 calls `SSLType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsMode {
     /// Clear text.
@@ -122,9 +125,14 @@ pub struct Channel {
     pub near: Side,
     /// `Patterns`; `None`: one fixed pair, which cannot be addressed by mailbox.
     pub patterns: Option<Vec<String>>,
-    /// `Sync` is full: every kind of change, both ways. Not so where 1.5's `Old`
-    /// or `ExpungeSolo` adds rules of its own.
+    /// `Sync` is full: every usual kind of change, both ways. Not so with
+    /// `ExpungeSolo` (1.5), which has rules of its own.
     pub full_sync: bool,
+    /// `Old` (1.5): sides to which messages are carried that should have been long
+    /// ago.
+    pub old: Sides,
+    /// isync 1.5 or later is going to sync it.
+    pub isync_1_5: bool,
     /// `Create`: sides on which a missing mailbox may be made.
     pub create: Sides,
     /// `Expunge`: sides on which \Deleted messages are removed.

@@ -19,6 +19,7 @@ use crate::state::lock::Lock;
 use crate::state::{StateDir, clean, requests, throttle};
 use crate::sync::account::AccountContext;
 use crate::text::{sanitize, short};
+use crate::verdict::gone::{Gone, Kept};
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
 
 /// An account at this moment.
@@ -97,11 +98,14 @@ fn look_at(
 ) -> AccountStatus {
     let now = SystemTime::now();
     let settings = scene.settings;
+    let gone: BTreeMap<String, Gone> = dir.read_json(clean::GONE).unwrap_or_default();
     let mut learned = false;
     let mut pending = Vec::new();
     for mailbox in mailboxes {
-        let known = memory.entry(clean::key(mailbox)).or_default();
-        let (push, unknown) = match look(scene, mailbox, known, &mut learned) {
+        let key = clean::key(mailbox);
+        let by_run = gone.get(&key);
+        let known = memory.entry(key).or_default();
+        let (push, unknown) = match look(scene, mailbox, known, by_run, &mut learned) {
             SideVerdict::Clean => continue,
             SideVerdict::Changed(changes) => (Some(changes), None),
             SideVerdict::Unknown(why) => (None, Some(why)),
@@ -139,6 +143,7 @@ fn look(
     scene: AccountContext<'_>,
     mailbox: &Mailbox,
     known: &mut CleanState,
+    by_run: Option<&Gone>,
     learned: &mut bool,
 ) -> SideVerdict {
     let channel = scene.account.channels.iter().find(|channel| channel.name == mailbox.channel);
@@ -150,7 +155,8 @@ fn look(
     let (Some(maildir), Some(record)) = (&mailbox.maildir, &mailbox.state_file) else {
         return SideVerdict::Unknown("it has no Maildir here".into());
     };
-    let look = maildir::scan(maildir, record, &rules, known.near.as_ref(), known.forwarded);
+    let kept = Kept { looked: known.gone.as_ref(), by_run };
+    let look = maildir::scan(maildir, record, &rules, known.near.as_ref(), known.forwarded, kept);
     if look.finding == SideVerdict::Clean && look.listed && look.glance.is_some() {
         known.near = Some(look.remembered(&rules, known.forwarded));
         *learned = true;

@@ -4,7 +4,7 @@
 //! Knows what is read and written when, and in which order; decides nothing
 //! about when to run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,7 +17,7 @@ use super::pause::{self, StateWatch};
 use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
 use crate::error::{Error, ExitStatus};
 use crate::imap::Client;
-use crate::mbsyncrc::{Config, MbsyncWords};
+use crate::mbsyncrc::{Config, IsyncVersion, MbsyncWords};
 use crate::model::{Account, CredentialSource, Mailbox, Target};
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::procfs;
@@ -26,8 +26,10 @@ use crate::settings::Settings;
 use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, Change, LastRun};
 use crate::state::lock::{Lock, LockWait, Orphan};
-use crate::state::{StateDir, requests, state_failure, throttle};
+use crate::state::{StateDir, clean, requests, state_failure, throttle};
 use crate::text::short;
+use crate::verdict::CleanState;
+use crate::verdict::gone::Gone;
 
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
@@ -545,6 +547,7 @@ impl AccountBackend<'_> {
                     exit: ExitStatus::Later,
                     text: "the lock is not held".into(),
                     findings: vec![],
+                    log: None,
                 },
                 changes: vec![],
                 took: Duration::ZERO,
@@ -574,7 +577,12 @@ impl AccountBackend<'_> {
         let wants: BTreeSet<Target> = taken.keys().cloned().collect();
         let named = self.scene.config.mbsync_words(self.scene.account, &wants);
         let words = named.args();
-        let snapshot = Snapshot::take(self.scope(&wants));
+        // isync 1.5 does not record each deletion.
+        let logs = self.scene.config.dialect == IsyncVersion::V1_5;
+        let gone: Option<BTreeMap<String, Gone>> =
+            if logs { self.dir.read_json(clean::GONE) } else { None };
+        let earlier = gone.clone().unwrap_or_default();
+        let snapshot = Snapshot::take(self.scope(&wants), self.scene.account, logs, earlier);
         let secrets = self.secrets();
         let program = settings.mbsync.clone();
         let job = Job {
@@ -583,6 +591,7 @@ impl AccountBackend<'_> {
             words: &words,
             prompt: self.manner.prompt,
             progress: self.manner.progress,
+            logs,
             verbose: self.manner.verbose,
             stall: settings.stall,
             secrets: &secrets,
@@ -594,7 +603,7 @@ impl AccountBackend<'_> {
                 &error,
                 &format!("cannot see what is asked for in {}", want.display()),
             );
-            RunEnd { exit: failure.exit, text: failure.text, findings: vec![] }
+            RunEnd { exit: failure.exit, text: failure.text, findings: vec![], log: None }
         } else if named.all || !named.words.is_empty() {
             match link.map(|link| self.run_on_loan(&job, &named, &mut lock, link)) {
                 Some((how, ended)) => {
@@ -608,7 +617,17 @@ impl AccountBackend<'_> {
         };
         let took = began_at.elapsed();
         let scope = self.scope(&wants);
-        let changes = snapshot.changes(&scope);
+        let looked = |key: &str| -> Option<Gone> {
+            let seen: BTreeMap<String, CleanState> = self.dir.read_json(clean::FILE)?;
+            seen.get(key)?.gone.clone()
+        };
+        let (changes, now_gone) = snapshot.changes(&scope, ended.log.as_ref(), &looked);
+        // Lost, a deletion is found once more and costs a run.
+        if now_gone.is_empty() {
+            let _ = self.dir.remove(clean::GONE);
+        } else if Some(&now_gone) != gone.as_ref() {
+            let _ = self.dir.write_json(clean::GONE, &now_gone);
+        }
         hooks::refresh(&changes, &scope);
         self.facts = HookEnv::of(settings, &changes, &scope, began, is_echo);
         let run = LastRun {
@@ -691,7 +710,7 @@ fn nothing_to_name(unreachable: &[String]) -> RunEnd {
             )
         }
     };
-    RunEnd { exit, text, findings: vec![] }
+    RunEnd { exit, text, findings: vec![], log: None }
 }
 
 /// Whether serving the want serves the mailbox.

@@ -8,4 +8,5 @@ pub mod hooks;
 pub mod mbsync;
 pub mod output;
 pub mod pause;
+pub mod run_log;
 pub mod scheduler;

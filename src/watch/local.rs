@@ -36,6 +36,15 @@ impl LocalEvents {
     pub fn nothing(&self) -> bool {
         *self == LocalEvents::default()
     }
+
+    /// Adds what was heard later.
+    pub fn add(&mut self, later: LocalEvents) {
+        self.mail.extend(later.mail);
+        self.folders |= later.folders;
+        self.state |= later.state;
+        self.config |= later.config;
+        self.all |= later.all;
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -83,6 +83,8 @@ pub struct MailboxState {
     pub record: Option<maildir::Stamp>,
     /// mbsync was interrupted in it.
     pub unfinished: bool,
+    /// A run let conclude what is gone on the server: a look is to confirm it.
+    pub unconfirmed: bool,
 }
 
 impl MailboxState {
@@ -99,6 +101,7 @@ impl MailboxState {
             digest: None,
             record: None,
             unfinished: false,
+            unconfirmed: false,
         }
     }
 
@@ -162,6 +165,13 @@ impl MailboxState {
             (NearState::Unasked, None) => true,
             (NearState::Found(_), None) => false,
         }
+    }
+
+    /// What the server told, or STATUS: enough to call the mailbox clean only where
+    /// nothing is left for a look to confirm.
+    pub fn tell_far(&mut self, far: FarState) {
+        let clean = far == FarState::Found(SideVerdict::Clean);
+        self.far = if clean && self.unconfirmed { FarState::Suspect } else { far };
     }
 
     /// A run was under way, ours or another's: what was dirty may be clean now,
@@ -318,6 +328,13 @@ mod tests {
             (dirty(), FarState::Suspect, FarState::Suspect),
             (FarState::PendingWrites, FarState::PendingWrites, FarState::PendingWrites),
         ] {
+            // What is told before a look has confirmed it is not believed either.
+            for unconfirmed in [false, true] {
+                watched.unconfirmed = unconfirmed;
+                watched.tell_far(before.clone());
+                let doubted = unconfirmed && before == clean();
+                assert_eq!(watched.far == FarState::Suspect, doubted);
+            }
             for (done, after) in [(false, others), (true, ours)] {
                 watched.far = before.clone();
                 watched.near = NearState::Found(SideVerdict::Clean);

@@ -7,8 +7,10 @@
 use super::mailbox::MailboxState;
 use super::server::ServerWatch;
 use crate::imap::{self, ClientError, Opening};
+use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::maildir::Stamp;
 use crate::verdict::record::{self, Record, RecordState};
-use crate::verdict::server::{self, FetchScope, Fetched, StatusVerdict};
+use crate::verdict::server::{self, FetchScope, Fetched, Settled, StatusVerdict};
 use crate::verdict::{CleanState, Digest, Rules, SideVerdict, maildir};
 
 /// A finding, and whether what is remembered has changed with it.
@@ -20,12 +22,13 @@ pub struct Scan {
     pub learned: bool,
 }
 
-/// Looks at the near side. `left_by_run`: the digest before a run that went
-/// well and took this mailbox on; with `AltMap`, where no record can be compared
-/// with, the same digest after it means clean.
+/// Looks at the near side. `by_run`: what runs have removed. `left_by_run`: the
+/// digest before a run that went well and took this mailbox on; with `AltMap`,
+/// where no record can be compared with, the same digest after it means clean.
 pub fn near(
     watched: &mut MailboxState,
     seen: &mut CleanState,
+    by_run: Option<&Gone>,
     left_by_run: Option<Digest>,
 ) -> Scan {
     let (Some(maildir), Some(state_file)) = (&watched.mailbox.maildir, &watched.mailbox.state_file)
@@ -39,10 +42,12 @@ pub fn near(
         Err(why) => (Rules::none(), Some(why.clone())),
     };
     let remembered = seen.near.as_ref().filter(|_| why_not.is_none());
-    let look = maildir::scan(maildir, state_file, &rules, remembered, seen.forwarded);
+    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let look = maildir::scan(maildir, state_file, &rules, remembered, seen.forwarded, kept);
     watched.digest = look.digest;
     watched.record = look.record;
     watched.unfinished = record::unfinished(state_file);
+    watched.unconfirmed = kept.of_record(look.record.as_ref()).is_unconfirmed();
     if let Some(why) = why_not {
         return Scan { finding: SideVerdict::Unknown(why), learned: false };
     }
@@ -61,7 +66,7 @@ pub fn near(
 }
 
 /// Looks at the far side. `Ok(None)`: something happened during the look, so
-/// that it has to be looked into once more.
+/// that it has to be looked into once more. `by_run`: what runs have removed.
 ///
 /// # Errors
 /// The connection was lost.
@@ -69,6 +74,7 @@ pub fn far(
     watched: &MailboxState,
     at: usize,
     seen: &mut CleanState,
+    by_run: Option<&Gone>,
     far: &mut ServerWatch,
 ) -> Result<(Option<SideVerdict>, bool), ClientError> {
     let unknown = |why: &str| Ok((Some(SideVerdict::Unknown(why.to_owned())), false));
@@ -77,14 +83,22 @@ pub fn far(
         Err(why) => return unknown(why),
     };
     let Some(status) = far.status(at) else { return unknown("not on the server") };
-    let record: Record = match watched.mailbox.state_file.as_deref().map(record::read) {
-        Some(RecordState::Known(record)) => record,
-        Some(RecordState::NeverSynced) => return Ok((Some(server::never_synced(&status)), false)),
-        Some(RecordState::Unfinished) => return unknown("mbsync was interrupted"),
-        Some(RecordState::Unreadable { why }) => return unknown(&why),
-        None => return unknown("no record"),
+    let Some(state_file) = watched.mailbox.state_file.as_deref() else {
+        return unknown("no record");
     };
-    let needed = match server::compare_status(&status, seen.far.as_ref(), Some(&record), &rules) {
+    let stamp = Stamp::of(state_file).ok();
+    let record: Record = match record::read(state_file) {
+        RecordState::Known(record) => record,
+        RecordState::NeverSynced => return Ok((Some(server::never_synced(&status)), false)),
+        RecordState::Unfinished => return unknown("mbsync was interrupted"),
+        RecordState::Unreadable { why } => return unknown(&why),
+    };
+    // One that was replaced while it was read is of no stamp.
+    let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
+    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let known = kept.of_record(stamp.as_ref());
+    let then = seen.far.as_ref();
+    let needed = match server::compare_status(&status, then, Some(&record), &rules, known) {
         StatusVerdict::Clean => return Ok((Some(SideVerdict::Clean), false)),
         StatusVerdict::Unknown(why) => return unknown(&why),
         StatusVerdict::Look(needed) => needed,
@@ -101,9 +115,16 @@ pub fn far(
         Err(ClientError::Refused(answer)) => return unknown(&answer.text),
         Err(lost) => return Err(lost),
     };
-    let finding = server::judge_server(&record, &rules, &look.uids, &fetched(&look));
-    let mut learned = look.forwarded.is_some() && seen.forwarded != look.forwarded;
-    if learned {
+    // What it shows is relied on together with what is remembered of it here.
+    let maildir = watched.mailbox.maildir.as_deref().filter(|_| stamp.is_some());
+    let near = || maildir::numbered(maildir?, &record, &rules);
+    let Settled { finding, gone } =
+        server::judge_server(&record, &rules, &look.uids, &fetched(&look), known, near);
+    let gone = Some(Gone { record: stamp, ..gone }).filter(|gone| !gone.is_empty());
+    let mut learned = seen.gone != gone;
+    seen.gone = gone;
+    if look.forwarded.is_some() && seen.forwarded != look.forwarded {
+        learned = true;
         seen.forwarded = look.forwarded;
         // A yes was supposed before; and with AltMap it makes no difference.
         if let Some(near) = seen.near.as_mut() {

@@ -26,9 +26,10 @@ use crate::state::{clean, state_failure};
 use crate::sync::account::{self, AccountBackend, AccountContext};
 use crate::sync::scheduler;
 use crate::verdict::CleanState;
+use crate::verdict::gone::Gone;
 use crate::watch::clock::{self, Alarm, Jump};
 use crate::watch::event_limit::EventLimiter;
-use crate::watch::local::LocalWatcher;
+use crate::watch::local::{LocalEvents, LocalWatcher};
 use crate::watch::mailbox::{Debounce, MailboxState};
 use crate::watch::plan::StuckState;
 use crate::watch::reconnect::ReconnectPolicy;
@@ -51,10 +52,14 @@ struct Waiter<'a> {
     halt: &'a Cancel,
     disk: AccountBackend<'a>,
     ears: Option<LocalWatcher>,
+    /// Events of watches that have been replaced, not acted on yet.
+    unheard: LocalEvents,
     alarm: Alarm,
     jump: Option<Jump>,
     boxes: Vec<MailboxState>,
     seen: BTreeMap<String, CleanState>,
+    /// What runs have removed.
+    gone: BTreeMap<String, Gone>,
     stuck: StuckState,
     unsaved: Unsaved,
     far: Option<ServerWatch>,
@@ -170,6 +175,7 @@ fn begin<'a>(
     let now = clock::now();
     let mut waiter = Waiter {
         seen: disk.dir().read_json(clean::FILE).unwrap_or_default(),
+        gone: disk.dir().read_json(clean::GONE).unwrap_or_default(),
         stuck: disk.dir().read_json(clean::STUCK).unwrap_or_default(),
         scene,
         manner,
@@ -178,6 +184,7 @@ fn begin<'a>(
         halt,
         disk,
         ears: None,
+        unheard: LocalEvents::default(),
         alarm: Alarm::new().map_err(failed)?,
         jump: Jump::new().ok(),
         boxes: Vec::new(),
@@ -237,6 +244,10 @@ impl Waiter<'_> {
                     LoopStep::Again => continue,
                     LoopStep::WaitEnd(end) => return end,
                 }
+            }
+            // No descriptor becomes readable for these.
+            if !self.unheard.nothing() {
+                continue;
             }
             if self.connect_if_due() || self.look_far() || self.keep_alive() {
                 continue;

@@ -132,7 +132,7 @@ fn secured(
     loopback: bool,
     report: &mut Checklist,
 ) {
-    let (keyword, section) = (scene.tls_keyword(), scene.section());
+    let (keyword, section) = (server.tls_keyword, scene.section());
     if server.tls == TlsMode::None {
         report.say(if loopback {
             Step::note("TLS", "none, as the file wants it; the server is on this machine")
@@ -167,7 +167,7 @@ fn refused(
         report.say(for_waiting(Step::failed("TLS", failure, "see mbsync(1)")));
         return;
     }
-    let (where_to, keyword) = (place(server), scene.tls_keyword());
+    let (where_to, keyword) = (place(server), server.tls_keyword);
     let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
     let greeted = !said.starts_with("greeting:") && !said.starts_with("the server says goodbye");
     if !greeted && server.tls == TlsMode::Imaps {

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use super::{ECHO, Waiter, print};
 use crate::imap::ClientError;
 use crate::state::backoff::{self, Backoff};
+use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::sync::scheduler::Backend as _;
 use crate::verdict::SideVerdict;
 use crate::watch::clock;
-use crate::watch::local::LocalWatcher;
 use crate::watch::mailbox::{Debounce, FarState, NearState, StatusUpdate};
 use crate::watch::server::ServerWatch;
 
@@ -22,7 +22,8 @@ impl Waiter<'_> {
     /// is another one.
     pub(super) fn listen(&mut self) -> bool {
         let now = clock::now();
-        let heard = self.ears.as_mut().map(LocalWatcher::heard).unwrap_or_default();
+        self.keep_heard();
+        let heard = std::mem::take(&mut self.unheard);
         if heard.all {
             self.say(|| "more happened than the kernel could tell; looking at everything".into());
             self.boxes.iter_mut().for_each(|watched| watched.near = NearState::Unasked);
@@ -112,12 +113,12 @@ impl Waiter<'_> {
             // The next look must not be content with STATUS.
             self.seen.entry(key).or_default().far = None;
         }
-        watched.far = match status {
+        watched.tell_far(match status {
             Some(now) => {
                 watched.far.told(StatusUpdate { now, seen, unseen, quiet }, watched.rules.is_ok())
             }
             None => FarState::compared(None, None),
-        };
+        });
         let then = match &watched.far {
             FarState::Found(SideVerdict::Clean) => "as at the last look",
             FarState::Suspect => "may be an echo",
@@ -143,6 +144,7 @@ impl Waiter<'_> {
     pub(super) fn another_run_ended(&mut self, last: (u64, u64)) {
         self.say(|| "another process has synced".into());
         self.last_run = last;
+        self.gone = self.disk.dir().read_json(clean::GONE).unwrap_or_default();
         self.run_ended = clock::now();
         self.boxes.iter_mut().for_each(|watched| watched.run_ended(false));
         if self.far.is_none() && self.retry().is_none() {

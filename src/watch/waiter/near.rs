@@ -47,8 +47,11 @@ impl Waiter<'_> {
     pub(super) fn look_into(&mut self, at: usize, left_by_run: Option<Digest>) {
         let Some(watched) = self.boxes.get_mut(at) else { return };
         let was_touched = watched.touched.take().is_some();
-        let seen = self.seen.entry(watched.key()).or_default();
-        let looked = scan::near(watched, seen, left_by_run);
+        let key = watched.key();
+        let by_run = self.gone.get(&key);
+        let seen = self.seen.entry(key).or_default();
+        let looked = scan::near(watched, seen, by_run, left_by_run);
+        watched.tell_far(watched.far.clone());
         self.unsaved.seen |= looked.learned;
         let text = match &looked.finding {
             SideVerdict::Clean if was_touched => Some("touched, nothing to push".to_owned()),

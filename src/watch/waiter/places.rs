@@ -17,6 +17,9 @@ impl Waiter<'_> {
     /// stay is kept.
     pub(super) fn enumerate(&mut self) {
         self.folders_at = None;
+        self.keep_heard();
+        // What came or went before this is found now.
+        self.unheard.folders = false;
         let before = self.mailboxes();
         let patterns = &self.scene.settings.boxes;
         let mut found = self.scene.config.local_mailboxes(self.scene.account);
@@ -32,6 +35,8 @@ impl Waiter<'_> {
             .collect();
         // Watches first, then the questions: no gap between.
         self.open_ears();
+        // All are looked at, and their indices are others now.
+        self.unheard.mail.clear();
         for watched in &mut self.boxes {
             watched.near = NearState::Unasked;
         }
@@ -43,7 +48,9 @@ impl Waiter<'_> {
 
     /// Listens, and says if it cannot; then [`Waiter::listen_again`] tries.
     pub(super) fn open_ears(&mut self) {
-        match self.ears_here() {
+        let ears = self.ears_here();
+        self.keep_heard();
+        match ears {
             Ok(ears) => {
                 if !ears.deaf().is_empty() {
                     let deaf = ears.deaf().len();
@@ -84,9 +91,18 @@ impl Waiter<'_> {
         if let Ok(ears) = self.ears_here() {
             if deaf.is_none_or(|before| ears.deaf().len() < before) {
                 self.say(|| "inotify again".into());
+                self.keep_heard();
                 self.ears = Some(ears);
                 self.boxes.iter_mut().for_each(|watched| watched.near = NearState::Unasked);
             }
+        }
+    }
+
+    /// Takes the events out of the watches, for [`Waiter::listen`]: with watches
+    /// that are replaced they would be lost.
+    pub(super) fn keep_heard(&mut self) {
+        if let Some(ears) = &mut self.ears {
+            self.unheard.add(ears.heard());
         }
     }
 

@@ -12,7 +12,7 @@ use crate::model::Target;
 use crate::state::backoff::seconds;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
-use crate::state::requests;
+use crate::state::{clean, requests};
 use crate::sync::account::{self, covers};
 use crate::sync::scheduler::{Backend as _, Gate, Locked};
 use crate::verdict::Digest;
@@ -89,6 +89,7 @@ impl Waiter<'_> {
         self.disk.unlock();
         self.take_back(report.loan.as_ref());
         self.last_run = self.which_run();
+        self.gone = self.disk.dir().read_json(clean::GONE).unwrap_or_default();
         self.run_ended = clock::now();
         self.requested = None;
         if wants.contains(&Target::Account) {

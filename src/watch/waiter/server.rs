@@ -10,10 +10,9 @@ use crate::imap::ClientError;
 use crate::model::Mailbox;
 use crate::state::{backoff, requests};
 use crate::sync::account;
-use crate::sync::scheduler::Backend as _;
 use crate::text::short;
 use crate::verdict::SideVerdict;
-use crate::watch::mailbox::{FarState, MailboxState};
+use crate::watch::mailbox::{FarState, MailboxState, NearState};
 use crate::watch::reconnect::Retry;
 use crate::watch::server::{RENEW, REPLY, REPLY_AFTER_SLEEP, ServerWatch, WatchMode, WatchPlan};
 use crate::watch::{clock, scan};
@@ -127,8 +126,7 @@ impl<'a> Waiter<'a> {
             // The login works: what was in the way is gone, and what failed for
             // it is wanted now.
             let _ = self.disk.dir().remove(backoff::FILE);
-            let failed = requests::all(self.disk.dir());
-            self.disk.submit(&failed, false);
+            requests::renew(self.disk.dir());
         }
         let only_there = far.only_there().len();
         self.far = Some(far);
@@ -143,7 +141,7 @@ impl<'a> Waiter<'a> {
         let Some(far) = &self.far else { return };
         for (at, watched) in self.boxes.iter_mut().enumerate() {
             let seen = self.seen.get(&watched.key()).and_then(|seen| watched.seen_far(seen));
-            watched.far = FarState::compared(far.status(at), seen);
+            watched.tell_far(FarState::compared(far.status(at), seen));
         }
         // What was told on the way is in it.
         let _ = self.far.as_mut().map(ServerWatch::forget_heard);
@@ -210,10 +208,12 @@ impl<'a> Waiter<'a> {
             self.boxes.iter_mut().for_each(|watched| watched.far = FarState::PendingWrites);
             return true;
         };
-        let seen = self.seen.entry(watched.key()).or_default();
+        let key = watched.key();
+        let by_run = self.gone.get(&key);
+        let seen = self.seen.entry(key).or_default();
         let begun = clock::now();
         self.looking_since.get_or_insert(begun);
-        match scan::far(watched, at, seen, far) {
+        match scan::far(watched, at, seen, by_run, far) {
             Ok((finding, learned)) => {
                 self.unsaved.seen |= learned;
                 let took = short(clock::now().saturating_sub(begun));
@@ -229,8 +229,16 @@ impl<'a> Waiter<'a> {
                     self.note_talk();
                 }
                 let clean = finding == Some(SideVerdict::Clean);
-                if let (Some(finding), Some(watched)) = (finding, self.boxes.get_mut(at)) {
-                    watched.far = FarState::Found(finding);
+                if let Some(watched) = self.boxes.get_mut(at) {
+                    watched.unconfirmed = false;
+                    // What it found gone may be what the near side lacks.
+                    if learned && matches!(watched.near, NearState::Found(SideVerdict::Changed(_)))
+                    {
+                        watched.near = NearState::Unasked;
+                    }
+                    if let Some(finding) = finding {
+                        watched.far = FarState::Found(finding);
+                    }
                 }
                 if clean {
                     self.unstick(at, |stuck| stuck.far = None);
