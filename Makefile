@@ -1,6 +1,7 @@
 # make              build
 # make demo         show the main job, on a private server: under a minute
 # make test         check everything (installs what the tests need, on Debian)
+# make test-debian  both of them on RELEASE=trixie or bookworm, in a root of its own; as root
 # make soak         the same with full counts and long waits
 # make bench        figures, side by side
 # make peers        beside what else keeps mail in step: a quarter of an hour; quick=quick for three minutes
@@ -43,13 +44,18 @@ $(binary): $(sources)
 	$(CARGO) build --release --locked --bins
 	@touch $@
 
-demo: setup
+demo:
+	@tests/setup demo
 	@echo "building mutt-sync (a minute or two the first time)"
 	@$(CARGO) build -q --locked -p mutt-sync -p mutt-sync-rig --bin mutt-sync --bin mutt-sync-net --bin demo
 	@$(CARGO) run -q --locked -p mutt-sync-rig --bin demo
 
-test: setup lint
+test: setup
+	@$(MAKE) --no-print-directory lint
 	RUST_TEST_THREADS=$(threads) $(CARGO) test --workspace --locked --no-fail-fast
+
+test-debian:
+	@tests/debian $(RELEASE)
 
 soak: setup
 	@tests/soak
@@ -63,13 +69,21 @@ peers: setup
 	$(CARGO) bench --locked -p mutt-sync --bench peers -- $(quick)
 
 setup:
-	@tests/setup
+	@tests/setup test
+
+# With musl the program is checked and not linked, which would need an OpenSSL
+# for it.
+musl = x86_64-unknown-linux-musl
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked -q
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(musl)" ]; then \
+	    set -x; PKG_CONFIG_ALLOW_CROSS=1 CC_$(subst -,_,$(musl))=cc \
+	        $(CARGO) check --target $(musl) --lib --bins --locked -q; \
+	else echo "lint: this Rust toolchain has no $(musl), so the build with musl is not checked"; fi
 	shellcheck $(scripts)
 	@for page in $(pages); do echo "mandoc -Tlint $$page"; mandoc -Tlint -Wwarning "$$page" || exit; done
 
@@ -113,4 +127,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test soak bench peers setup lint deny install uninstall deb
+.PHONY: all demo test test-debian soak bench peers setup lint deny install uninstall deb

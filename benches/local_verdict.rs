@@ -2,6 +2,7 @@
 //! the same folder in the same run. Budget: 15 ms listed, and no listing at all
 //! when no time stamp has moved.
 
+use mutt_sync::verdict::gone::Kept;
 use mutt_sync::verdict::maildir::{CleanMaildir, scan};
 use mutt_sync::verdict::{Rules, SideVerdict};
 use std::fmt::Write as _;
@@ -50,13 +51,7 @@ fn main() {
     let state_file = dir.path().join("state");
     fill(&maildir, &state_file);
     std::thread::sleep(Duration::from_millis(50));
-    let rules = Rules {
-        expunge_far: true,
-        expunge_near: true,
-        max_messages: 0,
-        info_delimiter: b':',
-        alt_map: false,
-    };
+    let rules = Rules { expunge_far: true, expunge_near: true, ..Rules::none() };
 
     let bare = median(|| {
         let files: usize = ["cur", "new"]
@@ -67,12 +62,12 @@ fn main() {
     });
     let mut memory: Option<CleanMaildir> = None;
     let listed = median(|| {
-        let found = scan(&maildir, &state_file, &rules, None, None);
+        let found = scan(&maildir, &state_file, &rules, None, None, Kept::default());
         assert_eq!(found.verdict, SideVerdict::Clean);
         memory = Some(found.remembered(&rules, None));
     });
     let glanced = median(|| {
-        let found = scan(&maildir, &state_file, &rules, memory.as_ref(), None);
+        let found = scan(&maildir, &state_file, &rules, memory.as_ref(), None, Kept::default());
         assert!(!found.listed);
     });
 

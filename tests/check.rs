@@ -1,7 +1,10 @@
 //! `--check`: broken set-ups, each with one fault. The check names that fault
 //! and no other, and what it says will mend it does, when done as it says.
 
-use rig::{Ca, Home, Output, Server, ServerOptions, Terminal, Tls, message, mutt_sync, run};
+use rig::{
+    Ca, Home, Output, Server, ServerOptions, Terminal, Tls, mbsync_version, message, mutt_sync,
+    real_mbsync, run,
+};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
@@ -202,6 +205,36 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
+/// mbsync, saying that it is of this version.
+fn as_version(home: &Home, version: &str) {
+    let real = rig::real_mbsync().display().to_string();
+    let script = format!("[ \"$1\" = --version ] && exec echo isync {version}\nexec {real} \"$@\"");
+    home.program("mbsync", &script);
+}
+
+#[test]
+fn a15_directories_above_the_records_are_made_by_isync_1_5_alone() {
+    for (version, fault) in [("1.4.4", true), ("1.5.1", false)] {
+        let home = healthy();
+        as_version(&home, version);
+        edit(&home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of/mbsync/");
+        let checked = check(&home);
+        let step = checked.find("records");
+        assert_eq!(step.state == "bad", fault, "{version}: {checked:#?}");
+        let lacking = "~/records/of/mbsync, where mbsync keeps its records, cannot be made";
+        assert_eq!(step.found == lacking, fault, "{step:#?}");
+        assert_eq!(step.mend == "mkdir -p ~/records/of/mbsync", fault, "{step:#?}");
+    }
+    // Where a file is in the way, none does.
+    for version in ["1.4.4", "1.5.1"] {
+        let home = healthy();
+        as_version(&home, version);
+        home.write("records", "a file\n");
+        edit(&home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of/mbsync/");
+        assert_eq!(check(&home).find("records").state, "bad", "{version}");
+    }
+}
+
 #[test]
 fn a_healthy_set_up_passes() {
     let home = healthy();
@@ -306,13 +339,50 @@ fn agrees_with_mbsync(case: &Case) {
     }
     let home = healthy();
     (case.breaks)(&home);
-    home.age();
-    let mut mbsync = home.command("/usr/bin/mbsync");
-    mbsync.arg("-a");
-    let output = run(&mut as_owner(&home, mbsync), LONG);
+    let output = mbsync(&home);
     // isync 1.4.4 exits with 0 when it cannot rename a message into new.
     let fine = output.status.success() && !output.stderr.to_lowercase().contains("error");
     assert_eq!(fine, case.code == 0, "{}: {}: {output:?}", case.what, case.found);
+}
+
+/// mbsync itself, over all that there is.
+fn mbsync(home: &Home) -> Output {
+    home.age();
+    let mut mbsync = home.command(real_mbsync());
+    mbsync.arg("-a");
+    run(&mut as_owner(home, mbsync), LONG)
+}
+
+/// 1.5 reads another file, too, and makes all directories above its records.
+#[test]
+fn what_1_5_does_by_itself_is_a_fault_with_1_4_only() {
+    for case in [
+        Case {
+            code: 78,
+            what: "configuration",
+            found: ".config/isyncrc is here, but this mbsync reads ~/.mbsyncrc only",
+            breaks: |home| {
+                fs::rename(home.path(".mbsyncrc"), home.path(".config/isyncrc")).expect("rename");
+            },
+            mends: |home, mend| type_in(home, mend),
+        },
+        Case {
+            code: 1,
+            what: "records",
+            found: "~/records/of/mbsync, where mbsync keeps its records, cannot be made",
+            breaks: |home| edit(home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of/mbsync/"),
+            mends: |home, mend| type_in(home, mend),
+        },
+    ] {
+        if mbsync_version() < (1, 5) {
+            try_case(&case);
+        } else {
+            let home = healthy();
+            (case.breaks)(&home);
+            check(&home).assert_healthy();
+            mbsync(&home).ok();
+        }
+    }
 }
 
 #[test]
@@ -354,7 +424,7 @@ fn faults_of_settings_and_of_mbsync() {
             found: "bin/our-mbsync cannot be executed",
             breaks: |home| {
                 home.settings("mbsync = \"~/bin/our-mbsync\"\n");
-                fs::copy("/usr/bin/mbsync", home.path("bin/our-mbsync")).expect("copy");
+                fs::copy(rig::real_mbsync(), home.path("bin/our-mbsync")).expect("copy");
                 mode(&home.path("bin/our-mbsync"), 0o644);
             },
             mends: |home, mend| type_in(home, mend),
@@ -366,7 +436,7 @@ fn faults_of_settings_and_of_mbsync() {
             breaks: |home| drop(home.program("mbsync", "echo I am none")),
             mends: |home, mend| {
                 assert!(mend.contains("name the right one as `mbsync` in config.toml"), "{mend}");
-                home.settings("mbsync = \"/usr/bin/mbsync\"\n");
+                home.settings(&format!("mbsync = \"{}\"\n", rig::real_mbsync().display()));
             },
         },
     ] {
@@ -386,15 +456,6 @@ fn faults_of_the_configuration() {
                 assert!(mend.contains("as `mbsyncrc` in config.toml"), "{mend}");
                 home.settings("mbsyncrc = \"~/rc\"\n");
             },
-        },
-        Case {
-            code: 78,
-            what: "configuration",
-            found: ".config/isyncrc is here, but this mbsync reads ~/.mbsyncrc only",
-            breaks: |home| {
-                fs::rename(home.path(".mbsyncrc"), home.path(".config/isyncrc")).expect("rename");
-            },
-            mends: |home, mend| type_in(home, mend),
         },
         Case {
             code: 78,
@@ -426,7 +487,8 @@ fn faults_of_the_configuration() {
             mends: |home, mend| type_in(home, mend),
         },
         Case {
-            code: 0,
+            // 1.5 then finds a mailbox without a name, and stops.
+            code: i32::from(mbsync_version() >= (1, 5)),
             what: "configuration",
             found: "Path ~/Mail/Home does not end in a slash: Sent is ~/Mail/HomeSent",
             breaks: |home| edit(home, ".mbsyncrc", "Path ~/Mail/Home/\n", "Path ~/Mail/Home\n"),
@@ -489,8 +551,13 @@ fn faults_on_this_disk() {
         Case {
             code: 1,
             what: "records",
-            found: "~/records/of/mbsync, where mbsync keeps its records, cannot be made",
-            breaks: |home| edit(home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of/mbsync/"),
+            found: "~/records/of-mbsync, where mbsync keeps its records, cannot be made",
+            breaks: |home| {
+                edit(home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of-mbsync/");
+                fs::create_dir(home.path("records")).expect("mkdir");
+                give_away(home);
+                mode(&home.path("records"), 0o500);
+            },
             mends: |home, mend| type_in(home, mend),
         },
         Case {
@@ -845,10 +912,9 @@ fn a_certificate_that_is_over_is_the_servers_to_mend() {
         }
     };
     write(-1);
-    let at = keep.path().display();
     let mut server = Server::with(ServerOptions {
         tls: Tls::StartTls,
-        extra: format!("ssl_cert = <{at}/cert\nssl_key = <{at}/key\n"),
+        certificate: Some((keep.path().join("cert"), keep.path().join("key"))),
         ..ServerOptions::default()
     });
     let home = Home::on(&server, &["Home"]);

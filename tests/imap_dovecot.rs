@@ -121,21 +121,15 @@ fn every_password_mechanism_logs_in() {
 
 #[test]
 fn passwords_that_need_quoting_or_literals_are_taken() {
-    for (user, password) in
-        [("quoted", "with \"quotes\" and \\"), ("müller", "päss wörd €"), ("plain", " lead{3}")]
-    {
-        let dir = tempfile::tempdir().unwrap();
-        let users = dir.path().join("users");
-        std::fs::write(&users, format!("{user}:{{PLAIN}}{password}\n")).unwrap();
-        open_to_dovecot(dir.path());
-        let server = rig::Server::with(ServerOptions {
-            extra: format!(
-                "auth_username_chars =\nauth_mechanisms = plain login scram-sha-256\npassdb {{\n driver = passwd-file\n args = scheme=PLAIN username_format=%u {}\n}}",
-                users.display()
-            ),
-            boxes: Vec::new(),
-            ..ServerOptions::default()
-        });
+    let logins =
+        [("quoted", "with \"quotes\" and \\"), ("müller", "päss wörd €"), ("plain", " lead{3}")];
+    let server = rig::Server::with(ServerOptions {
+        logins: logins.map(|(user, password)| (user.to_owned(), password.to_owned())).to_vec(),
+        extra: "auth_username_chars =\nauth_mechanisms = plain login scram-sha-256".to_owned(),
+        boxes: Vec::new(),
+        ..ServerOptions::default()
+    });
+    for (user, password) in logins {
         let mut section = section(&server, "home");
         section.user = Some(text(user));
         section.pass = Some(text(password));
@@ -203,7 +197,7 @@ fn an_expired_certificate_is_refused_and_says_so() {
     open_to_dovecot(cert.parent().unwrap());
     let server = rig::Server::with(ServerOptions {
         tls: Tls::Imaps,
-        extra: format!("ssl_cert = <{}\nssl_key = <{}", cert.display(), key.display()),
+        certificate: Some((cert.clone(), key)),
         ..ServerOptions::default()
     });
     let mut section = section(&server, "home");
@@ -244,13 +238,9 @@ fn client_certificates_and_keys_of_every_form_are_shown() {
     assert!(std::fs::read_to_string(&sec1).unwrap().contains("BEGIN EC PRIVATE KEY"));
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, rig::Ca::shared().cert()).unwrap();
-    open_to_dovecot(dir.path());
     let server = rig::Server::with(ServerOptions {
         tls: Tls::Imaps,
-        extra: format!(
-            "ssl_ca = <{}\nssl_verify_client_cert = yes\nauth_ssl_require_client_cert = yes\nssl_require_crl = no",
-            ca.display()
-        ),
+        client_authority: Some(rig::Ca::shared().cert().to_owned()),
         ..ServerOptions::default()
     });
     let mut section = section(&server, "home");
@@ -280,7 +270,7 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
     );
     assert!(first.iter().all(|(_, s)| s.uid_validity.is_some() && s.highest_mod_seq.is_some()));
     link.idle_start().unwrap();
-    assert!(link.events().unwrap().is_empty());
+    assert_eq!(link.events().unwrap(), []);
 
     let uid = other.append("Archive", &message("one", "one"), &[]);
     let heard = wait_for(
@@ -350,7 +340,7 @@ fn without_notify_it_is_refused_and_idle_tells_of_the_open_mailbox() {
     wait_for(&mut link, "expunge", |h| *h == ServerEvent::Selected);
     link.idle_done(SHORT).unwrap();
     link.close_mailbox().unwrap();
-    assert!(link.events().unwrap().is_empty());
+    assert_eq!(link.events().unwrap(), []);
 }
 
 #[test]

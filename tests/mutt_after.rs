@@ -138,7 +138,7 @@ fn nothing_waits_for_a_command_that_hangs() {
     let hanging = || home.read("hanging").lines().count();
     wait_until(SHORT, "the command", || hanging() == 1);
     assert_eq!(hanging(), 1, "one at a time for each account");
-    assert!(!home.leftovers().is_empty());
+    assert_ne!(home.leftovers(), []);
 }
 
 /// A command that calls mutt-sync, in every way that it can be called.

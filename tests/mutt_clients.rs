@@ -65,16 +65,8 @@ fn a_wrong_muttrc_is_noticed() {
     for program in CLIENTS {
         for wrong in ["set no_such_option", "folder-hook", "mailbox a", "macro index"] {
             fs::write(&rc, format!("{wrong}\n")).unwrap();
-            let output = client(program, home.path())
-                .arg("-F")
-                .arg(&rc)
-                .args(["-Q", "mail_check"])
-                .output()
-                .unwrap();
-            assert!(
-                !output.stderr.is_empty() || !output.status.success(),
-                "{program} takes {wrong}: {output:?}"
-            );
+            let output = asked_with(program, home.path(), &rc);
+            assert!(!output.stderr.is_empty(), "{program} takes {wrong}: {output:?}");
         }
     }
 }

@@ -7,7 +7,8 @@ mod mutt_support;
 
 use mutt_support::{CLIENTS, make_maildir, on_terminal};
 use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(20);
 
@@ -65,6 +66,29 @@ fn wait_bottom(terminal: &Terminal, text: &str) -> String {
     terminal.wait(text, SHORT, |screen| bottom(screen).contains(text))
 }
 
+/// F8 unsets `wait_key` for a moment. Asked until the answer is seen: after an
+/// external command neomutt redraws the screen at the first event, or after a
+/// second without a key, and then empties the message line (observed with
+/// 20250510, not with 20220429).
+#[track_caller]
+fn wait_key_is_as_it_was(terminal: &Terminal) {
+    let again = Duration::from_millis(500);
+    let asked = Cell::new(None::<Instant>);
+    let screen = terminal.wait("wait_key", SHORT, |screen| {
+        let line = bottom(screen);
+        if line.starts_with("wait_key") {
+            return true;
+        }
+        if asked.get().is_none_or(|asked| asked.elapsed() > again) {
+            terminal.text(":set ?wait_key\n");
+            asked.set(Some(Instant::now()));
+        }
+        false
+    });
+    let line = bottom(&screen);
+    assert!(matches!(line, "wait_key is set" | "wait_key=\"yes\""), "{line}");
+}
+
 #[track_caller]
 fn wait_log(home: &Home, want: &str) {
     wait_until(SHORT, &format!("log: {want}"), || home.read("log") == want);
@@ -103,17 +127,8 @@ fn keys_ask_and_write_and_tell() {
         terminal.wait_without("Del:1", SHORT);
         wait_bottom(&terminal, "Home: queued");
         assert_eq!(deleted(&inbox), 1, "{client}");
-        // In the foreground: shown, then back, with no key asked for.
-        home.write("log", "");
-        terminal.keys(&["F8"]);
-        wait_log(&home, "-v -f|Home\n");
-        terminal.wait_for("Message 3", SHORT);
-        let screen = terminal.screen();
-        assert!(!screen.contains("Press any key"), "{screen}");
-        terminal.text(":set ?wait_key\n");
-        let screen = terminal.wait("wait_key", SHORT, |screen| bottom(screen).contains("wait_key"));
-        assert!(!bottom(&screen).contains("no"), "wait_key is as it was: {}", bottom(&screen));
-        // From the pager too.
+        // From the pager too; before F8, after which neomutt empties the message line
+        // once (see wait_key_is_as_it_was).
         terminal.keys(&["Enter"]);
         terminal.wait_for("Subject: Message", SHORT);
         home.write("log", "");
@@ -123,6 +138,14 @@ fn keys_ask_and_write_and_tell() {
         assert!(screen.contains("Subject: Message"), "still in the pager: {screen}");
         terminal.keys(&["q"]);
         terminal.wait("the index", SHORT, |screen| !screen.contains("Subject: Message"));
+        // In the foreground: shown, then back, with no key asked for.
+        home.write("log", "");
+        terminal.keys(&["F8"]);
+        wait_log(&home, "-v -f|Home\n");
+        terminal.wait_for("Message 3", SHORT);
+        let screen = terminal.screen();
+        assert!(!screen.contains("Press any key"), "{screen}");
+        wait_key_is_as_it_was(&terminal);
         terminal.keys(&["d"]);
         home.write("log", "");
         terminal.keys(&["q"]);
@@ -158,9 +181,7 @@ fn keys_in_a_read_only_folder_are_never_half_run() {
         });
         drop(screen);
         terminal.wait_for("Message 3", SHORT);
-        terminal.text(":set ?wait_key\n");
-        let screen = terminal.wait("wait_key", SHORT, |screen| bottom(screen).contains("wait_key"));
-        assert!(!bottom(&screen).contains("no"), "wait_key is as it was: {}", bottom(&screen));
+        wait_key_is_as_it_was(&terminal);
         terminal.keys(&["q"]);
         terminal.wait_end(SHORT);
     }
@@ -215,9 +236,7 @@ fn keys_say(home: &Home, client: &str, wrong: (&str, &str), says: &str) {
         let screen = terminal.wait_for("Message 1", SHORT);
         assert!(!screen.contains("Del:1"), "{screen}");
         assert_eq!(inbox.len(), 8 - gone, "{client}");
-        terminal.text(":set ?wait_key\n");
-        let screen = terminal.wait("wait_key", SHORT, |screen| bottom(screen).contains("wait_key"));
-        assert!(!bottom(&screen).contains("no"), "wait_key is as it was: {}", bottom(&screen));
+        wait_key_is_as_it_was(&terminal);
     }
     // Folder changes keep quiet about it, and the screen whole.
     terminal.text("c=Work/INBOX\n");

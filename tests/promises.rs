@@ -249,7 +249,7 @@ fn g8_mbsync_has_no_signal_blocked() {
         let line = status.lines().find(|line| line.starts_with("SigBlk:")).unwrap().to_owned();
         u64::from_str_radix(line.trim_start_matches("SigBlk:").trim(), 16).unwrap()
     };
-    assert_eq!(blocked(child.id()), 1 << 14 | 1, "TERM and HUP are blocked in mutt-sync");
+    assert_eq!(blocked(child.id()), (1 << 14) | 1, "TERM and HUP are blocked in mutt-sync");
     assert_eq!(blocked(runs[0].pid), 0);
     process::kill(child.id(), Signal::INT);
     assert_eq!(code_of(child), 130);

@@ -308,9 +308,8 @@ fn the_real_mbsync_in_its_coats() {
     mbsync.middle(Duration::from_secs(30));
     let mut child = home.command("mbsync").arg("Home").spawn().unwrap();
     wait_until(SHORT, "the real one runs", || {
-        process::descendants(child.id())
-            .iter()
-            .any(|&p| process::command_line(p).contains("/usr/bin/mbsync"))
+        let real = rig::real_mbsync().display().to_string();
+        process::descendants(child.id()).iter().any(|&p| process::command_line(p).contains(&real))
     });
     child.kill().unwrap();
     child.wait().unwrap();

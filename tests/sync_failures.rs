@@ -166,7 +166,10 @@ fn g9_a_run_that_stalls_is_ended() {
     delay.flow();
     home.program(
         "slow",
-        "for i in 1 2 3 4 5 6 7; do sleep 0.5; echo; done; /usr/bin/mbsync \"$@\"; exit $?",
+        &format!(
+            "for i in 1 2 3 4 5 6 7; do sleep 0.5; echo; done; {} \"$@\"; exit $?",
+            rig::real_mbsync().display()
+        ),
     );
     home.settings("stall = \"3s\"\nmbsync = \"slow\"");
     home.mutt_sync(&["--force", "Home"]).ok();
@@ -299,7 +302,7 @@ fn g8_signals_on_a_terminal() {
         }
         wait_until(SHORT, "the process is gone", || !process::alive(pid));
         let took = since.elapsed();
-        let of_the_run = |line: &str| line.contains("sleep") || line.contains("mbsync -q");
+        let of_the_run = |line: &str| line.contains("sleep") || line.contains("mbsync -");
         wait_until(NO_GRACE, "all of the run is gone", || {
             !home.leftovers().iter().any(|(_, line)| of_the_run(line))
         });

@@ -4,27 +4,36 @@
 //!
 //! Changed is: a file or its name in the Maildir, a UID or a flag on the
 //! server, or a line of mbsync's record other than its two marks. (A run that
-//! only moves a mark has nothing to carry, and is counted.)
+//! only moves a mark has nothing to carry, and is counted.) Of a line only what
+//! is of a message that is there: what is left in the record of messages that are
+//! gone is nobody's, and isync 1.5 leaves it there until something else changes.
 
 #![allow(clippy::unwrap_used)]
 
 mod handed_over;
 
+use mutt_sync::mbsyncrc::{self, IsyncVersion};
 use mutt_sync::model::flags::{Flags, keeps_forwarded};
-use mutt_sync::verdict::maildir::{MaildirScan, delivered, scan};
+use mutt_sync::model::{Account, Mailbox};
+use mutt_sync::state::clean;
+use mutt_sync::sync::changes;
+use mutt_sync::sync::output::says_nothing_of_the_run;
+use mutt_sync::sync::run_log::{self, RunLog};
+use mutt_sync::verdict::gone::{Gone, Kept};
+use mutt_sync::verdict::maildir::{MaildirScan, Stamp, delivered, numbered, scan};
 use mutt_sync::verdict::record::{self, Counts, RecordState};
 use mutt_sync::verdict::server::{
-    CleanServer, FetchScope, Fetched, ServerStatus, StatusVerdict, UidSet, compare_status,
+    CleanServer, FetchScope, Fetched, ServerStatus, Settled, StatusVerdict, UidSet, compare_status,
     judge_server, never_synced,
 };
 use mutt_sync::verdict::{Changes, CleanState, Fingerprint, Rules, SideVerdict, Verdict};
 use rig::{Home, Imap, Output, Seeded, Server, ServerOptions, count, message, real_mbsync, run};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A channel with settings of its own.
@@ -41,8 +50,23 @@ struct Kind {
     exact: bool,
 }
 
+/// Whether the mbsync that is tried is isync 1.5.
+fn is_1_5() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let memory = tempfile::tempdir().unwrap();
+        let dialect = mutt_sync::mbsync_version::of_mbsync(&real_mbsync(), memory.path());
+        dialect.expect("mbsync says its version") == IsyncVersion::V1_5
+    })
+}
+
 fn rules(expunge_far: bool, expunge_near: bool) -> Rules {
-    Rules { expunge_far, expunge_near, max_messages: 0, info_delimiter: b':', alt_map: false }
+    Rules { expunge_far, expunge_near, isync_1_5: is_1_5(), ..Rules::none() }
+}
+
+/// With `Sync All`, which has Old in it from isync 1.5 on.
+fn all(expunge_far: bool, expunge_near: bool) -> Rules {
+    Rules { pull_old: is_1_5(), push_old: is_1_5(), ..rules(expunge_far, expunge_near) }
 }
 
 fn kinds() -> Vec<Kind> {
@@ -73,6 +97,13 @@ fn kinds() -> Vec<Kind> {
         Kind {
             near: "MaxSize 2k\n",
             ..plain("maxsize", "Create Both\nExpunge Both\nSyncState *\n", both())
+        },
+        plain("all", "Create Both\nExpunge Both\nSync All\nSyncState *\n", all(true, true)),
+        plain("allnear", "Create Both\nExpunge Near\nSync All\n", all(false, true)),
+        plain("allnone", "Create Both\nSync All\nSyncState *\n", all(false, false)),
+        Kind {
+            near: "MaxSize 2k\n",
+            ..plain("maxsizenone", "Create Both\nSyncState *\n", rules(false, false))
         },
         Kind {
             rules: Some(Rules { max_messages: 5, ..rules(false, false) }),
@@ -175,6 +206,33 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(home: &'a Home, imap: &'a mut Imap, kind: &'a Kind) -> Self {
         World { home, imap, kind, paired: false, made: 0 }
+    }
+}
+
+fn uid_of(name: &str) -> Option<u32> {
+    let number = name.split_once(",U=")?.1;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// A line of the record, without what is of no message: `None` if it is of none
+/// at all. Flags that are of half a pair are nobody's.
+fn of_what_is_there(
+    line: &str,
+    far: impl Fn(u32) -> bool,
+    near: impl Fn(u32) -> bool,
+) -> Option<String> {
+    let mut words = line.splitn(3, ' ');
+    let mut uid = || words.next().and_then(|word| word.parse::<u32>().ok());
+    let (Some(far_uid), Some(near_uid)) = (uid(), uid()) else { return Some(line.to_owned()) };
+    let flags = words.next().unwrap_or_default();
+    match (far(far_uid), near(near_uid)) {
+        (true, true) => Some(line.to_owned()),
+        (false, false) => None,
+        (far, near) => {
+            let kept = |is_there: bool, uid: u32| if is_there { uid } else { 0 };
+            let standing: String = flags.chars().filter(|c| "<>~^".contains(*c)).collect();
+            Some(format!("{} {} {standing}", kept(far, far_uid), kept(near, near_uid)))
+        }
     }
 }
 
@@ -293,7 +351,11 @@ impl World<'_> {
             RecordState::NeverSynced => return (never_synced(&now), Some(now)),
             _ => return (unknown("no record"), Some(now)),
         };
-        let needed = match compare_status(&now, pair.seen.far.as_ref(), Some(record), rules) {
+        let stamp = Stamp::of(&pair.state_file).ok();
+        let gone = pair.seen.gone.clone();
+        let known = Kept { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
+        let then = pair.seen.far.as_ref();
+        let needed = match compare_status(&now, then, Some(record), rules, known) {
             StatusVerdict::Clean => return (SideVerdict::Clean, Some(now)),
             StatusVerdict::Unknown(why) => return (SideVerdict::Unknown(why), Some(now)),
             StatusVerdict::Scan(needed) => needed,
@@ -316,11 +378,23 @@ impl World<'_> {
                 Fetched::ChangedSince(self.fetch(pair, &format!(" (CHANGEDSINCE {modseq})")))
             }
         };
-        let finding = judge_server(record, rules, &uids, &fetched);
-        if finding == SideVerdict::Clean {
+        let near = || numbered(&pair.maildir, record, rules);
+        let Settled { verdict, gone } = judge_server(record, rules, &uids, &fetched, known, near);
+        pair.seen.gone = Some(Gone { record: stamp, ..gone });
+        if verdict == SideVerdict::Clean {
             pair.seen.far = Some(CleanServer::new(now, record, rules));
         }
-        (finding, Some(now))
+        (verdict, Some(now))
+    }
+
+    fn near(pair: &mut Pair, rules: &Rules) -> MaildirScan {
+        let (forwarded, then) = (pair.seen.forwarded, pair.seen.near.as_ref());
+        let kept = Kept { looked: pair.seen.gone.as_ref(), by_run: None };
+        let near = scan(&pair.maildir, &pair.state_file, rules, then, forwarded, kept);
+        if near.verdict == SideVerdict::Clean {
+            pair.seen.near = Some(near.remembered(rules, forwarded));
+        }
+        near
     }
 
     /// The verdict, with what is remembered used and brought up to date.
@@ -331,19 +405,20 @@ impl World<'_> {
     ) -> (Verdict, Fingerprint, Option<MaildirScan>) {
         let Some(rules) = self.kind.rules.clone() else {
             // No verdict: the fingerprints alone decide.
-            let any = scan(&pair.maildir, &pair.state_file, &rules(false, false), None, None);
+            let none = rules(false, false);
+            let any = scan(&pair.maildir, &pair.state_file, &none, None, None, Kept::default());
             let print = any.fingerprint(self.status(pair));
             let why = SideVerdict::Unknown("Sync is not full".to_owned());
             return (Verdict { near: why.clone(), far: why }, print, None);
         };
-        let forwarded = pair.seen.forwarded;
-        let near =
-            scan(&pair.maildir, &pair.state_file, &rules, pair.seen.near.as_ref(), forwarded);
-        if near.verdict == SideVerdict::Clean {
-            pair.seen.near = Some(near.remembered(&rules, forwarded));
-        }
+        let mut near = World::near(pair, &rules);
         let state = near.state.clone().unwrap_or_else(|| record::read(&pair.state_file));
+        let gone = pair.seen.gone.clone();
         let (far, status) = self.far(pair, &state, esearch);
+        if pair.seen.gone != gone {
+            // What the far side lacks may be what the near side lacks.
+            near = World::near(pair, &rules);
+        }
         let print = near.fingerprint(status);
         (Verdict { near: near.verdict.clone(), far }, print, Some(near))
     }
@@ -360,13 +435,21 @@ impl World<'_> {
         let far = if self.exists_far(pair) { self.fetch(pair, "") } else { Vec::new() };
         let text = fs::read_to_string(&pair.state_file).unwrap_or_default();
         let mark = |line: &&str| line.starts_with("MaxPu");
+        let far: BTreeMap<u32, String> =
+            far.into_iter().map(|(uid, flags)| (uid, flags.to_string())).collect();
+        let alt_map = self.kind.rules.as_ref().is_some_and(|rules| rules.alt_map);
+        let numbers: BTreeSet<u32> = near.iter().filter_map(|name| uid_of(name)).collect();
+        let lines = text.lines().filter(|line| !mark(line)).filter_map(|line| {
+            of_what_is_there(
+                line,
+                |uid| far.contains_key(&uid),
+                |uid| alt_map || numbers.contains(&uid),
+            )
+        });
         Snapshot {
+            record: lines.fold(String::new(), |all, line| all + &line + "\n"),
             near,
-            far: far.into_iter().map(|(uid, flags)| (uid, flags.to_string())).collect(),
-            record: text
-                .lines()
-                .filter(|line| !mark(line))
-                .fold(String::new(), |a, l| a + l + "\n"),
+            far,
             marks: text.lines().filter(mark).collect(),
         }
     }
@@ -375,7 +458,11 @@ impl World<'_> {
         let boxes: Vec<&str> = pairs.iter().map(|pair| pair.name.as_str()).collect();
         let mut command = self.home.command(real_mbsync());
         // -Tz: no sleep while the folders' time stamps are of this second.
-        command.args(["-q", "-Tz", &format!("{}:{}", self.kind.name, boxes.join(","))]);
+        command.args([
+            if is_1_5() { "-V" } else { "-q" },
+            "-Tz",
+            &format!("{}:{}", self.kind.name, boxes.join(",")),
+        ]);
         command
     }
 
@@ -509,6 +596,37 @@ struct Tally {
     marks_only: u32,
     refused: u32,
     unlisted: u32,
+    /// Reported gone.
+    gone: u32,
+    /// Clean, and a report without a look at the server would not say so.
+    unsettled: u32,
+}
+
+/// What mbsync says of a run, as the program reads it.
+fn log_of(output: &Output) -> Option<RunLog> {
+    let objected = output.stderr.lines().any(|line| !says_nothing_of_the_run(line));
+    let mut reader = run_log::Reader::default();
+    output.stdout.lines().for_each(|line| reader.line(line));
+    reader.log().filter(|_| output.code() == 0 && !objected)
+}
+
+/// Whether the near side calls for a run, or cannot be judged.
+fn needs_push(verdict: &Verdict) -> bool {
+    match (&verdict.near, &verdict.far) {
+        (SideVerdict::Clean, far) => matches!(far, SideVerdict::Unknown(_)),
+        (SideVerdict::Unknown(_), far) => !matches!(far, SideVerdict::Changed(_)),
+        (SideVerdict::Changed(_), _) => true,
+    }
+}
+
+/// The account that the channels are of.
+fn account_of(home: &Home) -> Account {
+    let at = home.path("");
+    let mut env = mbsyncrc::Env::new(at.clone(), at);
+    env.state_home = Some(home.path(".local/state"));
+    let dialect = if is_1_5() { IsyncVersion::V1_5 } else { IsyncVersion::V1_4 };
+    let config = mbsyncrc::read(&home.path(".mbsyncrc"), &env, dialect).unwrap();
+    config.accounts.into_iter().next().unwrap()
 }
 
 /// One history of one channel: fresh mailboxes, some steps.
@@ -520,6 +638,8 @@ fn history(
     rng: &mut Seeded,
     tally: &mut Tally,
 ) -> Result<(), String> {
+    let account = account_of(home);
+    let channel = account.channels.iter().find(|channel| channel.name == kind.name).unwrap();
     let mut imap = server.imap("home");
     let mut world = World::new(home, &mut imap, kind);
     let mut log = format!("history {number}, channel {}\n", kind.name);
@@ -527,6 +647,8 @@ fn history(
     for pair in &pairs {
         world.begin(pair, rng);
     }
+    let mailboxes: Vec<Mailbox> = pairs.iter().map(|pair| channel.mailbox(&pair.name)).collect();
+    let mut by_run: BTreeMap<String, Gone> = BTreeMap::new();
     let mut runs: HashMap<String, u32> = HashMap::new();
     for step in 0..rng.usize(5..11) {
         let actions = *rng.pick(&[0, 0, 1, 1, 1, 2, 3, 6]);
@@ -536,7 +658,8 @@ fn history(
         }
         let killed = rng.u8(..8) == 0;
         if killed {
-            let mut child = world.mbsync(&pairs).stderr(Stdio::null()).spawn().unwrap();
+            let mut child =
+                world.mbsync(&pairs).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let wait = rng.u64(1..16_000);
             std::thread::sleep(Duration::from_micros(wait));
             let _ = child.kill();
@@ -557,8 +680,12 @@ fn history(
             let _ = writeln!(log, "  {}: {verdict}; run wanted: {wanted}", pair.name);
             said.push((before, verdict, print, wanted));
         }
+        let snapshot =
+            changes::Snapshot::take(mailboxes.clone(), &account, is_1_5(), by_run.clone());
         let output = world.sync(&pairs);
         let failed = output.code() != 0;
+        let (reported, gone) = snapshot.changes(&mailboxes, log_of(&output).as_ref(), &|_| None);
+        by_run = gone;
         if failed {
             let _ = writeln!(log, "  mbsync: {} {}", output.code(), output.stderr.trim());
         }
@@ -582,8 +709,9 @@ fn history(
                 }
             }
             let changed = before != after;
+            let name = pair.name.clone();
             let show = |text: &str| {
-                Err(format!("{text} on {}\n{log}\nbefore {before:#?}\nafter {after:#?}", pair.name))
+                Err(format!("{text} on {name}\n{log}\nbefore {before:#?}\nafter {after:#?}"))
             };
             if changed && !wanted {
                 return show("wrongly clean");
@@ -599,7 +727,7 @@ fn history(
                     tally.refused += 1;
                 } else {
                     tally.in_vain += 1;
-                    if kind.exact && std::env::var_os("PROGRAMS_FROM").is_none() {
+                    if kind.exact {
                         return show("wrongly dirty");
                     }
                 }
@@ -620,6 +748,26 @@ fn history(
                     pair.seen.near = (!moved).then(|| near.remembered(rules, pair.seen.forwarded));
                 }
             }
+            // As a report would say it that asks no server.
+            let key = clean::key(&channel.mailbox(&pair.name));
+            let kept = Kept { looked: None, by_run: by_run.get(&key) };
+            if let Some(rules) = kind.rules.as_ref().filter(|rules| !rules.alt_map) {
+                let forwarded = pair.seen.forwarded;
+                let told =
+                    scan(&pair.maildir, &pair.state_file, rules, None, forwarded, kept).verdict;
+                let told = told == SideVerdict::Clean;
+                if told && !failed && needs_push(&then) {
+                    return show(&format!("a report would say clean where it is {then}"));
+                }
+                if !told && !failed && then == Verdict::CLEAN {
+                    tally.unsettled += 1;
+                    if kind.exact {
+                        return show("a report would not say clean");
+                    }
+                }
+            }
+            let change = reported.iter().find(|change| change.mailbox == pair.name);
+            tally.gone += change.map_or(0, |change| change.gone);
             // A run that was cut off says nothing of a mailbox it did not reach.
             let whole = matches!(output.code(), 0 | 1);
             pair.stuck = (then != Verdict::CLEAN && whole).then_some(print);
@@ -693,12 +841,12 @@ fn clean_exactly_when_a_run_changes_nothing() {
         }
     }
     println!(
-        "channel    steps | clean dirty unknown | wanted in vain, refused, only marks moved, \
-         dirty after the run | not listed"
+        "channel     steps | clean dirty unknown | wanted in vain, refused, only marks moved, \
+         dirty after the run | not listed | gone, not settled"
     );
     for (name, t) in &tallies {
         println!(
-            "{name:10} {:5} | {:5} {:5} {:5} | {:5} {:5} {:5} {:5} | {:5}",
+            "{name:11} {:5} | {:5} {:5} {:5} | {:5} {:5} {:5} {:5} | {:5} | {:5} {:5}",
             t.steps,
             t.clean,
             t.dirty,
@@ -707,7 +855,9 @@ fn clean_exactly_when_a_run_changes_nothing() {
             t.refused,
             t.marks_only,
             t.again,
-            t.unlisted
+            t.unlisted,
+            t.gone,
+            t.unsettled
         );
     }
     println!("in {:.1} s", start.elapsed().as_secs_f64());
@@ -914,13 +1064,9 @@ fn a_passed_message_is_pushed_where_the_server_keeps_forwarded() {
 #[test]
 fn a_passed_message_stays_where_the_server_does_not_keep_forwarded() {
     // Without the right to write flags, no keyword is kept.
-    let rights = tempfile::NamedTempFile::new().unwrap();
-    fs::write(rights.path(), "* owner lrstipekxa\n").unwrap();
-    fs::set_permissions(rights.path(), fs::Permissions::from_mode(0o644)).unwrap();
-    let extra =
-        format!("mail_plugins = acl\nplugin {{\n  acl = vfile:{}\n}}\n", rights.path().display());
+    let rights = Some("* owner lrstipekxa\n".to_owned());
     let kind = kinds().into_iter().find(|kind| kind.name == "both").unwrap();
-    let mut case = Case::new(kind, ServerOptions { extra, ..ServerOptions::default() });
+    let mut case = Case::new(kind, ServerOptions { rights, ..ServerOptions::default() });
     let mut imap = case.imap();
     imap.create("Box");
     imap.append("Box", &message("m", ""), &["\\Seen"]);
@@ -1033,7 +1179,7 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     assert!(child.wait().unwrap().success());
     let pulled = delivered(&maildir, since).unwrap();
     assert_eq!(pulled.len(), 2);
-    let counts = record(&case).changes_since(&old, 2);
+    let counts = record(&case).changes_since(&old, 2, |_| false);
     assert_eq!(counts, Counts { pulled: 2, pushed: 1, flags: 1, gone: 2 });
     case.judge_server();
 }

@@ -22,7 +22,9 @@ use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
 use mutt_sync::os::wait::Cancel;
 use mutt_sync::settings::{self, duration};
 use mutt_sync::state::names as files;
-use mutt_sync::sync::output::{finding, redact};
+use mutt_sync::sync::output::{problem, redact, says_nothing_of_the_run};
+use mutt_sync::sync::run_log;
+use mutt_sync::verdict::gone::Known;
 use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
 use mutt_sync::verdict::record::{self, Counts, Entry, EntryKind, Placeholder, Record};
 use mutt_sync::verdict::{Rules, SideVerdict};
@@ -70,7 +72,7 @@ fn accepted(text: &[u8], dialect: IsyncVersion) -> Option<Config> {
 pub fn mbsyncrc(text: &[u8]) {
     for dialect in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
         let Some(config) = accepted(text, dialect) else { continue };
-        assert!(!config.select_all().is_empty());
+        assert_ne!(config.select_all(), []);
         for account in &config.accounts {
             assert!(!account.channels.is_empty());
             let channels: Vec<&str> =
@@ -229,12 +231,12 @@ pub fn state(text: &[u8]) {
 
     let Ok(record) = record::parse(text) else { return };
     consistent(&record);
-    assert_eq!(record.changes_since(&record, 0), Counts::default());
+    assert_eq!(record.changes_since(&record, 0, |_| false), Counts::default());
     let again = Record::new(&record, record.entries().iter().rev().copied().collect());
     assert_eq!(again.as_ref(), Ok(&record));
     let numbering = numbering
         .unwrap_or(Numbering { validity: record.near_validity, highest: record.max_pushed });
-    let _ = judge_maildir(&record, &mut listing, numbering, &Rules::none(), None);
+    let _ = judge_maildir(&record, &mut listing, numbering, &Rules::none(), None, Known::NOTHING);
     if record.max_expired_near > 0 || record.entries().iter().any(|entry| !ordinary(entry)) {
         return;
     }
@@ -249,7 +251,8 @@ pub fn state(text: &[u8]) {
     }
     let highest = record.with_near().map(|entry| entry.near).max().unwrap_or(0);
     let numbering = Numbering { validity: record.near_validity, highest };
-    let found = judge_maildir(&record, &mut made, numbering, &Rules::none(), Some(true));
+    let found =
+        judge_maildir(&record, &mut made, numbering, &Rules::none(), Some(true), Known::NOTHING);
     assert_eq!(found, SideVerdict::Clean);
 }
 
@@ -452,7 +455,7 @@ pub fn quoting(bytes: &[u8]) {
         running: number & 1 != 0,
         waiting: number & 2 != 0,
         trouble: [None, Some(Trouble::Offline), Some(Trouble::Login), Some(Trouble::Failed)]
-            [number >> 2 & 3],
+            [(number >> 2) & 3],
         attended: number & 16 != 0,
     };
     let line = with_mark(&text, state);
@@ -534,8 +537,13 @@ fn fit_for_a_file(name: &str) {
 pub fn mbsync_output(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (secret, output) = text.split_once('\n').unwrap_or(("hunter2", &text));
+    let mut reader = run_log::Reader::default();
+    output.split('\n').for_each(|line| reader.line(line));
+    // As many mailboxes as it says so of.
+    let synchronized = output.split('\n').filter(|line| *line == "Synchronizing...").count();
+    assert!(reader.log().is_none_or(|log| log.len() == synchronized));
     for line in output.split('\n') {
-        let _ = finding(line);
+        let _ = (problem(line), says_nothing_of_the_run(line));
         let sanitize = redact(line, &[secret]);
         assert!(
             !sanitize.chars().any(|c| (c.is_control() && c != '\t') || turns(c)),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{App, Selection, out};
 use crate::error::{Error, ExitStatus};
-use crate::mbsyncrc;
+use crate::mbsyncrc::{self, IsyncVersion};
 use crate::model::{Account, Mailbox, Target};
 use crate::mutt;
 use crate::os::file;
@@ -118,7 +118,8 @@ impl App<'_> {
             let program = context.settings.mbsync.display();
             let file = self.env.tilde(&self.config.file);
             let name = &context.account.name;
-            out(&sanitize(&format!("{name}: {program} -q -c {file} {words}")));
+            let verbosity = if self.config.version == IsyncVersion::V1_5 { "-V" } else { "-q" };
+            out(&sanitize(&format!("{name}: {program} {verbosity} -c {file} {words}")));
             out(&sanitize(&format!("  asked for: {}", in_words(asked))));
             let earlier: BTreeSet<Target> = standing.difference(asked).cloned().collect();
             if !earlier.is_empty() {

@@ -48,9 +48,10 @@ pub fn connect_by_steps(
         if server.tls == TlsMode::None {
             return Ok((transport, greeting));
         }
-        return Err(StepError::from(Error::config(
-            "TLS through a Tunnel is not done here; leave it to the tunnel, and set TLSType None",
-        )));
+        return Err(StepError::from(Error::config(format!(
+            "TLS through a Tunnel is not done here; leave it to the tunnel, and set {} None",
+            server.tls_keyword
+        ))));
     }
     let Some(host) = &server.host else {
         return Err(StepError::from(Error::config("neither Host nor Tunnel is set")));
@@ -68,7 +69,7 @@ pub fn connect_by_steps(
         let mut transport = dial(server, host, interrupt)?;
         let mut greeting = None;
         if server.tls == TlsMode::StartTls {
-            greeting = Some(ask_for_tls(&mut transport)?);
+            greeting = Some(ask_for_tls(&mut transport, server.tls_keyword)?);
         }
         transport.begin(Limits::small(step(server)));
         let mut transport = match transport.start_tls(&connector, host) {
@@ -110,12 +111,12 @@ fn refuse_preauth(greeting: &Greeting) -> Result<(), StepError> {
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(transport: &mut Transport) -> Result<Greeting, StepError> {
+fn ask_for_tls(transport: &mut Transport, keyword: &str) -> Result<Greeting, StepError> {
     let greeting = read_greeting(transport)?;
     if greeting.preauth {
-        return Err(StepError::denied(
-            "PREAUTH before STARTTLS; somebody may be in between, or set TLSType IMAPS",
-        ));
+        return Err(StepError::denied(format!(
+            "PREAUTH before STARTTLS; somebody may be in between, or set {keyword} IMAPS"
+        )));
     }
     let off = |error: &TransportError| StepError::of("STARTTLS", error);
     transport.send(b"s1 STARTTLS\r\n").map_err(|e| off(&e))?;
@@ -125,7 +126,7 @@ fn ask_for_tls(transport: &mut Transport) -> Result<Greeting, StepError> {
             Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => return Ok(greeting),
             Reply::Tagged(b"s1", said) => {
                 return Err(StepError::denied(format!(
-                    "refuses STARTTLS ({}); if it has TLS on port 993, set TLSType IMAPS",
+                    "refuses STARTTLS ({}); if it has TLS on port 993, set {keyword} IMAPS",
                     said.printable()
                 )));
             }

@@ -114,7 +114,7 @@ fn shift(out: &mut String, wide: &mut Vec<u16>) {
     out.push('&');
     let (mut bits, mut held) = (0_u32, 0);
     for unit in wide.drain(..) {
-        bits = bits << 16 | u32::from(unit);
+        bits = (bits << 16) | u32::from(unit);
         held += 16;
         while held >= 6 {
             held -= 6;
@@ -153,11 +153,11 @@ pub fn from_utf7(name: &str) -> Option<String> {
         let mut wide: Vec<u16> = Vec::new();
         for byte in coded.bytes() {
             let value = DIGITS.iter().position(|d| *d == byte)?;
-            bits = bits << 6 | u32::try_from(value).ok()?;
+            bits = (bits << 6) | u32::try_from(value).ok()?;
             held += 6;
             if held >= 16 {
                 held -= 16;
-                wide.push(u16::try_from(bits >> held & 0xffff).ok()?);
+                wide.push(u16::try_from((bits >> held) & 0xffff).ok()?);
                 bits &= (1 << held) - 1;
             }
         }

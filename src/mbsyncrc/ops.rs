@@ -140,14 +140,15 @@ impl SyncOps {
         self.merged(version).err()
     }
 
-    /// Whether every usual kind of change is carried both ways, `global` being
-    /// what the channel falls back to. `Old` is more than usual: it brings
-    /// messages back that a verdict considers done.
-    pub fn is_full(self, global: SyncOps, version: IsyncVersion) -> bool {
+    /// Whether every usual kind of change is carried both ways, and to which sides
+    /// `Old` is, `global` being what the channel falls back to.
+    pub fn extent(self, global: SyncOps, version: IsyncVersion) -> (bool, Sides) {
         let own = self.merged(version).ok().flatten();
         let (far, near) =
             own.or_else(|| global.merged(version).ok().flatten()).unwrap_or((USUAL, USUAL));
-        (far, near) == (USUAL, USUAL)
+        let usual = |ops: u8| ops & USUAL == USUAL;
+        let old = |ops: u8| ops & OLD != 0;
+        (usual(far) && usual(near), Sides { far: old(far), near: old(near) })
     }
 }
 

@@ -511,6 +511,8 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             let default = if server.tunnel.is_some() { TlsMode::None } else { TlsMode::StartTls };
             login.tls.unwrap_or(default)
         };
+        let keyword = if self.is_1_5() { "TLSType" } else { "SSLType" };
+        server.tls_keyword = login.tls_keyword.unwrap_or(keyword);
         server.tls_versions = range(versions);
         if let Some(cram) = login.require_cram {
             if !server.auth_mechs.is_empty() {
@@ -593,8 +595,9 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                     ),
                 );
             }
-            let inbox = inbox.to_string_lossy();
-            let inside = path.strip_prefix(inbox.trim_end_matches('/'));
+            // With the final slash of Inbox, if it has one: isync 1.5 compares it as
+            // written, and so accepts a Path inside such an Inbox.
+            let inside = path.strip_prefix(&*inbox.to_string_lossy());
             if self.is_1_5() && inside.is_some_and(|rest| rest.starts_with('/')) {
                 return self.fail(
                     path_line,

@@ -220,13 +220,15 @@ fn channel(
         // Unset, and what means so to mbsync.
         sections.stores.get(end.store).is_some_and(|s| s.max_size != 0 && s.max_size != u32::MAX)
     };
+    let (full, old) = own.sync.extent(global.sync, version);
     Channel {
         name: section.name.clone(),
         far: owners.side(&section.far, sections),
         near: owners.side(&section.near, sections),
         patterns: section.patterns.clone(),
-        full_sync: own.sync.is_full(global.sync, version)
-            && own.expunge_solo.sides(global.expunge_solo) == Sides::default(),
+        full_sync: full && own.expunge_solo.sides(global.expunge_solo) == Sides::default(),
+        old,
+        isync_1_5: version == IsyncVersion::V1_5,
         create: own.create.sides(global.create),
         expunge: own.expunge.sides(global.expunge),
         max_messages: own.max_messages.or(global.max_messages).unwrap_or(0),

@@ -93,6 +93,8 @@ pub struct Login {
     pub pass: Option<Zeroizing<String>>,
     pub pass_cmd: Option<String>,
     pub tls: Option<TlsMode>,
+    /// The keyword that `tls` comes from.
+    pub tls_keyword: Option<&'static str>,
     /// A set of bits, 1.0 lowest; `None`: the default.
     pub versions: Option<u8>,
     pub require_ssl: Option<bool>,
@@ -288,6 +290,9 @@ pub fn tls_type(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -> Se
     let known =
         [("None", TlsMode::None), ("STARTTLS", TlsMode::StartTls), ("IMAPS", TlsMode::Imaps)];
     draft.login.tls = Some(line.one_of(&known, "None, STARTTLS or IMAPS")?);
+    // The later one counts, and is the one to change.
+    let old = line.keyword.eq_ignore_ascii_case("SSLType");
+    draft.login.tls_keyword = Some(if old { "SSLType" } else { "TLSType" });
     Ok(())
 }
 

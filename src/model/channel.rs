@@ -13,9 +13,13 @@ pub struct Channel {
     pub near: Side,
     /// `Patterns`; `None`: one fixed pair, which cannot be addressed by mailbox.
     pub patterns: Option<Vec<String>>,
-    /// `Sync` is full: every kind of change, both ways. False where 1.5's `Old`
-    /// or `ExpungeSolo` adds rules of its own.
+    /// `Sync` is full: every usual kind of change, both ways. False with
+    /// `ExpungeSolo` (1.5), which has rules of its own.
     pub full_sync: bool,
+    /// `Old` (1.5): sides to which messages are carried that were left out before.
+    pub old: Sides,
+    /// isync 1.5 or later is installed.
+    pub isync_1_5: bool,
     /// `Create`: sides on which a missing mailbox may be made.
     pub create: Sides,
     /// `Expunge`: sides on which \Deleted messages are removed.

@@ -2,6 +2,9 @@
 //!
 //! Knows numbers only.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
 /// A set of UIDs kept as ranges, so that a server can name all four thousand
 /// million of them in a few bytes without costing us more. Never expand one
 /// that comes from a server: ask it with [`UidSet::contains`], or walk
@@ -12,6 +15,9 @@ pub struct UidSet {
 }
 
 impl UidSet {
+    /// The set of none.
+    pub const EMPTY: UidSet = UidSet { ranges: Vec::new() };
+
     /// Adds a range, both ends included; [`UidSet::tidy`] is to follow.
     pub fn push(&mut self, first: u32, last: u32) {
         match self.ranges.last_mut() {
@@ -110,10 +116,51 @@ impl UidSet {
         self.ranges.iter().rev().take_while(|(_, last)| *last > uid).map(above).sum()
     }
 
+    /// Whether all of another set are in it.
+    #[must_use]
+    pub fn has_all_of(&self, other: &UidSet) -> bool {
+        other.ranges.iter().all(|&(first, last)| {
+            let after = self.ranges.partition_point(|(start, _)| *start <= first);
+            let before = after.checked_sub(1).and_then(|at| self.ranges.get(at));
+            before.is_some_and(|(_, end)| last <= *end)
+        })
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+}
+
+impl fmt::Display for UidSet {
+    /// A sequence set, `1:3,7`; of none, nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (count, (first, last)) in self.ranges.iter().enumerate() {
+            let comma = if count > 0 { "," } else { "" };
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first}:{last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for UidSet {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for UidSet {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() {
+            return Ok(UidSet::default());
+        }
+        UidSet::parse(&text).ok_or_else(|| serde::de::Error::custom("not a set of UIDs"))
     }
 }
 
@@ -134,6 +181,20 @@ mod tests {
                 prop_assert_eq!(set.count_above(uid), model.range(uid + 1..).count() as u64);
             }
             prop_assert!(set.ranges().windows(2).all(|w| w[0].1 + 1 < w[1].0));
+            // There is no UID 0.
+            let set = UidSet::from_uids(model.iter().map(|uid| uid + 1));
+            let read = UidSet::parse(&set.to_string());
+            prop_assert_eq!(read, Some(set).filter(|set| !set.is_empty()));
+        }
+
+        #[test]
+        fn a_set_has_all_of_another_when_it_has_each_of_it(
+            one in prop::collection::vec(0_u32..30, 0..30),
+            other in prop::collection::vec(0_u32..30, 0..6),
+        ) {
+            let each = other.iter().all(|uid| one.contains(uid));
+            let set = UidSet::from_uids(one);
+            prop_assert_eq!(set.has_all_of(&UidSet::from_uids(other)), each);
         }
 
         #[test]

@@ -34,6 +34,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
+/// Makes an existing regular file empty.
+pub fn truncate(path: &Path) -> io::Result<()> {
+    open_as(path, OFlags::WRONLY)?.0.set_len(0)
+}
+
 /// The content of a regular file; an error if it is larger than `limit`.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let (file, size) = open_as(path, OFlags::RDONLY)?;

@@ -60,10 +60,9 @@ impl AccountList {
         watch: &dyn Fn(&Account, &Mailbox) -> String,
     ) -> Self {
         let accounts = config.accounts.iter().enumerate().map(|(index, account)| {
-            let server = account.server.as_ref().and_then(|server| {
-                Some(format!("{}:{}", server.host.as_ref()?, server.port))
-                    .filter(|_| server.tunnel.is_none())
-            });
+            let server = account.server.as_ref().filter(|server| server.tunnel.is_none());
+            let server = server
+                .and_then(|server| Some(format!("{}:{}", server.host.as_ref()?, server.port)));
             let mailboxes = mailboxes.get(index).into_iter().flatten().map(|mailbox| {
                 let whole = account
                     .channels

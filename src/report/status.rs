@@ -18,6 +18,7 @@ use crate::state::lock::Lock;
 use crate::state::{StateDir, clean, requests, throttle};
 use crate::sync::account::AccountContext;
 use crate::text::{sanitize, short};
+use crate::verdict::gone::Gone;
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
 
 /// An account at this moment.
@@ -96,11 +97,15 @@ fn status_of(
 ) -> AccountStatus {
     let now = SystemTime::now();
     let settings = context.settings;
+    let gone: BTreeMap<String, Gone> = dir.read_json(clean::GONE).unwrap_or_default();
     let mut learned = false;
     let mut pending = Vec::new();
     for mailbox in mailboxes {
-        let clean = memory.entry(clean::key(mailbox)).or_default();
-        let (push, unknown) = match near_verdict(context.account, mailbox, clean, &mut learned) {
+        let key = clean::key(mailbox);
+        let by_run = gone.get(&key);
+        let clean = memory.entry(key).or_default();
+        let verdict = near_verdict(context.account, mailbox, clean, by_run, &mut learned);
+        let (push, unknown) = match verdict {
             SideVerdict::Clean => continue,
             SideVerdict::Changed(changes) => (Some(changes), None),
             SideVerdict::Unknown(why) => (None, Some(why)),
@@ -139,6 +144,7 @@ fn near_verdict(
     account: &Account,
     mailbox: &Mailbox,
     clean: &mut CleanState,
+    by_run: Option<&Gone>,
     learned: &mut bool,
 ) -> SideVerdict {
     let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel);
@@ -147,7 +153,7 @@ fn near_verdict(
         Some(Err(why)) => return SideVerdict::Unknown(why),
         None => return SideVerdict::Clean,
     };
-    let Some((scan, memory)) = maildir::scan_mailbox(mailbox, &rules, clean, None) else {
+    let Some((scan, memory)) = maildir::scan_mailbox(mailbox, &rules, clean, by_run, None) else {
         return SideVerdict::Unknown("it has no Maildir here".into());
     };
     // Without stamps the next scan would have to list all the same.

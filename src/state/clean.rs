@@ -1,5 +1,6 @@
-//! `seen.json` and `stuck.json`: what each mailbox looked like when it was last
-//! found clean, and before the last run that left it dirty.
+//! `seen.json`, `stuck.json` and `gone.json`: what each mailbox looked like when
+//! it was last found clean, and before the last run that left it dirty; and what
+//! runs have removed without saying so in mbsync's record.
 //!
 //! Knows names of files and of entries; the values are the verdict's.
 
@@ -9,6 +10,8 @@ use crate::model::{Account, Mailbox, Target};
 pub const FILE: &str = "seen.json";
 /// What stayed dirty, by [`key`].
 pub const STUCK: &str = "stuck.json";
+/// What runs have removed, by [`key`]. Written by who holds the account's lock.
+pub const GONE: &str = "gone.json";
 
 /// A mailbox' entry: channel and name, with a newline between, which neither
 /// can hold (isync's configuration has no way to write one).

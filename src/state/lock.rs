@@ -180,7 +180,10 @@ impl Lock {
             // The holder was killed between fork and its note; the child, set to
             // die with it, is gone or as good as gone. What it has started is not.
             (Some(pid), None) => {
-                let run = Process::with_pid(pid).filter(|found| is_young(*found));
+                // Nor is it this process, whatever its number.
+                let ours = rustix::process::getpid();
+                let run =
+                    Process::with_pid(pid).filter(|found| found.pid != ours && is_young(*found));
                 match run.map_or(Orphan::Over, |run| gone(run, GRACE, stop)) {
                     Orphan::Over => end_group(pid, is_young, stop),
                     lingers => lingers,
@@ -439,6 +442,16 @@ mod tests {
         assert!(!started_lately(94_000, 1000.0) && !started_lately(0, 1000.0));
         assert!(is_young(Process::with_pid(rustix::process::getpid()).unwrap()));
         assert!(!is_young(Process { started: 0, ..process }), "as old as the machine");
+    }
+
+    #[test]
+    fn g9_who_has_the_number_of_a_dead_run_does_not_wait_for_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
+        let stop = Shutdown::on_signals().unwrap();
+        lock.write(&format!("{}\n", std::process::id())).unwrap();
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
+        assert_eq!(lock.file.metadata().unwrap().len(), 0);
     }
 
     #[test]

@@ -94,6 +94,15 @@ pub fn submit(dir: &StateDir, wants: &BTreeSet<Target>, urgent: bool) -> io::Res
     Ok(())
 }
 
+/// Makes failed requests fresh again, after a login that works. A request that a run
+/// has claimed is left to that run: submitted again, it would be served twice.
+pub fn renew(dir: &StateDir) {
+    for (name, _) in entries(&dir.file("want")) {
+        // Not created: a run may claim it at this moment.
+        let _ = file::truncate(&dir.file("want").join(name));
+    }
+}
+
 /// How these requests stand. Only true for who holds the lock.
 #[must_use]
 pub fn standing(dir: &StateDir, wants: &BTreeSet<Target>) -> RequestState {
@@ -327,6 +336,22 @@ mod tests {
         requeue(&dir, want, 2, at(130), wait).unwrap();
         assert_eq!(standing(&dir, &wants), RequestState::Fresh);
         assert!(entries(&dir.file("run")).next().is_none());
+    }
+
+    #[test]
+    fn g5_a_renewed_request_is_fresh_and_one_under_way_is_not_made_again() {
+        let (_base, dir) = dir();
+        let part = |name: &str| Target::Mailbox { channel: "c".into(), name: name.into() };
+        submit(&dir, &BTreeSet::from([part("a"), part("b")]), false).unwrap();
+        let taken = take(&dir, PATIENCE, at(100)).unwrap();
+        assert_eq!(taken.len(), 2);
+        requeue(&dir, &part("a"), 1, at(100), Duration::from_secs(60)).unwrap();
+        let standing = |name: &str| standing(&dir, &BTreeSet::from([part(name)]));
+        assert_eq!(standing("a"), RequestState::Failed);
+        renew(&dir);
+        assert_eq!(standing("a"), RequestState::Fresh);
+        served(&dir, &part("b")).unwrap();
+        assert_eq!(standing("b"), RequestState::Served);
     }
 
     #[test]

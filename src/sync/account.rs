@@ -4,7 +4,7 @@
 //! Knows what is read and written when, and in which order; decides nothing
 //! about when to run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use super::mbsync::{self, Companion, Job, RunEnd};
 use super::output::Problem;
 use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
 use crate::error::{Error, ExitStatus};
-use crate::mbsyncrc::{Config, MbsyncWords};
+use crate::mbsyncrc::{Config, IsyncVersion, MbsyncWords};
 use crate::model::{Account, CredentialSource, Mailbox, Target};
 use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
@@ -26,8 +26,10 @@ use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, Change, LastRun};
 use crate::state::lock::{Lock, LockWait, Orphan};
 use crate::state::watch::StateWatch;
-use crate::state::{StateDir, requests, state_failure, throttle};
+use crate::state::{StateDir, clean, requests, state_failure, throttle};
 use crate::text::short;
+use crate::verdict::CleanState;
+use crate::verdict::gone::Gone;
 
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
@@ -252,7 +254,7 @@ impl<'a> AccountBackend<'a> {
                 // The login worked: the account as a whole is not in trouble.
                 self.untold.retry = None;
                 let _ = self.dir.remove(backoff::FILE);
-                let failed = self.failed(taken, &ended.findings);
+                let failed = self.failed(taken, &ended.problems);
                 for (want, failures) in &failed {
                     let delay = patience.delay(*failures, ExitStatus::Mailbox);
                     wait = wait.max(Some(delay));
@@ -294,13 +296,13 @@ impl<'a> AccountBackend<'a> {
 
     /// Which requests a run that failed on some mailboxes leaves standing: those
     /// mailboxes, if mbsync named each; else all that it was taken on for.
-    fn failed(&self, taken: &requests::Claimed, findings: &[Problem]) -> requests::Claimed {
+    fn failed(&self, taken: &requests::Claimed, problems: &[Problem]) -> requests::Claimed {
         let all = || taken.iter().map(|(want, failures)| (want.clone(), failures + 1)).collect();
         let wants: BTreeSet<Target> = taken.keys().cloned().collect();
         let scope = self.scope(&wants);
         let mut failed = requests::Claimed::new();
-        for finding in findings {
-            let Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } = finding else {
+        for problem in problems {
+            let Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } = problem else {
                 return all();
             };
             let Some(found) = scope.iter().find(|mailbox| {
@@ -513,7 +515,8 @@ impl AccountBackend<'_> {
                 ended: RunEnd {
                     exit: ExitStatus::Later,
                     text: "the lock is not held".into(),
-                    findings: vec![],
+                    problems: vec![],
+                    log: None,
                 },
                 changes: vec![],
                 took: Duration::ZERO,
@@ -543,7 +546,12 @@ impl AccountBackend<'_> {
         let wants: BTreeSet<Target> = taken.keys().cloned().collect();
         let named = self.scene.config.mbsync_words(self.scene.account, &wants);
         let words = named.args();
-        let snapshot = Snapshot::take(self.scope(&wants));
+        // isync 1.5 does not record each deletion.
+        let logs = self.scene.config.version == IsyncVersion::V1_5;
+        let gone: Option<BTreeMap<String, Gone>> =
+            if logs { self.dir.read_json(clean::GONE) } else { None };
+        let earlier = gone.clone().unwrap_or_default();
+        let snapshot = Snapshot::take(self.scope(&wants), self.scene.account, logs, earlier);
         let secrets = self.secrets();
         let program = settings.mbsync.clone();
         let job = Job {
@@ -552,6 +560,7 @@ impl AccountBackend<'_> {
             words: &words,
             prompt: self.manner.prompt,
             progress: self.manner.progress,
+            logs,
             verbose: self.manner.verbose,
             stall: settings.stall,
             secrets: &secrets,
@@ -563,7 +572,7 @@ impl AccountBackend<'_> {
                 &error,
                 &format!("cannot see what is asked for in {}", want.display()),
             );
-            RunEnd { exit: failure.exit, text: failure.text, findings: vec![] }
+            RunEnd { exit: failure.exit, text: failure.text, problems: vec![], log: None }
         } else if named.all || !named.words.is_empty() {
             let attempt = Attempt { context: self.scene, words: &named, job, stop: &self.stop };
             let (ended, beside) = start(&attempt, &mut lock);
@@ -574,7 +583,17 @@ impl AccountBackend<'_> {
         };
         let took = began_at.elapsed();
         let scope = self.scope(&wants);
-        let changes = snapshot.changes(&scope);
+        let looked = |key: &str| -> Option<Gone> {
+            let seen: BTreeMap<String, CleanState> = self.dir.read_json(clean::FILE)?;
+            seen.get(key)?.gone.clone()
+        };
+        let (changes, now_gone) = snapshot.changes(&scope, ended.log.as_ref(), &looked);
+        // Lost, a deletion is found once more and costs a run.
+        if now_gone.is_empty() {
+            let _ = self.dir.remove(clean::GONE);
+        } else if Some(&now_gone) != gone.as_ref() {
+            let _ = self.dir.write_json(clean::GONE, &now_gone);
+        }
         hooks::refresh(&changes, &scope);
         self.facts = HookEnv::of(settings, &changes, &scope, began, is_echo);
         let run = LastRun {
@@ -656,7 +675,7 @@ fn nothing_to_name(unreachable: &[String]) -> RunEnd {
             )
         }
     };
-    RunEnd { exit, text, findings: vec![] }
+    RunEnd { exit, text, problems: vec![], log: None }
 }
 
 /// A number from 0 to 1 that differs between processes and moments.

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::output::{Problem, finding, redact};
+use super::output::{Problem, problem, redact, says_nothing_of_the_run};
+use super::run_log::{self, RunLog};
 use crate::error::{ExitStatus, with_hint};
 use crate::os::child::{Child, LOOK_EVERY, Prompt, Scope};
 use crate::os::fork;
@@ -43,6 +44,8 @@ pub struct Job<'a> {
     pub prompt: Prompt,
     /// Show mbsync's own counters: its standard output stays ours.
     pub progress: bool,
+    /// It is isync 1.5, and to say what it does: see [`RunLog`].
+    pub logs: bool,
     /// Pass its messages on to standard error as they come.
     pub verbose: bool,
     /// Ended when it has moved next to nothing for so long.
@@ -59,7 +62,9 @@ pub struct RunEnd {
     /// What to tell the user; empty after a success.
     pub text: String,
     /// What mbsync's messages meant.
-    pub findings: Vec<Problem>,
+    pub problems: Vec<Problem>,
+    /// What it did, if it said so and nothing went wrong.
+    pub log: Option<RunLog>,
 }
 
 /// What goes on beside a run, in the same loop that watches it.
@@ -79,7 +84,9 @@ pub trait Companion {
 #[must_use]
 pub fn command_line(job: &Job<'_>) -> Vec<String> {
     let mut line = vec![job.program.display().to_string()];
-    if !job.progress {
+    if job.logs {
+        line.push("-V".into());
+    } else if !job.progress {
         line.push("-q".into());
     }
     line.push("-c".into());
@@ -122,8 +129,8 @@ pub fn run<'a>(
     }
 }
 
-fn ended(exit: ExitStatus, text: String, findings: Vec<Problem>) -> RunEnd {
-    RunEnd { exit, text, findings }
+fn ended(exit: ExitStatus, text: String, problems: Vec<Problem>) -> RunEnd {
+    RunEnd { exit, text, problems, log: None }
 }
 
 fn start(
@@ -142,7 +149,8 @@ fn start(
         }
     }
     command.args(line.iter().skip(1)).stderr(Stdio::piped());
-    command.stdout(if job.progress { Stdio::inherit() } else { Stdio::piped() });
+    let inherits = job.progress && !job.logs;
+    command.stdout(if inherits { Stdio::inherit() } else { Stdio::piped() });
     let scope = job.prompt.prepare(&mut command);
     lock.clear()?;
     fork::die_with_parent(&mut command, lock.as_fd());
@@ -223,8 +231,11 @@ struct Supervised<'a> {
     child: Child,
     stderr: Lines<ChildStderr>,
     stdout: Lines<ChildStdout>,
-    findings: Vec<(Problem, String)>,
+    problems: Vec<(Problem, String)>,
     other: Vec<String>,
+    log: Option<run_log::Reader>,
+    /// Something was said that may mean that not all was done.
+    objected: bool,
     /// Why it was sent TERM; `None` also where that ends only what it has left.
     why: Option<Why>,
     beside: Option<&'a mut (dyn Companion + 'a)>,
@@ -244,8 +255,10 @@ impl<'a> Supervised<'a> {
             child,
             stderr: Lines::new(stderr)?,
             stdout: Lines::new(stdout)?,
-            findings: Vec::new(),
+            problems: Vec::new(),
             other: Vec::new(),
+            log: job.logs.then(run_log::Reader::default),
+            objected: false,
             why: None,
             names: beside.as_ref().map(|beside| (beside.file(), job.file.display().to_string())),
             beside,
@@ -328,17 +341,18 @@ impl<'a> Supervised<'a> {
     }
 
     fn read(&mut self) {
-        let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
-        let names = &self.names;
+        let (job, problems, other) = (self.job, &mut self.problems, &mut self.other);
+        let (names, objected) = (&self.names, &mut self.objected);
         let mut note = |line: &str| {
             let line = &*under_its_own_name(line, names.as_ref());
+            *objected |= !says_nothing_of_the_run(line);
             let sanitize = redact(line, job.secrets);
             if job.verbose {
                 eprint_line(&sanitize);
             }
-            match finding(line) {
-                Some(found) if findings.len() < MOST_LINES => {
-                    findings.push((found, sanitize.into_owned()));
+            match problem(line) {
+                Some(found) if problems.len() < MOST_LINES => {
+                    problems.push((found, sanitize.into_owned()));
                 }
                 _ if other.len() < MOST_LINES => other.push(sanitize.into_owned()),
                 _ => {}
@@ -346,7 +360,11 @@ impl<'a> Supervised<'a> {
         };
         self.stderr.take(&mut note);
         // Without its standard output emptied, mbsync would wait for us for ever.
+        let log = &mut self.log;
         self.stdout.take(|line| {
+            if let Some(log) = log {
+                log.line(line);
+            }
             if job.verbose {
                 eprint_line(&redact(line, job.secrets));
             }
@@ -371,18 +389,22 @@ impl<'a> Supervised<'a> {
     }
 
     fn ended(mut self, status: StdExitStatus) -> RunEnd {
-        let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
+        let (job, problems, other) = (self.job, &mut self.problems, &mut self.other);
         // mbsync 1.4 says one thing without a line end.
-        let names = &self.names;
+        let (names, objected) = (&self.names, &mut self.objected);
         self.stderr.rest(&mut |line| {
             let line = &*under_its_own_name(line, names.as_ref());
+            *objected |= !says_nothing_of_the_run(line);
             let sanitize = redact(line, job.secrets).into_owned();
-            match finding(line) {
-                Some(found) => findings.push((found, sanitize)),
+            match problem(line) {
+                Some(found) => problems.push((found, sanitize)),
                 None => other.push(sanitize),
             }
         });
-        verdict_of(self.why, status, self.findings, &self.other, self.job.stall)
+        let log = self.log.filter(|_| status.success() && !self.objected);
+        let ended = verdict_of(self.why, status, self.problems, &self.other, self.job.stall);
+        let log = log.filter(|_| ended.exit == ExitStatus::Done).and_then(run_log::Reader::log);
+        RunEnd { log, ..ended }
     }
 }
 
@@ -398,7 +420,7 @@ fn under_its_own_name<'a>(line: &'a str, names: Option<&(String, String)>) -> Co
 fn verdict_of(
     why: Option<Why>,
     status: StdExitStatus,
-    findings: Vec<(Problem, String)>,
+    problems: Vec<(Problem, String)>,
     other: &[String],
     stall: Duration,
 ) -> RunEnd {
@@ -418,25 +440,25 @@ fn verdict_of(
         None => {}
     }
     // mbsync 1.4.4 succeeds although it could not write a Maildir (observed).
-    let unsaid = findings.iter().position(|(_, line)| line.starts_with("Maildir error: "));
+    let unsaid = problems.iter().position(|(_, line)| line.starts_with("Maildir error: "));
     if status.success() && unsaid.is_none() {
         return ended(ExitStatus::Done, String::new(), vec![]);
     }
     // An account's trouble explains its mailboxes' trouble.
-    let worst = findings.iter().map(|(found, _)| found.exit()).max();
+    let worst = problems.iter().map(|(found, _)| found.exit()).max();
     let exit = worst.unwrap_or(if status.signal().is_some() {
         ExitStatus::Later
     } else {
         ExitStatus::Mailbox
     });
-    let text = findings
+    let text = problems
         .iter()
         .find(|(found, _)| found.exit() == exit)
         .map(|(_, line)| line.clone())
         .or_else(|| status.signal().map(|signal| format!("mbsync was ended by signal {signal}")))
         .or_else(|| other.iter().rev().find(|line| !line.starts_with("Warning")).cloned())
         .unwrap_or_else(|| format!("mbsync failed without a message ({status})"));
-    ended(exit, text, findings.into_iter().map(|(found, _)| found).collect())
+    ended(exit, text, problems.into_iter().map(|(found, _)| found).collect())
 }
 
 fn eprint_line(line: &str) {

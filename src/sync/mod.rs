@@ -6,4 +6,5 @@ pub mod detached;
 pub mod hooks;
 pub mod mbsync;
 pub mod output;
+pub mod run_log;
 pub mod scheduler;

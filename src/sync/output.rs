@@ -35,7 +35,7 @@ impl Problem {
 /// What a line of mbsync's standard error says; `None` for warnings, notices
 /// and what is not known.
 #[must_use]
-pub fn finding(line: &str) -> Option<Problem> {
+pub fn problem(line: &str) -> Option<Problem> {
     let account = |exit| Some(Problem::Account(exit));
     let starts = |heads: &[&str]| heads.iter().any(|head| line.starts_with(head));
     if line.starts_with("Warning") || line.starts_with("Notice") {
@@ -102,6 +102,16 @@ pub fn finding(line: &str) -> Option<Problem> {
     None
 }
 
+/// Whether a line of mbsync's standard error is one that it prints at each run,
+/// whatever it does: that the password is sent in the clear, what a server says to
+/// everybody, that a keyword is deprecated.
+#[must_use]
+pub fn says_nothing_of_the_run(line: &str) -> bool {
+    line.starts_with("*** IMAP ")
+        || line.starts_with("Notice: ") && line.contains(" deprecated")
+        || line.contains(": notice: ") && line.contains(" deprecated")
+}
+
 /// `FILE:12: …`, or 1.5's `FILE:12:3: …`.
 fn is_config_complaint(line: &str) -> bool {
     line.split_once(": ").is_some_and(|(place, _)| {
@@ -156,6 +166,27 @@ fn is_trick(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_said_at_each_run_says_nothing_of_it() {
+        for line in [
+            "*** IMAP Warning *** Password is being sent in the clear",
+            "*** IMAP ALERT *** maintenance tonight",
+            "/home/u/.mbsyncrc: notice: SSLType is deprecated. Use TLSType instead.",
+            "Notice: IMAPStore 'far': RequireCRAM is deprecated. Use AuthMech instead.",
+        ] {
+            assert!(says_nothing_of_the_run(line) && problem(line).is_none(), "{line}");
+        }
+        for line in [
+            "Warning: lost track of 1 pulled message(s)",
+            "IMAP command 'UID STORE 1 +FLAGS.SILENT (\\Deleted)' returned an error: x",
+            "Maildir error: cannot remove /m/cur/x: Permission denied",
+            "Notice: conflicting changes in (1,1)",
+            "",
+        ] {
+            assert!(!says_nothing_of_the_run(line), "{line}");
+        }
+    }
 
     #[test]
     fn each_form_leads_to_its_status() {
@@ -213,7 +244,7 @@ mod tests {
             ("Error: anything", ExitStatus::Mailbox),
         ];
         for (line, exit) in cases {
-            assert_eq!(finding(line).map(|found| found.exit()), Some(exit), "{line}");
+            assert_eq!(problem(line).map(|found| found.exit()), Some(exit), "{line}");
         }
         for line in [
             "Warning: lost track of 3 pulled message(s)",
@@ -228,17 +259,17 @@ mod tests {
             "12: no path",
             "IMAP command 'LOGIN u <pass>' was sent",
         ] {
-            assert_eq!(finding(line), None, "{line}");
+            assert_eq!(problem(line), None, "{line}");
         }
     }
 
     #[test]
     fn a_mailbox_is_named() {
-        let found = finding("Error: channel Home: far side box Lists/a b cannot be opened.");
+        let found = problem("Error: channel Home: far side box Lists/a b cannot be opened.");
         let expected =
             Problem::Mailbox { channel: Some("Home".into()), mailbox: Some("Lists/a b".into()) };
         assert_eq!(found, Some(expected));
-        let of = |line: &str| match finding(line) {
+        let of = |line: &str| match problem(line) {
             Some(Problem::Mailbox { channel, mailbox }) => (channel, mailbox),
             other => panic!("{line}: {other:?}"),
         };
@@ -286,7 +317,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_is_taken(line in "\\PC*|.*") {
-            let _ = finding(&line);
+            let _ = problem(&line);
             let harmless = !redact(&line, &["pass"]).contains('\u{1b}');
             prop_assert!(harmless);
         }

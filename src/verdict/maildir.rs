@@ -5,7 +5,8 @@
 //! are those of the last clean scan. Knows names and time stamps; opens no
 //! message, and knows nothing of servers.
 
-use super::record::{self, Record, RecordState};
+use super::gone::{Gone, Kept, Known};
+use super::record::{self, Entry, EntryKind, Record, RecordState};
 use super::server::ServerStatus;
 use super::{
     Changes, CleanState, Difference, Digest, Fingerprint, Rules, SideVerdict, near_difference,
@@ -17,6 +18,7 @@ use crate::os::file;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -54,32 +56,12 @@ impl MaildirListing {
         if name.first().is_none_or(|&byte| byte == b'.') {
             return;
         }
-        let delimiter = self.info_delimiter;
-        let (mut stem, mut uid, mut flags) = (None, None, None);
-        for (at, &byte) in name.iter().enumerate() {
-            if byte != b',' && byte != delimiter {
-                continue;
-            }
-            let tail = &name[at + 1..];
-            if byte == delimiter {
-                stem.get_or_insert(at);
-            }
-            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
-                flags = Some(Flags::among(&tail[2..]));
-            }
-            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
-                uid = Some(leading_number(&tail[2..]));
-            }
-            if uid.is_some() && flags.is_some() {
-                break;
-            }
-        }
-        let flags = flags.unwrap_or(Flags::NONE);
-        self.digest.add(&name[..stem.unwrap_or(name.len())], flags);
-        match uid.unwrap_or(0) {
+        let name = Name::read(name, self.info_delimiter);
+        self.digest.add(name.stem, name.flags);
+        match name.uid {
             0 => self.unnumbered = self.unnumbered.saturating_add(1),
             uid if uid < u64::from(u32::MAX) => {
-                self.numbered.push(uid << 8 | u64::from(flags.bits()));
+                self.numbered.push((uid << 8) | u64::from(name.flags.bits()));
             }
             _ => self.strange = true,
         }
@@ -97,14 +79,176 @@ impl MaildirListing {
         self.digest
     }
 
+    /// The messages that have a UID, for looking them up.
+    #[must_use]
+    pub fn numbered(mut self) -> Numbered {
+        self.numbered.sort_unstable();
+        Numbered(self.numbered)
+    }
+
     /// UIDs and flags of the messages that have a UID, sorted.
     fn sorted(&mut self) -> impl Iterator<Item = (u32, Flags)> + Clone {
         self.numbered.sort_unstable();
-        self.numbered.iter().map(|&packed| {
-            let [flags, uid @ ..] = packed.to_le_bytes();
-            let uid = u32::from_le_bytes([uid[0], uid[1], uid[2], uid[3]]);
-            (uid, Flags::from_bits(flags))
+        self.numbered.iter().map(|&packed| unpacked(packed))
+    }
+}
+
+fn unpacked(packed: u64) -> (u32, Flags) {
+    let [flags, uid @ ..] = packed.to_le_bytes();
+    let uid = u32::from_le_bytes([uid[0], uid[1], uid[2], uid[3]]);
+    (uid, Flags::from_bits(flags))
+}
+
+/// The files of a Maildir, to be compared with those of another moment: mbsync and
+/// mutt change what follows the first part of a name, and leave that part alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files(Vec<NamedFile>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct NamedFile {
+    stem: u64,
+    uid: u32,
+    flags: Flags,
+}
+
+/// What became of the files of one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// So many are gone.
+    pub removed: u64,
+    /// Of these so many were not \Deleted before.
+    pub undeleted: u64,
+    /// So many have other flags.
+    pub flags: u64,
+}
+
+impl Files {
+    /// Those of a Maildir, which is left alone meanwhile as far as time stamps tell;
+    /// `None` if it is not, or cannot be listed.
+    #[must_use]
+    pub fn of(maildir: &Path, info_delimiter: u8) -> Option<Files> {
+        let before = dir_stamps(maildir);
+        let mut files = Vec::new();
+        list(maildir, &mut |name| {
+            if name.first().is_some_and(|&byte| byte != b'.') {
+                files.push(named_file(name, info_delimiter));
+            }
         })
+        .ok()?;
+        files.sort_unstable();
+        (dir_stamps(maildir) == before).then_some(Files(files))
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The messages that have a UID.
+    #[must_use]
+    pub fn numbered(&self) -> Numbered {
+        let packed = |file: &NamedFile| u64::from(file.uid) << 8 | u64::from(file.flags.bits());
+        let mut numbered: Vec<u64> =
+            self.0.iter().filter(|file| file.uid != 0).map(packed).collect();
+        numbered.sort_unstable();
+        Numbered(numbered)
+    }
+
+    /// What has become of them, `now` being the files of a later moment.
+    #[must_use]
+    pub fn moved(&self, now: &Files) -> Moved {
+        let mut moved = Moved::default();
+        let mut later = now.0.iter().peekable();
+        for file in &self.0 {
+            while later.next_if(|there| there.stem < file.stem).is_some() {}
+            if let Some(there) = later.next_if(|there| there.stem == file.stem) {
+                moved.flags += u64::from(there.flags != file.flags);
+            } else {
+                moved.removed += 1;
+                moved.undeleted += u64::from(!file.flags.has(Flags::TRASHED));
+            }
+        }
+        moved
+    }
+}
+
+fn named_file(name: &[u8], info_delimiter: u8) -> NamedFile {
+    let Name { stem, numbered_at, uid, flags } = Name::read(name, info_delimiter);
+    let mut hasher = DefaultHasher::new();
+    hasher.write(stem.get(..numbered_at.unwrap_or(stem.len())).unwrap_or(stem));
+    NamedFile { stem: hasher.finish(), uid: u32::try_from(uid).unwrap_or(0), flags }
+}
+
+/// The stamps of cur and new.
+#[must_use]
+pub fn dir_stamps(maildir: &Path) -> [Option<Stamp>; 2] {
+    ["cur", "new"].map(|folder| Stamp::of(&maildir.join(folder)).ok())
+}
+
+/// The messages of a Maildir that have a UID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbered(Vec<u64>);
+
+impl Numbered {
+    /// The flags of a message; `None` if there is none with this UID.
+    #[must_use]
+    pub fn flags(&self, uid: u32) -> Option<Flags> {
+        let at = self.0.partition_point(|&packed| packed >> 8 < u64::from(uid));
+        let (found, flags) = unpacked(*self.0.get(at)?);
+        (found == uid).then_some(flags)
+    }
+
+    /// UIDs and flags, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, Flags)> {
+        self.0.iter().map(|&packed| unpacked(packed))
+    }
+}
+
+/// A file name of cur or new.
+struct Name<'a> {
+    /// Up to the first info delimiter.
+    stem: &'a [u8],
+    /// Where the UID begins.
+    numbered_at: Option<usize>,
+    /// 0 if there is none.
+    uid: u64,
+    flags: Flags,
+}
+
+impl Name<'_> {
+    fn read(name: &[u8], delimiter: u8) -> Name<'_> {
+        let (mut stem, mut uid, mut flags) = (None, None, None);
+        for (at, &byte) in name.iter().enumerate() {
+            if byte != b',' && byte != delimiter {
+                continue;
+            }
+            let tail = &name[at + 1..];
+            if byte == delimiter {
+                stem.get_or_insert(at);
+            }
+            if flags.is_none() && byte == delimiter && tail.starts_with(b"2,") {
+                flags = Some(Flags::among(&tail[2..]));
+            }
+            if uid.is_none() && byte == b',' && tail.starts_with(b"U=") {
+                uid = Some((at, leading_number(&tail[2..])));
+            }
+            if uid.is_some() && flags.is_some() {
+                break;
+            }
+        }
+        Name {
+            stem: &name[..stem.unwrap_or(name.len())],
+            numbered_at: uid.map(|(at, _)| at),
+            uid: uid.map_or(0, |(_, uid)| uid),
+            flags: flags.unwrap_or(Flags::NONE),
+        }
     }
 }
 
@@ -142,7 +286,8 @@ impl Numbering {
 /// What in a Maildir with UIDs in its names differs from the record.
 ///
 /// `forwarded` is whether the server lets `$Forwarded` be stored (`\*` or the
-/// keyword in PERMANENTFLAGS); `None`, not known, counts as yes.
+/// keyword in PERMANENTFLAGS); `None`, not known, counts as yes. `known`: what is
+/// known of far messages that are gone.
 #[must_use]
 pub fn judge_maildir(
     record: &Record,
@@ -150,6 +295,7 @@ pub fn judge_maildir(
     numbering: Numbering,
     rules: &Rules,
     forwarded: Option<bool>,
+    known: Known<'_>,
 ) -> SideVerdict {
     if numbering.validity != record.near_validity {
         return SideVerdict::Unknown(
@@ -164,7 +310,7 @@ pub fn judge_maildir(
     }
     let mut changes = Changes {
         new: listing.unnumbered,
-        other: pending_cleanup(record, rules),
+        other: pending_cleanup(record, rules, known),
         ..Changes::default()
     };
     let mut entries = record.with_near().peekable();
@@ -174,28 +320,60 @@ pub fn judge_maildir(
             return SideVerdict::Unknown(format!("two files have the UID {uid}"));
         }
         last = uid;
-        while entries.next_if(|entry| entry.near < uid).is_some() {
-            changes.count(Difference::Deleted);
+        while let Some(entry) = entries.next_if(|entry| entry.near < uid) {
+            changes.count_if(missing(entry, rules, known));
         }
         if let Some(entry) = entries.next_if(|entry| entry.near == uid) {
-            if let Some(kind) = near_difference(entry, flags, rules, forwarded) {
-                changes.count(kind);
-            }
+            changes.count_if(present(entry, flags, rules, forwarded, known));
         } else if flags.has(Flags::TRASHED) && rules.expunge_near {
             changes.count(Difference::Deleted);
-        } else if uid > record.max_pushed && !(flags.has(Flags::TRASHED) && rules.expunge_far) {
+        } else if (uid > record.max_pushed || rules.push_old)
+            && !(flags.has(Flags::TRASHED) && rules.expunge_far)
+        {
             changes.count(Difference::New);
         }
         // Left over: numbered, not recorded and not above the mark. mbsync has
-        // done with it (refused, or its entry dropped) and never looks again.
+        // done with it (refused, or its entry dropped) and, without Old, never
+        // looks again.
     }
     if last > numbering.highest {
         return SideVerdict::Unknown(format!("the UID {last} is above the highest given out"));
     }
-    for _ in entries {
-        changes.count(Difference::Deleted);
+    for entry in entries {
+        changes.count_if(missing(entry, rules, known));
     }
     SideVerdict::from_changes(changes)
+}
+
+/// What is to be done about an entry whose near message is gone.
+fn missing(entry: &Entry, rules: &Rules, known: Known<'_>) -> Option<Difference> {
+    // Neither message is there.
+    if entry.far == 0 || known.is_over(entry.far) {
+        return None;
+    }
+    // Recorded as \Deleted, the far one is it already, or its flags differ from
+    // the record; and nobody removes it.
+    let deleted = entry.flags.has(Flags::TRASHED) && !rules.expunge_far;
+    (!(deleted && entry.kind == EntryKind::Plain)).then_some(Difference::Deleted)
+}
+
+/// What is to be done about an entry whose near message has these flags.
+fn present(
+    entry: &Entry,
+    flags: Flags,
+    rules: &Rules,
+    forwarded: Option<bool>,
+    known: Known<'_>,
+) -> Option<Difference> {
+    if known.is_gone(entry.far) {
+        // \Deleted is all that mbsync makes of it, unless it expunges.
+        let plain = entry.kind == EntryKind::Plain;
+        let done = plain && flags.has(Flags::TRASHED) && !rules.expunge_near;
+        return (!done).then_some(Difference::Deleted);
+    }
+    let difference = near_difference(entry, flags, rules, forwarded);
+    // It was gone when the far one was \Deleted, and is here again.
+    difference.or_else(|| known.was_deleted(entry.far).then_some(Difference::Flags))
 }
 
 /// Time stamps of a directory or file. The change time is in it because a
@@ -226,7 +404,11 @@ const TICK: Duration = Duration::from_millis(20);
 const COARSE_TICK: Duration = Duration::from_millis(2020);
 
 impl Stamp {
-    fn of(path: &Path) -> std::io::Result<Stamp> {
+    /// The stamp of a file or directory.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn of(path: &Path) -> std::io::Result<Stamp> {
         let found = path.metadata()?;
         Ok(Stamp {
             modified: (found.mtime(), found.mtime_nsec()),
@@ -288,7 +470,7 @@ impl DirStamps {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CleanMaildir {
     /// The time stamps, if they were settled.
-    #[serde(rename = "glance")]
+    #[serde(rename = "stamps")]
     pub stamps: Option<DirStamps>,
     /// The digest: the only memory of a Maildir with `AltMap`.
     pub digest: Option<Digest>,
@@ -356,7 +538,7 @@ impl MaildirScan {
     }
 }
 
-/// Scans the near side of a pair.
+/// Scans the near side of a pair. `kept`: what was kept of far messages that are gone.
 ///
 /// The stamps are read before and after the listing, and only a listing that
 /// nothing disturbed is remembered as clean; when three in a row were disturbed,
@@ -368,6 +550,7 @@ pub fn scan(
     rules: &Rules,
     remembered: Option<&CleanMaildir>,
     forwarded: Option<bool>,
+    kept: Kept<'_>,
 ) -> MaildirScan {
     let remembered = remembered.filter(|then| then.rules == *rules && then.forwarded == forwarded);
     let mut found = MaildirScan::unknown(String::new());
@@ -394,7 +577,9 @@ pub fn scan(
             return MaildirScan::unknown(format!("{}: {error}", maildir.display()));
         }
         let then = remembered.filter(|then| then.record == before.record);
-        let verdict = judge_on_disk(maildir, &state, &mut listing, rules, then, forwarded);
+        let seen =
+            Before { remembered: then, forwarded, known: kept.of_record(before.record.as_ref()) };
+        let verdict = judge_on_disk(maildir, &state, &mut listing, rules, seen);
         let undisturbed =
             DirStamps::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
         let settled = undisturbed && before.settled(now);
@@ -417,18 +602,20 @@ pub fn scan(
 /// if that is not remembered already: `Some` only if it is clean. `None` for a
 /// mailbox that is not here.
 ///
-/// `left_by_run`: the digest before a run that went well and synced this mailbox.
-/// With `AltMap`, where no record can be compared with, the same digest after it
-/// means clean.
+/// `by_run`: what runs have removed. `left_by_run`: the digest before a run that
+/// went well and synced this mailbox. With `AltMap`, where no record can be compared
+/// with, the same digest after it means clean.
 #[must_use]
 pub fn scan_mailbox(
     mailbox: &Mailbox,
     rules: &Rules,
     clean: &CleanState,
+    by_run: Option<&Gone>,
     left_by_run: Option<Digest>,
 ) -> Option<(MaildirScan, Option<CleanMaildir>)> {
     let (maildir, state_file) = mailbox.maildir.as_deref().zip(mailbox.state_file.as_deref())?;
-    let mut found = scan(maildir, state_file, rules, clean.near.as_ref(), clean.forwarded);
+    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    let mut found = scan(maildir, state_file, rules, clean.near.as_ref(), clean.forwarded, kept);
     let settled_by_run = rules.alt_map
         && left_by_run.is_some()
         && left_by_run == found.digest
@@ -443,6 +630,14 @@ pub fn scan_mailbox(
     Some((found, memory))
 }
 
+/// What was known before a scan.
+#[derive(Clone, Copy, Default)]
+struct Before<'a> {
+    remembered: Option<&'a CleanMaildir>,
+    forwarded: Option<bool>,
+    known: Known<'a>,
+}
+
 /// [`judge_maildir`] for every state of the record and every numbering, with what
 /// else is needed read from the disk.
 fn judge_on_disk(
@@ -450,8 +645,7 @@ fn judge_on_disk(
     state: &RecordState,
     listing: &mut MaildirListing,
     rules: &Rules,
-    remembered: Option<&CleanMaildir>,
-    forwarded: Option<bool>,
+    before: Before<'_>,
 ) -> SideVerdict {
     let record = match state {
         RecordState::Known(record) => record,
@@ -470,11 +664,13 @@ fn judge_on_disk(
     // An existing scheme beats the setting.
     match read_numbering(&maildir.join(".uidvalidity")) {
         Ok(text) => match Numbering::parse(&text) {
-            Some(numbering) => judge_maildir(record, listing, numbering, rules, forwarded),
+            Some(numbering) => {
+                judge_maildir(record, listing, numbering, rules, before.forwarded, before.known)
+            }
             None => SideVerdict::Unknown(".uidvalidity is not understood".to_owned()),
         },
         Err(_) if rules.alt_map || maildir.join(".isyncuidmap.db").exists() => {
-            judge_alt_map(record, listing, rules, remembered)
+            judge_alt_map(record, listing, rules, before)
         }
         Err(_) => SideVerdict::Unknown("the Maildir has lost its UIDs (.uidvalidity)".to_owned()),
     }
@@ -491,12 +687,13 @@ fn judge_alt_map(
     record: &Record,
     listing: &MaildirListing,
     rules: &Rules,
-    remembered: Option<&CleanMaildir>,
+    before: Before<'_>,
 ) -> SideVerdict {
-    let Some(then) = remembered.and_then(|then| then.digest) else {
+    let Some(then) = before.remembered.and_then(|then| then.digest) else {
         return SideVerdict::Unknown("AltMap, and nothing remembered".to_owned());
     };
-    let mut changes = Changes { other: pending_cleanup(record, rules), ..Changes::default() };
+    let mut changes =
+        Changes { other: pending_cleanup(record, rules, before.known), ..Changes::default() };
     if then != listing.digest() {
         let more = listing.files().checked_sub(then.files).and_then(|n| u32::try_from(n).ok());
         let fewer = then.files.checked_sub(listing.files()).and_then(|n| u32::try_from(n).ok());
@@ -505,6 +702,35 @@ fn judge_alt_map(
         changes.other += u32::from(then.files == listing.files());
     }
     SideVerdict::from_changes(changes)
+}
+
+/// The messages of a Maildir with UIDs in its names; `None` where they cannot be
+/// read, or are not the ones that the record numbers.
+#[must_use]
+pub fn numbered(maildir: &Path, record: &Record, rules: &Rules) -> Option<Numbered> {
+    if !is_numbered_by(maildir, record) {
+        return None;
+    }
+    let listing = listing(maildir, rules.info_delimiter).ok()?;
+    (!listing.strange).then(|| listing.numbered())
+}
+
+/// Whether the UIDs in a Maildir's file names are those of the record.
+#[must_use]
+pub fn is_numbered_by(maildir: &Path, record: &Record) -> bool {
+    let text = read_numbering(&maildir.join(".uidvalidity")).ok();
+    let numbering = text.and_then(|text| Numbering::parse(&text));
+    numbering.is_some_and(|numbering| numbering.validity == record.near_validity)
+}
+
+/// The messages of a Maildir.
+///
+/// # Errors
+/// It cannot be listed.
+pub fn listing(maildir: &Path, info_delimiter: u8) -> std::io::Result<MaildirListing> {
+    let mut listing = MaildirListing::new(info_delimiter);
+    list(maildir, &mut |name| listing.add(name))?;
+    Ok(listing)
 }
 
 /// Hands the names in cur and new to `each`. A missing new is empty: mbsync
@@ -576,7 +802,9 @@ pub fn delivered(maildir: &Path, since: SystemTime) -> std::io::Result<Vec<PathB
 
 #[cfg(test)]
 mod tests {
+    use super::super::gone::Gone;
     use super::*;
+    use crate::model::uid_set::UidSet;
 
     const RULES: Rules = Rules::none();
     const NUMBERING: Numbering = Numbering { validity: 2, highest: 20 };
@@ -591,7 +819,7 @@ mod tests {
         for name in names {
             listing.add(name.as_bytes());
         }
-        judge_maildir(&record(entries), &mut listing, NUMBERING, rules, forwarded)
+        judge_maildir(&record(entries), &mut listing, NUMBERING, rules, forwarded, Known::NOTHING)
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> SideVerdict {
@@ -633,6 +861,35 @@ mod tests {
     }
 
     #[test]
+    fn files_are_known_again_by_the_first_part_of_their_names() {
+        let (dir, _) = maildir();
+        let at = |name: &str| dir.path().join(name);
+        let files = || Files::of(dir.path(), b':').unwrap();
+        for name in ["cur/b,U=2:2,", "new/c", "cur/d,S=5:2,T", "cur/e,U=5:2,S", "new/.hidden"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let before = files();
+        assert_eq!((before.len(), before.moved(&before)), (5, Moved::default()));
+        let numbered: Vec<(u32, Flags)> = before.numbered().iter().collect();
+        let seen = Flags::SEEN;
+        assert_eq!(numbered, [(1, seen), (2, Flags::NONE), (5, seen)]);
+        assert_eq!(before.numbered().flags(5), Some(seen));
+        assert_eq!((before.numbered().flags(3), before.numbered().flags(6)), (None, None));
+        // Numbered by mbsync, moved to cur by mutt, and one that is new.
+        std::fs::rename(at("new/c"), at("cur/c,U=3:2,")).unwrap();
+        std::fs::write(at("new/f"), "").unwrap();
+        assert_eq!(before.moved(&files()), Moved::default());
+        std::fs::rename(at("cur/b,U=2:2,"), at("cur/b,U=2:2,S")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, ..Moved::default() });
+        std::fs::remove_file(at("cur/d,S=5:2,T")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, removed: 1, undeleted: 0 });
+        std::fs::rename(at("cur/e,U=5:2,S"), at("cur/g,U=5:2,S")).unwrap();
+        assert_eq!(before.moved(&files()), Moved { flags: 1, removed: 2, undeleted: 1 });
+        std::fs::remove_dir_all(at("cur")).unwrap();
+        assert_eq!(Files::of(dir.path(), b':'), None);
+    }
+
+    #[test]
     fn a_stamp_is_settled_when_the_clock_has_gone_on() {
         let then = UNIX_EPOCH + Duration::from_secs(1000);
         let after = |nanos| then + Duration::from_nanos(nanos);
@@ -659,7 +916,13 @@ mod tests {
         let mut listing = MaildirListing::new(b':');
         let mut judged = |name: &[u8]| {
             listing.add(name);
-            judge_on_disk(dir.path(), &RecordState::NeverSynced, &mut listing, &RULES, None, None)
+            judge_on_disk(
+                dir.path(),
+                &RecordState::NeverSynced,
+                &mut listing,
+                &RULES,
+                Before::default(),
+            )
         };
         assert!(matches!(judged(b".hidden"), SideVerdict::Unknown(_)));
         assert_eq!(judged(b"a"), changes(1, 0, 0));
@@ -703,12 +966,86 @@ mod tests {
         assert_eq!(found("", &["a,U=10:2,S"], &RULES, None), changes(1, 0, 0));
     }
 
+    /// Of the far message it is known that it is gone, or \Deleted.
+    #[test]
+    fn what_is_gone_on_the_server_is_not_to_be_pushed() {
+        let (_dir, state) = maildir();
+        let stamp = Stamp::of(&state).unwrap();
+        let set = |uid: u32| UidSet::from_uids([uid]);
+        let known = Gone { record: Some(stamp), gone: set(1), deleted: set(2), pending: set(3) };
+        let kept = Kept { looked: Some(&known), by_run: None };
+        let found = |entries: &str, names: &[&str], rules: &Rules| {
+            let mut listing = MaildirListing::new(b':');
+            for name in names {
+                listing.add(name.as_bytes());
+            }
+            let known = kept.of_record(Some(&stamp));
+            judge_maildir(&record(entries), &mut listing, NUMBERING, rules, None, known)
+        };
+        let near = Rules { expunge_near: true, ..RULES };
+        for (entry, name, expected) in [
+            // Gone on both sides; or, without Expunge, \Deleted here.
+            ("1 1 S\n", None, changes(0, 0, 0)),
+            ("1 1 S\n", Some("a,U=1:2,ST"), changes(0, 0, 0)),
+            ("1 1 S\n", Some("a,U=1:2,S"), changes(0, 1, 0)),
+            ("1 1 ~S\n", Some("a,U=1:2,ST"), changes(0, 1, 0)),
+            // \Deleted there, gone here; and here again.
+            ("2 2 S\n", None, changes(0, 0, 0)),
+            ("2 2 S\n", Some("a,U=2:2,S"), changes(0, 0, 1)),
+            ("2 2 S\n", Some("a,U=2:2,F"), changes(0, 0, 1)),
+            // To be removed here by a run, which has done it.
+            ("3 3 S\n", None, changes(0, 0, 0)),
+            ("3 3 S\n", Some("a,U=3:2,S"), changes(0, 0, 0)),
+            // Of these nothing is known.
+            ("4 4 S\n", None, changes(0, 1, 0)),
+            ("4 4 ST\n", None, changes(0, 0, 0)),
+            ("0 4 S\n", None, changes(0, 0, 0)),
+        ] {
+            let expected = if expected == changes(0, 0, 0) { SideVerdict::Clean } else { expected };
+            let names: Vec<&str> = name.into_iter().collect();
+            assert_eq!(found(entry, &names, &RULES), expected, "{entry} {name:?}");
+        }
+        assert_eq!(found("1 1 S\n", &["a,U=1:2,ST"], &near), changes(0, 1, 0));
+        let far = Rules { expunge_far: true, ..RULES };
+        assert_eq!(found("4 4 ST\n", &[], &far), changes(0, 1, 0), "it is to be expunged there");
+    }
+
     #[test]
     fn placeholders_do_not_carry_seen_and_ask_by_flagged() {
         assert_eq!(found("1 1 >\n", &["a,U=1:2,S"], &RULES, None), SideVerdict::Clean);
         assert_eq!(found("1 1 >\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
         assert_eq!(found("1 1 >S\n", &["a,U=1:2,S"], &RULES, None), changes(0, 0, 1));
         assert_eq!(found("1 1 <S\n", &["a,U=1:2,S"], &RULES, None), SideVerdict::Clean);
+        assert_eq!(found("1 1 <\n", &["a,U=1:2,F"], &RULES, None), changes(0, 0, 1));
+    }
+
+    #[test]
+    fn placeholders_of_isync_1_5_carry_that_seen_is_taken_back() {
+        let rules = Rules { isync_1_5: true, ..RULES };
+        for (entry, name, expected) in [
+            ("1 1 >PS\n", "a,U=1:2,PS", SideVerdict::Clean),
+            ("1 1 >P\n", "a,U=1:2,PS", SideVerdict::Clean),
+            ("1 1 >PS\n", "a,U=1:2,P", changes(0, 0, 1)),
+            ("1 1 >PS\n", "a,U=1:2,FPS", changes(0, 0, 1)),
+            // To a placeholder Flagged is not carried: it would ask for the message.
+            ("1 1 <S\n", "a,U=1:2,FS", SideVerdict::Clean),
+            ("1 1 <S\n", "a,U=1:2,F", changes(0, 0, 1)),
+            // Of a message that is gone there is nothing to ask for.
+            ("0 1 >S\n", "a,U=1:2,F", SideVerdict::Clean),
+        ] {
+            assert_eq!(found(entry, &[name], &rules, None), expected, "{entry}");
+        }
+    }
+
+    #[test]
+    fn with_old_what_is_not_recorded_is_new_whatever_its_number() {
+        let old = Rules { push_old: true, isync_1_5: true, ..RULES };
+        assert_eq!(found("", &["a,U=9:2,S"], &old, None), changes(1, 0, 0));
+        assert_eq!(found("", &["a,U=9:2,T"], &old, None), changes(1, 0, 0));
+        let far = Rules { expunge_far: true, ..old.clone() };
+        assert_eq!(found("", &["a,U=9:2,T"], &far, None), SideVerdict::Clean);
+        let near = Rules { expunge_near: true, ..old };
+        assert_eq!(found("", &["a,U=9:2,T"], &near, None), changes(0, 1, 0));
     }
 
     #[test]
@@ -722,7 +1059,7 @@ mod tests {
         let judged = |name: &str, record: &Record, numbering: Numbering| {
             let mut listing = MaildirListing::new(b':');
             listing.add(name.as_bytes());
-            judge_maildir(record, &mut listing, numbering, &RULES, None)
+            judge_maildir(record, &mut listing, numbering, &RULES, None, Known::NOTHING)
         };
         let other = Numbering { validity: 3, ..NUMBERING };
         assert!(matches!(judged("a", &record(""), other), SideVerdict::Unknown(_)));
@@ -798,15 +1135,16 @@ mod tests {
         let (dir, state, first) = loop {
             let begun = std::time::Instant::now();
             let (dir, state) = maildir();
-            let first = scan(dir.path(), &state, &RULES, None, None);
+            let first = scan(dir.path(), &state, &RULES, None, None, Kept::default());
             assert_eq!(first.verdict, SideVerdict::Clean);
             if begun.elapsed() < TICK / 2 {
                 break (dir, state, first);
             }
         };
         assert!(first.stamps.is_none(), "a change in the same tick would go unseen");
-        let at =
-            |remembered: Option<&CleanMaildir>| scan(dir.path(), &state, &RULES, remembered, None);
+        let at = |remembered: Option<&CleanMaildir>| {
+            scan(dir.path(), &state, &RULES, remembered, None, Kept::default())
+        };
         std::thread::sleep(TICK * 2);
         let second = at(Some(&first.remembered(&RULES, None)));
         assert!(second.listed && second.stamps.is_some());
@@ -814,7 +1152,7 @@ mod tests {
         assert!(!at(Some(&memory)).listed);
         // Other rules, other answers.
         let other = Rules { expunge_near: true, ..RULES };
-        assert!(scan(dir.path(), &state, &other, Some(&memory), None).listed);
+        assert!(scan(dir.path(), &state, &other, Some(&memory), None, Kept::default()).listed);
 
         // A change hidden by setting the time back.
         let cur = dir.path().join("cur");
@@ -831,7 +1169,7 @@ mod tests {
         let new = std::fs::File::open(dir.path().join("new")).unwrap();
         new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
         std::thread::sleep(TICK * 2);
-        let found = scan(dir.path(), &state, &RULES, None, None);
+        let found = scan(dir.path(), &state, &RULES, None, None, Kept::default());
         assert_eq!((found.verdict, found.stamps), (SideVerdict::Clean, None));
     }
 
@@ -840,14 +1178,15 @@ mod tests {
         let (dir, state) = maildir();
         std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
         let rules = Rules { alt_map: true, ..RULES };
-        let first = scan(dir.path(), &state, &rules, None, None);
+        let first = scan(dir.path(), &state, &rules, None, None, Kept::default());
         assert!(matches!(first.verdict, SideVerdict::Unknown(_)));
         // Without the setting its UIDs are lost, whatever is remembered.
         let memory = first.remembered(&RULES, None);
-        let lost = scan(dir.path(), &state, &RULES, Some(&memory), None).verdict;
+        let lost = scan(dir.path(), &state, &RULES, Some(&memory), None, Kept::default()).verdict;
         assert!(matches!(lost, SideVerdict::Unknown(_)));
         let memory = first.remembered(&rules, None);
-        let again = || scan(dir.path(), &state, &rules, Some(&memory), None).verdict;
+        let again =
+            || scan(dir.path(), &state, &rules, Some(&memory), None, Kept::default()).verdict;
         assert_eq!(again(), SideVerdict::Clean);
         let (cur, new) = (dir.path().join("cur"), dir.path().join("new"));
         std::fs::rename(cur.join("a,U=1:2,S"), new.join("a,U=1:2,S")).unwrap();
@@ -857,12 +1196,13 @@ mod tests {
         // The same messages, but there has been another run since.
         std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
         assert_eq!(again(), SideVerdict::Clean);
-        let before = scan(dir.path(), &state, &rules, None, None).fingerprint(None);
+        let before =
+            scan(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
         let copy = std::fs::read(&state).unwrap();
         std::fs::remove_file(&state).unwrap();
         std::fs::write(&state, copy).unwrap();
         assert!(matches!(again(), SideVerdict::Unknown(_)));
-        let after = scan(dir.path(), &state, &rules, None, None).fingerprint(None);
+        let after = scan(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
         assert!(before.near == after.near && before != after);
     }
 
@@ -880,8 +1220,8 @@ mod tests {
             rules: rules.clone(),
             forwarded: None,
         };
-        let judged =
-            |entries: &str| judge_alt_map(&record(entries), &listing, &rules, Some(&memory));
+        let before = Before { remembered: Some(&memory), ..Before::default() };
+        let judged = |entries: &str| judge_alt_map(&record(entries), &listing, &rules, before);
         assert_eq!(judged("1 1 S\n"), SideVerdict::Clean);
         let over = Changes { other: 1, ..Changes::default() };
         assert_eq!(judged("1 1 S\n2 2 S\n"), SideVerdict::Changed(over));

@@ -1,27 +1,31 @@
 //! The verdict: does either side of a mailbox pair differ from what mbsync
 //! last recorded for it?
 //!
-//! Clean means: an mbsync run started now would change no message, no flag and
-//! no entry of the record. A run that would do no more than move the marks up
-//! to which mbsync has looked (`MaxPulledUid`, `MaxPushedUid`) changes nothing
+//! Clean means: an mbsync run started now would change no message, no flag, and
+//! in the record nothing that is of a message. A run that would do no more than
+//! move the marks up to which mbsync has looked (`MaxPulledUid`, `MaxPushedUid`),
+//! or drop from the record what is left of messages that are gone, changes nothing
 //! in this sense. A wrong *clean* would be mail not synced, so whatever is not
 //! understood is *unknown*; a wrong *dirty* costs a run.
 //!
-//! The rules are those of isync 1.4.4, read in its source and tried. Knows the
-//! channel's settings, the record and what was seen on either side. Does not
-//! depend on: connections, locks, the waiter.
+//! The rules are those of isync 1.4.4 and 1.5.1, read in their sources and tried.
+//! Knows the channel's settings, the record and what was seen on either side. Does
+//! not depend on: connections, locks, the waiter.
 
+pub mod gone;
 pub mod maildir;
 pub mod record;
 pub mod server;
 
 use crate::model::flags;
-use crate::model::{Channel, StoreKind};
+use crate::model::{Channel, Sides, StoreKind};
 use record::{EntryKind, Placeholder, Record};
 use serde::{Deserialize, Serialize};
 
 /// What of a channel's settings decides whether a run would do something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+// Each is a setting of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Rules {
     /// `Expunge Far` or `Both`: a run removes every \Deleted far message.
     pub expunge_far: bool,
@@ -33,6 +37,16 @@ pub struct Rules {
     pub info_delimiter: u8,
     /// `AltMap`: a new Maildir keeps its UIDs outside the file names.
     pub alt_map: bool,
+    /// The rules are those of isync 1.5, which differ for placeholders.
+    #[serde(default)]
+    pub isync_1_5: bool,
+    /// `Sync` has `Old` (1.5; `All` has it) towards the near side: a far message
+    /// that is not recorded is to be pulled, whatever its UID.
+    #[serde(default)]
+    pub pull_old: bool,
+    /// The same towards the far side.
+    #[serde(default)]
+    pub push_old: bool,
 }
 
 impl Rules {
@@ -45,6 +59,9 @@ impl Rules {
             max_messages: 0,
             info_delimiter: b':',
             alt_map: false,
+            isync_1_5: false,
+            pull_old: false,
+            push_old: false,
         }
     }
 
@@ -62,6 +79,15 @@ impl Rules {
         if !channel.full_sync {
             return Err("Sync is not the usual one".to_owned());
         }
+        let old = channel.old != Sides::default();
+        // What expired is then pulled again by rules of its own, and the size of
+        // what was never pulled is not known here.
+        if old && channel.max_messages > 0 {
+            return Err("Sync has Old in it (as All has), with MaxMessages".to_owned());
+        }
+        if old && channel.max_size {
+            return Err("Sync has Old in it (as All has), with MaxSize".to_owned());
+        }
         let info_delimiter = u8::try_from(near.info_delimiter)
             .ok()
             .filter(u8::is_ascii_punctuation)
@@ -72,6 +98,9 @@ impl Rules {
             max_messages: channel.max_messages,
             info_delimiter,
             alt_map: near.alt_map,
+            isync_1_5: channel.isync_1_5,
+            pull_old: channel.old.near,
+            push_old: channel.old.far,
         })
     }
 }
@@ -186,6 +215,8 @@ pub struct CleanState {
     /// Whether the server lets `$Forwarded` be stored in the mailbox; `None` as
     /// long as no PERMANENTFLAGS were seen.
     pub forwarded: Option<bool>,
+    /// What the last look at the far side found gone.
+    pub gone: Option<gone::Gone>,
 }
 
 /// What both sides looked like before a run, for mailboxes of which no verdict
@@ -226,9 +257,9 @@ impl Digest {
     /// Takes in one message: its name up to the flags, and its flags.
     fn add(&mut self, stem: &[u8], flags: flags::Flags) {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut hash = u64::from(flags.bits()) ^ (stem.len() as u64) << 8;
+        let mut hash = u64::from(flags.bits()) ^ ((stem.len() as u64) << 8);
         let mut fold = |word: u64| {
-            let wide = u128::from(hash ^ word).wrapping_mul(u128::from(ODD) << 1 | 1);
+            let wide = u128::from(hash ^ word).wrapping_mul((u128::from(ODD) << 1) | 1);
             #[allow(clippy::cast_possible_truncation)]
             {
                 hash = (wide as u64) ^ (wide >> 64) as u64;
@@ -249,8 +280,9 @@ impl Digest {
 
 /// What mbsync itself would change although both sides are as recorded:
 /// entries to expire or to drop. Zero without `MaxMessages`, but for records
-/// that a change of settings or a crash left behind.
-pub(crate) fn pending_cleanup(record: &Record, rules: &Rules) -> u32 {
+/// that a change of settings or a crash left behind. Pairs that are known to have
+/// lost a message do not count.
+pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::Known<'_>) -> u32 {
     let mut count = 0_u32;
     for entry in record.entries() {
         let pending = match (entry.far, entry.near) {
@@ -268,16 +300,19 @@ pub(crate) fn pending_cleanup(record: &Record, rules: &Rules) -> u32 {
     if rules.max_messages > 0 {
         // Whether unread messages expire is ExpireUnread's to say; either
         // answer that would change something counts.
-        count += expiring(record, rules, false).max(expiring(record, rules, true));
+        let expiring = |unread_too| expiring(record, rules, unread_too, known);
+        count += expiring(false).max(expiring(true));
     }
     count
 }
 
 /// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
-fn expiring(record: &Record, rules: &Rules, unread_too: bool) -> u32 {
+fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::Known<'_>) -> u32 {
     let expired = |entry: &record::Entry| entry.kind == EntryKind::Expired;
     let alive = |entry: &&record::Entry| {
-        entry.near != 0 && (expired(entry) || !entry.flags.has(flags::Flags::TRASHED))
+        entry.near != 0
+            && !known.is_over(entry.far)
+            && (expired(entry) || !entry.flags.has(flags::Flags::TRASHED))
     };
     let pairs = record.with_far().iter().filter(alive);
     let mut excess = i64::try_from(pairs.clone().count()).unwrap_or(i64::MAX);
@@ -310,20 +345,15 @@ pub(crate) fn near_difference(
     if entry.kind == EntryKind::Skipped {
         return Some(Difference::New);
     }
-    let mut pushed = seen;
-    if entry.kind == EntryKind::Expired {
-        pushed = pushed.without(Flags::TRASHED);
-    }
-    if entry.placeholder == Placeholder::Near {
-        // A placeholder's Seen says nothing of the message, and its Flagged
-        // asks for the whole message.
-        pushed = pushed.without(Flags::SEEN.with(Flags::FLAGGED));
-    }
-    if entry.placeholder != Placeholder::None && seen.has(Flags::FLAGGED) {
+    if asks_for_whole(entry, Placeholder::Near, seen, entry.far, rules) {
         return Some(Difference::Flags);
     }
     if entry.far == 0 {
         return None;
+    }
+    let mut pushed = carried(entry, Placeholder::Near, seen, rules);
+    if entry.kind == EntryKind::Expired {
+        pushed = pushed.without(Flags::TRASHED);
     }
     // Not known to be refused: supposed to be taken, for a run that pushes
     // nothing is better than a flag that stays here.
@@ -331,6 +361,47 @@ pub(crate) fn near_difference(
         pushed = pushed.without(Flags::PASSED);
     }
     (pushed != entry.flags).then_some(Difference::Flags)
+}
+
+/// Whether the Flagged of a pair's message on `side` asks for the whole of what
+/// a placeholder stands for. isync 1.4 takes it from either message, 1.5 from the
+/// placeholder of a message that was not known to be gone. `other`: the UID on
+/// the other side.
+pub(crate) fn asks_for_whole(
+    entry: &record::Entry,
+    side: Placeholder,
+    seen: flags::Flags,
+    other: u32,
+    rules: &Rules,
+) -> bool {
+    let here = if rules.isync_1_5 {
+        entry.placeholder == side && other != 0
+    } else {
+        entry.placeholder != Placeholder::None
+    };
+    here && seen.has(flags::Flags::FLAGGED)
+}
+
+/// The flags that mbsync carries from the message on `side` to the other one.
+pub(crate) fn carried(
+    entry: &record::Entry,
+    side: Placeholder,
+    seen: flags::Flags,
+    rules: &Rules,
+) -> flags::Flags {
+    use flags::Flags;
+    if entry.placeholder == side {
+        // A placeholder's Seen says nothing of the message, and its Flagged asks
+        // for the whole message. isync 1.5 carries that Seen is taken back.
+        let kept = if rules.isync_1_5 { entry.flags } else { Flags::NONE };
+        let dropped = Flags::SEEN.without(kept).with(Flags::FLAGGED);
+        seen.without(dropped)
+    } else if entry.placeholder != Placeholder::None && rules.isync_1_5 {
+        // It would ask for the whole message.
+        seen.without(Flags::FLAGGED)
+    } else {
+        seen
+    }
 }
 
 /// The kind of a message's change.
@@ -349,6 +420,12 @@ impl Changes {
             Difference::Flags => &mut self.flags,
         };
         *place = place.saturating_add(1);
+    }
+
+    pub(crate) fn count_if(&mut self, kind: Option<Difference>) {
+        if let Some(kind) = kind {
+            self.count(kind);
+        }
     }
 }
 
@@ -401,7 +478,7 @@ mod tests {
             highest_modseq: Some(4),
         };
         let far = server::CleanServer { status, rules, max_pulled: 5, max_pushed: 6 };
-        let state = CleanState { near: Some(near), far: Some(far), forwarded: None };
+        let state = CleanState { near: Some(near), far: Some(far), forwarded: None, gone: None };
         let rules = r#"{"expunge_far":false,"expunge_near":false,"max_messages":0,"info_delimiter":58,"alt_map":false}"#;
         let near = format!(
             r#"{{"glance":null,"digest":{{"files":0,"sum":0,"product":0}},"record":null,"rules":{rules},"forwarded":true}}"#
@@ -454,7 +531,7 @@ mod tests {
              MaxExpiredFarUid {expired}\n\n"
         );
         let record = record::parse(format!("{head}{entries}").as_bytes()).unwrap();
-        pending_cleanup(&record, rules)
+        pending_cleanup(&record, rules, gone::Known::NOTHING)
     }
 
     #[test]

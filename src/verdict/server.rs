@@ -9,8 +9,10 @@
 //! [`FetchScope`] says so. If it ends clean, the STATUS from *before* the SEARCH is
 //! remembered, so that what happened meanwhile is found by the next one.
 
+use super::gone::{Gone, Known};
+use super::maildir::Numbered;
 use super::record::{Entry, EntryKind, Placeholder, Record};
-use super::{Changes, Difference, Rules, SideVerdict};
+use super::{Changes, Difference, Rules, SideVerdict, asks_for_whole, carried};
 use crate::model::flags::Flags;
 pub use crate::model::uid_set::UidSet;
 use serde::{Deserialize, Serialize};
@@ -81,13 +83,15 @@ pub enum FetchScope {
 ///
 /// `record` is `None` where the state file is known to be that of the last
 /// clean scan. Without HIGHESTMODSEQ, a change of flags alone does not show
-/// in STATUS and is left to the timer.
+/// in STATUS and is left to the timer. `known`: what is known to be gone; where a
+/// scan is to confirm it, the same STATUS is not enough.
 #[must_use]
 pub fn compare_status(
     now: &ServerStatus,
     remembered: Option<&CleanServer>,
     record: Option<&Record>,
     rules: &Rules,
+    known: Known<'_>,
 ) -> StatusVerdict {
     if record.is_some_and(|record| record.far_validity != now.uid_validity) {
         return StatusVerdict::Unknown(
@@ -106,11 +110,19 @@ pub fn compare_status(
         return StatusVerdict::Scan(FetchScope::Whole);
     };
     if then.status == *now {
-        return StatusVerdict::Clean;
+        return if known.is_unconfirmed() {
+            StatusVerdict::Scan(FetchScope::Whole)
+        } else {
+            StatusVerdict::Clean
+        };
     }
+    // With Old, what is not recorded is to be pulled unless it is \Deleted.
+    let of_each = rules.pull_old && rules.expunge_near && !rules.expunge_far;
     StatusVerdict::Scan(match (then.status.highest_modseq, now.highest_modseq) {
         // A server that counts backwards has forgotten something.
-        (Some(old), Some(new)) if old <= new && then.status.uid_next <= now.uid_next => {
+        (Some(old), Some(new))
+            if old <= new && then.status.uid_next <= now.uid_next && !of_each =>
+        {
             FetchScope::ChangedSince(old)
         }
         _ => FetchScope::Whole,
@@ -126,18 +138,33 @@ pub enum Fetched {
     ChangedSince(Vec<(u32, Flags)>),
 }
 
+/// What a look at the far side comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The verdict.
+    pub verdict: SideVerdict,
+    /// What is gone, for judging the near side; without the record's stamp.
+    pub gone: Gone,
+}
+
 /// What on the far side differs from the record: `uids` are all that SEARCH
 /// found, `fetched` the flags. UIDs in `fetched` alone are of messages that
 /// came or went between the two, and for the next scan to judge.
+///
+/// `near` gives the messages on the near side, if they can be told, and is asked
+/// when one is gone here. `known`: what was known to be gone before.
 #[must_use]
 pub fn judge_server(
     record: &Record,
     rules: &Rules,
     uids: &UidSet,
     fetched: &Fetched,
-) -> SideVerdict {
+    known: Known<'_>,
+    near: impl FnOnce() -> Option<Numbered>,
+) -> Settled {
     if record.max_expired_near > 0 {
-        return SideVerdict::Unknown("messages expire on the far side".to_owned());
+        let verdict = SideVerdict::Unknown("messages expire on the far side".to_owned());
+        return Settled { verdict, gone: Gone::default() };
     }
     let (flags, whole) = match fetched {
         Fetched::Whole(flags) => (flags, true),
@@ -148,40 +175,122 @@ pub fn judge_server(
     flags.reverse();
     flags.sort_by_key(|&(uid, _)| uid);
     flags.dedup_by_key(|&mut (uid, _)| uid);
+    let flags_of = |uid: u32| {
+        let at = flags.binary_search_by_key(&uid, |&(uid, _)| uid).ok()?;
+        flags.get(at).map(|&(_, flags)| flags)
+    };
 
-    let mut changes = Changes::default();
+    let mut near = Near { ask: Some(near), told: None };
+    let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let mut recorded_above = 0;
     for entry in record.with_far() {
-        if uids.contains(entry.far) {
-            recorded_above += u64::from(entry.far > record.max_pulled);
-            let unseen = || flags.binary_search_by_key(&entry.far, |&(uid, _)| uid).is_err();
-            if whole && entry.near != 0 && unseen() {
+        let far = entry.far;
+        if !uids.contains(far) {
+            match near.half(entry) {
+                // Of no message any more.
+                Half::Never => {}
+                Half::Gone => gone.gone.push(far, far),
+                Half::There(seen)
+                    if seen.has(Flags::TRASHED)
+                        && !rules.expunge_near
+                        && entry.kind == EntryKind::Plain =>
+                {
+                    gone.gone.push(far, far);
+                }
+                Half::There(_) => {
+                    gone.pending.push(far, far);
+                    changes.count(Difference::Deleted);
+                }
+                Half::Unknown => changes.count(Difference::Deleted),
+            }
+            continue;
+        }
+        recorded_above += u64::from(far > record.max_pulled);
+        let Some(seen) = flags_of(far) else {
+            if whole && entry.near != 0 {
+                changes.count(Difference::Deleted);
+            } else if known.was_seen_deleted(far) && near.half(entry) == Half::Gone {
+                gone.deleted.push(far, far);
+            }
+            continue;
+        };
+        if seen.has(Flags::TRASHED) && rules.expunge_far {
+            changes.count(Difference::Deleted);
+        } else if let Some(kind) = far_difference(entry, seen, rules) {
+            // \Deleted is all that mbsync makes of it.
+            let over = seen.has(Flags::TRASHED)
+                && entry.kind == EntryKind::Plain
+                && !asks_for_whole(entry, Placeholder::Far, seen, entry.near, rules)
+                && near.half(entry) == Half::Gone;
+            if over {
+                gone.deleted.push(far, far);
+            } else {
+                changes.count(kind);
+            }
+        } else if known.is_over(far) && near.half(entry) == Half::Gone {
+            if seen.has(Flags::TRASHED) {
+                gone.deleted.push(far, far);
+            } else {
+                // No more \Deleted, or it never was: mbsync deletes it again.
                 changes.count(Difference::Deleted);
             }
-        } else {
-            changes.count(Difference::Deleted);
         }
     }
-    // Whatever is above the mark and not recorded is new: flags not fetched, it
-    // may be anything.
-    let mut new = uids.count_above(record.max_pulled).saturating_sub(recorded_above);
-    for &(uid, flags) in flags.iter().filter(|(uid, _)| uids.contains(*uid)) {
-        let entry = record.of_far(uid);
-        let above = entry.is_none() && uid > record.max_pulled;
-        let trashed = flags.has(Flags::TRASHED);
-        if above && trashed && rules.expunge_near {
+    // Whatever is above the mark and not recorded is new, with Old whatever is not
+    // recorded: flags not fetched, it may be anything.
+    let mut new = if rules.pull_old {
+        let recorded = record.with_far().iter().filter(|entry| uids.contains(entry.far)).count();
+        uids.len().saturating_sub(recorded as u64)
+    } else {
+        uids.count_above(record.max_pulled).saturating_sub(recorded_above)
+    };
+    for &(uid, seen) in flags.iter().filter(|(uid, _)| uids.contains(*uid)) {
+        if !seen.has(Flags::TRASHED) || record.of_far(uid).is_some() {
+            continue;
+        }
+        if rules.expunge_far {
+            changes.count(Difference::Deleted);
+        }
+        if rules.expunge_near && (uid > record.max_pulled || rules.pull_old) {
             // mbsync pulls no message that it would remove from the near side
             // at once; it only moves its mark.
             new = new.saturating_sub(1);
         }
-        if trashed && rules.expunge_far {
-            changes.count(Difference::Deleted);
-        } else if let Some(kind) = entry.and_then(|entry| far_difference(entry, flags)) {
-            changes.count(kind);
-        }
     }
     changes.new = changes.new.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
-    SideVerdict::from_changes(changes)
+    Settled { verdict: SideVerdict::from_changes(changes), gone }
+}
+
+/// The near side, looked at when it first matters.
+struct Near<Ask> {
+    ask: Option<Ask>,
+    told: Option<Numbered>,
+}
+
+/// What is on the near side of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// The record names none.
+    Never,
+    Gone,
+    There(Flags),
+    /// It cannot be told.
+    Unknown,
+}
+
+impl<Ask: FnOnce() -> Option<Numbered>> Near<Ask> {
+    fn half(&mut self, entry: &Entry) -> Half {
+        if entry.near == 0 {
+            return Half::Never;
+        }
+        if let Some(ask) = self.ask.take() {
+            self.told = ask();
+        }
+        match &self.told {
+            None => Half::Unknown,
+            Some(there) => there.flags(entry.near).map_or(Half::Gone, Half::There),
+        }
+    }
 }
 
 /// The far side of a pair that was never synced.
@@ -196,26 +305,24 @@ pub fn never_synced(now: &ServerStatus) -> SideVerdict {
 /// Whether the flags seen on the far side call for something, given the pair's
 /// entry. The counterpart of the near side's rule, without its exceptions for
 /// expired messages and for what the server does not keep.
-fn far_difference(entry: &Entry, seen: Flags) -> Option<Difference> {
+fn far_difference(entry: &Entry, seen: Flags, rules: &Rules) -> Option<Difference> {
     if entry.kind == EntryKind::Skipped {
         return Some(Difference::New);
     }
-    if entry.placeholder != Placeholder::None && seen.has(Flags::FLAGGED) {
+    if asks_for_whole(entry, Placeholder::Far, seen, entry.near, rules) {
         return Some(Difference::Flags);
     }
     if entry.near == 0 {
         return None;
     }
-    let pulled = if entry.placeholder == Placeholder::Far {
-        seen.without(Flags::SEEN.with(Flags::FLAGGED))
-    } else {
-        seen
-    };
+    let pulled = carried(entry, Placeholder::Far, seen, rules);
     (pulled != entry.flags).then_some(Difference::Flags)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::gone::Kept;
+    use super::super::maildir::MaildirListing;
     use super::super::record;
     use super::*;
 
@@ -230,12 +337,8 @@ mod tests {
 
     fn found(entries: &str, uids: &str, flags: &[(u32, &[u8])], rules: &Rules) -> SideVerdict {
         let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
-        judge_server(
-            &record(entries),
-            rules,
-            &UidSet::parse(uids).unwrap(),
-            &Fetched::ChangedSince(flags),
-        )
+        let (uids, fetched) = (UidSet::parse(uids).unwrap(), Fetched::ChangedSince(flags));
+        judge_server(&record(entries), rules, &uids, &fetched, Known::NOTHING, || None).verdict
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> SideVerdict {
@@ -246,7 +349,9 @@ mod tests {
     fn the_same_status_is_clean_and_another_needs_a_scan() {
         let record = record("1 1 S\n");
         let then = CleanServer::new(STATUS, &record, &RULES);
-        let at = |now: ServerStatus| compare_status(&now, Some(&then), Some(&record), &RULES);
+        let at = |now: ServerStatus| {
+            compare_status(&now, Some(&then), Some(&record), &RULES, Known::NOTHING)
+        };
         assert_eq!(at(STATUS), StatusVerdict::Clean);
         let since = StatusVerdict::Scan(FetchScope::ChangedSince(50));
         let whole = StatusVerdict::Scan(FetchScope::Whole);
@@ -259,22 +364,34 @@ mod tests {
             at(ServerStatus { uid_validity: 2, ..STATUS }),
             StatusVerdict::Unknown(_)
         ));
-        assert_eq!(compare_status(&STATUS, None, Some(&record), &RULES), whole);
+        assert_eq!(compare_status(&STATUS, None, Some(&record), &RULES, Known::NOTHING), whole);
         let other = Rules { expunge_far: true, ..RULES };
-        assert_eq!(compare_status(&STATUS, Some(&then), Some(&record), &other), whole);
+        assert_eq!(
+            compare_status(&STATUS, Some(&then), Some(&record), &other, Known::NOTHING),
+            whole
+        );
         let mut restored = record.clone();
         restored.max_pulled = 8;
-        assert_eq!(compare_status(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        assert_eq!(
+            compare_status(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING),
+            whole
+        );
         restored = record.clone();
         restored.max_pushed = 8;
-        assert_eq!(compare_status(&STATUS, Some(&then), Some(&restored), &RULES), whole);
+        assert_eq!(
+            compare_status(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING),
+            whole
+        );
         let mut grown = record.clone();
         (grown.max_pulled, grown.max_pushed) = (10, 10);
         assert_eq!(
-            compare_status(&STATUS, Some(&then), Some(&grown), &RULES),
+            compare_status(&STATUS, Some(&then), Some(&grown), &RULES, Known::NOTHING),
             StatusVerdict::Clean
         );
-        assert_eq!(compare_status(&STATUS, Some(&then), None, &RULES), StatusVerdict::Clean);
+        assert_eq!(
+            compare_status(&STATUS, Some(&then), None, &RULES, Known::NOTHING),
+            StatusVerdict::Clean
+        );
     }
 
     #[test]
@@ -283,7 +400,7 @@ mod tests {
         assert_eq!(found(entries, "1:3,7,12", &[], &RULES), SideVerdict::Clean);
         assert_eq!(found(entries, "1:3,7,12", &[(1, b"S"), (3, b"T")], &RULES), SideVerdict::Clean);
         assert_eq!(found(entries, "1:3,10:13", &[(1, b"RS")], &RULES), changes(3, 0, 1));
-        assert_eq!(found(entries, "1,12", &[], &RULES), changes(0, 2, 0));
+        assert_eq!(found(entries, "1,12", &[], &RULES), changes(0, 1, 0));
         assert_eq!(found(entries, "1:3,12", &[(1, b"F"), (1, b"S")], &RULES), SideVerdict::Clean);
     }
 
@@ -303,6 +420,106 @@ mod tests {
     }
 
     #[test]
+    fn with_old_what_is_not_recorded_is_new_whatever_its_uid() {
+        let old = Rules { pull_old: true, isync_1_5: true, ..RULES };
+        assert_eq!(found("1 1 S\n", "1,5,12", &[], &old), changes(2, 0, 0));
+        let seen: &[(u32, &[u8])] = &[(5, b"T")];
+        assert_eq!(found("1 1 S\n", "1,5", seen, &old), changes(1, 0, 0));
+        let near = Rules { expunge_near: true, ..old.clone() };
+        assert_eq!(found("1 1 S\n", "1,5", seen, &near), SideVerdict::Clean);
+        assert_eq!(
+            found("1 1 S\n", "1,5", &[], &near),
+            changes(1, 0, 0),
+            "its flags are not known"
+        );
+        let far = Rules { expunge_far: true, ..old };
+        assert_eq!(found("1 1 S\n", "1,5", seen, &far), changes(1, 1, 0));
+        // So the flags of all are fetched where they matter.
+        let record = record("1 1 S\n");
+        let changed = ServerStatus { highest_modseq: Some(51), ..STATUS };
+        for (rules, needed) in [(&near, FetchScope::Whole), (&far, FetchScope::ChangedSince(50))] {
+            let then = CleanServer::new(STATUS, &record, rules);
+            let asked = compare_status(&changed, Some(&then), Some(&record), rules, Known::NOTHING);
+            assert_eq!(asked, StatusVerdict::Scan(needed));
+        }
+    }
+
+    #[test]
+    fn what_a_run_let_conclude_is_looked_at_although_status_is_the_same() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = super::super::maildir::Stamp::of(file.path()).unwrap();
+        let run = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
+        let record = record("1 1 S\n");
+        let then = CleanServer::new(STATUS, &record, &RULES);
+        let asked = |looked: Option<&Gone>, now: ServerStatus| {
+            let known = Kept { looked, by_run: Some(&run) }.of_record(Some(&stamp));
+            compare_status(&now, Some(&then), Some(&record), &RULES, known)
+        };
+        assert_eq!(asked(None, STATUS), StatusVerdict::Scan(FetchScope::Whole));
+        let changed = ServerStatus { highest_modseq: Some(51), ..STATUS };
+        assert_eq!(asked(None, changed), StatusVerdict::Scan(FetchScope::ChangedSince(50)));
+        assert_eq!(asked(Some(&run), STATUS), StatusVerdict::Clean);
+    }
+
+    /// The near side has the messages of these names.
+    fn settled(entries: &str, uids: &str, flags: &[(u32, &[u8])], names: &[&str]) -> Settled {
+        let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
+        let uids = UidSet::parse(uids).unwrap_or_default();
+        let mut listing = MaildirListing::new(b':');
+        for name in names {
+            listing.add(name.as_bytes());
+        }
+        let near = || Some(listing.numbered());
+        judge_server(&record(entries), &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, near)
+    }
+
+    #[test]
+    fn what_lacks_a_message_on_both_sides_is_clean_and_kept() {
+        let set = |uid| UidSet::from_uids([uid]);
+        let both = settled("1 1 S\n", "", &[], &[]);
+        assert_eq!(both.verdict, SideVerdict::Clean);
+        assert_eq!(both.gone, Gone { gone: set(1), ..Gone::default() });
+        // As mbsync leaves it without Expunge, on either side.
+        let there = settled("1 1 S\n", "1", &[(1, b"ST")], &[]);
+        assert_eq!(there.verdict, SideVerdict::Clean);
+        assert_eq!(there.gone, Gone { deleted: set(1), ..Gone::default() });
+        let here = settled("1 1 S\n", "", &[], &["a,U=1:2,ST"]);
+        assert_eq!(here.verdict, SideVerdict::Clean);
+        assert_eq!(here.gone, Gone { gone: set(1), ..Gone::default() });
+        // To be removed here.
+        let waits = settled("1 1 S\n", "", &[], &["a,U=1:2,S"]);
+        assert_eq!(waits.verdict, changes(0, 1, 0));
+        assert_eq!(waits.gone, Gone { pending: set(1), ..Gone::default() });
+        // To be removed there, which is the near side's to say.
+        let gone_here = settled("1 1 S\n", "1", &[(1, b"S")], &[]);
+        assert_eq!((gone_here.verdict, gone_here.gone), (SideVerdict::Clean, Gone::default()));
+        let other_flags = settled("1 1 S\n", "1", &[(1, b"F")], &[]);
+        assert_eq!(other_flags.verdict, changes(0, 0, 1));
+        assert_eq!(settled("1 0 S\n", "", &[], &[]).gone, Gone::default());
+    }
+
+    #[test]
+    fn one_that_was_undeleted_is_to_be_deleted_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = super::super::maildir::Stamp::of(file.path()).unwrap();
+        let then = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
+        let look = |flags: Option<&[u8]>| {
+            let fetched = flags.map(|letters| (1, Flags::among(letters))).into_iter().collect();
+            let known = Kept { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
+            let (uids, fetched) = (UidSet::from_uids([1]), Fetched::ChangedSince(fetched));
+            let near = || Some(MaildirListing::new(b':').numbered());
+            judge_server(&record("1 1 S\n"), &RULES, &uids, &fetched, known, near)
+        };
+        assert_eq!(look(Some(b"S")).verdict, changes(0, 1, 0));
+        assert_eq!(look(Some(b"S")).gone, Gone::default());
+        for unchanged in [None, Some(&b"ST"[..])] {
+            let settled = look(unchanged);
+            assert_eq!(settled.verdict, SideVerdict::Clean);
+            assert_eq!(settled.gone.deleted, then.deleted);
+        }
+    }
+
+    #[test]
     fn what_is_recorded_at_the_mark_or_deleted_hides_nothing_new() {
         assert_eq!(found("9 9 S\n", "9,10", &[], &RULES), changes(1, 0, 0));
         assert_eq!(found("8 8 S\n10 9 \n", "8,10,11", &[], &RULES), changes(1, 0, 0));
@@ -319,7 +536,8 @@ mod tests {
         let uids = UidSet::parse("1:3").unwrap();
         let whole = |uids_seen: &[u32]| {
             let flags = uids_seen.iter().map(|&uid| (uid, Flags::SEEN)).collect();
-            judge_server(&record, &RULES, &uids, &Fetched::Whole(flags))
+            judge_server(&record, &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, || None)
+                .verdict
         };
         assert_eq!(whole(&[1, 2, 3]), SideVerdict::Clean);
         assert_eq!(whole(&[1, 2]), SideVerdict::Clean, "the third is not here anyway");
@@ -339,13 +557,10 @@ mod tests {
                     MaxExpiredNearUid 3\n\n";
         let record = record::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();
         assert_eq!(record.max_expired_near, 3);
-        let verdict = judge_server(
-            &record,
-            &RULES,
-            &UidSet::parse("1").unwrap(),
-            &Fetched::ChangedSince(vec![]),
-        );
-        assert!(matches!(verdict, SideVerdict::Unknown(_)));
+        let uids = UidSet::parse("1").unwrap();
+        let fetched = Fetched::ChangedSince(vec![]);
+        let settled = judge_server(&record, &RULES, &uids, &fetched, Known::NOTHING, || None);
+        assert!(matches!(settled.verdict, SideVerdict::Unknown(_)));
     }
 
     #[test]
@@ -354,6 +569,12 @@ mod tests {
         assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &RULES), changes(0, 0, 1));
         assert_eq!(found("1 1 <\n", "1", &[(1, b"S")], &RULES), SideVerdict::Clean);
         assert_eq!(found("1 0 ^\n", "1", &[(1, b"S")], &RULES), changes(1, 0, 0));
+        // isync 1.5 upgrades a placeholder by its own flag alone.
+        let new = Rules { isync_1_5: true, ..RULES };
+        assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &new), SideVerdict::Clean);
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"FS")], &new), changes(0, 0, 1));
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"S")], &new), SideVerdict::Clean);
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"")], &new), changes(0, 0, 1));
     }
 
     #[test]
@@ -368,8 +589,11 @@ mod tests {
         }
         assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
         let all = UidSet::parse("1:4294967295").unwrap();
-        let verdict =
-            judge_server(&record("1 1 \n"), &RULES, &all, &Fetched::ChangedSince(Vec::new()));
-        assert!(matches!(verdict, SideVerdict::Changed(Changes { new: 4_294_967_286, .. })));
+        let (record, fetched) = (record("1 1 \n"), Fetched::ChangedSince(Vec::new()));
+        let settled = judge_server(&record, &RULES, &all, &fetched, Known::NOTHING, || None);
+        assert!(matches!(
+            settled.verdict,
+            SideVerdict::Changed(Changes { new: 4_294_967_286, .. })
+        ));
     }
 }

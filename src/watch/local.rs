@@ -41,6 +41,17 @@ pub struct LocalEvents {
     pub overflow: bool,
 }
 
+impl LocalEvents {
+    /// Adds later events.
+    fn add(&mut self, later: LocalEvents) {
+        self.mail.extend(later.mail);
+        self.folders |= later.folders;
+        self.state |= later.state;
+        self.config |= later.config;
+        self.overflow |= later.overflow;
+    }
+}
+
 /// What to watch.
 #[derive(Debug)]
 pub struct WatchPaths {
@@ -92,6 +103,8 @@ impl WatchPaths {
 /// The local events of one account, with or without inotify.
 pub struct LocalWatcher {
     inotify: Option<InotifyWatches>,
+    /// Events of watches that were replaced.
+    pending: LocalEvents,
     scan_unwatched_at: Duration,
     /// When to list the mailboxes again, after directories came or went.
     list_at: Option<Duration>,
@@ -101,7 +114,13 @@ pub struct LocalWatcher {
 impl LocalWatcher {
     pub fn new(log: Rc<Log>, now: Duration) -> Self {
         let scan_unwatched_at = now + SCAN_UNWATCHED;
-        LocalWatcher { inotify: None, scan_unwatched_at, list_at: None, log }
+        LocalWatcher {
+            inotify: None,
+            pending: LocalEvents::default(),
+            scan_unwatched_at,
+            list_at: None,
+            log,
+        }
     }
 
     /// Watches these, and reports what cannot be watched; [`LocalWatcher::retry`]
@@ -111,6 +130,7 @@ impl LocalWatcher {
     }
 
     fn set(&mut self, opened: io::Result<InotifyWatches>) {
+        self.keep_events();
         let every = short(SCAN_UNWATCHED);
         match opened {
             Ok(inotify) => {
@@ -145,6 +165,7 @@ impl LocalWatcher {
         let better = before.is_none_or(|before| inotify.unwatched.len() < before);
         if better {
             self.log.say(|| "inotify again".into());
+            self.keep_events();
             self.inotify = Some(inotify);
         }
         better
@@ -166,8 +187,23 @@ impl LocalWatcher {
     /// What has happened. Never waits. Without inotify, every call is a reason to
     /// check requests and runs.
     pub fn events(&mut self) -> LocalEvents {
-        let unknown = || LocalEvents { state: true, ..LocalEvents::default() };
-        self.inotify.as_mut().map_or_else(unknown, InotifyWatches::events)
+        self.keep_events();
+        let mut events = std::mem::take(&mut self.pending);
+        events.state |= self.inotify.is_none();
+        events
+    }
+
+    /// Takes the events out of the watches: with watches that are replaced they would
+    /// be lost.
+    fn keep_events(&mut self) {
+        if let Some(inotify) = &mut self.inotify {
+            self.pending.add(inotify.events());
+        }
+    }
+
+    /// Whether there are events for which no descriptor becomes readable.
+    pub fn has_pending(&self) -> bool {
+        self.pending != LocalEvents::default()
     }
 
     pub fn unwatched_are_due(&self, now: Duration) -> bool {
@@ -192,8 +228,17 @@ impl LocalWatcher {
         self.list_at.is_some_and(|at| now >= at)
     }
 
-    pub fn listed(&mut self) {
+    /// The mailboxes are being listed: directories that came or went before this are
+    /// found.
+    pub fn listing(&mut self) {
         self.list_at = None;
+        self.keep_events();
+        self.pending.folders = false;
+    }
+
+    /// All mailboxes are scanned, and their indices have changed.
+    pub fn forget_mail(&mut self) {
+        self.pending.mail.clear();
     }
 
     /// When something is due without an event.
@@ -438,7 +483,7 @@ mod tests {
         local.list_later(s(150));
         assert!(local.must_list() && !local.list_is_due(s(139)) && local.list_is_due(s(140)));
         assert_eq!(local.next_due(), Some(s(140)));
-        local.listed();
+        local.listing();
         assert!(!local.must_list());
     }
 

@@ -73,6 +73,8 @@ pub struct MailboxState {
     pub record: Option<maildir::Stamp>,
     /// mbsync was interrupted in it.
     pub unfinished: bool,
+    /// A run let conclude what is gone on the server: a look is to confirm it.
+    pub unconfirmed: bool,
 }
 
 impl MailboxState {
@@ -87,6 +89,7 @@ impl MailboxState {
             digest: None,
             record: None,
             unfinished: false,
+            unconfirmed: false,
         }
     }
 
@@ -134,6 +137,13 @@ impl MailboxState {
             (NearState::Unscanned, None) => true,
             (NearState::Known(_), None) => false,
         }
+    }
+
+    /// The server's report or STATUS: enough to call the mailbox clean only if no scan
+    /// has to confirm anything.
+    pub fn set_far(&mut self, far: FarState) {
+        let clean = far == FarState::Known(SideVerdict::Clean);
+        self.far = if clean && self.unconfirmed { FarState::Unscanned } else { far };
     }
 
     /// A run has ended: what was dirty may be clean now, and what was clean may be
@@ -295,6 +305,16 @@ mod tests {
             (dirty(), FarState::Unscanned, FarState::Unscanned),
             (FarState::Unwatched, FarState::Unwatched, FarState::Unwatched),
         ] {
+            // A report before a scan has confirmed it is not enough either.
+            for unconfirmed in [false, true] {
+                state.unconfirmed = unconfirmed;
+                state.set_far(before.clone());
+                let doubted = unconfirmed && before == FarState::Known(SideVerdict::Clean);
+                assert_eq!(
+                    state.far == FarState::Unscanned,
+                    doubted || before == FarState::Unscanned
+                );
+            }
             for (ours, after) in [(false, after_other), (true, after_ours)] {
                 state.far = before.clone();
                 state.near = NearState::Known(SideVerdict::Clean);

@@ -16,6 +16,7 @@ use crate::imap::ClientError;
 use crate::model::{Account, Mailbox, Target};
 use crate::state::{StateDir, clean, state_failure};
 use crate::text::short;
+use crate::verdict::gone::{Gone, Kept};
 use crate::verdict::server::ServerStatus;
 use crate::verdict::{CleanState, Digest, Rules, SideVerdict, maildir, record};
 
@@ -26,6 +27,8 @@ const SCANS: Duration = Duration::from_secs(2);
 pub struct Mailboxes {
     states: Vec<MailboxState>,
     clean: BTreeMap<String, CleanState>,
+    /// What runs have removed (`gone.json`).
+    gone: BTreeMap<String, Gone>,
     stuck: StuckState,
     clean_is_unsaved: bool,
     stuck_is_unsaved: bool,
@@ -53,6 +56,7 @@ impl Mailboxes {
         Mailboxes {
             states: Vec::new(),
             clean,
+            gone: BTreeMap::new(),
             stuck,
             clean_is_unsaved: false,
             stuck_is_unsaved: false,
@@ -65,7 +69,14 @@ impl Mailboxes {
     pub fn read(dir: &StateDir, settle: Duration, log: Rc<Log>) -> Self {
         let clean = dir.read_json(clean::FILE).unwrap_or_default();
         let stuck = dir.read_json(clean::STUCK).unwrap_or_default();
-        Mailboxes::new(clean, stuck, settle, log)
+        let mut mailboxes = Mailboxes::new(clean, stuck, settle, log);
+        mailboxes.read_gone(dir);
+        mailboxes
+    }
+
+    /// A run may have removed messages.
+    pub fn read_gone(&mut self, dir: &StateDir) {
+        self.gone = dir.read_json(clean::GONE).unwrap_or_default();
     }
 
     /// Writes what has changed since the last time.
@@ -157,8 +168,11 @@ impl Mailboxes {
     fn scan_near_side(&mut self, at: usize, left_by_run: Option<Digest>) {
         let Some(state) = self.states.get_mut(at) else { return };
         let was_touched = state.touched.take().is_some();
-        let clean = self.clean.entry(state.key()).or_default();
-        let (verdict, memory) = scan_maildir(state, clean, left_by_run);
+        let key = state.key();
+        let by_run = self.gone.get(&key);
+        let clean = self.clean.entry(key).or_default();
+        let (verdict, memory) = scan_maildir(state, clean, by_run, left_by_run);
+        state.set_far(state.far.clone());
         if let Some(memory) = memory {
             clean.near = Some(memory);
             self.clean_is_unsaved = true;
@@ -207,12 +221,12 @@ impl Mailboxes {
             // STATUS alone must not satisfy the next scan.
             self.clean.entry(key).or_default().far = None;
         }
-        state.far = match status {
+        state.set_far(match status {
             Some(now) => {
                 state.far.updated(StatusUpdate { now, clean, hidden, quiet }, state.rules.is_ok())
             }
             None => FarState::compared(None, None),
-        };
+        });
         self.log.say(|| {
             let then = match &state.far {
                 FarState::Known(SideVerdict::Clean) => "as at the last look",
@@ -231,7 +245,7 @@ impl Mailboxes {
     pub fn connected(&mut self, statuses: &[Option<ServerStatus>]) {
         for (at, state) in self.states.iter_mut().enumerate() {
             let clean = self.clean.get(&state.key()).and_then(|clean| state.clean_status(clean));
-            state.far = FarState::compared(status(statuses, at), clean);
+            state.set_far(FarState::compared(status(statuses, at), clean));
         }
     }
 
@@ -262,10 +276,12 @@ impl Mailboxes {
         clock: impl Fn() -> Duration,
     ) -> Result<bool, ClientError> {
         let Some(state) = self.states.get_mut(at) else { return Ok(true) };
-        let clean = self.clean.entry(state.key()).or_default();
+        let key = state.key();
+        let by_run = self.gone.get(&key);
+        let clean = self.clean.entry(key).or_default();
         let started = clock();
         self.scanning_since.get_or_insert(started);
-        let scan = scan::far(state, at, clean, server)?;
+        let scan = scan::far(state, at, clean, by_run, server)?;
         self.clean_is_unsaved |= scan.learned;
         self.log.say(|| {
             let took = short(clock().saturating_sub(started));
@@ -277,6 +293,11 @@ impl Mailboxes {
             };
             format!("{}: {text}", state.mailbox.near)
         });
+        state.unconfirmed = false;
+        // What it found gone may be what the near side lacks.
+        if scan.learned && matches!(state.near, NearState::Known(SideVerdict::Changed(_))) {
+            state.near = NearState::Unscanned;
+        }
         let Some(verdict) = scan.verdict else { return Ok(false) };
         let is_clean = verdict == SideVerdict::Clean;
         state.far = FarState::Known(verdict);
@@ -376,16 +397,19 @@ fn status(statuses: &[Option<ServerStatus>], at: usize) -> Option<ServerStatus> 
 fn scan_maildir(
     state: &mut MailboxState,
     clean: &CleanState,
+    by_run: Option<&Gone>,
     left_by_run: Option<Digest>,
 ) -> (SideVerdict, Option<maildir::CleanMaildir>) {
     let (rules, clean) = match &state.rules {
         Ok(rules) => (rules, clean),
         Err(_) => (&Rules::none(), &CleanState::default()),
     };
-    let found = maildir::scan_mailbox(&state.mailbox, rules, clean, left_by_run);
+    let found = maildir::scan_mailbox(&state.mailbox, rules, clean, by_run, left_by_run);
     let Some((scan, memory)) = found else { return (SideVerdict::Clean, None) };
     state.digest = scan.digest;
     state.record = scan.record;
+    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    state.unconfirmed = kept.of_record(scan.record.as_ref()).is_unconfirmed();
     state.unfinished = state.mailbox.state_file.as_deref().is_some_and(record::unfinished);
     match &state.rules {
         Ok(_) => (scan.verdict, memory),

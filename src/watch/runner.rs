@@ -159,8 +159,8 @@ impl<'a> Runner<'a> {
     pub fn login_works(&mut self) {
         if self.backoff().is_some() {
             self.clear_backoff();
-            let failed = requests::all(self.dir());
-            self.backend.submit(&failed, false);
+            // Failed requests are tried again now.
+            requests::renew(self.dir());
         }
     }
 

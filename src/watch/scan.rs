@@ -5,8 +5,10 @@
 
 use super::mailbox::MailboxState;
 use crate::imap::{ClientError, MailboxScan, Opening};
+use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::maildir::{self, Stamp};
 use crate::verdict::record::{self, RecordState};
-use crate::verdict::server::{self, FetchScope, Fetched, ServerStatus, StatusVerdict};
+use crate::verdict::server::{self, FetchScope, Fetched, ServerStatus, Settled, StatusVerdict};
 use crate::verdict::{CleanState, SideVerdict};
 
 /// The server's mailboxes, by index.
@@ -30,11 +32,13 @@ pub struct FarScan {
     pub learned: bool,
 }
 
-/// Scans the far side of mailbox `at`. Fails when the connection is lost.
+/// Scans the far side of mailbox `at`. `by_run`: what runs have removed. Fails when
+/// the connection is lost.
 pub fn far(
     state: &MailboxState,
     at: usize,
     clean: &mut CleanState,
+    by_run: Option<&Gone>,
     server: &mut impl FarSide,
 ) -> Result<FarScan, ClientError> {
     let known = |verdict| Ok(FarScan { verdict: Some(verdict), learned: false });
@@ -44,14 +48,22 @@ pub fn far(
         Err(why) => return unknown(why),
     };
     let Some(status) = server.status(at) else { return unknown("not on the server") };
-    let record = match state.mailbox.state_file.as_deref().map(record::read) {
-        Some(RecordState::Known(record)) => record,
-        Some(RecordState::NeverSynced) => return known(server::never_synced(&status)),
-        Some(RecordState::Unfinished) => return unknown("mbsync was interrupted"),
-        Some(RecordState::Unreadable { why }) => return unknown(&why),
-        None => return unknown("no record"),
+    let Some(state_file) = state.mailbox.state_file.as_deref() else {
+        return unknown("no record");
     };
-    let since = match server::compare_status(&status, clean.far.as_ref(), Some(&record), rules) {
+    let stamp = Stamp::of(state_file).ok();
+    let record = match record::read(state_file) {
+        RecordState::Known(record) => record,
+        RecordState::NeverSynced => return known(server::never_synced(&status)),
+        RecordState::Unfinished => return unknown("mbsync was interrupted"),
+        RecordState::Unreadable { why } => return unknown(&why),
+    };
+    // A record that was replaced while it was read has no stamp.
+    let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
+    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    let gone = kept.of_record(stamp.as_ref());
+    let then = clean.far.as_ref();
+    let since = match server::compare_status(&status, then, Some(&record), rules, gone) {
         StatusVerdict::Clean => return known(SideVerdict::Clean),
         StatusVerdict::Unknown(why) => return unknown(&why),
         StatusVerdict::Scan(FetchScope::Whole) => None,
@@ -67,9 +79,16 @@ pub fn far(
     };
     let fetched =
         if scan.all_flags { Fetched::Whole(scan.flags) } else { Fetched::ChangedSince(scan.flags) };
-    let verdict = server::judge_server(&record, rules, &scan.uids, &fetched);
-    let mut learned = scan.forwarded.is_some() && clean.forwarded != scan.forwarded;
-    if learned {
+    // What it shows is used together with what is remembered of it here.
+    let maildir = state.mailbox.maildir.as_deref().filter(|_| stamp.is_some());
+    let near = || maildir::numbered(maildir?, &record, rules);
+    let Settled { verdict, gone } =
+        server::judge_server(&record, rules, &scan.uids, &fetched, gone, near);
+    let gone = Some(Gone { record: stamp, ..gone }).filter(|gone| !gone.is_empty());
+    let mut learned = clean.gone != gone;
+    clean.gone = gone;
+    if scan.forwarded.is_some() && clean.forwarded != scan.forwarded {
+        learned = true;
         clean.forwarded = scan.forwarded;
         // Yes was assumed before; and with AltMap it makes no difference.
         if let Some(near) = clean.near.as_mut() {
@@ -157,15 +176,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = mailbox(dir.path(), "1 1 S\n2 2 S\n");
         let (mut clean, mut server) = (CleanState::default(), server("1:2"));
-        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        let scan = far(&state, 0, &mut clean, None, &mut server).unwrap();
         assert_eq!(scan, FarScan { verdict: Some(SideVerdict::Clean), learned: true });
         assert_eq!((clean.forwarded, server.asked.len()), (Some(true), 1));
-        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        let scan = far(&state, 0, &mut clean, None, &mut server).unwrap();
         assert_eq!(scan, FarScan { verdict: Some(SideVerdict::Clean), learned: false });
         assert_eq!(server.asked, [(Opening::Select, None)]);
         // A change: only what is newer is fetched, and EXAMINE is enough.
         (server.uids, server.status.highest_modseq) = ("2:3", Some(9));
-        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        let scan = far(&state, 0, &mut clean, None, &mut server).unwrap();
         assert_eq!(scan, FarScan { verdict: Some(changed(1, 1)), learned: false });
         assert_eq!(server.asked[1..], [(Opening::Examine, Some(7))]);
     }
@@ -176,7 +195,7 @@ mod tests {
         let state = mailbox(dir.path(), "1 1 S\n2 2 S\n");
         let mut clean = CleanState::default();
         let mut server = Script { changes_meanwhile: true, ..server("1:2") };
-        let scan = far(&state, 0, &mut clean, &mut server).unwrap();
+        let scan = far(&state, 0, &mut clean, None, &mut server).unwrap();
         assert_eq!(scan, FarScan { verdict: None, learned: true });
         // Remembered is the STATUS from before the scan.
         assert_eq!(clean.far.unwrap().status, STATUS);
@@ -188,7 +207,7 @@ mod tests {
         let mut state = mailbox(dir.path(), "");
         let (mut clean, mut server) = (CleanState::default(), server("1:2"));
         let mut verdict = |state: &MailboxState, at| {
-            far(state, at, &mut clean, &mut server).unwrap().verdict.unwrap()
+            far(state, at, &mut clean, None, &mut server).unwrap().verdict.unwrap()
         };
         assert!(matches!(verdict(&state, 1), SideVerdict::Unknown(_)), "not on the server");
         std::fs::remove_file(dir.path().join(".mbsyncstate")).unwrap();

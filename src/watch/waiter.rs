@@ -188,6 +188,10 @@ impl<'a> Waiter<'a> {
                     Step::End(end) => return end,
                 }
             }
+            // No descriptor becomes readable for these.
+            if self.local.has_pending() {
+                continue;
+            }
             if self.connect_if_due() || self.scan_server() || self.keep_alive() {
                 continue;
             }
@@ -253,7 +257,7 @@ impl<'a> Waiter<'a> {
     /// Lists the account's mailboxes and watches them.
     fn list_mailboxes(&mut self) {
         let AccountContext { config, account, settings, .. } = self.context;
-        self.local.listed();
+        self.local.listing();
         let mut found = config.local_mailboxes(account);
         found.retain(|mailbox| {
             settings.boxes.is_empty() || pattern::admits(&settings.boxes, &mailbox.name)
@@ -261,6 +265,7 @@ impl<'a> Waiter<'a> {
         let changed = self.mailboxes.replace(found, account);
         // Watches first, then scans: no gap between.
         self.local.watch(&self.watch_paths());
+        self.local.forget_mail();
         self.mailboxes.rescan_all();
         if changed {
             self.log.say(|| format!("{} mailboxes here", self.mailboxes.len()));
@@ -345,6 +350,7 @@ impl<'a> Waiter<'a> {
             self.take_back(&lease);
         }
         self.runner.ran(&targets, &report, clock::now());
+        self.mailboxes.read_gone(self.runner.dir());
         if let ExitStatus::Signal(signal) = report.ended.exit {
             return Step::End(WaitEnd::Stopped(signal));
         }
@@ -399,6 +405,7 @@ impl<'a> Waiter<'a> {
     /// Another process has synced: everything is asked again, and its success ends
     /// our backoff.
     fn other_ran(&mut self) {
+        self.mailboxes.read_gone(self.runner.dir());
         self.mailboxes.other_run_ended();
         if !self.server.is_connected() && self.runner.backoff().is_none() {
             self.server.try_now(clock::now());

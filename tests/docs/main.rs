@@ -1,6 +1,6 @@
 //! What is told to people, and placed on their machines: manuals, completions,
-//! services, packages. All of it is compared with the program, both ways. And the
-//! breakages that the tests are tried with.
+//! services, packages. All of it is compared with the program, both ways. And what
+//! the tests stand on: the breakages they are tried with, and their setup.
 
 #![allow(clippy::unwrap_used)] // what is wrong here fails the test
 
@@ -8,6 +8,7 @@ mod completions;
 mod install;
 mod manual;
 mod services;
+mod setup;
 mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};

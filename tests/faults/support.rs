@@ -1,6 +1,7 @@
 //! What several files here need.
 
 use rig::{Home, Mbsync, Running, Signal, process};
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -50,9 +51,24 @@ pub fn end(waiter: Running) {
     assert!(!output.stderr.contains("panicked"), "{output}");
 }
 
-/// Kills what is left of this home.
+/// Kills what is left of this home, all at once: stopped first, so that none of
+/// them sees another's end. They are found in the order of their numbers, which
+/// begin anew after the highest; then a child is killed before its parent, which
+/// would take that for the end of the child's work.
 pub fn kill_leftovers(home: &Home) {
+    let mut stopped = BTreeSet::new();
+    let mut quiet = 0;
     // What forks while it is looked for is found the next time round.
+    rig::wait_until(SOON, "all are stopped", || {
+        let found = home.leftovers().into_iter().map(|(pid, _)| pid);
+        let new: Vec<u32> = found.filter(|pid| stopped.insert(*pid)).collect();
+        for pid in &new {
+            process::kill(*pid, Signal::STOP);
+        }
+        quiet = if new.is_empty() { quiet + 1 } else { 0 };
+        // Twice: one that just executes has no environment to be found by.
+        quiet == 2
+    });
     rig::wait_until(SOON, "nothing is left", || {
         let left = home.leftovers();
         for (pid, _) in &left {

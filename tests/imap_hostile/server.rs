@@ -9,7 +9,7 @@ use native_tls::{Identity, TlsAcceptor, TlsStream};
 use rig::{Ca, Certificate};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -159,10 +159,22 @@ pub fn good_acceptor() -> &'static TlsAcceptor {
     GOOD.get_or_init(|| acceptor(&Ca::shared().issue(&["localhost"], 30)))
 }
 
-/// A server that does this on each connection.
+/// A server that does this on each connection. It listens until it is dropped;
+/// connections go on until their ends have had enough.
 pub struct Fake {
     pub port: u16,
     pub heard: Arc<Heard>,
+    over: Arc<AtomicBool>,
+}
+
+/// A table has more cells than a process may have open files, which on Debian
+/// are 1024.
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // What waits for a connection sees it then.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
 }
 
 impl Fake {
@@ -172,8 +184,13 @@ impl Fake {
         let heard: Arc<Heard> = Arc::default();
         let kept = Arc::clone(&heard);
         let act = Arc::new(act);
+        let over: Arc<AtomicBool> = Arc::default();
+        let ends = Arc::clone(&over);
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
+                if ends.load(Ordering::SeqCst) {
+                    return;
+                }
                 kept.connections.fetch_add(1, Ordering::SeqCst);
                 // Whatever goes wrong, no thread stays for ever.
                 let _ = stream.set_write_timeout(Some(Duration::from_secs(120)));
@@ -189,7 +206,7 @@ impl Fake {
                 std::thread::spawn(move || act(&mut peer));
             }
         });
-        Fake { port, heard }
+        Fake { port, heard, over }
     }
 
     /// TLS from the first byte.

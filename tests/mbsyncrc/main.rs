@@ -8,3 +8,10 @@ mod places;
 mod reach;
 mod values;
 mod verdicts;
+
+use mutt_sync::mbsyncrc::IsyncVersion;
+
+/// The language of the mbsync that the tests run.
+fn installed() -> IsyncVersion {
+    if rig::mbsync_version() < (1, 5) { IsyncVersion::V1_4 } else { IsyncVersion::V1_5 }
+}

@@ -1,7 +1,8 @@
 //! Which mailboxes a word means: `mbsync -l WORD` against what is selected for
 //! it, and back: the words for a selection against what mbsync lists for them.
 
-use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion};
+use crate::installed;
+use mutt_sync::mbsyncrc::{self, Config, Env};
 use mutt_sync::model::{Account, Target};
 use rig::{Home, Server, ServerOptions};
 use std::collections::BTreeSet;
@@ -115,7 +116,7 @@ fn words_mean_to_mbsync_what_they_mean_here() {
         FILE.replace("@PORT@", &server.port().to_string()).replace("@PASS@", &server.password("u"));
     let path = home.write(".mbsyncrc", &text);
     let dir = path.parent().unwrap();
-    let config = mbsyncrc::read(&path, &Env::new(dir, dir), IsyncVersion::V1_4).unwrap();
+    let config = mbsyncrc::read(&path, &Env::new(dir, dir), installed()).unwrap();
     let account = &config.accounts[0];
     for name in ["all", "lists", "one", "hidden:INBOX,Drafts"] {
         let synced = home.mbsync(&[name]);

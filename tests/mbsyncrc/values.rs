@@ -116,6 +116,49 @@ fn tls_versions_become_a_range() {
     assert!(bad(&account("Host h\nTLSVersions +1.4"), IsyncVersion::V1_5).contains("+1.4"));
 }
 
+/// The one to change, in a file that has it, and the one to write in another.
+#[test]
+fn a15_the_keyword_for_tls_is_the_one_that_stands_there() {
+    let keyword = |lines: &str, dialect| server(&format!("Host h\n{lines}"), dialect).tls_keyword;
+    for (lines, expected) in [
+        ("", "TLSType"),
+        ("TLSType None", "TLSType"),
+        ("ssltype None", "SSLType"),
+        ("TLSType None\nSSLType IMAPS", "SSLType"),
+        ("SSLType None\nTLSType IMAPS", "TLSType"),
+    ] {
+        assert_eq!(keyword(lines, IsyncVersion::V1_5), expected, "{lines}");
+    }
+    for lines in ["", "SSLType None"] {
+        assert_eq!(keyword(lines, IsyncVersion::V1_4), "SSLType", "{lines}");
+    }
+}
+
+/// As tried with mbsync 1.5.1; 1.4 takes them all.
+#[test]
+fn a15_a_path_lies_in_an_inbox_by_its_final_slash() {
+    for (path, inbox, taken) in [
+        ("x/", "x/", true),
+        ("x/sub/", "x/", true),
+        ("x/", "x", false),
+        ("x/sub/", "x", false),
+        ("x", "x", true),
+        ("x", "x/", true),
+        ("xy/", "x", true),
+        ("x//", "x/", false),
+        ("x/sub", "x//", true),
+    ] {
+        let stores = format!("Path ~/Mail/{path}\nInbox ~/Mail/{inbox}\n");
+        let text = account("Host h").replace("Path ~/Mail/\n", &stores);
+        let why = "Path of MaildirStore near lies in its Inbox, which isync 1.5 refuses";
+        match parse(&text, IsyncVersion::V1_5) {
+            Ok(_) => assert!(taken, "{path} {inbox}"),
+            Err(failure) => assert!(!taken && failure.text.contains(why), "{failure}"),
+        }
+        assert!(parse(&text, IsyncVersion::V1_4).is_ok(), "{path} {inbox}");
+    }
+}
+
 #[test]
 fn old_keys_mean_what_they_meant() {
     let mode = |lines: &str| {
@@ -163,11 +206,18 @@ fn globals_supply_what_a_channel_does_not_say() {
     assert!(!old("", "Sync New ReNew Delete").full_sync);
     assert!(!old("", "Sync Push").full_sync);
     let new = |lines: &str| channel_with("", lines, IsyncVersion::V1_5);
-    // 1.5's Full has Old in it, of which no verdict is given.
-    assert!(!new("Sync Full").full_sync);
-    assert!(new("").full_sync);
-    assert!(new("Sync New Upgrade Gone Flags").full_sync);
-    assert!(!new("Sync Old").full_sync);
+    let extent = |channel: Channel| (channel.full_sync, channel.old);
+    // 1.5's Full has Old in it.
+    assert_eq!(extent(new("Sync Full")), (true, both));
+    assert_eq!(extent(new("Sync All")), (true, both));
+    assert_eq!(extent(old("", "Sync All")), (true, Sides::default()));
+    assert_eq!(extent(new("")), (true, Sides::default()));
+    assert_eq!(extent(new("Sync New Upgrade Gone Flags")), (true, Sides::default()));
+    assert_eq!(extent(new("Sync Old")), (false, both));
+    assert_eq!(extent(new("Sync PullFull PushNew")), (false, near));
+    let pulls_old = new("Sync PullFull PushNew PushUpgrade PushGone PushFlags");
+    assert_eq!(extent(pulls_old), (true, near));
+    assert!(new("").isync_1_5 && !old("", "").isync_1_5);
     let solo = new("ExpungeSolo Near\nExpunge Far");
     assert_eq!((solo.expunge, solo.full_sync), (Sides { far: true, near: false }, false));
     assert!(
@@ -438,6 +488,18 @@ fn rules_are_had_from_channels_that_a_verdict_can_be_given_on() {
     let expected = Rules { expunge_near: true, max_messages: 7, ..Rules::none() };
     assert_eq!(told, expected);
     assert_eq!(of("Sync Pull").unwrap_err(), "Sync is not the usual one");
+    assert_eq!(of("Sync All"), Ok(Rules::none()));
+    let new = |lines: &str| Rules::of(&channel_with("", lines, IsyncVersion::V1_5));
+    let usual = Rules { isync_1_5: true, ..Rules::none() };
+    assert_eq!(new(""), Ok(usual.clone()));
+    let all = Rules { pull_old: true, push_old: true, ..usual.clone() };
+    assert_eq!(new("Sync All"), Ok(all));
+    let pulls_old = "Sync PullFull PushNew PushUpgrade PushGone PushFlags";
+    assert_eq!(new(pulls_old), Ok(Rules { pull_old: true, ..usual }));
+    let why = "Sync has Old in it (as All has), with MaxMessages";
+    assert_eq!(new("Sync All\nMaxMessages 7").unwrap_err(), why);
+    let why = "Sync has Old in it (as All has), with MaxSize";
+    assert_eq!(new("Sync All\nMaxSize 1k").unwrap_err(), why);
     let usual = channel_with("", "", IsyncVersion::V1_4);
     let swapped = Channel { near: usual.far.clone(), ..usual.clone() };
     assert_eq!(Rules::of(&swapped).unwrap_err(), "the near side is no Maildir");

@@ -3,8 +3,10 @@
 //!
 //! `mbsync -c FILE no-such-channel` reads the file and gives up before it
 //! touches the network. Each file in tests/configs is named after what mbsync
-//! 1.4 says of it, so that a file that tests nothing any more is noticed.
+//! says of it, so that a file that tests nothing any more is noticed: `ok-` and
+//! `bad-` mean 1.4 and 1.5 alike, `old-` is taken by 1.4 alone, `new-` by 1.5.
 
+use crate::installed;
 use mutt_sync::error::{Error, ExitStatus};
 use mutt_sync::mbsyncrc::{self, Env, IsyncVersion};
 use std::fmt::Write as _;
@@ -29,6 +31,18 @@ pub fn configs() -> Vec<PathBuf> {
     files
 }
 
+/// Whether a file of this name is one that this mbsync takes.
+fn is_taken(file: &Path, dialect: IsyncVersion) -> bool {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    match name.split('-').next() {
+        Some("ok") => true,
+        Some("bad") => false,
+        Some("old") => dialect == IsyncVersion::V1_4,
+        Some("new") => dialect == IsyncVersion::V1_5,
+        _ => panic!("{name}: what does mbsync say?"),
+    }
+}
+
 /// Puts a file in a home of its own, and gives its path.
 pub fn placed(file: &Path, home: &Path) -> PathBuf {
     let text = fs::read(file).unwrap();
@@ -48,7 +62,7 @@ pub fn placed(file: &Path, home: &Path) -> PathBuf {
 }
 
 fn mbsyncs(path: &Path, home: &Path) -> (Verdict, String) {
-    let output = Command::new("mbsync")
+    let output = Command::new(rig::real_mbsync())
         .arg("-c")
         .arg(path)
         .arg("no-such-channel")
@@ -74,7 +88,7 @@ fn mbsyncs(path: &Path, home: &Path) -> (Verdict, String) {
 }
 
 fn ours(path: &Path, home: &Path) -> Result<(), Error> {
-    mbsyncrc::read(path, &Env::new(home, home), IsyncVersion::V1_4).map(|_| ())
+    mbsyncrc::read(path, &Env::new(home, home), installed()).map(|_| ())
 }
 
 #[test]
@@ -87,8 +101,8 @@ fn every_file_is_judged_as_mbsync_judges_it() {
         let home = tempfile::tempdir().unwrap();
         let path = placed(file, home.path());
         let (theirs, said) = mbsyncs(&path, home.path());
-        let wanted = if name.starts_with("ok-") { "ok" } else { "bad" };
-        assert_eq!(wanted == "ok", theirs == Verdict::Claimed, "{name} is misnamed: {said}");
+        let wanted = is_taken(file, installed());
+        assert_eq!(wanted, theirs == Verdict::Claimed, "{name} is misnamed: {said}");
         let ours = ours(&path, home.path());
         let same = match (&theirs, &ours) {
             (Verdict::Claimed, Ok(())) => {
@@ -172,9 +186,7 @@ fn damaged(text: &str, seed: &mut rig::Seeded) -> String {
 fn damaged_files_are_judged_as_mbsync_judges_them() {
     // What is refused already tells little more when it is damaged.
     let mut files = configs();
-    files.retain(|file| {
-        file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ok-"))
-    });
+    files.retain(|file| is_taken(file, installed()));
     let mut seed = rig::Seeded::from_env_or(2411);
     let home = tempfile::tempdir().unwrap();
     let (mut taken, mut refused) = (0, 0);

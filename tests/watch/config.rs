@@ -90,3 +90,21 @@ fn only_the_mailboxes_of_the_setting_are_watched() {
     imap.append("INBOX", &message("one", "one"), &[]);
     assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
 }
+
+/// A run of the whole account sets the watches anew: what they had noticed by
+/// then is not lost with them.
+#[test]
+fn a_configuration_edited_during_a_full_run_is_taken_up_after_it() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mut mbsync = home.wrap_mbsync();
+    mbsync.hold_at("before");
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    mbsync.wait_held(1, SOON);
+    home.settings(&format!("{QUICK}sweep = \"7m\"\n"));
+    mbsync.forget("hold");
+    mbsync.release();
+    waiter.wait_said("the configuration has changed", SOON);
+    waiter.wait_said("connected by", SOON);
+}

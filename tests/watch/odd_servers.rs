@@ -16,11 +16,13 @@ struct Odd {
 }
 
 fn odd(
-    options: ServerOptions,
+    mut options: ServerOptions,
     settings: &str,
     answer: impl Fn(&str, &str) -> Option<String> + Send + Sync + 'static,
     rewrite: impl Fn(&str, bool) -> Option<String> + Send + Sync + 'static,
 ) -> Odd {
+    // mbsync takes it where dovecot has it, and what is compressed cannot be read.
+    options.without.push("COMPRESS=DEFLATE".to_owned());
     let server = Server::with(options);
     let mangle = Mangle::to(server.port(), answer, rewrite);
     let home = Home::with(vec![Account::on(&server, "Home").port(mangle.port)]);

@@ -141,7 +141,8 @@ fn g9_a_line_that_goes_dead_is_noticed_within_two_minutes() {
         }
         command.arg("--net").arg(std::env::current_exe().unwrap());
         command.args(["--exact", "outage::g9_a_line_that_goes_dead_is_noticed_within_two_minutes"]);
-        rig::run(command.env(INSIDE, "1"), secs(200)).ok();
+        let inside = rig::run(command.env(INSIDE, "1"), secs(200)).ok();
+        assert!(inside.stdout.contains("1 passed"), "{inside}");
         return;
     }
     let link = |state: &str| {

@@ -1,8 +1,10 @@
 //! Password commands that fail, hang, or tell the wrong word.
 
 use crate::support::{NO_GRACE, SOON, Waiter, at_rest, ms, one_run, secs};
-use rig::{Account, Home, Server, message, wait_until};
+use mutt_sync::state::backoff::{Backoff, seconds};
+use rig::{Account, Home, Mbsync, Server, message, wait_until};
 use std::thread::sleep;
+use std::time::SystemTime;
 
 const SETTINGS: &str =
     "throttle = \"0s\"\nsettle = \"200ms\"\nretry = \"2s\"\nretry_max = \"60s\"\nstall = \"2s\"\n";
@@ -23,43 +25,55 @@ fn asked(home: &Home) -> usize {
     home.read("asked").lines().count()
 }
 
-/// It was asked seldom; a request is tried all the same; then the command is
-/// mended, and a manual sync ends the backoff at once.
-fn recovers(server: &Server, home: &Home, waiter: &Waiter) {
-    let mbsync = home.wrap_mbsync();
+/// Whether the backoff on disk lasts for minutes yet.
+fn backs_off_for_minutes(home: &Home) -> bool {
+    let text = home.read(".local/state/mutt-sync/Home/retry.json");
+    let Ok(retry) = serde_json::from_str::<Backoff>(&text) else { return false };
+    retry.until > seconds(SystemTime::now()) + 120
+}
+
+/// The command was asked seldom. Then it is repaired, and a manual sync ends the
+/// backoff at once.
+fn recovers(server: &Server, home: &Home, waiter: &Waiter, mbsync: &Mbsync) {
     sleep(secs(6));
     let few = asked(home);
     assert!((1..=3).contains(&few), "asked {few} times in six seconds");
-    let runs = mbsync.runs().len();
-    // From now on only a success elsewhere ends the backoff in time. (Dovecot
-    // makes those wait who have failed before.)
+    // Until now the waiter tries again after seconds, and would do so while the
+    // manual sync runs. After its next failure it waits for minutes, and only a
+    // success elsewhere ends that in time.
     let patient = SETTINGS.replace("retry = \"2s\"\nretry_max = \"60s\"", "retry = \"10m\"");
+    home.settings(&patient);
+    wait_until(SOON, "a backoff of minutes", || backs_off_for_minutes(home));
+    let runs = mbsync.runs().len();
+    // Dovecot makes those wait who have failed before.
     home.settings(&patient.replace("stall = \"2s\"", "stall = \"30s\""));
     set_script(home, &format!("echo {}", server.password("home")));
     home.mutt_sync(&["-f", "Home"]).ok();
     waiter.wait_said("connected by", SOON);
-    at_rest(home, waiter, &mbsync);
+    at_rest(home, waiter, mbsync);
     assert_eq!(mbsync.runs().len(), runs + 1, "the manual run was enough: {}", waiter.said());
     server.imap("home").append("INBOX", &message("one", "one"), &[]);
-    assert_eq!(one_run(&mbsync, runs + 1), ["Home:INBOX"]);
+    assert_eq!(one_run(mbsync, runs + 1), ["Home:INBOX"]);
 }
 
 #[test]
 fn g12_a_password_command_that_fails() {
     let server = Server::start();
     let home = home_with(&server, "exit 1");
-    home.wrap_mbsync();
+    // Once only: a run that starts while it is set up anew would find no mbsync,
+    // or the fake one.
+    let mbsync = home.wrap_mbsync();
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
-    recovers(&server, &home, &waiter);
+    recovers(&server, &home, &waiter, &mbsync);
 }
 
 #[test]
 fn g12_a_wrong_password() {
     let server = Server::start();
     let home = home_with(&server, "echo wrong");
-    home.wrap_mbsync();
+    let mbsync = home.wrap_mbsync();
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
-    recovers(&server, &home, &waiter);
+    recovers(&server, &home, &waiter, &mbsync);
     assert!(server.failed_logins() <= 3, "{}", server.failed_logins());
 }
 
@@ -67,9 +81,9 @@ fn g12_a_wrong_password() {
 fn g12_a_password_command_that_hangs() {
     let server = Server::start();
     let home = home_with(&server, "exec sleep 600");
-    home.wrap_mbsync();
+    let mbsync = home.wrap_mbsync();
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
-    recovers(&server, &home, &waiter);
+    recovers(&server, &home, &waiter, &mbsync);
 }
 
 /// What was in order hangs from now on: a request is served although a

@@ -135,7 +135,7 @@ fn secured(
     loopback: bool,
     report: &mut Checklist,
 ) {
-    let (keyword, section) = (scene.tls_keyword(), scene.section());
+    let (keyword, section) = (server.tls_keyword, scene.section());
     if server.tls == TlsMode::None {
         report.say(if loopback {
             Step::note("TLS", "none, as the file wants it; the server is on this machine")
@@ -166,11 +166,12 @@ fn refused(
     section: &str,
     report: &mut Checklist,
 ) {
-    let (where_to, keyword) = (place(server), scene.tls_keyword());
+    let where_to = place(server);
     if failure.exit == ExitStatus::Config {
         report.say(for_waiting(Step::failed("TLS", &failure.at(&where_to), "see mbsync(1)")));
         return;
     }
+    let keyword = server.tls_keyword;
     let greeted = failure.kind != StepFailure::Greeting;
     if !greeted && server.tls == TlsMode::Imaps {
         report.say(Step::good("TLS", "encrypted"));

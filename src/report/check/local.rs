@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::permissions::{make_ours, writable};
 use super::{CheckContext, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
+use crate::mbsyncrc::IsyncVersion;
 use crate::model::{Mailbox, StoreKind};
 use crate::os::file;
 use crate::verdict::Rules;
@@ -193,8 +194,16 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
             .filter(|_| !mailbox.maildir.as_ref().is_some_and(|maildir| file.starts_with(maildir)));
         if let Some(place) = place.filter(|place| !places.contains(place)) {
             places.push(place);
-            // mbsync makes the directory, but not those above it.
-            if !place.is_dir() && !place.parent().is_some_and(writable) {
+            // isync 1.4 makes the directory, but not those above it; 1.5 makes them.
+            let above = match scene.ground.config.version {
+                IsyncVersion::V1_4 => place.parent(),
+                IsyncVersion::V1_5 => existing_above(place),
+            };
+            if !place.is_dir() && !above.is_some_and(|above| above.is_dir() && writable(above)) {
+                let mend = match above.filter(|above| above.is_dir()) {
+                    Some(above) => make_ours(scene, above),
+                    None => format!("mkdir -p {}", shell(place)),
+                };
                 faults.push(Step::bad(
                     WHAT,
                     ExitStatus::Mailbox,
@@ -202,7 +211,7 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
                         "{}, where mbsync keeps its records, cannot be made",
                         scene.sanitize(place)
                     ),
-                    format!("mkdir -p {}", shell(place)),
+                    mend,
                 ));
             } else if place.is_dir() && !writable(place) {
                 faults.push(Step::bad(

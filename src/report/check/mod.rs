@@ -26,7 +26,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ExitStatus};
-use crate::mbsyncrc::{Config, Env, IsyncVersion, SectionKind};
+use crate::mbsyncrc::{Config, Env, SectionKind};
 use crate::model::Account;
 use crate::os::file;
 use crate::os::signals::Shutdown;
@@ -233,14 +233,6 @@ impl CheckContext<'_> {
         let config = &self.ground.config;
         let found = config.sections.iter().find(|each| each.kind == kind && each.name == name);
         format!("{}:{}", self.sanitize(&config.file), found.map_or(1, |section| section.first))
-    }
-
-    /// The keyword of this isync for how a connection is secured.
-    fn tls_keyword(&self) -> &'static str {
-        match self.ground.config.version {
-            IsyncVersion::V1_4 => "SSLType",
-            IsyncVersion::V1_5 => "TLSType",
-        }
     }
 }
 

@@ -118,7 +118,8 @@ fn log_in(
     report: &mut Checklist,
 ) -> Option<Client> {
     let encrypted = server.tls != TlsMode::None;
-    let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted);
+    let keyword = server.tls_keyword;
+    let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted, keyword);
     match Client::open(server, false, report.stop.cancel()) {
         Ok(link) => {
             let how = mechanism.map_or("", Mechanism::name);

@@ -171,26 +171,32 @@ fn privacy(env: &Env, config: &Config, report: &mut Checklist) {
 /// `Path` is a string that names are put behind, not a directory.
 fn paths(env: &Env, config: &Config, report: &mut Checklist) {
     let mut seen = Vec::new();
-    for account in &config.accounts {
-        for side in account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]) {
+    for channel in config.accounts.iter().flat_map(|account| &account.channels) {
+        for side in [&channel.near, &channel.far] {
             let StoreKind::Maildir(store) = &side.store.kind else { continue };
             let Some(path) = store.path.as_deref().filter(|path| !path.ends_with('/')) else {
                 continue;
             };
+            // isync 1.5.1 lists no store in which it finds a mailbox without a name.
+            let fails = config.version == IsyncVersion::V1_5
+                && channel.patterns.is_some()
+                && Path::new(path).exists();
             // Without a Maildir below, a prefix may well be what is meant.
-            if seen.contains(&path) || !holds_maildirs(Path::new(path)) {
+            if seen.contains(&(path, fails)) || !(fails || holds_maildirs(Path::new(path))) {
                 continue;
             }
-            seen.push(path);
+            seen.push((path, fails));
             let sanitize = env.tilde(Path::new(path));
-            report.say(Step::warning(
-                "configuration",
-                format!(
-                    "MaildirStore {}: Path {sanitize} does not end in a slash: Sent is {sanitize}Sent",
-                    side.store.name
-                ),
-                format!("write Path {sanitize}/"),
-            ));
+            let found = format!(
+                "MaildirStore {}: Path {sanitize} does not end in a slash: Sent is {sanitize}Sent",
+                side.store.name
+            );
+            let mend = format!("write Path {sanitize}/");
+            report.say(if fails {
+                Step::bad("configuration", ExitStatus::Mailbox, found, mend)
+            } else {
+                Step::warning("configuration", found, mend)
+            });
         }
     }
 }

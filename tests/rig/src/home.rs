@@ -22,7 +22,8 @@ use tempfile::TempDir;
 const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
 /// Where mbsync, mutt and the rest are looked for: first in the directory that
-/// `PROGRAMS_FROM` names, to test with other versions of them.
+/// `PROGRAMS_FROM` names, to test with other versions of them. `tests/setup`
+/// looks in the same places.
 fn search_path() -> String {
     match env::var("PROGRAMS_FROM") {
         Ok(first) if !first.is_empty() => format!("{first}:{SYSTEM_PATH}"),
@@ -30,10 +31,29 @@ fn search_path() -> String {
     }
 }
 
-/// The real mbsync: the machine's, or the one in `PROGRAMS_FROM`.
+/// The real mbsync: the one that is started by its name where the search path
+/// is not changed.
 pub fn real_mbsync() -> PathBuf {
-    let other = env::var_os("PROGRAMS_FROM").map(|dir| Path::new(&dir).join("mbsync"));
-    other.filter(|file| file.is_file()).unwrap_or_else(|| "/usr/bin/mbsync".into())
+    env::split_paths(&search_path())
+        .map(|dir| dir.join("mbsync"))
+        .find(|file| file.is_file())
+        .expect("mbsync is installed (tests/setup)")
+}
+
+/// Its version, such as (1, 4).
+pub fn mbsync_version() -> (u32, u32) {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let mut command = Command::new(real_mbsync());
+        let said = run(command.arg("--version"), Duration::from_secs(60)).ok().stdout;
+        // `isync 1.4.4`
+        let mut numbers = said.trim().rsplit(' ').next().into_iter().flat_map(|it| it.split('.'));
+        let mut number = || numbers.next()?.parse().ok();
+        match (number(), number()) {
+            (Some(major), Some(minor)) => (major, minor),
+            _ => panic!("mbsync --version says {said:?}"),
+        }
+    })
 }
 
 /// The program under test: beside the test's own directory, as cargo lays them

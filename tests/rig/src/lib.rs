@@ -8,6 +8,7 @@
 
 mod compare;
 mod delay;
+mod dovecot;
 mod guard;
 mod home;
 mod imap;
@@ -22,7 +23,7 @@ mod tls;
 
 pub use compare::{compare, compare_boxes};
 pub use delay::Delay;
-pub use home::{Account, Home, mutt_sync, real_mbsync};
+pub use home::{Account, Home, mbsync_version, mutt_sync, real_mbsync};
 pub use imap::{Imap, RemoteMessage, Status};
 pub use maildir::{Entry, Maildir, message};
 pub use mbsync::{Mbsync, Overlap, Run};

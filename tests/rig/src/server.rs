@@ -5,13 +5,13 @@
 //! `mailbox_list_index`, which NOTIFY needs, dovecot does not see files that
 //! are dropped into its folders.
 
+use crate::dovecot::{self, Dovecot};
 use crate::guard;
 use crate::imap::Imap;
-use crate::process::{self, run, spawn_lasting, wait_gone};
+use crate::process::{self, spawn_lasting, wait_gone};
 use crate::stranger::is_root;
 use crate::tls::{Ca, Certificate};
 use rustix::process::Signal;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -25,13 +25,6 @@ use tempfile::TempDir;
 
 /// `nobody` and `nogroup` on Debian; the names are in the same file.
 const NOBODY: u32 = 65534;
-
-/// What dovecot 2.3 says after login, less what is switched off.
-const CAPABILITIES: &str = "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE SORT SORT=DISPLAY \
-    THREAD=REFERENCES THREAD=REFS THREAD=ORDEREDSUBJECT MULTIAPPEND URL-PARTIAL CATENATE UNSELECT \
-    CHILDREN NAMESPACE UIDPLUS LIST-EXTENDED I18NLEVEL=1 CONDSTORE QRESYNC ESEARCH ESORT \
-    SEARCHRES WITHIN CONTEXT=SEARCH LIST-STATUS BINARY MOVE SNIPPET=FUZZY PREVIEW=FUZZY PREVIEW \
-    STATUS=SIZE SAVEDATE LITERAL+ NOTIFY";
 
 /// How the port that users are given is secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +56,15 @@ pub struct ServerOptions {
     pub separator: char,
     /// dovecot's storage: mdbox, sdbox or maildir.
     pub format: String,
-    /// Further lines for its configuration.
+    /// Further login names, with passwords of their own.
+    pub logins: Vec<(String, String)>,
+    /// The files of a certificate and its key, in place of the rig's own.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Who logs in must show a certificate that this authority (PEM) has signed.
+    pub client_authority: Option<String>,
+    /// Rights (RFC 4314) in every mailbox: a line of an ACL file.
+    pub rights: Option<String>,
+    /// Further lines for its configuration, such as every version understands.
     pub extra: String,
 }
 
@@ -79,6 +80,10 @@ impl Default for ServerOptions {
             prefix: String::new(),
             separator: '/',
             format: "mdbox".to_owned(),
+            logins: Vec::new(),
+            certificate: None,
+            client_authority: None,
+            rights: None,
             extra: String::new(),
         }
     }
@@ -112,14 +117,6 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-fn name_of(flag: &str) -> String {
-    run(Command::new("id").args(["-n", flag]), Duration::from_secs(60))
-        .ok()
-        .stdout
-        .trim()
-        .to_owned()
-}
-
 /// Kills the child's group and waits for all of it: a login process that dies a
 /// moment after its master would still take connections.
 fn end_group(child: &mut Child) {
@@ -142,10 +139,22 @@ impl Server {
         let dir = temp_dir();
         let mut server =
             Server { dir, options, port: free_port(), rig_port: free_port(), child: None };
-        let users: String = (server.options.users.iter()).fold(String::new(), |all, user| {
-            all + &format!("{user}:{{PLAIN}}{}\n", server.password(user))
-        });
-        fs::write(server.path("users"), users).expect("write users");
+        let options = &server.options;
+        let own = options.users.iter().map(|user| (user.clone(), server.password(user)));
+        let users: String = own
+            .chain(options.logins.iter().cloned())
+            .map(|(user, password)| format!("{user}:{{PLAIN}}{password}\n"))
+            .collect();
+        let files = [
+            ("users", Some(&users)),
+            ("authority", options.client_authority.as_ref()),
+            ("rights", options.rights.as_ref()),
+        ];
+        for (name, text) in files {
+            if let Some(text) = text {
+                fs::write(server.path(name), text).expect("write");
+            }
+        }
         for sub in ["mail", "home"] {
             fs::create_dir(server.path(sub)).expect("make directory");
         }
@@ -156,7 +165,13 @@ impl Server {
             fs::write(server.path("key"), key).expect("write key");
         }
         for attempt in 0.. {
-            fs::write(server.path("dovecot.conf"), server.configuration()).expect("write");
+            let text = Dovecot::installed().configuration(
+                &server.options,
+                server.dir.path(),
+                server.port,
+                server.rig_port,
+            );
+            fs::write(server.path("dovecot.conf"), text).expect("write");
             server.give_away();
             match server.try_again() {
                 Ok(()) => break,
@@ -177,102 +192,13 @@ impl Server {
 
     fn give_away(&self) {
         if is_root() {
-            let all = [".", "users", "mail", "home", "log", "cert", "key", "dovecot.conf"];
-            for path in all.map(|name| self.path(name)).iter().filter(|path| path.exists()) {
+            let inside = fs::read_dir(self.dir.path()).expect("list").flatten();
+            for path in inside.map(|entry| entry.path()).chain([self.dir.path().to_owned()]) {
                 chown(path, Some(NOBODY), Some(NOBODY)).expect("chown to nobody");
             }
         }
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(self.dir.path(), open).expect("chmod");
-    }
-
-    fn configuration(&self) -> String {
-        let options = &self.options;
-        let dir = self.dir.path().display();
-        let (user, group) = if is_root() {
-            ("nobody".to_owned(), "nogroup".to_owned())
-        } else {
-            (name_of("-u"), name_of("-g"))
-        };
-        let (imap, imaps) = if options.tls == Tls::Imaps { (0, self.port) } else { (self.port, 0) };
-        let mut text = format!(
-            "base_dir = {dir}/run
-state_dir = {dir}/state
-log_path = {dir}/log
-protocols = imap
-listen = 127.0.0.1
-disable_plaintext_auth = no
-auth_failure_delay = 0
-auth_mechanisms = plain login
-default_internal_user = {user}
-default_internal_group = {group}
-default_login_user = {user}
-first_valid_uid = 1
-mail_uid = {user}
-mail_gid = {group}
-mail_home = {dir}/home/%u
-mail_location = {format}:{dir}/mail/%u
-mail_max_userip_connections = 1000
-mail_fsync = never
-mailbox_list_index = {index}
-login_log_format_elements = user=<%u> lport=%a
-passdb {{
-  driver = passwd-file
-  args = scheme=PLAIN username_format=%u {dir}/users
-}}
-userdb {{
-  driver = static
-  args = uid={user} gid={group}
-}}
-service anvil {{
-  chroot =
-}}
-service stats {{
-  chroot =
-}}
-service imap-login {{
-  chroot =
-  process_min_avail = 1
-  service_count = 0
-  inet_listener imap {{
-    port = {imap}
-  }}
-  inet_listener imaps {{
-    port = {imaps}
-    ssl = yes
-  }}
-  inet_listener rig {{
-    port = {rig}
-  }}
-}}
-namespace inbox {{
-  inbox = yes
-  prefix = {prefix}
-  separator = {separator}
-",
-            format = options.format,
-            index = if options.notify { "yes" } else { "no" },
-            rig = self.rig_port,
-            prefix = options.prefix,
-            separator = options.separator,
-        );
-        for name in &options.boxes {
-            let _ = writeln!(text, "  mailbox \"{name}\" {{\n    auto = subscribe\n  }}");
-        }
-        text += "}\n";
-        if options.tls == Tls::None {
-            text += "ssl = no\n";
-        } else {
-            text += &format!("ssl = yes\nssl_cert = <{dir}/cert\nssl_key = <{dir}/key\n");
-        }
-        if !options.without.is_empty() {
-            let kept: Vec<&str> = CAPABILITIES
-                .split_whitespace()
-                .filter(|capability| !options.without.iter().any(|w| w == capability))
-                .collect();
-            let _ = writeln!(text, "imap_capability = {}", kept.join(" "));
-        }
-        text + &options.extra + "\n"
     }
 
     fn try_again(&mut self) -> Result<(), String> {
@@ -285,7 +211,7 @@ namespace inbox {{
             .args(["--pdeathsig", "KILL", "dovecot", "-F", "-c"])
             .arg(self.path("dovecot.conf"))
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", dovecot::PATH)
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -416,7 +342,8 @@ namespace inbox {{
 
     /// How often this user has logged in on the users' port.
     pub fn logins(&self, user: &str) -> usize {
-        self.counted(&format!("Login: user=<{user}>, lport={}", self.port))
+        let said = Dovecot::installed().logged_in();
+        self.counted(&format!("{said}user=<{user}>, lport={}", self.port))
     }
 
     /// How often a login was tried there in vain, by anybody.
@@ -434,8 +361,8 @@ namespace inbox {{
     /// it a moment later, so a connection of ours is made, and waited for there.
     fn whole_log(&self) -> String {
         let ours = |log: &str| {
-            let port = format!("lport={}", self.rig_port);
-            log.lines().filter(|l| l.contains("Disconnected") && l.contains(&port)).count()
+            let nobody = format!("user=<>, lport={}", self.rig_port);
+            log.lines().filter(|line| line.contains(&nobody)).count()
         };
         let (before, start) = (ours(&self.log()), Instant::now());
         if self.child.is_some() && self.answers() {

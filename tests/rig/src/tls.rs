@@ -17,6 +17,17 @@ CN = rig
 basicConstraints = critical, CA:TRUE
 keyUsage = critical, keyCertSign, cRLSign
 subjectKeyIdentifier = hash
+[signer]
+database = database
+new_certs_dir = .
+certificate = ca.cert
+private_key = ca.key
+default_md = sha256
+rand_serial = yes
+unique_subject = no
+policy = any
+[any]
+commonName = supplied
 ";
 
 /// A certificate and its key, as PEM text.
@@ -36,6 +47,13 @@ fn openssl(dir: &Path, args: &[&str]) {
     let mut command = Command::new("openssl");
     command.args(args).current_dir(dir);
     run(&mut command, Duration::from_secs(60)).ok();
+}
+
+/// So many days from now, as `openssl ca` wants it.
+fn date(days: i32) -> String {
+    let mut command = Command::new("date");
+    command.args(["-u", "-d", &format!("{days} days"), "+%Y%m%d%H%M%SZ"]);
+    run(&mut command, Duration::from_secs(60)).ok().stdout.trim().to_owned()
 }
 
 fn read(dir: &Path, name: &str) -> String {
@@ -81,16 +99,22 @@ impl Ca {
         let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
         let extensions =
             format!("basicConstraints = CA:FALSE\nsubjectAltName = {}\n", names.join(", "));
-        for (name, text) in
-            [("extensions", &extensions), ("ca.cert", &self.0.cert), ("ca.key", &self.0.key)]
-        {
+        let files = [
+            ("extensions", extensions.as_str()),
+            ("ca.cert", &self.0.cert),
+            ("ca.key", &self.0.key),
+            ("database", ""),
+        ];
+        for (name, text) in files {
             fs::write(dir.path().join(name), text).expect("write");
         }
-        let (serial, days) = (fastrand::u32(1..).to_string(), days.to_string());
+        // One that has expired was good for a day. `openssl x509 -days` of 3.5 makes
+        // none such, and that of 3.0 knows no dates; `openssl ca` does, in both.
+        let (from, to) = (date(if days < 0 { days - 1 } else { 0 }), date(days));
         #[rustfmt::skip]
         openssl(dir.path(), &[
-            "x509", "-req", "-in", "request", "-CA", "ca.cert", "-CAkey", "ca.key", "-set_serial",
-            &serial, "-days", &days, "-extfile", "extensions", "-out", "cert",
+            "ca", "-batch", "-notext", "-config", "config", "-name", "signer", "-in", "request",
+            "-startdate", &from, "-enddate", &to, "-extfile", "extensions", "-out", "cert",
         ]);
         Certificate { cert: read(dir.path(), "cert"), key: read(dir.path(), "key") }
     }
