@@ -42,6 +42,7 @@ pub struct Ran<T> {
 
 /// Asks what the server can do. The transport's step must have begun.
 pub fn capabilities(transport: &mut Transport, tag: &str) -> Ran<Capabilities> {
+    #[allow(clippy::redundant_closure_for_method_calls)] // its lifetime is not general
     let mut ran = run(transport, tag, "CAPABILITY", |session| session.capabilities()).map(|said| {
         let words: Vec<String> = said
             .iter()
@@ -91,6 +92,7 @@ pub fn open(transport: &mut Transport, tag: &str, name: &str, opening: Opening) 
 /// Does nothing, which shows that the connection lives. The transport's step
 /// must have begun.
 pub fn noop(transport: &mut Transport, tag: &str) -> Ran<()> {
+    #[allow(clippy::redundant_closure_for_method_calls)] // its lifetime is not general
     run(transport, tag, "NOOP", |session| session.noop())
 }
 

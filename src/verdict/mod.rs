@@ -216,6 +216,7 @@ pub struct CleanState {
     /// long as no PERMANENTFLAGS were seen.
     pub forwarded: Option<bool>,
     /// What the last look at the far side found gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub gone: Option<gone::Gone>,
 }
 
