@@ -311,7 +311,7 @@ impl Client {
         }
         ran.result.map_err(|error| match error {
             SessionError::Refused(answer) => ClientError::Refused(answer),
-            SessionError::Goodbye(error) => ClientError::Lost(error.at(&self.place)),
+            SessionError::Goodbye(_) => self.lost(doing, &TransportError::Closed),
             SessionError::Lost(error) => self.lost(doing, &error),
         })
     }

@@ -4,9 +4,8 @@
 //! crate's own IDLE hangs when something comes before the `+`, and its timeout
 //! begins anew with every line.
 
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, Line};
 use super::parse::Verb;
-use super::session;
 use super::transport::Limits;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -63,6 +62,6 @@ impl Client {
             self.idle_done(time)?;
             return self.idle_start();
         }
-        self.by_session("NOOP", Limits::small(time), session::noop)
+        self.run(Line::new("NOOP"), Limits::small(time), |_| false).map(|_| ())
     }
 }

@@ -1,4 +1,4 @@
-//! CAPABILITY, SELECT, EXAMINE and NOOP, by the `imap` crate. No other module
+//! CAPABILITY, SELECT and EXAMINE, by the `imap` crate. No other module
 //! knows the crate.
 //!
 //! The crate can neither wait nor survive hostile input. It is given one whole
@@ -86,12 +86,6 @@ pub fn open(transport: &mut Transport, tag: &str, name: &str, opening: Opening) 
             opening == Opening::Select,
         ),
     })
-}
-
-/// Does nothing, which shows that the connection lives. The transport's step
-/// must have begun.
-pub fn noop(transport: &mut Transport, tag: &str) -> Ran<()> {
-    run(transport, tag, "NOOP", |session| session.noop())
 }
 
 impl<T> Ran<T> {
@@ -317,7 +311,7 @@ mod tests {
         let n = server.read(&mut sent).unwrap();
         assert_eq!(&sent[..n], b"m7 CAPABILITY\r\n");
         server.write_all(b"a2 OK done\r\n").unwrap();
-        assert!(matches!(noop(&mut transport, "m8").result, Err(SessionError::Lost(_))));
+        assert!(matches!(capabilities(&mut transport, "m8").result, Err(SessionError::Lost(_))));
         assert!(transport.trouble().is_some());
     }
 
@@ -342,7 +336,7 @@ mod tests {
         let ran = open(&mut transport, "m1", "x", Opening::Select);
         let Err(SessionError::Refused(answer)) = ran.result else { panic!("{ran:?}") };
         assert_eq!((answer.verb, &answer.text[..]), (Verb::No, "SELECT: [NOPERM] [1mno"));
-        let ran = noop(&mut transport, "m2");
+        let ran = capabilities(&mut transport, "m2");
         assert!(
             matches!(ran.result, Err(SessionError::Goodbye(error)) if error.exit == ExitStatus::Later)
         );
