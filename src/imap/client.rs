@@ -16,6 +16,7 @@ use super::transport::{Interrupt, Limits, Transport, TransportError};
 use super::values::{Answer, Capabilities, Listed, MailboxStatus, Opening, quoted};
 use crate::error::{Error, ExitStatus};
 use crate::model::Server;
+use crate::text::printable;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -517,7 +518,7 @@ fn answer(doing: &str, said: &Condition<'_>) -> Answer {
     let code = said.code.split(|b| *b == b' ').next().unwrap_or_default();
     Answer {
         verb: said.verb,
-        code: parse::printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
+        code: printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
         text: format!("{doing}: {}", said.printable()),
     }
 }

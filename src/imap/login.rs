@@ -14,6 +14,7 @@ use super::transport::{Limits, Transport, TransportError};
 use super::values::Capabilities;
 use crate::error::{Error, ExitStatus};
 use crate::model::{Server, TlsMode};
+use crate::text::printable;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -78,7 +79,7 @@ impl Mechanism {
         let theirs: Vec<&str> = offered.mechanisms().collect();
         let theirs =
             if theirs.is_empty() { "no AUTH= at all".to_owned() } else { theirs.join(" ") };
-        let theirs = parse::printable(&theirs);
+        let theirs = printable(&theirs);
         if any && !encrypted && !offered.has("LOGINDISABLED") {
             return Err(Error::new(
                 ExitStatus::Denied,

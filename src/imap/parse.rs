@@ -10,6 +10,7 @@ pub use super::values::Verb;
 use super::values::{Capabilities, Listed, MailboxStatus, Namespace};
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
+use crate::text::{is_printable, printable};
 use zeroize::Zeroizing;
 
 /// One response, split into its parts; they borrow from its bytes.
@@ -79,18 +80,6 @@ impl Condition<'_> {
         said.push_str(&String::from_utf8_lossy(self.text));
         said
     }
-}
-
-/// A server's words made fit for a terminal and a log: no control characters
-/// (nor the invisible ones that reorder text), at most 200 characters.
-#[must_use]
-pub fn printable(said: &str) -> String {
-    said.chars().filter(|c| is_printable(*c)).take(200).collect::<String>().trim().to_owned()
-}
-
-fn is_printable(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Splits one whole response, literals included, into its parts.

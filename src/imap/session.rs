@@ -13,6 +13,7 @@ use super::parse::{self, Reply, Verb};
 use super::transport::{Transport, TransportError};
 use super::values::{Answer, Capabilities, MailboxStatus, Opened, Opening};
 use crate::model::flags::keeps_forwarded;
+use crate::text::printable;
 use std::io::{self, Read, Write};
 
 /// Most responses kept that do not answer the command.
@@ -122,10 +123,10 @@ fn failure(transport: &mut Transport, verb: &str, error: imap::Error) -> Session
     };
     match error {
         imap::Error::No(no) => {
-            refused(Verb::No, code_word(no.code.as_ref()), &parse::printable(&no.information))
+            refused(Verb::No, code_word(no.code.as_ref()), &printable(&no.information))
         }
         imap::Error::Bad(bad) => {
-            refused(Verb::Bad, code_word(bad.code.as_ref()), &parse::printable(&bad.information))
+            refused(Verb::Bad, code_word(bad.code.as_ref()), &printable(&bad.information))
         }
         imap::Error::Validate(_) => refused(Verb::Bad, String::new(), "a name that cannot be said"),
         _ => SessionError::Lost(match transport.trouble() {

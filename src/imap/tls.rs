@@ -8,9 +8,9 @@
 //! other server certificate must have a chain to one in `CertificateFile` or,
 //! with `SystemCertificates`, in the system's, and must be made out for the host.
 
-use super::parse::printable;
 use crate::error::Error;
 use crate::model::Server;
+use crate::text::printable;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use openssl::pkey::PKey;
 use openssl::x509::X509;

@@ -8,6 +8,7 @@
 
 use super::parse::{self, Reply};
 use super::tls::{CertificateProblem, HandshakeFailure};
+use crate::text::printable;
 use native_tls::{HandshakeError, TlsConnector, TlsStream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fmt;
@@ -579,7 +580,7 @@ fn io_trouble(error: &io::Error) -> TransportError {
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::UnexpectedEof => TransportError::Closed,
         io::ErrorKind::TimedOut => TransportError::Deadline,
-        _ => TransportError::Io(parse::printable(&error.to_string())),
+        _ => TransportError::Io(printable(&error.to_string())),
     }
 }
 
