@@ -1,9 +1,9 @@
-//! A logged-in connection and the questions asked over it.
+//! A logged-in connection and its commands.
 //!
-//! Knows commands and their answers. Knows nothing of local mail, of when to ask,
-//! or of what follows from an answer. Commands run to their end under a
-//! deadline; only [`Client::events`] never waits. What the server says unasked
-//! meanwhile is kept and comes out of [`Client::events`].
+//! Commands end under a deadline; only [`Client::events`] never waits. What the
+//! server sends meanwhile without being asked is kept for [`Client::events`].
+//!
+//! Does not depend on: local mail, when to ask, what follows from an answer.
 
 use super::connect::connect;
 use super::credentials::PromptPolicy;
@@ -69,7 +69,7 @@ pub enum ServerEvent {
     /// A mailbox was made, renamed, or is gone (`\NonExistent`).
     Listed(Listed),
     /// The server has given NOTIFY up, or said more than was kept: nothing that
-    /// was not heard means anything; ask STATUS, and NOTIFY again or not.
+    /// did not come means anything; ask STATUS, and NOTIFY again or not.
     Overflow,
     /// The server has ended IDLE by itself.
     IdleEnded,
@@ -176,7 +176,7 @@ impl Client {
         let (mut transport, greeting) = connect(server, interrupt)?;
         let asking = PromptPolicy {
             may_prompt,
-            // Longer than a step: somebody may have to be asked.
+            // Longer than a step: the user may have to be asked.
             time: Duration::from_secs(60).max(step(server)),
             interrupt: interrupt.clone(),
         };

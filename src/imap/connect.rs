@@ -1,8 +1,9 @@
-//! From a server's section to a connection on which passwords may be said.
+//! From a server's section to a connection on which a password may be sent: name
+//! resolution, sockets, tunnels, TLS.
 //!
-//! Knows name resolution, sockets, tunnels and when TLS must come. Knows nothing
-//! of what is said afterwards. Each step has its own deadline, and the caller's
-//! interrupt ends any of them.
+//! Each step has its own deadline, and the caller's interrupt ends any of them.
+//!
+//! Does not depend on: what is sent afterwards.
 
 use super::credentials::Group;
 use super::endpoint::{StepError, place, step};
@@ -87,7 +88,7 @@ pub fn connect_by_steps(
             Some(_) => Greeting { preauth: false, capabilities: None },
             None => read_greeting(&mut transport)?,
         };
-        // Only a certificate can have told the server who we are.
+        // Only by a certificate can the server know who we are.
         if !trust.has_identity() {
             refuse_preauth(&greeting)?;
         }

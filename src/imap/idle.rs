@@ -1,8 +1,7 @@
-//! IDLE (RFC 2177): a server that speaks unasked.
+//! IDLE (RFC 2177): beginning and ending it. When to renew it is up to the caller.
 //!
-//! Knows how it begins and ends; when to renew it is the caller's. The imap
-//! crate's own IDLE hangs when something comes before the `+`, and its timeout
-//! begins anew with every line.
+//! The imap crate's own IDLE hangs when something comes before the `+`, and its
+//! timeout begins anew with every line.
 
 use super::client::{Client, ClientError, Line};
 use super::parse::Verb;

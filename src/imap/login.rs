@@ -1,8 +1,10 @@
 //! Login, spoken by us rather than by the `imap` crate.
 //!
-//! Knows the login mechanisms and in which case mbsync would choose which.
-//! Knows no mailbox. Passwords are in buffers that are wiped, and are said only
-//! where the file's wish for a secure connection is met.
+//! The mechanism is the one that mbsync would choose. Passwords are in buffers
+//! that are wiped, and are sent only on a connection that is secured as the file
+//! asks.
+//!
+//! Does not depend on: mailboxes.
 
 use super::credentials::{PromptPolicy, obtain};
 use super::endpoint::{failure, place, step};
@@ -313,7 +315,7 @@ impl Login<'_> {
                 format!("{}: not now, says the server: {}", self.place, self.quoted(said)),
             );
         }
-        let mend = match self.mechanism {
+        let fix = match self.mechanism {
             Mechanism::Xoauth2 | Mechanism::OauthBearer => "see that PassCmd prints a fresh token",
             Mechanism::ScramSha1 | Mechanism::ScramSha256 => {
                 "check User and Pass, or set AuthMechs PLAIN if the server can not do SCRAM for this user"
@@ -323,7 +325,7 @@ impl Login<'_> {
         Error::new(
             ExitStatus::Denied,
             format!(
-                "{}: login by {} refused: {}; {mend}",
+                "{}: login by {} refused: {}; {fix}",
                 self.place,
                 self.mechanism.name(),
                 self.quoted(said)

@@ -1,10 +1,11 @@
-//! Reading what a server says, tolerantly.
+//! The grammar of responses (RFC 3501 §7, RFC 4731, RFC 5465, RFC 7162), as far as
+//! it is used here.
 //!
-//! Knows the grammar of responses (RFC 3501 §7, RFC 4731, RFC 5465, RFC 7162) as
-//! far as waiting and looking need it. Knows no connection. What it does not
-//! understand is `None` or [`Reply::Other`], never an error: servers say things
-//! that nobody asked for. No input makes it panic, recurse or allocate more
-//! than its own size.
+//! What is not understood is `None` or [`Reply::Other`], never an error: servers
+//! send much that nobody has asked for. No input makes it panic, recurse or
+//! allocate more than its own size.
+//!
+//! Does not depend on: connections.
 
 pub use super::values::Verb;
 use super::values::{Capabilities, Listed, MailboxStatus, Namespace};
@@ -514,7 +515,7 @@ pub fn code_capabilities(code: &[u8]) -> Option<Capabilities> {
     code_argument(code, "CAPABILITY").map(capabilities)
 }
 
-/// The text without this secret, or as much of its beginning as is told from
+/// The text without this secret, or as much of its beginning as differs from
 /// other words; `None` if it is not in it.
 fn without(text: &str, secret: &str) -> Option<Zeroizing<String>> {
     /// So many characters are.
