@@ -43,16 +43,8 @@ pub struct Ran<T> {
 
 /// Asks what the server can do. The transport's step must have begun.
 pub fn capabilities(transport: &mut Transport, tag: &str) -> Ran<Capabilities> {
-    let mut ran = run(transport, tag, "CAPABILITY", |session| session.capabilities()).map(|said| {
-        let words: Vec<String> = said
-            .iter()
-            .map(|capability| match capability {
-                imap_proto::Capability::Imap4rev1 => "IMAP4rev1".to_owned(),
-                imap_proto::Capability::Auth(mechanism) => format!("AUTH={mechanism}"),
-                imap_proto::Capability::Atom(atom) => atom.to_string(),
-            })
-            .collect();
-        Capabilities::from_words(words.iter().map(String::as_bytes))
+    let mut ran = run(transport, tag, "CAPABILITY", |session| {
+        session.capabilities().map(|said| words(&said))
     });
     // In words that the crate does not take.
     let odd = ran.unasked.iter().rev().find_map(|response| match parse::reply(response) {
@@ -67,6 +59,18 @@ pub fn capabilities(transport: &mut Transport, tag: &str) -> Ran<Capabilities> {
         }
     }
     ran
+}
+
+fn words(said: &imap::types::Capabilities) -> Capabilities {
+    let words: Vec<String> = said
+        .iter()
+        .map(|capability| match capability {
+            imap_proto::Capability::Imap4rev1 => "IMAP4rev1".to_owned(),
+            imap_proto::Capability::Auth(mechanism) => format!("AUTH={mechanism}"),
+            imap_proto::Capability::Atom(atom) => atom.to_string(),
+        })
+        .collect();
+    Capabilities::from_words(words.iter().map(String::as_bytes))
 }
 
 /// Opens a mailbox. The transport's step must have begun.

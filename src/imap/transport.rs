@@ -290,7 +290,7 @@ fn literal_length(line: &[u8], first: bool) -> Result<Option<usize>, TransportEr
 
 /// A connection to a server, non-blocking underneath.
 pub struct Transport {
-    transport: Stream,
+    stream: Stream,
     interrupt: Interrupt,
     inward: Vec<u8>,
     taken: usize,
@@ -306,10 +306,10 @@ pub struct Transport {
 impl Transport {
     /// Over this, which must be non-blocking.
     #[must_use]
-    pub fn new(transport: Stream, interrupt: Interrupt) -> Self {
+    pub fn new(stream: Stream, interrupt: Interrupt) -> Self {
         let limits = Limits::small(Duration::from_secs(20));
         Transport {
-            transport,
+            stream,
             interrupt,
             inward: Vec::new(),
             taken: 0,
@@ -326,13 +326,13 @@ impl Transport {
     /// Whether the bytes are encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        matches!(self.transport, Stream::Tls(_))
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// Whether it is a tunnel of the user's.
     #[must_use]
     pub fn is_tunnel(&self) -> bool {
-        matches!(self.transport, Stream::Tunnel(..))
+        matches!(self.stream, Stream::Tunnel(..))
     }
 
     /// Begins a step: its time runs from now, and what came before no longer counts.
@@ -362,7 +362,7 @@ impl Transport {
     /// has said `None` (or [`Transport::try_read`] zero): TLS keeps bytes of its own.
     #[must_use]
     pub fn socket(&self) -> BorrowedFd<'_> {
-        self.transport.socket()
+        self.stream.socket()
     }
 
     /// The response's worth of limits is used up?
@@ -410,7 +410,7 @@ impl Transport {
         }
         let mut chunk = [0_u8; CHUNK];
         loop {
-            return match self.transport.read(&mut chunk) {
+            return match self.stream.read(&mut chunk) {
                 Ok(0) => Err(self.kill(TransportError::Closed)),
                 Ok(n) => {
                     self.inward.extend_from_slice(&chunk[..n]);
@@ -451,7 +451,7 @@ impl Transport {
 
     fn wait(&mut self, flags: PollFlags) -> Result<(), TransportError> {
         let until = self.deadline.min(Instant::now() + self.limits.silence);
-        let waited = self.interrupt.wait(&[(self.transport.socket(), flags)], until);
+        let waited = self.interrupt.wait(&[(self.stream.socket(), flags)], until);
         waited.map(|_| ()).map_err(|error| self.kill(error))
     }
 
@@ -488,7 +488,7 @@ impl Transport {
             return Ok(n);
         }
         loop {
-            return match self.transport.read(into) {
+            return match self.stream.read(into) {
                 Ok(0) if !into.is_empty() => Err(self.kill(TransportError::Closed)),
                 Ok(n) => Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -503,7 +503,7 @@ impl Transport {
     pub fn try_write(&mut self, bytes: &[u8]) -> Result<usize, TransportError> {
         self.alive()?;
         loop {
-            return match self.transport.write(bytes) {
+            return match self.stream.write(bytes) {
                 Ok(n) => Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -530,14 +530,14 @@ impl Transport {
         if self.buffered() > 0 {
             return Err(TransportError::Malformed("it sends data ahead of the TLS handshake"));
         }
-        let Stream::Tcp(stream) = self.transport else {
+        let Stream::Tcp(stream) = self.stream else {
             return Err(TransportError::Malformed("TLS over something that is not TCP"));
         };
         let mut shaken = connector.connect(host, stream);
         loop {
             let waiting = match shaken {
                 Ok(stream) => {
-                    self.transport = Stream::Tls(Encrypted(Box::new(stream)));
+                    self.stream = Stream::Tls(Encrypted(Box::new(stream)));
                     return Ok(self);
                 }
                 Err(HandshakeError::Failure(error)) => {
@@ -566,7 +566,7 @@ impl Transport {
     /// The server's certificate, as DER; `None` without TLS.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        match &self.transport {
+        match &self.stream {
             Stream::Tls(stream) => stream.0.peer_certificate().ok()??.to_der().ok(),
             _ => None,
         }
