@@ -20,7 +20,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -158,7 +159,8 @@ fn dial(server: &Server, host: &str, interrupt: &Interrupt) -> Result<Transport,
     Ok(transport)
 }
 
-static RESOLVERS: AtomicUsize = AtomicUsize::new(0);
+/// Resolver threads that nobody waits for any more.
+static LATE_RESOLVERS: AtomicUsize = AtomicUsize::new(0);
 
 /// The addresses of a host, in the resolver's order. The resolver can not be
 /// interrupted, so it runs in a thread that is left to itself when it is late.
@@ -171,28 +173,35 @@ pub fn resolve(
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    if RESOLVERS.fetch_add(1, Ordering::Relaxed) >= MOST_RESOLVERS {
-        RESOLVERS.fetch_sub(1, Ordering::Relaxed);
+    if LATE_RESOLVERS.load(Ordering::Relaxed) >= MOST_RESOLVERS {
         return Err(TransportError::Io("earlier lookups have not come back yet".to_owned()));
     }
     let system = |e: std::io::Error| TransportError::Io(e.to_string());
     let (done, signal) = UnixStream::pair().map_err(system)?;
     let (answer, answers) = mpsc::channel();
     let name = host.to_owned();
+    // Set by the side that leaves first, thread or caller.
+    let left = Arc::new(AtomicBool::new(false));
+    let left_by_caller = Arc::clone(&left);
     let started = std::thread::Builder::new()
         .name("resolve".to_owned())
         .stack_size(256 * 1024)
         .spawn(move || {
             let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
             let _ = answer.send(found);
-            RESOLVERS.fetch_sub(1, Ordering::Relaxed);
             drop(signal);
+            if left.swap(true, Ordering::Relaxed) {
+                LATE_RESOLVERS.fetch_sub(1, Ordering::Relaxed);
+            }
         });
-    if let Err(error) = started {
-        RESOLVERS.fetch_sub(1, Ordering::Relaxed);
-        return Err(system(error));
+    started.map_err(system)?;
+    if let Err(error) = interrupt.wait(&[(done.as_fd(), PollFlags::IN)], deadline) {
+        LATE_RESOLVERS.fetch_add(1, Ordering::Relaxed);
+        if left_by_caller.swap(true, Ordering::Relaxed) {
+            LATE_RESOLVERS.fetch_sub(1, Ordering::Relaxed);
+        }
+        return Err(error);
     }
-    interrupt.wait(&[(done.as_fd(), PollFlags::IN)], deadline)?;
     match answers.try_recv() {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
         Ok(Err(error)) => Err(TransportError::Io(error.to_string())),
