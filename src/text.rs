@@ -9,7 +9,6 @@ pub use suggest::suggest;
 use std::time::Duration;
 
 use crate::state::last_run::Change;
-use crate::sync::output;
 
 /// A duration as people read it: `0.4 s`, `42 s`, `3 min`.
 #[must_use]
@@ -32,7 +31,22 @@ pub fn short(duration: Duration) -> String {
 /// them may move the cursor or begin a line of its own.
 #[must_use]
 pub fn sanitize(line: &str) -> String {
-    output::sanitize(line).into_owned()
+    line.replace(|c| !is_printable(c) && c != '\t', "?")
+}
+
+/// A server's words made fit for a terminal and a log, at most 200 characters of
+/// them. What may not be shown is left out, so that a secret in them is found
+/// whatever stands between its letters.
+#[must_use]
+pub fn printable(words: &str) -> String {
+    words.chars().filter(|c| is_printable(*c)).take(200).collect::<String>().trim().to_owned()
+}
+
+/// Neither a control character nor an invisible one, of which some reorder text.
+#[must_use]
+pub fn is_printable(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// `INBOX 3 new, Sent 1 pushed, 0.4 s`.

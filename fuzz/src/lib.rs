@@ -357,7 +357,7 @@ pub fn session(bytes: &[u8]) {
     server.shutdown(Shutdown::Write).expect("an end");
     let mut unasked = session::capabilities(&mut transport, "a1").unasked;
     unasked.extend(session::open(&mut transport, "a2", "INBOX", Opening::Examine).unasked);
-    unasked.extend(session::noop(&mut transport, "a3").unasked);
+    unasked.extend(session::open(&mut transport, "a3", "x", Opening::Select).unasked);
     for response in unasked {
         parsed(&response);
     }

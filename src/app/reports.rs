@@ -1,8 +1,5 @@
-//! The modes that only tell: `--list`, `--status`, `--status-line`, `--muttrc`
+//! The modes that only report: `--list`, `--status`, `--status-line`, `--muttrc`
 //! and `-n`. They run nothing and ask no server.
-//!
-//! Knows what to read for each, and where memory of it is kept; the words are
-//! made elsewhere.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! A logged-in connection and the questions asked over it.
+//! A logged-in connection and its commands.
 //!
-//! Knows commands and their answers. Knows nothing of local mail, of when to ask,
-//! or of what follows from an answer. Commands run to their end under a
-//! deadline; only [`Client::events`] never waits. What the server says unasked
-//! meanwhile is kept and comes out of [`Client::events`].
+//! Commands end under a deadline; only [`Client::events`] never waits. What the
+//! server sends meanwhile without being asked is kept for [`Client::events`].
+//!
+//! Does not depend on: local mail, when to ask, what follows from an answer.
 
 use super::connect::connect;
 use super::credentials::PromptPolicy;
@@ -18,6 +18,7 @@ use crate::error::{Error, ExitStatus};
 use crate::model::Server;
 use crate::os::child::Prompt;
 use crate::os::wait::Cancel;
+use crate::text::printable;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -70,7 +71,7 @@ pub enum ServerEvent {
     /// A mailbox was made, renamed, or is gone (`\NonExistent`).
     Listed(Listed),
     /// The server has given NOTIFY up, or said more than was kept: nothing that
-    /// was not heard means anything; ask STATUS, and NOTIFY again or not.
+    /// did not come means anything; ask STATUS, and NOTIFY again or not.
     Overflow,
     /// The server has ended IDLE by itself.
     IdleEnded,
@@ -177,7 +178,7 @@ impl Client {
         let (mut transport, greeting) = connect(server, interrupt)?;
         let asking = PromptPolicy {
             prompt: if may_prompt { Prompt::Environment } else { Prompt::Never },
-            // Longer than a step: somebody may have to be asked.
+            // Longer than a step: the user may have to be asked.
             time: Duration::from_secs(60).max(step(server)),
             cancel: interrupt.clone(),
         };
@@ -313,7 +314,7 @@ impl Client {
         }
         ran.result.map_err(|error| match error {
             SessionError::Refused(answer) => ClientError::Refused(answer),
-            SessionError::Goodbye(error) => ClientError::Lost(error.at(&self.place)),
+            SessionError::Goodbye(_) => self.lost(doing, &TransportError::Closed),
             SessionError::Lost(error) => self.lost(doing, &error),
         })
     }
@@ -519,7 +520,7 @@ fn answer(doing: &str, said: &Condition<'_>) -> Answer {
     let code = said.code.split(|b| *b == b' ').next().unwrap_or_default();
     Answer {
         verb: said.verb,
-        code: parse::printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
+        code: printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
         text: format!("{doing}: {}", said.printable()),
     }
 }

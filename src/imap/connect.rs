@@ -1,8 +1,9 @@
-//! From a server's section to a connection on which passwords may be said.
+//! From a server's section to a connection on which a password may be sent: name
+//! resolution, sockets, tunnels, TLS.
 //!
-//! Knows name resolution, sockets, tunnels and when TLS must come. Knows nothing
-//! of what is said afterwards. Each step has its own deadline, and the caller's
-//! interrupt ends any of them.
+//! Each step has its own deadline, and the caller's interrupt ends any of them.
+//!
+//! Does not depend on: what is sent afterwards.
 
 use super::credentials::GRACE;
 use super::endpoint::{StepError, place, step};
@@ -21,7 +22,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -90,7 +92,7 @@ pub fn connect_by_steps(
             Some(_) => Greeting { preauth: false, capabilities: None },
             None => read_greeting(&mut transport)?,
         };
-        // Only a certificate can have told the server who we are.
+        // Only by a certificate can the server know who we are.
         if !trust.has_identity() {
             refuse_preauth(&greeting)?;
         }
@@ -160,7 +162,8 @@ fn dial(server: &Server, host: &str, interrupt: &Cancel) -> Result<Transport, St
     Ok(transport)
 }
 
-static RESOLVERS: AtomicUsize = AtomicUsize::new(0);
+/// Resolver threads that nobody waits for any more.
+static LATE_RESOLVERS: AtomicUsize = AtomicUsize::new(0);
 
 /// The addresses of a host, in the resolver's order. The resolver can not be
 /// interrupted, so it runs in a thread that is left to itself when it is late.
@@ -173,28 +176,35 @@ pub fn resolve(
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    if RESOLVERS.fetch_add(1, Ordering::Relaxed) >= MOST_RESOLVERS {
-        RESOLVERS.fetch_sub(1, Ordering::Relaxed);
+    if LATE_RESOLVERS.load(Ordering::Relaxed) >= MOST_RESOLVERS {
         return Err(TransportError::Io("earlier lookups have not come back yet".to_owned()));
     }
     let system = |e: std::io::Error| TransportError::Io(e.to_string());
     let (done, signal) = UnixStream::pair().map_err(system)?;
     let (answer, answers) = mpsc::channel();
     let name = host.to_owned();
+    // Set by the side that leaves first, thread or caller.
+    let left = Arc::new(AtomicBool::new(false));
+    let left_by_caller = Arc::clone(&left);
     let started = std::thread::Builder::new()
         .name("resolve".to_owned())
         .stack_size(256 * 1024)
         .spawn(move || {
             let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
             let _ = answer.send(found);
-            RESOLVERS.fetch_sub(1, Ordering::Relaxed);
             drop(signal);
+            if left.swap(true, Ordering::Relaxed) {
+                LATE_RESOLVERS.fetch_sub(1, Ordering::Relaxed);
+            }
         });
-    if let Err(error) = started {
-        RESOLVERS.fetch_sub(1, Ordering::Relaxed);
-        return Err(system(error));
+    started.map_err(system)?;
+    if let Err(error) = wait(&[(done.as_fd(), PollFlags::IN)], deadline, interrupt) {
+        LATE_RESOLVERS.fetch_add(1, Ordering::Relaxed);
+        if left_by_caller.swap(true, Ordering::Relaxed) {
+            LATE_RESOLVERS.fetch_sub(1, Ordering::Relaxed);
+        }
+        return Err(error);
     }
-    wait(&[(done.as_fd(), PollFlags::IN)], deadline, interrupt)?;
     match answers.try_recv() {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
         Ok(Err(error)) => Err(TransportError::Io(error.to_string())),

@@ -1,10 +1,11 @@
-//! User names and passwords, out of the file or out of the user's command.
+//! User names and passwords, from the file or from the user's command.
 //!
-//! Knows how mbsync runs `PassCmd` and `UserCmd`: by `sh -c`, the first line of
-//! at most 8191 bytes counts, a failure or no output is a failure. Unlike
-//! mbsync it waits for no more than the command's own end, and for that no longer
-//! than a limit: a daemon that the command leaves behind keeps nothing open that
-//! is waited for. Does not depend on: what the secret is for. Keeps none.
+//! `PassCmd` and `UserCmd` run as mbsync runs them: by `sh -c`; the first line of
+//! at most 8191 bytes counts, and no output is a failure. Unlike mbsync, this
+//! waits for the command's own end only, and for a limited time: a daemon that
+//! the command leaves behind does not hold it up.
+//!
+//! Does not depend on: what the secret is for. Keeps none.
 
 use crate::error::{Error, ExitStatus};
 use crate::model::CredentialSource;

@@ -1,12 +1,10 @@
-//! IDLE (RFC 2177): a server that speaks unasked.
+//! IDLE (RFC 2177): beginning and ending it. When to renew it is up to the caller.
 //!
-//! Knows how it begins and ends; when to renew it is the caller's. The imap
-//! crate's own IDLE hangs when something comes before the `+`, and its timeout
-//! begins anew with every line.
+//! The imap crate's own IDLE hangs when something comes before the `+`, and its
+//! timeout begins anew with every line.
 
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, Line};
 use super::parse::Verb;
-use super::session;
 use super::transport::Limits;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -63,6 +61,6 @@ impl Client {
             self.idle_done(time)?;
             return self.idle_start();
         }
-        self.by_session("NOOP", Limits::small(time), session::noop)
+        self.run(Line::new("NOOP"), Limits::small(time), |_| false).map(|_| ())
     }
 }

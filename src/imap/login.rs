@@ -1,8 +1,10 @@
 //! Login, spoken by us rather than by the `imap` crate.
 //!
-//! Knows the login mechanisms and in which case mbsync would choose which.
-//! Knows no mailbox. Passwords are in buffers that are wiped, and are said only
-//! where the file's wish for a secure connection is met.
+//! The mechanism is the one that mbsync would choose. Passwords are in buffers
+//! that are wiped, and are sent only on a connection that is secured as the file
+//! asks.
+//!
+//! Does not depend on: mailboxes.
 
 use super::credentials::{PromptPolicy, obtain};
 use super::endpoint::{failure, place, step};
@@ -14,6 +16,7 @@ use super::transport::{Limits, Transport, TransportError};
 use super::values::Capabilities;
 use crate::error::{Error, ExitStatus};
 use crate::model::{Server, TlsMode};
+use crate::text::printable;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -79,7 +82,7 @@ impl Mechanism {
         let theirs: Vec<&str> = offered.mechanisms().collect();
         let theirs =
             if theirs.is_empty() { "no AUTH= at all".to_owned() } else { theirs.join(" ") };
-        let theirs = parse::printable(&theirs);
+        let theirs = printable(&theirs);
         if any && !encrypted && !offered.has("LOGINDISABLED") {
             return Err(Error::new(
                 ExitStatus::Denied,
@@ -316,7 +319,7 @@ impl Login<'_> {
                 format!("{}: not now, says the server: {}", self.place, self.quoted(said)),
             );
         }
-        let mend = match self.mechanism {
+        let fix = match self.mechanism {
             Mechanism::Xoauth2 | Mechanism::OauthBearer => "see that PassCmd prints a fresh token",
             Mechanism::ScramSha1 | Mechanism::ScramSha256 => {
                 "check User and Pass, or set AuthMechs PLAIN if the server can not do SCRAM for this user"
@@ -326,7 +329,7 @@ impl Login<'_> {
         Error::new(
             ExitStatus::Denied,
             format!(
-                "{}: login by {} refused: {}; {mend}",
+                "{}: login by {} refused: {}; {fix}",
                 self.place,
                 self.mechanism.name(),
                 self.quoted(said)

@@ -1,6 +1,6 @@
-//! Questions about mailboxes: which there are, their STATUS, what is in one.
+//! Commands about mailboxes: which there are, their STATUS, what is in one.
 //!
-//! Knows commands and their answers; decides nothing from them.
+//! Does not depend on: what follows from an answer.
 
 use super::client::{Client, ClientError, Line, ServerEvent, WINDOW};
 use super::parse::{self, Reply, Verb};
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 pub struct MailboxScan {
     /// UIDVALIDITY.
     pub uid_validity: Option<u32>,
-    /// Whether `$Forwarded` can be kept there; `None`: not told (EXAMINE gives
+    /// Whether `$Forwarded` can be kept there; `None`: not known (EXAMINE gives
     /// no permanent flags with Dovecot; SELECT does).
     pub forwarded: Option<bool>,
     /// All UIDs there are.

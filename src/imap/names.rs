@@ -1,10 +1,10 @@
 //! Mailbox names: mbsync's and the server's, and modified UTF-7.
 //!
-//! Knows how mbsync turns a far name into one for the wire (isync 1.4,
+//! mbsync turns a far name into a wire name like this (isync 1.4,
 //! `drv_imap.c`): INBOX and what is below it as it is; all else with `Path` or
 //! the personal namespace in front; `/` as the server's delimiter. isync 1.4
 //! takes names in modified UTF-7 as they are, 1.5 in UTF-8; the latter is for
-//! [`to_utf7`] and [`from_utf7`]. Knows no connection.
+//! [`to_utf7`] and [`from_utf7`].
 
 use super::values::{Listed, Namespace};
 use crate::mbsyncrc::IsyncVersion;
@@ -50,7 +50,7 @@ impl Naming {
     pub fn from_wire(&self, wire: &str) -> Option<String> {
         let slashed = |name: &str| match self.delimiter {
             Some('/') | None => Some(name.to_owned()),
-            // A name with a slash in it can not be told from a deeper one.
+            // A name with a slash in it looks like a deeper one.
             Some(_) if name.contains('/') => None,
             Some(delimiter) => Some(name.replace(delimiter, "/")),
         };

@@ -1,7 +1,7 @@
-//! NOTIFY (RFC 5465): one connection that tells of every mailbox.
+//! NOTIFY (RFC 5465): one connection for the events of every mailbox.
 //!
-//! Knows how to ask for it, and how to ask for less. What is told comes out of
-//! [`Client::events`]; it may repeat, and leaves UIDVALIDITY out.
+//! Events come out of [`Client::events`]; they may repeat, and leave UIDVALIDITY
+//! out.
 
 use super::client::{Client, ClientError, Line};
 use super::parse::{self, Reply};
@@ -10,7 +10,7 @@ use super::values::MailboxStatus;
 use std::collections::{BTreeMap, HashSet};
 
 impl Client {
-    /// Asks to be told of changes in these mailboxes, by wire name (RFC 5465),
+    /// Asks for the events of these mailboxes, by wire name (RFC 5465),
     /// all on this connection, and of mailboxes that come and go. Gives their
     /// STATUS, of the moment at which the watch begins: no change falls between.
     /// A mailbox that does not exist is left out of it.
@@ -54,8 +54,8 @@ impl Client {
             let line = Line::new("NOTIFY SET STATUS ").then(attempt);
             let done = self.run(line, Limits::bulk(self.step), |reply| match reply {
                 Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"STATUS") => {
-                    let told = parse::status(rest).filter(|(name, _)| wanted.contains(name));
-                    if let Some((name, status)) = told {
+                    let status = parse::status(rest).filter(|(name, _)| wanted.contains(name));
+                    if let Some((name, status)) = status {
                         let known = found.entry(name).or_default();
                         *known = known.overlaid(status);
                     }
@@ -82,7 +82,7 @@ impl Client {
         }
     }
 
-    /// Asks to be told of nothing any more.
+    /// Ends NOTIFY.
     pub fn notify_none(&mut self) -> Result<(), ClientError> {
         self.notified = false;
         self.run(Line::new("NOTIFY NONE"), self.small(), |_| false).map(|_| ())

@@ -1,15 +1,17 @@
-//! Reading what a server says, tolerantly.
+//! The grammar of responses (RFC 3501 §7, RFC 4731, RFC 5465, RFC 7162), as far as
+//! it is used here.
 //!
-//! Knows the grammar of responses (RFC 3501 §7, RFC 4731, RFC 5465, RFC 7162) as
-//! far as waiting and looking need it. Knows no connection. What it does not
-//! understand is `None` or [`Reply::Other`], never an error: servers say things
-//! that nobody asked for. No input makes it panic, recurse or allocate more
-//! than its own size.
+//! What is not understood is `None` or [`Reply::Other`], never an error: servers
+//! send much that nobody has asked for. No input makes it panic, recurse or
+//! allocate more than its own size.
+//!
+//! Does not depend on: connections.
 
 pub use super::values::Verb;
 use super::values::{Capabilities, Listed, MailboxStatus, Namespace};
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
+use crate::text::{is_printable, printable};
 use zeroize::Zeroizing;
 
 /// One response, split into its parts; they borrow from its bytes.
@@ -79,18 +81,6 @@ impl Condition<'_> {
         said.push_str(&String::from_utf8_lossy(self.text));
         said
     }
-}
-
-/// A server's words made fit for a terminal and a log: no control characters
-/// (nor the invisible ones that reorder text), at most 200 characters.
-#[must_use]
-pub fn printable(said: &str) -> String {
-    said.chars().filter(|c| is_printable(*c)).take(200).collect::<String>().trim().to_owned()
-}
-
-fn is_printable(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Splits one whole response, literals included, into its parts.
@@ -525,7 +515,7 @@ pub fn code_capabilities(code: &[u8]) -> Option<Capabilities> {
     code_argument(code, "CAPABILITY").map(capabilities)
 }
 
-/// The text without this secret, or as much of its beginning as is told from
+/// The text without this secret, or as much of its beginning as differs from
 /// other words; `None` if it is not in it.
 fn without(text: &str, secret: &str) -> Option<Zeroizing<String>> {
     /// So many characters are.

@@ -4,7 +4,9 @@
 //! Only the exchange of messages stands here; hashing, PBKDF2 and randomness are
 //! OpenSSL's, which is linked anyhow. The crates there are for it neither wipe
 //! the keys nor bound the iteration count, by which a hostile server could keep
-//! us busy for hours. Knows no connection.
+//! us busy for hours.
+//!
+//! Does not depend on: connections.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,4 @@
-//! CAPABILITY, SELECT, EXAMINE and NOOP, by the `imap` crate. No other module
+//! CAPABILITY, SELECT and EXAMINE, by the `imap` crate. No other module
 //! knows the crate.
 //!
 //! The crate can neither wait nor survive hostile input. It is given one whole
@@ -13,6 +13,7 @@ use super::parse::{self, Reply, Verb};
 use super::transport::{Transport, TransportError};
 use super::values::{Answer, Capabilities, MailboxStatus, Opened, Opening};
 use crate::model::flags::keeps_forwarded;
+use crate::text::printable;
 use std::io::{self, Read, Write};
 
 /// Most responses kept that do not answer the command.
@@ -42,17 +43,8 @@ pub struct Ran<T> {
 
 /// Asks what the server can do. The transport's step must have begun.
 pub fn capabilities(transport: &mut Transport, tag: &str) -> Ran<Capabilities> {
-    #[allow(clippy::redundant_closure_for_method_calls)] // its lifetime is not general
-    let mut ran = run(transport, tag, "CAPABILITY", |session| session.capabilities()).map(|said| {
-        let words: Vec<String> = said
-            .iter()
-            .map(|capability| match capability {
-                imap_proto::Capability::Imap4rev1 => "IMAP4rev1".to_owned(),
-                imap_proto::Capability::Auth(mechanism) => format!("AUTH={mechanism}"),
-                imap_proto::Capability::Atom(atom) => atom.to_string(),
-            })
-            .collect();
-        Capabilities::from_words(words.iter().map(String::as_bytes))
+    let mut ran = run(transport, tag, "CAPABILITY", |session| {
+        session.capabilities().map(|said| words(&said))
     });
     // In words that the crate does not take.
     let odd = ran.unasked.iter().rev().find_map(|response| match parse::reply(response) {
@@ -67,6 +59,18 @@ pub fn capabilities(transport: &mut Transport, tag: &str) -> Ran<Capabilities> {
         }
     }
     ran
+}
+
+fn words(said: &imap::types::Capabilities) -> Capabilities {
+    let words: Vec<String> = said
+        .iter()
+        .map(|capability| match capability {
+            imap_proto::Capability::Imap4rev1 => "IMAP4rev1".to_owned(),
+            imap_proto::Capability::Auth(mechanism) => format!("AUTH={mechanism}"),
+            imap_proto::Capability::Atom(atom) => atom.to_string(),
+        })
+        .collect();
+    Capabilities::from_words(words.iter().map(String::as_bytes))
 }
 
 /// Opens a mailbox. The transport's step must have begun.
@@ -87,13 +91,6 @@ pub fn open(transport: &mut Transport, tag: &str, name: &str, opening: Opening) 
             opening == Opening::Select,
         ),
     })
-}
-
-/// Does nothing, which shows that the connection lives. The transport's step
-/// must have begun.
-pub fn noop(transport: &mut Transport, tag: &str) -> Ran<()> {
-    #[allow(clippy::redundant_closure_for_method_calls)] // its lifetime is not general
-    run(transport, tag, "NOOP", |session| session.noop())
 }
 
 impl<T> Ran<T> {
@@ -130,10 +127,10 @@ fn failure(transport: &mut Transport, verb: &str, error: imap::Error) -> Session
     };
     match error {
         imap::Error::No(no) => {
-            refused(Verb::No, code_word(no.code.as_ref()), &parse::printable(&no.information))
+            refused(Verb::No, code_word(no.code.as_ref()), &printable(&no.information))
         }
         imap::Error::Bad(bad) => {
-            refused(Verb::Bad, code_word(bad.code.as_ref()), &parse::printable(&bad.information))
+            refused(Verb::Bad, code_word(bad.code.as_ref()), &printable(&bad.information))
         }
         imap::Error::Validate(_) => refused(Verb::Bad, String::new(), "a name that cannot be said"),
         _ => SessionError::Lost(match transport.trouble() {
@@ -320,7 +317,7 @@ mod tests {
         let n = server.read(&mut sent).unwrap();
         assert_eq!(&sent[..n], b"m7 CAPABILITY\r\n");
         server.write_all(b"a2 OK done\r\n").unwrap();
-        assert!(matches!(noop(&mut transport, "m8").result, Err(SessionError::Lost(_))));
+        assert!(matches!(capabilities(&mut transport, "m8").result, Err(SessionError::Lost(_))));
         assert!(transport.trouble().is_some());
     }
 
@@ -345,7 +342,7 @@ mod tests {
         let ran = open(&mut transport, "m1", "x", Opening::Select);
         let Err(SessionError::Refused(answer)) = ran.result else { panic!("{ran:?}") };
         assert_eq!((answer.verb, &answer.text[..]), (Verb::No, "SELECT: [NOPERM] [1mno"));
-        let ran = noop(&mut transport, "m2");
+        let ran = capabilities(&mut transport, "m2");
         assert!(
             matches!(ran.result, Err(SessionError::Goodbye(error)) if error.exit == ExitStatus::Later)
         );

@@ -1,17 +1,16 @@
-//! Whom to trust: mbsync's meaning of the certificate settings, for native-tls.
-//!
-//! Knows certificates and keys in files. Knows no connection and no name
-//! resolution.
+//! Which certificates are trusted: mbsync's settings, for native-tls.
 //!
 //! A certificate in `CertificateFile` that is the server's own, byte for byte,
 //! is enough (isync 1.4, socket.c: compared before chain and host name). Every
 //! other server certificate must have a chain to one in `CertificateFile` or,
 //! with `SystemCertificates`, in the system's, and must be made out for the host.
+//!
+//! Does not depend on: connections, name resolution.
 
-use super::parse::printable;
 use crate::error::Error;
 use crate::model::Server;
 use crate::os::file;
+use crate::text::printable;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use openssl::pkey::PKey;
 use openssl::x509::X509;

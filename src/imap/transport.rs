@@ -1,10 +1,10 @@
-//! The wire: bytes to and from a server, bounded in time and size.
+//! Bytes to and from a server, bounded in time and size.
 //!
-//! Knows sockets, TLS as a stream, lines and literals. Knows no command and no
-//! meaning. Every wait is a `poll(2)` that ends at a deadline or when the caller
-//! is asked to stop; what a response may cost is capped before it is kept. After
-//! any error the wire is dead: whatever stood half-read in it can not be taken
-//! for something else.
+//! Every wait ends at a deadline or when the caller is asked to stop; what a
+//! response may cost is capped before it is kept. After any error the transport is
+//! dead: what is half-read in it cannot be taken for something else.
+//!
+//! Does not depend on: commands and their meaning.
 
 use super::parse::{self, Reply};
 use super::tls::{CertificateProblem, HandshakeFailure};
@@ -12,6 +12,7 @@ use crate::os::{
     self,
     wait::{Cancel, Woken},
 };
+use crate::text::printable;
 use native_tls::{HandshakeError, TlsConnector, TlsStream};
 use rustix::event::{PollFd, PollFlags};
 use std::fmt;
@@ -26,7 +27,7 @@ const DEPTH: u32 = 32;
 /// Most bytes taken from the socket at once.
 const CHUNK: usize = 16 * 1024;
 
-/// Why nothing more can be had from a wire.
+/// Why a transport is dead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransportError {
     /// The step was not done in time.
@@ -474,7 +475,7 @@ impl Transport {
     }
 
     /// Bytes that have come and that nobody has taken. None may be left when the
-    /// wire is lent, or before a TLS handshake.
+    /// connection is lent, or before a TLS handshake.
     #[must_use]
     pub fn buffered(&self) -> usize {
         self.inward.len() - self.taken
@@ -541,7 +542,7 @@ fn io_trouble(error: &io::Error) -> TransportError {
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::UnexpectedEof => TransportError::Closed,
         io::ErrorKind::TimedOut => TransportError::Deadline,
-        _ => TransportError::Io(parse::printable(&error.to_string())),
+        _ => TransportError::Io(printable(&error.to_string())),
     }
 }
 
@@ -559,12 +560,12 @@ mod tests {
 
     #[test]
     fn responses_come_whole_however_they_are_cut() {
-        let (mut wire, mut server) = pair();
+        let (mut transport, mut server) = pair();
         let said = b"* LIST () \"/\" {4}\r\na\r\nb\r\n* OK a literal? {9}\r\nm1 OK ({\r\n";
         let mut got = Vec::new();
         for byte in said {
             server.write_all(&[*byte]).unwrap();
-            while let Some(response) = wire.try_response().unwrap() {
+            while let Some(response) = transport.try_response().unwrap() {
                 got.push(String::from_utf8(response).unwrap());
             }
         }
@@ -572,7 +573,7 @@ mod tests {
             got,
             ["* LIST () \"/\" {4}\r\na\r\nb\r\n", "* OK a literal? {9}\r\n", "m1 OK ({\r\n"]
         );
-        assert_eq!(wire.buffered(), 0);
+        assert_eq!(transport.buffered(), 0);
     }
 
     #[test]
@@ -584,38 +585,38 @@ mod tests {
             ([b"* FETCH ".as_slice(), &[b'('; 33]].concat(), "parentheses in parentheses"),
             (b"* X\r\n".repeat(10_001), "responses"),
         ] {
-            let (mut wire, mut server) = pair();
+            let (mut transport, mut server) = pair();
             let writer = std::thread::spawn(move || {
                 let _ = server.write_all(&said);
                 server
             });
             let error = loop {
-                match wire.response() {
+                match transport.response() {
                     Ok(_) => {}
                     Err(error) => break error,
                 }
             };
             assert_eq!(error, TransportError::TooMuch(why));
-            assert_eq!(wire.send(b"m1 NOOP\r\n"), Err(TransportError::TooMuch(why)));
-            assert_eq!(wire.try_response(), Err(TransportError::TooMuch(why)));
-            drop(wire);
+            assert_eq!(transport.send(b"m1 NOOP\r\n"), Err(TransportError::TooMuch(why)));
+            assert_eq!(transport.try_response(), Err(TransportError::TooMuch(why)));
+            drop(transport);
             drop(writer.join());
         }
     }
 
     #[test]
     fn a_byte_now_and_then_does_not_move_the_deadline() {
-        let (mut wire, mut server) = pair();
+        let (mut transport, mut server) = pair();
         let writer = std::thread::spawn(move || {
             while server.write_all(b"*").is_ok() {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
-        wire.begin(Limits::small(Duration::from_millis(200)));
+        transport.begin(Limits::small(Duration::from_millis(200)));
         let begun = Instant::now();
-        assert_eq!(wire.response(), Err(TransportError::Deadline));
+        assert_eq!(transport.response(), Err(TransportError::Deadline));
         assert!(begun.elapsed() < Duration::from_secs(10));
-        drop(wire);
+        drop(transport);
         writer.join().unwrap();
     }
 
@@ -624,13 +625,14 @@ mod tests {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut wire = Transport::new(Stream::Pair(ours), Cancel::when_readable(Arc::new(read)));
+        let mut transport =
+            Transport::new(Stream::Pair(ours), Cancel::when_readable(Arc::new(read)));
         let begun = Instant::now();
         let writer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
             drop(write);
         });
-        assert_eq!(wire.response(), Err(TransportError::Interrupted));
+        assert_eq!(transport.response(), Err(TransportError::Interrupted));
         // Long before the deadline.
         assert!(begun.elapsed() < Duration::from_secs(10));
         writer.join().unwrap();
@@ -638,9 +640,9 @@ mod tests {
 
     #[test]
     fn a_full_socket_blocks_no_longer_than_the_step() {
-        let (mut wire, _server) = pair();
-        wire.begin(Limits::small(Duration::from_millis(100)));
-        assert_eq!(wire.send(&vec![b'x'; 10_000_000]), Err(TransportError::Deadline));
+        let (mut transport, _server) = pair();
+        transport.begin(Limits::small(Duration::from_millis(100)));
+        assert_eq!(transport.send(&vec![b'x'; 10_000_000]), Err(TransportError::Deadline));
     }
 
     proptest! {

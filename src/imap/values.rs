@@ -1,8 +1,10 @@
-//! What the IMAP side tells the rest of the program, as plain values.
+//! The values that the IMAP side gives to the rest of the program.
 //!
-//! Knows no connection. Mailbox names here are *wire names*: as the server
-//! spells them, in modified UTF-7 unless it has gone UTF-8, with its own
-//! hierarchy delimiter. [`super::names`] turns them into mbsync's and back.
+//! Mailbox names here are *wire names*: as the server spells them, in modified
+//! UTF-7 unless it has gone UTF-8, with its own hierarchy delimiter.
+//! [`super::names`] turns them into mbsync's and back.
+//!
+//! Does not depend on: connections.
 
 /// What a server said it can do, as far as it matters here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -153,7 +155,7 @@ pub enum Opening {
 pub struct Opened {
     /// What it said of itself.
     pub status: MailboxStatus,
-    /// Whether `$Forwarded` can be kept; `None`: not told.
+    /// Whether `$Forwarded` can be kept; `None`: not known.
     pub forwarded: Option<bool>,
 }
 

@@ -1,9 +1,8 @@
-//! A copy of the user's file for one run over a connection that is lent to
-//! mbsync: one account, whose connection is a `Tunnel` of ours.
+//! A copy of the user's file for one run over a lent connection: one account,
+//! whose connection is a `Tunnel` of ours.
 //!
-//! Knows lines, sections and which of them a run needs. Pure: text in, text
-//! out. Every line keeps its number, so that what mbsync says of the copy holds
-//! for the file. Passwords, commands and comments stay behind.
+//! Text in, text out. Every line keeps its number, so that mbsync's messages about
+//! the copy hold for the file. Passwords, commands and comments are left out.
 
 use crate::mbsyncrc::SectionKind;
 use crate::mbsyncrc::keywords::{self, Kind};

@@ -1,10 +1,11 @@
-//! The relay: a connection lent to somebody who speaks IMAP himself.
+//! The relay: carries the dialogue of a server and another IMAP client (the
+//! borrower) over a lent connection.
 //!
-//! Knows commands by tag and verb, and where responses and literals end; passes
-//! all else on as it is. It greets with PREAUTH, answers itself what the server
-//! has told us before (CAPABILITY, NAMESPACE), and keeps LOGOUT to itself, for
-//! the connection goes on. Never waits. Buffers are bounded: who does not read
-//! is not read from.
+//! It reads commands by tag and verb, and finds where responses and literals end;
+//! all else passes as it is. It greets with PREAUTH, answers CAPABILITY and
+//! NAMESPACE from memory, and answers LOGOUT itself, for the connection goes on.
+//! It never waits. Buffers are bounded: a side that does not read is not read
+//! from.
 
 use crate::imap::client::Detached;
 use crate::imap::parse::{self, Literal, Reply, Verb, literal_at_end};
@@ -30,14 +31,15 @@ const TAIL: usize = 24;
 /// Most steps before the rest of the world is looked at.
 const MOST_STEPS: usize = 64;
 
-/// What came of carrying.
+/// What a step of the relay did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// There was nothing to carry.
+    /// Nothing.
     Still,
-    /// There was, and now it is done.
+    /// It moved bytes, all that there were.
     Moved,
-    /// There may be more, of which no descriptor tells: TLS keeps bytes of its own.
+    /// It moved bytes, and there may be more that no descriptor shows: TLS keeps
+    /// bytes of its own.
     More,
 }
 
@@ -55,7 +57,7 @@ const NOT_TAKEN: [&[u8]; 8] = [
     b"UNAUTHENTICATE",
 ];
 
-/// What went wrong, so that the connection cannot be used again.
+/// Why the connection cannot be used again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RelayFault {
     /// The server, or the way to it.
@@ -637,7 +639,7 @@ mod tests {
         assert!(relay.attach(theirs));
         let mut lease = Lent { relay, server, borrower };
         assert_eq!(
-            lease.heard(),
+            lease.received(),
             "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a connection on loan\r\n"
         );
         lease
@@ -660,11 +662,11 @@ mod tests {
             self.relay.pump();
         }
 
-        fn asked(&mut self) -> String {
+        fn sent(&mut self) -> String {
             all(&mut self.server)
         }
 
-        fn heard(&mut self) -> String {
+        fn received(&mut self) -> String {
             all(&mut self.borrower)
         }
     }
@@ -673,20 +675,20 @@ mod tests {
     fn what_is_known_is_answered_here_and_the_rest_is_passed_on() {
         let mut lease = lent(&[]);
         lease.says("1 CAPABILITY\r\n2 NAMESPACE\r\n3 SELECT \"INBOX\"\r\n4 COMPRESS DEFLATE\r\n");
-        assert_eq!(lease.asked(), "3 SELECT \"INBOX\"\r\n");
+        assert_eq!(lease.sent(), "3 SELECT \"INBOX\"\r\n");
         assert_eq!(
-            lease.heard(),
+            lease.received(),
             "* CAPABILITY IMAP4REV1 UIDPLUS\r\n1 OK from memory\r\n\
              * NAMESPACE ((\"\" \"/\")) NIL NIL\r\n2 OK from memory\r\n4 BAD not on loan\r\n"
         );
         lease.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
-        assert_eq!(lease.heard(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
+        assert_eq!(lease.received(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
         assert_eq!(lease.relay.finish(), Err(RelayFault::LeftEarly));
         lease.says("5 LOGOUT\r\n");
-        assert_eq!(lease.asked(), "");
-        assert_eq!(lease.heard(), "* BYE\r\n5 OK the connection goes back\r\n");
+        assert_eq!(lease.sent(), "");
+        assert_eq!(lease.received(), "* BYE\r\n5 OK the connection goes back\r\n");
         assert_eq!(lease.relay.finish(), Ok(()));
-        // What comes now is for whoever has the connection next.
+        // What comes now is for the next user of the connection.
         lease.answers("* 4 EXISTS\r\n");
         assert_eq!(lease.relay.transport.try_response().unwrap().unwrap().len(), 12);
     }
@@ -695,14 +697,14 @@ mod tests {
     fn logout_waits_for_what_is_under_way() {
         let mut lease = lent(&[]);
         lease.says("1 NOOP\r\n2 LOGOUT\r\n");
-        assert_eq!((lease.asked().as_str(), lease.heard().as_str()), ("1 NOOP\r\n", ""));
+        assert_eq!((lease.sent().as_str(), lease.received().as_str()), ("1 NOOP\r\n", ""));
         lease.answers("* 1 FETCH (BODY[] {10}\r\n12345");
         assert!(lease.relay.finish().is_err());
         lease.answers("67890)\r\n1 OK\r\n* 2");
-        assert!(lease.heard().ends_with("1 OK\r\n* 2"), "an answer of ours within a response");
+        assert!(lease.received().ends_with("1 OK\r\n* 2"), "an answer of ours within a response");
         assert!(lease.relay.finish().is_err());
         lease.answers(" EXISTS\r\n");
-        assert!(lease.heard().ends_with("* BYE\r\n2 OK the connection goes back\r\n"));
+        assert!(lease.received().ends_with("* BYE\r\n2 OK the connection goes back\r\n"));
         assert_eq!(lease.relay.finish(), Ok(()));
     }
 
@@ -710,40 +712,40 @@ mod tests {
     fn answers_to_us_are_not_for_the_borrower() {
         let mut lease = lent(&["m1", "m2"]);
         lease.says("1 SELECT a\r\n");
-        assert_eq!(lease.asked(), "1 SELECT a\r\n");
+        assert_eq!(lease.sent(), "1 SELECT a\r\n");
         lease.answers("* STATUS b (MESSAGES 1)\r\nm1 OK done\r\n* 2 RECENT\r\nm2 BAD NOTIFY\r\n* 7 EXISTS\r\n");
-        assert_eq!(lease.heard(), "* 2 RECENT\r\n* 7 EXISTS\r\n", "SELECT's own");
+        assert_eq!(lease.received(), "* 2 RECENT\r\n* 7 EXISTS\r\n", "SELECT's own");
         lease.answers("1 OK\r\n");
         lease.says("2 LOGOUT\r\n");
         assert_eq!(lease.relay.finish(), Ok(()));
     }
 
     #[test]
-    fn what_is_said_of_our_mailbox_is_not_said_of_the_borrowers() {
+    fn responses_about_our_mailbox_do_not_reach_the_borrower() {
         let mut lease = lent(&["m1", "m2"]);
         lease.relay.mailbox_open = true;
         lease.says("1 SELECT a\r\n");
-        assert_eq!(lease.asked(), "");
+        assert_eq!(lease.sent(), "");
         lease.answers("* 9 EXISTS\r\nm1 OK\r\n* 3 EXPUNGE\r\n");
-        assert_eq!((lease.asked().as_str(), lease.heard().as_str()), ("", ""));
+        assert_eq!((lease.sent().as_str(), lease.received().as_str()), ("", ""));
         lease.answers("m2 OK UNSELECT\r\n");
-        assert_eq!(lease.asked(), "1 SELECT a\r\n");
+        assert_eq!(lease.sent(), "1 SELECT a\r\n");
         lease.answers("* 7 EXISTS\r\n1 OK\r\n");
-        assert_eq!(lease.heard(), "* 7 EXISTS\r\n1 OK\r\n");
+        assert_eq!(lease.received(), "* 7 EXISTS\r\n1 OK\r\n");
     }
 
     #[test]
     fn a_literal_is_no_command_and_a_refused_one_never_comes() {
         let mut lease = lent(&[]);
         lease.says("1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
-        assert_eq!(lease.asked(), "1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
+        assert_eq!(lease.sent(), "1 APPEND INBOX {20+}\r\nx LOGOUT\r\ny LOGOUT\r\n () {3}\r\n");
         lease.answers("1 NO quota\r\n");
         lease.says("2 LOGOUT\r\n");
         assert_eq!(lease.relay.finish(), Ok(()));
     }
 
     #[test]
-    fn g10_whoever_does_not_keep_to_imap_ends_the_loan() {
+    fn g10_a_side_that_breaks_imap_ends_the_lease() {
         for said in ["3 OK to nothing\r\n", "* BYE\r\n", "garbage\r\n"] {
             let mut lease = lent(&[]);
             lease.says("1 NOOP\r\n");
@@ -764,7 +766,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_is_not_read_from() {
+    fn a_side_that_does_not_read_is_not_read_from() {
         let mut lease = lent(&[]);
         lease.says("1 UID FETCH 1 (BODY.PEEK[])\r\n");
         let flood = vec![b'x'; 1 << 20];
@@ -793,7 +795,7 @@ mod tests {
                 commands.extend([format!("{at} APPEND \"b{{7}}\" {{{size}+}}\r\n{body}\r\n")]);
                 responses.extend([format!("* {at} FETCH (A {{{size}}}\r\n{body} B \"{{3}}\")\r\n{at} OK\r\n")]);
             }
-            let (mut asked, mut heard) = (String::new(), String::new());
+            let (mut sent, mut received) = (String::new(), String::new());
             let pieces = |text: &str| {
                 let mut rest = text.as_bytes().to_vec();
                 cuts.iter().cycle().map_while(move |cut| {
@@ -803,14 +805,14 @@ mod tests {
             };
             for piece in pieces(&commands) {
                 lease.says(&piece);
-                asked.push_str(&lease.asked());
+                sent.push_str(&lease.sent());
             }
-            prop_assert_eq!(&asked, &commands);
+            prop_assert_eq!(&sent, &commands);
             for piece in pieces(&responses) {
                 lease.answers(&piece);
-                heard.push_str(&lease.heard());
+                received.push_str(&lease.received());
             }
-            prop_assert_eq!(heard, responses.trim_start_matches("m9 OK\r\n"));
+            prop_assert_eq!(received, responses.trim_start_matches("m9 OK\r\n"));
             lease.says("z LOGOUT\r\n");
             prop_assert_eq!(lease.relay.finish(), Ok(()));
         }

@@ -22,7 +22,7 @@ use rustix::net::{
 use crate::error::ExitStatus;
 use crate::os::fork;
 
-/// The word by which this program is told to be the tunnel.
+/// The argument that makes this program a tunnel.
 const WORK: &str = "tunnel";
 
 /// The waiter's side of a tunnel.

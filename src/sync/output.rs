@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use crate::error::ExitStatus;
+use crate::text::sanitize;
 
 /// A message that tells why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,22 +145,7 @@ pub fn redact<'a>(line: &'a str, secrets: &[&str]) -> Cow<'a, str> {
             line = Cow::Owned(format!("{head}{name} ********{tail}"));
         }
     }
-    match sanitize(&line) {
-        Cow::Owned(calm) => Cow::Owned(calm),
-        Cow::Borrowed(_) => line,
-    }
-}
-
-/// The line without what could play tricks on a terminal.
-#[must_use]
-pub fn sanitize(line: &str) -> Cow<'_, str> {
-    if line.chars().any(is_trick) { line.replace(is_trick, "?").into() } else { line.into() }
-}
-
-/// Control characters, and those that reorder text on a terminal.
-fn is_trick(c: char) -> bool {
-    (c.is_control() && c != '\t')
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    sanitize(&line).into()
 }
 
 #[cfg(test)]

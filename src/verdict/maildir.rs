@@ -470,7 +470,7 @@ impl DirStamps {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CleanMaildir {
     /// The time stamps, if they were settled.
-    #[serde(rename = "stamps")]
+    #[serde(rename = "glance")]
     pub stamps: Option<DirStamps>,
     /// The digest: the only memory of a Maildir with `AltMap`.
     pub digest: Option<Digest>,
