@@ -6,7 +6,7 @@
 use rig::process::wait_until;
 use rig::{
     Account, Delay, Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, compare,
-    count, message,
+    count, mbsync_version, message,
 };
 use std::fs;
 use std::path::PathBuf;
@@ -28,10 +28,19 @@ fn prompt(home: &Home, more: &str) {
     home.settings(&format!("throttle = \"0s\"\nsettle = \"10ms\"\nretry = \"1s\"\n{more}"));
 }
 
-/// What a record says, but for what differs between any two mailboxes.
+/// What a record says of a mailbox whose sides are equal, but for what differs
+/// between any two. isync 1.5 keeps the entry of a message that is gone until a
+/// later run, and which one saves it depends on what else that run was for.
 fn record(maildir: &Maildir) -> String {
     let text = fs::read_to_string(maildir.path().join(".mbsyncstate")).unwrap_or_default();
-    let kept = |line: &&str| !line.contains("UidValidity");
+    let uids: Vec<u32> = maildir.list().iter().filter_map(|entry| entry.uid).collect();
+    let gone = |line: &str| {
+        let near =
+            line.split(' ').nth(1).filter(|_| line.starts_with(|c: char| c.is_ascii_digit()));
+        near.and_then(|uid| uid.parse().ok()).is_some_and(|uid| !uids.contains(&uid))
+    };
+    let purges = mbsync_version() < (1, 5);
+    let kept = |line: &&str| !line.contains("UidValidity") && (purges || !gone(line));
     text.lines().filter(kept).collect::<Vec<_>>().join("\n")
 }
 
