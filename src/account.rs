@@ -38,6 +38,8 @@ pub struct Server {
     pub pass: Option<Given>,
     /// How the connection is made secure.
     pub tls: TlsMode,
+    /// The keyword that says so in the file, or that this isync knows for it.
+    pub tls_keyword: &'static str,
     /// TLS versions allowed, lowest and highest of `1.0` to `1.3`, as mbsync's
     /// set of versions maps onto a range (tenths: 10 to 13).
     pub tls_versions: (u8, u8),
@@ -69,6 +71,7 @@ impl Default for Server {
             user: None,
             pass: None,
             tls: TlsMode::StartTls,
+            tls_keyword: "TLSType",
             tls_versions: (10, 13),
             system_certificates: true,
             certificate_file: None,
@@ -100,7 +103,7 @@ impl std::fmt::Debug for Given {
     }
 }
 
-/// `SSLType`/`TLSType`.
+/// `TLSType`, which isync 1.4 calls `SSLType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsMode {
     /// Clear text.

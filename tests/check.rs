@@ -205,6 +205,36 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
+/// mbsync, saying that it is of this version.
+fn as_version(home: &Home, version: &str) {
+    let real = rig::real_mbsync().display().to_string();
+    let script = format!("[ \"$1\" = --version ] && exec echo isync {version}\nexec {real} \"$@\"");
+    home.program("mbsync", &script);
+}
+
+#[test]
+fn a15_directories_above_the_records_are_made_by_isync_1_5_alone() {
+    for (version, fault) in [("1.4.4", true), ("1.5.1", false)] {
+        let home = healthy();
+        as_version(&home, version);
+        edit(&home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of/mbsync/");
+        let checked = check(&home);
+        let step = checked.find("records");
+        assert_eq!(step.state == "bad", fault, "{version}: {checked:#?}");
+        let lacking = "~/records/of/mbsync, where mbsync keeps its records, cannot be made";
+        assert_eq!(step.found == lacking, fault, "{step:#?}");
+        assert_eq!(step.mend == "mkdir -p ~/records/of/mbsync", fault, "{step:#?}");
+    }
+    // Where a file is in the way, none does.
+    for version in ["1.4.4", "1.5.1"] {
+        let home = healthy();
+        as_version(&home, version);
+        home.write("records", "a file\n");
+        edit(&home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of/mbsync/");
+        assert_eq!(check(&home).find("records").state, "bad", "{version}");
+    }
+}
+
 #[test]
 fn a_healthy_set_up_passes() {
     let home = healthy();

@@ -214,7 +214,7 @@ fn far_away(server: &Server, round_trip: u64) -> (Home, Delay) {
 
 /// The running mbsync of this home.
 fn mbsync_of(home: &Home) -> Option<u32> {
-    let is = |(pid, line): (u32, String)| line.contains("mbsync -q").then_some(pid);
+    let is = |(pid, line): (u32, String)| line.contains("mbsync -").then_some(pid);
     home.leftovers().into_iter().find_map(is)
 }
 

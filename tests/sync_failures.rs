@@ -302,7 +302,7 @@ fn g8_signals_on_a_terminal() {
         }
         wait_until(SHORT, "the process is gone", || !process::alive(pid));
         let took = since.elapsed();
-        let of_the_run = |line: &str| line.contains("sleep") || line.contains("mbsync -q");
+        let of_the_run = |line: &str| line.contains("sleep") || line.contains("mbsync -");
         wait_until(NO_GRACE, "all of the run is gone", || {
             !home.leftovers().iter().any(|(_, line)| of_the_run(line))
         });

@@ -166,9 +166,16 @@ fn corrupt_state_files_are_as_good_as_none() {
     home.mutt_sync(&["Home"]).ok();
     for garbage in ["", "{", "\0\u{1}\u{2}", "4294967296 x", "-1 -1 -1", "1 1 group", "null", "[]"]
     {
-        for file in
-            ["last.json", "retry.json", "throttle", "lock", "seen.json", "urgent", "trigger"]
-        {
+        for file in [
+            "last.json",
+            "retry.json",
+            "throttle",
+            "lock",
+            "seen.json",
+            "gone.json",
+            "urgent",
+            "trigger",
+        ] {
             fs::write(home.state("Home").join(file), garbage).unwrap();
         }
         for file in ["want/..", "want/%", "want/%zz", "want/a:b:c", "run/.hidden", "run/%ff"] {

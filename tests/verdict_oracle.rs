@@ -12,9 +12,14 @@
 
 mod handed_over;
 
-use mutt_sync::mbsyncrc::Dialect;
+use mutt_sync::account::{self, Mailbox};
+use mutt_sync::mbsyncrc::{self, Dialect};
+use mutt_sync::state::seen;
+use mutt_sync::sync::changes;
+use mutt_sync::sync::classify::says_nothing_of_the_run;
+use mutt_sync::sync::run_log::{self, RunLog};
 use mutt_sync::verdict::flags::Flags;
-use mutt_sync::verdict::gone::{Gone, Kept};
+use mutt_sync::verdict::gone::{Gone, KeptGone};
 use mutt_sync::verdict::local::{Look, Stamp, delivered, look, numbered};
 use mutt_sync::verdict::remote::{
     Fetched, Needed, Remembered, Settled, Status, Suspicion, UidSet, keeps_forwarded, never_synced,
@@ -60,8 +65,8 @@ fn rules(expunge_far: bool, expunge_near: bool) -> Rules {
 }
 
 /// With `Sync All`, which has Old in it from isync 1.5 on.
-fn all(rules: Rules) -> Rules {
-    Rules { pull_old: is_1_5(), push_old: is_1_5(), ..rules }
+fn all(expunge_far: bool, expunge_near: bool) -> Rules {
+    Rules { pull_old: is_1_5(), push_old: is_1_5(), ..rules(expunge_far, expunge_near) }
 }
 
 fn kinds() -> Vec<Kind> {
@@ -93,9 +98,9 @@ fn kinds() -> Vec<Kind> {
             near: "MaxSize 2k\n",
             ..plain("maxsize", "Create Both\nExpunge Both\nSyncState *\n", both())
         },
-        plain("all", "Create Both\nExpunge Both\nSync All\nSyncState *\n", all(both())),
-        plain("allnear", "Create Both\nExpunge Near\nSync All\n", all(rules(false, true))),
-        plain("allnone", "Create Both\nSync All\nSyncState *\n", all(rules(false, false))),
+        plain("all", "Create Both\nExpunge Both\nSync All\nSyncState *\n", all(true, true)),
+        plain("allnear", "Create Both\nExpunge Near\nSync All\n", all(false, true)),
+        plain("allnone", "Create Both\nSync All\nSyncState *\n", all(false, false)),
         Kind {
             near: "MaxSize 2k\n",
             ..plain("maxsizenone", "Create Both\nSyncState *\n", rules(false, false))
@@ -343,7 +348,7 @@ impl World<'_> {
         };
         let stamp = Stamp::of(&pair.state_file).ok();
         let gone = pair.seen.gone.clone();
-        let known = Kept { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
+        let known = KeptGone { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
         let then = pair.seen.far.as_ref();
         let needed = match suspect(&now, then, Some(record), rules, known) {
             Suspicion::Clean => return (Finding::Clean, Some(now)),
@@ -379,7 +384,7 @@ impl World<'_> {
 
     fn near(pair: &mut Pair, rules: &Rules) -> Look {
         let (forwarded, then) = (pair.seen.forwarded, pair.seen.near.as_ref());
-        let kept = Kept { looked: pair.seen.gone.as_ref(), by_run: None };
+        let kept = KeptGone { looked: pair.seen.gone.as_ref(), by_run: None };
         let near = look(&pair.maildir, &pair.state_file, rules, then, forwarded, kept);
         if near.finding == Finding::Clean {
             pair.seen.near = Some(near.remembered(rules, forwarded));
@@ -392,7 +397,7 @@ impl World<'_> {
         let Some(rules) = self.kind.rules.clone() else {
             // No verdict: the fingerprints alone decide.
             let none = rules(false, false);
-            let any = look(&pair.maildir, &pair.state_file, &none, None, None, Kept::default());
+            let any = look(&pair.maildir, &pair.state_file, &none, None, None, KeptGone::default());
             let print = any.fingerprint(self.status(pair));
             return (Verdict::Unknown("Sync is not full".to_owned()), print, None);
         };
@@ -443,7 +448,11 @@ impl World<'_> {
         let boxes: Vec<&str> = pairs.iter().map(|pair| pair.name.as_str()).collect();
         let mut command = self.home.command(real_mbsync());
         // -Tz: no sleep while the folders' time stamps are of this second.
-        command.args(["-q", "-Tz", &format!("{}:{}", self.kind.name, boxes.join(","))]);
+        command.args([
+            if is_1_5() { "-V" } else { "-q" },
+            "-Tz",
+            &format!("{}:{}", self.kind.name, boxes.join(",")),
+        ]);
         command
     }
 
@@ -577,6 +586,28 @@ struct Tally {
     marks_only: u32,
     refused: u32,
     unlisted: u32,
+    /// Reported gone.
+    gone: u32,
+    /// Clean, and a report without a look at the server would not say so.
+    unsettled: u32,
+}
+
+/// What mbsync says of a run, as the program reads it.
+fn log_of(output: &Output) -> Option<RunLog> {
+    let objected = output.stderr.lines().any(|line| !says_nothing_of_the_run(line));
+    let mut reader = run_log::RunLogReader::default();
+    output.stdout.lines().for_each(|line| reader.line(line));
+    reader.log().filter(|_| output.code() == 0 && !objected)
+}
+
+/// The account that the channels are of.
+fn account_of(home: &Home) -> account::Account {
+    let at = home.path("");
+    let mut env = mbsyncrc::Env::new(at.clone(), at);
+    env.state_home = Some(home.path(".local/state"));
+    let dialect = if is_1_5() { Dialect::V1_5 } else { Dialect::V1_4 };
+    let config = mbsyncrc::read(&home.path(".mbsyncrc"), &env, dialect).unwrap();
+    config.accounts.into_iter().next().unwrap()
 }
 
 /// One history of one channel: fresh mailboxes, some steps.
@@ -588,6 +619,8 @@ fn history(
     rng: &mut Seeded,
     tally: &mut Tally,
 ) -> Result<(), String> {
+    let account = account_of(home);
+    let channel = account.channels.iter().find(|channel| channel.name == kind.name).unwrap();
     let mut imap = server.imap("home");
     let mut world = World::new(home, &mut imap, kind);
     let mut log = format!("history {number}, channel {}\n", kind.name);
@@ -595,6 +628,8 @@ fn history(
     for pair in &pairs {
         world.begin(pair, rng);
     }
+    let mailboxes: Vec<Mailbox> = pairs.iter().map(|pair| channel.mailbox(&pair.name)).collect();
+    let mut by_run: BTreeMap<String, Gone> = BTreeMap::new();
     let mut runs: HashMap<String, u32> = HashMap::new();
     for step in 0..rng.usize(5..11) {
         let actions = *rng.pick(&[0, 0, 1, 1, 1, 2, 3, 6]);
@@ -604,7 +639,8 @@ fn history(
         }
         let killed = rng.u8(..8) == 0;
         if killed {
-            let mut child = world.mbsync(&pairs).stderr(Stdio::null()).spawn().unwrap();
+            let mut child =
+                world.mbsync(&pairs).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let wait = rng.u64(1..16_000);
             std::thread::sleep(Duration::from_micros(wait));
             let _ = child.kill();
@@ -625,8 +661,12 @@ fn history(
             let _ = writeln!(log, "  {}: {verdict}; run wanted: {wanted}", pair.name);
             said.push((before, verdict, print, wanted));
         }
+        let snapshot =
+            changes::Snapshot::take(mailboxes.clone(), &account, is_1_5(), by_run.clone());
         let output = world.sync(&pairs);
         let failed = output.code() != 0;
+        let (reported, gone) = snapshot.changes(&mailboxes, log_of(&output).as_ref(), &|_| None);
+        by_run = gone;
         if failed {
             let _ = writeln!(log, "  mbsync: {} {}", output.code(), output.stderr.trim());
         }
@@ -650,8 +690,9 @@ fn history(
                 }
             }
             let changed = before != after;
+            let name = pair.name.clone();
             let show = |text: &str| {
-                Err(format!("{text} on {}\n{log}\nbefore {before:#?}\nafter {after:#?}", pair.name))
+                Err(format!("{text} on {name}\n{log}\nbefore {before:#?}\nafter {after:#?}"))
             };
             if changed && !wanted {
                 return show("wrongly clean");
@@ -688,6 +729,26 @@ fn history(
                     pair.seen.near = (!moved).then(|| near.remembered(rules, pair.seen.forwarded));
                 }
             }
+            // As a report would say it that asks no server.
+            let key = seen::key(&channel.mailbox(&pair.name));
+            let kept = KeptGone { looked: None, by_run: by_run.get(&key) };
+            if let Some(rules) = kind.rules.as_ref().filter(|rules| !rules.alt_map) {
+                let forwarded = pair.seen.forwarded;
+                let told =
+                    look(&pair.maildir, &pair.state_file, rules, None, forwarded, kept).finding;
+                let told = told == Finding::Clean;
+                if told && !failed && !matches!(then, Verdict::Clean | Verdict::Remote(_)) {
+                    return show(&format!("a report would say clean where it is {then}"));
+                }
+                if !told && !failed && then == Verdict::Clean {
+                    tally.unsettled += 1;
+                    if kind.exact {
+                        return show("a report would not say clean");
+                    }
+                }
+            }
+            let change = reported.iter().find(|change| change.mailbox == pair.name);
+            tally.gone += change.map_or(0, |change| change.gone);
             // A run that was cut off says nothing of a mailbox it did not reach.
             let whole = matches!(output.code(), 0 | 1);
             pair.stuck = (then != Verdict::Clean && whole).then_some(print);
@@ -761,12 +822,12 @@ fn clean_exactly_when_a_run_changes_nothing() {
         }
     }
     println!(
-        "channel    steps | clean dirty unknown | wanted in vain, refused, only marks moved, \
-         dirty after the run | not listed"
+        "channel     steps | clean dirty unknown | wanted in vain, refused, only marks moved, \
+         dirty after the run | not listed | gone, not settled"
     );
     for (name, t) in &tallies {
         println!(
-            "{name:10} {:5} | {:5} {:5} {:5} | {:5} {:5} {:5} {:5} | {:5}",
+            "{name:11} {:5} | {:5} {:5} {:5} | {:5} {:5} {:5} {:5} | {:5} | {:5} {:5}",
             t.steps,
             t.clean,
             t.dirty,
@@ -775,7 +836,9 @@ fn clean_exactly_when_a_run_changes_nothing() {
             t.refused,
             t.marks_only,
             t.again,
-            t.unlisted
+            t.unlisted,
+            t.gone,
+            t.unsettled
         );
     }
     println!("in {:.1} s", start.elapsed().as_secs_f64());
@@ -1083,7 +1146,7 @@ fn the_record_and_the_names_tell_what_a_run_did() {
     assert!(child.wait().unwrap().success());
     let pulled = delivered(&maildir, since).unwrap();
     assert_eq!(pulled.len(), 2);
-    let counts = record(&case).changes_since(&old, 2);
+    let counts = record(&case).changes_since(&old, 2, |_| false);
     assert_eq!(counts, Counts { pulled: 2, pushed: 1, flags: 1, gone: 2 });
     case.settle();
 }

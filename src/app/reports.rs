@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Selection, Session, out};
 use crate::account::{Account, Mailbox, Want};
 use crate::list::Listing;
-use crate::mbsyncrc;
+use crate::mbsyncrc::{self, Dialect};
 use crate::mutt;
 use crate::outcome::{Exit, Failure};
 use crate::state::{StateDir, want};
@@ -117,7 +117,8 @@ impl Session<'_> {
             let program = scene.settings.mbsync.display();
             let file = self.env.shown(&self.config.file);
             let name = &scene.account.name;
-            out(&shown(&format!("{name}: {program} -q -c {file} {words}")));
+            let verbosity = if self.config.dialect == Dialect::V1_5 { "-V" } else { "-q" };
+            out(&shown(&format!("{name}: {program} {verbosity} -c {file} {words}")));
             out(&shown(&format!("  asked for: {}", status::in_words(asked).join(", "))));
             let earlier: BTreeSet<Want> = standing.difference(asked).cloned().collect();
             if !earlier.is_empty() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::rights::{make_ours, writable};
 use super::{Report, Scene, Step, counted, for_shell, some};
 use crate::account::{Mailbox, StoreKind};
+use crate::mbsyncrc::Dialect;
 use crate::outcome::Exit;
 use crate::verdict::Rules;
 use crate::verdict::syncstate::{self, State};
@@ -190,8 +191,16 @@ fn records(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
             .filter(|_| !mailbox.maildir.as_ref().is_some_and(|maildir| file.starts_with(maildir)));
         if let Some(place) = place.filter(|place| !places.contains(place)) {
             places.push(place);
-            // mbsync makes the directory, but not those above it.
-            if !place.is_dir() && !place.parent().is_some_and(writable) {
+            // isync 1.4 makes the directory, but not those above it; 1.5 makes them.
+            let above = match scene.ground.config.dialect {
+                Dialect::V1_4 => place.parent(),
+                Dialect::V1_5 => existing_above(place),
+            };
+            if !place.is_dir() && !above.is_some_and(|above| above.is_dir() && writable(above)) {
+                let mend = match above.filter(|above| above.is_dir()) {
+                    Some(above) => make_ours(scene, above),
+                    None => format!("mkdir -p {}", shell(place)),
+                };
                 faults.push(Step::bad(
                     WHAT,
                     Exit::Mailbox,
@@ -199,7 +208,7 @@ fn records(scene: &Scene<'_>, mailboxes: &[Mailbox], report: &mut Report) {
                         "{}, where mbsync keeps its records, cannot be made",
                         scene.shown(place)
                     ),
-                    format!("mkdir -p {}", shell(place)),
+                    mend,
                 ));
             } else if place.is_dir() && !writable(place) {
                 faults.push(Step::bad(

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 use crate::account::Account;
 use crate::imap::Interrupt;
-use crate::mbsyncrc::{Config, Dialect, Env, SectionKind};
+use crate::mbsyncrc::{Config, Env, SectionKind};
 use crate::outcome::{Exit, Failure};
 use crate::settings;
 use crate::stop::Stop;
@@ -233,14 +233,6 @@ impl Scene<'_> {
         let config = &self.ground.config;
         let found = config.sections.iter().find(|each| each.kind == kind && each.name == name);
         format!("{}:{}", self.shown(&config.file), found.map_or(1, |section| section.first))
-    }
-
-    /// The keyword of this isync for how a connection is secured.
-    fn tls_keyword(&self) -> &'static str {
-        match self.ground.config.dialect {
-            Dialect::V1_4 => "SSLType",
-            Dialect::V1_5 => "TLSType",
-        }
     }
 }
 

@@ -121,7 +121,7 @@ pub fn directly(scene: &Scene<'_>, server: &Server, report: &mut Report) -> Opti
 
 /// What the connection is secured by.
 fn secured(scene: &Scene<'_>, server: &Server, wire: &Wire, loopback: bool, report: &mut Report) {
-    let (keyword, section) = (scene.tls_keyword(), scene.section());
+    let (keyword, section) = (server.tls_keyword, scene.section());
     if server.tls == TlsMode::None {
         report.say(if loopback {
             Step::note("TLS", "none, as the file wants it; the server is on this machine")
@@ -156,7 +156,7 @@ fn refused(
         report.say(for_waiting(Step::failed("TLS", failure, "see mbsync(1)")));
         return;
     }
-    let (where_to, keyword) = (place(server), scene.tls_keyword());
+    let (where_to, keyword) = (place(server), server.tls_keyword);
     let said = failure.text.strip_prefix(&format!("{where_to}: ")).unwrap_or(&failure.text);
     let greeted = !said.starts_with("greeting:") && !said.starts_with("the server says goodbye");
     if !greeted && server.tls == TlsMode::Imaps {

@@ -118,7 +118,8 @@ fn log_in(
     report: &mut Report,
 ) -> Option<Link> {
     let encrypted = server.tls != TlsMode::None;
-    let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted);
+    let keyword = server.tls_keyword;
+    let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted, keyword);
     match Link::open(server, false, &report.interrupt) {
         Ok(link) => {
             let how = mechanism.map_or("", Mechanism::name);

@@ -72,9 +72,10 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Wire, Greeting
         if server.tls == TlsMode::None {
             return Ok((wire, greeting));
         }
-        return Err(Failure::config(
-            "TLS through a Tunnel is not done here; leave it to the tunnel, and set TLSType None",
-        ));
+        return Err(Failure::config(format!(
+            "TLS through a Tunnel is not done here; leave it to the tunnel, and set {} None",
+            server.tls_keyword
+        )));
     }
     let Some(host) = &server.host else {
         return Err(Failure::config("neither Host nor Tunnel is set"));
@@ -95,7 +96,7 @@ pub fn connect(server: &Server, interrupt: &Interrupt) -> Result<(Wire, Greeting
         let mut wire = dial(server, host, &place, interrupt)?;
         let mut greeting = None;
         if server.tls == TlsMode::StartTls {
-            greeting = Some(ask_for_tls(&mut wire, &place)?);
+            greeting = Some(ask_for_tls(&mut wire, &place, server.tls_keyword)?);
         }
         wire.begin(Limits::small(step(server)));
         let mut wire = match wire.start_tls(&connector, host) {
@@ -144,13 +145,13 @@ fn refuse_preauth(greeting: &Greeting, place: &str) -> Result<(), Failure> {
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
+fn ask_for_tls(wire: &mut Wire, place: &str, keyword: &str) -> Result<Greeting, Failure> {
     let greeting = login::greeting(wire, place)?;
     if greeting.preauth {
         return Err(Failure::new(
             Exit::Denied,
             format!(
-                "{place}: PREAUTH before STARTTLS; somebody may be in between, or set TLSType IMAPS"
+                "{place}: PREAUTH before STARTTLS; somebody may be in between, or set {keyword} IMAPS"
             ),
         ));
     }
@@ -164,7 +165,7 @@ fn ask_for_tls(wire: &mut Wire, place: &str) -> Result<Greeting, Failure> {
                 return Err(Failure::new(
                     Exit::Denied,
                     format!(
-                        "{place}: refuses STARTTLS ({}); if it has TLS on port 993, set TLSType IMAPS",
+                        "{place}: refuses STARTTLS ({}); if it has TLS on port 993, set {keyword} IMAPS",
                         said.printable()
                     ),
                 ));

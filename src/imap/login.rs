@@ -107,6 +107,7 @@ impl Mechanism {
         wanted: &[String],
         offered: &Capabilities,
         encrypted: bool,
+        tls_keyword: &str,
     ) -> Result<Self, Failure> {
         let named = |name: &str| wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
         let any = named("*") || wanted.is_empty();
@@ -127,7 +128,9 @@ impl Mechanism {
         if any && !encrypted && !offered.has("LOGINDISABLED") {
             return Err(Failure::new(
                 Exit::Denied,
-                "the server takes LOGIN only, and the connection is not encrypted; set TLSType, or AuthMechs LOGIN if the way to it is safe",
+                format!(
+                    "the server takes LOGIN only, and the connection is not encrypted; set {tls_keyword}, or AuthMechs LOGIN if the way to it is safe"
+                ),
             ));
         }
         if !any
@@ -176,7 +179,8 @@ pub fn log_in(
         ));
     }
     let encrypted = wire.is_tls();
-    let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted)
+    let keyword = server.tls_keyword;
+    let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted, keyword)
         .map_err(|f| Failure::new(f.exit, format!("{place}: {}", f.text)))?;
     let user =
         server.user.as_ref().ok_or_else(|| Failure::config("neither User nor UserCmd is set"))?;
@@ -524,7 +528,9 @@ mod tests {
     fn chosen(wanted: &str, offered: &str, encrypted: bool) -> Result<&'static str, String> {
         let wanted: Vec<String> = wanted.split_whitespace().map(str::to_owned).collect();
         let offered = parse::capabilities(offered.as_bytes());
-        Mechanism::choose(&wanted, &offered, encrypted).map(Mechanism::name).map_err(|f| f.text)
+        Mechanism::choose(&wanted, &offered, encrypted, "TLSType")
+            .map(Mechanism::name)
+            .map_err(|f| f.text)
     }
 
     #[test]

@@ -718,6 +718,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         let section = if is_store { "IMAPStore" } else { "IMAPAccount" };
         let title = format!("{section} {}", header.value);
         let mut draft = Draft::new();
+        draft.server.tls_keyword = if self.new_dialect() { "TLSType" } else { "SSLType" };
         let mut store = blank_store(
             header.value.clone(),
             StoreKind::Imap(ImapStore {
@@ -923,6 +924,8 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
     }
 
     fn tls_type(&self, s: &Statement, draft: &mut Draft) -> Result<(), Failure> {
+        // The later one holds, and is the one to change.
+        draft.server.tls_keyword = if s.is("SSLType") { "SSLType" } else { "TLSType" };
         draft.tls = Some(match s.value.to_ascii_lowercase().as_str() {
             "none" => TlsMode::None,
             "starttls" => TlsMode::StartTls,
@@ -1118,8 +1121,9 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                     ),
                 );
             }
-            let inbox = maildir.inbox.to_string_lossy();
-            let inside = path.strip_prefix(inbox.trim_end_matches('/'));
+            // With the final slash of Inbox, if it has one: isync 1.5 compares it as
+            // it stands, and so takes a Path inside such an Inbox.
+            let inside = path.strip_prefix(&*maildir.inbox.to_string_lossy());
             if self.new_dialect() && inside.is_some_and(|rest| rest.starts_with('/')) {
                 return self.fail(
                     path_line,

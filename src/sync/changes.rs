@@ -3,32 +3,81 @@
 //! mbsync replaces a mailbox' record as a whole, and only if it changed. So a
 //! descriptor opened before the run still reads the old one, and most are never
 //! read at all.
+//!
+//! isync 1.5 keeps the old record also where deletions are all that it has carried
+//! over. There the Maildir before and after the run tells, together with what
+//! mbsync says: how many messages it removed here, and to how many it gave other
+//! flags. Only where that is all that was removed and changed, in all mailboxes of
+//! the run, did nobody else do it meanwhile.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::account::Mailbox;
+use super::run_log::RunLog;
+use crate::account::{Account, Mailbox, StoreKind};
 use crate::state::last::Change;
-use crate::verdict::local;
-use crate::verdict::syncstate::{self, Record};
+use crate::state::seen;
+use crate::verdict::Rules;
+use crate::verdict::gone::{Gone, KeptGone, LeftByRun, left_by_run};
+use crate::verdict::local::{self, Files, Moved, Stamp};
+use crate::verdict::syncstate::{self, Entry, Record};
 
-/// Most records kept open; of further mailboxes nothing is told.
+/// Most records kept open; of further mailboxes only deletions are told, by isync
+/// 1.5.
 const MOST_OPEN: usize = 400;
 
-/// The records of some mailboxes at one moment.
+/// Most files whose names are kept.
+const MOST_FILES: u64 = 2_000_000;
+
+/// The records and, for isync 1.5, the Maildirs of some mailboxes at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
     taken: SystemTime,
     records: Vec<(Mailbox, Option<File>)>,
+    /// By [`seen::key`]; empty for isync 1.4.
+    maildirs: BTreeMap<String, MaildirBefore>,
+    /// What earlier runs have removed, by [`seen::key`].
+    gone: BTreeMap<String, Gone>,
 }
 
+/// A Maildir before a run.
+#[derive(Debug)]
+struct MaildirBefore {
+    path: PathBuf,
+    /// What it is judged by, if it is.
+    rules: Option<Rules>,
+    info_delimiter: u8,
+    dirs: [Option<Stamp>; 2],
+    /// `None`: not known.
+    files: Option<Files>,
+    record: Option<Stamp>,
+}
+
+/// By [`seen::key`]: the files after a run of the Maildirs that have changed.
+type After = BTreeMap<String, Files>;
+
 impl Snapshot {
-    /// Opens the records; one that does not exist yet counts as empty.
+    /// Opens the records; one that does not exist yet counts as empty. `maildirs`:
+    /// the Maildirs are listed, too. `gone`: what earlier runs have removed.
     #[must_use]
-    pub fn take(mailboxes: Vec<Mailbox>) -> Self {
+    pub fn take(
+        mailboxes: Vec<Mailbox>,
+        account: &Account,
+        maildirs: bool,
+        gone: BTreeMap<String, Gone>,
+    ) -> Self {
+        let taken = SystemTime::now();
+        let mut room = MOST_FILES;
+        let listed = mailboxes.iter().filter(|_| maildirs).filter_map(|mailbox| {
+            let maildir = MaildirBefore::of(mailbox, account, room)?;
+            room = room.saturating_sub(maildir.files.as_ref().map_or(0, Files::len));
+            Some((seen::key(mailbox), maildir))
+        });
+        let maildirs = listed.collect();
         let records = mailboxes
             .into_iter()
             .take(MOST_OPEN)
@@ -37,27 +86,160 @@ impl Snapshot {
                 (mailbox, file)
             })
             .collect();
-        Snapshot { taken: SystemTime::now(), records }
+        Snapshot { taken, records, maildirs, gone }
     }
 
-    /// What differs now. Mailboxes that the run has made are among those `now`
-    /// there, and not in the snapshot. A record that cannot be read tells nothing.
+    /// What differs now, and what runs have removed, this one included. Mailboxes
+    /// that the run has made are among those `now` there, and not in the snapshot. A
+    /// record that cannot be read tells nothing.
+    ///
+    /// `log`: what mbsync said of a run that went well. `looked`: what a look at the
+    /// far side has found gone, by [`seen::key`].
     #[must_use]
-    pub fn changes(&self, now: &[Mailbox]) -> Vec<Change> {
+    pub fn changes(
+        &self,
+        now: &[Mailbox],
+        log: Option<&RunLog>,
+        looked: &dyn Fn(&str) -> Option<Gone>,
+    ) -> (Vec<Change>, BTreeMap<String, Gone>) {
         let before = |mailbox: &Mailbox| {
             self.records
                 .iter()
                 .find(|(known, _)| known == mailbox)
                 .and_then(|(_, file)| file.as_ref())
         };
-        now.iter()
-            .take(MOST_OPEN)
-            .filter_map(|mailbox| change(mailbox, before(mailbox), self.taken))
-            .collect()
+        let accounted = log.and_then(|log| Some((log, self.accounted(log)?)));
+        let (mut changes, mut gone) = (Vec::new(), self.gone.clone());
+        for (index, mailbox) in now.iter().enumerate() {
+            let key = seen::key(mailbox);
+            let mut change = None;
+            if index < MOST_OPEN {
+                let counted = |entry: &Entry| self.was_counted(&key, entry);
+                change = recorded(mailbox, before(mailbox), self.taken, counted);
+            }
+            let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
+            if let Some((log, after)) = &accounted {
+                if let Some((removed, left)) =
+                    self.unrecorded(mailbox, &key, record, log, after, looked)
+                {
+                    gone.insert(key.clone(), left);
+                    let change = change.get_or_insert_with(|| Change {
+                        channel: mailbox.channel.clone(),
+                        mailbox: mailbox.near.clone(),
+                        ..Change::default()
+                    });
+                    change.gone = change.gone.saturating_add(removed);
+                }
+            }
+            // Of a record that was replaced nothing is left to know.
+            if gone.get(&key).is_some_and(|gone| gone.is_empty() || gone.record != record) {
+                gone.remove(&key);
+            }
+            changes.extend(
+                change.filter(|change| {
+                    change.pulled + change.pushed + change.flags + change.gone > 0
+                }),
+            );
+        }
+        (changes, gone)
+    }
+
+    /// The Maildirs that have changed; `None` if not all that was removed or changed
+    /// in any is mbsync's doing.
+    fn accounted(&self, log: &RunLog) -> Option<After> {
+        let mut after = After::new();
+        let mut all = Moved::default();
+        for (key, maildir) in &self.maildirs {
+            let before = maildir.files.as_ref()?;
+            if local::dir_stamps(&maildir.path) == maildir.dirs {
+                continue;
+            }
+            let now = Files::of(&maildir.path, maildir.info_delimiter)?;
+            let moved = before.moved(&now);
+            all.removed += moved.removed;
+            all.flags += moved.flags + moved.undeleted;
+            after.insert(key.clone(), now);
+        }
+        // What mbsync removes it makes \Deleted first.
+        (all.removed == log.near.removed && all.flags == log.near.flags).then_some(after)
+    }
+
+    /// Deletions that the run has carried over without saying so in the record, and
+    /// all that are known of it now.
+    fn unrecorded(
+        &self,
+        mailbox: &Mailbox,
+        key: &str,
+        record: Option<Stamp>,
+        log: &RunLog,
+        after: &After,
+        looked: &dyn Fn(&str) -> Option<Gone>,
+    ) -> Option<(u32, Gone)> {
+        let maildir = self.maildirs.get(key)?;
+        let rules = maildir.rules.as_ref()?;
+        let before = maildir.files.as_ref()?;
+        if record.is_none() || record != maildir.record {
+            return None;
+        }
+        if log.messages(&mailbox.channel, &mailbox.near) != Some(before.len()) {
+            return None;
+        }
+        let syncstate::State::Known(text) = syncstate::read(mailbox.state_file.as_ref()?) else {
+            return None;
+        };
+        if !local::is_numbered_by(&maildir.path, &text) {
+            return None;
+        }
+        let after = after.get(key).unwrap_or(before).numbered();
+        let kept =
+            |looked| KeptGone { looked, by_run: self.gone.get(key) }.of_record(record.as_ref());
+        let LeftByRun { during, earlier, gone } =
+            left_by_run(&text, rules, &before.numbered(), &after, kept(None));
+        let mut removed = during;
+        if !earlier.is_empty() {
+            // Some may have been gone on both sides.
+            let looked = looked(key);
+            let known = kept(looked.as_ref());
+            let new = earlier.iter().filter(|&&far| !known.is_over(far)).count();
+            removed = removed.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
+        }
+        Some((removed, Gone { record, ..gone }))
+    }
+
+    /// An earlier run has removed the message of this entry, and has been told of.
+    fn was_counted(&self, key: &str, entry: &Entry) -> bool {
+        let record = self.maildirs.get(key).and_then(|maildir| maildir.record.as_ref());
+        let kept = KeptGone { looked: None, by_run: self.gone.get(key) };
+        kept.of_record(record).is_over(entry.far)
     }
 }
 
-fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option<Change> {
+impl MaildirBefore {
+    fn of(mailbox: &Mailbox, account: &Account, room: u64) -> Option<MaildirBefore> {
+        let path = mailbox.maildir.clone()?;
+        let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel)?;
+        let StoreKind::Maildir(store) = &channel.near.store.kind else { return None };
+        let info_delimiter = u8::try_from(store.info_delimiter).unwrap_or(b':');
+        let dirs = local::dir_stamps(&path);
+        let files = match dirs {
+            // Not made yet.
+            [None, None] => Some(Files::default()),
+            _ if room == 0 => None,
+            _ => Files::of(&path, info_delimiter),
+        };
+        let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
+        let rules = Rules::of(channel).ok().filter(|rules| !rules.alt_map);
+        Some(MaildirBefore { path, rules, info_delimiter, dirs, files, record })
+    }
+}
+
+/// What the record says that was done, if it is another one now.
+fn recorded(
+    mailbox: &Mailbox,
+    before: Option<&File>,
+    since: SystemTime,
+    counted: impl Fn(&Entry) -> bool,
+) -> Option<Change> {
     let path: &PathBuf = mailbox.state_file.as_ref()?;
     let now = File::open(path).ok()?;
     let id = |file: &File| file.metadata().ok().map(|found| (found.dev(), found.ino()));
@@ -73,16 +255,15 @@ fn change(mailbox: &Mailbox, before: Option<&File>, since: SystemTime) -> Option
         .as_ref()
         .and_then(|maildir| local::delivered(maildir, since).ok())
         .map_or(0, |files| u32::try_from(files.len()).unwrap_or(u32::MAX));
-    let counts = record(&now)?.changes_since(&old, pulled);
-    let change = Change {
+    let counts = record(&now)?.changes_since(&old, pulled, counted);
+    Some(Change {
         channel: mailbox.channel.clone(),
         mailbox: mailbox.near.clone(),
         pulled: counts.pulled,
         pushed: counts.pushed,
         flags: counts.flags,
         gone: counts.gone,
-    };
-    (change.pulled + change.pushed + change.flags + change.gone > 0).then_some(change)
+    })
 }
 
 fn record(mut file: &File) -> Option<Record> {

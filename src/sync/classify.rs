@@ -102,6 +102,16 @@ pub fn finding(line: &str) -> Option<Finding> {
     None
 }
 
+/// Whether a line of mbsync's standard error is one that it prints at each run,
+/// whatever it does: that the password is sent in the clear, what a server says to
+/// everybody, that a keyword is deprecated.
+#[must_use]
+pub fn says_nothing_of_the_run(line: &str) -> bool {
+    line.starts_with("*** IMAP ")
+        || line.starts_with("Notice: ") && line.contains(" deprecated")
+        || line.contains(": notice: ") && line.contains(" deprecated")
+}
+
 /// `FILE:12: …`, or 1.5's `FILE:12:3: …`.
 fn is_config_complaint(line: &str) -> bool {
     line.split_once(": ").is_some_and(|(place, _)| {
@@ -156,6 +166,27 @@ fn is_trick(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_said_at_each_run_says_nothing_of_it() {
+        for line in [
+            "*** IMAP Warning *** Password is being sent in the clear",
+            "*** IMAP ALERT *** maintenance tonight",
+            "/home/u/.mbsyncrc: notice: SSLType is deprecated. Use TLSType instead.",
+            "Notice: IMAPStore 'far': RequireCRAM is deprecated. Use AuthMech instead.",
+        ] {
+            assert!(says_nothing_of_the_run(line) && finding(line).is_none(), "{line}");
+        }
+        for line in [
+            "Warning: lost track of 1 pulled message(s)",
+            "IMAP command 'UID STORE 1 +FLAGS.SILENT (\\Deleted)' returned an error: x",
+            "Maildir error: cannot remove /m/cur/x: Permission denied",
+            "Notice: conflicting changes in (1,1)",
+            "",
+        ] {
+            assert!(!says_nothing_of_the_run(line), "{line}");
+        }
+    }
 
     #[test]
     fn each_form_leads_to_its_status() {

@@ -4,7 +4,7 @@
 //! Knows what is read and written when, and in which order; decides nothing
 //! about when to run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,16 +17,18 @@ use super::pause::{self, Changes};
 use super::serve::{Gate, Ground, Locked, Paused, Standing};
 use crate::account::{Account, Given, Mailbox, Want};
 use crate::imap::Link;
-use crate::mbsyncrc::{Config, MbsyncWords};
+use crate::mbsyncrc::{Config, Dialect, MbsyncWords};
 use crate::outcome::{Exit, Failure};
 use crate::process;
 use crate::settings::Settings;
 use crate::state::last::{self, Change, Last};
 use crate::state::lock::{Leftover, Lock, Wait};
 use crate::state::retry::{self, Retry, seconds};
-use crate::state::{StateDir, state_failure, throttle, want};
+use crate::state::{StateDir, seen, state_failure, throttle, want};
 use crate::stop::Stop;
 use crate::sys::{Forked, fork_detached};
+use crate::verdict::Seen;
+use crate::verdict::gone::Gone;
 use crate::words::short;
 
 /// How long a child waits out failures before it leaves the request to the next command.
@@ -539,6 +541,7 @@ impl Disk<'_> {
                     exit: Exit::Later,
                     text: "the lock is not held".into(),
                     findings: vec![],
+                    log: None,
                 },
                 changes: vec![],
                 took: Duration::ZERO,
@@ -568,7 +571,12 @@ impl Disk<'_> {
         let wants: BTreeSet<Want> = taken.keys().cloned().collect();
         let named = self.scene.config.mbsync_words(self.scene.account, &wants);
         let words = named.args();
-        let snapshot = Snapshot::take(self.scope(&wants));
+        // isync 1.5 does not record each deletion.
+        let logs = self.scene.config.dialect == Dialect::V1_5;
+        let gone: Option<BTreeMap<String, Gone>> =
+            if logs { self.dir.read_json(seen::GONE) } else { None };
+        let earlier = gone.clone().unwrap_or_default();
+        let snapshot = Snapshot::take(self.scope(&wants), self.scene.account, logs, earlier);
         let secrets = self.secrets();
         let program = settings.mbsync.clone();
         let job = Job {
@@ -577,6 +585,7 @@ impl Disk<'_> {
             words: &words,
             prompt: self.manner.prompt,
             progress: self.manner.progress,
+            logs,
             verbose: self.manner.verbose,
             stall: settings.stall,
             secrets: &secrets,
@@ -588,7 +597,7 @@ impl Disk<'_> {
                 &error,
                 &format!("cannot see what is asked for in {}", want.display()),
             );
-            Ended { exit: failure.exit, text: failure.text, findings: vec![] }
+            Ended { exit: failure.exit, text: failure.text, findings: vec![], log: None }
         } else if named.all || !named.words.is_empty() {
             match link.map(|link| self.run_on_loan(&job, &named, &mut lock, link)) {
                 Some((how, ended)) => {
@@ -602,7 +611,17 @@ impl Disk<'_> {
         };
         let took = began_at.elapsed();
         let scope = self.scope(&wants);
-        let changes = snapshot.changes(&scope);
+        let looked = |key: &str| -> Option<Gone> {
+            let seen: BTreeMap<String, Seen> = self.dir.read_json(seen::FILE)?;
+            seen.get(key)?.gone.clone()
+        };
+        let (changes, now_gone) = snapshot.changes(&scope, ended.log.as_ref(), &looked);
+        // Lost, a deletion is found once more and costs a run.
+        if now_gone.is_empty() {
+            let _ = self.dir.remove(seen::GONE);
+        } else if Some(&now_gone) != gone.as_ref() {
+            let _ = self.dir.write_json(seen::GONE, &now_gone);
+        }
         after::refresh(&changes, &scope);
         self.facts = Facts::of(settings, &changes, &scope, began, is_echo);
         let run = Last {
@@ -682,7 +701,7 @@ fn nothing_to_name(unreachable: &[String]) -> Ended {
             (Exit::Config, format!("mbsync cannot be told to sync {names}; rename it in .mbsyncrc"))
         }
     };
-    Ended { exit, text, findings: vec![] }
+    Ended { exit, text, findings: vec![], log: None }
 }
 
 /// Whether serving the want serves the mailbox.

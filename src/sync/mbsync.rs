@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::classify::{Finding, finding, fit_to_print};
+use super::classify::{Finding, finding, fit_to_print, says_nothing_of_the_run};
+use super::run_log::{self, RunLog};
 use crate::outcome::{Exit, with_mend};
 use crate::process::{self, Process};
 use crate::state::lock::Lock;
@@ -46,6 +47,8 @@ pub struct Job<'a> {
     pub prompt: Prompt,
     /// Show mbsync's own counters: its standard output stays ours.
     pub progress: bool,
+    /// It is isync 1.5, and to say what it does: see [`RunLog`].
+    pub logs: bool,
     /// Pass its messages on to standard error as they come.
     pub verbose: bool,
     /// Ended when it has moved next to nothing for so long.
@@ -75,6 +78,8 @@ pub struct Ended {
     pub text: String,
     /// What mbsync's messages meant.
     pub findings: Vec<Finding>,
+    /// What it did, if it said so and nothing went wrong.
+    pub log: Option<RunLog>,
 }
 
 /// What goes on beside a run, in the same loop that watches it.
@@ -94,7 +99,9 @@ pub trait Beside {
 #[must_use]
 pub fn command_line(job: &Job<'_>) -> Vec<String> {
     let mut line = vec![job.program.display().to_string()];
-    if !job.progress {
+    if job.logs {
+        line.push("-V".into());
+    } else if !job.progress {
         line.push("-q".into());
     }
     line.push("-c".into());
@@ -137,7 +144,7 @@ pub fn run<'a>(
 }
 
 fn ended(exit: Exit, text: String, findings: Vec<Finding>) -> Ended {
-    Ended { exit, text, findings }
+    Ended { exit, text, findings, log: None }
 }
 
 fn start(job: &Job<'_>, lock: &mut Lock, beside: Option<&(dyn Beside + '_)>) -> io::Result<Child> {
@@ -166,7 +173,8 @@ fn start(job: &Job<'_>, lock: &mut Lock, beside: Option<&(dyn Beside + '_)>) -> 
     for name in leads_to_prompt {
         command.env_remove(name);
     }
-    command.stdout(if job.progress { Stdio::inherit() } else { Stdio::piped() });
+    let inherits = job.progress && !job.logs;
+    command.stdout(if inherits { Stdio::inherit() } else { Stdio::piped() });
     lock.clear()?;
     sys::die_with_parent(&mut command, lock.as_fd()).spawn()
 }
@@ -252,6 +260,9 @@ struct Supervised<'a> {
     stdout: Lines<ChildStdout>,
     findings: Vec<(Finding, String)>,
     other: Vec<String>,
+    log: Option<run_log::RunLogReader>,
+    /// Something was said that may mean that not all was done.
+    objected: bool,
     ending: Ending,
     beside: Option<&'a mut (dyn Beside + 'a)>,
     /// What mbsync calls the configuration, and what the user calls it.
@@ -285,6 +296,8 @@ impl<'a> Supervised<'a> {
                 stdout,
                 findings: Vec::new(),
                 other: Vec::new(),
+                log: job.logs.then(run_log::RunLogReader::default),
+                objected: false,
                 ending: Ending::No,
                 names: beside
                     .as_ref()
@@ -397,9 +410,10 @@ impl<'a> Supervised<'a> {
 
     fn read(&mut self) {
         let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
-        let names = &self.names;
+        let (names, objected) = (&self.names, &mut self.objected);
         let mut note = |line: &str| {
             let line = &*under_its_own_name(line, names.as_ref());
+            *objected |= !says_nothing_of_the_run(line);
             let shown = fit_to_print(line, job.secrets);
             if job.verbose {
                 eprint_line(&shown);
@@ -414,7 +428,11 @@ impl<'a> Supervised<'a> {
         };
         self.stderr.take(&mut note);
         // Without its standard output emptied, mbsync would wait for us for ever.
+        let log = &mut self.log;
         self.stdout.take(|line| {
+            if let Some(log) = log {
+                log.line(line);
+            }
             if job.verbose {
                 eprint_line(&fit_to_print(line, job.secrets));
             }
@@ -488,9 +506,10 @@ impl<'a> Supervised<'a> {
     fn ended(mut self, status: ExitStatus) -> Ended {
         let (job, findings, other) = (self.job, &mut self.findings, &mut self.other);
         // mbsync 1.4 says one thing without a line end.
-        let names = &self.names;
+        let (names, objected) = (&self.names, &mut self.objected);
         self.stderr.rest(&mut |line| {
             let line = &*under_its_own_name(line, names.as_ref());
+            *objected |= !says_nothing_of_the_run(line);
             let shown = fit_to_print(line, job.secrets).into_owned();
             match finding(line) {
                 Some(found) => findings.push((found, shown)),
@@ -501,7 +520,10 @@ impl<'a> Supervised<'a> {
             Ending::Asked { why, .. } => *why,
             Ending::No => None,
         };
-        verdict_of(why, status, self.findings, &self.other, self.job.stall)
+        let log = self.log.filter(|_| status.success() && !self.objected);
+        let ended = verdict_of(why, status, self.findings, &self.other, self.job.stall);
+        let log = log.filter(|_| ended.exit == Exit::Done).and_then(run_log::RunLogReader::log);
+        Ended { log, ..ended }
     }
 }
 

@@ -8,4 +8,5 @@ pub mod disk;
 pub mod handover;
 pub mod mbsync;
 pub mod pause;
+pub mod run_log;
 pub mod serve;

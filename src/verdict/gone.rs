@@ -14,7 +14,10 @@
 //!
 //! Depends on the record and on UIDs; not on files, connections or runs.
 
-use super::local::Stamp;
+use super::Rules;
+use super::flags::Flags;
+use super::local::{Numbered, Stamp};
+use super::syncstate::{Record, Standing};
 use crate::uidset::UidSet;
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +45,7 @@ impl Gone {
 
 /// What was kept of a pair, whatever record it was of.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Kept<'a> {
+pub struct KeptGone<'a> {
     /// Seen on the server.
     pub looked: Option<&'a Gone>,
     /// Concluded from a run that ended well: true when it was made, and to be
@@ -50,25 +53,25 @@ pub struct Kept<'a> {
     pub by_run: Option<&'a Gone>,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> KeptGone<'a> {
     /// What of it holds for the record with this stamp.
     #[must_use]
-    pub fn of_record(self, record: Option<&Stamp>) -> Known<'a> {
+    pub fn of_record(self, record: Option<&Stamp>) -> KnownGone<'a> {
         let holds = |kept: &&Gone| kept.record.is_some() && kept.record.as_ref() == record;
-        Known { looked: self.looked.filter(holds), by_run: self.by_run.filter(holds) }
+        KnownGone { looked: self.looked.filter(holds), by_run: self.by_run.filter(holds) }
     }
 }
 
 /// What is known of the far messages of one record.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Known<'a> {
+pub struct KnownGone<'a> {
     looked: Option<&'a Gone>,
     by_run: Option<&'a Gone>,
 }
 
-impl Known<'_> {
+impl KnownGone<'_> {
     /// Nothing.
-    pub const NOTHING: Known<'static> = Known { looked: None, by_run: None };
+    pub const NOTHING: KnownGone<'static> = KnownGone { looked: None, by_run: None };
 
     fn any(self, holds: impl Fn(&Gone) -> bool) -> bool {
         [self.looked, self.by_run].into_iter().flatten().any(holds)
@@ -107,13 +110,76 @@ impl Known<'_> {
         let Some(run) = self.by_run else { return false };
         let mut seen = UidSet::default();
         let mut confirmed = |by: [&UidSet; 2], set: &UidSet| {
-            by.iter().for_each(|more| seen.add(more));
+            for more in by {
+                seen.add(more);
+            }
             seen.tidy();
             seen.has_all_of(set)
         };
         let Gone { gone, deleted, pending, .. } = self.looked.unwrap_or(&NONE);
         !(confirmed([gone, pending], &run.gone) && confirmed([deleted, deleted], &run.deleted))
     }
+}
+
+/// What a run has left in a record that it did not replace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeftByRun {
+    /// Messages that were there before the run, and are gone or \Deleted.
+    pub during: u32,
+    /// Far UIDs of those that were gone before it, and not known to be done with.
+    pub earlier: Vec<u32>,
+    /// All that is known now, without the record's stamp.
+    pub gone: Gone,
+}
+
+/// What a run of isync 1.5 has left, that went well, synchronized the mailbox, and
+/// alone has removed messages from it and changed flags in it meanwhile.
+///
+/// `before` and `after`: the near side; `known`: what earlier runs have left. What
+/// was missing when mbsync read the near side, it has made \Deleted on the far
+/// side, or found gone there. What it has removed itself was gone or \Deleted
+/// there. And what it makes \Deleted here, or finds so, without recording that, is
+/// gone there: else the flag would have been pushed.
+#[must_use]
+pub fn left_by_run(
+    record: &Record,
+    rules: &Rules,
+    before: &Numbered,
+    after: &Numbered,
+    known: KnownGone<'_>,
+) -> LeftByRun {
+    let mut left = LeftByRun::default();
+    for entry in record.with_far() {
+        // What expires follows rules of its own.
+        if entry.near == 0 || entry.standing != Standing::Plain {
+            continue;
+        }
+        let far = entry.far;
+        let was_there = before.flags(entry.near);
+        match after.flags(entry.near) {
+            None => {
+                left.gone.deleted.push(far, far);
+                match was_there {
+                    _ if known.is_over(far) => {}
+                    Some(_) => left.during = left.during.saturating_add(1),
+                    None => left.earlier.push(far),
+                }
+            }
+            Some(now) if now.has(Flags::TRASHED) && !rules.expunge_near => {
+                if known.is_gone(far) {
+                    left.gone.gone.push(far, far);
+                    continue;
+                }
+                let Some(then) = was_there else { continue };
+                if !entry.flags.has(Flags::TRASHED) {
+                    left.gone.gone.push(far, far);
+                    left.during += u32::from(!then.has(Flags::TRASHED));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    left
 }
 
 /// For a look that there was not.
@@ -140,7 +206,7 @@ mod tests {
     fn what_is_known_holds_for_one_record_alone() {
         let ((_a, one), (_b, other)) = (stamp("1"), stamp("22"));
         let gone = Gone { record: Some(one), gone: set("3"), deleted: set("4"), pending: set("5") };
-        let told = |known: Known<'_>, far| {
+        let told = |known: KnownGone<'_>, far| {
             (
                 known.is_gone(far),
                 known.was_deleted(far),
@@ -148,19 +214,19 @@ mod tests {
                 known.is_over(far),
             )
         };
-        let here = Kept { looked: Some(&gone), by_run: None }.of_record(Some(&one));
+        let here = KeptGone { looked: Some(&gone), by_run: None }.of_record(Some(&one));
         assert_eq!(told(here, 3), (true, false, false, true));
         assert_eq!(told(here, 4), (false, true, true, true));
         assert_eq!(told(here, 5), (false, false, false, true));
         assert_eq!(told(here, 6), (false, false, false, false));
-        let by_run = Kept { looked: None, by_run: Some(&gone) }.of_record(Some(&one));
+        let by_run = KeptGone { looked: None, by_run: Some(&gone) }.of_record(Some(&one));
         assert_eq!(told(by_run, 4), (false, true, false, true));
         for record in [Some(&other), None] {
-            let there = Kept { looked: Some(&gone), by_run: Some(&gone) }.of_record(record);
+            let there = KeptGone { looked: Some(&gone), by_run: Some(&gone) }.of_record(record);
             assert!(!there.is_over(3) && !there.is_over(4) && !there.is_unconfirmed());
         }
         let of_no_record = Gone { record: None, ..gone };
-        assert!(!Kept { looked: Some(&of_no_record), by_run: None }.of_record(None).is_gone(3));
+        assert!(!KeptGone { looked: Some(&of_no_record), by_run: None }.of_record(None).is_gone(3));
     }
 
     #[test]
@@ -174,7 +240,7 @@ mod tests {
         };
         let run = known(set("3"), set("5:6"));
         let unconfirmed = |looked: Option<&Gone>| {
-            Kept { looked, by_run: Some(&run) }.of_record(Some(&record)).is_unconfirmed()
+            KeptGone { looked, by_run: Some(&run) }.of_record(Some(&record)).is_unconfirmed()
         };
         assert!(unconfirmed(None));
         assert!(unconfirmed(Some(&known(set("3"), set("5")))));
@@ -183,8 +249,60 @@ mod tests {
         let pending = Gone { pending: set("3"), ..known(set(""), set("5:6")) };
         assert!(!unconfirmed(Some(&pending)));
         let nothing = known(set(""), set(""));
-        let kept = Kept { looked: None, by_run: Some(&nothing) };
+        let kept = KeptGone { looked: None, by_run: Some(&nothing) };
         assert!(!kept.of_record(Some(&record)).is_unconfirmed());
+    }
+
+    fn files(names: &[&str]) -> Numbered {
+        let mut listing = super::super::local::Listing::new(b':');
+        for name in names {
+            listing.add(name.as_bytes());
+        }
+        listing.numbered()
+    }
+
+    fn record(entries: &str) -> Record {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\n";
+        super::super::syncstate::parse(format!("{head}{entries}").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_run_leaves_what_was_missing_before_it_and_what_it_removed() {
+        let both = Rules { expunge_near: true, expunge_far: true, ..Rules::none() };
+        let record = record("1 1 S\n2 2 S\n3 3 S\n4 4 ~S\n0 5 S\n6 0 S\n");
+        let left = |before: &[&str], after: &[&str], known| {
+            left_by_run(&record, &both, &files(before), &files(after), known)
+        };
+        let all = ["a,U=1:2,S", "b,U=2:2,S", "c,U=3:2,S", "d,U=4:2,S", "e,U=5:2,S"];
+        assert_eq!(left(&all, &all, KnownGone::NOTHING), LeftByRun::default());
+        // 1 was missing, 2 has gone, and what expires is not counted.
+        let expected = LeftByRun {
+            during: 1,
+            earlier: vec![1],
+            gone: Gone { deleted: set("1:2"), ..Gone::default() },
+        };
+        assert_eq!(left(&all[1..], &["c,U=3:2,S"], KnownGone::NOTHING), expected);
+        // What was known is not news, and stays known.
+        let (_dir, stamp) = stamp("1");
+        let then = Gone { record: Some(stamp), deleted: set("1"), ..Gone::default() };
+        let known = KeptGone { looked: None, by_run: Some(&then) }.of_record(Some(&stamp));
+        let expected = LeftByRun { earlier: vec![], ..expected };
+        assert_eq!(left(&all[1..], &["c,U=3:2,S"], known), expected);
+    }
+
+    #[test]
+    fn without_expunge_what_it_makes_deleted_is_gone_there() {
+        let record = record("1 1 S\n2 2 S\n3 3 ST\n");
+        let rules = Rules::none();
+        let before = files(&["a,U=1:2,S", "b,U=2:2,ST", "c,U=3:2,ST"]);
+        let after = files(&["a,U=1:2,ST", "b,U=2:2,ST", "c,U=3:2,ST"]);
+        let left = left_by_run(&record, &rules, &before, &after, KnownGone::NOTHING);
+        // 2 was it already, and the flag was not pushed; 3 is it by the record.
+        assert_eq!((left.during, left.gone.gone.to_string()), (1, "1:2".to_owned()));
+        assert!(left.earlier.is_empty() && left.gone.deleted.is_empty());
+        let expunges = Rules { expunge_near: true, ..rules };
+        let left = left_by_run(&record, &expunges, &before, &after, KnownGone::NOTHING);
+        assert_eq!(left, LeftByRun::default());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! remembered, so that what happened meanwhile is seen by the next one.
 
 use super::flags::Flags;
-use super::gone::{Gone, Known};
+use super::gone::{Gone, KnownGone};
 use super::local::Numbered;
 use super::syncstate::{Entry, Placeholder, Record, Standing};
 use super::{Changes, Difference, Finding, Rules, asks_for_whole, carried};
@@ -91,7 +91,7 @@ pub fn suspect(
     remembered: Option<&Remembered>,
     record: Option<&Record>,
     rules: &Rules,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> Suspicion {
     if record.is_some_and(|record| record.far_validity != now.uid_validity) {
         return Suspicion::Unknown("the server's UIDVALIDITY is not the recorded one".to_owned());
@@ -157,7 +157,7 @@ pub fn settle(
     rules: &Rules,
     uids: &UidSet,
     fetched: &Fetched,
-    known: Known<'_>,
+    known: KnownGone<'_>,
     near: impl FnOnce() -> Option<Numbered>,
 ) -> Settled {
     if record.max_expired_near > 0 {
@@ -178,7 +178,7 @@ pub fn settle(
         flags.get(at).map(|&(_, flags)| flags)
     };
 
-    let mut near = Near { ask: Some(near), told: None };
+    let mut near = Halves { ask: Some(near), told: None };
     let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let mut recorded_above = 0;
     for entry in record.with_far() {
@@ -260,7 +260,7 @@ pub fn settle(
 }
 
 /// The near side, looked at when it first matters.
-struct Near<Ask> {
+struct Halves<Ask> {
     ask: Option<Ask>,
     told: Option<Numbered>,
 }
@@ -276,7 +276,7 @@ enum Half {
     Unknown,
 }
 
-impl<Ask: FnOnce() -> Option<Numbered>> Near<Ask> {
+impl<Ask: FnOnce() -> Option<Numbered>> Halves<Ask> {
     fn half(&mut self, entry: &Entry) -> Half {
         if entry.near == 0 {
             return Half::Never;
@@ -334,6 +334,8 @@ fn far_difference(entry: &Entry, seen: Flags, rules: &Rules) -> Option<Differenc
 
 #[cfg(test)]
 mod tests {
+    use super::super::gone::KeptGone;
+    use super::super::local::Listing;
     use super::super::syncstate;
     use super::*;
 
@@ -349,7 +351,7 @@ mod tests {
     fn found(entries: &str, uids: &str, flags: &[(u32, &[u8])], rules: &Rules) -> Finding {
         let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
         let (uids, fetched) = (UidSet::parse(uids).unwrap(), Fetched::ChangedSince(flags));
-        settle(&record(entries), rules, &uids, &fetched, Known::NOTHING, || None).finding
+        settle(&record(entries), rules, &uids, &fetched, KnownGone::NOTHING, || None).finding
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> Finding {
@@ -360,7 +362,8 @@ mod tests {
     fn the_same_status_is_clean_and_another_needs_a_look() {
         let record = record("1 1 S\n");
         let then = Remembered::new(STATUS, &record, &RULES);
-        let at = |now: Status| suspect(&now, Some(&then), Some(&record), &RULES, Known::NOTHING);
+        let at =
+            |now: Status| suspect(&now, Some(&then), Some(&record), &RULES, KnownGone::NOTHING);
         assert_eq!(at(STATUS), Suspicion::Clean);
         let since = Suspicion::Look(Needed::ChangedSince(50));
         let whole = Suspicion::Look(Needed::Whole);
@@ -370,22 +373,31 @@ mod tests {
         assert_eq!(at(Status { uid_next: 9, ..STATUS }), whole);
         assert_eq!(at(Status { highest_modseq: None, ..STATUS }), whole);
         assert!(matches!(at(Status { uid_validity: 2, ..STATUS }), Suspicion::Unknown(_)));
-        assert_eq!(suspect(&STATUS, None, Some(&record), &RULES, Known::NOTHING), whole);
+        assert_eq!(suspect(&STATUS, None, Some(&record), &RULES, KnownGone::NOTHING), whole);
         let other = Rules { expunge_far: true, ..RULES };
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&record), &other, Known::NOTHING), whole);
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&record), &other, KnownGone::NOTHING), whole);
         let mut restored = record.clone();
         restored.max_pulled = 8;
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING), whole);
+        assert_eq!(
+            suspect(&STATUS, Some(&then), Some(&restored), &RULES, KnownGone::NOTHING),
+            whole
+        );
         restored = record.clone();
         restored.max_pushed = 8;
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING), whole);
+        assert_eq!(
+            suspect(&STATUS, Some(&then), Some(&restored), &RULES, KnownGone::NOTHING),
+            whole
+        );
         let mut grown = record.clone();
         (grown.max_pulled, grown.max_pushed) = (10, 10);
         assert_eq!(
-            suspect(&STATUS, Some(&then), Some(&grown), &RULES, Known::NOTHING),
+            suspect(&STATUS, Some(&then), Some(&grown), &RULES, KnownGone::NOTHING),
             Suspicion::Clean
         );
-        assert_eq!(suspect(&STATUS, Some(&then), None, &RULES, Known::NOTHING), Suspicion::Clean);
+        assert_eq!(
+            suspect(&STATUS, Some(&then), None, &RULES, KnownGone::NOTHING),
+            Suspicion::Clean
+        );
     }
 
     #[test]
@@ -414,6 +426,106 @@ mod tests {
     }
 
     #[test]
+    fn with_old_what_is_not_recorded_is_new_whatever_its_uid() {
+        let old = Rules { pull_old: true, isync_1_5: true, ..RULES };
+        assert_eq!(found("1 1 S\n", "1,5,12", &[], &old), changes(2, 0, 0));
+        let seen: &[(u32, &[u8])] = &[(5, b"T")];
+        assert_eq!(found("1 1 S\n", "1,5", seen, &old), changes(1, 0, 0));
+        let near = Rules { expunge_near: true, ..old.clone() };
+        assert_eq!(found("1 1 S\n", "1,5", seen, &near), Finding::Clean);
+        assert_eq!(
+            found("1 1 S\n", "1,5", &[], &near),
+            changes(1, 0, 0),
+            "its flags are not known"
+        );
+        let far = Rules { expunge_far: true, ..old };
+        assert_eq!(found("1 1 S\n", "1,5", seen, &far), changes(1, 1, 0));
+        // So the flags of all are fetched where they matter.
+        let record = record("1 1 S\n");
+        let changed = Status { highest_modseq: Some(51), ..STATUS };
+        for (rules, needed) in [(&near, Needed::Whole), (&far, Needed::ChangedSince(50))] {
+            let then = Remembered::new(STATUS, &record, rules);
+            let asked = suspect(&changed, Some(&then), Some(&record), rules, KnownGone::NOTHING);
+            assert_eq!(asked, Suspicion::Look(needed));
+        }
+    }
+
+    #[test]
+    fn what_a_run_let_conclude_is_looked_at_although_status_is_the_same() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = super::super::local::Stamp::of(file.path()).unwrap();
+        let run = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
+        let record = record("1 1 S\n");
+        let then = Remembered::new(STATUS, &record, &RULES);
+        let asked = |looked: Option<&Gone>, now: Status| {
+            let known = KeptGone { looked, by_run: Some(&run) }.of_record(Some(&stamp));
+            suspect(&now, Some(&then), Some(&record), &RULES, known)
+        };
+        assert_eq!(asked(None, STATUS), Suspicion::Look(Needed::Whole));
+        let changed = Status { highest_modseq: Some(51), ..STATUS };
+        assert_eq!(asked(None, changed), Suspicion::Look(Needed::ChangedSince(50)));
+        assert_eq!(asked(Some(&run), STATUS), Suspicion::Clean);
+    }
+
+    /// The near side has the messages of these names.
+    fn settled(entries: &str, uids: &str, flags: &[(u32, &[u8])], names: &[&str]) -> Settled {
+        let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
+        let uids = UidSet::parse(uids).unwrap_or_default();
+        let mut listing = Listing::new(b':');
+        for name in names {
+            listing.add(name.as_bytes());
+        }
+        let near = || Some(listing.numbered());
+        settle(&record(entries), &RULES, &uids, &Fetched::Whole(flags), KnownGone::NOTHING, near)
+    }
+
+    #[test]
+    fn what_lacks_a_message_on_both_sides_is_clean_and_kept() {
+        let set = |uid| UidSet::from_uids([uid]);
+        let both = settled("1 1 S\n", "", &[], &[]);
+        assert_eq!(both.finding, Finding::Clean);
+        assert_eq!(both.gone, Gone { gone: set(1), ..Gone::default() });
+        // As mbsync leaves it without Expunge, on either side.
+        let there = settled("1 1 S\n", "1", &[(1, b"ST")], &[]);
+        assert_eq!(there.finding, Finding::Clean);
+        assert_eq!(there.gone, Gone { deleted: set(1), ..Gone::default() });
+        let here = settled("1 1 S\n", "", &[], &["a,U=1:2,ST"]);
+        assert_eq!(here.finding, Finding::Clean);
+        assert_eq!(here.gone, Gone { gone: set(1), ..Gone::default() });
+        // To be removed here.
+        let waits = settled("1 1 S\n", "", &[], &["a,U=1:2,S"]);
+        assert_eq!(waits.finding, changes(0, 1, 0));
+        assert_eq!(waits.gone, Gone { pending: set(1), ..Gone::default() });
+        // To be removed there, which is the near side's to say.
+        let gone_here = settled("1 1 S\n", "1", &[(1, b"S")], &[]);
+        assert_eq!((gone_here.finding, gone_here.gone), (Finding::Clean, Gone::default()));
+        let other_flags = settled("1 1 S\n", "1", &[(1, b"F")], &[]);
+        assert_eq!(other_flags.finding, changes(0, 0, 1));
+        assert_eq!(settled("1 0 S\n", "", &[], &[]).gone, Gone::default());
+    }
+
+    #[test]
+    fn one_that_was_undeleted_is_to_be_deleted_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = super::super::local::Stamp::of(file.path()).unwrap();
+        let then = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
+        let look = |flags: Option<&[u8]>| {
+            let fetched = flags.map(|letters| (1, Flags::among(letters))).into_iter().collect();
+            let known = KeptGone { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
+            let (uids, fetched) = (UidSet::from_uids([1]), Fetched::ChangedSince(fetched));
+            let near = || Some(Listing::new(b':').numbered());
+            settle(&record("1 1 S\n"), &RULES, &uids, &fetched, known, near)
+        };
+        assert_eq!(look(Some(b"S")).finding, changes(0, 1, 0));
+        assert_eq!(look(Some(b"S")).gone, Gone::default());
+        for unchanged in [None, Some(&b"ST"[..])] {
+            let settled = look(unchanged);
+            assert_eq!(settled.finding, Finding::Clean);
+            assert_eq!(settled.gone.deleted, then.deleted);
+        }
+    }
+
+    #[test]
     fn what_is_recorded_at_the_mark_or_deleted_hides_nothing_new() {
         assert_eq!(found("9 9 S\n", "9,10", &[], &RULES), changes(1, 0, 0));
         assert_eq!(found("8 8 S\n10 9 \n", "8,10,11", &[], &RULES), changes(1, 0, 0));
@@ -430,7 +542,8 @@ mod tests {
         let uids = UidSet::parse("1:3").unwrap();
         let whole = |uids_seen: &[u32]| {
             let flags = uids_seen.iter().map(|&uid| (uid, Flags::SEEN)).collect();
-            settle(&record, &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, || None).finding
+            settle(&record, &RULES, &uids, &Fetched::Whole(flags), KnownGone::NOTHING, || None)
+                .finding
         };
         assert_eq!(whole(&[1, 2, 3]), Finding::Clean);
         assert_eq!(whole(&[1, 2]), Finding::Clean, "the third is not here anyway");
@@ -463,7 +576,7 @@ mod tests {
         assert_eq!(record.max_expired_near, 3);
         let uids = UidSet::parse("1").unwrap();
         let fetched = Fetched::ChangedSince(vec![]);
-        let settled = settle(&record, &RULES, &uids, &fetched, Known::NOTHING, || None);
+        let settled = settle(&record, &RULES, &uids, &fetched, KnownGone::NOTHING, || None);
         assert!(matches!(settled.finding, Finding::Unknown(_)));
     }
 
@@ -473,6 +586,12 @@ mod tests {
         assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &RULES), changes(0, 0, 1));
         assert_eq!(found("1 1 <\n", "1", &[(1, b"S")], &RULES), Finding::Clean);
         assert_eq!(found("1 0 ^\n", "1", &[(1, b"S")], &RULES), changes(1, 0, 0));
+        // isync 1.5 upgrades a placeholder by its own flag alone.
+        let new = Rules { isync_1_5: true, ..RULES };
+        assert_eq!(found("1 1 >S\n", "1", &[(1, b"FS")], &new), Finding::Clean);
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"FS")], &new), changes(0, 0, 1));
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"S")], &new), Finding::Clean);
+        assert_eq!(found("1 1 <S\n", "1", &[(1, b"")], &new), changes(0, 0, 1));
     }
 
     #[test]
@@ -488,7 +607,7 @@ mod tests {
         assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
         let all = UidSet::parse("1:4294967295").unwrap();
         let (record, fetched) = (record("1 1 \n"), Fetched::ChangedSince(Vec::new()));
-        let settled = settle(&record, &RULES, &all, &fetched, Known::NOTHING, || None);
+        let settled = settle(&record, &RULES, &all, &fetched, KnownGone::NOTHING, || None);
         assert!(matches!(settled.finding, Finding::Changed(Changes { new: 4_294_967_286, .. })));
     }
 }

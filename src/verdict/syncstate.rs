@@ -321,9 +321,15 @@ impl Record {
     /// from one pushed: both sides hand out new UIDs in either case. The names
     /// of pulled files tell: see [`super::local::delivered`]).
     ///
-    /// Messages that came and went between the two are not in either.
+    /// Messages that came and went between the two are not in either. `counted`:
+    /// entries of the old one whose message an earlier run has removed.
     #[must_use]
-    pub fn changes_since(&self, old: &Record, pulled: u32) -> Counts {
+    pub fn changes_since(
+        &self,
+        old: &Record,
+        pulled: u32,
+        counted: impl Fn(&Entry) -> bool,
+    ) -> Counts {
         let mut counts = Counts::default();
         let mut added = 0;
         let same_boxes =
@@ -341,7 +347,7 @@ impl Record {
                 Some(before) => {
                     let lost = (before.far != 0 && entry.far == 0)
                         || (before.near != 0 && entry.near == 0);
-                    counts.gone += u32::from(lost);
+                    counts.gone += u32::from(lost && !counted(before));
                     counts.flags += u32::from(!lost && before.flags != entry.flags);
                 }
             }
@@ -351,7 +357,8 @@ impl Record {
                 (entry.far != 0 && self.of_far(entry.far).is_some())
                     || (entry.near != 0 && self.of_near(entry.near).is_some())
             };
-            let dropped = old.entries.iter().filter(|entry| !kept(entry)).count();
+            let dropped =
+                old.entries.iter().filter(|entry| !kept(entry) && !counted(entry)).count();
             counts.gone = counts.gone.saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX));
         }
         counts.pulled = pulled.min(added);
@@ -473,24 +480,25 @@ mod tests {
         let text =
             text.replace("1 1 FS", "1 1 S").replace("2 2 <\n", "").replace("5 5 >S", "0 5 >S");
         let new = parse(format!("{text}11 11 \n10 8 S\n").as_bytes()).unwrap();
-        let counts = new.changes_since(&old, 1);
+        let counts = new.changes_since(&old, 1, |_| false);
         assert_eq!(counts, Counts { pulled: 1, pushed: 1, flags: 1, gone: 2 });
-        assert_eq!(new.changes_since(&new, 0), Counts::default());
+        assert_eq!(new.changes_since(&new, 0, |_| false), Counts::default());
         let hollow = parse(format!("{text}0 0 ^\n").as_bytes()).unwrap();
-        assert_eq!(hollow.changes_since(&hollow, 0), Counts::default());
+        assert_eq!(hollow.changes_since(&hollow, 0, |_| false), Counts::default());
         // Of another mailbox nothing was there before.
         let mut other = new.clone();
         other.far_validity += 1;
         let all = u32::try_from(new.entries().iter().filter(|e| e.far > 0 && e.near > 0).count());
-        let counts = other.changes_since(&new, 0);
+        let counts = other.changes_since(&new, 0, |_| false);
         assert_eq!(counts, Counts { pushed: all.unwrap(), ..Counts::default() });
         // Half a pair loses nothing when its flags change.
         let text = String::from_utf8(SAMPLE.to_vec()).unwrap();
         let text = text.replace("0 4 T", "0 4 ST").replace("3 0 \n", "3 0 S\n");
-        let counts = parse(text.as_bytes()).unwrap().changes_since(&old, 0);
+        let counts = parse(text.as_bytes()).unwrap().changes_since(&old, 0, |_| false);
         assert_eq!(counts, Counts { flags: 2, ..Counts::default() });
         // Half a pair is no message that was carried over.
-        let counts = parse(format!("{text}13 0 \n").as_bytes()).unwrap().changes_since(&old, 0);
+        let counts =
+            parse(format!("{text}13 0 \n").as_bytes()).unwrap().changes_since(&old, 0, |_| false);
         assert_eq!(counts, Counts { flags: 2, ..Counts::default() });
     }
 }

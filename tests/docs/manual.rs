@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use mutt_sync::mbsyncrc::Dialect;
 use mutt_sync::outcome::Exit;
 use mutt_sync::settings::File;
 use rig::{Home, Server, message, run};
@@ -283,6 +284,17 @@ fn indented(below: &str) -> String {
     lines.join("\n") + "\n"
 }
 
+/// The keyword, by what the README says of isync 1.4.
+fn tls_keyword() -> &'static str {
+    let hint = "isync 1.4, as in Debian 12, calls `TLSType`\n`SSLType`";
+    assert!(text("README.md").contains(hint));
+    let memory = tempfile::tempdir().unwrap();
+    match mutt_sync::dialect::of_mbsync(&rig::real_mbsync(), memory.path()) {
+        Some(Dialect::V1_4) => "SSLType",
+        _ => "TLSType",
+    }
+}
+
 #[test]
 fn the_readme_s_first_mbsyncrc_works_as_printed() {
     let server = Server::start();
@@ -293,7 +305,7 @@ fn the_readme_s_first_mbsyncrc_works_as_printed() {
         .replace("Host imap.home.example", &format!("Host 127.0.0.1\nPort {}", server.port()))
         .replace("User me", "User home")
         .replace("pass home", &format!("echo {}", server.password("home")))
-        .replace("SSLType IMAPS", "SSLType None\nAuthMechs LOGIN");
+        .replace("TLSType IMAPS", &format!("{} None\nAuthMechs LOGIN", tls_keyword()));
     home.write(".mbsyncrc", &own);
     std::os::unix::fs::symlink(rig::mutt_sync(), home.path("bin/mutt-sync")).unwrap();
     let commands = indented("\nThen:\n");

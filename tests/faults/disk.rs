@@ -10,7 +10,7 @@ use std::thread::sleep;
 /// A directory in the place of each: it can be neither written nor replaced.
 #[test]
 fn g2_no_file_of_state_that_cannot_be_written_loses_a_request_or_makes_a_loop() {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 16] = [
         "lock",
         "queue.lock",
         "waiter.lock",
@@ -19,6 +19,7 @@ fn g2_no_file_of_state_that_cannot_be_written_loses_a_request_or_makes_a_loop() 
         "retry.json",
         "seen.json",
         "stuck.json",
+        "gone.json",
         "urgent",
         "soon",
         "warm",
@@ -28,7 +29,7 @@ fn g2_no_file_of_state_that_cannot_be_written_loses_a_request_or_makes_a_loop() 
         "want/Home:Sent",
     ];
     std::thread::scope(|scope| {
-        for some in NAMES.chunks(5) {
+        for some in NAMES.chunks(6) {
             scope.spawn(|| some.iter().for_each(|name| unwritable(name)));
         }
     });

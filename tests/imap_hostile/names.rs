@@ -124,7 +124,9 @@ fn survives(names: &[&str]) -> Result<(), String> {
     if heard.contains("does not parse") || heard.contains("panicked") {
         return Err(what);
     }
-    for run in runs.iter().filter(|run| run.args.iter().any(|arg| arg == "-q")) {
+    for run in
+        runs.iter().filter(|run| run.args.iter().any(|arg| ["-q", "-V"].contains(&arg.as_str())))
+    {
         let from = run.args.iter().position(|arg| arg == "--").map_or(0, |at| at + 1);
         let words = run.args.get(from..).unwrap_or_default();
         if from == 0 || !words.iter().all(|word| word == "Home" || word.starts_with("Home:")) {

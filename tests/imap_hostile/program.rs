@@ -33,7 +33,7 @@ pub struct Lair {
 }
 
 /// The files of mutt-sync's own that may be there afterwards.
-const OWN: [&str; 14] = [
+const OWN: [&str; 15] = [
     "lock",
     "want",
     "run",
@@ -45,6 +45,7 @@ const OWN: [&str; 14] = [
     "retry.json",
     "seen.json",
     "stuck.json",
+    "gone.json",
     "warm",
     "pushed.json",
     "failed",

@@ -116,6 +116,49 @@ fn tls_versions_become_a_range() {
     assert!(bad(&account("Host h\nTLSVersions +1.4"), Dialect::V1_5).contains("+1.4"));
 }
 
+/// The one to change, in a file that has it, and the one to write in another.
+#[test]
+fn a15_the_keyword_for_tls_is_the_one_that_stands_there() {
+    let keyword = |lines: &str, dialect| server(&format!("Host h\n{lines}"), dialect).tls_keyword;
+    for (lines, expected) in [
+        ("", "TLSType"),
+        ("TLSType None", "TLSType"),
+        ("ssltype None", "SSLType"),
+        ("TLSType None\nSSLType IMAPS", "SSLType"),
+        ("SSLType None\nTLSType IMAPS", "TLSType"),
+    ] {
+        assert_eq!(keyword(lines, Dialect::V1_5), expected, "{lines}");
+    }
+    for lines in ["", "SSLType None"] {
+        assert_eq!(keyword(lines, Dialect::V1_4), "SSLType", "{lines}");
+    }
+}
+
+/// As tried with mbsync 1.5.1; 1.4 takes them all.
+#[test]
+fn a15_a_path_lies_in_an_inbox_by_its_final_slash() {
+    for (path, inbox, taken) in [
+        ("x/", "x/", true),
+        ("x/sub/", "x/", true),
+        ("x/", "x", false),
+        ("x/sub/", "x", false),
+        ("x", "x", true),
+        ("x", "x/", true),
+        ("xy/", "x", true),
+        ("x//", "x/", false),
+        ("x/sub", "x//", true),
+    ] {
+        let stores = format!("Path ~/Mail/{path}\nInbox ~/Mail/{inbox}\n");
+        let text = account("Host h").replace("Path ~/Mail/\n", &stores);
+        let why = "Path of MaildirStore near lies in its Inbox, which isync 1.5 refuses";
+        match parse(&text, Dialect::V1_5) {
+            Ok(_) => assert!(taken, "{path} {inbox}"),
+            Err(failure) => assert!(!taken && failure.text.contains(why), "{failure}"),
+        }
+        assert!(parse(&text, Dialect::V1_4).is_ok(), "{path} {inbox}");
+    }
+}
+
 #[test]
 fn old_keys_mean_what_they_meant() {
     let mode = |lines: &str| {

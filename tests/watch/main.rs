@@ -2,6 +2,7 @@
 //! lives through bad networks, bad passwords and bad configurations.
 
 mod config;
+mod deletions;
 mod everyday;
 mod gaps;
 mod histories;
