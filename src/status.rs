@@ -18,7 +18,7 @@ use crate::state::lock::Lock;
 use crate::state::retry::{self, Retry, seconds};
 use crate::state::{StateDir, seen, throttle, want};
 use crate::sync::disk::Scene;
-use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::{Changes, Finding, Rules, Seen, local};
 use crate::words::{short, shown};
 
@@ -155,7 +155,7 @@ fn look(
     let (Some(maildir), Some(record)) = (&mailbox.maildir, &mailbox.state_file) else {
         return Finding::Unknown("it has no Maildir here".into());
     };
-    let kept = Kept { looked: known.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: known.gone.as_ref(), by_run };
     let look = local::look(maildir, record, &rules, known.near.as_ref(), known.forwarded, kept);
     if look.finding == Finding::Clean && look.listed && look.glance.is_some() {
         known.near = Some(look.remembered(&rules, known.forwarded));

@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 use mutt_sync::verdict::flags::Flags;
-use mutt_sync::verdict::gone::{Gone, Kept, Known};
+use mutt_sync::verdict::gone::{Gone, KeptGone, KnownGone};
 use mutt_sync::verdict::local::{Listing, Numbering, Stamp, judge};
 use mutt_sync::verdict::remote::{Fetched, Settled, UidSet, settle};
 use mutt_sync::verdict::syncstate::{Entry, Placeholder, Record, Standing, parse};
@@ -226,8 +226,8 @@ fn stamp() -> Stamp {
     Stamp::of(std::path::Path::new("Cargo.toml")).unwrap()
 }
 
-fn known(gone: &Gone) -> Known<'_> {
-    Kept { looked: Some(gone), by_run: None }.of_record(gone.record.as_ref())
+fn known(gone: &Gone) -> KnownGone<'_> {
+    KeptGone { looked: Some(gone), by_run: None }.of_record(gone.record.as_ref())
 }
 
 /// A look at the far side; with what it looked like at an earlier one, only what
@@ -243,7 +243,7 @@ fn look_far(pair: &Pair, earlier: Option<(&Pair, &Gone)>) -> (Finding, Gone) {
             (Fetched::ChangedSince(changed.collect()), Some(gone))
         }
     };
-    let known = gone.map_or(Known::NOTHING, known);
+    let known = gone.map_or(KnownGone::NOTHING, known);
     let near = || Some(listing(pair).numbered());
     let Settled { finding, gone } = settle(&record, &rules(pair), &uids, &fetched, known, near);
     (finding, Gone { record: Some(stamp()), ..gone })
@@ -522,7 +522,7 @@ proptest! {
         let mut listing = Listing::new(b'!');
         listing.add(format!("{stem},U={uid}!2,{flags}{keywords}").as_bytes());
         let numbering = Numbering { validity: 2, highest: u32::MAX - 1 };
-        let found = judge(&record, &mut listing, numbering, &rules, Some(true), Known::NOTHING);
+        let found = judge(&record, &mut listing, numbering, &rules, Some(true), KnownGone::NOTHING);
         prop_assert_eq!(found, Finding::Clean);
     }
 

@@ -260,7 +260,7 @@ struct Supervised<'a> {
     stdout: Lines<ChildStdout>,
     findings: Vec<(Finding, String)>,
     other: Vec<String>,
-    log: Option<run_log::Reader>,
+    log: Option<run_log::RunLogReader>,
     /// Something was said that may mean that not all was done.
     objected: bool,
     ending: Ending,
@@ -296,7 +296,7 @@ impl<'a> Supervised<'a> {
                 stdout,
                 findings: Vec::new(),
                 other: Vec::new(),
-                log: job.logs.then(run_log::Reader::default),
+                log: job.logs.then(run_log::RunLogReader::default),
                 objected: false,
                 ending: Ending::No,
                 names: beside
@@ -522,7 +522,7 @@ impl<'a> Supervised<'a> {
         };
         let log = self.log.filter(|_| status.success() && !self.objected);
         let ended = verdict_of(why, status, self.findings, &self.other, self.job.stall);
-        let log = log.filter(|_| ended.exit == Exit::Done).and_then(run_log::Reader::log);
+        let log = log.filter(|_| ended.exit == Exit::Done).and_then(run_log::RunLogReader::log);
         Ended { log, ..ended }
     }
 }

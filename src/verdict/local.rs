@@ -6,7 +6,7 @@
 //! message, and knows nothing of servers.
 
 use super::flags::Flags;
-use super::gone::{Kept, Known};
+use super::gone::{KeptGone, KnownGone};
 use super::remote::Status;
 use super::syncstate::{self, Entry, Record, Standing, State};
 use super::{Changes, Difference, Digest, Finding, Fingerprint, Rules, near_difference, to_tidy};
@@ -291,7 +291,7 @@ pub fn judge(
     numbering: Numbering,
     rules: &Rules,
     forwarded: Option<bool>,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> Finding {
     if numbering.validity != record.near_validity {
         return Finding::Unknown("the Maildir's UIDVALIDITY is not the recorded one".to_owned());
@@ -340,7 +340,7 @@ pub fn judge(
 }
 
 /// What is to be done about an entry whose near message is gone.
-fn missing(entry: &Entry, rules: &Rules, known: Known<'_>) -> Option<Difference> {
+fn missing(entry: &Entry, rules: &Rules, known: KnownGone<'_>) -> Option<Difference> {
     // Neither message is there.
     if entry.far == 0 || known.is_over(entry.far) {
         return None;
@@ -357,7 +357,7 @@ fn present(
     flags: Flags,
     rules: &Rules,
     forwarded: Option<bool>,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> Option<Difference> {
     if known.is_gone(entry.far) {
         // \Deleted is all that mbsync makes of it, unless it expunges.
@@ -538,7 +538,7 @@ pub fn look(
     rules: &Rules,
     remembered: Option<&Remembered>,
     forwarded: Option<bool>,
-    kept: Kept<'_>,
+    kept: KeptGone<'_>,
 ) -> Look {
     let remembered = remembered.filter(|then| then.rules == *rules && then.forwarded == forwarded);
     let mut found = Look::unknown(String::new());
@@ -565,8 +565,11 @@ pub fn look(
             return Look::unknown(format!("{}: {error}", maildir.display()));
         }
         let then = remembered.filter(|then| then.record == before.record);
-        let seen =
-            Before { remembered: then, forwarded, known: kept.of_record(before.record.as_ref()) };
+        let seen = LookContext {
+            remembered: then,
+            forwarded,
+            known: kept.of_record(before.record.as_ref()),
+        };
         let finding = judge_on_disk(maildir, &state, &mut listing, rules, seen);
         let undisturbed =
             Glance::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
@@ -588,10 +591,10 @@ pub fn look(
 
 /// What was known before a look.
 #[derive(Clone, Copy, Default)]
-struct Before<'a> {
+struct LookContext<'a> {
     remembered: Option<&'a Remembered>,
     forwarded: Option<bool>,
-    known: Known<'a>,
+    known: KnownGone<'a>,
 }
 
 /// [`judge`], with what else is needed read from the disk, and for every state
@@ -601,7 +604,7 @@ fn judge_on_disk(
     state: &State,
     listing: &mut Listing,
     rules: &Rules,
-    before: Before<'_>,
+    before: LookContext<'_>,
 ) -> Finding {
     let record = match state {
         State::Known(record) => record,
@@ -639,7 +642,12 @@ fn read_numbering(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// With `AltMap` only mbsync's database knows which file is which message. So
 /// the messages are compared with those of the last clean look.
-fn judge_alt_map(record: &Record, listing: &Listing, rules: &Rules, before: Before<'_>) -> Finding {
+fn judge_alt_map(
+    record: &Record,
+    listing: &Listing,
+    rules: &Rules,
+    before: LookContext<'_>,
+) -> Finding {
     let Some(then) = before.remembered.and_then(|then| then.digest) else {
         return Finding::Unknown("AltMap, and nothing remembered".to_owned());
     };
@@ -768,7 +776,7 @@ mod tests {
         for name in names {
             listing.add(name.as_bytes());
         }
-        judge(&record(entries), &mut listing, NUMBERING, rules, forwarded, Known::NOTHING)
+        judge(&record(entries), &mut listing, NUMBERING, rules, forwarded, KnownGone::NOTHING)
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> Finding {
@@ -862,7 +870,13 @@ mod tests {
         let mut listing = Listing::new(b':');
         let mut judged = |name: &[u8]| {
             listing.add(name);
-            judge_on_disk(dir.path(), &State::NeverSynced, &mut listing, &RULES, Before::default())
+            judge_on_disk(
+                dir.path(),
+                &State::NeverSynced,
+                &mut listing,
+                &RULES,
+                LookContext::default(),
+            )
         };
         assert!(matches!(judged(b".hidden"), Finding::Unknown(_)));
         assert_eq!(judged(b"a"), changes(1, 0, 0));
@@ -913,7 +927,7 @@ mod tests {
         let stamp = Stamp::of(&state).unwrap();
         let set = |uid: u32| UidSet::from_uids([uid]);
         let known = Gone { record: Some(stamp), gone: set(1), deleted: set(2), pending: set(3) };
-        let kept = Kept { looked: Some(&known), by_run: None };
+        let kept = KeptGone { looked: Some(&known), by_run: None };
         let found = |entries: &str, names: &[&str], rules: &Rules| {
             let mut listing = Listing::new(b':');
             for name in names {
@@ -999,7 +1013,7 @@ mod tests {
         let judged = |name: &str, record: &Record, numbering: Numbering| {
             let mut listing = Listing::new(b':');
             listing.add(name.as_bytes());
-            judge(record, &mut listing, numbering, &RULES, None, Known::NOTHING)
+            judge(record, &mut listing, numbering, &RULES, None, KnownGone::NOTHING)
         };
         let other = Numbering { validity: 3, ..NUMBERING };
         assert!(matches!(judged("a", &record(""), other), Finding::Unknown(_)));
@@ -1075,7 +1089,7 @@ mod tests {
         let (dir, state, first) = loop {
             let begun = std::time::Instant::now();
             let (dir, state) = maildir();
-            let first = look(dir.path(), &state, &RULES, None, None, Kept::default());
+            let first = look(dir.path(), &state, &RULES, None, None, KeptGone::default());
             assert_eq!(first.finding, Finding::Clean);
             if begun.elapsed() < TICK / 2 {
                 break (dir, state, first);
@@ -1083,7 +1097,7 @@ mod tests {
         };
         assert!(first.glance.is_none(), "a change in the same tick would go unseen");
         let at = |remembered: Option<&Remembered>| {
-            look(dir.path(), &state, &RULES, remembered, None, Kept::default())
+            look(dir.path(), &state, &RULES, remembered, None, KeptGone::default())
         };
         std::thread::sleep(TICK * 2);
         let second = at(Some(&first.remembered(&RULES, None)));
@@ -1092,7 +1106,7 @@ mod tests {
         assert!(!at(Some(&memory)).listed);
         // Other rules, other answers.
         let other = Rules { expunge_near: true, ..RULES };
-        assert!(look(dir.path(), &state, &other, Some(&memory), None, Kept::default()).listed);
+        assert!(look(dir.path(), &state, &other, Some(&memory), None, KeptGone::default()).listed);
 
         // A change hidden by setting the time back.
         let cur = dir.path().join("cur");
@@ -1109,7 +1123,7 @@ mod tests {
         let new = std::fs::File::open(dir.path().join("new")).unwrap();
         new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
         std::thread::sleep(TICK * 2);
-        let found = look(dir.path(), &state, &RULES, None, None, Kept::default());
+        let found = look(dir.path(), &state, &RULES, None, None, KeptGone::default());
         assert_eq!((found.finding, found.glance), (Finding::Clean, None));
     }
 
@@ -1118,15 +1132,16 @@ mod tests {
         let (dir, state) = maildir();
         std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
         let rules = Rules { alt_map: true, ..RULES };
-        let first = look(dir.path(), &state, &rules, None, None, Kept::default());
+        let first = look(dir.path(), &state, &rules, None, None, KeptGone::default());
         assert!(matches!(first.finding, Finding::Unknown(_)));
         // Without the setting its UIDs are lost, whatever is remembered.
         let memory = first.remembered(&RULES, None);
-        let lost = look(dir.path(), &state, &RULES, Some(&memory), None, Kept::default()).finding;
+        let lost =
+            look(dir.path(), &state, &RULES, Some(&memory), None, KeptGone::default()).finding;
         assert!(matches!(lost, Finding::Unknown(_)));
         let memory = first.remembered(&rules, None);
         let again =
-            || look(dir.path(), &state, &rules, Some(&memory), None, Kept::default()).finding;
+            || look(dir.path(), &state, &rules, Some(&memory), None, KeptGone::default()).finding;
         assert_eq!(again(), Finding::Clean);
         let (cur, new) = (dir.path().join("cur"), dir.path().join("new"));
         std::fs::rename(cur.join("a,U=1:2,S"), new.join("a,U=1:2,S")).unwrap();
@@ -1137,12 +1152,13 @@ mod tests {
         std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
         assert_eq!(again(), Finding::Clean);
         let before =
-            look(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
+            look(dir.path(), &state, &rules, None, None, KeptGone::default()).fingerprint(None);
         let copy = std::fs::read(&state).unwrap();
         std::fs::remove_file(&state).unwrap();
         std::fs::write(&state, copy).unwrap();
         assert!(matches!(again(), Finding::Unknown(_)));
-        let after = look(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
+        let after =
+            look(dir.path(), &state, &rules, None, None, KeptGone::default()).fingerprint(None);
         assert!(before.near == after.near && before != after);
     }
 
@@ -1160,7 +1176,7 @@ mod tests {
             rules: rules.clone(),
             forwarded: None,
         };
-        let before = Before { remembered: Some(&memory), ..Before::default() };
+        let before = LookContext { remembered: Some(&memory), ..LookContext::default() };
         let judged = |entries: &str| judge_alt_map(&record(entries), &listing, &rules, before);
         assert_eq!(judged("1 1 S\n"), Finding::Clean);
         let over = Changes { other: 1, ..Changes::default() };

@@ -293,7 +293,7 @@ impl Digest {
 /// entries to expire or to drop. Zero without `MaxMessages`, but for records
 /// that a change of settings or a crash left behind. Pairs that are known to have
 /// lost a message do not count.
-pub(crate) fn to_tidy(record: &Record, rules: &Rules, known: gone::Known<'_>) -> u32 {
+pub(crate) fn to_tidy(record: &Record, rules: &Rules, known: gone::KnownGone<'_>) -> u32 {
     let mut count = 0_u32;
     for entry in record.entries() {
         let tidied = match (entry.far, entry.near) {
@@ -318,7 +318,7 @@ pub(crate) fn to_tidy(record: &Record, rules: &Rules, known: gone::Known<'_>) ->
 }
 
 /// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
-fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::Known<'_>) -> u32 {
+fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::KnownGone<'_>) -> u32 {
     let expired = |entry: &syncstate::Entry| entry.standing == Standing::Expired;
     let alive = |entry: &&syncstate::Entry| {
         entry.near != 0
@@ -514,7 +514,7 @@ mod tests {
              MaxExpiredFarUid {expired}\n\n"
         );
         let record = syncstate::parse(format!("{head}{entries}").as_bytes()).unwrap();
-        to_tidy(&record, rules, gone::Known::NOTHING)
+        to_tidy(&record, rules, gone::KnownGone::NOTHING)
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! remembered, so that what happened meanwhile is seen by the next one.
 
 use super::flags::Flags;
-use super::gone::{Gone, Known};
+use super::gone::{Gone, KnownGone};
 use super::local::Numbered;
 use super::syncstate::{Entry, Placeholder, Record, Standing};
 use super::{Changes, Difference, Finding, Rules, asks_for_whole, carried};
@@ -91,7 +91,7 @@ pub fn suspect(
     remembered: Option<&Remembered>,
     record: Option<&Record>,
     rules: &Rules,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> Suspicion {
     if record.is_some_and(|record| record.far_validity != now.uid_validity) {
         return Suspicion::Unknown("the server's UIDVALIDITY is not the recorded one".to_owned());
@@ -157,7 +157,7 @@ pub fn settle(
     rules: &Rules,
     uids: &UidSet,
     fetched: &Fetched,
-    known: Known<'_>,
+    known: KnownGone<'_>,
     near: impl FnOnce() -> Option<Numbered>,
 ) -> Settled {
     if record.max_expired_near > 0 {
@@ -178,7 +178,7 @@ pub fn settle(
         flags.get(at).map(|&(_, flags)| flags)
     };
 
-    let mut near = Near { ask: Some(near), told: None };
+    let mut near = Halves { ask: Some(near), told: None };
     let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let mut recorded_above = 0;
     for entry in record.with_far() {
@@ -260,7 +260,7 @@ pub fn settle(
 }
 
 /// The near side, looked at when it first matters.
-struct Near<Ask> {
+struct Halves<Ask> {
     ask: Option<Ask>,
     told: Option<Numbered>,
 }
@@ -276,7 +276,7 @@ enum Half {
     Unknown,
 }
 
-impl<Ask: FnOnce() -> Option<Numbered>> Near<Ask> {
+impl<Ask: FnOnce() -> Option<Numbered>> Halves<Ask> {
     fn half(&mut self, entry: &Entry) -> Half {
         if entry.near == 0 {
             return Half::Never;
@@ -334,7 +334,7 @@ fn far_difference(entry: &Entry, seen: Flags, rules: &Rules) -> Option<Differenc
 
 #[cfg(test)]
 mod tests {
-    use super::super::gone::Kept;
+    use super::super::gone::KeptGone;
     use super::super::local::Listing;
     use super::super::syncstate;
     use super::*;
@@ -351,7 +351,7 @@ mod tests {
     fn found(entries: &str, uids: &str, flags: &[(u32, &[u8])], rules: &Rules) -> Finding {
         let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
         let (uids, fetched) = (UidSet::parse(uids).unwrap(), Fetched::ChangedSince(flags));
-        settle(&record(entries), rules, &uids, &fetched, Known::NOTHING, || None).finding
+        settle(&record(entries), rules, &uids, &fetched, KnownGone::NOTHING, || None).finding
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> Finding {
@@ -362,7 +362,8 @@ mod tests {
     fn the_same_status_is_clean_and_another_needs_a_look() {
         let record = record("1 1 S\n");
         let then = Remembered::new(STATUS, &record, &RULES);
-        let at = |now: Status| suspect(&now, Some(&then), Some(&record), &RULES, Known::NOTHING);
+        let at =
+            |now: Status| suspect(&now, Some(&then), Some(&record), &RULES, KnownGone::NOTHING);
         assert_eq!(at(STATUS), Suspicion::Clean);
         let since = Suspicion::Look(Needed::ChangedSince(50));
         let whole = Suspicion::Look(Needed::Whole);
@@ -372,22 +373,31 @@ mod tests {
         assert_eq!(at(Status { uid_next: 9, ..STATUS }), whole);
         assert_eq!(at(Status { highest_modseq: None, ..STATUS }), whole);
         assert!(matches!(at(Status { uid_validity: 2, ..STATUS }), Suspicion::Unknown(_)));
-        assert_eq!(suspect(&STATUS, None, Some(&record), &RULES, Known::NOTHING), whole);
+        assert_eq!(suspect(&STATUS, None, Some(&record), &RULES, KnownGone::NOTHING), whole);
         let other = Rules { expunge_far: true, ..RULES };
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&record), &other, Known::NOTHING), whole);
+        assert_eq!(suspect(&STATUS, Some(&then), Some(&record), &other, KnownGone::NOTHING), whole);
         let mut restored = record.clone();
         restored.max_pulled = 8;
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING), whole);
+        assert_eq!(
+            suspect(&STATUS, Some(&then), Some(&restored), &RULES, KnownGone::NOTHING),
+            whole
+        );
         restored = record.clone();
         restored.max_pushed = 8;
-        assert_eq!(suspect(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING), whole);
+        assert_eq!(
+            suspect(&STATUS, Some(&then), Some(&restored), &RULES, KnownGone::NOTHING),
+            whole
+        );
         let mut grown = record.clone();
         (grown.max_pulled, grown.max_pushed) = (10, 10);
         assert_eq!(
-            suspect(&STATUS, Some(&then), Some(&grown), &RULES, Known::NOTHING),
+            suspect(&STATUS, Some(&then), Some(&grown), &RULES, KnownGone::NOTHING),
             Suspicion::Clean
         );
-        assert_eq!(suspect(&STATUS, Some(&then), None, &RULES, Known::NOTHING), Suspicion::Clean);
+        assert_eq!(
+            suspect(&STATUS, Some(&then), None, &RULES, KnownGone::NOTHING),
+            Suspicion::Clean
+        );
     }
 
     #[test]
@@ -435,7 +445,7 @@ mod tests {
         let changed = Status { highest_modseq: Some(51), ..STATUS };
         for (rules, needed) in [(&near, Needed::Whole), (&far, Needed::ChangedSince(50))] {
             let then = Remembered::new(STATUS, &record, rules);
-            let asked = suspect(&changed, Some(&then), Some(&record), rules, Known::NOTHING);
+            let asked = suspect(&changed, Some(&then), Some(&record), rules, KnownGone::NOTHING);
             assert_eq!(asked, Suspicion::Look(needed));
         }
     }
@@ -448,7 +458,7 @@ mod tests {
         let record = record("1 1 S\n");
         let then = Remembered::new(STATUS, &record, &RULES);
         let asked = |looked: Option<&Gone>, now: Status| {
-            let known = Kept { looked, by_run: Some(&run) }.of_record(Some(&stamp));
+            let known = KeptGone { looked, by_run: Some(&run) }.of_record(Some(&stamp));
             suspect(&now, Some(&then), Some(&record), &RULES, known)
         };
         assert_eq!(asked(None, STATUS), Suspicion::Look(Needed::Whole));
@@ -466,7 +476,7 @@ mod tests {
             listing.add(name.as_bytes());
         }
         let near = || Some(listing.numbered());
-        settle(&record(entries), &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, near)
+        settle(&record(entries), &RULES, &uids, &Fetched::Whole(flags), KnownGone::NOTHING, near)
     }
 
     #[test]
@@ -501,7 +511,7 @@ mod tests {
         let then = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
         let look = |flags: Option<&[u8]>| {
             let fetched = flags.map(|letters| (1, Flags::among(letters))).into_iter().collect();
-            let known = Kept { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
+            let known = KeptGone { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
             let (uids, fetched) = (UidSet::from_uids([1]), Fetched::ChangedSince(fetched));
             let near = || Some(Listing::new(b':').numbered());
             settle(&record("1 1 S\n"), &RULES, &uids, &fetched, known, near)
@@ -532,7 +542,8 @@ mod tests {
         let uids = UidSet::parse("1:3").unwrap();
         let whole = |uids_seen: &[u32]| {
             let flags = uids_seen.iter().map(|&uid| (uid, Flags::SEEN)).collect();
-            settle(&record, &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, || None).finding
+            settle(&record, &RULES, &uids, &Fetched::Whole(flags), KnownGone::NOTHING, || None)
+                .finding
         };
         assert_eq!(whole(&[1, 2, 3]), Finding::Clean);
         assert_eq!(whole(&[1, 2]), Finding::Clean, "the third is not here anyway");
@@ -565,7 +576,7 @@ mod tests {
         assert_eq!(record.max_expired_near, 3);
         let uids = UidSet::parse("1").unwrap();
         let fetched = Fetched::ChangedSince(vec![]);
-        let settled = settle(&record, &RULES, &uids, &fetched, Known::NOTHING, || None);
+        let settled = settle(&record, &RULES, &uids, &fetched, KnownGone::NOTHING, || None);
         assert!(matches!(settled.finding, Finding::Unknown(_)));
     }
 
@@ -596,7 +607,7 @@ mod tests {
         assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
         let all = UidSet::parse("1:4294967295").unwrap();
         let (record, fetched) = (record("1 1 \n"), Fetched::ChangedSince(Vec::new()));
-        let settled = settle(&record, &RULES, &all, &fetched, Known::NOTHING, || None);
+        let settled = settle(&record, &RULES, &all, &fetched, KnownGone::NOTHING, || None);
         assert!(matches!(settled.finding, Finding::Changed(Changes { new: 4_294_967_286, .. })));
     }
 }

@@ -7,7 +7,7 @@
 use super::boxes::Watched;
 use super::far::Far;
 use crate::imap::{self, LinkError, Opening};
-use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::local::Stamp;
 use crate::verdict::remote::{self, Fetched, Needed, Settled, Suspicion};
 use crate::verdict::syncstate::{self, Record, State};
@@ -42,7 +42,7 @@ pub fn near(
         Err(why) => (Rules::none(), Some(why.clone())),
     };
     let remembered = seen.near.as_ref().filter(|_| why_not.is_none());
-    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: seen.gone.as_ref(), by_run };
     let look = local::look(maildir, state_file, &rules, remembered, seen.forwarded, kept);
     watched.digest = look.digest;
     watched.record = look.record;
@@ -95,7 +95,7 @@ pub fn far(
     };
     // One that was replaced while it was read is of no stamp.
     let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
-    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: seen.gone.as_ref(), by_run };
     let known = kept.of_record(stamp.as_ref());
     let then = seen.far.as_ref();
     let needed = match remote::suspect(&status, then, Some(&record), &rules, known) {
