@@ -19,7 +19,7 @@ use crate::state::lock::Lock;
 use crate::state::{StateDir, clean, requests, throttle};
 use crate::sync::account::AccountContext;
 use crate::text::{sanitize, short};
-use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
 
 /// An account at this moment.
@@ -155,7 +155,7 @@ fn look(
     let (Some(maildir), Some(record)) = (&mailbox.maildir, &mailbox.state_file) else {
         return SideVerdict::Unknown("it has no Maildir here".into());
     };
-    let kept = Kept { looked: known.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: known.gone.as_ref(), by_run };
     let look = maildir::scan(maildir, record, &rules, known.near.as_ref(), known.forwarded, kept);
     if look.finding == SideVerdict::Clean && look.listed && look.glance.is_some() {
         known.near = Some(look.remembered(&rules, known.forwarded));

@@ -266,7 +266,7 @@ struct Supervised<'a> {
     stdout: Lines<ChildStdout>,
     findings: Vec<(Problem, String)>,
     other: Vec<String>,
-    log: Option<run_log::Reader>,
+    log: Option<run_log::RunLogReader>,
     /// Something was said that may mean that not all was done.
     objected: bool,
     ending: Termination,
@@ -302,7 +302,7 @@ impl<'a> Supervised<'a> {
                 stdout,
                 findings: Vec::new(),
                 other: Vec::new(),
-                log: job.logs.then(run_log::Reader::default),
+                log: job.logs.then(run_log::RunLogReader::default),
                 objected: false,
                 ending: Termination::No,
                 names: beside
@@ -528,7 +528,8 @@ impl<'a> Supervised<'a> {
         };
         let log = self.log.filter(|_| status.success() && !self.objected);
         let ended = verdict_of(why, status, self.findings, &self.other, self.job.stall);
-        let log = log.filter(|_| ended.exit == ExitStatus::Done).and_then(run_log::Reader::log);
+        let log =
+            log.filter(|_| ended.exit == ExitStatus::Done).and_then(run_log::RunLogReader::log);
         RunEnd { log, ..ended }
     }
 }

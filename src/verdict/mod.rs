@@ -295,7 +295,7 @@ impl Digest {
 /// entries to expire or to drop. Zero without `MaxMessages`, but for records
 /// that a change of settings or a crash left behind. Pairs that are known to have
 /// lost a message do not count.
-pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::Known<'_>) -> u32 {
+pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::KnownGone<'_>) -> u32 {
     let mut count = 0_u32;
     for entry in record.entries() {
         let tidied = match (entry.far, entry.near) {
@@ -320,7 +320,7 @@ pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::Known
 }
 
 /// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
-fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::Known<'_>) -> u32 {
+fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::KnownGone<'_>) -> u32 {
     let expired = |entry: &record::Entry| entry.standing == EntryKind::Expired;
     let alive = |entry: &&record::Entry| {
         entry.near != 0
@@ -516,7 +516,7 @@ mod tests {
              MaxExpiredFarUid {expired}\n\n"
         );
         let record = record::parse(format!("{head}{entries}").as_bytes()).unwrap();
-        pending_cleanup(&record, rules, gone::Known::NOTHING)
+        pending_cleanup(&record, rules, gone::KnownGone::NOTHING)
     }
 
     #[test]

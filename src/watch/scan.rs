@@ -7,7 +7,7 @@
 use super::mailbox::MailboxState;
 use super::server::ServerWatch;
 use crate::imap::{self, ClientError, Opening};
-use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::maildir::Stamp;
 use crate::verdict::record::{self, Record, RecordState};
 use crate::verdict::server::{self, FetchScope, Fetched, Settled, StatusVerdict};
@@ -42,7 +42,7 @@ pub fn near(
         Err(why) => (Rules::none(), Some(why.clone())),
     };
     let remembered = seen.near.as_ref().filter(|_| why_not.is_none());
-    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: seen.gone.as_ref(), by_run };
     let look = maildir::scan(maildir, state_file, &rules, remembered, seen.forwarded, kept);
     watched.digest = look.digest;
     watched.record = look.record;
@@ -95,7 +95,7 @@ pub fn far(
     };
     // One that was replaced while it was read is of no stamp.
     let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
-    let kept = Kept { looked: seen.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: seen.gone.as_ref(), by_run };
     let known = kept.of_record(stamp.as_ref());
     let then = seen.far.as_ref();
     let needed = match server::compare_status(&status, then, Some(&record), &rules, known) {
