@@ -2,7 +2,7 @@
 //! the same folder in the same run. Budget: 15 ms listed, and no listing at all
 //! when no time stamp has moved.
 
-use mutt_sync::verdict::gone::Kept;
+use mutt_sync::verdict::gone::KeptGone;
 use mutt_sync::verdict::maildir::{CleanMaildir, scan};
 use mutt_sync::verdict::{Rules, SideVerdict};
 use std::fmt::Write as _;
@@ -62,12 +62,12 @@ fn main() {
     });
     let mut memory: Option<CleanMaildir> = None;
     let listed = median(|| {
-        let found = scan(&maildir, &state_file, &rules, None, None, Kept::default());
+        let found = scan(&maildir, &state_file, &rules, None, None, KeptGone::default());
         assert_eq!(found.verdict, SideVerdict::Clean);
         memory = Some(found.remembered(&rules, None));
     });
     let glanced = median(|| {
-        let found = scan(&maildir, &state_file, &rules, memory.as_ref(), None, Kept::default());
+        let found = scan(&maildir, &state_file, &rules, memory.as_ref(), None, KeptGone::default());
         assert!(!found.listed);
     });
 

@@ -72,13 +72,9 @@ impl Waiter {
         let log = home.path("waiter.log");
         let mut words = vec!["--wait", "--loop", "-v"];
         words.extend(names);
-        let child = home
-            .cmd(&words)
-            .stdin(Stdio::null())
-            .stderr(File::create(&log).expect("log"))
-            .spawn()
-            .expect("mutt-sync runs");
-        Waiter { child, log }
+        let mut command = home.cmd(&words);
+        command.stdin(Stdio::null()).stderr(File::create(&log).expect("log"));
+        Waiter { child: rig::spawn(&mut command).expect("mutt-sync runs"), log }
     }
 
     fn said(&self, text: &str) -> usize {
@@ -239,8 +235,8 @@ fn endings() {
         let home = Home::with(vec![account]);
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
-            let mut child =
-                home.cmd(&["--force", "Home"]).stderr(Stdio::null()).spawn().expect("mutt-sync");
+            let mut child = rig::spawn(home.cmd(&["--force", "Home"]).stderr(Stdio::null()))
+                .expect("mutt-sync");
             // Not before it sleeps: what dash starts as a signal comes does not get it.
             let hangs = || delay.open() > 0 || home.count_running("sleep 600") > 0;
             wait_until(SOON, "the run hangs", hangs);

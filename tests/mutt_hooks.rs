@@ -128,7 +128,7 @@ fn notmuch_runs_alone_and_after_the_last_that_asked() {
     let children: Vec<_> = (0..8)
         .map(|n| {
             home.write(&format!("asked/{n}"), "");
-            hook(&home, "hooks/notmuch-new").spawn().unwrap()
+            rig::spawn(&mut hook(&home, "hooks/notmuch-new")).unwrap()
         })
         .collect();
     wait_until(SHORT, "all but one wait", || {

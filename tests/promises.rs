@@ -27,7 +27,8 @@ fn fake(settings: &str) -> (Home, Mbsync) {
 }
 
 fn start(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    rig::spawn(command).unwrap()
 }
 
 fn code_of(mut child: Child) -> i32 {
@@ -380,12 +381,8 @@ fn g12_a_waiter_hears_that_a_run_elsewhere_went_well() {
     home.program("ask-password", "exit 1");
     let log = home.path("log");
     let mut command = home.cmd(&["--wait", "--loop", "-v", "Home"]);
-    let mut waiter = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut waiter = rig::spawn(command.stderr(std::fs::File::create(&log).unwrap())).unwrap();
     let says = |text: &str| std::fs::read_to_string(&log).unwrap().contains(text);
     // By whichever of the two was first: the run, or its own connection.
     let waits = || says("connecting in ") || says("; again in ");

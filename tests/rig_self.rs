@@ -276,6 +276,32 @@ fn the_fake_mbsync_dies_of_term_unless_deaf_and_leaves_a_daemon_when_told() {
     assert!(process::wait_gone(daemon, SHORT), "the home's end is the end of its processes");
 }
 
+/// mutt-sync lets nobody but root read its environment.
+#[test]
+fn what_hides_its_environment_is_found_by_its_mark_and_ends_with_its_home() {
+    let (home, other) = (Home::fake(&["Home"]), Home::fake(&["Home"]));
+    home.fake_mbsync();
+    other.fake_mbsync();
+    let start = |home: &Home| Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
+    let (waiter, others) = (start(&home), start(&other));
+    for waiter in [&waiter, &others] {
+        waiter.wait_for("mailboxes here", SHORT);
+        let hidden = std::fs::read(format!("/proc/{}/environ", waiter.pid())).is_err();
+        assert!(hidden || rig::is_root(), "its environment can be read");
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", waiter.pid())).unwrap();
+        let locks = limits.lines().find(|line| line.starts_with("Max file locks")).unwrap();
+        assert!(!locks.contains("Max file locks            unlimited"), "{locks}");
+    }
+    let pids = |home: &Home| -> Vec<u32> {
+        home.leftovers().into_iter().map(|(pid, _)| pid).filter(|p| process::alive(*p)).collect()
+    };
+    assert!(pids(&home).contains(&waiter.pid()) && !pids(&home).contains(&others.pid()));
+    assert!(pids(&other).contains(&others.pid()) && !pids(&other).contains(&waiter.pid()));
+    drop(home);
+    assert!(process::wait_gone(waiter.pid(), SHORT));
+    assert!(process::alive(others.pid()));
+}
+
 #[test]
 fn the_real_mbsync_in_its_coats() {
     let server = Server::start();

@@ -68,7 +68,7 @@ fn g8_signals_end_the_runs_of_all_accounts() {
     let home = Home::fake(&["Home", "Work"]);
     let mbsync = home.fake_mbsync();
     mbsync.hold();
-    let mut child = home.cmd(&["-a"]).spawn().unwrap();
+    let mut child = rig::spawn(&mut home.cmd(&["-a"])).unwrap();
     mbsync.wait_for_starts(2, SHORT);
     process::kill(child.id(), Signal::TERM);
     assert!(process::wait_gone(child.id(), SHORT));

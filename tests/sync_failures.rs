@@ -18,7 +18,8 @@ const LONG: Duration = Duration::from_secs(60);
 const NO_GRACE: Duration = Duration::from_millis(4500);
 
 fn start(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    rig::spawn(command).unwrap()
 }
 
 fn code_of(child: Child) -> i32 {

@@ -19,7 +19,7 @@ use mutt_sync::state::clean;
 use mutt_sync::sync::changes;
 use mutt_sync::sync::output::says_nothing_of_the_run;
 use mutt_sync::sync::run_log::{self, RunLog};
-use mutt_sync::verdict::gone::{Gone, Kept};
+use mutt_sync::verdict::gone::{Gone, KeptGone};
 use mutt_sync::verdict::maildir::{MaildirScan, Stamp, delivered, numbered, scan};
 use mutt_sync::verdict::record::{self, Counts, RecordState};
 use mutt_sync::verdict::server::{
@@ -353,7 +353,7 @@ impl World<'_> {
         };
         let stamp = Stamp::of(&pair.state_file).ok();
         let gone = pair.seen.gone.clone();
-        let known = Kept { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
+        let known = KeptGone { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
         let then = pair.seen.far.as_ref();
         let needed = match compare_status(&now, then, Some(record), rules, known) {
             StatusVerdict::Clean => return (SideVerdict::Clean, Some(now)),
@@ -389,7 +389,7 @@ impl World<'_> {
 
     fn near(pair: &mut Pair, rules: &Rules) -> MaildirScan {
         let (forwarded, then) = (pair.seen.forwarded, pair.seen.near.as_ref());
-        let kept = Kept { looked: pair.seen.gone.as_ref(), by_run: None };
+        let kept = KeptGone { looked: pair.seen.gone.as_ref(), by_run: None };
         let near = scan(&pair.maildir, &pair.state_file, rules, then, forwarded, kept);
         if near.verdict == SideVerdict::Clean {
             pair.seen.near = Some(near.remembered(rules, forwarded));
@@ -406,7 +406,7 @@ impl World<'_> {
         let Some(rules) = self.kind.rules.clone() else {
             // No verdict: the fingerprints alone decide.
             let none = rules(false, false);
-            let any = scan(&pair.maildir, &pair.state_file, &none, None, None, Kept::default());
+            let any = scan(&pair.maildir, &pair.state_file, &none, None, None, KeptGone::default());
             let print = any.fingerprint(self.status(pair));
             let why = SideVerdict::Unknown("Sync is not full".to_owned());
             return (Verdict { near: why.clone(), far: why }, print, None);
@@ -605,7 +605,7 @@ struct Tally {
 /// What mbsync says of a run, as the program reads it.
 fn log_of(output: &Output) -> Option<RunLog> {
     let objected = output.stderr.lines().any(|line| !says_nothing_of_the_run(line));
-    let mut reader = run_log::Reader::default();
+    let mut reader = run_log::RunLogReader::default();
     output.stdout.lines().for_each(|line| reader.line(line));
     reader.log().filter(|_| output.code() == 0 && !objected)
 }
@@ -750,7 +750,7 @@ fn history(
             }
             // As a report would say it that asks no server.
             let key = clean::key(&channel.mailbox(&pair.name));
-            let kept = Kept { looked: None, by_run: by_run.get(&key) };
+            let kept = KeptGone { looked: None, by_run: by_run.get(&key) };
             if let Some(rules) = kind.rules.as_ref().filter(|rules| !rules.alt_map) {
                 let forwarded = pair.seen.forwarded;
                 let told =

@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 use mutt_sync::model::flags::Flags;
-use mutt_sync::verdict::gone::{Gone, Kept, Known};
+use mutt_sync::verdict::gone::{Gone, KeptGone, KnownGone};
 use mutt_sync::verdict::maildir::{MaildirListing, Numbering, Stamp, judge_maildir};
 use mutt_sync::verdict::record::{Entry, EntryKind, Placeholder, Record, parse};
 use mutt_sync::verdict::server::{Fetched, Settled, UidSet, judge_server};
@@ -225,8 +225,8 @@ fn stamp() -> Stamp {
     Stamp::of(std::path::Path::new("Cargo.toml")).unwrap()
 }
 
-fn known(gone: &Gone) -> Known<'_> {
-    Kept { looked: Some(gone), by_run: None }.of_record(gone.record.as_ref())
+fn known(gone: &Gone) -> KnownGone<'_> {
+    KeptGone { looked: Some(gone), by_run: None }.of_record(gone.record.as_ref())
 }
 
 /// A look at the far side; with what it looked like at an earlier one, only what
@@ -242,7 +242,7 @@ fn look_far(pair: &Pair, earlier: Option<(&Pair, &Gone)>) -> (SideVerdict, Gone)
             (Fetched::ChangedSince(changed.collect()), Some(gone))
         }
     };
-    let known = gone.map_or(Known::NOTHING, known);
+    let known = gone.map_or(KnownGone::NOTHING, known);
     let near = || Some(listing(pair).numbered());
     let Settled { verdict, gone } =
         judge_server(&record, &rules(pair), &uids, &fetched, known, near);
@@ -522,7 +522,7 @@ proptest! {
         let mut listing = MaildirListing::new(b'!');
         listing.add(format!("{stem},U={uid}!2,{flags}{keywords}").as_bytes());
         let numbering = Numbering { validity: 2, highest: u32::MAX - 1 };
-        let found = judge_maildir(&record, &mut listing, numbering, &rules, Some(true), Known::NOTHING);
+        let found = judge_maildir(&record, &mut listing, numbering, &rules, Some(true), KnownGone::NOTHING);
         prop_assert_eq!(found, SideVerdict::Clean);
     }
 

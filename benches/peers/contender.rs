@@ -219,7 +219,7 @@ impl Contender {
             .stdout(out.try_clone().expect("log"))
             .stderr(out)
             .process_group(0);
-        self.services = Some(command.spawn().expect("runsvdir runs"));
+        self.services = Some(rig::spawn(&mut command).expect("runsvdir runs"));
     }
 
     /// All of its processes, the supervisors too.

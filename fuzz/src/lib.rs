@@ -24,7 +24,7 @@ use mutt_sync::settings::{self, duration};
 use mutt_sync::state::names as files;
 use mutt_sync::sync::output::{problem, redact, says_nothing_of_the_run};
 use mutt_sync::sync::run_log;
-use mutt_sync::verdict::gone::Known;
+use mutt_sync::verdict::gone::KnownGone;
 use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
 use mutt_sync::verdict::record::{self, Counts, Entry, EntryKind, Placeholder, Record};
 use mutt_sync::verdict::{Rules, SideVerdict};
@@ -236,7 +236,8 @@ pub fn state(text: &[u8]) {
     assert_eq!(again.as_ref(), Ok(&record));
     let numbering = numbering
         .unwrap_or(Numbering { validity: record.near_validity, highest: record.max_pushed });
-    let _ = judge_maildir(&record, &mut listing, numbering, &Rules::none(), None, Known::NOTHING);
+    let _ =
+        judge_maildir(&record, &mut listing, numbering, &Rules::none(), None, KnownGone::NOTHING);
     if record.max_expired_near > 0 || record.entries().iter().any(|entry| !ordinary(entry)) {
         return;
     }
@@ -251,8 +252,14 @@ pub fn state(text: &[u8]) {
     }
     let highest = record.with_near().map(|entry| entry.near).max().unwrap_or(0);
     let numbering = Numbering { validity: record.near_validity, highest };
-    let found =
-        judge_maildir(&record, &mut made, numbering, &Rules::none(), Some(true), Known::NOTHING);
+    let found = judge_maildir(
+        &record,
+        &mut made,
+        numbering,
+        &Rules::none(),
+        Some(true),
+        KnownGone::NOTHING,
+    );
     assert_eq!(found, SideVerdict::Clean);
 }
 
@@ -537,7 +544,7 @@ fn fit_for_a_file(name: &str) {
 pub fn mbsync_output(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (secret, output) = text.split_once('\n').unwrap_or(("hunter2", &text));
-    let mut reader = run_log::Reader::default();
+    let mut reader = run_log::RunLogReader::default();
     output.split('\n').for_each(|line| reader.line(line));
     // As many mailboxes as it says so of.
     let synchronized = output.split('\n').filter(|line| *line == "Synchronizing...").count();

@@ -22,7 +22,7 @@ use crate::os::file;
 use crate::state::clean;
 use crate::state::last_run::Change;
 use crate::verdict::Rules;
-use crate::verdict::gone::{Gone, Kept, LeftByRun, left_by_run};
+use crate::verdict::gone::{Gone, KeptGone, LeftByRun, left_by_run};
 use crate::verdict::maildir::{self, Files, Moved, Stamp};
 use crate::verdict::record::{self, Entry, Record};
 
@@ -39,14 +39,14 @@ pub struct Snapshot {
     taken: SystemTime,
     records: Vec<(Mailbox, Option<File>)>,
     /// By [`clean::key`]; empty for isync 1.4.
-    maildirs: BTreeMap<String, Maildir>,
+    maildirs: BTreeMap<String, MaildirBefore>,
     /// What earlier runs have removed, by [`clean::key`].
     gone: BTreeMap<String, Gone>,
 }
 
 /// A Maildir before a run.
 #[derive(Debug)]
-struct Maildir {
+struct MaildirBefore {
     path: PathBuf,
     /// What it is judged by, if it is.
     rules: Option<Rules>,
@@ -73,7 +73,7 @@ impl Snapshot {
         let taken = SystemTime::now();
         let mut room = MOST_FILES;
         let listed = mailboxes.iter().filter(|_| maildirs).filter_map(|mailbox| {
-            let maildir = Maildir::of(mailbox, account, room)?;
+            let maildir = MaildirBefore::of(mailbox, account, room)?;
             room = room.saturating_sub(maildir.files.as_ref().map_or(0, Files::len));
             Some((clean::key(mailbox), maildir))
         });
@@ -191,7 +191,8 @@ impl Snapshot {
             return None;
         }
         let after = after.get(key).unwrap_or(before).numbered();
-        let kept = |looked| Kept { looked, by_run: self.gone.get(key) }.of_record(record.as_ref());
+        let kept =
+            |looked| KeptGone { looked, by_run: self.gone.get(key) }.of_record(record.as_ref());
         let LeftByRun { during, earlier, gone } =
             left_by_run(&text, rules, &before.numbered(), &after, kept(None));
         let mut removed = during;
@@ -208,13 +209,13 @@ impl Snapshot {
     /// An earlier run has removed the message of this entry, and has been told of.
     fn was_counted(&self, key: &str, entry: &Entry) -> bool {
         let record = self.maildirs.get(key).and_then(|maildir| maildir.record.as_ref());
-        let kept = Kept { looked: None, by_run: self.gone.get(key) };
+        let kept = KeptGone { looked: None, by_run: self.gone.get(key) };
         kept.of_record(record).is_over(entry.far)
     }
 }
 
-impl Maildir {
-    fn of(mailbox: &Mailbox, account: &Account, room: u64) -> Option<Maildir> {
+impl MaildirBefore {
+    fn of(mailbox: &Mailbox, account: &Account, room: u64) -> Option<MaildirBefore> {
         let path = mailbox.maildir.clone()?;
         let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel)?;
         let StoreKind::Maildir(store) = &channel.near.store.kind else { return None };
@@ -228,7 +229,7 @@ impl Maildir {
         };
         let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
         let rules = Rules::of(channel).ok().filter(|rules| !rules.alt_map);
-        Some(Maildir { path, rules, info_delimiter, dirs, files, record })
+        Some(MaildirBefore { path, rules, info_delimiter, dirs, files, record })
     }
 }
 

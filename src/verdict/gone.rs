@@ -45,7 +45,7 @@ impl Gone {
 
 /// What was kept of a pair, whatever record it was of.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Kept<'a> {
+pub struct KeptGone<'a> {
     /// Seen on the server.
     pub looked: Option<&'a Gone>,
     /// Concluded from a run that ended well: true when it was made, and to be
@@ -53,25 +53,25 @@ pub struct Kept<'a> {
     pub by_run: Option<&'a Gone>,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> KeptGone<'a> {
     /// What of it holds for the record with this stamp.
     #[must_use]
-    pub fn of_record(self, record: Option<&Stamp>) -> Known<'a> {
+    pub fn of_record(self, record: Option<&Stamp>) -> KnownGone<'a> {
         let holds = |kept: &&Gone| kept.record.is_some() && kept.record.as_ref() == record;
-        Known { looked: self.looked.filter(holds), by_run: self.by_run.filter(holds) }
+        KnownGone { looked: self.looked.filter(holds), by_run: self.by_run.filter(holds) }
     }
 }
 
 /// What is known of the far messages of one record.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Known<'a> {
+pub struct KnownGone<'a> {
     looked: Option<&'a Gone>,
     by_run: Option<&'a Gone>,
 }
 
-impl Known<'_> {
+impl KnownGone<'_> {
     /// Nothing.
-    pub const NOTHING: Known<'static> = Known { looked: None, by_run: None };
+    pub const NOTHING: KnownGone<'static> = KnownGone { looked: None, by_run: None };
 
     fn any(self, holds: impl Fn(&Gone) -> bool) -> bool {
         [self.looked, self.by_run].into_iter().flatten().any(holds)
@@ -146,7 +146,7 @@ pub fn left_by_run(
     rules: &Rules,
     before: &Numbered,
     after: &Numbered,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> LeftByRun {
     let mut left = LeftByRun::default();
     for entry in record.with_far() {
@@ -206,7 +206,7 @@ mod tests {
     fn what_is_known_holds_for_one_record_alone() {
         let ((_a, one), (_b, other)) = (stamp("1"), stamp("22"));
         let gone = Gone { record: Some(one), gone: set("3"), deleted: set("4"), pending: set("5") };
-        let told = |known: Known<'_>, far| {
+        let told = |known: KnownGone<'_>, far| {
             (
                 known.is_gone(far),
                 known.was_deleted(far),
@@ -214,19 +214,19 @@ mod tests {
                 known.is_over(far),
             )
         };
-        let here = Kept { looked: Some(&gone), by_run: None }.of_record(Some(&one));
+        let here = KeptGone { looked: Some(&gone), by_run: None }.of_record(Some(&one));
         assert_eq!(told(here, 3), (true, false, false, true));
         assert_eq!(told(here, 4), (false, true, true, true));
         assert_eq!(told(here, 5), (false, false, false, true));
         assert_eq!(told(here, 6), (false, false, false, false));
-        let by_run = Kept { looked: None, by_run: Some(&gone) }.of_record(Some(&one));
+        let by_run = KeptGone { looked: None, by_run: Some(&gone) }.of_record(Some(&one));
         assert_eq!(told(by_run, 4), (false, true, false, true));
         for record in [Some(&other), None] {
-            let there = Kept { looked: Some(&gone), by_run: Some(&gone) }.of_record(record);
+            let there = KeptGone { looked: Some(&gone), by_run: Some(&gone) }.of_record(record);
             assert!(!there.is_over(3) && !there.is_over(4) && !there.is_unconfirmed());
         }
         let of_no_record = Gone { record: None, ..gone };
-        assert!(!Kept { looked: Some(&of_no_record), by_run: None }.of_record(None).is_gone(3));
+        assert!(!KeptGone { looked: Some(&of_no_record), by_run: None }.of_record(None).is_gone(3));
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         };
         let run = known(set("3"), set("5:6"));
         let unconfirmed = |looked: Option<&Gone>| {
-            Kept { looked, by_run: Some(&run) }.of_record(Some(&record)).is_unconfirmed()
+            KeptGone { looked, by_run: Some(&run) }.of_record(Some(&record)).is_unconfirmed()
         };
         assert!(unconfirmed(None));
         assert!(unconfirmed(Some(&known(set("3"), set("5")))));
@@ -249,7 +249,7 @@ mod tests {
         let pending = Gone { pending: set("3"), ..known(set(""), set("5:6")) };
         assert!(!unconfirmed(Some(&pending)));
         let nothing = known(set(""), set(""));
-        let kept = Kept { looked: None, by_run: Some(&nothing) };
+        let kept = KeptGone { looked: None, by_run: Some(&nothing) };
         assert!(!kept.of_record(Some(&record)).is_unconfirmed());
     }
 
@@ -274,18 +274,18 @@ mod tests {
             left_by_run(&record, &both, &files(before), &files(after), known)
         };
         let all = ["a,U=1:2,S", "b,U=2:2,S", "c,U=3:2,S", "d,U=4:2,S", "e,U=5:2,S"];
-        assert_eq!(left(&all, &all, Known::NOTHING), LeftByRun::default());
+        assert_eq!(left(&all, &all, KnownGone::NOTHING), LeftByRun::default());
         // 1 was missing, 2 has gone, and what expires is not counted.
         let expected = LeftByRun {
             during: 1,
             earlier: vec![1],
             gone: Gone { deleted: set("1:2"), ..Gone::default() },
         };
-        assert_eq!(left(&all[1..], &["c,U=3:2,S"], Known::NOTHING), expected);
+        assert_eq!(left(&all[1..], &["c,U=3:2,S"], KnownGone::NOTHING), expected);
         // What was known is not news, and stays known.
         let (_dir, stamp) = stamp("1");
         let then = Gone { record: Some(stamp), deleted: set("1"), ..Gone::default() };
-        let known = Kept { looked: None, by_run: Some(&then) }.of_record(Some(&stamp));
+        let known = KeptGone { looked: None, by_run: Some(&then) }.of_record(Some(&stamp));
         let expected = LeftByRun { earlier: vec![], ..expected };
         assert_eq!(left(&all[1..], &["c,U=3:2,S"], known), expected);
     }
@@ -296,12 +296,12 @@ mod tests {
         let rules = Rules::none();
         let before = files(&["a,U=1:2,S", "b,U=2:2,ST", "c,U=3:2,ST"]);
         let after = files(&["a,U=1:2,ST", "b,U=2:2,ST", "c,U=3:2,ST"]);
-        let left = left_by_run(&record, &rules, &before, &after, Known::NOTHING);
+        let left = left_by_run(&record, &rules, &before, &after, KnownGone::NOTHING);
         // 2 was it already, and the flag was not pushed; 3 is it by the record.
         assert_eq!((left.during, left.gone.gone.to_string()), (1, "1:2".to_owned()));
         assert!(left.earlier.is_empty() && left.gone.deleted.is_empty());
         let expunges = Rules { expunge_near: true, ..rules };
-        let left = left_by_run(&record, &expunges, &before, &after, Known::NOTHING);
+        let left = left_by_run(&record, &expunges, &before, &after, KnownGone::NOTHING);
         assert_eq!(left, LeftByRun::default());
     }
 

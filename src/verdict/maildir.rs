@@ -5,7 +5,7 @@
 //! are those of the last clean scan. Knows names and time stamps; opens no
 //! message, and knows nothing of servers.
 
-use super::gone::{Gone, Kept, Known};
+use super::gone::{Gone, KeptGone, KnownGone};
 use super::record::{self, Entry, EntryKind, Record, RecordState};
 use super::server::ServerStatus;
 use super::{
@@ -295,7 +295,7 @@ pub fn judge_maildir(
     numbering: Numbering,
     rules: &Rules,
     forwarded: Option<bool>,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> SideVerdict {
     if numbering.validity != record.near_validity {
         return SideVerdict::Unknown(
@@ -346,7 +346,7 @@ pub fn judge_maildir(
 }
 
 /// What is to be done about an entry whose near message is gone.
-fn missing(entry: &Entry, rules: &Rules, known: Known<'_>) -> Option<Difference> {
+fn missing(entry: &Entry, rules: &Rules, known: KnownGone<'_>) -> Option<Difference> {
     // Neither message is there.
     if entry.far == 0 || known.is_over(entry.far) {
         return None;
@@ -363,7 +363,7 @@ fn present(
     flags: Flags,
     rules: &Rules,
     forwarded: Option<bool>,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> Option<Difference> {
     if known.is_gone(entry.far) {
         // \Deleted is all that mbsync makes of it, unless it expunges.
@@ -550,7 +550,7 @@ pub fn scan(
     rules: &Rules,
     remembered: Option<&CleanMaildir>,
     forwarded: Option<bool>,
-    kept: Kept<'_>,
+    kept: KeptGone<'_>,
 ) -> MaildirScan {
     let remembered = remembered.filter(|then| then.rules == *rules && then.forwarded == forwarded);
     let mut found = MaildirScan::unknown(String::new());
@@ -577,8 +577,11 @@ pub fn scan(
             return MaildirScan::unknown(format!("{}: {error}", maildir.display()));
         }
         let then = remembered.filter(|then| then.record == before.record);
-        let seen =
-            Before { remembered: then, forwarded, known: kept.of_record(before.record.as_ref()) };
+        let seen = ScanContext {
+            remembered: then,
+            forwarded,
+            known: kept.of_record(before.record.as_ref()),
+        };
         let verdict = judge_on_disk(maildir, &state, &mut listing, rules, seen);
         let undisturbed =
             DirStamps::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
@@ -614,7 +617,7 @@ pub fn scan_mailbox(
     left_by_run: Option<Digest>,
 ) -> Option<(MaildirScan, Option<CleanMaildir>)> {
     let (maildir, state_file) = mailbox.maildir.as_deref().zip(mailbox.state_file.as_deref())?;
-    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: clean.gone.as_ref(), by_run };
     let mut found = scan(maildir, state_file, rules, clean.near.as_ref(), clean.forwarded, kept);
     let settled_by_run = rules.alt_map
         && left_by_run.is_some()
@@ -632,10 +635,10 @@ pub fn scan_mailbox(
 
 /// What was known before a scan.
 #[derive(Clone, Copy, Default)]
-struct Before<'a> {
+struct ScanContext<'a> {
     remembered: Option<&'a CleanMaildir>,
     forwarded: Option<bool>,
-    known: Known<'a>,
+    known: KnownGone<'a>,
 }
 
 /// [`judge_maildir`] for every state of the record and every numbering, with what
@@ -645,7 +648,7 @@ fn judge_on_disk(
     state: &RecordState,
     listing: &mut MaildirListing,
     rules: &Rules,
-    before: Before<'_>,
+    before: ScanContext<'_>,
 ) -> SideVerdict {
     let record = match state {
         RecordState::Known(record) => record,
@@ -687,7 +690,7 @@ fn judge_alt_map(
     record: &Record,
     listing: &MaildirListing,
     rules: &Rules,
-    before: Before<'_>,
+    before: ScanContext<'_>,
 ) -> SideVerdict {
     let Some(then) = before.remembered.and_then(|then| then.digest) else {
         return SideVerdict::Unknown("AltMap, and nothing remembered".to_owned());
@@ -819,7 +822,14 @@ mod tests {
         for name in names {
             listing.add(name.as_bytes());
         }
-        judge_maildir(&record(entries), &mut listing, NUMBERING, rules, forwarded, Known::NOTHING)
+        judge_maildir(
+            &record(entries),
+            &mut listing,
+            NUMBERING,
+            rules,
+            forwarded,
+            KnownGone::NOTHING,
+        )
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> SideVerdict {
@@ -921,7 +931,7 @@ mod tests {
                 &RecordState::NeverSynced,
                 &mut listing,
                 &RULES,
-                Before::default(),
+                ScanContext::default(),
             )
         };
         assert!(matches!(judged(b".hidden"), SideVerdict::Unknown(_)));
@@ -973,7 +983,7 @@ mod tests {
         let stamp = Stamp::of(&state).unwrap();
         let set = |uid: u32| UidSet::from_uids([uid]);
         let known = Gone { record: Some(stamp), gone: set(1), deleted: set(2), pending: set(3) };
-        let kept = Kept { looked: Some(&known), by_run: None };
+        let kept = KeptGone { looked: Some(&known), by_run: None };
         let found = |entries: &str, names: &[&str], rules: &Rules| {
             let mut listing = MaildirListing::new(b':');
             for name in names {
@@ -1059,7 +1069,7 @@ mod tests {
         let judged = |name: &str, record: &Record, numbering: Numbering| {
             let mut listing = MaildirListing::new(b':');
             listing.add(name.as_bytes());
-            judge_maildir(record, &mut listing, numbering, &RULES, None, Known::NOTHING)
+            judge_maildir(record, &mut listing, numbering, &RULES, None, KnownGone::NOTHING)
         };
         let other = Numbering { validity: 3, ..NUMBERING };
         assert!(matches!(judged("a", &record(""), other), SideVerdict::Unknown(_)));
@@ -1135,7 +1145,7 @@ mod tests {
         let (dir, state, first) = loop {
             let begun = std::time::Instant::now();
             let (dir, state) = maildir();
-            let first = scan(dir.path(), &state, &RULES, None, None, Kept::default());
+            let first = scan(dir.path(), &state, &RULES, None, None, KeptGone::default());
             assert_eq!(first.verdict, SideVerdict::Clean);
             if begun.elapsed() < TICK / 2 {
                 break (dir, state, first);
@@ -1143,7 +1153,7 @@ mod tests {
         };
         assert!(first.stamps.is_none(), "a change in the same tick would go unseen");
         let at = |remembered: Option<&CleanMaildir>| {
-            scan(dir.path(), &state, &RULES, remembered, None, Kept::default())
+            scan(dir.path(), &state, &RULES, remembered, None, KeptGone::default())
         };
         std::thread::sleep(TICK * 2);
         let second = at(Some(&first.remembered(&RULES, None)));
@@ -1152,7 +1162,7 @@ mod tests {
         assert!(!at(Some(&memory)).listed);
         // Other rules, other answers.
         let other = Rules { expunge_near: true, ..RULES };
-        assert!(scan(dir.path(), &state, &other, Some(&memory), None, Kept::default()).listed);
+        assert!(scan(dir.path(), &state, &other, Some(&memory), None, KeptGone::default()).listed);
 
         // A change hidden by setting the time back.
         let cur = dir.path().join("cur");
@@ -1169,7 +1179,7 @@ mod tests {
         let new = std::fs::File::open(dir.path().join("new")).unwrap();
         new.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
         std::thread::sleep(TICK * 2);
-        let found = scan(dir.path(), &state, &RULES, None, None, Kept::default());
+        let found = scan(dir.path(), &state, &RULES, None, None, KeptGone::default());
         assert_eq!((found.verdict, found.stamps), (SideVerdict::Clean, None));
     }
 
@@ -1178,15 +1188,16 @@ mod tests {
         let (dir, state) = maildir();
         std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
         let rules = Rules { alt_map: true, ..RULES };
-        let first = scan(dir.path(), &state, &rules, None, None, Kept::default());
+        let first = scan(dir.path(), &state, &rules, None, None, KeptGone::default());
         assert!(matches!(first.verdict, SideVerdict::Unknown(_)));
         // Without the setting its UIDs are lost, whatever is remembered.
         let memory = first.remembered(&RULES, None);
-        let lost = scan(dir.path(), &state, &RULES, Some(&memory), None, Kept::default()).verdict;
+        let lost =
+            scan(dir.path(), &state, &RULES, Some(&memory), None, KeptGone::default()).verdict;
         assert!(matches!(lost, SideVerdict::Unknown(_)));
         let memory = first.remembered(&rules, None);
         let again =
-            || scan(dir.path(), &state, &rules, Some(&memory), None, Kept::default()).verdict;
+            || scan(dir.path(), &state, &rules, Some(&memory), None, KeptGone::default()).verdict;
         assert_eq!(again(), SideVerdict::Clean);
         let (cur, new) = (dir.path().join("cur"), dir.path().join("new"));
         std::fs::rename(cur.join("a,U=1:2,S"), new.join("a,U=1:2,S")).unwrap();
@@ -1197,12 +1208,13 @@ mod tests {
         std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
         assert_eq!(again(), SideVerdict::Clean);
         let before =
-            scan(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
+            scan(dir.path(), &state, &rules, None, None, KeptGone::default()).fingerprint(None);
         let copy = std::fs::read(&state).unwrap();
         std::fs::remove_file(&state).unwrap();
         std::fs::write(&state, copy).unwrap();
         assert!(matches!(again(), SideVerdict::Unknown(_)));
-        let after = scan(dir.path(), &state, &rules, None, None, Kept::default()).fingerprint(None);
+        let after =
+            scan(dir.path(), &state, &rules, None, None, KeptGone::default()).fingerprint(None);
         assert!(before.near == after.near && before != after);
     }
 
@@ -1220,7 +1232,7 @@ mod tests {
             rules: rules.clone(),
             forwarded: None,
         };
-        let before = Before { remembered: Some(&memory), ..Before::default() };
+        let before = ScanContext { remembered: Some(&memory), ..ScanContext::default() };
         let judged = |entries: &str| judge_alt_map(&record(entries), &listing, &rules, before);
         assert_eq!(judged("1 1 S\n"), SideVerdict::Clean);
         let over = Changes { other: 1, ..Changes::default() };

@@ -224,7 +224,7 @@ pub struct CleanState {
 /// can be given or which the run has left dirty, in `stuck.json`. While it is
 /// the same, another run would do no more than that one did.
 ///
-/// Kept only after a run that ended by itself and reached the mailbox: one that
+/// KeptGone only after a run that ended by itself and reached the mailbox: one that
 /// was killed, or lost its server, says nothing of it.
 ///
 /// The record's stamp is in it because mbsync replaces its record whenever, and
@@ -283,7 +283,7 @@ impl Digest {
 /// entries to expire or to drop. Zero without `MaxMessages`, but for records
 /// that a change of settings or a crash left behind. Pairs that are known to have
 /// lost a message do not count.
-pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::Known<'_>) -> u32 {
+pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::KnownGone<'_>) -> u32 {
     let mut count = 0_u32;
     for entry in record.entries() {
         let pending = match (entry.far, entry.near) {
@@ -308,7 +308,7 @@ pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::Known
 }
 
 /// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
-fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::Known<'_>) -> u32 {
+fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::KnownGone<'_>) -> u32 {
     let expired = |entry: &record::Entry| entry.kind == EntryKind::Expired;
     let alive = |entry: &&record::Entry| {
         entry.near != 0
@@ -544,7 +544,7 @@ mod tests {
              MaxExpiredFarUid {expired}\n\n"
         );
         let record = record::parse(format!("{head}{entries}").as_bytes()).unwrap();
-        pending_cleanup(&record, rules, gone::Known::NOTHING)
+        pending_cleanup(&record, rules, gone::KnownGone::NOTHING)
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! [`FetchScope`] says so. If it ends clean, the STATUS from *before* the SEARCH is
 //! remembered, so that what happened meanwhile is found by the next one.
 
-use super::gone::{Gone, Known};
+use super::gone::{Gone, KnownGone};
 use super::maildir::Numbered;
 use super::record::{Entry, EntryKind, Placeholder, Record};
 use super::{Changes, Difference, Rules, SideVerdict, asks_for_whole, carried};
@@ -91,7 +91,7 @@ pub fn compare_status(
     remembered: Option<&CleanServer>,
     record: Option<&Record>,
     rules: &Rules,
-    known: Known<'_>,
+    known: KnownGone<'_>,
 ) -> StatusVerdict {
     if record.is_some_and(|record| record.far_validity != now.uid_validity) {
         return StatusVerdict::Unknown(
@@ -159,7 +159,7 @@ pub fn judge_server(
     rules: &Rules,
     uids: &UidSet,
     fetched: &Fetched,
-    known: Known<'_>,
+    known: KnownGone<'_>,
     near: impl FnOnce() -> Option<Numbered>,
 ) -> Settled {
     if record.max_expired_near > 0 {
@@ -180,7 +180,7 @@ pub fn judge_server(
         flags.get(at).map(|&(_, flags)| flags)
     };
 
-    let mut near = Near { ask: Some(near), told: None };
+    let mut near = Halves { ask: Some(near), told: None };
     let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let mut recorded_above = 0;
     for entry in record.with_far() {
@@ -262,7 +262,7 @@ pub fn judge_server(
 }
 
 /// The near side, looked at when it first matters.
-struct Near<Ask> {
+struct Halves<Ask> {
     ask: Option<Ask>,
     told: Option<Numbered>,
 }
@@ -278,7 +278,7 @@ enum Half {
     Unknown,
 }
 
-impl<Ask: FnOnce() -> Option<Numbered>> Near<Ask> {
+impl<Ask: FnOnce() -> Option<Numbered>> Halves<Ask> {
     fn half(&mut self, entry: &Entry) -> Half {
         if entry.near == 0 {
             return Half::Never;
@@ -321,7 +321,7 @@ fn far_difference(entry: &Entry, seen: Flags, rules: &Rules) -> Option<Differenc
 
 #[cfg(test)]
 mod tests {
-    use super::super::gone::Kept;
+    use super::super::gone::KeptGone;
     use super::super::maildir::MaildirListing;
     use super::super::record;
     use super::*;
@@ -338,7 +338,7 @@ mod tests {
     fn found(entries: &str, uids: &str, flags: &[(u32, &[u8])], rules: &Rules) -> SideVerdict {
         let flags = flags.iter().map(|&(uid, letters)| (uid, Flags::among(letters))).collect();
         let (uids, fetched) = (UidSet::parse(uids).unwrap(), Fetched::ChangedSince(flags));
-        judge_server(&record(entries), rules, &uids, &fetched, Known::NOTHING, || None).verdict
+        judge_server(&record(entries), rules, &uids, &fetched, KnownGone::NOTHING, || None).verdict
     }
 
     fn changes(new: u32, deleted: u32, flags: u32) -> SideVerdict {
@@ -350,7 +350,7 @@ mod tests {
         let record = record("1 1 S\n");
         let then = CleanServer::new(STATUS, &record, &RULES);
         let at = |now: ServerStatus| {
-            compare_status(&now, Some(&then), Some(&record), &RULES, Known::NOTHING)
+            compare_status(&now, Some(&then), Some(&record), &RULES, KnownGone::NOTHING)
         };
         assert_eq!(at(STATUS), StatusVerdict::Clean);
         let since = StatusVerdict::Scan(FetchScope::ChangedSince(50));
@@ -364,32 +364,32 @@ mod tests {
             at(ServerStatus { uid_validity: 2, ..STATUS }),
             StatusVerdict::Unknown(_)
         ));
-        assert_eq!(compare_status(&STATUS, None, Some(&record), &RULES, Known::NOTHING), whole);
+        assert_eq!(compare_status(&STATUS, None, Some(&record), &RULES, KnownGone::NOTHING), whole);
         let other = Rules { expunge_far: true, ..RULES };
         assert_eq!(
-            compare_status(&STATUS, Some(&then), Some(&record), &other, Known::NOTHING),
+            compare_status(&STATUS, Some(&then), Some(&record), &other, KnownGone::NOTHING),
             whole
         );
         let mut restored = record.clone();
         restored.max_pulled = 8;
         assert_eq!(
-            compare_status(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING),
+            compare_status(&STATUS, Some(&then), Some(&restored), &RULES, KnownGone::NOTHING),
             whole
         );
         restored = record.clone();
         restored.max_pushed = 8;
         assert_eq!(
-            compare_status(&STATUS, Some(&then), Some(&restored), &RULES, Known::NOTHING),
+            compare_status(&STATUS, Some(&then), Some(&restored), &RULES, KnownGone::NOTHING),
             whole
         );
         let mut grown = record.clone();
         (grown.max_pulled, grown.max_pushed) = (10, 10);
         assert_eq!(
-            compare_status(&STATUS, Some(&then), Some(&grown), &RULES, Known::NOTHING),
+            compare_status(&STATUS, Some(&then), Some(&grown), &RULES, KnownGone::NOTHING),
             StatusVerdict::Clean
         );
         assert_eq!(
-            compare_status(&STATUS, Some(&then), None, &RULES, Known::NOTHING),
+            compare_status(&STATUS, Some(&then), None, &RULES, KnownGone::NOTHING),
             StatusVerdict::Clean
         );
     }
@@ -439,7 +439,8 @@ mod tests {
         let changed = ServerStatus { highest_modseq: Some(51), ..STATUS };
         for (rules, needed) in [(&near, FetchScope::Whole), (&far, FetchScope::ChangedSince(50))] {
             let then = CleanServer::new(STATUS, &record, rules);
-            let asked = compare_status(&changed, Some(&then), Some(&record), rules, Known::NOTHING);
+            let asked =
+                compare_status(&changed, Some(&then), Some(&record), rules, KnownGone::NOTHING);
             assert_eq!(asked, StatusVerdict::Scan(needed));
         }
     }
@@ -452,7 +453,7 @@ mod tests {
         let record = record("1 1 S\n");
         let then = CleanServer::new(STATUS, &record, &RULES);
         let asked = |looked: Option<&Gone>, now: ServerStatus| {
-            let known = Kept { looked, by_run: Some(&run) }.of_record(Some(&stamp));
+            let known = KeptGone { looked, by_run: Some(&run) }.of_record(Some(&stamp));
             compare_status(&now, Some(&then), Some(&record), &RULES, known)
         };
         assert_eq!(asked(None, STATUS), StatusVerdict::Scan(FetchScope::Whole));
@@ -470,7 +471,14 @@ mod tests {
             listing.add(name.as_bytes());
         }
         let near = || Some(listing.numbered());
-        judge_server(&record(entries), &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, near)
+        judge_server(
+            &record(entries),
+            &RULES,
+            &uids,
+            &Fetched::Whole(flags),
+            KnownGone::NOTHING,
+            near,
+        )
     }
 
     #[test]
@@ -505,7 +513,7 @@ mod tests {
         let then = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
         let look = |flags: Option<&[u8]>| {
             let fetched = flags.map(|letters| (1, Flags::among(letters))).into_iter().collect();
-            let known = Kept { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
+            let known = KeptGone { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
             let (uids, fetched) = (UidSet::from_uids([1]), Fetched::ChangedSince(fetched));
             let near = || Some(MaildirListing::new(b':').numbered());
             judge_server(&record("1 1 S\n"), &RULES, &uids, &fetched, known, near)
@@ -536,8 +544,10 @@ mod tests {
         let uids = UidSet::parse("1:3").unwrap();
         let whole = |uids_seen: &[u32]| {
             let flags = uids_seen.iter().map(|&uid| (uid, Flags::SEEN)).collect();
-            judge_server(&record, &RULES, &uids, &Fetched::Whole(flags), Known::NOTHING, || None)
-                .verdict
+            judge_server(&record, &RULES, &uids, &Fetched::Whole(flags), KnownGone::NOTHING, || {
+                None
+            })
+            .verdict
         };
         assert_eq!(whole(&[1, 2, 3]), SideVerdict::Clean);
         assert_eq!(whole(&[1, 2]), SideVerdict::Clean, "the third is not here anyway");
@@ -559,7 +569,7 @@ mod tests {
         assert_eq!(record.max_expired_near, 3);
         let uids = UidSet::parse("1").unwrap();
         let fetched = Fetched::ChangedSince(vec![]);
-        let settled = judge_server(&record, &RULES, &uids, &fetched, Known::NOTHING, || None);
+        let settled = judge_server(&record, &RULES, &uids, &fetched, KnownGone::NOTHING, || None);
         assert!(matches!(settled.verdict, SideVerdict::Unknown(_)));
     }
 
@@ -590,7 +600,7 @@ mod tests {
         assert_eq!(UidSet::from_uids([3, 1, 2]), UidSet::parse("1:3").unwrap());
         let all = UidSet::parse("1:4294967295").unwrap();
         let (record, fetched) = (record("1 1 \n"), Fetched::ChangedSince(Vec::new()));
-        let settled = judge_server(&record, &RULES, &all, &fetched, Known::NOTHING, || None);
+        let settled = judge_server(&record, &RULES, &all, &fetched, KnownGone::NOTHING, || None);
         assert!(matches!(
             settled.verdict,
             SideVerdict::Changed(Changes { new: 4_294_967_286, .. })

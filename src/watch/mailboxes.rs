@@ -16,7 +16,7 @@ use crate::imap::ClientError;
 use crate::model::{Account, Mailbox, Target};
 use crate::state::{StateDir, clean, state_failure};
 use crate::text::short;
-use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::server::ServerStatus;
 use crate::verdict::{CleanState, Digest, Rules, SideVerdict, maildir, record};
 
@@ -408,7 +408,7 @@ fn scan_maildir(
     let Some((scan, memory)) = found else { return (SideVerdict::Clean, None) };
     state.digest = scan.digest;
     state.record = scan.record;
-    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: clean.gone.as_ref(), by_run };
     state.unconfirmed = kept.of_record(scan.record.as_ref()).is_unconfirmed();
     state.unfinished = state.mailbox.state_file.as_deref().is_some_and(record::unfinished);
     match &state.rules {

@@ -5,7 +5,7 @@
 
 use super::mailbox::MailboxState;
 use crate::imap::{ClientError, MailboxScan, Opening};
-use crate::verdict::gone::{Gone, Kept};
+use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::maildir::{self, Stamp};
 use crate::verdict::record::{self, RecordState};
 use crate::verdict::server::{self, FetchScope, Fetched, ServerStatus, Settled, StatusVerdict};
@@ -60,7 +60,7 @@ pub fn far(
     };
     // A record that was replaced while it was read has no stamp.
     let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
-    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    let kept = KeptGone { looked: clean.gone.as_ref(), by_run };
     let gone = kept.of_record(stamp.as_ref());
     let then = clean.far.as_ref();
     let since = match server::compare_status(&status, then, Some(&record), rules, gone) {

@@ -74,7 +74,7 @@ impl Keeper {
             }
         };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        self.child = Some(command.spawn().unwrap());
+        self.child = Some(rig::spawn(&mut command).unwrap());
     }
 
     /// Starts it again if it has ended.

@@ -15,7 +15,8 @@ fn with(script: &str, code: i32, says: &str) {
     mbsync.clear_log();
     let (good, away) = (mbsync.path(), home.path("good"));
     fs::rename(&good, &away).unwrap();
-    let version = "[ \"$1\" = --version ] && exec echo isync 1.4.4";
+    let real = rig::real_mbsync();
+    let version = format!("[ \"$1\" = --version ] && exec {} \"$1\"", real.display());
     home.program("mbsync", &format!("{version}\n{script}"));
     let output = run(&mut home.cmd(&["--force", "Home:INBOX"]), SOON).expect_code(code);
     assert!(output.stderr.contains(says), "`{says}` is missing: {output}");

@@ -188,12 +188,8 @@ fn g11_the_process_is_not_dumpable() {
         let mut command = home.command("sh");
         command.args(["-c", "ulimit -c unlimited; exec \"$@\"", "sh"]).args(args);
         as_user(&mut command);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = rig::spawn(&mut command).unwrap();
         wait_until(SOON, "it is at work", ready);
         rig::process::kill(child.id(), rig::Signal::ABORT);
         child.wait().unwrap()

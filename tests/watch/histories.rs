@@ -19,7 +19,7 @@ impl Shell {
         );
         let mut command = home.command("/bin/sh");
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        Shell(command.args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap())
+        Shell(rig::spawn(command.args(["-c", &script]).stdin(Stdio::null())).unwrap())
     }
 
     fn kill(mut self, signal: Signal) {

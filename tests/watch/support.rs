@@ -38,14 +38,9 @@ impl Waiter {
     pub fn start(home: &Home, args: &[&str]) -> Waiter {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = home.path(&format!("waiter-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let child = home
-            .cmd(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Waiter { child, log }
+        let mut command = home.cmd(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        Waiter { child: rig::spawn(&mut command).unwrap(), log }
     }
 
     /// `--wait --loop -v Home`, past its first run, connected and at rest.

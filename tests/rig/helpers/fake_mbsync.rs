@@ -206,7 +206,7 @@ fn main() {
             eprintln!("{real}: {error}");
             exit(1);
         }
-        println!("{}", control.get("version").unwrap_or("isync 1.4.4"));
+        println!("{}", control.get("version").unwrap_or_default());
         exit(0);
     };
 

@@ -40,20 +40,25 @@ pub fn real_mbsync() -> PathBuf {
         .expect("mbsync is installed (tests/setup)")
 }
 
-/// Its version, such as (1, 4).
-pub fn mbsync_version() -> (u32, u32) {
-    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
-    *VERSION.get_or_init(|| {
+/// What it says of its version, such as `isync 1.4.4`.
+pub(crate) fn mbsync_says() -> &'static str {
+    static SAID: OnceLock<String> = OnceLock::new();
+    SAID.get_or_init(|| {
         let mut command = Command::new(real_mbsync());
         let said = run(command.arg("--version"), Duration::from_secs(60)).ok().stdout;
-        // `isync 1.4.4`
-        let mut numbers = said.trim().rsplit(' ').next().into_iter().flat_map(|it| it.split('.'));
-        let mut number = || numbers.next()?.parse().ok();
-        match (number(), number()) {
-            (Some(major), Some(minor)) => (major, minor),
-            _ => panic!("mbsync --version says {said:?}"),
-        }
+        said.trim().to_owned()
     })
+}
+
+/// Its version, such as (1, 4).
+pub fn mbsync_version() -> (u32, u32) {
+    let said = mbsync_says();
+    let mut numbers = said.rsplit(' ').next().into_iter().flat_map(|version| version.split('.'));
+    let mut number = || numbers.next()?.parse().ok();
+    match (number(), number()) {
+        (Some(major), Some(minor)) => (major, minor),
+        _ => panic!("mbsync --version says {said:?}"),
+    }
 }
 
 /// The program under test: beside the test's own directory, as cargo lays them

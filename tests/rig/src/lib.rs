@@ -27,7 +27,7 @@ pub use home::{Account, Home, mbsync_version, mutt_sync, real_mbsync};
 pub use imap::{Imap, RemoteMessage, Status};
 pub use maildir::{Entry, Maildir, message};
 pub use mbsync::{Mbsync, Overlap, Run};
-pub use process::{Output, Running, now_ns, run, run_all, wait_until};
+pub use process::{Output, Running, now_ns, run, run_all, spawn, wait_until};
 pub use rng::{Seeded, count, soak};
 pub use server::{Server, ServerOptions, Tls};
 pub use stranger::{as_nobody, is_root, reached_by_nobody};

@@ -3,7 +3,7 @@
 //! `helpers/fake_mbsync.rs` is the program; this writes its control file and
 //! reads its log.
 
-use crate::home::real_mbsync;
+use crate::home::{mbsync_says, real_mbsync};
 use crate::process::{alive, open_fds, started, wait_until};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -83,16 +83,15 @@ fn seconds(time: Duration) -> String {
 }
 
 impl Mbsync {
-    /// A fake in this directory, which ends at once and well. `accounts` maps
-    /// channels and groups to their accounts.
+    /// A fake in this directory, which ends at once and well, and has the version
+    /// of the real one. `accounts` maps channels and groups to their accounts.
     pub fn fake(dir: &Path, accounts: Vec<(String, String)>) -> Self {
         fs::create_dir_all(dir).expect("make directory");
         let link = dir.join("mbsync");
         let _ = fs::remove_file(&link);
         symlink(env!("RIG_FAKE_MBSYNC"), &link).expect("link fake mbsync");
         let mbsync = Mbsync { dir: dir.to_owned(), settings: Vec::new(), accounts };
-        mbsync.write();
-        mbsync
+        mbsync.set("version", mbsync_says())
     }
 
     /// A coat around the real one: start and end are logged, the real one is a

@@ -3,15 +3,18 @@
 //! Everything is read from `/proc`; nothing is found or ended by name.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
+    pidfd_open, setrlimit,
+};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
@@ -75,13 +78,8 @@ impl std::fmt::Display for Output {
 pub fn run(command: &mut Command, limit: Duration) -> Output {
     let start = Instant::now();
     let sanitize = format!("{command:?}");
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{sanitize}: {error}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = spawn(command).unwrap_or_else(|error| panic!("{sanitize}: {error}"));
     let group = pid_of(child.id());
     let mut out = child.stdout.take().expect("stdout is piped");
     let mut err = child.stderr.take().expect("stderr is piped");
@@ -173,13 +171,9 @@ impl Running {
         let file = || NamedTempFile::new().expect("temporary file");
         let (stdout, stderr) = (file(), file());
         let writer = |file: &NamedTempFile| file.reopen().expect("temporary file");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(writer(&stdout))
-            .stderr(writer(&stderr))
-            .process_group(0)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command.stdin(Stdio::null()).stdout(writer(&stdout)).stderr(writer(&stderr));
+        let child =
+            spawn(command.process_group(0)).unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let sanitize = format!("{command:?}");
         Running { child, sanitize, start: Instant::now(), stdout, stderr, ended: None }
     }
@@ -392,15 +386,49 @@ pub fn runnable(pid: u32) -> bool {
         .any(|runs| runs)
 }
 
-/// Running processes whose environment holds `MARK_VARIABLE=mark`. One that
-/// made itself undumpable is seen by root only.
+/// Running processes whose environment holds `MARK_VARIABLE=mark`. Where only
+/// root may read the environment, the limit counts that [`spawn`] has set.
 pub fn marked(mark: &str) -> Vec<u32> {
     let wanted = format!("{MARK_VARIABLE}={mark}");
+    let limit = limit_of(mark).to_string();
     let holds = |pid: &u32| {
-        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environ.split(|&b| b == 0).any(|var| var == wanted.as_bytes()) && alive(*pid)
+        let holds = match fs::read(format!("/proc/{pid}/environ")) {
+            Ok(environ) => environ.split(|&b| b == 0).any(|var| var == wanted.as_bytes()),
+            Err(_) => file_locks(*pid).is_some_and(|locks| locks == limit),
+        };
+        holds && alive(*pid)
     };
     all().into_iter().filter(holds).collect()
+}
+
+/// The soft limit of file locks of a process, as the kernel prints it.
+fn file_locks(pid: u32) -> Option<String> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max file locks"))?;
+    line.split_whitespace().next().map(str::to_owned)
+}
+
+/// The mark as a number, below what stands for no limit.
+pub(crate) fn limit_of(mark: &str) -> u64 {
+    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    mark.bytes().fold(0xcbf2_9ce4_8422_2325, hash) >> 4
+}
+
+/// Starts a command as `Command::spawn` does. If it has a mark, what comes of it
+/// carries that as its limit of file locks, too: the kernel hands limits on and
+/// shows them to every user, and has no use for this one.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    // The limits are those of this whole process.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mark = command.get_envs().find(|(key, _)| *key == MARK_VARIABLE);
+    let Some(mark) = mark.and_then(|(_, mark)| mark?.to_str()) else { return command.spawn() };
+    let usual = getrlimit(Resource::Locks);
+    let marked = Rlimit { current: Some(limit_of(mark)), maximum: usual.maximum };
+    setrlimit(Resource::Locks, marked)?;
+    let child = command.spawn();
+    setrlimit(Resource::Locks, usual)?;
+    child
 }
 
 /// The environment variable that tells a test's processes from all others.
@@ -458,7 +486,7 @@ pub(crate) fn spawn_lasting(mut command: Command) -> std::io::Result<Child> {
     });
     let (send, result) = mpsc::channel();
     let job = Box::new(move || {
-        let _ = send.send(command.spawn());
+        let _ = send.send(spawn(&mut command));
     });
     starter.send(job).expect("the starting thread lives");
     result.recv().expect("the starting thread answers")

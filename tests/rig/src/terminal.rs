@@ -2,7 +2,7 @@
 
 use crate::guard;
 use crate::home::Home;
-use crate::process::run;
+use crate::process::{self, run};
 use crate::server::temp_dir;
 use std::path::PathBuf;
 use std::process::Command;
@@ -35,7 +35,9 @@ impl Terminal {
         let settings = "set -g status off\nset -g remain-on-exit on\nset -sg escape-time 0\n\
                         set -g default-terminal screen-256color\n";
         std::fs::write(&config, settings).expect("write tmux.conf");
-        let mut words = vec!["exec env -i TERM=screen-256color".to_owned()];
+        // As `process::spawn` does with what it starts itself.
+        let limit = process::limit_of(home.mark());
+        let mut words = vec![format!("exec prlimit --locks={limit}: env -i TERM=screen-256color")];
         words.extend(home.env().iter().map(|(k, v)| shell_quoted(&format!("{k}={v}"))));
         words.extend(program.iter().map(|word| shell_quoted(word)));
         let (columns, lines) = (columns.to_string(), lines.to_string());
