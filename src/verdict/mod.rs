@@ -224,7 +224,7 @@ pub struct CleanState {
 /// can be given or which the run has left dirty, in `stuck.json`. While it is
 /// the same, another run would do no more than that one did.
 ///
-/// KeptGone only after a run that ended by itself and reached the mailbox: one that
+/// Kept only after a run that ended by itself and reached the mailbox: one that
 /// was killed, or lost its server, says nothing of it.
 ///
 /// The record's stamp is in it because mbsync replaces its record whenever, and
