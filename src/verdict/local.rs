@@ -57,7 +57,7 @@ impl Listing {
         match name.uid {
             0 => self.unnumbered = self.unnumbered.saturating_add(1),
             uid if uid < u64::from(u32::MAX) => {
-                self.numbered.push(uid << 8 | u64::from(name.flags.bits()));
+                self.numbered.push((uid << 8) | u64::from(name.flags.bits()));
             }
             _ => self.strange = true,
         }
@@ -150,7 +150,7 @@ impl Files {
     /// The messages that have a UID.
     #[must_use]
     pub fn numbered(&self) -> Numbered {
-        let packed = |file: &NamedFile| u64::from(file.uid) << 8 | u64::from(file.flags.bits());
+        let packed = |file: &NamedFile| (u64::from(file.uid) << 8) | u64::from(file.flags.bits());
         let mut numbered: Vec<u64> =
             self.0.iter().filter(|file| file.uid != 0).map(packed).collect();
         numbered.sort_unstable();
