@@ -154,7 +154,7 @@ impl Files {
     /// The messages that have a UID.
     #[must_use]
     pub fn numbered(&self) -> Numbered {
-        let packed = |file: &NamedFile| u64::from(file.uid) << 8 | u64::from(file.flags.bits());
+        let packed = |file: &NamedFile| (u64::from(file.uid) << 8) | u64::from(file.flags.bits());
         let mut numbered: Vec<u64> =
             self.0.iter().filter(|file| file.uid != 0).map(packed).collect();
         numbered.sort_unstable();

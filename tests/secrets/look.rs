@@ -116,15 +116,20 @@ impl Sampler {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let root = home.path("");
+        let mark_of_home = home.mark().to_owned();
         let thread = std::thread::spawn(move || {
             let mark = format!("HOME={}", root.display());
             let mark = mark.trim_end_matches('/').as_bytes().to_vec();
             let mut seen = Sampled::default();
             while !stopped.load(Ordering::Relaxed) {
                 for pid in process::all() {
-                    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                    // Only root reads that of mutt-sync itself.
+                    let environ = fs::read(format!("/proc/{pid}/environ"));
+                    let hidden = environ.is_err() && process::is_marked(pid, &mark_of_home);
+                    let environ = environ.unwrap_or_default();
                     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                    let of_home = environ.split(|byte| *byte == 0).any(|each| each == mark)
+                    let of_home = hidden
+                        || environ.split(|byte| *byte == 0).any(|each| each == mark)
                         || contains(&line, root.as_os_str().as_encoded_bytes());
                     if !of_home {
                         continue;

@@ -21,26 +21,13 @@ fn fifty_mailboxes_are_watched_over_one_connection_and_no_more_without_notify_th
         let waiter = Waiter::start(&home, args);
         waiter.wait_said("connected by", SOON);
         at_rest(&home, &waiter, &mbsync);
-        let open = sockets(waiter.pid());
+        let open = server.connections();
         assert_eq!(open, most, "connections; NOTIFY {notify}; {args:?}");
         assert_eq!(process::threads(waiter.pid()), 1);
         let runs = mbsync.runs().len();
         server.imap("home").append("box49", &message("one", "one"), &[]);
         assert_eq!(one_run(&mbsync, runs), ["Home:box49"]);
     }
-}
-
-/// TCP connections of a process.
-fn sockets(pid: u32) -> usize {
-    let tcp = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
-    let inodes: Vec<&str> =
-        tcp.lines().skip(1).filter_map(|line| line.split_whitespace().nth(9)).collect();
-    process::open_fds(pid)
-        .iter()
-        .filter_map(|(_, to)| to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']'))
-        .filter(|inode| inodes.contains(inode))
-        .collect::<std::collections::BTreeSet<_>>()
-        .len()
 }
 
 #[test]

@@ -13,6 +13,8 @@ struct Odd {
     server: Server,
     home: Home,
     mbsync: Mbsync,
+    /// Where the waiter connects to.
+    port: u16,
 }
 
 fn odd(
@@ -31,7 +33,7 @@ fn odd(
     home.mutt_sync(&["Home"]).ok();
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
     waiter.wait_said("connected by", SOON);
-    Odd { waiter, server, home, mbsync }
+    Odd { waiter, server, home, mbsync, port: mangle.port }
 }
 
 impl Odd {
@@ -136,20 +138,16 @@ fn status_of_a_mailbox_is_refused() {
 fn g9_the_kernel_probes_an_idle_connection_within_a_minute() {
     let odd = odd(ServerOptions::default(), "", |_, _| None, |_, _| None);
     at_rest(&odd.home, &odd.waiter, &odd.mbsync);
-    let inodes: Vec<String> = process::open_fds(odd.waiter.pid())
-        .iter()
-        .filter_map(|(_, to)| {
-            Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.into())
-        })
-        .collect();
-    let tcp = std::fs::read_to_string(format!("/proc/{}/net/tcp", odd.waiter.pid())).unwrap();
+    let remote = format!("0100007F:{:04X}", odd.port);
+    let tcp = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let timers: Vec<(u32, u64)> = tcp
         .lines()
         .skip(1)
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let (kind, when) = fields.get(5)?.split_once(':')?;
-            let mine = inodes.iter().any(|inode| fields.get(9) == Some(&inode.as_str()));
+            // Established, and seen from the waiter's end.
+            let mine = fields.get(2) == Some(&remote.as_str()) && fields.get(3) == Some(&"01");
             let when = u64::from_str_radix(when, 16).ok()?;
             mine.then_some((kind.parse().ok()?, when))
         })

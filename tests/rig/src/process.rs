@@ -2,6 +2,7 @@
 //!
 //! Everything is read from `/proc`; nothing is found or ended by name.
 
+use crate::stranger::is_root;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
@@ -386,19 +387,19 @@ pub fn runnable(pid: u32) -> bool {
         .any(|runs| runs)
 }
 
-/// Running processes whose environment holds `MARK_VARIABLE=mark`. Where only
-/// root may read the environment, the limit counts that [`spawn`] has set.
+/// Running processes with this mark.
 pub fn marked(mark: &str) -> Vec<u32> {
+    all().into_iter().filter(|&pid| is_marked(pid, mark) && alive(pid)).collect()
+}
+
+/// Whether the process's environment holds `MARK_VARIABLE=mark`. Where only root
+/// may read the environment, the limit counts that [`spawn`] has set.
+pub fn is_marked(pid: u32, mark: &str) -> bool {
     let wanted = format!("{MARK_VARIABLE}={mark}");
-    let limit = limit_of(mark).to_string();
-    let holds = |pid: &u32| {
-        let holds = match fs::read(format!("/proc/{pid}/environ")) {
-            Ok(environ) => environ.split(|&b| b == 0).any(|var| var == wanted.as_bytes()),
-            Err(_) => file_locks(*pid).is_some_and(|locks| locks == limit),
-        };
-        holds && alive(*pid)
-    };
-    all().into_iter().filter(holds).collect()
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Ok(environ) => environ.split(|&b| b == 0).any(|var| var == wanted.as_bytes()),
+        Err(_) => file_locks(pid).is_some_and(|locks| locks == limit_of(mark).to_string()),
+    }
 }
 
 /// The soft limit of file locks of a process, as the kernel prints it.
@@ -453,6 +454,11 @@ pub fn syscalls(command: &Command, limit: Duration) -> BTreeMap<String, u64> {
 pub fn trace(command: &Command, set: &str, limit: Duration) -> Vec<String> {
     let file = NamedTempFile::new().expect("temporary file");
     let mut strace = Command::new("strace");
+    if !is_root() {
+        // Else it could not read the names of files in what makes itself undumpable.
+        strace = Command::new("unshare");
+        strace.args(["--user", "--map-current-user", "--keep-caps", "strace"]);
+    }
     strace.args(["-f", "-qq", "-s", "256", "-e", &format!("trace={set}"), "-o"]).arg(file.path());
     strace.arg(command.get_program()).args(command.get_args());
     strace.env_clear();
