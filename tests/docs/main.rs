@@ -7,6 +7,7 @@
 mod completions;
 mod install;
 mod manual;
+mod rig_self;
 mod services;
 mod setup;
 mod supply;

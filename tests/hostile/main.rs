@@ -9,7 +9,7 @@
 //! what is right), [`rest`] (no end to it), [`names`] (mailboxes that real mbsync
 //! would have to make).
 //!
-//!     cargo test --test imap_hostile -- --nocapture table     shows the table
+//!     cargo test --test hostile -- --nocapture table     shows the table
 // A test that goes wrong shall panic, also in what its functions share.
 #![allow(clippy::unwrap_used)]
 

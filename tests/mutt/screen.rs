@@ -3,9 +3,7 @@
 //! logs, or the real one with no server to reach.
 #![allow(clippy::unwrap_used)]
 
-mod mutt_support;
-
-use mutt_support::{CLIENTS, make_maildir, on_terminal};
+use crate::support::{CLIENTS, make_maildir, on_terminal};
 use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
 use std::cell::Cell;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 //! The canary in the waiter's memory: there while the login lasts, gone when it
 //! is over; and nobody but root can look.
 
-use crate::SOON;
-use crate::fake::{Fake, Keys, RunOptions};
-use crate::look::contains;
+use super::SOON;
+use super::fake::{Fake, Keys, RunOptions};
+use super::look::contains;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rig::{Account, Home, Running, wait_until};
@@ -53,7 +53,7 @@ fn may_read_memory(test: &str) -> bool {
     if !is_root() {
         let mut again = Command::new("unshare");
         again.args(["--user", "--map-root-user"]).arg(std::env::current_exe().unwrap());
-        again.args(["--exact", &format!("memory::{test}"), "--nocapture"]);
+        again.args(["--exact", &format!("secrets::memory::{test}"), "--nocapture"]);
         let again = rig::run(&mut again, SOON * 4).ok();
         assert!(again.stdout.contains("1 passed"), "{again}");
     }

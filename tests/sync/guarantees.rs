@@ -303,14 +303,14 @@ fn g9_a_handshake_that_never_comes_is_left_in_time() {
 /// answers none.
 #[test]
 fn g9_a_name_server_that_never_answers_is_left_in_time() {
-    const INSIDE: &str = "PROMISES_INSIDE";
+    const INSIDE: &str = "GUARANTEES_INSIDE";
     if std::env::var_os(INSIDE).is_none() {
         let home = Home::empty();
         home.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:15 attempts:2\n");
         home.write("nsswitch.conf", "hosts: dns\n");
         let script = "ip link set lo up && for file in resolv nsswitch; do \
                       mount --bind $file.conf \"$(readlink -f /etc/$file.conf)\" || exit; done; \
-                      exec \"$0\" --exact g9_a_name_server_that_never_answers_is_left_in_time";
+                      exec \"$0\" --exact guarantees::g9_a_name_server_that_never_answers_is_left_in_time";
         let mut command = home.command("unshare");
         command.args(["--user", "--map-root-user", "--mount", "--net", "sh", "-c", script]);
         command.arg(std::env::current_exe().unwrap()).env(INSIDE, "1");

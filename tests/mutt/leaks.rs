@@ -3,9 +3,7 @@
 //! colour of the status line, the folder for saving.
 #![allow(clippy::unwrap_used)]
 
-mod mutt_support;
-
-use mutt_support::CLIENTS;
+use crate::support::CLIENTS;
 use rig::{Home, Terminal, message, wait_until};
 use std::collections::BTreeSet;
 use std::path::Path;

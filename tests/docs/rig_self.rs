@@ -349,7 +349,7 @@ fn a_terminal_shows_mail_in_both_clients() {
 
 #[test]
 fn a_test_that_is_killed_leaves_nothing_either() {
-    const NAME: &str = "a_test_that_is_killed_leaves_nothing_either";
+    const NAME: &str = "rig_self::a_test_that_is_killed_leaves_nothing_either";
     if std::env::var_os("RIG_SELF_KILLED").is_some() {
         // In the process that is to be killed.
         let server = Server::start();

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod choosing;
+mod lend_config;
 mod places;
 mod reach;
 mod values;

@@ -102,7 +102,7 @@ fn g11_the_password_is_wiped_after_login() {
         std::fs::write(&ca, rig::Ca::shared().cert()).unwrap();
         for mechanism in ["PLAIN", "LOGIN", "SCRAM-SHA-256"] {
             let out = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "child", "--nocapture"])
+                .args(["--exact", "login_memory::child", "--nocapture"])
                 .env("SECRETS_PORT", server.port().to_string())
                 .env("SECRETS_COMMAND", format!("cat {}", file.display()))
                 .env("SECRETS_CA", if tls == Tls::None { "".as_ref() } else { ca.as_os_str() })

@@ -1,8 +1,8 @@
 //! The canary through everything that can fail.
 
-use crate::SOON;
-use crate::fake::{Fake, RunOptions};
-use crate::look::Canary;
+use super::SOON;
+use super::fake::{Fake, RunOptions};
+use super::look::Canary;
 use rig::{Account, Ca, Home, Output, Running, Server, ServerOptions, Signal, Tls, wait_until};
 
 const SECRET: &str = "wrong-Kp4TfJw8ZrYs2Nxd";

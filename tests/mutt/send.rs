@@ -2,9 +2,7 @@
 //! a copy lies in that account's Sent.
 #![allow(clippy::unwrap_used, clippy::format_push_string)]
 
-mod mutt_support;
-
-use mutt_support::{CLIENTS, account};
+use crate::support::{CLIENTS, account};
 use mutt_sync::mutt::identity::{identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use rig::{Home, Running, Server, Terminal, compare, message, wait_until};

@@ -4,9 +4,7 @@
 //! was: in its index, with no question open and no setting changed.
 #![allow(clippy::unwrap_used)]
 
-mod mutt_support;
-
-use mutt_support::CLIENTS;
+use crate::support::CLIENTS;
 use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
 use std::cell::Cell;
 use std::time::{Duration, Instant};

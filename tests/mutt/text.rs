@@ -3,9 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::format_push_string, clippy::format_collect)]
 
-mod mutt_support;
-
-use mutt_support::*;
+use crate::support::*;
 use mutt_sync::headers::{
     HEAD_LIMIT, MessageSummary, TEXT_LIMIT, headline, sanitize, summary_of_file,
 };

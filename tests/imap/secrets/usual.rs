@@ -1,8 +1,8 @@
 //! The canary on its usual ways: a waiter, its runs over a lent connection and
 //! plain ones, hooks, and all that can be asked.
 
-use crate::SOON;
-use crate::look::{Canary, Sampler, until_seen};
+use super::SOON;
+use super::look::{Canary, Sampler, until_seen};
 use rig::{Account, Home, Running, Server, Signal, message, wait_until};
 
 /// On the second line of the password command's output; it is nobody's business.

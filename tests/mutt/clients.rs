@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::format_push_string, clippy::format_collect)]
 
-mod mutt_support;
-
-use mutt_support::*;
+use crate::support::*;
 use mutt_sync::model::{Account, Mailbox};
 use mutt_sync::mutt::identity::{identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};

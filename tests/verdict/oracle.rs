@@ -10,7 +10,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod handed_over;
+mod lend_equivalence;
 
 use mutt_sync::mbsyncrc::{self, IsyncVersion};
 use mutt_sync::model::flags::{Flags, keeps_forwarded};
