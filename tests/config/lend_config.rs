@@ -11,7 +11,7 @@ use std::process::Command;
 
 const TUNNEL: &str = "exec /proc/self/fd/9 --child tunnel 8";
 
-/// The files that this mbsync takes; tests/config/verdicts.rs sees to the names.
+/// The files that this mbsync takes; tests/config/acceptance.rs sees to the names.
 fn configs(dialect: IsyncVersion) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
     let mut files: Vec<PathBuf> =

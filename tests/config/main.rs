@@ -3,12 +3,12 @@
 // A test that goes wrong shall panic, also in what its functions share.
 #![allow(clippy::unwrap_used)]
 
-mod choosing;
+mod acceptance;
 mod lend_config;
-mod places;
-mod reach;
+mod paths;
+mod selection;
 mod values;
-mod verdicts;
+mod words;
 
 use mutt_sync::mbsyncrc::IsyncVersion;
 

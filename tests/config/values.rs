@@ -118,7 +118,7 @@ fn tls_versions_become_a_range() {
 
 /// The one to change, in a file that has it, and the one to write in another.
 #[test]
-fn a15_the_keyword_for_tls_is_the_one_that_stands_there() {
+fn a15_the_keyword_for_tls_is_the_one_in_the_file() {
     let keyword = |lines: &str, dialect| server(&format!("Host h\n{lines}"), dialect).tls_keyword;
     for (lines, expected) in [
         ("", "TLSType"),

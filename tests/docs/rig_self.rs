@@ -246,7 +246,7 @@ fn the_fake_mbsync_logs_waits_fails_and_sees_overlaps() {
 }
 
 #[test]
-fn the_fake_mbsync_dies_of_term_unless_deaf_and_leaves_a_daemon_when_told() {
+fn the_fake_mbsync_dies_of_term_unless_it_ignores_it_and_leaves_a_daemon_on_request() {
     let home = Home::fake(&["Home"]);
     let mut mbsync = home.fake_mbsync();
     mbsync.hold();
@@ -255,7 +255,7 @@ fn the_fake_mbsync_dies_of_term_unless_deaf_and_leaves_a_daemon_when_told() {
     process::kill(child.id(), Signal::TERM);
     assert!(process::wait_gone(child.id(), SHORT));
     child.wait().unwrap();
-    mbsync.deaf();
+    mbsync.ignore_term();
     let mut child = home.command("mbsync").arg("Home").spawn().unwrap();
     mbsync.wait_for_starts(2, SHORT);
     process::kill(child.id(), Signal::TERM);
@@ -266,7 +266,7 @@ fn the_fake_mbsync_dies_of_term_unless_deaf_and_leaves_a_daemon_when_told() {
     child.wait().unwrap();
     home.assert_no_leftovers();
     mbsync.release();
-    mbsync.forget("deaf");
+    mbsync.forget("ignore-term");
     mbsync.daemon();
     home.command("mbsync").arg("Home").status().unwrap();
     wait_until(SHORT, "a daemon", || home.leftovers().len() == 1);
@@ -277,7 +277,7 @@ fn the_fake_mbsync_dies_of_term_unless_deaf_and_leaves_a_daemon_when_told() {
 }
 
 #[test]
-fn the_real_mbsync_in_its_coats() {
+fn the_real_mbsync_in_its_wrappers() {
     let server = Server::start();
     // So far away that mbsync is at work for a while.
     let delay = Delay::to(server.port(), Duration::from_millis(20));

@@ -232,7 +232,7 @@ fn the_lines_for_cron_run_the_program() {
 }
 
 #[test]
-fn a_timer_is_quiet_and_content_while_the_server_is_away() {
+fn a_timer_is_quiet_and_succeeds_while_the_server_is_away() {
     let home = Home::with(vec![rig::Account::fake("Home")]);
     // Twice: not reached, and then not tried for a while.
     for expected in ["69", "75"] {

@@ -43,7 +43,7 @@ fn sasl(mechs: &'static str, act: impl Fn(&mut Peer, &str) + Send + Sync + 'stat
 }
 
 #[test]
-fn tokens_are_said_as_the_mechanism_wants_and_refusals_are_answered() {
+fn tokens_are_sent_as_the_mechanism_requires_and_refusals_are_answered() {
     for (name, wanted) in [
         ("XOAUTH2", format!("user=user\x01auth=Bearer {PASSWORD}\x01\x01")),
         (
@@ -130,7 +130,7 @@ fn a_scram_server_that_does_not_know_the_password_is_left() {
 }
 
 #[test]
-fn what_passes_is_told_from_what_is_refused() {
+fn accepted_and_refused_commands_are_distinguished() {
     for (answer, exit) in [
         ("l1 NO [UNAVAILABLE] later\r\n", ExitStatus::Later),
         ("l1 NO [INUSE] later\r\n", ExitStatus::Later),

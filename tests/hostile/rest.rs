@@ -78,17 +78,17 @@ fn restless(peer: &mut Peer, word: Word, commands: &AtomicU32, count: &AtomicU32
 }
 
 #[test]
-fn g10_a_server_that_never_rests_is_heard_now_and_then() {
+fn g10_a_server_that_never_pauses_is_read_at_intervals() {
     let words =
         [Word::MailboxStatus, Word::List, Word::Overflow, Word::Exists, Word::Done, Word::Moving];
     std::thread::scope(|scope| {
         for word in words {
-            scope.spawn(move || is_heard_now_and_then(word));
+            scope.spawn(move || is_read_at_intervals(word));
         }
     });
 }
 
-fn is_heard_now_and_then(word: Word) {
+fn is_read_at_intervals(word: Word) {
     let commands: Arc<AtomicU32> = Arc::default();
     let (heard, count) = (Arc::clone(&commands), AtomicU32::new(0));
     let fake = Fake::start(move |peer| restless(peer, word, &heard, &count));

@@ -257,7 +257,7 @@ fn client_certificates_and_keys_of_every_form_are_shown() {
 }
 
 #[test]
-fn notify_tells_of_every_mailbox_on_one_connection() {
+fn notify_reports_every_mailbox_on_one_connection() {
     let server = rig::Server::start();
     let mut other = server.imap("home");
     let mut link = open(&section(&server, "home"));
@@ -321,7 +321,7 @@ fn notify_tells_of_every_mailbox_on_one_connection() {
 }
 
 #[test]
-fn without_notify_it_is_refused_and_idle_tells_of_the_open_mailbox() {
+fn without_notify_it_is_refused_and_idle_reports_the_open_mailbox() {
     let server = rig::Server::with(ServerOptions { notify: false, ..ServerOptions::default() });
     let mut other = server.imap("home");
     let mut link = open(&section(&server, "home"));
@@ -344,7 +344,7 @@ fn without_notify_it_is_refused_and_idle_tells_of_the_open_mailbox() {
 }
 
 #[test]
-fn a_look_sees_what_is_there_with_and_without_extensions() {
+fn a_scan_finds_what_is_there_with_and_without_extensions() {
     let all = rig::Server::start();
     let few = rig::Server::with(ServerOptions {
         without: names(&["ESEARCH", "UNSELECT", "CONDSTORE", "QRESYNC", "LIST-STATUS", "LITERAL+"]),
@@ -501,7 +501,7 @@ fn other_delivery(server: &rig::Server) {
 }
 
 #[test]
-fn a_server_that_goes_away_is_noticed() {
+fn a_lost_server_is_noticed() {
     let mut server = rig::Server::start();
     let section = section(&server, "home");
     let mut link = open(&section);

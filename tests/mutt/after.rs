@@ -64,7 +64,7 @@ fn hostile() -> Vec<u8> {
 }
 
 #[test]
-fn commands_are_told_what_a_run_brought() {
+fn commands_get_what_a_run_brought() {
     let server = Server::start();
     let home = Home::on(&server, &["Home"]);
     home.program("tell", TELLS);

@@ -3,7 +3,7 @@
 //! colour of the status line, the folder for saving.
 #![allow(clippy::unwrap_used)]
 
-use crate::support::CLIENTS;
+use crate::support::{CLIENTS, bottom};
 use rig::{Home, Terminal, message, wait_until};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,11 +11,6 @@ use std::time::Duration;
 
 const SHORT: Duration = Duration::from_secs(30);
 const NAMES: [&str; 3] = ["Home", "Work", "Other"];
-
-/// The last line, where messages and questions stand.
-fn bottom(screen: &str) -> &str {
-    screen.trim_end_matches('\n').lines().nth(29).unwrap_or_default().trim_end()
-}
 
 /// The variables that a file sets, unsets or resets.
 fn variables(text: &str, found: &mut BTreeSet<String>) {

@@ -1,16 +1,12 @@
 //! A real server, the real mbsync, and both clients open on what they bring.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::{CLIENTS, bottom};
 use rig::{Account, Home, Server, Terminal, message, run};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-const CLIENTS: [&str; 2] = ["mutt", "neomutt"];
 const SHORT: Duration = Duration::from_secs(20);
-
-fn bottom(screen: &str) -> &str {
-    screen.trim_end_matches('\n').lines().nth(29).unwrap_or_default().trim_end()
-}
 
 /// Whether the cursor, an arrow, is at the second message.
 fn at_second(screen: &str) -> bool {

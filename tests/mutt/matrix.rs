@@ -4,7 +4,7 @@
 //! was: in its index, with no question open and no setting changed.
 #![allow(clippy::unwrap_used)]
 
-use crate::support::CLIENTS;
+use crate::support::{CLIENTS, bottom};
 use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -18,11 +18,6 @@ enum World {
     ReadOnly,
     NoServer,
     Broken,
-}
-
-/// The last line, where messages and questions stand.
-fn bottom(screen: &str) -> &str {
-    screen.trim_end_matches('\n').lines().nth(29).unwrap_or_default().trim_end()
 }
 
 /// The account that the environment names while the key does its work.

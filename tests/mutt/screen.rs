@@ -1,9 +1,9 @@
 //! Hooks and keys in both clients on a terminal, as their user sees them: the
-//! program itself, in a coat that logs how it was called, and a mbsync that only
+//! program itself, in a wrapper that logs how it was called, and a mbsync that only
 //! logs, or the real one with no server to reach.
 #![allow(clippy::unwrap_used)]
 
-use crate::support::{CLIENTS, make_maildir, on_terminal};
+use crate::support::{CLIENTS, bottom, make_maildir, on_terminal};
 use rig::{Home, Maildir, Mbsync, Terminal, message, wait_until};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const SHORT: Duration = Duration::from_secs(20);
 
 /// Logs the arguments and the account in the environment, then is the program.
-fn coat(home: &Home) {
+fn wrapper(home: &Home) {
     let script = format!(
         "[ \"$1\" = --muttrc ] || printf '%s|%s\\n' \"$*\" \"$MUTT_SYNC_ACCOUNT\" >>~/log\n\
          exec '{}' \"$@\"",
@@ -26,7 +26,7 @@ const SETTINGS: &str = "burst = 1000\nthrottle = \"1s\"\nsettle = \"100ms\"\n";
 /// Two accounts, Home with three messages, and a muttrc of one line about us.
 fn with_mail() -> Home {
     let home = Home::fake(&["Home", "Work"]);
-    coat(&home);
+    wrapper(&home);
     for n in 1..=3 {
         let subject = format!("Message {n}");
         home.maildir("Home", "INBOX").add(&message(&subject, &subject), "S");
@@ -52,11 +52,6 @@ fn start(home: &Home, client: &str, more: &[&str]) -> Terminal {
     assert_eq!(home.read("log").lines().next(), Some("-b|Home"), "the hook ran at the start");
     home.write("log", "");
     terminal
-}
-
-/// The last line, where messages and questions stand.
-fn bottom(screen: &str) -> &str {
-    screen.trim_end_matches('\n').lines().nth(29).unwrap_or_default().trim_end()
 }
 
 #[track_caller]
@@ -98,7 +93,7 @@ fn deleted(inbox: &Maildir) -> usize {
 }
 
 #[test]
-fn keys_ask_and_write_and_tell() {
+fn keys_sync_write_and_report() {
     for client in CLIENTS {
         let (home, _mbsync) = prepared();
         let inbox = home.maildir("Home", "INBOX");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const SHORT: Duration = Duration::from_secs(20);
 
-/// Home with messages, and the program in a coat that counts how often it is
+/// Home with messages, and the program in a wrapper that counts how often it is
 /// asked for a status line.
 fn prepared(file: &str, timeout: u32) -> (Home, Mbsync) {
     let home = Home::fake(&["Home", "Work"]);
@@ -126,7 +126,7 @@ fn files_for(client: &str) -> &'static [&'static str] {
 }
 
 /// With a broken file the line stays, and says so; the state comes back when the
-/// file is mended.
+/// file is fixed.
 #[test]
 fn a_broken_configuration_leaves_the_line() {
     let files = |client| files_for(client).iter().map(move |file| (client, *file));

@@ -121,6 +121,11 @@ pub fn account(name: &str, dir: &Path, mailboxes: &[&str]) -> (Account, Vec<Mail
     (account, mailboxes)
 }
 
+/// The last line of a terminal, where messages and questions are.
+pub fn bottom(screen: &str) -> &str {
+    screen.trim_end_matches('\n').lines().nth(29).unwrap_or_default().trim_end()
+}
+
 pub fn make_maildir(path: &Path) {
     for sub in ["cur", "new", "tmp"] {
         fs::create_dir_all(path.join(sub)).unwrap();

@@ -189,7 +189,7 @@ fn corrupt_state_files_are_as_good_as_none() {
         assert_eq!(mbsync.runs()[before].names(), ["Home"]);
         home.mutt_sync(&["-b", "Home"]).ok();
         let sync = home.mutt_sync(&["--force", "Home"]).ok();
-        assert_eq!(sync.stderr, "", "it is mended by then");
+        assert_eq!(sync.stderr, "", "it is fixed by then");
         // The child of the one in the background has found its request served.
         home.wait_no_leftovers(SHORT);
     }
@@ -201,7 +201,7 @@ fn corrupt_state_files_are_as_good_as_none() {
 }
 
 #[test]
-fn wants_for_what_is_no_more_go_away() {
+fn requests_for_removed_mailboxes_are_dropped() {
     let (home, mbsync) = home();
     fs::create_dir_all(home.state("Home").join("want")).unwrap();
     fs::create_dir_all(home.state("Home").join("run")).unwrap();
@@ -266,7 +266,7 @@ fn g2_an_mbsync_that_is_missing_or_cannot_be_run() {
     home.settings("mbsync = \"~/not-a-program\"");
     let output = home.mutt_sync(&["--force", "Home:INBOX"]).expect_code(78);
     says(&output, &["not executable", "chmod +x"]);
-    // A child does not wait for somebody to mend it.
+    // A child does not wait for somebody to fix it.
     home.mutt_sync(&["-b", "--force", "Home"]).ok();
     home.wait_no_leftovers(SHORT);
     home.settings("");

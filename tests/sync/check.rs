@@ -2,8 +2,8 @@
 //! and no other, and what it says will mend it does, when done as it says.
 
 use rig::{
-    Ca, Home, Output, Server, ServerOptions, Terminal, Tls, mbsync_version, message, mutt_sync,
-    real_mbsync, run,
+    Ca, Home, Output, Server, ServerOptions, Terminal, Tls, is_root, mbsync_version, message,
+    mutt_sync, real_mbsync, run,
 };
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -114,10 +114,6 @@ fn give_away(home: &Home) {
 fn program(home: &Home) -> PathBuf {
     let own = home.path("bin/own-mutt-sync");
     if own.exists() { own } else { mutt_sync().to_owned() }
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0)
 }
 
 fn check_with(home: &Home, args: &[&str]) -> Checked {
@@ -900,7 +896,7 @@ fn snippets_are_found_one_file_further() {
 }
 
 #[test]
-fn a_certificate_that_is_over_is_the_servers_to_mend() {
+fn an_expired_certificate_is_for_the_server_to_fix() {
     let keep = tempfile::tempdir().expect("directory");
     mode(keep.path(), 0o755);
     let write = |days: i32| {
@@ -1020,7 +1016,7 @@ fn a_server_that_has_no_time_is_tried_later() {
 }
 
 #[test]
-fn accounts_are_told_apart() {
+fn accounts_are_kept_apart() {
     let home = Home::on(server(), &["Home", "Work"]);
     home.mbsync(&["-a"]).ok();
     complete(&home);

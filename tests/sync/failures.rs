@@ -2,24 +2,21 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
+use super::start;
 use rig::{
     Account, Ca, Delay, Home, Server, ServerOptions, Signal, Terminal, Tls, compare_boxes, message,
     process::{self, kill},
     run, wait_until,
 };
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(60);
-/// What is deaf to TERM is given five seconds. Who is gone sooner has not waited
+/// A process that ignores TERM is given five seconds. Who is gone sooner has not waited
 /// for that; how much sooner is a benchmark's to tell, for the machine is busy.
 const NO_GRACE: Duration = Duration::from_millis(4500);
-
-fn start(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
 
 fn code_of(child: Child) -> i32 {
     use std::os::unix::process::ExitStatusExt as _;
@@ -176,7 +173,7 @@ fn g9_a_run_that_stalls_is_ended() {
 }
 
 #[test]
-fn g2_g12_a_success_elsewhere_ends_the_backoff_of_those_who_wait() {
+fn g2_g12_a_success_elsewhere_ends_the_backoff_of_waiting_commands() {
     let server = Server::start();
     let account = Account::on(&server, "Home").pass_cmd("pass");
     let home = Home::with(vec![account]);
@@ -360,10 +357,10 @@ fn g8_a_signal_to_one_that_stays_leaves_nobody_behind() {
 }
 
 #[test]
-fn g8_what_is_deaf_to_term_is_killed() {
+fn g8_a_process_that_ignores_term_is_killed() {
     let home = Home::fake(&["Home"]);
     let mut mbsync = home.fake_mbsync();
-    mbsync.deaf();
+    mbsync.ignore_term();
     mbsync.hold();
     let child = start(&mut home.cmd(&["Home"]));
     mbsync.wait_for_starts(1, SHORT);

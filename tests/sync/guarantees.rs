@@ -1,5 +1,5 @@
-//! Promises of which a part could be broken without a test noticing: found by
-//! breaking it (`tests/mutants`).
+//! Parts of the guarantees that could be broken without another test failing, found
+//! by breaking them (`tests/breakages`).
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
@@ -55,10 +55,10 @@ fn touch_trigger(home: &Home) {
 
 #[test]
 fn g1_what_a_killed_holder_leaves_behind_is_over_before_the_next_run() {
-    let (home, mut mbsync) = fake("throttle = \"0s\"\nmbsync = \"coat\"");
+    let (home, mut mbsync) = fake("throttle = \"0s\"\nmbsync = \"wrapper\"");
     // A script around mbsync, which dies with its parent; what it started does not.
     home.program(
-        "coat",
+        "wrapper",
         "mbsync \"$@\"\n[ $# = 1 ] || [ ! -e ~/linger ] || { \
          sleep 600 & echo $! >~/left.new; mv ~/left.new ~/left; wait; }",
     );
@@ -78,16 +78,16 @@ fn g1_what_a_killed_holder_leaves_behind_is_over_before_the_next_run() {
 
 #[test]
 fn g1_what_a_killed_wrapper_leaves_behind_is_over_with_its_run() {
-    let (home, mbsync) = fake("throttle = \"0s\"\nmbsync = \"coat\"");
+    let (home, mbsync) = fake("throttle = \"0s\"\nmbsync = \"wrapper\"");
     home.program(
-        "coat",
-        "[ $# = 1 ] || [ ! -e ~/linger ] || { echo $$ >~/coat; sleep 600; }\nexec mbsync \"$@\"",
+        "wrapper",
+        "[ $# = 1 ] || [ ! -e ~/linger ] || { echo $$ >~/wrapper; sleep 600; }\nexec mbsync \"$@\"",
     );
     home.write("linger", "");
     let sleeps = || home.count_running("sleep 600");
     let first = start(&mut home.cmd(&["Home"]));
     wait_until(SHORT, "the wrapper has started what it is a wrapper of", || sleeps() == 1);
-    process::kill(home.read("coat").trim().parse().unwrap(), Signal::KILL);
+    process::kill(home.read("wrapper").trim().parse().unwrap(), Signal::KILL);
     assert_ne!(code_of(first), 0);
     assert_eq!(sleeps(), 0, "the run is over, and what it had started goes on");
     std::fs::remove_file(home.path("linger")).unwrap();
@@ -97,7 +97,7 @@ fn g1_what_a_killed_wrapper_leaves_behind_is_over_with_its_run() {
 }
 
 #[test]
-fn g1_mbsync_dies_with_whoever_runs_it() {
+fn g1_mbsync_dies_with_the_process_that_runs_it() {
     let (home, mbsync) = fake("");
     mbsync.hold();
     let mut child = start(&mut home.cmd(&["Home"]));
@@ -109,7 +109,7 @@ fn g1_mbsync_dies_with_whoever_runs_it() {
 }
 
 #[test]
-fn g2_a_mailbox_that_a_run_failed_on_is_wanted() {
+fn g2_a_mailbox_that_a_run_failed_on_is_requested_again() {
     let (home, mut mbsync) = fake("");
     mbsync.stderr(NO_INBOX);
     mbsync.exit(1);
@@ -205,7 +205,7 @@ fn g3_what_is_asked_for_while_throttled_is_served_by_one() {
 }
 
 #[test]
-fn g3_one_failure_answers_all_who_waited_for_it() {
+fn g3_one_failure_answers_every_waiting_command() {
     let (home, mut mbsync) = fake("throttle = \"0s\"");
     mbsync.stderr(NO_INBOX);
     mbsync.exit(1);
@@ -372,7 +372,7 @@ fn g12_a_run_that_goes_well_ends_the_backoff() {
 }
 
 #[test]
-fn g12_a_waiter_hears_that_a_run_elsewhere_went_well() {
+fn g12_a_waiter_reconnects_after_a_successful_run_elsewhere() {
     let server = Server::start();
     let home = Home::with(vec![Account::on(&server, "Home").pass_cmd("ask-password")]);
     // Four times as long where a password is in question.

@@ -9,3 +9,11 @@ mod guarantees;
 mod real_mail;
 mod single_flight;
 mod status;
+
+use std::process::{Child, Command, Stdio};
+
+/// Starts it without an input, its outputs kept.
+fn start(command: &mut Command) -> Child {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}

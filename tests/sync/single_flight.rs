@@ -2,21 +2,18 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
+use super::start;
 use rig::{
     Delay, Home, Mbsync, Seeded, Server, Signal, compare, count, message, now_ns, process, run,
     wait_until,
 };
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 const SHORT: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(60);
-
-fn start(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
 
 /// All outputs, if all ended well.
 #[track_caller]

@@ -44,7 +44,7 @@ fn a_report_lists_no_directory_that_has_not_changed() {
 }
 
 #[test]
-fn what_is_to_be_pushed_is_told_and_then_no_more() {
+fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     let (_server, home) = three_accounts_of_twenty();
     let said = home.mutt_sync(&["--status"]).ok().stdout;
     assert!(said.contains("Home: nothing to push from 20 mailboxes, synced "), "{said}");

@@ -1147,7 +1147,7 @@ fn a_maildir_that_lost_its_numbers_is_never_clean() {
 }
 
 #[test]
-fn the_record_and_the_names_tell_what_a_run_did() {
+fn the_record_and_the_names_show_what_a_run_did() {
     let mut case = Case::of("both");
     let mut imap = case.imap();
     let uids: Vec<u32> =

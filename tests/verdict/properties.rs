@@ -443,7 +443,7 @@ proptest! {
 
     /// The next look fetches only what has changed since.
     #[test]
-    fn a_look_at_what_changed_since_a_clean_one_is_as_good_as_a_whole_one(
+    fn a_partial_scan_finds_what_a_full_scan_finds(
         pair in prop_oneof![4 => pair(false), 1 => pair(true)],
         before in prop::collection::vec(event(), 0..4),
         here in prop::collection::vec(event(), 0..4),

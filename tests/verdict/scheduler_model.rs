@@ -1,6 +1,6 @@
 //! The protocol of single flight over a world in memory: any number of
 //! processes take their steps in any order, are killed or told to stop at any
-//! step, and the promises are checked.
+//! step, and the guarantees are checked.
 //!
 //! Each process is a thread that runs only while it holds the baton, and hands
 //! it back before every step that another process could see. Who gets it next
@@ -60,7 +60,7 @@ enum Flaw {
 /// What a world may bring.
 #[derive(Debug, Clone, Copy, Default)]
 #[allow(clippy::struct_excessive_bools)]
-struct Weather {
+struct Conditions {
     kills: bool,
     stops: bool,
     failures: bool,
@@ -120,7 +120,7 @@ struct Mbsync {
 
 struct World {
     flaw: Flaw,
-    weather: Weather,
+    conditions: Conditions,
     rng: Seeded,
     /// Milliseconds since the beginning, and how far the wall clock is behind that.
     now: u64,
@@ -174,7 +174,7 @@ impl World {
     }
 }
 
-/// The state file's promise: a want for more serves one for less.
+/// What the state file guarantees: a request for more serves one for less.
 fn covers(wider: &Target, want: &Target) -> bool {
     match (wider, want) {
         (Target::Account, _) => true,
@@ -411,7 +411,7 @@ impl Backend for Process {
     fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
         let full = {
             let mut world = self.step();
-            world.weather.hardship && world.rng.u32(..20) == 0
+            world.conditions.hardship && world.rng.u32(..20) == 0
         };
         for want in wants {
             let maker = self.pid;
@@ -560,7 +560,7 @@ impl Backend for Process {
     fn leave_child(&mut self) -> bool {
         let holds = {
             let mut world = self.step();
-            if world.weather.hardship && world.rng.u32(..20) == 0 {
+            if world.conditions.hardship && world.rng.u32(..20) == 0 {
                 // Who relied on it has nobody, which it cannot tell them.
                 world.disturbed = true;
                 return false;
@@ -713,10 +713,10 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    fn new(seed: u64, weather: Weather, flaw: Flaw) -> Self {
+    fn new(seed: u64, conditions: Conditions, flaw: Flaw) -> Self {
         let world = World {
             flaw,
-            weather,
+            conditions,
             rng: Seeded::from_env_or(seed),
             now: 0,
             behind: 0,
@@ -881,7 +881,7 @@ impl Scheduler {
     /// A command that somebody gives.
     fn some_command(&mut self) -> Role {
         let mut world = self.world();
-        let weather = world.weather;
+        let conditions = world.conditions;
         let mailbox = |name: &str| Target::Mailbox { channel: "c".into(), name: name.into() };
         let all = [
             BTreeSet::from([Target::Account]),
@@ -890,14 +890,14 @@ impl Scheduler {
             BTreeSet::from([Target::Channel("c".into())]),
         ];
         let wants = world.rng.pick(&all).clone();
-        let urgent = weather.urgent && world.rng.u32(..5) == 0;
+        let urgent = conditions.urgent && world.rng.u32(..5) == 0;
         match world.rng.u32(..10) {
-            0 if weather.waiters => Role::Waiter { runs: world.rng.usize(1..3) },
+            0 if conditions.waiters => Role::Waiter { runs: world.rng.usize(1..3) },
             0..=4 => Role::Background(wants, urgent),
-            5..=7 if weather.hooks => Role::Background(wants, urgent),
+            5..=7 if conditions.hooks => Role::Background(wants, urgent),
             _ => {
                 let impatient = urgent || world.rng.bool();
-                let block = weather.hooks || world.rng.u32(..3) == 0;
+                let block = conditions.hooks || world.rng.u32(..3) == 0;
                 Role::Foreground(wants, RequestOptions { urgent, impatient, block })
             }
         }
@@ -907,20 +907,20 @@ impl Scheduler {
     fn fate(&mut self) -> bool {
         let pids: Vec<Pid> = self.processes.keys().copied().collect();
         let mut world = self.world();
-        let weather = world.weather;
+        let conditions = world.conditions;
         let jitter = world.rng.u32(..1000);
         let victim = if pids.is_empty() { None } else { Some(*world.rng.pick(&pids)) };
         match (jitter, victim) {
-            (0..=7, Some(pid)) if weather.kills => {
+            (0..=7, Some(pid)) if conditions.kills => {
                 world.disturbed = true;
                 drop(world);
                 self.step(pid, Go::Die);
             }
-            (8..=11, Some(pid)) if weather.stops => {
+            (8..=11, Some(pid)) if conditions.stops => {
                 world.disturbed = true;
                 world.told_to_stop.insert(pid);
             }
-            (12..=19, _) if weather.failures => {
+            (12..=19, _) if conditions.failures => {
                 let all = [
                     Trouble::None,
                     Trouble::Account,
@@ -930,14 +930,14 @@ impl Scheduler {
                 ];
                 world.trouble = *world.rng.pick(&all);
             }
-            (20..=21, Some(pid)) if weather.hardship => {
+            (20..=21, Some(pid)) if conditions.hardship => {
                 let until = world.now + world.rng.u64(..300_000);
                 drop(world);
                 if let Some(entry) = self.processes.get_mut(&pid) {
                     entry.frozen_until = until;
                 }
             }
-            (22..=24, _) if weather.clock => {
+            (22..=24, _) if conditions.clock => {
                 world.behind += world.rng.u64(..1_000_000);
                 world.setbacks += 1;
             }
@@ -1018,10 +1018,10 @@ impl Scheduler {
         }
     }
 
-    /// The promises, when all is quiet.
+    /// The guarantees, when all is quiet.
     fn check(&mut self) {
         let mut world = self.world();
-        let (disturbed, failed, weather) = (world.disturbed, world.failed, world.weather);
+        let (disturbed, failed, conditions) = (world.disturbed, world.failed, world.conditions);
         let bound = (1 + world.setbacks) * 60_000 + 4 * LONGEST_RUN + 2 * SETTLE;
         let mut wrong = Vec::new();
         for request in &world.requests {
@@ -1036,7 +1036,7 @@ impl Scheduler {
                 wrong.push(format!("{want:?} was promised a run, and none was tried"));
             }
             if let Some(at) = request.served_at {
-                if !failed && !weather.hardship && at - request.made_at > bound {
+                if !failed && !conditions.hardship && at - request.made_at > bound {
                     let waited = at - request.made_at;
                     wrong.push(format!("{want:?} was served after {waited} ms"));
                 }
@@ -1062,16 +1062,16 @@ impl Scheduler {
 }
 
 /// One history; what went wrong in it.
-fn history(seed: u64, weather: Weather, flaw: Flaw) -> Vec<String> {
-    let mut scheduler = Scheduler::new(seed, weather, flaw);
+fn history(seed: u64, conditions: Conditions, flaw: Flaw) -> Vec<String> {
+    let mut scheduler = Scheduler::new(seed, conditions, flaw);
     let commands = {
         let mut world = scheduler.world();
         // A request is only lost where no later command finds it: short histories
         // have as many ends as long ones, and begin with the burst spent.
-        if weather.hooks && world.rng.bool() {
+        if conditions.hooks && world.rng.bool() {
             world.stamp = Some(world.wall() + RATE.distance * RATE.burst);
         }
-        let most = if weather.hooks { 4 } else { 12 };
+        let most = if conditions.hooks { 4 } else { 12 };
         2 + world.rng.usize(..most)
     };
     scheduler.run(commands);
@@ -1080,7 +1080,7 @@ fn history(seed: u64, weather: Weather, flaw: Flaw) -> Vec<String> {
         // Whatever happened: one more command, and all is served.
         {
             let mut world = scheduler.world();
-            world.weather = Weather::default();
+            world.conditions = Conditions::default();
             world.trouble = Trouble::None;
             world.now += 7_200_000;
             world.behind = 0;
@@ -1105,22 +1105,22 @@ fn history(seed: u64, weather: Weather, flaw: Flaw) -> Vec<String> {
     std::mem::take(&mut world.violations)
 }
 
-fn hold(name: &str, first: u64, weather: Weather, histories: usize) {
+fn hold(name: &str, first: u64, conditions: Conditions, histories: usize) {
     for seed in first..first + histories as u64 {
-        let wrong = history(seed, weather, Flaw::None);
+        let wrong = history(seed, conditions, Flaw::None);
         assert!(wrong.is_empty(), "{name}, seed {seed}: {wrong:#?}");
     }
 }
 
 /// The flaw shows within so many histories.
-fn shows(flaw: Flaw, weather: Weather) {
+fn shows(flaw: Flaw, conditions: Conditions) {
     let most = count(10_000, 100_000) as u64;
-    let seen = (0..most).find(|seed| !history(*seed, weather, flaw).is_empty());
+    let seen = (0..most).find(|seed| !history(*seed, conditions, flaw).is_empty());
     println!("{flaw:?}: {seen:?}");
     assert!(seen.is_some(), "{flaw:?} is not noticed in {most} histories");
 }
 
-const CALM: Weather = Weather {
+const CALM: Conditions = Conditions {
     kills: false,
     stops: false,
     failures: false,
@@ -1131,45 +1131,45 @@ const CALM: Weather = Weather {
     hooks: false,
 };
 
-const HOOKS: Weather = Weather { waiters: false, hooks: true, ..CALM };
+const HOOKS: Conditions = Conditions { waiters: false, hooks: true, ..CALM };
 
 #[test]
 fn g2_g3_g4_every_request_is_served_without_a_further_command() {
     hold("calm", 0, CALM, count(600, 10_000));
-    let urgent = Weather { urgent: true, ..CALM };
+    let urgent = Conditions { urgent: true, ..CALM };
     hold("hooks", 50_000, HOOKS, count(2000, 30_000));
     hold("urgent", 100_000, urgent, count(300, 5_000));
 }
 
 #[test]
 fn g4_a_clock_set_back_holds_nothing_up() {
-    hold("clock", 200_000, Weather { clock: true, ..CALM }, count(300, 5_000));
+    hold("clock", 200_000, Conditions { clock: true, ..CALM }, count(300, 5_000));
 }
 
 #[test]
-fn g2_what_was_promised_is_tried_though_runs_fail() {
-    let failures = Weather { failures: true, ..CALM };
+fn g2_every_accepted_request_is_tried_though_runs_fail() {
+    let failures = Conditions { failures: true, ..CALM };
     hold("failures", 300_000, failures, count(400, 5_000));
     // Among them those that can ask for a password, and are not answered by others.
-    let asking = Weather { urgent: true, ..failures };
+    let asking = Conditions { urgent: true, ..failures };
     hold("denials", 600_000, asking, count(300, 5_000));
 }
 
 #[test]
 fn g1_g2_kills_anywhere_lose_nothing_and_never_lead_to_two_runs() {
-    let kills = Weather { kills: true, stops: true, ..CALM };
+    let kills = Conditions { kills: true, stops: true, ..CALM };
     hold("kills", 400_000, kills, count(600, 10_000));
-    let all = Weather { failures: true, hardship: true, clock: true, urgent: true, ..kills };
+    let all = Conditions { failures: true, hardship: true, clock: true, urgent: true, ..kills };
     hold("all", 500_000, all, count(600, 10_000));
 }
 
 #[test]
-fn g2_a_child_that_looks_no_more_is_noticed() {
+fn g2_a_child_that_does_not_recheck_is_noticed() {
     shows(Flaw::ChildLooksNoMore, HOOKS);
 }
 
 #[test]
-fn g2_a_leaver_that_looks_no_more_is_noticed() {
+fn g2_a_queue_owner_that_does_not_recheck_is_noticed() {
     // A waiter, then a command that stayed.
     shows(Flaw::LeaverLooksNoMore, CALM);
     shows(Flaw::LeaverLooksNoMore, HOOKS);
@@ -1182,25 +1182,25 @@ fn g2_requests_taken_late_are_noticed() {
 
 #[test]
 fn g1_an_ignored_leftover_is_noticed() {
-    shows(Flaw::LeftoverIgnored, Weather { kills: true, ..CALM });
+    shows(Flaw::LeftoverIgnored, Conditions { kills: true, ..CALM });
 }
 
 #[test]
 fn g2_a_forgotten_crash_is_noticed() {
-    shows(Flaw::CrashForgotten, Weather { kills: true, ..CALM });
+    shows(Flaw::CrashForgotten, Conditions { kills: true, ..CALM });
 }
 
 #[test]
 fn g2_a_forgotten_failure_is_noticed() {
-    shows(Flaw::FailureForgets, Weather { failures: true, ..CALM });
+    shows(Flaw::FailureForgets, Conditions { failures: true, ..CALM });
 }
 
 #[test]
 fn g12_a_denial_that_answers_all_is_noticed() {
-    shows(Flaw::DenialAnswersAll, Weather { failures: true, urgent: true, ..CALM });
+    shows(Flaw::DenialAnswersAll, Conditions { failures: true, urgent: true, ..CALM });
 }
 
 #[test]
 fn g4_a_believed_future_is_noticed() {
-    shows(Flaw::FutureBelieved, Weather { clock: true, ..CALM });
+    shows(Flaw::FutureBelieved, Conditions { clock: true, ..CALM });
 }

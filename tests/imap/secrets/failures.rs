@@ -94,7 +94,7 @@ fn g11_a_certificate_that_is_refused() {
 /// of its own is not known to us, and is not masked in that; so here such a
 /// password is only given to the waiter and the doctor, who mask it.
 #[test]
-fn g11_a_server_that_repeats_what_it_was_told() {
+fn g11_a_server_that_repeats_the_password_is_not_quoted_anywhere() {
     let words = [
         "* OK [ALERT] you said {}\r\n* 3 {}\r\nTAG NO [ALERT] {}\r\n",
         "TAG BAD {}\r\n",

@@ -17,7 +17,7 @@ pub const ROUNDS: usize = 4096;
 /// What it answers to a login.
 #[derive(Clone)]
 pub enum RunOptions {
-    /// Lets in whoever says the password, when told to; then answers nothing.
+    /// Lets in a client that sends the password, on request; then answers nothing.
     Accept { password: String },
     /// Repeats what was said and the password, in these words: `{}` is it.
     Echo { password: String, words: String },

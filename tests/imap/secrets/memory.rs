@@ -6,7 +6,7 @@ use super::fake::{Fake, Keys, RunOptions};
 use super::look::contains;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rig::{Account, Home, Running, wait_until};
+use rig::{Account, Home, Running, is_root, wait_until};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -39,10 +39,6 @@ fn found(pid: u32, needles: &[(String, Vec<u8>)]) -> Option<Vec<(String, usize)>
         }
     }
     Some(counts)
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// Whether to go on: only root may read the memory of a process that is not

@@ -88,12 +88,12 @@ fn everywhere(by_command: bool) {
 }
 
 #[test]
-fn g11_nothing_has_the_password_that_a_command_tells() {
+fn g11_nothing_has_the_password_that_a_command_prints() {
     everywhere(true);
 }
 
 #[test]
-fn g11_nothing_has_the_password_that_stands_in_the_file() {
+fn g11_nothing_has_the_password_that_is_in_the_file() {
     everywhere(false);
 }
 

@@ -40,7 +40,7 @@ fn looks_instead(what: &str, most: u32) {
     // An edited configuration is found as the mail is.
     home.write(".mbsyncrc", &format!("{}# edited\n", home.read(".mbsyncrc")));
     waiter.wait_for("the configuration has changed", SOON);
-    wait_until(SOON, "it begins again, as deaf as before", || said(&waiter, &sysctl) == 2);
+    wait_until(SOON, "it begins again, as unwatched as before", || said(&waiter, &sysctl) == 2);
     // There are means again.
     limit(&mounts, what, 1000);
     waiter.wait_for("inotify again", SOON);
@@ -57,19 +57,19 @@ fn looks_instead(what: &str, most: u32) {
 }
 
 #[test]
-fn g2_g7_without_inotify_watches_the_waiter_looks_and_names_the_limit() {
+fn g2_g7_without_inotify_watches_the_waiter_polls_and_names_the_limit() {
     looks_instead("watches", 2);
 }
 
 #[test]
-fn g2_g7_without_inotify_instances_the_waiter_looks_and_names_the_limit() {
+fn g2_g7_without_inotify_instances_the_waiter_polls_and_names_the_limit() {
     looks_instead("instances", 0);
 }
 
 /// Mail that comes by a way that notifies nobody, as on a network file system:
 /// here below an overlay.
 #[test]
-fn g7_what_inotify_does_not_tell_is_found_by_the_timer() {
+fn g7_what_inotify_does_not_report_is_found_by_the_timer() {
     let server = Server::start();
     let home = Home::on(&server, &["Home"]);
     home.settings(&format!("{QUICK}every = \"4s\"\n"));
