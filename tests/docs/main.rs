@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // what is wrong here fails the test
 
+mod breakages;
 mod completions;
 mod install;
 mod manual;

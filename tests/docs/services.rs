@@ -17,7 +17,7 @@ fn shellcheck_finds_nothing_in_the_scripts() {
     let mut scripts: Vec<String> = ["contrib", "packaging", "completions", ".ci"]
         .iter()
         .flat_map(|dir| files(dir))
-        .chain(["tests/debian", "tests/setup", "tests/soak"].map(str::to_owned))
+        .chain(["tests/breakages", "tests/debian", "tests/setup", "tests/soak"].map(str::to_owned))
         .filter(|name| text(name).starts_with("#!/bin/sh") || is_for_bash(name))
         .collect();
     scripts.sort();
