@@ -54,7 +54,10 @@ fn a_breakage_that_does_not_fit_the_tree_is_reported() {
     }
     home.write(file, &source);
     let script = text("tests/breakages");
-    home.write("tests/breakages", &script.replace("lib g12_nothing_can_prompt", "lib g12_nobody"));
+    home.write(
+        "tests/breakages",
+        &script.replace("sync g12_no_password_command", "sync g12_nobody"),
+    );
     let output = check(&home).expect_code(1);
-    assert_eq!(output.stdout, "g12-waiter-may-prompt: there is no test lib g12_nobody\n");
+    assert_eq!(output.stdout, "g12-waiter-may-prompt: there is no test sync g12_nobody\n");
 }
