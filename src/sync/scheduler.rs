@@ -357,7 +357,7 @@ pub fn recheck_after_release<G: Backend>(ground: &mut G) {
 
 #[cfg(test)]
 mod tests {
-    //! Moments that the model in `tests/flight_model.rs` reaches seldom: here
+    //! Moments that the model in `tests/verdict/scheduler_model.rs` reaches seldom: here
     //! each is told, and what is done about it is written down.
 
     use super::*;

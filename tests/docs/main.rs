@@ -4,9 +4,11 @@
 
 #![allow(clippy::unwrap_used)] // what is wrong here fails the test
 
+mod breakages;
 mod completions;
 mod install;
 mod manual;
+mod rig_self;
 mod services;
 mod setup;
 mod supply;

@@ -2,7 +2,7 @@
 //!
 //! Everything is read from `/proc`; nothing is found or ended by name.
 
-use crate::stranger::is_root;
+use crate::other_user::is_root;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
@@ -36,7 +36,7 @@ pub struct Output {
     /// All of it, as text.
     pub stderr: String,
     /// Until the process had ended and its outputs were closed, by it and by
-    /// whoever inherited them.
+    /// processes that inherited them.
     pub elapsed: Duration,
     /// Until the process itself had ended.
     pub exited: Duration,
