@@ -406,7 +406,7 @@ impl Process {
 }
 
 impl Backend for Process {
-    type RunOutcome = RunOutcome;
+    type Report = RunOutcome;
 
     fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
         let full = {

@@ -18,7 +18,7 @@ use mutt_sync::model::{Account, Mailbox};
 use mutt_sync::state::clean;
 use mutt_sync::sync::changes;
 use mutt_sync::sync::output::says_nothing_of_the_run;
-use mutt_sync::sync::run_log::{self, RunLog};
+use mutt_sync::sync::run_log::{RunLog, RunLogReader};
 use mutt_sync::verdict::gone::{Gone, Kept};
 use mutt_sync::verdict::maildir::{MaildirScan, Stamp, delivered, numbered, scan};
 use mutt_sync::verdict::record::{self, Counts, RecordState};
@@ -605,7 +605,7 @@ struct Tally {
 /// What mbsync says of a run, as the program reads it.
 fn log_of(output: &Output) -> Option<RunLog> {
     let objected = output.stderr.lines().any(|line| !says_nothing_of_the_run(line));
-    let mut reader = run_log::Reader::default();
+    let mut reader = RunLogReader::default();
     output.stdout.lines().for_each(|line| reader.line(line));
     reader.log().filter(|_| output.code() == 0 && !objected)
 }

@@ -23,7 +23,7 @@ use mutt_sync::os::wait::Cancel;
 use mutt_sync::settings::{self, duration};
 use mutt_sync::state::names as files;
 use mutt_sync::sync::output::{problem, redact, says_nothing_of_the_run};
-use mutt_sync::sync::run_log;
+use mutt_sync::sync::run_log::RunLogReader;
 use mutt_sync::verdict::gone::Known;
 use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
 use mutt_sync::verdict::record::{self, Counts, Entry, EntryKind, Placeholder, Record};
@@ -537,7 +537,7 @@ fn fit_for_a_file(name: &str) {
 pub fn mbsync_output(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (secret, output) = text.split_once('\n').unwrap_or(("hunter2", &text));
-    let mut reader = run_log::Reader::default();
+    let mut reader = RunLogReader::default();
     output.split('\n').for_each(|line| reader.line(line));
     // As many mailboxes as it says so of.
     let synchronized = output.split('\n').filter(|line| *line == "Synchronizing...").count();

@@ -16,7 +16,7 @@ use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::{StateDir, clean, requests, throttle};
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 use crate::text::{sanitize, short};
 use crate::verdict::gone::Gone;
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};

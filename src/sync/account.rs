@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::changes::Snapshot;
+use super::context::AccountContext;
 use super::hooks::{self, HookEnv};
 use super::mbsync::{self, Companion, Job, RunEnd};
 use super::output::Problem;
 use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
 use crate::error::{Error, ExitStatus};
-use crate::mbsyncrc::{Config, IsyncVersion, MbsyncWords};
-use crate::model::{Account, CredentialSource, Mailbox, Target};
+use crate::mbsync_version::IsyncVersion;
+use crate::mbsyncrc::MbsyncWords;
+use crate::model::{CredentialSource, Mailbox, Target};
 use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::procfs;
@@ -33,21 +35,6 @@ use crate::verdict::gone::Gone;
 
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
-
-/// What a command knows of one account.
-#[derive(Debug, Clone, Copy)]
-pub struct AccountContext<'a> {
-    /// The whole of `.mbsyncrc`.
-    pub config: &'a Config,
-    /// The account.
-    pub account: &'a Account,
-    /// Its settings.
-    pub settings: &'a Settings,
-    /// The file they come from, if it is not where it usually is.
-    pub settings_file: Option<&'a Path>,
-    /// Its state directory's parent.
-    pub base: &'a Path,
-}
 
 /// How a run presents itself.
 #[derive(Debug, Clone, Copy)]
@@ -320,7 +307,7 @@ impl<'a> AccountBackend<'a> {
 }
 
 impl Backend for AccountBackend<'_> {
-    type RunOutcome = RunReport;
+    type Report = RunReport;
 
     fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
         hooks::mark_echo(&self.dir);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::account::AccountContext;
+use super::context::AccountContext;
 use super::detached;
 use crate::headers;
 use crate::model::Mailbox;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::output::{Problem, problem, redact, says_nothing_of_the_run};
-use super::run_log::{self, RunLog};
+use super::run_log::{RunLog, RunLogReader};
 use crate::error::{ExitStatus, with_hint};
 use crate::os::child::{Child, LOOK_EVERY, Prompt, Scope};
 use crate::os::fork;
@@ -233,7 +233,7 @@ struct Supervised<'a> {
     stdout: Lines<ChildStdout>,
     problems: Vec<(Problem, String)>,
     other: Vec<String>,
-    log: Option<run_log::Reader>,
+    log: Option<RunLogReader>,
     /// Something was said that may mean that not all was done.
     objected: bool,
     /// Why it was sent TERM; `None` also where that ends only what it has left.
@@ -257,7 +257,7 @@ impl<'a> Supervised<'a> {
             stdout: Lines::new(stdout)?,
             problems: Vec::new(),
             other: Vec::new(),
-            log: job.logs.then(run_log::Reader::default),
+            log: job.logs.then(RunLogReader::default),
             objected: false,
             why: None,
             names: beside.as_ref().map(|beside| (beside.file(), job.file.display().to_string())),
@@ -403,7 +403,7 @@ impl<'a> Supervised<'a> {
         });
         let log = self.log.filter(|_| status.success() && !self.objected);
         let ended = verdict_of(self.why, status, self.problems, &self.other, self.job.stall);
-        let log = log.filter(|_| ended.exit == ExitStatus::Done).and_then(run_log::Reader::log);
+        let log = log.filter(|_| ended.exit == ExitStatus::Done).and_then(RunLogReader::log);
         RunEnd { log, ..ended }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod changes;
+pub mod context;
 pub mod detached;
 pub mod hooks;
 pub mod mbsync;

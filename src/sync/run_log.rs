@@ -57,7 +57,7 @@ impl RunLog {
 
 /// Reads the lines as they come.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct RunLogReader {
     log: RunLog,
     channel: String,
     near: Option<String>,
@@ -66,7 +66,7 @@ pub struct Reader {
     lost: bool,
 }
 
-impl Reader {
+impl RunLogReader {
     /// The next line.
     pub fn line(&mut self, line: &str) {
         if let Some(channel) = line.strip_prefix("Channel ") {
@@ -128,7 +128,7 @@ mod tests {
         Channels: 1    Boxes: 2    Far: +0 *5 #6 -7    Near: +1 *2 #0 -3\n";
 
     fn read(text: &str) -> Option<RunLog> {
-        let mut reader = Reader::default();
+        let mut reader = RunLogReader::default();
         text.lines().for_each(|line| reader.line(line));
         reader.log()
     }

@@ -34,7 +34,7 @@ const LOCK_AGAIN: Duration = Duration::from_secs(30);
 /// mbsync.
 pub trait Backend {
     /// What a run came to.
-    type RunOutcome: RunOutcome;
+    type Report: RunOutcome;
 
     /// Puts the requests on disk. False if they cannot be: then only this
     /// process, and a child it leaves, know of them.
@@ -75,7 +75,7 @@ pub trait Backend {
     /// Time passed since any fixed moment.
     fn clock(&mut self) -> Duration;
     /// Takes what is due, runs mbsync, settles the requests. With the lock held.
-    fn run(&mut self) -> Self::RunOutcome;
+    fn run(&mut self) -> Self::Report;
 }
 
 /// The protocol's view of a run.
@@ -179,7 +179,7 @@ pub fn foreground<G: Backend>(
     ground: &mut G,
     wants: &BTreeSet<Target>,
     manner: RequestOptions,
-) -> RequestOutcome<G::RunOutcome> {
+) -> RequestOutcome<G::Report> {
     let shared = ground.submit(wants, manner.urgent);
     let mut queue = false;
     let answer = run_until_served(ground, wants, manner, shared, &mut queue);
@@ -198,7 +198,7 @@ fn run_until_served<G: Backend>(
     manner: RequestOptions,
     shared: bool,
     queue: &mut bool,
-) -> RequestOutcome<G::RunOutcome> {
+) -> RequestOutcome<G::Report> {
     loop {
         match ground.lock() {
             Locked::Held => {}
@@ -252,16 +252,12 @@ pub fn background<G: Backend>(
     ground: &mut G,
     wants: &BTreeSet<Target>,
     urgent: bool,
-) -> RequestOutcome<G::RunOutcome> {
+) -> RequestOutcome<G::Report> {
     let shared = ground.submit(wants, urgent);
     delegate(ground, Duration::ZERO, shared)
 }
 
-fn delegate<G: Backend>(
-    ground: &mut G,
-    wait: Duration,
-    shared: bool,
-) -> RequestOutcome<G::RunOutcome> {
+fn delegate<G: Backend>(ground: &mut G, wait: Duration, shared: bool) -> RequestOutcome<G::Report> {
     if shared && ground.waiter_is_alive() {
         return RequestOutcome::Queued(wait, By::Waiter);
     }
@@ -367,7 +363,7 @@ mod tests {
     /// open, nothing due, nothing fresh, free, granted.
     #[derive(Default)]
     #[allow(clippy::struct_excessive_bools)]
-    struct Script {
+    struct ScriptedBackend {
         unwritable: bool,
         waiter: bool,
         denied: bool,
@@ -402,8 +398,8 @@ mod tests {
         }
     }
 
-    impl Backend for Script {
-        type RunOutcome = Came;
+    impl Backend for ScriptedBackend {
+        type Report = Came;
 
         fn submit(&mut self, _: &BTreeSet<Target>, _: bool) -> bool {
             self.done.push("demand");
@@ -482,22 +478,22 @@ mod tests {
     const SHUT: Gate = Gate::Throttled(Duration::from_secs(5));
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn asked(script: &mut Script, block: bool) -> RequestOutcome<Came> {
+    fn asked(script: &mut ScriptedBackend, block: bool) -> RequestOutcome<Came> {
         let manner = RequestOptions { urgent: false, impatient: true, block };
         foreground(script, &BTreeSet::from([Target::Account]), manner)
     }
 
-    fn in_background(script: &mut Script) -> RequestOutcome<Came> {
+    fn in_background(script: &mut ScriptedBackend) -> RequestOutcome<Came> {
         background(script, &BTreeSet::from([Target::Account]), false)
     }
 
     /// One that stayed, throttled, and then ran.
-    fn stayed(report: Came) -> Script {
-        Script {
+    fn stayed(report: Came) -> ScriptedBackend {
+        ScriptedBackend {
             standing: [RequestState::Fresh; 2].into(),
             gate: [SHUT].into(),
             report,
-            ..Script::default()
+            ..ScriptedBackend::default()
         }
     }
 
@@ -525,11 +521,11 @@ mod tests {
         assert_eq!(asked(&mut script, true), RequestOutcome::Stopped);
         assert_eq!(script.done[script.done.len() - 2..], ["pause", "leave_queue"]);
         for came in [Came::Stopped, Came::Well] {
-            let mut script = Script {
+            let mut script = ScriptedBackend {
                 due: [Duration::ZERO; 4].into(),
                 fresh: [true].into(),
                 report: came,
-                ..Script::default()
+                ..ScriptedBackend::default()
             };
             queued(&mut script, HOUR);
             let looks = script.done.iter().filter(|step| **step == "any_fresh").count();
@@ -540,8 +536,11 @@ mod tests {
     #[test]
     fn g12_only_who_can_ask_tries_again_after_a_denial() {
         let answered = |denied, impatient, standing| {
-            let mut script =
-                Script { denied, standing: VecDeque::from([standing]), ..Script::default() };
+            let mut script = ScriptedBackend {
+                denied,
+                standing: VecDeque::from([standing]),
+                ..ScriptedBackend::default()
+            };
             let manner = RequestOptions { urgent: false, impatient, block: false };
             foreground(&mut script, &BTreeSet::from([Target::Account]), manner)
         };
@@ -555,7 +554,7 @@ mod tests {
     #[test]
     fn g3_what_another_run_has_served_is_not_run_for_again() {
         for block in [false, true] {
-            let mut script = Script::default();
+            let mut script = ScriptedBackend::default();
             assert_eq!(asked(&mut script, block), RequestOutcome::Served);
             assert!(!script.done.contains(&"run"));
         }
@@ -563,28 +562,38 @@ mod tests {
 
     #[test]
     fn g3_a_denial_is_not_tried_again_while_throttled() {
-        let mut script = Script {
+        let mut script = ScriptedBackend {
             denied: true,
             standing: [RequestState::Failed].into(),
             gate: [SHUT].into(),
-            ..Script::default()
+            ..ScriptedBackend::default()
         };
         assert_eq!(asked(&mut script, false), RequestOutcome::Failed);
     }
 
     #[test]
     fn g2_somebody_looks_after_each_request_in_the_background() {
-        let by = |script: &mut Script| in_background(script);
+        let by = |script: &mut ScriptedBackend| in_background(script);
         let queued = |by| RequestOutcome::Queued(Duration::ZERO, by);
-        assert_eq!(by(&mut Script { waiter: true, ..Script::default() }), queued(By::Waiter));
-        assert_eq!(by(&mut Script { queue_held: true, ..Script::default() }), queued(By::Queue));
-        assert_eq!(by(&mut Script::default()), queued(By::Child));
-        let mut alone = Script { childless: true, ..Script::default() };
+        assert_eq!(
+            by(&mut ScriptedBackend { waiter: true, ..ScriptedBackend::default() }),
+            queued(By::Waiter)
+        );
+        assert_eq!(
+            by(&mut ScriptedBackend { queue_held: true, ..ScriptedBackend::default() }),
+            queued(By::Queue)
+        );
+        assert_eq!(by(&mut ScriptedBackend::default()), queued(By::Child));
+        let mut alone = ScriptedBackend { childless: true, ..ScriptedBackend::default() };
         assert_eq!(by(&mut alone), RequestOutcome::Stranded);
         assert_eq!(alone.done, ["demand", "try_queue", "leave_child", "leave_queue"]);
         // Nobody else can see what is not on disk.
-        let blind =
-            Script { unwritable: true, waiter: true, queue_held: true, ..Script::default() };
+        let blind = ScriptedBackend {
+            unwritable: true,
+            waiter: true,
+            queue_held: true,
+            ..ScriptedBackend::default()
+        };
         let mut blind = blind;
         assert_eq!(by(&mut blind), queued(By::Child));
         assert_eq!(blind.done, ["demand", "leave_child"]);
@@ -592,30 +601,39 @@ mod tests {
 
     #[test]
     fn g2_the_child_begins_anew_for_what_came_too_late_for_its_last_look() {
-        let mut script = Script { fresh: [true].into(), ..Script::default() };
+        let mut script = ScriptedBackend { fresh: [true].into(), ..ScriptedBackend::default() };
         queued(&mut script, HOUR);
         let once = ["settle", "leave_queue", "any_fresh"];
         assert_eq!(script.done, [&once[..], &["try_queue"], &once[..]].concat());
         // Unless somebody else looks after it by now.
-        let mut script = Script { fresh: [true].into(), queue_held: true, ..Script::default() };
+        let mut script = ScriptedBackend {
+            fresh: [true].into(),
+            queue_held: true,
+            ..ScriptedBackend::default()
+        };
         queued(&mut script, HOUR);
         assert_eq!(script.done, [&once[..], &["try_queue"]].concat());
     }
 
     #[test]
     fn the_child_goes_when_nobody_can_help_or_its_patience_is_at_an_end() {
-        let runs = |script: &mut Script| {
+        let runs = |script: &mut ScriptedBackend| {
             queued(script, HOUR);
             script.done.iter().filter(|step| **step == "run").count()
         };
         let due = || VecDeque::from([Duration::ZERO; 6]);
-        assert_eq!(runs(&mut Script { due: due(), ..Script::default() }), 3);
-        let mut hopeless = Script { due: due(), report: Came::Hopeless, ..Script::default() };
+        assert_eq!(runs(&mut ScriptedBackend { due: due(), ..ScriptedBackend::default() }), 3);
+        let mut hopeless =
+            ScriptedBackend { due: due(), report: Came::Hopeless, ..ScriptedBackend::default() };
         assert_eq!(runs(&mut hopeless), 1);
         // A failure is waited out for an hour in all; a throttle as long as it lasts.
         let twice = |gate| {
             let gate = VecDeque::from([gate; 4]);
-            Script { due: VecDeque::from([Duration::ZERO; 5]), gate, ..Script::default() }
+            ScriptedBackend {
+                due: VecDeque::from([Duration::ZERO; 5]),
+                gate,
+                ..ScriptedBackend::default()
+            }
         };
         let mut failing = twice(Gate::BackingOff(HOUR / 2));
         assert_eq!(runs(&mut failing), 0);
@@ -632,17 +650,23 @@ mod tests {
         }
         // A lock that is not to be had is tried for again, and not without end.
         let locked = VecDeque::from([Locked::TooLong; 1000]);
-        let mut held = Script { due: [Duration::ZERO; 1000].into(), locked, ..Script::default() };
+        let mut held = ScriptedBackend {
+            due: [Duration::ZERO; 1000].into(),
+            locked,
+            ..ScriptedBackend::default()
+        };
         assert_eq!((runs(&mut held), held.now), (0, HOUR));
     }
 
     #[test]
     fn g3_the_child_does_not_run_for_what_was_served_while_it_waited_for_the_lock() {
-        let mut served = Script { due: [Duration::ZERO].into(), ..Script::default() };
+        let mut served =
+            ScriptedBackend { due: [Duration::ZERO].into(), ..ScriptedBackend::default() };
         queued(&mut served, HOUR);
         assert_eq!(served.done, ["settle", "lock", "unlock", "leave_queue", "any_fresh"]);
         let gate = VecDeque::from([Gate::Open, SHUT]);
-        let mut shut = Script { due: [Duration::ZERO].into(), gate, ..Script::default() };
+        let mut shut =
+            ScriptedBackend { due: [Duration::ZERO].into(), gate, ..ScriptedBackend::default() };
         queued(&mut shut, HOUR);
         assert!(!shut.done.contains(&"run"), "{:?}", shut.done);
     }

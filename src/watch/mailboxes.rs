@@ -470,12 +470,12 @@ mod tests {
     }
 
     /// A server whose mailboxes hold the messages 1 up to `last`, all seen.
-    struct Script {
+    struct NumberedServer {
         status: ServerStatus,
         last: u32,
     }
 
-    impl FarSide for Script {
+    impl FarSide for NumberedServer {
         fn status(&self, _: usize) -> Option<ServerStatus> {
             Some(self.status)
         }
@@ -519,7 +519,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let mut all = mailboxes(vec![maildir(base.path(), "INBOX")]);
         all.scan_near_sides(s(10));
-        let mut server = Script { status: STATUS, last: 1 };
+        let mut server = NumberedServer { status: STATUS, last: 1 };
         all.connected(&[Some(STATUS)]);
         assert_eq!(all.next_far_scan(), Some(0));
         assert!(all.scan_far_side(0, &mut server, || s(11)).unwrap());
@@ -531,7 +531,7 @@ mod tests {
         all.connected(&[Some(STATUS)]);
         all.server_changed(0, Some(news), false, false);
         assert!(dirty(&all, &[Some(news)]).is_empty());
-        server = Script { status: news, last: 2 };
+        server = NumberedServer { status: news, last: 2 };
         assert!(all.scan_far_side(0, &mut server, || s(12)).unwrap());
         assert_eq!(dirty(&all, &[Some(news)]), ["INBOX to pull: 1 new"]);
         all.disconnected();
@@ -543,7 +543,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let mut all = mailboxes(vec![maildir(base.path(), "INBOX"), maildir(base.path(), "Sent")]);
         all.connected(&[Some(STATUS), Some(STATUS)]);
-        let mut server = Script { status: STATUS, last: 1 };
+        let mut server = NumberedServer { status: STATUS, last: 1 };
         assert!(!all.is_scanning(s(10)));
         all.scan_far_side(0, &mut server, || s(10)).unwrap();
         assert!(all.is_scanning(s(11)) && !all.is_scanning(s(10) + SCANS));

@@ -16,7 +16,7 @@ use super::reconnect::{ReconnectPolicy, Retry};
 use super::silence::SilenceCheck;
 use crate::error::{Error, ExitStatus};
 use crate::imap::{Client, ClientError};
-use crate::mbsyncrc::IsyncVersion;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Mailbox};
 use crate::os::wait::Cancel;
 use crate::settings::Settings;

@@ -36,7 +36,7 @@ use crate::os::signals::Shutdown;
 use crate::os::wait::{self, Cancel};
 use crate::state::lock::Lock;
 use crate::state::state_failure;
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -183,9 +183,9 @@ impl<'a> Waiter<'a> {
             }
             if let Some(plan) = self.plan() {
                 match self.sync(&plan) {
-                    Step::Nothing => {}
-                    Step::Again => continue,
-                    Step::End(end) => return end,
+                    AfterSync::Nothing => {}
+                    AfterSync::Again => continue,
+                    AfterSync::End(end) => return end,
                 }
             }
             // No descriptor becomes readable for these.
@@ -325,18 +325,18 @@ impl<'a> Waiter<'a> {
         self.server.only_on_server().is_some_and(|only| self.mailboxes.are_new(only))
     }
 
-    fn sync(&mut self, plan: &RunPlan) -> Step {
+    fn sync(&mut self, plan: &RunPlan) -> AfterSync {
         if plan.new_requests.contains(&Target::Account) && self.local.must_list() {
             self.list_mailboxes();
-            return Step::Again;
+            return AfterSync::Again;
         }
         match self.runner.start(clock::now()) {
             Start::Ready => {}
-            Start::NotNow => return Step::Nothing,
-            Start::Stopped => return Step::Again,
+            Start::NotNow => return AfterSync::Nothing,
+            Start::Stopped => return AfterSync::Again,
             Start::OtherRan => {
                 self.other_ran();
-                return Step::Again;
+                return AfterSync::Again;
             }
         }
         self.runner.submit(plan);
@@ -352,7 +352,7 @@ impl<'a> Waiter<'a> {
         self.runner.ran(&targets, &report, clock::now());
         self.mailboxes.read_gone(self.runner.dir());
         if let ExitStatus::Signal(signal) = report.ended.exit {
-            return Step::End(WaitEnd::Stopped(signal));
+            return AfterSync::End(WaitEnd::Stopped(signal));
         }
         let served = matches!(report.ended.exit, ExitStatus::Done | ExitStatus::Mailbox);
         if served {
@@ -363,9 +363,9 @@ impl<'a> Waiter<'a> {
         }
         self.ask_again(&targets, &before, report.ended.exit == ExitStatus::Done);
         if served && !self.options.loop_forever {
-            return Step::End(WaitEnd::Synced);
+            return AfterSync::End(WaitEnd::Synced);
         }
-        Step::Again
+        AfterSync::Again
     }
 
     /// The connection that was lent to a run watches again, or is made anew.
@@ -627,7 +627,7 @@ impl<'a> Waiter<'a> {
 }
 
 /// What follows from an attempt to run.
-enum Step {
+enum AfterSync {
     Nothing,
     Again,
     End(WaitEnd),
