@@ -153,12 +153,12 @@ impl Settings {
     /// The throttle's two settings.
     #[must_use]
     pub fn rate(&self) -> Rate {
-        Rate { distance: self.throttle, burst: self.burst }
+        Rate { interval: self.throttle, burst: self.burst }
     }
 
     /// The backoff's two settings.
     #[must_use]
-    pub fn patience(&self) -> BackoffPolicy {
+    pub fn backoff_policy(&self) -> BackoffPolicy {
         BackoffPolicy { first: self.retry, longest: self.retry_max }
     }
 }

@@ -353,7 +353,7 @@ impl World<'_> {
         };
         let stamp = Stamp::of(&pair.state_file).ok();
         let gone = pair.seen.gone.clone();
-        let known = Kept { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
+        let known = Kept { by_scan: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
         let then = pair.seen.far.as_ref();
         let needed = match compare_status(&now, then, Some(record), rules, known) {
             StatusVerdict::Clean => return (SideVerdict::Clean, Some(now)),
@@ -389,7 +389,7 @@ impl World<'_> {
 
     fn near(pair: &mut Pair, rules: &Rules) -> MaildirScan {
         let (forwarded, then) = (pair.seen.forwarded, pair.seen.near.as_ref());
-        let kept = Kept { looked: pair.seen.gone.as_ref(), by_run: None };
+        let kept = Kept { by_scan: pair.seen.gone.as_ref(), by_run: None };
         let near = scan(&pair.maildir, &pair.state_file, rules, then, forwarded, kept);
         if near.verdict == SideVerdict::Clean {
             pair.seen.near = Some(near.remembered(rules, forwarded));
@@ -750,7 +750,7 @@ fn history(
             }
             // As a report would say it that asks no server.
             let key = clean::key(&channel.mailbox(&pair.name));
-            let kept = Kept { looked: None, by_run: by_run.get(&key) };
+            let kept = Kept { by_scan: None, by_run: by_run.get(&key) };
             if let Some(rules) = kind.rules.as_ref().filter(|rules| !rules.alt_map) {
                 let forwarded = pair.seen.forwarded;
                 let told =

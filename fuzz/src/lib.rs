@@ -483,7 +483,7 @@ pub fn settings_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(file) = settings::File::parse(&text, "config.toml", Path::new("/home/u")) {
         for settings in file.accounts.values().chain([file.of("none")]) {
-            let _ = (settings.rate(), settings.patience());
+            let _ = (settings.rate(), settings.backoff_policy());
         }
     }
     if let Ok(some) = duration(&text, false) {
@@ -500,9 +500,9 @@ pub fn all_names(bytes: &[u8]) {
     }
     let want = Target::Mailbox { channel: first.to_owned(), name: second.to_owned() };
     for want in [want, Target::Channel(second.to_owned()), Target::Account] {
-        let file = files::want(&want);
+        let file = files::file_of(&want);
         fit_for_a_file(&file);
-        let read = files::want_of(&file).expect("a want of ours");
+        let read = files::target_of(&file).expect("a want of ours");
         let wider = match (&want, &read) {
             (_, Target::Account) => true,
             (Target::Mailbox { channel, .. }, Target::Channel(read)) => channel == read,
@@ -510,8 +510,8 @@ pub fn all_names(bytes: &[u8]) {
         };
         assert!(wider, "{want:?} is kept as {read:?}");
     }
-    if let Some(want) = files::want_of(&text) {
-        assert_eq!(files::want(&want), *text);
+    if let Some(want) = files::target_of(&text) {
+        assert_eq!(files::file_of(&want), *text);
     }
 
     let coded = names::to_utf7(&text);

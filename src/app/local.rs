@@ -254,7 +254,7 @@ impl App<'_> {
                     RunOptions::in_background(context.settings),
                 )?;
                 if scheduler::Backend::try_queue(&mut backend) {
-                    scheduler::queued(&mut backend, account::PATIENCE);
+                    scheduler::run_queue_owner(&mut backend, account::PATIENCE);
                 }
                 Ok(ExitStatus::Done)
             }

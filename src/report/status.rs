@@ -119,7 +119,7 @@ fn status_of(
         let _ = dir.write_json(clean::FILE, &memory);
     }
     let retry: Option<Backoff> = dir.read_json(backoff::FILE);
-    let wait = settings.patience().wait(retry.as_ref(), now);
+    let wait = settings.backoff_policy().wait(retry.as_ref(), now);
     AccountStatus {
         account: context.account.name.clone(),
         last: dir.read_json(last_run::FILE),

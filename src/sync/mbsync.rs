@@ -100,12 +100,12 @@ pub fn command_line(job: &Job<'_>) -> Vec<String> {
 pub fn run<'a>(
     job: &'a Job<'a>,
     lock: &mut Lock,
-    stop: &Shutdown,
+    shutdown: &Shutdown,
     beside: Option<&'a mut (dyn Companion + 'a)>,
 ) -> RunEnd {
     match start(job, lock, beside.as_deref()) {
         Ok(child) => {
-            Supervised::new(job, child, beside).and_then(|run| run.follow(stop)).unwrap_or_else(
+            Supervised::new(job, child, beside).and_then(|run| run.follow(shutdown)).unwrap_or_else(
                 |error| ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![]),
             )
         }
@@ -267,7 +267,7 @@ impl<'a> Supervised<'a> {
 
     /// After an error the run is ended with `self`: unwatched it must not live on,
     /// the lock is about to be free.
-    fn follow(mut self, stop: &Shutdown) -> io::Result<RunEnd> {
+    fn follow(mut self, shutdown: &Shutdown) -> io::Result<RunEnd> {
         let mut moved = None;
         let mut moved_at = Instant::now();
         let look_every =
@@ -281,14 +281,14 @@ impl<'a> Supervised<'a> {
                 true => Instant::now() + LOOK_EVERY,
                 false => look_at,
             };
-            let only_beside = self.wait(stop, until, status.is_some())?;
+            let only_beside = self.wait(shutdown, until, status.is_some())?;
             if only_beside && status.is_none() && Instant::now() < look_at {
                 continue;
             }
             self.read();
             // Before its end is looked at: a terminal's signal reaches mbsync and us at
             // once, and that is no failure of mbsync's.
-            if let (false, Some(signal)) = (self.child.is_ending(), stop.signal()) {
+            if let (false, Some(signal)) = (self.child.is_ending(), shutdown.signal()) {
                 self.end(Why::Signal(signal));
             }
             if status.is_none() {
@@ -321,13 +321,13 @@ impl<'a> Supervised<'a> {
 
     /// Waits for anything. True if all that came is the business of what goes on
     /// beside the run.
-    fn wait(&self, stop: &Shutdown, until: Instant, exited: bool) -> io::Result<bool> {
+    fn wait(&self, shutdown: &Shutdown, until: Instant, exited: bool) -> io::Result<bool> {
         let mut fds = Vec::with_capacity(8);
         if !exited {
             fds.push(PollFd::new(&self.child, PollFlags::IN));
         }
         if !self.child.is_ending() {
-            fds.push(PollFd::new(stop, PollFlags::IN));
+            fds.push(PollFd::new(shutdown, PollFlags::IN));
         }
         fds.extend(self.stderr.from.iter().map(|from| PollFd::new(from, PollFlags::IN)));
         fds.extend(self.stdout.from.iter().map(|from| PollFd::new(from, PollFlags::IN)));
@@ -346,15 +346,15 @@ impl<'a> Supervised<'a> {
         let mut note = |line: &str| {
             let line = &*under_its_own_name(line, names.as_ref());
             *objected |= !says_nothing_of_the_run(line);
-            let sanitize = redact(line, job.secrets);
+            let shown = redact(line, job.secrets);
             if job.verbose {
-                eprint_line(&sanitize);
+                eprint_line(&shown);
             }
             match problem(line) {
                 Some(found) if problems.len() < MOST_LINES => {
-                    problems.push((found, sanitize.into_owned()));
+                    problems.push((found, shown.into_owned()));
                 }
-                _ if other.len() < MOST_LINES => other.push(sanitize.into_owned()),
+                _ if other.len() < MOST_LINES => other.push(shown.into_owned()),
                 _ => {}
             }
         };
@@ -395,10 +395,10 @@ impl<'a> Supervised<'a> {
         self.stderr.rest(&mut |line| {
             let line = &*under_its_own_name(line, names.as_ref());
             *objected |= !says_nothing_of_the_run(line);
-            let sanitize = redact(line, job.secrets).into_owned();
+            let shown = redact(line, job.secrets).into_owned();
             match problem(line) {
-                Some(found) => problems.push((found, sanitize)),
-                None => other.push(sanitize),
+                Some(found) => problems.push((found, shown)),
+                None => other.push(shown),
             }
         });
         let log = self.log.filter(|_| status.success() && !self.objected);

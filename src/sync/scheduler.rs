@@ -38,9 +38,9 @@ pub trait Backend {
 
     /// Puts the requests on disk. False if they cannot be: then only this
     /// process, and a child it leaves, know of them.
-    fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool;
+    fn submit(&mut self, targets: &BTreeSet<Target>, urgent: bool) -> bool;
     /// How requests made earlier stand. Only asked while the lock is held.
-    fn standing(&mut self, wants: &BTreeSet<Target>) -> RequestState;
+    fn request_state(&mut self, targets: &BTreeSet<Target>) -> RequestState;
     /// How long until some request is due; `None` if none stands.
     fn next_due(&mut self) -> Option<Duration>;
     /// A request stands that no run has been tried for.
@@ -175,37 +175,37 @@ pub enum By {
 
 /// A command in the foreground: sees its request served, unless it is throttled
 /// and may not block.
-pub fn foreground<G: Backend>(
-    ground: &mut G,
-    wants: &BTreeSet<Target>,
-    manner: RequestOptions,
-) -> RequestOutcome<G::Report> {
-    let shared = ground.submit(wants, manner.urgent);
+pub fn foreground<B: Backend>(
+    backend: &mut B,
+    targets: &BTreeSet<Target>,
+    options: RequestOptions,
+) -> RequestOutcome<B::Report> {
+    let shared = backend.submit(targets, options.urgent);
     let mut queue = false;
-    let answer = run_until_served(ground, wants, manner, shared, &mut queue);
+    let outcome = run_until_served(backend, targets, options, shared, &mut queue);
     if queue {
-        ground.leave_queue();
-        if !answer.stopped() {
-            recheck_after_release(ground);
+        backend.leave_queue();
+        if !outcome.stopped() {
+            recheck_after_release(backend);
         }
     }
-    answer
+    outcome
 }
 
-fn run_until_served<G: Backend>(
-    ground: &mut G,
-    wants: &BTreeSet<Target>,
-    manner: RequestOptions,
+fn run_until_served<B: Backend>(
+    backend: &mut B,
+    targets: &BTreeSet<Target>,
+    options: RequestOptions,
     shared: bool,
     queue: &mut bool,
-) -> RequestOutcome<G::Report> {
+) -> RequestOutcome<B::Report> {
     loop {
-        match ground.lock() {
+        match backend.lock() {
             Locked::Held => {}
             Locked::TooLong | Locked::Unavailable => return RequestOutcome::LockHeld,
             Locked::Stopped => return RequestOutcome::Stopped,
         }
-        let early = match ground.standing(wants) {
+        let early = match backend.request_state(targets) {
             RequestState::Served => Some(RequestOutcome::Served),
             // Not tried again by each of fifty: one failure answers all.
             RequestState::Failed => Some(RequestOutcome::Failed),
@@ -214,72 +214,76 @@ fn run_until_served<G: Backend>(
         // The run that failed may have had nobody to ask for the password: a
         // key pressed in front of a terminal is not answered by its failure.
         let asks_itself = matches!(early, Some(RequestOutcome::Failed))
-            && manner.impatient
-            && ground.was_denied();
-        let wait = match ground.gate(manner.urgent, manner.impatient) {
+            && options.impatient
+            && backend.was_denied();
+        let wait = match backend.gate(options.urgent, options.impatient) {
             Gate::Open => Duration::ZERO,
             Gate::Throttled(wait) => wait,
             Gate::BackingOff(wait) => {
-                ground.unlock();
+                backend.unlock();
                 return early.unwrap_or(RequestOutcome::BackingOff(wait));
             }
         };
         if (early.is_none() || asks_itself) && wait.is_zero() {
             if asks_itself {
                 // The failure has marked it to wait; asked for again, it is taken now.
-                ground.submit(wants, manner.urgent);
+                backend.submit(targets, options.urgent);
             }
-            let report = ground.run();
-            ground.unlock();
+            let report = backend.run();
+            backend.unlock();
             return RequestOutcome::Ran(report);
         }
-        ground.unlock();
-        if let Some(answer) = early {
-            return answer;
+        backend.unlock();
+        if let Some(outcome) = early {
+            return outcome;
         }
-        if !manner.block {
-            return delegate(ground, wait, shared);
+        if !options.block {
+            return delegate(backend, wait, shared);
         }
-        *queue = *queue || ground.try_queue();
-        if ground.pause(wait) == Paused::Stopped {
+        *queue = *queue || backend.try_queue();
+        if backend.pause(wait) == Paused::Stopped {
             return RequestOutcome::Stopped;
         }
     }
 }
 
 /// A command in the background: sees to it that somebody will serve the request.
-pub fn background<G: Backend>(
-    ground: &mut G,
-    wants: &BTreeSet<Target>,
+pub fn background<B: Backend>(
+    backend: &mut B,
+    targets: &BTreeSet<Target>,
     urgent: bool,
-) -> RequestOutcome<G::Report> {
-    let shared = ground.submit(wants, urgent);
-    delegate(ground, Duration::ZERO, shared)
+) -> RequestOutcome<B::Report> {
+    let shared = backend.submit(targets, urgent);
+    delegate(backend, Duration::ZERO, shared)
 }
 
-fn delegate<G: Backend>(ground: &mut G, wait: Duration, shared: bool) -> RequestOutcome<G::Report> {
-    if shared && ground.waiter_is_alive() {
+fn delegate<B: Backend>(
+    backend: &mut B,
+    wait: Duration,
+    shared: bool,
+) -> RequestOutcome<B::Report> {
+    if shared && backend.waiter_is_alive() {
         return RequestOutcome::Queued(wait, By::Waiter);
     }
-    if shared && !ground.try_queue() {
+    if shared && !backend.try_queue() {
         return RequestOutcome::Queued(wait, By::Queue);
     }
-    if ground.leave_child() {
+    if backend.leave_child() {
         return RequestOutcome::Queued(wait, By::Child);
     }
-    ground.leave_queue();
+    backend.leave_queue();
     RequestOutcome::Stranded
 }
 
 /// The child left behind: holds the queue, waits, serves, looks again, goes.
 /// Failures are waited out for about `patience` in all.
-pub fn queued<G: Backend>(ground: &mut G, patience: Duration) {
+pub fn run_queue_owner<B: Backend>(backend: &mut B, patience: Duration) {
     loop {
         // Anew for each request that came too late for the last look: its maker
         // found the queue held, where a child of its own would have begun anew.
-        let going = drain_queue(ground, patience);
-        ground.leave_queue();
-        if going == Going::AtOnce || !ground.any_fresh() || !ground.try_queue() {
+        let going = drain_queue(backend, patience);
+        backend.leave_queue();
+        if going == Going::AtOnce || !backend.any_fresh() || !backend.try_queue() {
             return;
         }
     }
@@ -292,48 +296,48 @@ enum Going {
     WhenNothingIsFresh,
 }
 
-fn drain_queue<G: Backend>(ground: &mut G, patience: Duration) -> Going {
+fn drain_queue<B: Backend>(backend: &mut B, patience: Duration) -> Going {
     let mut left = patience;
-    if ground.settle() == Paused::Stopped {
+    if backend.settle() == Paused::Stopped {
         return Going::AtOnce;
     }
-    while let Some(due) = ground.next_due() {
-        let (wait, trouble) = match ground.gate(false, false) {
+    while let Some(due) = backend.next_due() {
+        let (wait, trouble) = match backend.gate(false, false) {
             Gate::Open => (due, !due.is_zero()),
             Gate::Throttled(wait) => (wait.max(due), !due.is_zero()),
             Gate::BackingOff(wait) => (wait.max(due), true),
         };
-        let before = ground.clock();
+        let before = backend.clock();
         if !wait.is_zero() {
             if trouble && left.is_zero() {
                 return Going::WhenNothingIsFresh;
             }
-            if ground.pause(wait) == Paused::Stopped {
+            if backend.pause(wait) == Paused::Stopped {
                 return Going::AtOnce;
             }
             if trouble {
-                left = left.saturating_sub(ground.clock().saturating_sub(before));
+                left = left.saturating_sub(backend.clock().saturating_sub(before));
             }
             continue;
         }
-        match ground.lock() {
+        match backend.lock() {
             Locked::Held => {}
             Locked::Stopped | Locked::Unavailable => return Going::AtOnce,
             Locked::TooLong => {
-                if left.is_zero() || ground.pause(LOCK_AGAIN) == Paused::Stopped {
+                if left.is_zero() || backend.pause(LOCK_AGAIN) == Paused::Stopped {
                     return Going::AtOnce;
                 }
-                left = left.saturating_sub(ground.clock().saturating_sub(before));
+                left = left.saturating_sub(backend.clock().saturating_sub(before));
                 continue;
             }
         }
         // Another process may have run while this one waited for the lock.
-        if ground.gate(false, false) != Gate::Open || ground.next_due() != Some(Duration::ZERO) {
-            ground.unlock();
+        if backend.gate(false, false) != Gate::Open || backend.next_due() != Some(Duration::ZERO) {
+            backend.unlock();
             continue;
         }
-        let report = ground.run();
-        ground.unlock();
+        let report = backend.run();
+        backend.unlock();
         if report.stopped() {
             return Going::AtOnce;
         }
@@ -345,9 +349,9 @@ fn drain_queue<G: Backend>(ground: &mut G, patience: Duration) -> Going {
 }
 
 /// Rule 5, for whoever others relied on.
-pub fn recheck_after_release<G: Backend>(ground: &mut G) {
-    if ground.any_fresh() {
-        let _ = delegate(ground, Duration::ZERO, true);
+pub fn recheck_after_release<B: Backend>(backend: &mut B) {
+    if backend.any_fresh() {
+        let _ = delegate(backend, Duration::ZERO, true);
     }
 }
 
@@ -368,7 +372,7 @@ mod tests {
         waiter: bool,
         denied: bool,
         childless: bool,
-        standing: VecDeque<RequestState>,
+        request_states: VecDeque<RequestState>,
         due: VecDeque<Duration>,
         fresh: VecDeque<bool>,
         locked: VecDeque<Locked>,
@@ -406,8 +410,8 @@ mod tests {
             !self.unwritable
         }
 
-        fn standing(&mut self, _: &BTreeSet<Target>) -> RequestState {
-            self.standing.pop_front().unwrap_or(RequestState::Served)
+        fn request_state(&mut self, _: &BTreeSet<Target>) -> RequestState {
+            self.request_states.pop_front().unwrap_or(RequestState::Served)
         }
 
         fn next_due(&mut self) -> Option<Duration> {
@@ -479,8 +483,8 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn asked(script: &mut ScriptedBackend, block: bool) -> RequestOutcome<Came> {
-        let manner = RequestOptions { urgent: false, impatient: true, block };
-        foreground(script, &BTreeSet::from([Target::Account]), manner)
+        let options = RequestOptions { urgent: false, impatient: true, block };
+        foreground(script, &BTreeSet::from([Target::Account]), options)
     }
 
     fn in_background(script: &mut ScriptedBackend) -> RequestOutcome<Came> {
@@ -490,7 +494,7 @@ mod tests {
     /// One that stayed, throttled, and then ran.
     fn stayed(report: Came) -> ScriptedBackend {
         ScriptedBackend {
-            standing: [RequestState::Fresh; 2].into(),
+            request_states: [RequestState::Fresh; 2].into(),
             gate: [SHUT].into(),
             report,
             ..ScriptedBackend::default()
@@ -527,7 +531,7 @@ mod tests {
                 report: came,
                 ..ScriptedBackend::default()
             };
-            queued(&mut script, HOUR);
+            run_queue_owner(&mut script, HOUR);
             let looks = script.done.iter().filter(|step| **step == "any_fresh").count();
             assert_eq!(looks == 0, came == Came::Stopped, "{:?}", script.done);
         }
@@ -535,14 +539,14 @@ mod tests {
 
     #[test]
     fn g12_only_who_can_ask_tries_again_after_a_denial() {
-        let answered = |denied, impatient, standing| {
+        let answered = |denied, impatient, request_states| {
             let mut script = ScriptedBackend {
                 denied,
-                standing: VecDeque::from([standing]),
+                request_states: VecDeque::from([request_states]),
                 ..ScriptedBackend::default()
             };
-            let manner = RequestOptions { urgent: false, impatient, block: false };
-            foreground(&mut script, &BTreeSet::from([Target::Account]), manner)
+            let options = RequestOptions { urgent: false, impatient, block: false };
+            foreground(&mut script, &BTreeSet::from([Target::Account]), options)
         };
         assert_eq!(answered(true, true, RequestState::Failed), RequestOutcome::Ran(Came::Well));
         assert_eq!(answered(true, false, RequestState::Failed), RequestOutcome::Failed);
@@ -564,7 +568,7 @@ mod tests {
     fn g3_a_denial_is_not_tried_again_while_throttled() {
         let mut script = ScriptedBackend {
             denied: true,
-            standing: [RequestState::Failed].into(),
+            request_states: [RequestState::Failed].into(),
             gate: [SHUT].into(),
             ..ScriptedBackend::default()
         };
@@ -602,7 +606,7 @@ mod tests {
     #[test]
     fn g2_the_child_begins_anew_for_what_came_too_late_for_its_last_look() {
         let mut script = ScriptedBackend { fresh: [true].into(), ..ScriptedBackend::default() };
-        queued(&mut script, HOUR);
+        run_queue_owner(&mut script, HOUR);
         let once = ["settle", "leave_queue", "any_fresh"];
         assert_eq!(script.done, [&once[..], &["try_queue"], &once[..]].concat());
         // Unless somebody else looks after it by now.
@@ -611,14 +615,14 @@ mod tests {
             queue_held: true,
             ..ScriptedBackend::default()
         };
-        queued(&mut script, HOUR);
+        run_queue_owner(&mut script, HOUR);
         assert_eq!(script.done, [&once[..], &["try_queue"]].concat());
     }
 
     #[test]
     fn the_child_goes_when_nobody_can_help_or_its_patience_is_at_an_end() {
         let runs = |script: &mut ScriptedBackend| {
-            queued(script, HOUR);
+            run_queue_owner(script, HOUR);
             script.done.iter().filter(|step| **step == "run").count()
         };
         let due = || VecDeque::from([Duration::ZERO; 6]);
@@ -662,12 +666,12 @@ mod tests {
     fn g3_the_child_does_not_run_for_what_was_served_while_it_waited_for_the_lock() {
         let mut served =
             ScriptedBackend { due: [Duration::ZERO].into(), ..ScriptedBackend::default() };
-        queued(&mut served, HOUR);
+        run_queue_owner(&mut served, HOUR);
         assert_eq!(served.done, ["settle", "lock", "unlock", "leave_queue", "any_fresh"]);
         let gate = VecDeque::from([Gate::Open, SHUT]);
         let mut shut =
             ScriptedBackend { due: [Duration::ZERO].into(), gate, ..ScriptedBackend::default() };
-        queued(&mut shut, HOUR);
+        run_queue_owner(&mut shut, HOUR);
         assert!(!shut.done.contains(&"run"), "{:?}", shut.done);
     }
 }

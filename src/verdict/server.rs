@@ -180,7 +180,7 @@ pub fn judge_server(
         flags.get(at).map(|&(_, flags)| flags)
     };
 
-    let mut near = Near { ask: Some(near), told: None };
+    let mut near = Near { ask: Some(near), listing: None };
     let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let mut recorded_above = 0;
     for entry in record.with_far() {
@@ -264,7 +264,7 @@ pub fn judge_server(
 /// The near side, looked at when it first matters.
 struct Near<Ask> {
     ask: Option<Ask>,
-    told: Option<Numbered>,
+    listing: Option<Numbered>,
 }
 
 /// What is on the near side of a pair.
@@ -284,9 +284,9 @@ impl<Ask: FnOnce() -> Option<Numbered>> Near<Ask> {
             return Half::Never;
         }
         if let Some(ask) = self.ask.take() {
-            self.told = ask();
+            self.listing = ask();
         }
-        match &self.told {
+        match &self.listing {
             None => Half::Unknown,
             Some(there) => there.flags(entry.near).map_or(Half::Gone, Half::There),
         }
@@ -451,8 +451,8 @@ mod tests {
         let run = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
         let record = record("1 1 S\n");
         let then = CleanServer::new(STATUS, &record, &RULES);
-        let asked = |looked: Option<&Gone>, now: ServerStatus| {
-            let known = Kept { looked, by_run: Some(&run) }.of_record(Some(&stamp));
+        let asked = |by_scan: Option<&Gone>, now: ServerStatus| {
+            let known = Kept { by_scan, by_run: Some(&run) }.of_record(Some(&stamp));
             compare_status(&now, Some(&then), Some(&record), &RULES, known)
         };
         assert_eq!(asked(None, STATUS), StatusVerdict::Scan(FetchScope::Whole));
@@ -503,17 +503,17 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let stamp = super::super::maildir::Stamp::of(file.path()).unwrap();
         let then = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
-        let look = |flags: Option<&[u8]>| {
+        let judged = |flags: Option<&[u8]>| {
             let fetched = flags.map(|letters| (1, Flags::among(letters))).into_iter().collect();
-            let known = Kept { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
+            let known = Kept { by_scan: Some(&then), by_run: None }.of_record(Some(&stamp));
             let (uids, fetched) = (UidSet::from_uids([1]), Fetched::ChangedSince(fetched));
             let near = || Some(MaildirListing::new(b':').numbered());
             judge_server(&record("1 1 S\n"), &RULES, &uids, &fetched, known, near)
         };
-        assert_eq!(look(Some(b"S")).verdict, changes(0, 1, 0));
-        assert_eq!(look(Some(b"S")).gone, Gone::default());
+        assert_eq!(judged(Some(b"S")).verdict, changes(0, 1, 0));
+        assert_eq!(judged(Some(b"S")).gone, Gone::default());
         for unchanged in [None, Some(&b"ST"[..])] {
-            let settled = look(unchanged);
+            let settled = judged(unchanged);
             assert_eq!(settled.verdict, SideVerdict::Clean);
             assert_eq!(settled.gone.deleted, then.deleted);
         }

@@ -408,7 +408,7 @@ fn scan_maildir(
     let Some((scan, memory)) = found else { return (SideVerdict::Clean, None) };
     state.digest = scan.digest;
     state.record = scan.record;
-    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    let kept = Kept { by_scan: clean.gone.as_ref(), by_run };
     state.unconfirmed = kept.of_record(scan.record.as_ref()).is_unconfirmed();
     state.unfinished = state.mailbox.state_file.as_deref().is_some_and(record::unfinished);
     match &state.rules {

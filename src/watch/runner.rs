@@ -140,11 +140,11 @@ impl<'a> Runner<'a> {
 
     /// A connection failed: the backoff on disk, which is also that of runs.
     pub fn record_failure(&self, failure: &Error, wall: SystemTime) -> Duration {
-        let patience = self.context.settings.patience();
+        let policy = self.context.settings.backoff_policy();
         let earlier = self.backoff();
         let (exit, text) = (failure.exit, &failure.text);
-        let retry = patience.after(earlier.as_ref(), exit, text, wall, account::jitter());
-        let wait = patience.wait(Some(&retry), wall);
+        let retry = policy.after(earlier.as_ref(), exit, text, wall, account::jitter());
+        let wait = policy.wait(Some(&retry), wall);
         if self.dir().write_json(backoff::FILE, &retry).is_err() {
             self.log.say(|| "the backoff could not be written".into());
         }

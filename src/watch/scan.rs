@@ -60,7 +60,7 @@ pub fn far(
     };
     // A record that was replaced while it was read has no stamp.
     let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
-    let kept = Kept { looked: clean.gone.as_ref(), by_run };
+    let kept = Kept { by_scan: clean.gone.as_ref(), by_run };
     let gone = kept.of_record(stamp.as_ref());
     let then = clean.far.as_ref();
     let since = match server::compare_status(&status, then, Some(&record), rules, gone) {

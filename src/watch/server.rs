@@ -123,7 +123,7 @@ impl<'a> ServerWatch<'a> {
         wall: SystemTime,
         now: Duration,
     ) -> bool {
-        let wait = self.settings.patience().wait(backoff, wall);
+        let wait = self.settings.backoff_policy().wait(backoff, wall);
         // A server that was lost a moment ago is tried whatever a run's failure
         // says; where a password is in question, the backoff holds.
         let offline = backoff.is_some_and(|backoff| backoff.code == ExitStatus::Offline.code());

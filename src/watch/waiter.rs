@@ -457,7 +457,7 @@ impl<'a> Waiter<'a> {
                 }
             }
         }
-        self.alarm.heard();
+        self.alarm.acknowledge();
         true
     }
 
@@ -548,9 +548,9 @@ impl<'a> Waiter<'a> {
             return;
         }
         self.poll(now);
-        self.alarm.heard();
+        self.alarm.acknowledge();
         if let Some(jump) = &mut self.jump {
-            jump.heard();
+            jump.acknowledge();
         }
     }
 
