@@ -22,7 +22,7 @@ pub fn now() -> Duration {
 /// Time that the machine has slept since boot.
 #[must_use]
 pub fn slept() -> Duration {
-    // In this order, so that no time passing between the two looks like sleep.
+    // In this order, so that time passing between the two does not count as sleep.
     let boot = since(ClockId::Boottime);
     boot.saturating_sub(since(ClockId::Monotonic))
 }
@@ -95,7 +95,7 @@ impl Jump {
         Ok(())
     }
 
-    /// Takes note that it was heard.
+    /// Acknowledges the alarm, and arms it again.
     pub fn acknowledge(&mut self) {
         match rustix::io::read(&self.timer, &mut [0_u8; 8]) {
             Err(rustix::io::Errno::AGAIN) => {}

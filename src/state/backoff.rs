@@ -21,7 +21,7 @@ pub struct Backoff {
     pub code: u8,
     /// Seconds since the epoch at which it failed.
     pub since: u64,
-    /// Seconds since the epoch before which nothing is tried unasked.
+    /// Seconds since the epoch before which there is no automatic try.
     pub until: u64,
     /// What it said.
     pub text: String,

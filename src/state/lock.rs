@@ -72,7 +72,7 @@ impl Lock {
             if try_flock(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
-            // A process that only looks shares it for a moment; a holder does not.
+            // A process that only checks it shares it for a moment; a holder does not.
             if !try_flock(FileExt::try_lock_shared, &file)? {
                 break;
             }
@@ -136,7 +136,7 @@ impl Lock {
         Process::with_pid(procfs::pid(text.split_ascii_whitespace().next()?)?)
     }
 
-    /// Notes the run that the lock stands for.
+    /// Notes the run during which the lock is held.
     pub fn record(&mut self, run: Process, own_group: bool) -> io::Result<()> {
         let group = if own_group { "group" } else { "tree" };
         let (pid, started) = (run.pid.as_raw_nonzero(), run.started);

@@ -1,5 +1,5 @@
 //! Names from the configuration as file names: any name is safe as one path
-//! component, and wants can be read back.
+//! component, and targets can be read back.
 //!
 //! Knows only strings.
 
@@ -31,8 +31,8 @@ pub fn directory(account: &str) -> String {
     name
 }
 
-/// The file that stands for a want: `*`, `CHANNEL` or `CHANNEL:BOX`, each part
-/// percent-encoded. What would be too long stands as the next wider want.
+/// The file name of a request for this target: `*`, `CHANNEL` or `CHANNEL:BOX`,
+/// each part percent-encoded. If that is too long, the next wider target's name.
 #[must_use]
 pub fn file_of(target: &Target) -> String {
     let name = match target {
@@ -46,7 +46,7 @@ pub fn file_of(target: &Target) -> String {
     if name.len() <= LONGEST { name } else { "*".into() }
 }
 
-/// The want that a file in `want/` or `run/` stands for; `None` for a stray
+/// The target of a file in `want/` or `run/`; `None` for a stray
 /// file, which nothing would ever remove.
 #[must_use]
 pub fn target_of(file: &str) -> Option<Target> {

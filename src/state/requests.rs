@@ -1,16 +1,19 @@
 //! Requests on disk: one file for each mailbox, channel or account asked for.
 //!
-//! `want/X` stands until a run that started after it has succeeded. Who holds
-//! the account's lock moves it to `run/X` before mbsync starts, removes it on
-//! success, and puts it back, marked with the failure, otherwise. What the next
-//! holder finds in `run/` was left by a crash, and is wanted.
+//! `want/X` is pending until a run that started after it has succeeded. The
+//! holder of the account's lock moves it to `run/X` before mbsync starts. On
+//! success it removes the file; otherwise it puts it back, marked with the
+//! failure. What the next holder finds in `run/` was left by a crash, and is
+//! still pending.
 //!
-//! An empty file is a fresh request; a marked one waits for its hour. It is
-//! taken earlier by a run for something wider, which serves it too. A request
-//! made again is fresh again. Making one is a single open(2): if it finds a
-//! file there, the holder has yet to move it, and the run starts after that.
+//! An empty file is a fresh request; a marked one waits until its backoff is
+//! over, or until a wider run serves it too. A request made again is fresh again.
+//! Making one is a single open(2): if the file exists already, the holder has
+//! yet to move it, and the run starts after that.
 //!
-//! `urgent` beside them says that somebody asked not to be throttled.
+//! The file `urgent` beside them means: do not throttle (`--force`).
+//!
+//! Does not depend on: locks, mbsync, when a run is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +31,7 @@ use crate::os::file;
 /// Longer than a failure mark ever is.
 const LONGEST_MARK: u64 = 4096;
 
-/// How a request stands, as seen by somebody who holds the lock.
+/// The state of a request, as the holder of the lock sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestState {
     /// No run that started after it has ended yet.
@@ -39,7 +42,7 @@ pub enum RequestState {
     Served,
 }
 
-/// A failure noted in a request's file: when it may be tried again unasked.
+/// A failure noted in a request's file, with the time of the next automatic try.
 struct FailureMark {
     /// Failures in a row.
     failures: u32,
@@ -58,7 +61,7 @@ impl FailureMark {
     }
 }
 
-/// What stands in `want/` or `run/` under a name.
+/// The content of a file in `want/` or `run/`.
 enum Found {
     Nothing,
     Fresh,
@@ -66,7 +69,7 @@ enum Found {
 }
 
 impl Found {
-    /// How long it has to wait; `None` where nothing stands.
+    /// How long it has to wait; `None` without a request.
     fn wait(&self, policy: BackoffPolicy, now: SystemTime) -> Option<Duration> {
         match self {
             Found::Nothing => None,
@@ -80,7 +83,7 @@ impl Found {
     }
 }
 
-/// What a run was taken on for, with the failures that each has behind it.
+/// The targets that a run serves, each with its number of earlier failures.
 pub type Claimed = BTreeMap<Target, u32>;
 
 /// Makes requests. Each must be fresh when this returns.
@@ -103,7 +106,7 @@ pub fn renew(dir: &StateDir) {
     }
 }
 
-/// How these requests stand. Only true for who holds the lock.
+/// The state of these requests. Only reliable while the lock is held.
 #[must_use]
 pub fn request_state(dir: &StateDir, targets: &BTreeSet<Target>) -> RequestState {
     let mut fresh = false;
@@ -118,7 +121,7 @@ pub fn request_state(dir: &StateDir, targets: &BTreeSet<Target>) -> RequestState
     if fresh {
         return RequestState::Fresh;
     }
-    // A run of the whole account leaves the mailboxes standing that it failed on.
+    // After a run of the whole account, the mailboxes that failed are still pending.
     let part_failed = || {
         entries(&dir.file("want")).any(|(name, part)| {
             targets.iter().any(|target| target.covers(&part))
@@ -128,19 +131,19 @@ pub fn request_state(dir: &StateDir, targets: &BTreeSet<Target>) -> RequestState
     if part_failed() { RequestState::Failed } else { RequestState::Served }
 }
 
-/// How long until something may be taken: zero for fresh requests and those
-/// left by a crash, the shortest wait of the marked ones, `None` if nothing
-/// stands at all.
+/// How long until a request can be claimed: zero for fresh requests and those
+/// left by a crash, the shortest wait of the marked ones, `None` if none is
+/// pending.
 ///
-/// Where it cannot be seen (no descriptor left), something may stand: then a run
-/// is due, which says what is wrong and goes by the backoff.
+/// Where the directory cannot be read (no descriptor left), there may be one:
+/// then a run is due, which reports the error and starts the backoff.
 #[must_use]
 pub fn next_due(dir: &StateDir, policy: BackoffPolicy, now: SystemTime) -> Option<Duration> {
     let targets = || {
         let Ok(entries) = read(&dir.file("want")) else { return Some(Duration::ZERO) };
         entries.filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(policy, now)).min()
     };
-    // Twice, for a holder may move requests to and fro while this looks.
+    // Twice: a holder may move requests between the directories meanwhile.
     let first = targets();
     if read(&dir.file("run")).map_or(true, |mut left| left.next().is_some()) {
         return Some(Duration::ZERO);
@@ -148,7 +151,7 @@ pub fn next_due(dir: &StateDir, policy: BackoffPolicy, now: SystemTime) -> Optio
     first.or_else(targets)
 }
 
-/// Whether a request stands that no run has been tried for.
+/// Whether a request is pending that no run has tried to serve.
 #[must_use]
 pub fn any_fresh(dir: &StateDir) -> bool {
     entries(&dir.file("run")).next().is_some()
@@ -156,13 +159,13 @@ pub fn any_fresh(dir: &StateDir) -> bool {
             .any(|(name, _)| matches!(found(&dir.file("want").join(name)), Found::Fresh))
 }
 
-/// Somebody asked not to be throttled, and it has not been honoured yet.
+/// A request not to be throttled has been made and not yet served.
 #[must_use]
 pub fn is_urgent(dir: &StateDir) -> bool {
     dir.file("urgent").exists()
 }
 
-/// All that stands, fresh or not, for reports.
+/// All pending requests, fresh or not, for reports.
 #[must_use]
 pub fn all(dir: &StateDir) -> BTreeSet<Target> {
     ["want", "run"]
@@ -173,14 +176,14 @@ pub fn all(dir: &StateDir) -> BTreeSet<Target> {
 }
 
 /// Moves what is due, and what is served along with it, from `want/` to `run/`,
-/// together with what a crash left there. From here on a new request is a file
-/// of its own.
+/// together with what a crash left there. A request made after this is a new
+/// file.
 ///
 /// # Errors
-/// What stands cannot be seen, and nothing was taken: not that nothing stands.
+/// The directory cannot be read, and nothing was claimed. There may be requests.
 pub fn claim(dir: &StateDir, policy: BackoffPolicy, now: SystemTime) -> io::Result<Claimed> {
     let left: Vec<(String, Target)> = read(&dir.file("run"))?.collect();
-    // Before the wants: an urgent request made meanwhile is then either taken
+    // Before the requests: an urgent one made meanwhile is then either claimed
     // with them or still urgent.
     let _ = dir.remove("urgent");
     let mut claimed = Claimed::new();
@@ -308,7 +311,7 @@ mod tests {
         let claimed = claim(&dir, POLICY, at(0)).unwrap();
         assert_eq!(claimed, Claimed::from([(Target::Account, 0)]));
         assert!(!is_urgent(&dir));
-        // A crash here: it still stands.
+        // A crash here: it is still pending.
         assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
         assert!(any_fresh(&dir));
         assert_eq!(next_due(&dir, POLICY, at(0)), Some(Duration::ZERO));

@@ -1,10 +1,9 @@
-//! The throttle: runs of an account keep a long-run distance, with a burst
-//! before it is enforced.
+//! The throttle: a rate limit on the runs of an account, with a burst.
 //!
-//! One timestamp, the mtime of `throttle`: the time at which the account would
-//! be *even*, that is, at which a whole burst is free again (the generic cell
-//! rate algorithm's arrival time, ITU-T I.371). Each run moves it one distance
-//! on. Knows wall-clock times as values; reads no clock.
+//! One timestamp, the mtime of `throttle`: the theoretical arrival time (TAT) of
+//! the generic cell rate algorithm (ITU-T I.371), at which a whole burst is free
+//! again. Each run moves it forward by one interval. Wall-clock times are
+//! values here. Does not depend on: clocks, when a run is due.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -15,16 +14,16 @@ use crate::os::file;
 /// The two settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Long-run distance between two runs. Zero: no throttle.
+    /// Average interval between two runs. Zero: no throttle.
     pub interval: Duration,
-    /// Runs allowed at once before the distance is enforced; at least 1.
+    /// Runs allowed at once before the interval is enforced; at least 1.
     pub burst: u32,
 }
 
 impl Rate {
     /// How long after `now` the next run may start; zero: at once.
     ///
-    /// Never more than one distance, whatever the stamp says: a stamp from a
+    /// Never more than one interval, whatever the stamp says: a stamp from a
     /// clock that was ahead counts as a burst just spent.
     #[must_use]
     pub fn wait(self, tat: Option<SystemTime>, now: SystemTime) -> Duration {
@@ -33,7 +32,7 @@ impl Rate {
     }
 
     /// The stamp after a run that starts at `now`, allowed or forced. A forced
-    /// run beyond the burst costs nothing more: the block stays one distance.
+    /// run beyond the burst costs nothing more: the wait stays one interval.
     #[must_use]
     pub fn consume(self, tat: Option<SystemTime>, now: SystemTime) -> SystemTime {
         let ahead = self.ahead(tat, now) + self.interval;
@@ -48,7 +47,7 @@ impl Rate {
 
 /// The stamp on disk; `None` before the first run. One that is further ahead
 /// than any run puts it, because the clock was ahead, is set back on disk: else
-/// each look would find a whole distance left.
+/// each check would find a whole interval left.
 #[must_use]
 pub fn stamp(dir: &StateDir, rate: Rate, now: SystemTime) -> Option<SystemTime> {
     let tat = std::fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok()?;
@@ -126,7 +125,7 @@ mod tests {
 
     proptest! {
         /// Against the plain statement of the promise: in any stretch of time no
-        /// more than `burst` runs plus one per whole distance.
+        /// more than `burst` runs plus one per whole interval.
         #[test]
         fn g4_runs_never_exceed_the_rate(
             steps in prop::collection::vec(0_u64..40, 1..200),
@@ -150,7 +149,7 @@ mod tests {
         }
 
         /// Whatever the clock does and however many runs were forced, the wait
-        /// is never longer than one distance.
+        /// is never longer than one interval.
         #[test]
         fn g4_never_blocks_longer_than_one_distance(
             clock in prop::collection::vec(0_u64..100_000, 1..100),

@@ -1,8 +1,8 @@
-//! The ground that the protocol stands on: an account's state directory, the
-//! clock, the lock, and a run of mbsync.
+//! The real backend of the scheduler: an account's state directory, the clock,
+//! the lock, and a run of mbsync.
 //!
-//! Knows what is read and written when, and in which order; decides nothing
-//! about when to run.
+//! Fixes what is read and written when, and in which order. Does not depend on:
+//! when to run, connections, the modes of the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// Of what nobody sits in front of.
+    /// For a process without a user in front of it.
     #[must_use]
     pub fn in_background(settings: &Settings) -> Self {
         let prompt = if settings.prompt { Prompt::Environment } else { Prompt::Never };
@@ -56,7 +56,7 @@ impl RunOptions {
     }
 }
 
-/// One account's ground.
+/// The scheduler's backend for one account.
 #[derive(Debug)]
 pub struct AccountBackend<'a> {
     context: AccountContext<'a>,
@@ -70,7 +70,7 @@ pub struct AccountBackend<'a> {
     /// What could not be written of the last run, so that a full disk does not
     /// make a child try for ever.
     pending: PendingWrites,
-    /// What to tell the user's commands once the lock is given up.
+    /// The environment of the user's commands, which run once the lock is given up.
     hook_env: Option<HookEnv>,
     changed: Option<StateWatch>,
     opened: Instant,
@@ -92,7 +92,7 @@ pub struct RunReport {
     pub changes: Vec<Change>,
     /// How long it took.
     pub took: Duration,
-    /// Until when nothing is tried again unasked.
+    /// How long until the next automatic try.
     pub retry: Option<Duration>,
 }
 
@@ -107,7 +107,7 @@ impl super::scheduler::RunOutcome for RunReport {
 }
 
 impl<'a> AccountBackend<'a> {
-    /// The ground of one account; makes its state directory if need be.
+    /// The backend of one account; creates its state directory if necessary.
     ///
     /// # Errors
     /// As [`StateDir::open`].
@@ -139,13 +139,13 @@ impl<'a> AccountBackend<'a> {
         &self.dir
     }
 
-    /// A failure of the ground itself (a lock that cannot be opened), if one came.
+    /// A failure of the backend itself (a lock that cannot be opened), if there was one.
     #[must_use]
     pub fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
     }
 
-    /// The same for who goes on: it is told of once.
+    /// The same for a process that continues: each failure is returned once.
     pub fn take_trouble(&mut self) -> Option<Error> {
         self.trouble.take()
     }
@@ -195,7 +195,7 @@ impl<'a> AccountBackend<'a> {
         }
     }
 
-    /// The mailboxes that a run for these wants may touch.
+    /// The mailboxes that a run for these targets may touch.
     fn scope(&self, targets: &BTreeSet<Target>) -> Vec<Mailbox> {
         if targets.iter().all(|target| matches!(target, Target::Mailbox { .. })) {
             return targets
@@ -284,8 +284,8 @@ impl<'a> AccountBackend<'a> {
         self.pending.retry.clone().or_else(|| self.dir.read_json(backoff::FILE))
     }
 
-    /// Which requests a run that failed on some mailboxes leaves standing: those
-    /// mailboxes, if mbsync named each; else all that it was taken on for.
+    /// Which requests are still pending after a run that failed on some mailboxes:
+    /// those mailboxes, if mbsync named each; else all that it claimed.
     fn failed(&self, claimed: &requests::Claimed, problems: &[Problem]) -> requests::Claimed {
         let all =
             || claimed.iter().map(|(target, failures)| (target.clone(), failures + 1)).collect();
@@ -317,7 +317,7 @@ impl Backend for AccountBackend<'_> {
         hooks::mark_echo(&self.dir);
         let written = requests::submit(&self.dir, targets, urgent).is_ok();
         if !written {
-            // A full disk loses nothing: who cannot write the request carries it.
+            // A full disk loses nothing: the process keeps in memory what it cannot write.
             self.unwritten.extend(targets.iter().cloned());
         }
         written
@@ -365,9 +365,7 @@ impl Backend for AccountBackend<'_> {
                     Orphan::Stopped => return Locked::Stopped,
                 }
                 if started.elapsed() > Duration::from_millis(5) {
-                    self.say(|| {
-                        format!("waited {} for the run under way", short(started.elapsed()))
-                    });
+                    self.say(|| format!("waited {} for another run", short(started.elapsed())));
                 }
                 self.lock = Some(lock);
                 Locked::Held
@@ -376,7 +374,7 @@ impl Backend for AccountBackend<'_> {
             Ok(LockWait::Stopped) => Locked::Stopped,
             Err(error) => {
                 self.note("lock", Err(error));
-                // What is written nowhere is known to this process alone.
+                // What is not on disk is known to this process alone.
                 if self.unwritten.is_empty() { Locked::Unavailable } else { Locked::TooLong }
             }
         }
@@ -384,7 +382,7 @@ impl Backend for AccountBackend<'_> {
 
     fn unlock(&mut self) {
         self.lock = None;
-        // Only now: a command that hangs, or that syncs, holds up nobody.
+        // Only now: a command that hangs, or that syncs, delays no other process.
         if let Some(hook_env) = self.hook_env.take() {
             hook_env.run(self.context);
         }
@@ -399,7 +397,7 @@ impl Backend for AccountBackend<'_> {
                 self.queue = queue;
                 self.queue.is_some()
             }
-            // Nobody can hold it: each is his own queue then.
+            // No process can hold it: each has its own queue then.
             Err(error) => {
                 self.note("queue.lock", Err(error));
                 true
@@ -472,7 +470,7 @@ impl Backend for AccountBackend<'_> {
             changes.wait(at_most, self.shutdown.cancel());
             return self.paused();
         }
-        // What changed before the watch was set would be missed: look again first.
+        // What changed before the watch was set would be missed: check again first.
         self.changed = Some(StateWatch::of(&self.dir));
         Paused::Over
     }
@@ -630,7 +628,7 @@ impl Attempt<'_> {
         mbsync::run(&self.job, lock, self.shutdown, companion)
     }
 
-    /// Says what is decided, to a user who wants to know it.
+    /// Prints a decision, with `--verbose`.
     pub fn say(&self, text: impl FnOnce() -> String) {
         if self.job.verbose {
             say(self.context, &text());
@@ -657,7 +655,7 @@ pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
     std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
 }
 
-/// The end of a run that has no words for mbsync, which would take none amiss.
+/// The end of a run without arguments for mbsync, which would reject an empty list.
 fn nothing_to_name(unreachable: &[String]) -> RunEnd {
     let (exit, text) = match unreachable {
         // Asked for when .mbsyncrc still had them.
@@ -666,7 +664,7 @@ fn nothing_to_name(unreachable: &[String]) -> RunEnd {
             let names = names.join(", ");
             (
                 ExitStatus::Config,
-                format!("mbsync cannot be told to sync {names}; rename it in .mbsyncrc"),
+                format!("mbsync has no way to name {names}; rename it in .mbsyncrc"),
             )
         }
     };

@@ -8,7 +8,7 @@
 //! over. There the Maildir before and after the run tells, together with what
 //! mbsync says: how many messages it removed here, and to how many it gave other
 //! flags. Only where that is all that was removed and changed, in all mailboxes of
-//! the run, did nobody else do it meanwhile.
+//! the run, was no other program involved.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,7 +26,7 @@ use crate::verdict::gone::{Gone, Kept, LeftByRun, left_by_run};
 use crate::verdict::maildir::{self, Files, Moved, Stamp};
 use crate::verdict::record::{self, Entry, Record};
 
-/// Most records kept open; of further mailboxes only deletions are told, by isync
+/// Most records kept open; of further mailboxes only deletions are reported, by isync
 /// 1.5.
 const MOST_OPEN: usize = 400;
 
@@ -93,7 +93,7 @@ impl Snapshot {
     /// that the run has made are among those `now` there, and not in the snapshot. A
     /// record that cannot be read tells nothing.
     ///
-    /// `log`: what mbsync said of a run that went well. `by_scan`: what a look at the
+    /// `log`: what mbsync said of a run that went well. `by_scan`: what a scan of the
     /// far side has found gone, by [`clean::key`].
     #[must_use]
     pub fn changes(
@@ -206,7 +206,7 @@ impl Snapshot {
         Some((removed, Gone { record, ..gone }))
     }
 
-    /// An earlier run has removed the message of this entry, and has been told of.
+    /// An earlier run has removed the message of this entry, and has reported it.
     fn was_counted(&self, key: &str, entry: &Entry) -> bool {
         let record = self.maildirs.get(key).and_then(|maildir| maildir.record.as_ref());
         let kept = Kept { by_scan: None, by_run: self.gone.get(key) };

@@ -49,10 +49,10 @@ pub fn take_echo(dir: &StateDir) -> bool {
     std::fs::remove_file(dir.file(ECHO)).is_ok()
 }
 
-/// What the user's commands are told of a run.
+/// What the user's commands learn about a run, in their environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookEnv {
-    /// Unread messages that it brought.
+    /// Unread messages that it pulled.
     new: usize,
     /// The mailboxes they are in, by near name.
     mailboxes: Vec<String>,
@@ -61,8 +61,8 @@ pub struct HookEnv {
 }
 
 impl HookEnv {
-    /// The facts of a run that began then; `None` if there is no command to tell
-    /// them to, or nothing but an echo to tell.
+    /// The environment for a run that began then; `None` if there is no command, or
+    /// the run was an echo that changed nothing.
     #[must_use]
     pub fn of(
         settings: &Settings,
@@ -90,7 +90,7 @@ impl HookEnv {
         Some(hook_env)
     }
 
-    /// Leaves a process behind that runs the commands; nobody waits for it.
+    /// Starts a detached process that runs the commands; no process waits for it.
     pub fn run(&self, context: AccountContext<'_>) {
         let headline = self
             .newest
@@ -150,7 +150,7 @@ fn changed<'a>(
 }
 
 /// Sets the mode of `new/` of each changed mailbox to what it is. mutt and
-/// neomutt watch only that directory, and the attribute event makes them look
+/// neomutt watch only that directory, and the attribute event makes them check
 /// at once, where flags and deletions would show at the next key (tried with
 /// mutt 2.2.12 and neomutt 20220429). No mtime changes.
 pub fn refresh(changes: &[Change], mailboxes: &[Mailbox]) {

@@ -26,7 +26,7 @@ use crate::state::lock::Lock;
 
 /// How long TERM is given before KILL follows.
 const GRACE: Duration = Duration::from_secs(5);
-/// Longest line of output looked at; the rest of it is dropped.
+/// Longest line of output that is read; the rest of it is dropped.
 const LONGEST_LINE: usize = 8 * 1024;
 /// Most lines kept for the report.
 const MOST_LINES: usize = 200;
@@ -286,7 +286,7 @@ impl<'a> Supervised<'a> {
                 continue;
             }
             self.read();
-            // Before its end is looked at: a terminal's signal reaches mbsync and us at
+            // Before its end is judged: a terminal's signal reaches mbsync and us at
             // once, and that is no failure of mbsync's.
             if let (false, Some(signal)) = (self.child.is_ending(), shutdown.signal()) {
                 self.end(Why::Signal(signal));
@@ -374,7 +374,7 @@ impl<'a> Supervised<'a> {
     /// Of a wrapper that was killed mbsync itself may be left, of mbsync what it has
     /// started: the next run must meet neither.
     fn end_orphans(&mut self) {
-        // Without a group of its own they cannot be told from other processes.
+        // Without their own process group they look like any other process.
         if !self.child.is_ending()
             && self.job.prompt != Prompt::Terminal
             && !procfs::group_members(self.child.pid()).is_empty()

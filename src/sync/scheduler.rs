@@ -2,24 +2,25 @@
 //! once, none forgotten.
 //!
 //! The protocol alone, over [`Backend`], so that a test can let any number of
-//! processes take their steps in any order and kill them anywhere. Knows
-//! nothing of files, clocks or mbsync.
+//! processes take their steps in any order and kill them anywhere. Does not
+//! depend on: files, clocks, mbsync.
 //!
 //! The rules:
 //!
-//! 1. A request is on disk before anything else is done about it.
-//! 2. Only the holder of the account's lock takes requests and runs mbsync. What
-//!    it takes, it takes before the run starts.
-//! 3. A foreground command waits for the lock itself, and then looks whether its
-//!    request still stands. If not, a run that started later has served it.
-//! 4. A background command needs somebody who will look after it has gone:
-//!    the waiter, the one process that holds the queue, or a child it leaves
-//!    behind as that process. A request that could not be put on disk is seen
-//!    by nobody else, and goes to a child of its own.
-//! 5. Who gives up the queue (or stops waiting) looks once more *after* giving it
-//!    up. A request is on disk before its maker finds the queue held; so either
-//!    the leaver sees the request, or its maker finds the queue free. Who is
-//!    told to stop looks at nothing and leaves nobody: the next command serves.
+//! 1. A request is written to disk before anything else happens to it.
+//! 2. Only the holder of the account's lock claims requests and runs mbsync. It
+//!    claims them before the run starts.
+//! 3. A foreground command waits for the lock itself, and then checks whether its
+//!    request is still pending. If not, a run that started later has served it.
+//! 4. A background command delegates its request: to the waiter, to the process
+//!    that owns the queue, or to a child that it starts as that process. A
+//!    request that could not be written to disk is invisible to other processes,
+//!    so it always goes to a child.
+//! 5. A process that releases the queue (or stops waiting) checks for fresh
+//!    requests *after* the release. A request is on disk before its command finds
+//!    the queue held; so either the releasing process sees the request, or the
+//!    command finds the queue free. A process ended by a signal checks nothing
+//!    and starts no child: the next command serves the request.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,17 +34,17 @@ const LOCK_AGAIN: Duration = Duration::from_secs(30);
 /// The world as the protocol sees it: one account's state directory, the clock,
 /// mbsync.
 pub trait Backend {
-    /// What a run came to.
+    /// The result of a run.
     type Report: RunOutcome;
 
     /// Puts the requests on disk. False if they cannot be: then only this
-    /// process, and a child it leaves, know of them.
+    /// process, and a child it starts, know of them.
     fn submit(&mut self, targets: &BTreeSet<Target>, urgent: bool) -> bool;
-    /// How requests made earlier stand. Only asked while the lock is held.
+    /// The state of requests made earlier. Only asked while the lock is held.
     fn request_state(&mut self, targets: &BTreeSet<Target>) -> RequestState;
-    /// How long until some request is due; `None` if none stands.
+    /// How long until some request is due; `None` if none is pending.
     fn next_due(&mut self) -> Option<Duration>;
-    /// A request stands that no run has been tried for.
+    /// A request is pending that no run has tried to serve.
     fn any_fresh(&mut self) -> bool;
     /// The last run was refused the login, or got no password: it may not have
     /// been able to ask for one.
@@ -59,28 +60,28 @@ pub trait Backend {
     fn leave_queue(&mut self);
     /// A waiter is alive, and will see any request on disk.
     fn waiter_is_alive(&mut self) -> bool;
-    /// Leaves a child that holds the queue if this process did, which does so
-    /// from now on no more. False if it cannot.
+    /// Starts a child that takes over the queue if this process held it. False if
+    /// there can be none.
     fn leave_child(&mut self) -> bool;
 
-    /// What throttle and backoff say of a run now: neither of an urgent one,
-    /// backoff nothing of an impatient one.
+    /// Whether throttle and backoff allow a run now. Neither holds up an urgent one,
+    /// and backoff does not hold up an impatient one.
     fn gate(&mut self, urgent: bool, impatient: bool) -> Gate;
     /// Waits; ends early when the account's files change, and may end early
     /// for no reason.
     fn pause(&mut self, at_most: Duration) -> Paused;
-    /// Waits the quiet time wanted before a run in the background: mutt may
-    /// still be writing.
+    /// Waits the quiet time before a run in the background: mutt may still be
+    /// writing.
     fn settle(&mut self) -> Paused;
     /// Time passed since any fixed moment.
     fn clock(&mut self) -> Duration;
-    /// Takes what is due, runs mbsync, settles the requests. With the lock held.
+    /// Claims what is due, runs mbsync, settles the requests. With the lock held.
     fn run(&mut self) -> Self::Report;
 }
 
 /// The protocol's view of a run.
 pub trait RunOutcome {
-    /// Trying again cannot help before somebody mends something.
+    /// Trying again cannot help until something is fixed.
     fn is_hopeless(&self) -> bool;
     /// A signal ended it.
     fn stopped(&self) -> bool;
@@ -93,8 +94,8 @@ pub enum Locked {
     Held,
     /// Another process held it too long.
     TooLong,
-    /// It cannot be opened, and other processes may be able to: who only looks
-    /// after what is on disk had better make way for them.
+    /// It cannot be opened, and other processes may be able to: a process whose
+    /// requests are all on disk leaves them to those.
     Unavailable,
     /// A signal came.
     Stopped,
@@ -114,18 +115,18 @@ pub enum Paused {
 pub enum Gate {
     /// Now.
     Open,
-    /// After so long, to keep the throttle.
+    /// After so long: rate limit.
     Throttled(Duration),
-    /// After so long, for the last runs failed.
+    /// After so long: the last runs failed.
     BackingOff(Duration),
 }
 
-/// How a command wants its request treated.
+/// How a request is treated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestOptions {
     /// `--force`: not throttled.
     pub urgent: bool,
-    /// Somebody sits in front of it (or forces it): backoff does not hold it up.
+    /// A user waits for it (or forces it): backoff does not hold it up.
     pub impatient: bool,
     /// `--block`: stay until served.
     pub block: bool,
@@ -134,21 +135,21 @@ pub struct RequestOptions {
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestOutcome<R> {
-    /// A run of ours, which took it on.
+    /// A run of ours.
     Ran(R),
     /// A run of another process served it.
     Served,
-    /// A run of another process took it on and failed; it stands.
+    /// A run of another process claimed it and failed; it is still pending.
     Failed,
-    /// Somebody will run it, after about so long.
+    /// Another process will run it, after about so long.
     Queued(Duration, By),
-    /// Not tried: backoff is in force for so long. It stands.
+    /// Not tried: backoff lasts for so long. It is still pending.
     BackingOff(Duration),
-    /// Another process held the lock too long. It stands.
+    /// Another process held the lock too long. It is still pending.
     LockHeld,
-    /// A signal came. It stands.
+    /// A signal came. It is still pending.
     Stopped,
-    /// Nobody could be left behind to serve it. It stands.
+    /// No process could be started to serve it. It is still pending.
     Stranded,
 }
 
@@ -162,7 +163,7 @@ impl<R: RunOutcome> RequestOutcome<R> {
     }
 }
 
-/// Who looks after a queued request.
+/// The process that will serve a queued request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// The waiter.
@@ -211,7 +212,7 @@ fn run_until_served<B: Backend>(
             RequestState::Failed => Some(RequestOutcome::Failed),
             RequestState::Fresh => None,
         };
-        // The run that failed may have had nobody to ask for the password: a
+        // The run that failed may have had no user to ask for the password: a
         // key pressed in front of a terminal is not answered by its failure.
         let asks_itself = matches!(early, Some(RequestOutcome::Failed))
             && options.impatient
@@ -247,7 +248,7 @@ fn run_until_served<B: Backend>(
     }
 }
 
-/// A command in the background: sees to it that somebody will serve the request.
+/// A command in the background: ensures that some process will serve the request.
 pub fn background<B: Backend>(
     backend: &mut B,
     targets: &BTreeSet<Target>,
@@ -275,12 +276,12 @@ fn delegate<B: Backend>(
     RequestOutcome::Stranded
 }
 
-/// The child left behind: holds the queue, waits, serves, looks again, goes.
-/// Failures are waited out for about `patience` in all.
+/// The process that owns the queue: waits, serves, checks again, ends. It waits
+/// out failures for about `patience` in all.
 pub fn run_queue_owner<B: Backend>(backend: &mut B, patience: Duration) {
     loop {
-        // Anew for each request that came too late for the last look: its maker
-        // found the queue held, where a child of its own would have begun anew.
+        // Once more for each request that came too late for the last check: its
+        // command found the queue held and started no child.
         let going = drain_queue(backend, patience);
         backend.leave_queue();
         if going == Going::AtOnce || !backend.any_fresh() || !backend.try_queue() {
@@ -289,7 +290,7 @@ pub fn run_queue_owner<B: Backend>(backend: &mut B, patience: Duration) {
     }
 }
 
-/// Whether who leaves the queue may look once more.
+/// Whether the queue's owner checks once more after releasing it.
 #[derive(PartialEq, Eq)]
 enum Going {
     AtOnce,
@@ -348,7 +349,7 @@ fn drain_queue<B: Backend>(backend: &mut B, patience: Duration) -> Going {
     Going::WhenNothingIsFresh
 }
 
-/// Rule 5, for whoever others relied on.
+/// Rule 5, for a process that others relied on.
 pub fn recheck_after_release<B: Backend>(backend: &mut B) {
     if backend.any_fresh() {
         let _ = delegate(backend, Duration::ZERO, true);
@@ -357,8 +358,8 @@ pub fn recheck_after_release<B: Backend>(backend: &mut B) {
 
 #[cfg(test)]
 mod tests {
-    //! Moments that the model in `tests/flight_model.rs` reaches seldom: here
-    //! each is told, and what is done about it is written down.
+    //! States that the model of the scheduler (`tests/`) reaches seldom: each is
+    //! set up here, with what follows.
 
     use super::*;
     use std::collections::VecDeque;
@@ -406,7 +407,7 @@ mod tests {
         type Report = Came;
 
         fn submit(&mut self, _: &BTreeSet<Target>, _: bool) -> bool {
-            self.done.push("demand");
+            self.done.push("submit");
             !self.unwritable
         }
 
@@ -590,7 +591,7 @@ mod tests {
         assert_eq!(by(&mut ScriptedBackend::default()), queued(By::Child));
         let mut alone = ScriptedBackend { childless: true, ..ScriptedBackend::default() };
         assert_eq!(by(&mut alone), RequestOutcome::Stranded);
-        assert_eq!(alone.done, ["demand", "try_queue", "leave_child", "leave_queue"]);
+        assert_eq!(alone.done, ["submit", "try_queue", "leave_child", "leave_queue"]);
         // Nobody else can see what is not on disk.
         let blind = ScriptedBackend {
             unwritable: true,
@@ -600,7 +601,7 @@ mod tests {
         };
         let mut blind = blind;
         assert_eq!(by(&mut blind), queued(By::Child));
-        assert_eq!(blind.done, ["demand", "leave_child"]);
+        assert_eq!(blind.done, ["submit", "leave_child"]);
     }
 
     #[test]
@@ -609,7 +610,7 @@ mod tests {
         run_queue_owner(&mut script, HOUR);
         let once = ["settle", "leave_queue", "any_fresh"];
         assert_eq!(script.done, [&once[..], &["try_queue"], &once[..]].concat());
-        // Unless somebody else looks after it by now.
+        // Unless another process serves it by now.
         let mut script = ScriptedBackend {
             fresh: [true].into(),
             queue_held: true,

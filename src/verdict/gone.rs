@@ -4,9 +4,9 @@
 //! isync 1.5 does not save its record when a deletion is all that a run has
 //! carried over in a mailbox (`save_state` in `src/sync_state.c`: only what was
 //! journaled counts, and the purge of entries is not). So the record says as much
-//! after that run as before it, and only a look at both sides tells a deletion
+//! after that run as before it, and only a scan of both sides tells a deletion
 //! that was carried over from one that waits. What was seen of the far side is
-//! kept here, for judging the near side, which is looked at without a connection.
+//! kept here, for judging the near side, which is scanned without a connection.
 //!
 //! A UID is never given out again, so a far message that is gone stays gone. One
 //! that is \Deleted may be undeleted: then the far side is judged to differ, for
@@ -48,8 +48,8 @@ impl Gone {
 pub struct Kept<'a> {
     /// Seen on the server.
     pub by_scan: Option<&'a Gone>,
-    /// Concluded from a run that ended well: true when it was made, and to be
-    /// confirmed by a look before anybody relies on it who can look.
+    /// Concluded from a run that ended well. True at that time; a waiter with a
+    /// connection confirms it by a scan before it relies on it.
     pub by_run: Option<&'a Gone>,
 }
 
@@ -98,13 +98,13 @@ impl Known<'_> {
         })
     }
 
-    /// The last look has seen the far message \Deleted.
+    /// The last scan has seen the far message \Deleted.
     #[must_use]
     pub fn was_seen_deleted(self, far: u32) -> bool {
         self.by_scan.is_some_and(|known| known.deleted.contains(far))
     }
 
-    /// Whether a run has been concluded from that no look has confirmed.
+    /// Whether conclusions from a run await confirmation by a scan.
     #[must_use]
     pub fn is_unconfirmed(self) -> bool {
         let Some(run) = self.by_run else { return false };
@@ -182,7 +182,7 @@ pub fn left_by_run(
     left
 }
 
-/// For a look that there was not.
+/// In place of a scan that did not take place.
 static NONE: Gone =
     Gone { record: None, gone: UidSet::EMPTY, deleted: UidSet::EMPTY, pending: UidSet::EMPTY };
 

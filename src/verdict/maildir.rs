@@ -352,7 +352,7 @@ fn missing(entry: &Entry, rules: &Rules, known: Known<'_>) -> Option<Difference>
         return None;
     }
     // Recorded as \Deleted, the far one is it already, or its flags differ from
-    // the record; and nobody removes it.
+    // the record; and no program removes it.
     let deleted = entry.flags.has(Flags::TRASHED) && !rules.expunge_far;
     (!(deleted && entry.kind == EntryKind::Plain)).then_some(Difference::Deleted)
 }

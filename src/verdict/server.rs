@@ -64,7 +64,7 @@ pub enum StatusVerdict {
     Clean,
     /// Possibly different: this scan decides.
     Scan(FetchScope),
-    /// It cannot be told, and why.
+    /// Unknown, and why.
     Unknown(String),
 }
 
@@ -138,7 +138,7 @@ pub enum Fetched {
     ChangedSince(Vec<(u32, Flags)>),
 }
 
-/// What a look at the far side comes to.
+/// The result of judging the far side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
     /// The verdict.
@@ -151,7 +151,7 @@ pub struct Settled {
 /// found, `fetched` the flags. UIDs in `fetched` alone are of messages that
 /// came or went between the two, and for the next scan to judge.
 ///
-/// `near` gives the messages on the near side, if they can be told, and is asked
+/// `near` lists the messages on the near side, if they are known, and is called
 /// when one is gone here. `known`: what was known to be gone before.
 #[must_use]
 pub fn judge_server(
@@ -261,7 +261,7 @@ pub fn judge_server(
     Settled { verdict: SideVerdict::from_changes(changes), gone }
 }
 
-/// The near side, looked at when it first matters.
+/// The near side, listed when it first matters.
 struct Near<Ask> {
     ask: Option<Ask>,
     listing: Option<Numbered>,
@@ -274,7 +274,7 @@ enum Half {
     Never,
     Gone,
     There(Flags),
-    /// It cannot be told.
+    /// Unknown.
     Unknown,
 }
 
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_on_the_far_side_cannot_be_told() {
+    fn what_expires_on_the_far_side_is_unknown() {
         let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\
                     MaxExpiredNearUid 3\n\n";
         let record = record::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();

@@ -120,7 +120,7 @@ impl<'a> Runner<'a> {
     /// Notices a new request.
     pub fn note_request(&mut self, now: Duration) {
         if self.requested.is_none() && self.backend.any_fresh() {
-            self.log.say(|| "asked for".into());
+            self.log.say(|| "requested".into());
             self.requested = Some(Debounce::again(None, now));
         }
     }

@@ -115,7 +115,7 @@ fn stand_by(
     log: &Log,
 ) -> Result<Lock, WaitEnd> {
     let file = runner.dir().file("waiter.lock");
-    let on_standby = || log.say(|| "another waiter is alive; standing by".into());
+    let on_standby = || log.say(|| "another waiter is running; on standby".into());
     match standby::wait(&file, shutdown, cancel, on_standby) {
         Ok(Standby::Ours { lock, waited }) => {
             if waited {
@@ -213,8 +213,7 @@ impl<'a> Waiter<'a> {
         let now = clock::now();
         let events = self.local.events();
         if events.overflow {
-            self.log
-                .say(|| "more happened than the kernel could tell; looking at everything".into());
+            self.log.say(|| "inotify events were lost; scanning everything".into());
             self.mailboxes.rescan_all();
         }
         self.mailboxes.touch(&events.mail, now);
@@ -249,7 +248,7 @@ impl<'a> Waiter<'a> {
             self.mailboxes.server_changed(*at, status, *hidden, quiet);
         }
         if events.list_changed {
-            self.log.say(|| "mailboxes came or went on the server".into());
+            self.log.say(|| "mailboxes were created or removed on the server".into());
             self.watch_server();
         }
     }
@@ -368,7 +367,7 @@ impl<'a> Waiter<'a> {
         AfterSync::Again
     }
 
-    /// The connection that was lent to a run watches again, or is made anew.
+    /// The connection that was lent to a run watches again, or is replaced.
     fn take_back(&mut self, lease: &LeaseOutcome) {
         match self.runner.note_lease(lease) {
             Some(Returned::Broken(why)) => {
@@ -427,7 +426,7 @@ impl<'a> Waiter<'a> {
             return false;
         }
         if self.local.must_list() {
-            // What is here already must not look as if it were only on the server.
+            // What is here already must not count as only on the server.
             self.list_mailboxes();
         }
         if self.server.is_held_back(self.runner.backoff().as_ref(), SystemTime::now(), now) {
@@ -611,14 +610,16 @@ impl<'a> Waiter<'a> {
         self.config_prints = now;
         match (self.options.check)() {
             Ok(()) => {
-                self.log.say(|| "the configuration has changed; beginning again with it".into());
+                self.log.say(|| "the configuration has changed; starting again with it".into());
                 true
             }
             Err(failure) => {
                 // The file may be another one now, under the same name.
                 self.local.watch(&self.watch_paths());
                 if self.is_first {
-                    print(&format!("mutt-sync: {failure}; going on with what was read before"));
+                    print(&format!(
+                        "mutt-sync: {failure}; the previous configuration stays in use"
+                    ));
                 }
                 false
             }

@@ -72,7 +72,7 @@ fn g8_while_idling_running_mbsync_and_standing_by() {
         waiter.wait_said("connected by", SOON);
         at_rest(&home, &waiter, &mbsync);
         let second = begin(&home);
-        second.wait_said("standing by", SOON);
+        second.wait_said("on standby", SOON);
         sleep(ms(50));
         let begun = Instant::now();
         process::kill(second.pid(), signal.0);
