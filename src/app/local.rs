@@ -24,7 +24,8 @@ use crate::sync::account::{self, AccountBackend, RunOptions, RunReport};
 use crate::sync::context::AccountContext;
 use crate::sync::hooks;
 use crate::sync::scheduler::{self, By, RequestOutcome};
-use crate::text::{short, summary_line};
+use crate::sync::summary::summary_line;
+use crate::text::short;
 
 /// The program `mutt-sync`. What needs a server is left to the one beside it.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitStatus {

@@ -6,6 +6,7 @@
 
 mod completions;
 mod install;
+mod layers;
 mod manual;
 mod services;
 mod setup;
