@@ -12,7 +12,7 @@ use mail_parser::{HeaderName, HeaderValue, MessageParser};
 use std::io;
 use std::path::Path;
 
-/// The most bytes of a message that are looked at. RFC 5322 bounds lines, not
+/// The most bytes of a message that are read. RFC 5322 bounds lines, not
 /// heads; real heads seldom pass 20 KiB.
 pub const HEAD_LIMIT: usize = 64 * 1024;
 

@@ -1,8 +1,11 @@
 //! mutt-sync decides when mail is synced for people who read it in mutt or
 //! neomutt from a local Maildir, with mbsync carrying it.
 //!
-//! The arrows run downwards only:
-//! cli → settings → mbsyncrc → account → state → verdict → sync → watch.
+//! The modules in the order of their imports, which a test checks: each may use
+//! those before it, and none after it.
+//!
+//!     error, text, os, model, mbsync_version, mbsyncrc, headers, state, settings,
+//!     verdict, imap, sync, lend, watch, mutt, report, cli, app
 
 // What comes from outside is never unwrapped; tests may.
 #![deny(clippy::unwrap_used, clippy::expect_used)]

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mbsyncrc::IsyncVersion;
 use crate::os::child::{Child, Scope};
 use crate::os::file;
 use crate::os::wait::{Woken, after};
@@ -22,6 +21,15 @@ const LONGEST: usize = 4096;
 /// How long mbsync may take to say its version, and then to end.
 const LIMIT: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(50);
+
+/// The language of a version of isync. 1.3 is read as 1.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IsyncVersion {
+    /// isync 1.4 and before.
+    V1_4,
+    /// isync 1.5.
+    V1_5,
+}
 
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct KnownVersion {

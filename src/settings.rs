@@ -153,12 +153,12 @@ impl Settings {
     /// The throttle's two settings.
     #[must_use]
     pub fn rate(&self) -> Rate {
-        Rate { distance: self.throttle, burst: self.burst }
+        Rate { interval: self.throttle, burst: self.burst }
     }
 
     /// The backoff's two settings.
     #[must_use]
-    pub fn patience(&self) -> BackoffPolicy {
+    pub fn backoff_policy(&self) -> BackoffPolicy {
         BackoffPolicy { first: self.retry, longest: self.retry_max }
     }
 }
@@ -186,7 +186,7 @@ impl File {
     /// 78, with the line, for a text that is not TOML, an unknown key (with the
     /// most similar one) and a value of the wrong kind.
     pub fn parse(text: &str, name: &str, home: &Path) -> Result<Self, Error> {
-        let source = Source { text, name, home };
+        let source = SettingsText { text, name, home };
         let mut table = DeTable::parse(text)
             .map_err(|error| source.error(error.span(), error.message()))?
             .into_inner();
@@ -206,13 +206,13 @@ impl File {
 }
 
 /// The text that is read.
-struct Source<'a> {
+struct SettingsText<'a> {
     text: &'a str,
     name: &'a str,
     home: &'a Path,
 }
 
-impl<'a> Source<'a> {
+impl<'a> SettingsText<'a> {
     fn error(&self, at: Option<Range<usize>>, why: &str) -> Error {
         let before = self.text.get(..at.map_or(0, |span| span.start)).unwrap_or_default();
         Error::config(format!("{}:{}: {why}", self.name, before.matches('\n').count() + 1))

@@ -23,7 +23,7 @@ use mutt_sync::os::wait::Cancel;
 use mutt_sync::settings::{self, duration};
 use mutt_sync::state::names as files;
 use mutt_sync::sync::output::{problem, redact, says_nothing_of_the_run};
-use mutt_sync::sync::run_log;
+use mutt_sync::sync::run_log::RunLogReader;
 use mutt_sync::verdict::gone::KnownGone;
 use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
 use mutt_sync::verdict::record::{self, Counts, Entry, EntryKind, Placeholder, Record};
@@ -490,7 +490,7 @@ pub fn settings_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(file) = settings::File::parse(&text, "config.toml", Path::new("/home/u")) {
         for settings in file.accounts.values().chain([file.of("none")]) {
-            let _ = (settings.rate(), settings.patience());
+            let _ = (settings.rate(), settings.backoff_policy());
         }
     }
     if let Ok(some) = duration(&text, false) {
@@ -507,9 +507,9 @@ pub fn all_names(bytes: &[u8]) {
     }
     let want = Target::Mailbox { channel: first.to_owned(), name: second.to_owned() };
     for want in [want, Target::Channel(second.to_owned()), Target::Account] {
-        let file = files::want(&want);
+        let file = files::file_of(&want);
         fit_for_a_file(&file);
-        let read = files::want_of(&file).expect("a want of ours");
+        let read = files::target_of(&file).expect("a want of ours");
         let wider = match (&want, &read) {
             (_, Target::Account) => true,
             (Target::Mailbox { channel, .. }, Target::Channel(read)) => channel == read,
@@ -517,8 +517,8 @@ pub fn all_names(bytes: &[u8]) {
         };
         assert!(wider, "{want:?} is kept as {read:?}");
     }
-    if let Some(want) = files::want_of(&text) {
-        assert_eq!(files::want(&want), *text);
+    if let Some(want) = files::target_of(&text) {
+        assert_eq!(files::file_of(&want), *text);
     }
 
     let coded = names::to_utf7(&text);
@@ -544,7 +544,7 @@ fn fit_for_a_file(name: &str) {
 pub fn mbsync_output(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (secret, output) = text.split_once('\n').unwrap_or(("hunter2", &text));
-    let mut reader = run_log::RunLogReader::default();
+    let mut reader = RunLogReader::default();
     output.split('\n').for_each(|line| reader.line(line));
     // As many mailboxes as it says so of.
     let synchronized = output.split('\n').filter(|line| *line == "Synchronizing...").count();

@@ -20,10 +20,12 @@ use crate::os::signals::Shutdown;
 use crate::state::StateDir;
 use crate::state::backoff::{self, Backoff};
 use crate::state::last_run::{self, LastRun};
-use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
+use crate::sync::account::{self, AccountBackend, RunOptions, RunReport};
+use crate::sync::context::AccountContext;
 use crate::sync::hooks;
 use crate::sync::scheduler::{self, By, RequestOutcome};
-use crate::text::{short, summary_line};
+use crate::sync::summary::summary_line;
+use crate::text::short;
 
 /// The program `mutt-sync`. What needs a server is left to the one beside it.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitStatus {
@@ -253,7 +255,7 @@ impl App<'_> {
                     RunOptions::in_background(context.settings),
                 )?;
                 if scheduler::Backend::try_queue(&mut backend) {
-                    scheduler::queued(&mut backend, account::PATIENCE);
+                    scheduler::run_queue_owner(&mut backend, account::PATIENCE);
                 }
                 Ok(ExitStatus::Done)
             }

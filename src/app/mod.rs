@@ -18,12 +18,13 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use crate::cli::Cli;
 use crate::error::{Error, ExitStatus, with_hint};
 use crate::lend::tunnel;
-use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
+use crate::mbsync_version::IsyncVersion;
+use crate::mbsyncrc::{self, Config, Env};
 use crate::model::{Account, Target};
 use crate::mutt;
 use crate::os::file;
 use crate::settings;
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 use crate::text::sanitize;
 
 /// Most bytes of config.toml.

@@ -9,7 +9,7 @@ use crate::cli::Cli;
 use crate::error::{Error, ExitStatus};
 use crate::os::signals::Shutdown;
 use crate::report::check;
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 use crate::watch::{self, WaitEnd};
 
 /// The program `mutt-sync-net`: every mode.

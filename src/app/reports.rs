@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use super::{App, Selection, out};
 use crate::error::{Error, ExitStatus};
-use crate::mbsyncrc::{self, IsyncVersion};
+use crate::mbsync_version::IsyncVersion;
+use crate::mbsyncrc;
 use crate::model::{Account, Mailbox, Target};
 use crate::mutt;
 use crate::os::file;
 use crate::report::list::AccountList;
 use crate::report::status;
 use crate::state::{LARGEST, StateDir, requests};
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 use crate::text::{sanitize, short};
 use crate::verdict::Rules;
 

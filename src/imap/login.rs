@@ -164,7 +164,8 @@ pub fn log_in(
         Zeroizing::new(String::from_utf8_lossy(&pass).into_owned()),
         Zeroizing::new(STANDARD.encode(&*pass)),
     ];
-    let login = Login { transport, place: &place, mechanism, user: &user, after: None, spoken };
+    let login =
+        LoginAttempt { transport, place: &place, mechanism, user: &user, after: None, spoken };
     login.run(&pass, &offered, server)
 }
 
@@ -198,7 +199,7 @@ enum Said {
     Done,
 }
 
-struct Login<'a> {
+struct LoginAttempt<'a> {
     transport: &'a mut Transport,
     place: &'a str,
     mechanism: Mechanism,
@@ -211,7 +212,7 @@ struct Login<'a> {
 
 const TAG: &[u8] = b"l1";
 
-impl Login<'_> {
+impl LoginAttempt<'_> {
     fn run(
         mut self,
         pass: &[u8],

@@ -7,7 +7,7 @@
 //! [`to_utf7`] and [`from_utf7`].
 
 use super::values::{Listed, Namespace};
-use crate::mbsyncrc::IsyncVersion;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Channel, ImapStore};
 
 /// How the names of one store are turned.

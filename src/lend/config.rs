@@ -64,7 +64,7 @@ struct CopiedSection {
 /// The copy of a file that mbsync takes.
 ///
 /// # Errors
-/// What stands against it.
+/// Why there can be no copy.
 pub fn copy(text: &[u8], purpose: &Purpose<'_>) -> Result<Zeroizing<Vec<u8>>, Obstacle> {
     let sections = sections(text)?;
     let (login, needed) = needed(&sections, purpose)?;

@@ -20,7 +20,7 @@ use std::os::unix::net::UnixStream;
 const ROOM: usize = 128 * 1024;
 /// Most bytes taken at once.
 const CHUNK: usize = ROOM / 2;
-/// Longest command line that is looked into; mbsync's are below 1100 bytes.
+/// Longest command line that is parsed; mbsync's are below 1100 bytes.
 const LONGEST_COMMAND: usize = 16 * 1024;
 /// Most commands under way before no more are taken.
 const MOST_COMMANDS: usize = 1000;
@@ -28,7 +28,7 @@ const MOST_COMMANDS: usize = 1000;
 const HEAD: usize = 64;
 const TAIL: usize = 24;
 
-/// Most steps before the rest of the world is looked at.
+/// Most steps before the caller checks its other descriptors.
 const MOST_STEPS: usize = 64;
 
 /// What a step of the relay did.
@@ -155,7 +155,7 @@ impl<'c> Relay<'c> {
         self.attached = true;
         self.borrower = Some(borrower);
         let greeting =
-            format!("* PREAUTH [CAPABILITY {}] a connection on loan\r\n", self.capabilities);
+            format!("* PREAUTH [CAPABILITY {}] a lent connection\r\n", self.capabilities);
         self.to_borrower.push(greeting.as_bytes());
         self.pump();
         true
@@ -354,7 +354,9 @@ impl<'c> Relay<'c> {
                 b"NAMESPACE" if whole && namespace.is_some() => {
                     say(&[namespace.as_deref().unwrap_or_default(), tag, b" OK from memory\r\n"]);
                 }
-                verb if NOT_TAKEN.contains(&verb) => say(&[tag, b" BAD not on loan\r\n"]),
+                verb if NOT_TAKEN.contains(&verb) => {
+                    say(&[tag, b" BAD not on a lent connection\r\n"])
+                }
                 _ => return false,
             }
             true
@@ -541,7 +543,7 @@ impl Responses {
                     let word = words.next().unwrap_or_default().to_ascii_uppercase();
                     match &word[..] {
                         b"BYE" => return Err(RelayFault::Server(TransportError::Closed)),
-                        // Text for people, whatever it ends with.
+                        // Human-readable text, whatever it ends with.
                         b"OK" | b"NO" | b"BAD" | b"PREAUTH" => return Ok(()),
                         _ => {}
                     }
@@ -640,7 +642,7 @@ mod tests {
         let mut lease = Lent { relay, server, borrower };
         assert_eq!(
             lease.received(),
-            "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a connection on loan\r\n"
+            "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a lent connection\r\n"
         );
         lease
     }
@@ -679,7 +681,7 @@ mod tests {
         assert_eq!(
             lease.received(),
             "* CAPABILITY IMAP4REV1 UIDPLUS\r\n1 OK from memory\r\n\
-             * NAMESPACE ((\"\" \"/\")) NIL NIL\r\n2 OK from memory\r\n4 BAD not on loan\r\n"
+             * NAMESPACE ((\"\" \"/\")) NIL NIL\r\n2 OK from memory\r\n4 BAD not on a lent connection\r\n"
         );
         lease.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
         assert_eq!(lease.received(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");

@@ -1,7 +1,7 @@
 //! The way from mbsync to the connection: mbsync starts the `Tunnel` of its
 //! configuration, which is this program again. That passes mbsync's socket on to
 //! the waiter, over a descriptor that only mbsync and what it starts have
-//! inherited, and ends: no process stands between, nothing has a name in the
+//! inherited, and ends: no process remains in between, nothing has a name in the
 //! file system that another could use.
 //!
 //! Does not depend on: IMAP, configuration.

@@ -6,10 +6,11 @@
 //! loop of links), this goes on without the part in question. A mailbox that
 //! is only on the server is not found.
 
+use super::Config;
 use super::directories::Directories;
 use super::paths::unflattened;
 use super::pattern::admits;
-use super::{Config, IsyncVersion};
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Channel, Mailbox, MaildirStore, Side, StoreKind, SubFolders};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;

@@ -6,9 +6,10 @@
 //! sections. Facts: `config.c`, `drv_imap.c` and `drv_maildir.c` of isync
 //! 1.4.4 and 1.5.1.
 
+use super::SectionKind;
 use super::ops::SideOps;
 use super::values::{self, Draft, Location, Statement};
-use super::{IsyncVersion, SectionKind};
+use crate::mbsync_version::IsyncVersion;
 use std::path::PathBuf;
 use std::time::Duration;
 

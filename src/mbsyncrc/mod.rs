@@ -22,6 +22,7 @@ pub use resolve::parse;
 pub use select::MbsyncWords;
 
 use crate::error::Error;
+pub use crate::mbsync_version::IsyncVersion;
 use crate::model::Account;
 use crate::os::file;
 use std::hash::Hasher as _;
@@ -31,15 +32,6 @@ use zeroize::Zeroizing;
 
 /// Larger than any file that a person writes.
 const LARGEST: u64 = 4 << 20;
-
-/// The language of a version of isync. 1.3 is read as 1.4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IsyncVersion {
-    /// isync 1.4 and before.
-    V1_4,
-    /// isync 1.5.
-    V1_5,
-}
 
 /// What the meaning of the file depends on.
 #[derive(Debug, Clone)]

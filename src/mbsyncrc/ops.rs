@@ -3,7 +3,7 @@
 //! How mbsync combines the words of these options, and which combinations it
 //! refuses. Does not depend on: lines.
 
-use super::IsyncVersion;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::Sides;
 
 const NEW: u8 = 1;

@@ -8,8 +8,9 @@
 use super::keywords::{self, Keyword, Kind, Versions};
 use super::lexer::{self, Broken, SourceLine};
 use super::values::{ALL_TLS, Draft, End, Location, Login, NEW_TLS, OLD_SIDES, Options, Statement};
-use super::{IsyncVersion, Section, SectionKind};
+use super::{Section, SectionKind};
 use crate::error::Error;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{
     CredentialSource, ImapStore, MaildirStore, Server, Store, StoreKind, SubFolders, TlsMode,
 };

@@ -5,8 +5,9 @@
 
 use super::parser::{self, ChannelSection, LoginSection, Sections};
 use super::values::{End, Location};
-use super::{ChannelGroup, Config, Env, IsyncVersion};
+use super::{ChannelGroup, Config, Env};
 use crate::error::Error;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Channel, Server, Side, Sides, Store, StoreKind, SyncState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -5,8 +5,9 @@
 
 use super::enumerate::is_inbox;
 use super::pattern::admits;
-use super::{ChannelGroup, Config, IsyncVersion};
+use super::{ChannelGroup, Config};
 use crate::error::Error;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Channel, Mailbox, StoreKind, Target};
 use crate::text::suggest;
 use std::collections::{BTreeMap, BTreeSet};

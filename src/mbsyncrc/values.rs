@@ -5,8 +5,9 @@
 //! elsewhere in the file. Errors are without file and line, which the parser
 //! adds.
 
+use super::Env;
 use super::ops::{SideOps, SyncOps};
-use super::{Env, IsyncVersion};
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Server, SubFolders, TlsMode};
 use crate::text::suggest;
 use std::path::{Path, PathBuf};

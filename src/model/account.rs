@@ -49,7 +49,7 @@ pub struct Server {
     pub client_key: Option<PathBuf>,
     /// `CipherString`.
     pub cipher_string: Option<String>,
-    /// `AuthMechs`, upper case; `*` stands for any.
+    /// `AuthMechs`, upper case; `*` means any.
     pub auth_mechs: Vec<String>,
     /// `Timeout`; `None` for 0, without bound.
     pub timeout: Option<Duration>,

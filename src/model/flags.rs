@@ -22,7 +22,7 @@ const NAMES: [(u8, &str); 6] = [
 ];
 
 /// Bit of each letter, 0 for other bytes: a message's name is read many
-/// thousand times a look.
+/// thousand times in a scan.
 const LETTER: [u8; 256] = {
     let mut table = [0; 256];
     let mut bit = 0;

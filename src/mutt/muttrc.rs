@@ -179,7 +179,7 @@ fn hook(
 /// Never `home` or above.
 fn roots(one: &AccountMail<'_>, accounts: &[AccountMail<'_>], home: &Path) -> Vec<String> {
     let own: HashSet<&Path> = maildirs(one).collect();
-    // With all directories above, so that each is looked up and not searched for:
+    // With all directories above, so that each is a set lookup and not a search:
     // accounts with tens of thousands of mailboxes exist.
     let foreign: HashSet<&Path> = accounts
         .iter()

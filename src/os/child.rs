@@ -18,7 +18,7 @@ use super::fork;
 use super::procfs::{self, Process};
 use super::wait::{Cancel, Woken, readable, wait};
 
-/// How often what is to end is looked at: a process group has no descriptor.
+/// How often an ending process group is checked: it has no descriptor.
 pub const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Variables that lead a password command to a prompt.

@@ -22,7 +22,7 @@ pub fn now() -> Duration {
 /// Time that the machine has slept since boot.
 #[must_use]
 pub fn slept() -> Duration {
-    // In this order, so that no time passing between the two looks like sleep.
+    // In this order, so that time passing between the two does not count as sleep.
     let boot = since(ClockId::Boottime);
     boot.saturating_sub(since(ClockId::Monotonic))
 }
@@ -60,7 +60,7 @@ impl Alarm {
     }
 
     /// Takes note that it fired.
-    pub fn heard(&mut self) {
+    pub fn acknowledge(&mut self) {
         if rustix::io::read(&self.timer, &mut [0_u8; 8]).is_ok() {
             self.set = None;
         }
@@ -95,8 +95,8 @@ impl Jump {
         Ok(())
     }
 
-    /// Takes note that it was heard.
-    pub fn heard(&mut self) {
+    /// Acknowledges the alarm, and arms it again.
+    pub fn acknowledge(&mut self) {
         match rustix::io::read(&self.timer, &mut [0_u8; 8]) {
             Err(rustix::io::Errno::AGAIN) => {}
             _ => drop(self.arm()),
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_clock_that_goes_on_is_not_reported() {
         let mut jump = Jump::new().unwrap();
-        jump.heard();
+        jump.acknowledge();
         let a_while = after(Duration::from_millis(20));
         assert_eq!(readable(&jump, a_while, None).unwrap(), Woken::TimedOut);
     }
@@ -141,7 +141,7 @@ mod tests {
         alarm.set(at).unwrap();
         assert!(fires_within(&alarm, Duration::from_secs(30)));
         assert!(now() >= at);
-        alarm.heard();
+        alarm.acknowledge();
         assert!(!fires_within(&alarm, Duration::ZERO));
         alarm.set(Duration::ZERO).unwrap();
         assert!(fires_within(&alarm, Duration::ZERO));

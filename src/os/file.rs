@@ -1,6 +1,6 @@
 //! The one way to open files: regular ones only, bounded, and never waiting.
 //!
-//! What stands in the place of a file may be a FIFO (whose open would wait for a
+//! A file's path may lead to a FIFO (whose open would wait for a
 //! writer), a terminal (which would become ours), a device or a socket. Each of
 //! them is an error here, as a directory is. A lint (clippy.toml,
 //! `disallowed-methods`) forbids the other ways. Files below `/proc` are regular
@@ -104,7 +104,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::PathBuf;
 
-    /// What may stand in the place of a file.
+    /// What a file's path may lead to.
     fn irregular(dir: &Path) -> Vec<PathBuf> {
         let [fifo, directory, socket, link] =
             ["fifo", "directory", "socket", "link"].map(|name| dir.join(name));

@@ -17,7 +17,7 @@ use super::wait::{Cancel, Woken, wait};
 
 /// Larger than any of the files that are read here.
 const LIMIT: u64 = 1 << 20;
-/// How often a process is looked at for which there is no descriptor left.
+/// How often a process is checked without a descriptor (none was left).
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A process that cannot be mistaken for a later one with the same number.
@@ -125,7 +125,7 @@ pub fn bytes_moved_by_tree(top: Pid) -> Option<u64> {
 /// The members of this process group that have not ended.
 #[must_use]
 pub fn group_members(group: Pid) -> Vec<Process> {
-    // Zombies answer too, hence the closer look.
+    // Zombies answer too, hence the second check.
     if rustix::process::test_kill_process_group(group).is_err() {
         return Vec::new();
     }

@@ -1,6 +1,6 @@
 //! TERM, INT and HUP as something that can be polled.
 //!
-//! The handlers write one byte into a pipe that nobody empties: once a signal
+//! The handlers write one byte into a pipe that is never drained: once a signal
 //! has come, every wait of every thread that includes it returns. No signal mask
 //! is changed, so that children inherit none. Does not depend on: what is
 //! stopped.

@@ -59,8 +59,8 @@ impl AsFd for Cancel {
 }
 
 /// Waits until one of `fds` is ready, `deadline` (on CLOCK_MONOTONIC, which
-/// stands still while the machine sleeps; `None`: never) has passed, or `cancel`
-/// is raised. A deadline in the past only looks. Signals do not end it: what is
+/// does not advance while the machine sleeps; `None`: never) has passed, or `cancel`
+/// is raised. With a deadline in the past it only checks. Signals do not end it: what is
 /// to end it at a signal is given [`super::signals::Shutdown::cancel`].
 pub fn wait<'fd>(
     fds: &mut [PollFd<'fd>],

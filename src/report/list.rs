@@ -150,7 +150,8 @@ impl AccountList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsyncrc::{self, IsyncVersion};
+    use crate::mbsync_version::IsyncVersion;
+    use crate::mbsyncrc;
     use std::path::Path;
 
     const FILE: &str = "\

@@ -16,7 +16,7 @@ use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::{StateDir, clean, requests, throttle};
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 use crate::text::{sanitize, short};
 use crate::verdict::gone::Gone;
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
@@ -119,7 +119,7 @@ fn status_of(
         let _ = dir.write_json(clean::FILE, &memory);
     }
     let retry: Option<Backoff> = dir.read_json(backoff::FILE);
-    let wait = settings.patience().wait(retry.as_ref(), now);
+    let wait = settings.backoff_policy().wait(retry.as_ref(), now);
     AccountStatus {
         account: context.account.name.clone(),
         last: dir.read_json(last_run::FILE),

@@ -21,7 +21,7 @@ pub struct Backoff {
     pub code: u8,
     /// Seconds since the epoch at which it failed.
     pub since: u64,
-    /// Seconds since the epoch before which nothing is tried unasked.
+    /// Seconds since the epoch before which there is no automatic try.
     pub until: u64,
     /// What it said.
     pub text: String,
@@ -98,7 +98,7 @@ pub fn seconds(time: SystemTime) -> u64 {
 mod tests {
     use super::*;
 
-    const PATIENCE: BackoffPolicy =
+    const POLICY: BackoffPolicy =
         BackoffPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
 
     fn at(seconds: u64) -> SystemTime {
@@ -108,35 +108,35 @@ mod tests {
     #[test]
     fn g12_doubles_up_to_the_longest() {
         let waits: Vec<u64> =
-            (1..8).map(|n| PATIENCE.delay(n, ExitStatus::Offline).as_secs()).collect();
+            (1..8).map(|n| POLICY.delay(n, ExitStatus::Offline).as_secs()).collect();
         assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900]);
-        assert_eq!(PATIENCE.delay(1, ExitStatus::Denied).as_secs(), 120);
-        assert_eq!(PATIENCE.delay(u32::MAX, ExitStatus::Denied).as_secs(), 900);
+        assert_eq!(POLICY.delay(1, ExitStatus::Denied).as_secs(), 120);
+        assert_eq!(POLICY.delay(u32::MAX, ExitStatus::Denied).as_secs(), 900);
     }
 
     #[test]
     fn jitter_only_shortens() {
-        let full = PATIENCE.after(None, ExitStatus::Offline, "", at(1000), 0.0);
-        let short = PATIENCE.after(None, ExitStatus::Offline, "", at(1000), 1.0);
+        let full = POLICY.after(None, ExitStatus::Offline, "", at(1000), 0.0);
+        let short = POLICY.after(None, ExitStatus::Offline, "", at(1000), 1.0);
         assert_eq!((full.until, short.until), (1030, 1022));
-        assert_eq!(PATIENCE.after(Some(&full), ExitStatus::Offline, "", at(1030), 0.0).failures, 2);
+        assert_eq!(POLICY.after(Some(&full), ExitStatus::Offline, "", at(1030), 0.0).failures, 2);
         // Less than a second is one, for seconds are kept; none is none.
         let until = |first| {
-            let patience = BackoffPolicy { first, ..PATIENCE };
-            patience.after(None, ExitStatus::Offline, "", at(1000), 0.0).until
+            let policy = BackoffPolicy { first, ..POLICY };
+            policy.after(None, ExitStatus::Offline, "", at(1000), 0.0).until
         };
         assert_eq!((until(Duration::from_millis(10)), until(Duration::ZERO)), (1001, 1000));
     }
 
     #[test]
     fn g4_a_clock_set_back_ends_the_wait() {
-        let retry = PATIENCE.after(None, ExitStatus::Offline, "", at(10_000_000), 0.0);
-        assert_eq!(PATIENCE.wait(Some(&retry), at(5)), Duration::ZERO);
+        let retry = POLICY.after(None, ExitStatus::Offline, "", at(10_000_000), 0.0);
+        assert_eq!(POLICY.wait(Some(&retry), at(5)), Duration::ZERO);
         let forged = Backoff { until: u64::MAX, ..retry.clone() };
-        assert_eq!(PATIENCE.wait(Some(&forged), at(10_000_100)), Duration::from_secs(800));
-        assert_eq!(PATIENCE.wait(Some(&retry), at(10_000_030)), Duration::ZERO);
-        assert_eq!(PATIENCE.wait(None, at(5)), Duration::ZERO);
+        assert_eq!(POLICY.wait(Some(&forged), at(10_000_100)), Duration::from_secs(800));
+        assert_eq!(POLICY.wait(Some(&retry), at(10_000_030)), Duration::ZERO);
+        assert_eq!(POLICY.wait(None, at(5)), Duration::ZERO);
         // In the second of the failure itself the whole wait is left.
-        assert_eq!(PATIENCE.wait(Some(&retry), at(10_000_000)), Duration::from_secs(30));
+        assert_eq!(POLICY.wait(Some(&retry), at(10_000_000)), Duration::from_secs(30));
     }
 }

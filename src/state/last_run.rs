@@ -1,7 +1,7 @@
 //! `last.json`: what the last run of the account did.
 //!
-//! Written after each run, read by reports and by those whose request was
-//! served by somebody else's run. Knows no more than the run told it.
+//! Written after each run; read by reports, and by processes whose request was
+//! served by another process's run. Does not depend on: runs, mbsync.
 
 use serde::{Deserialize, Serialize};
 

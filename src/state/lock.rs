@@ -72,7 +72,7 @@ impl Lock {
             if try_flock(FileExt::try_lock_exclusive, &file)? {
                 return Ok(Some(Lock::of(file)));
             }
-            // A process that only looks shares it for a moment; a holder does not.
+            // A process that only checks it shares it for a moment; a holder does not.
             if !try_flock(FileExt::try_lock_shared, &file)? {
                 break;
             }
@@ -94,7 +94,7 @@ impl Lock {
         path: &Path,
         slice: Duration,
         mut holder_lives: impl FnMut() -> bool,
-        stop: &Shutdown,
+        shutdown: &Shutdown,
     ) -> io::Result<LockWait> {
         if let Some(lock) = Self::try_take(path)? {
             return Ok(LockWait::Got(lock));
@@ -108,7 +108,7 @@ impl Lock {
             drop(theirs);
         })?;
         loop {
-            match wait::readable(&ours, wait::after(slice), Some(stop.cancel()))? {
+            match wait::readable(&ours, wait::after(slice), Some(shutdown.cancel()))? {
                 Woken::Ready => break,
                 Woken::Cancelled => return Ok(LockWait::Stopped),
                 Woken::TimedOut if holder_lives() => {}
@@ -136,7 +136,7 @@ impl Lock {
         Process::with_pid(procfs::pid(text.split_ascii_whitespace().next()?)?)
     }
 
-    /// Notes the run that the lock stands for.
+    /// Notes the run during which the lock is held.
     pub fn record(&mut self, run: Process, own_group: bool) -> io::Result<()> {
         let group = if own_group { "group" } else { "tree" };
         let (pid, started) = (run.pid.as_raw_nonzero(), run.started);
@@ -151,7 +151,7 @@ impl Lock {
     /// Makes sure that the run of a killed holder is over: waits for it, at most
     /// `limit`, then ends it. What is left of its process group (a password
     /// command that hangs, an mbsync whose wrapper died) is ended too.
-    pub fn reap_orphan(&mut self, limit: Duration, stop: &Shutdown) -> Orphan {
+    pub fn reap_orphan(&mut self, limit: Duration, shutdown: &Shutdown) -> Orphan {
         let _ = self.file.rewind();
         let text = file::read_open(&self.file, LONGEST_TEXT).map(String::from_utf8);
         let Ok(Ok(text)) = text else { return Orphan::Over };
@@ -166,13 +166,13 @@ impl Lock {
         let over = match (pid, started) {
             (Some(pid), Some(started)) if of_this_boot => {
                 let run = Process { pid, started };
-                let mut ended = gone(run, limit, stop);
+                let mut ended = gone(run, limit, shutdown);
                 if ended == Orphan::Lives {
                     run.signal(Signal::KILL);
-                    ended = gone(run, GRACE, stop);
+                    ended = gone(run, GRACE, shutdown);
                 }
                 if ended == Orphan::Over && own_group {
-                    end_group(pid, |member| member.started >= run.started, stop)
+                    end_group(pid, |member| member.started >= run.started, shutdown)
                 } else {
                     ended
                 }
@@ -184,8 +184,8 @@ impl Lock {
                 let ours = rustix::process::getpid();
                 let run =
                     Process::with_pid(pid).filter(|found| found.pid != ours && is_young(*found));
-                match run.map_or(Orphan::Over, |run| gone(run, GRACE, stop)) {
-                    Orphan::Over => end_group(pid, is_young, stop),
+                match run.map_or(Orphan::Over, |run| gone(run, GRACE, shutdown)) {
+                    Orphan::Over => end_group(pid, is_young, shutdown),
                     lingers => lingers,
                 }
             }
@@ -246,8 +246,8 @@ const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long a process is given to end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
-fn gone(run: Process, limit: Duration, stop: &Shutdown) -> Orphan {
-    match run.wait_gone(wait::after(limit), Some(stop.cancel())) {
+fn gone(run: Process, limit: Duration, shutdown: &Shutdown) -> Orphan {
+    match run.wait_gone(wait::after(limit), Some(shutdown.cancel())) {
         Woken::Ready => Orphan::Over,
         Woken::TimedOut => Orphan::Lives,
         Woken::Cancelled => Orphan::Stopped,
@@ -255,7 +255,7 @@ fn gone(run: Process, limit: Duration, stop: &Shutdown) -> Orphan {
 }
 
 /// Ends what is left of the group that a run, now gone, has led.
-fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Shutdown) -> Orphan {
+fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, shutdown: &Shutdown) -> Orphan {
     // A group's number is given to no new process. A process that has it now leads
     // another group, and the run's was gone before.
     let members = || {
@@ -271,7 +271,7 @@ fn end_group(leader: Pid, is_ours: impl Fn(Process) -> bool, stop: &Shutdown) ->
             member.signal(signal);
         }
         for member in members() {
-            match gone(member, GRACE, stop) {
+            match gone(member, GRACE, shutdown) {
                 Orphan::Stopped => return Orphan::Stopped,
                 Orphan::Over | Orphan::Lives => {}
             }
@@ -365,7 +365,7 @@ mod tests {
     fn g9_the_holder_is_asked_for_life_once_a_slice() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         let _lock = Lock::try_take(&path).unwrap().unwrap();
         let slice = Duration::from_millis(30);
         let begun = Instant::now();
@@ -375,7 +375,7 @@ mod tests {
             assert!(begun.elapsed() >= slice * asked, "asked {asked} times");
             asked < 3
         };
-        assert!(matches!(Lock::take(&path, slice, lives, &stop).unwrap(), LockWait::TooLong));
+        assert!(matches!(Lock::take(&path, slice, lives, &shutdown).unwrap(), LockWait::TooLong));
         assert_eq!(asked, 3);
     }
 
@@ -383,16 +383,16 @@ mod tests {
     fn g9_waiting_ends_with_the_holder_or_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         let lock = Lock::try_take(&path).unwrap().unwrap();
-        let waited = Lock::take(&path, Duration::from_millis(20), || false, &stop).unwrap();
+        let waited = Lock::take(&path, Duration::from_millis(20), || false, &shutdown).unwrap();
         assert!(matches!(waited, LockWait::TooLong));
         let holder = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(30));
             drop(lock);
         });
         // The thread left behind above may get the lock first, and drops it.
-        let waited = Lock::take(&path, Duration::from_millis(5), || true, &stop).unwrap();
+        let waited = Lock::take(&path, Duration::from_millis(5), || true, &shutdown).unwrap();
         assert!(matches!(waited, LockWait::Got(_)));
         holder.join().unwrap();
     }
@@ -401,9 +401,9 @@ mod tests {
     fn g1_a_run_that_lives_is_waited_for_then_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         let outlive = |lock: &mut Lock, ms| {
-            lock.reap_orphan(Duration::from_millis(ms), &stop) == Orphan::Over
+            lock.reap_orphan(Duration::from_millis(ms), &shutdown) == Orphan::Over
         };
         assert!(outlive(&mut lock, 0));
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
@@ -430,12 +430,12 @@ mod tests {
     fn g1_a_run_whose_holder_died_before_its_note_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         let mut child = Command::new("sleep").arg("0.3").spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         // Only what the child itself writes between fork and exec.
         lock.write(&format!("{}\n", child.id())).unwrap();
-        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &shutdown), Orphan::Over);
         assert!(!process.is_alive());
         child.wait().unwrap();
         assert!(started_lately(100_000, 1000.0) && started_lately(94_100, 1000.0));
@@ -448,9 +448,9 @@ mod tests {
     fn g9_who_has_the_number_of_a_dead_run_does_not_wait_for_itself() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         lock.write(&format!("{}\n", std::process::id())).unwrap();
-        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &shutdown), Orphan::Over);
         assert_eq!(lock.file.metadata().unwrap().len(), 0);
     }
 
@@ -459,11 +459,11 @@ mod tests {
         use std::os::unix::process::CommandExt as _;
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         let mut child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         lock.record(Process { started: process.started - 1, ..process }, true).unwrap();
-        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &shutdown), Orphan::Over);
         assert!(process.is_alive());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -525,9 +525,9 @@ mod tests {
     fn of_a_run_that_led_no_group_no_group_is_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         let mut left = left_by_a_wrapper(|run| lock.record(run, false).unwrap());
-        assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
+        assert_eq!(lock.reap_orphan(Duration::ZERO, &shutdown), Orphan::Over);
         left.retain(|process| process.is_alive());
         assert_eq!(left.len(), 1);
         left[0].signal(Signal::KILL);
@@ -537,7 +537,7 @@ mod tests {
     fn g1_what_a_killed_wrapper_leaves_is_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         // The second holder was killed before it could note more than the number.
         for noted in [true, false] {
             let left = left_by_a_wrapper(|run| {
@@ -547,7 +547,7 @@ mod tests {
                     lock.write(&format!("{}\n", run.pid.as_raw_nonzero())).unwrap();
                 }
             });
-            assert_eq!(lock.reap_orphan(Duration::ZERO, &stop), Orphan::Over);
+            assert_eq!(lock.reap_orphan(Duration::ZERO, &shutdown), Orphan::Over);
             assert!(left.iter().all(|process| !process.is_alive()), "noted: {noted}");
         }
     }

@@ -39,12 +39,12 @@ impl StateDir {
     /// 78 when it cannot be made or is not ours to write; 75 when the disk is full.
     pub fn open(base: &Path, account: &str) -> Result<Self, Error> {
         let dir = base.join(names::directory(account));
-        let (want, run) = (dir.join("want"), dir.join("run"));
+        let (requests, run) = (dir.join("want"), dir.join("run"));
         // Made last, so where it is all is.
         if run.is_dir() {
             return Ok(StateDir { dir });
         }
-        for part in [want, run] {
+        for part in [requests, run] {
             DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(|error| {
                 state_failure(&error, &format!("cannot make {}", part.display()))
             })?;

@@ -1,5 +1,5 @@
 //! Names from the configuration as file names: any name is safe as one path
-//! component, and wants can be read back.
+//! component, and targets can be read back.
 //!
 //! Knows only strings.
 
@@ -31,11 +31,11 @@ pub fn directory(account: &str) -> String {
     name
 }
 
-/// The file that stands for a want: `*`, `CHANNEL` or `CHANNEL:BOX`, each part
-/// percent-encoded. What would be too long stands as the next wider want.
+/// The file name of a request for this target: `*`, `CHANNEL` or `CHANNEL:BOX`,
+/// each part percent-encoded. If that is too long, the next wider target's name.
 #[must_use]
-pub fn want(want: &Target) -> String {
-    let name = match want {
+pub fn file_of(target: &Target) -> String {
+    let name = match target {
         Target::Account => return "*".into(),
         Target::Channel(channel) => encoded(channel),
         Target::Mailbox { channel, name } => {
@@ -46,10 +46,10 @@ pub fn want(want: &Target) -> String {
     if name.len() <= LONGEST { name } else { "*".into() }
 }
 
-/// The want that a file in `want/` or `run/` stands for; `None` for a stray
+/// The target of a file in `want/` or `run/`; `None` for a stray
 /// file, which nothing would ever remove.
 #[must_use]
-pub fn want_of(file: &str) -> Option<Target> {
+pub fn target_of(file: &str) -> Option<Target> {
     let found = match file.split_once(':') {
         _ if file == "*" => Target::Account,
         Some((channel, name)) => {
@@ -57,7 +57,7 @@ pub fn want_of(file: &str) -> Option<Target> {
         }
         None => Target::Channel(decoded(file)?),
     };
-    (want(&found) == file).then_some(found)
+    (file_of(&found) == file).then_some(found)
 }
 
 fn encoded(name: &str) -> String {
@@ -98,22 +98,22 @@ mod tests {
     fn a_name_too_long_is_a_wider_want() {
         let long = "ä".repeat(100);
         let mailbox = Target::Mailbox { channel: "Home".into(), name: long.clone() };
-        assert_eq!(want_of(&want(&mailbox)), Some(Target::Channel("Home".into())));
-        assert_eq!(want_of(&want(&Target::Channel(long))), Some(Target::Account));
+        assert_eq!(target_of(&file_of(&mailbox)), Some(Target::Channel("Home".into())));
+        assert_eq!(target_of(&file_of(&Target::Channel(long))), Some(Target::Account));
         for (length, fits) in [(197, true), (198, false)] {
             let mailbox = Target::Mailbox { channel: "ab".into(), name: "x".repeat(length) };
-            assert_eq!(want_of(&want(&mailbox)) == Some(mailbox), fits);
+            assert_eq!(target_of(&file_of(&mailbox)) == Some(mailbox), fits);
         }
         for (length, fits) in [(200, true), (201, false)] {
             let channel = Target::Channel("x".repeat(length));
-            assert_eq!(want_of(&want(&channel)) == Some(channel), fits);
+            assert_eq!(target_of(&file_of(&channel)) == Some(channel), fits);
         }
     }
 
     #[test]
     fn what_we_would_not_write_is_no_want() {
         for file in ["%zz", "a:b:c", ".x", "a b", "", "a%2fb"] {
-            assert_eq!(want_of(file), None, "{file}");
+            assert_eq!(target_of(file), None, "{file}");
         }
     }
 
@@ -124,17 +124,17 @@ mod tests {
                 Target::Channel(channel.clone()),
                 Target::Mailbox { channel: channel.clone(), name: name.clone() },
             ] {
-                let file = want(&value);
+                let file = file_of(&value);
                 prop_assert!(file.len() <= 200 && !file.contains('/'));
                 let wider = file == "*" || !file.contains(':');
-                prop_assert!(want_of(&file) == Some(value) || wider);
+                prop_assert!(target_of(&file) == Some(value) || wider);
             }
         }
 
         #[test]
         fn stray_files_do_no_harm(file in "\\PC{0,60}") {
-            if let Some(found) = want_of(&file) {
-                prop_assert_eq!(want(&found), file);
+            if let Some(found) = target_of(&file) {
+                prop_assert_eq!(file_of(&found), file);
             }
         }
     }

@@ -1,16 +1,19 @@
 //! Requests on disk: one file for each mailbox, channel or account asked for.
 //!
-//! `want/X` stands until a run that started after it has succeeded. Who holds
-//! the account's lock moves it to `run/X` before mbsync starts, removes it on
-//! success, and puts it back, marked with the failure, otherwise. What the next
-//! holder finds in `run/` was left by a crash, and is wanted.
+//! `want/X` is pending until a run that started after it has succeeded. The
+//! holder of the account's lock moves it to `run/X` before mbsync starts. On
+//! success it removes the file; otherwise it puts it back, marked with the
+//! failure. What the next holder finds in `run/` was left by a crash, and is
+//! still pending.
 //!
-//! An empty file is a fresh request; a marked one waits for its hour. It is
-//! taken earlier by a run for something wider, which serves it too. A request
-//! made again is fresh again. Making one is a single open(2): if it finds a
-//! file there, the holder has yet to move it, and the run starts after that.
+//! An empty file is a fresh request; a marked one waits until its backoff is
+//! over, or until a wider run serves it too. A request made again is fresh again.
+//! Making one is a single open(2): if the file exists already, the holder has
+//! yet to move it, and the run starts after that.
 //!
-//! `urgent` beside them says that somebody asked not to be throttled.
+//! The file `urgent` beside them means: do not throttle (`--force`).
+//!
+//! Does not depend on: locks, mbsync, when a run is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +31,7 @@ use crate::os::file;
 /// Longer than a failure mark ever is.
 const LONGEST_MARK: u64 = 4096;
 
-/// How a request stands, as seen by somebody who holds the lock.
+/// The state of a request, as the holder of the lock sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestState {
     /// No run that started after it has ended yet.
@@ -39,7 +42,7 @@ pub enum RequestState {
     Served,
 }
 
-/// A failure noted in a request's file: when it may be tried again unasked.
+/// A failure noted in a request's file, with the time of the next automatic try.
 struct FailureMark {
     /// Failures in a row.
     failures: u32,
@@ -58,7 +61,7 @@ impl FailureMark {
     }
 }
 
-/// What stands in `want/` or `run/` under a name.
+/// The content of a file in `want/` or `run/`.
 enum Found {
     Nothing,
     Fresh,
@@ -66,12 +69,12 @@ enum Found {
 }
 
 impl Found {
-    /// How long it has to wait; `None` where nothing stands.
-    fn wait(&self, patience: BackoffPolicy, now: SystemTime) -> Option<Duration> {
+    /// How long it has to wait; `None` without a request.
+    fn wait(&self, policy: BackoffPolicy, now: SystemTime) -> Option<Duration> {
         match self {
             Found::Nothing => None,
             Found::Fresh => Some(Duration::ZERO),
-            Found::Failed(mark) => Some(patience.left(mark.since, mark.until, now)),
+            Found::Failed(mark) => Some(policy.left(mark.since, mark.until, now)),
         }
     }
 
@@ -80,13 +83,13 @@ impl Found {
     }
 }
 
-/// What a run was taken on for, with the failures that each has behind it.
+/// The targets that a run serves, each with its number of earlier failures.
 pub type Claimed = BTreeMap<Target, u32>;
 
 /// Makes requests. Each must be fresh when this returns.
-pub fn submit(dir: &StateDir, wants: &BTreeSet<Target>, urgent: bool) -> io::Result<()> {
-    for want in wants {
-        create(&dir.file("want").join(names::want(want)))?;
+pub fn submit(dir: &StateDir, targets: &BTreeSet<Target>, urgent: bool) -> io::Result<()> {
+    for target in targets {
+        create(&dir.file("want").join(names::file_of(target)))?;
     }
     if urgent {
         create(&dir.file("urgent"))?;
@@ -103,11 +106,11 @@ pub fn renew(dir: &StateDir) {
     }
 }
 
-/// How these requests stand. Only true for who holds the lock.
+/// The state of these requests. Only reliable while the lock is held.
 #[must_use]
-pub fn standing(dir: &StateDir, wants: &BTreeSet<Target>) -> RequestState {
+pub fn request_state(dir: &StateDir, targets: &BTreeSet<Target>) -> RequestState {
     let mut fresh = false;
-    for name in wants.iter().map(names::want) {
+    for name in targets.iter().map(names::file_of) {
         match found(&dir.file("want").join(&name)) {
             // Part of it failed, and others may have asked for the rest again.
             Found::Failed(_) => return RequestState::Failed,
@@ -118,39 +121,37 @@ pub fn standing(dir: &StateDir, wants: &BTreeSet<Target>) -> RequestState {
     if fresh {
         return RequestState::Fresh;
     }
-    // A run of the whole account leaves the mailboxes standing that it failed on.
+    // After a run of the whole account, the mailboxes that failed are still pending.
     let part_failed = || {
         entries(&dir.file("want")).any(|(name, part)| {
-            wants.iter().any(|want| want.covers(&part))
+            targets.iter().any(|target| target.covers(&part))
                 && matches!(found(&dir.file("want").join(name)), Found::Failed(_))
         })
     };
     if part_failed() { RequestState::Failed } else { RequestState::Served }
 }
 
-/// How long until something may be taken: zero for fresh requests and those
-/// left by a crash, the shortest wait of the marked ones, `None` if nothing
-/// stands at all.
+/// How long until a request can be claimed: zero for fresh requests and those
+/// left by a crash, the shortest wait of the marked ones, `None` if none is
+/// pending.
 ///
-/// Where it cannot be seen (no descriptor left), something may stand: then a run
-/// is due, which says what is wrong and goes by the backoff.
+/// Where the directory cannot be read (no descriptor left), there may be one:
+/// then a run is due, which reports the error and starts the backoff.
 #[must_use]
-pub fn next_due(dir: &StateDir, patience: BackoffPolicy, now: SystemTime) -> Option<Duration> {
-    let wants = || {
+pub fn next_due(dir: &StateDir, policy: BackoffPolicy, now: SystemTime) -> Option<Duration> {
+    let targets = || {
         let Ok(entries) = read(&dir.file("want")) else { return Some(Duration::ZERO) };
-        entries
-            .filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(patience, now))
-            .min()
+        entries.filter_map(|(name, _)| found(&dir.file("want").join(name)).wait(policy, now)).min()
     };
-    // Twice, for a holder may move requests to and fro while this looks.
-    let first = wants();
+    // Twice: a holder may move requests between the directories meanwhile.
+    let first = targets();
     if read(&dir.file("run")).map_or(true, |mut left| left.next().is_some()) {
         return Some(Duration::ZERO);
     }
-    first.or_else(wants)
+    first.or_else(targets)
 }
 
-/// Whether a request stands that no run has been tried for.
+/// Whether a request is pending that no run has tried to serve.
 #[must_use]
 pub fn any_fresh(dir: &StateDir) -> bool {
     entries(&dir.file("run")).next().is_some()
@@ -158,58 +159,62 @@ pub fn any_fresh(dir: &StateDir) -> bool {
             .any(|(name, _)| matches!(found(&dir.file("want").join(name)), Found::Fresh))
 }
 
-/// Somebody asked not to be throttled, and it has not been honoured yet.
+/// A request not to be throttled has been made and not yet served.
 #[must_use]
 pub fn is_urgent(dir: &StateDir) -> bool {
     dir.file("urgent").exists()
 }
 
-/// All that stands, fresh or not, for reports.
+/// All pending requests, fresh or not, for reports.
 #[must_use]
 pub fn all(dir: &StateDir) -> BTreeSet<Target> {
-    ["want", "run"].iter().flat_map(|part| entries(&dir.file(part))).map(|(_, want)| want).collect()
+    ["want", "run"]
+        .iter()
+        .flat_map(|part| entries(&dir.file(part)))
+        .map(|(_, target)| target)
+        .collect()
 }
 
 /// Moves what is due, and what is served along with it, from `want/` to `run/`,
-/// together with what a crash left there. From here on a new request is a file
-/// of its own.
+/// together with what a crash left there. A request made after this is a new
+/// file.
 ///
 /// # Errors
-/// What stands cannot be seen, and nothing was taken: not that nothing stands.
-pub fn take(dir: &StateDir, patience: BackoffPolicy, now: SystemTime) -> io::Result<Claimed> {
+/// The directory cannot be read, and nothing was claimed. There may be requests.
+pub fn claim(dir: &StateDir, policy: BackoffPolicy, now: SystemTime) -> io::Result<Claimed> {
     let left: Vec<(String, Target)> = read(&dir.file("run"))?.collect();
-    // Before the wants: an urgent request made meanwhile is then either taken
+    // Before the requests: an urgent one made meanwhile is then either claimed
     // with them or still urgent.
     let _ = dir.remove("urgent");
-    let mut taken = Claimed::new();
-    for (name, want) in left {
-        taken.insert(want, found(&dir.file("run").join(name)).failures());
+    let mut claimed = Claimed::new();
+    for (name, target) in left {
+        claimed.insert(target, found(&dir.file("run").join(name)).failures());
     }
     for along in [false, true] {
-        let wants: Vec<(String, Target)> = match read(&dir.file("want")) {
-            Ok(wants) => wants.collect(),
-            Err(error) if taken.is_empty() => return Err(error),
+        let targets: Vec<(String, Target)> = match read(&dir.file("want")) {
+            Ok(targets) => targets.collect(),
+            Err(error) if claimed.is_empty() => return Err(error),
             // Seen before, or left by a crash: the rest is taken by the next run.
             Err(_) => break,
         };
-        for (name, want) in wants {
+        for (name, target) in targets {
             let from = dir.file("want").join(&name);
             let stands = found(&from);
-            let Some(wait) = stands.wait(patience, now) else { continue };
-            if wait.is_zero() || along && taken.keys().any(|wider| wider.covers(&want)) {
+            let Some(wait) = stands.wait(policy, now) else { continue };
+            if wait.is_zero() || along && claimed.keys().any(|wider| wider.covers(&target)) {
                 // What cannot be moved is synced now, and once more later.
                 let _ = fs::rename(from, dir.file("run").join(&name));
-                let failures = taken.entry(want).or_default();
+                let failures = claimed.entry(target).or_default();
                 *failures = (*failures).max(stands.failures());
             }
         }
     }
-    Ok(taken)
+    Ok(claimed)
 }
 
 /// Notes that a run served this request.
-pub fn served(dir: &StateDir, want: &Target) -> io::Result<()> {
-    dir.remove(&format!("run/{}", names::want(want)))
+pub fn served(dir: &StateDir, target: &Target) -> io::Result<()> {
+    dir.remove(&format!("run/{}", names::file_of(target)))
 }
 
 /// Puts a request back with a mark, or makes a marked one that was not asked
@@ -218,21 +223,21 @@ pub fn served(dir: &StateDir, want: &Target) -> io::Result<()> {
 /// stays fresh.
 pub fn requeue(
     dir: &StateDir,
-    want: &Target,
+    target: &Target,
     failures: u32,
     now: SystemTime,
     wait: Duration,
 ) -> io::Result<()> {
-    let name = names::want(want);
-    let (run, want) = (dir.file("run").join(&name), dir.file("want").join(&name));
+    let name = names::file_of(target);
+    let (claimed, request) = (dir.file("run").join(&name), dir.file("want").join(&name));
     let mark = format!("{failures} {} {}\n", seconds(now), seconds(now + wait));
-    let marked = file::write(&run, mark.as_bytes()).map(drop);
-    match renameat_with(CWD, &run, CWD, &want, RenameFlags::NOREPLACE) {
+    let marked = file::write(&claimed, mark.as_bytes()).map(drop);
+    match renameat_with(CWD, &claimed, CWD, &request, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::EXIST) => dir.remove(&format!("run/{name}")),
         // A file system without RENAME_NOREPLACE: losing a mark is harmless, losing
         // freshness is not.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !want.exists() => {
-            fs::rename(run, want)
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !request.exists() => {
+            fs::rename(claimed, request)
         }
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             dir.remove(&format!("run/{name}"))
@@ -266,9 +271,9 @@ fn read(dir: &Path) -> io::Result<impl Iterator<Item = (String, Target)> + use<>
     };
     Ok(entries.into_iter().flatten().flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
-        let want = names::want_of(&name)?;
+        let target = names::target_of(&name)?;
         // A directory could be neither read nor removed.
-        entry.file_type().is_ok_and(|kind| kind.is_file()).then_some((name, want))
+        entry.file_type().is_ok_and(|kind| kind.is_file()).then_some((name, target))
     }))
 }
 
@@ -282,7 +287,7 @@ mod tests {
     use super::*;
     use crate::error::ExitStatus;
 
-    const PATIENCE: BackoffPolicy =
+    const POLICY: BackoffPolicy =
         BackoffPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
 
     fn dir() -> (tempfile::TempDir, StateDir) {
@@ -298,43 +303,43 @@ mod tests {
     #[test]
     fn g2_a_request_lives_until_it_is_served() {
         let (_base, dir) = dir();
-        let wants = BTreeSet::from([Target::Account]);
-        assert_eq!(standing(&dir, &wants), RequestState::Served);
-        submit(&dir, &wants, true).unwrap();
+        let targets = BTreeSet::from([Target::Account]);
+        assert_eq!(request_state(&dir, &targets), RequestState::Served);
+        submit(&dir, &targets, true).unwrap();
         assert!(is_urgent(&dir) && any_fresh(&dir));
-        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
-        let taken = take(&dir, PATIENCE, at(0)).unwrap();
-        assert_eq!(taken, Claimed::from([(Target::Account, 0)]));
+        assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
+        let claimed = claim(&dir, POLICY, at(0)).unwrap();
+        assert_eq!(claimed, Claimed::from([(Target::Account, 0)]));
         assert!(!is_urgent(&dir));
-        // A crash here: it still stands.
-        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
+        // A crash here: it is still pending.
+        assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
         assert!(any_fresh(&dir));
-        assert_eq!(next_due(&dir, PATIENCE, at(0)), Some(Duration::ZERO));
-        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
+        assert_eq!(next_due(&dir, POLICY, at(0)), Some(Duration::ZERO));
+        assert_eq!(claim(&dir, POLICY, at(0)).unwrap(), claimed);
         served(&dir, &Target::Account).unwrap();
-        assert_eq!(standing(&dir, &wants), RequestState::Served);
-        assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
+        assert_eq!(request_state(&dir, &targets), RequestState::Served);
+        assert_eq!(next_due(&dir, POLICY, at(0)), None);
     }
 
     #[test]
     fn g2_a_failed_request_waits_and_a_new_one_does_not() {
         let (_base, dir) = dir();
-        let wants = BTreeSet::from([Target::Channel("c".into())]);
-        let want = wants.first().unwrap();
-        submit(&dir, &wants, false).unwrap();
-        let _ = take(&dir, PATIENCE, at(100)).unwrap();
-        let wait = PATIENCE.delay(1, ExitStatus::Mailbox);
-        requeue(&dir, want, 1, at(100), wait).unwrap();
-        assert_eq!(standing(&dir, &wants), RequestState::Failed);
-        assert_eq!(next_due(&dir, PATIENCE, at(100)), Some(Duration::from_secs(30)));
-        assert!(!any_fresh(&dir) && take(&dir, PATIENCE, at(129)).unwrap().is_empty());
+        let targets = BTreeSet::from([Target::Channel("c".into())]);
+        let target = targets.first().unwrap();
+        submit(&dir, &targets, false).unwrap();
+        let _ = claim(&dir, POLICY, at(100)).unwrap();
+        let wait = POLICY.delay(1, ExitStatus::Mailbox);
+        requeue(&dir, target, 1, at(100), wait).unwrap();
+        assert_eq!(request_state(&dir, &targets), RequestState::Failed);
+        assert_eq!(next_due(&dir, POLICY, at(100)), Some(Duration::from_secs(30)));
+        assert!(!any_fresh(&dir) && claim(&dir, POLICY, at(129)).unwrap().is_empty());
         // A clock set back does not make it wait longer.
-        assert_eq!(next_due(&dir, PATIENCE, at(99)), Some(Duration::ZERO));
-        assert_eq!(take(&dir, PATIENCE, at(130)).unwrap(), Claimed::from([(want.clone(), 1)]));
+        assert_eq!(next_due(&dir, POLICY, at(99)), Some(Duration::ZERO));
+        assert_eq!(claim(&dir, POLICY, at(130)).unwrap(), Claimed::from([(target.clone(), 1)]));
         // Asked for again while the run is under way: the failure does not hide it.
-        submit(&dir, &wants, false).unwrap();
-        requeue(&dir, want, 2, at(130), wait).unwrap();
-        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
+        submit(&dir, &targets, false).unwrap();
+        requeue(&dir, target, 2, at(130), wait).unwrap();
+        assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
         assert!(entries(&dir.file("run")).next().is_none());
     }
 
@@ -343,30 +348,30 @@ mod tests {
         let (_base, dir) = dir();
         let part = |name: &str| Target::Mailbox { channel: "c".into(), name: name.into() };
         submit(&dir, &BTreeSet::from([part("a"), part("b")]), false).unwrap();
-        let taken = take(&dir, PATIENCE, at(100)).unwrap();
-        assert_eq!(taken.len(), 2);
+        let claimed = claim(&dir, POLICY, at(100)).unwrap();
+        assert_eq!(claimed.len(), 2);
         requeue(&dir, &part("a"), 1, at(100), Duration::from_secs(60)).unwrap();
-        let standing = |name: &str| standing(&dir, &BTreeSet::from([part(name)]));
-        assert_eq!(standing("a"), RequestState::Failed);
+        let request_state = |name: &str| request_state(&dir, &BTreeSet::from([part(name)]));
+        assert_eq!(request_state("a"), RequestState::Failed);
         renew(&dir);
-        assert_eq!(standing("a"), RequestState::Fresh);
+        assert_eq!(request_state("a"), RequestState::Fresh);
         served(&dir, &part("b")).unwrap();
-        assert_eq!(standing("b"), RequestState::Served);
+        assert_eq!(request_state("b"), RequestState::Served);
     }
 
     #[test]
     fn g6_a_request_made_during_a_run_is_not_served_by_it() {
         let (_base, dir) = dir();
-        let wants = BTreeSet::from([Target::Channel("c".into())]);
-        submit(&dir, &wants, false).unwrap();
-        let taken = take(&dir, PATIENCE, at(0)).unwrap();
-        submit(&dir, &wants, true).unwrap();
-        for want in taken.keys() {
-            served(&dir, want).unwrap();
+        let targets = BTreeSet::from([Target::Channel("c".into())]);
+        submit(&dir, &targets, false).unwrap();
+        let claimed = claim(&dir, POLICY, at(0)).unwrap();
+        submit(&dir, &targets, true).unwrap();
+        for target in claimed.keys() {
+            served(&dir, target).unwrap();
         }
-        assert_eq!(standing(&dir, &wants), RequestState::Fresh);
+        assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
         assert!(any_fresh(&dir) && is_urgent(&dir));
-        assert_eq!(take(&dir, PATIENCE, at(0)).unwrap(), taken);
+        assert_eq!(claim(&dir, POLICY, at(0)).unwrap(), claimed);
     }
 
     #[test]
@@ -375,32 +380,32 @@ mod tests {
         let all = BTreeSet::from([Target::Account]);
         let part = Target::Mailbox { channel: "c".into(), name: "INBOX".into() };
         requeue(&dir, &part, 3, at(100), Duration::from_secs(60)).unwrap();
-        assert_eq!(standing(&dir, &all), RequestState::Failed);
+        assert_eq!(request_state(&dir, &all), RequestState::Failed);
         assert_eq!(
-            standing(&dir, &BTreeSet::from([Target::Channel("d".into())])),
+            request_state(&dir, &BTreeSet::from([Target::Channel("d".into())])),
             RequestState::Served
         );
         submit(&dir, &all, false).unwrap();
-        assert_eq!(standing(&dir, &all), RequestState::Fresh);
-        let taken = take(&dir, PATIENCE, at(101)).unwrap();
-        assert_eq!(taken, Claimed::from([(Target::Account, 0), (part, 3)]));
-        for want in taken.keys() {
-            served(&dir, want).unwrap();
+        assert_eq!(request_state(&dir, &all), RequestState::Fresh);
+        let claimed = claim(&dir, POLICY, at(101)).unwrap();
+        assert_eq!(claimed, Claimed::from([(Target::Account, 0), (part, 3)]));
+        for target in claimed.keys() {
+            served(&dir, target).unwrap();
         }
-        assert_eq!(standing(&dir, &all), RequestState::Served);
+        assert_eq!(request_state(&dir, &all), RequestState::Served);
     }
 
     #[test]
     fn g2_requests_that_cannot_be_seen_are_not_taken_for_none() {
         let (_base, dir) = dir();
-        assert_eq!(next_due(&dir, PATIENCE, at(0)), None);
+        assert_eq!(next_due(&dir, POLICY, at(0)), None);
         for part in ["want", "run"] {
             let (here, away) = (dir.file(part), dir.file("away"));
             fs::rename(&here, &away).unwrap();
             // Not a directory: as little to be read as with no descriptor left.
             fs::write(&here, "").unwrap();
-            assert!(take(&dir, PATIENCE, at(0)).is_err(), "{part}");
-            assert_eq!(next_due(&dir, PATIENCE, at(0)), Some(Duration::ZERO), "{part}");
+            assert!(claim(&dir, POLICY, at(0)).is_err(), "{part}");
+            assert_eq!(next_due(&dir, POLICY, at(0)), Some(Duration::ZERO), "{part}");
             fs::remove_file(&here).unwrap();
             fs::rename(&away, &here).unwrap();
         }
@@ -412,20 +417,20 @@ mod tests {
         let part =
             |channel: &str| Target::Mailbox { channel: channel.into(), name: "INBOX".into() };
         let whole = |channel: &str| Target::Channel(channel.into());
-        for want in [part("c"), part("d"), whole("c")] {
-            requeue(&dir, &want, 2, at(100), Duration::from_secs(60)).unwrap();
+        for target in [part("c"), part("d"), whole("c")] {
+            requeue(&dir, &target, 2, at(100), Duration::from_secs(60)).unwrap();
         }
         submit(&dir, &BTreeSet::from([whole("c"), part("e")]), false).unwrap();
         assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
-        let taken = take(&dir, PATIENCE, at(101)).unwrap();
-        assert_eq!(taken, Claimed::from([(part("c"), 2), (part("e"), 0), (whole("c"), 0)]));
+        let claimed = claim(&dir, POLICY, at(101)).unwrap();
+        assert_eq!(claimed, Claimed::from([(part("c"), 2), (part("e"), 0), (whole("c"), 0)]));
         assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
-        for want in taken.keys() {
-            served(&dir, want).unwrap();
+        for target in claimed.keys() {
+            served(&dir, target).unwrap();
         }
         assert_eq!(all(&dir), BTreeSet::from([part("d")]));
-        assert_eq!(standing(&dir, &BTreeSet::from([whole("c")])), RequestState::Served);
-        assert_eq!(standing(&dir, &BTreeSet::from([whole("d")])), RequestState::Failed);
+        assert_eq!(request_state(&dir, &BTreeSet::from([whole("c")])), RequestState::Served);
+        assert_eq!(request_state(&dir, &BTreeSet::from([whole("d")])), RequestState::Failed);
     }
 
     #[test]
@@ -436,7 +441,7 @@ mod tests {
         fs::write(dir.file("want/c"), "7 never").unwrap();
         assert!(any_fresh(&dir));
         assert_eq!(
-            take(&dir, PATIENCE, at(0)).unwrap(),
+            claim(&dir, POLICY, at(0)).unwrap(),
             Claimed::from([(Target::Channel("c".into()), 0)])
         );
     }

@@ -1,10 +1,9 @@
-//! The throttle: runs of an account keep a long-run distance, with a burst
-//! before it is enforced.
+//! The throttle: a rate limit on the runs of an account, with a burst.
 //!
-//! One timestamp, the mtime of `throttle`: the time at which the account would
-//! be *even*, that is, at which a whole burst is free again (the generic cell
-//! rate algorithm's arrival time, ITU-T I.371). Each run moves it one distance
-//! on. Knows wall-clock times as values; reads no clock.
+//! One timestamp, the mtime of `throttle`: the theoretical arrival time (TAT) of
+//! the generic cell rate algorithm (ITU-T I.371), at which a whole burst is free
+//! again. Each run moves it forward by one interval. Wall-clock times are
+//! values here. Does not depend on: clocks, when a run is due.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -15,54 +14,54 @@ use crate::os::file;
 /// The two settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Long-run distance between two runs. Zero: no throttle.
-    pub distance: Duration,
-    /// Runs allowed at once before the distance is enforced; at least 1.
+    /// Average interval between two runs. Zero: no throttle.
+    pub interval: Duration,
+    /// Runs allowed at once before the interval is enforced; at least 1.
     pub burst: u32,
 }
 
 impl Rate {
     /// How long after `now` the next run may start; zero: at once.
     ///
-    /// Never more than one distance, whatever the stamp says: a stamp from a
+    /// Never more than one interval, whatever the stamp says: a stamp from a
     /// clock that was ahead counts as a burst just spent.
     #[must_use]
-    pub fn wait(self, even: Option<SystemTime>, now: SystemTime) -> Duration {
-        let ahead = self.ahead(even, now);
-        ahead.saturating_sub(self.distance.saturating_mul(self.burst.max(1) - 1)).min(self.distance)
+    pub fn wait(self, tat: Option<SystemTime>, now: SystemTime) -> Duration {
+        let ahead = self.ahead(tat, now);
+        ahead.saturating_sub(self.interval.saturating_mul(self.burst.max(1) - 1)).min(self.interval)
     }
 
     /// The stamp after a run that starts at `now`, allowed or forced. A forced
-    /// run beyond the burst costs nothing more: the block stays one distance.
+    /// run beyond the burst costs nothing more: the wait stays one interval.
     #[must_use]
-    pub fn spend(self, even: Option<SystemTime>, now: SystemTime) -> SystemTime {
-        let ahead = self.ahead(even, now) + self.distance;
-        now + ahead.min(self.distance.saturating_mul(self.burst.max(1)))
+    pub fn consume(self, tat: Option<SystemTime>, now: SystemTime) -> SystemTime {
+        let ahead = self.ahead(tat, now) + self.interval;
+        now + ahead.min(self.interval.saturating_mul(self.burst.max(1)))
     }
 
-    fn ahead(self, even: Option<SystemTime>, now: SystemTime) -> Duration {
-        let ahead = even.and_then(|even| even.duration_since(now).ok()).unwrap_or_default();
-        ahead.min(self.distance.saturating_mul(self.burst.max(1)))
+    fn ahead(self, tat: Option<SystemTime>, now: SystemTime) -> Duration {
+        let ahead = tat.and_then(|tat| tat.duration_since(now).ok()).unwrap_or_default();
+        ahead.min(self.interval.saturating_mul(self.burst.max(1)))
     }
 }
 
 /// The stamp on disk; `None` before the first run. One that is further ahead
 /// than any run puts it, because the clock was ahead, is set back on disk: else
-/// each look would find a whole distance left.
+/// each check would find a whole interval left.
 #[must_use]
 pub fn stamp(dir: &StateDir, rate: Rate, now: SystemTime) -> Option<SystemTime> {
-    let even = std::fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok()?;
-    let believed = now + rate.ahead(Some(even), now);
-    if even > believed {
+    let tat = std::fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok()?;
+    let believed = now + rate.ahead(Some(tat), now);
+    if tat > believed {
         let _ = set_stamp(dir, believed);
         return Some(believed);
     }
-    Some(even)
+    Some(tat)
 }
 
 /// Puts the stamp on disk.
-pub fn set_stamp(dir: &StateDir, even: SystemTime) -> io::Result<()> {
-    file::open_or_create(&dir.file("throttle"))?.set_modified(even)
+pub fn set_stamp(dir: &StateDir, tat: SystemTime) -> io::Result<()> {
+    file::open_or_create(&dir.file("throttle"))?.set_modified(tat)
 }
 
 #[cfg(test)]
@@ -78,38 +77,38 @@ mod tests {
 
     #[test]
     fn g4_a_burst_then_the_distance() {
-        let rate = Rate { distance: T, burst: 4 };
-        let mut even = None;
+        let rate = Rate { interval: T, burst: 4 };
+        let mut tat = None;
         for _ in 0..4 {
-            assert_eq!(rate.wait(even, at(0)), Duration::ZERO);
-            even = Some(rate.spend(even, at(0)));
+            assert_eq!(rate.wait(tat, at(0)), Duration::ZERO);
+            tat = Some(rate.consume(tat, at(0)));
         }
-        assert_eq!(rate.wait(even, at(0)), T);
-        assert_eq!(rate.wait(even, at(59)), Duration::from_secs(1));
-        assert_eq!(rate.wait(even, at(60)), Duration::ZERO);
+        assert_eq!(rate.wait(tat, at(0)), T);
+        assert_eq!(rate.wait(tat, at(59)), Duration::from_secs(1));
+        assert_eq!(rate.wait(tat, at(60)), Duration::ZERO);
     }
 
     #[test]
     fn g4_burst_one_is_strict() {
-        let rate = Rate { distance: T, burst: 1 };
-        let even = Some(rate.spend(None, at(0)));
-        assert_eq!(rate.wait(even, at(1)), Duration::from_secs(59));
+        let rate = Rate { interval: T, burst: 1 };
+        let tat = Some(rate.consume(None, at(0)));
+        assert_eq!(rate.wait(tat, at(1)), Duration::from_secs(59));
     }
 
     #[test]
     fn g4_forced_runs_make_no_debts() {
-        let rate = Rate { distance: T, burst: 4 };
-        let mut even = None;
+        let rate = Rate { interval: T, burst: 4 };
+        let mut tat = None;
         for _ in 0..20 {
-            even = Some(rate.spend(even, at(0)));
+            tat = Some(rate.consume(tat, at(0)));
         }
-        assert_eq!(rate.wait(even, at(0)), T);
-        assert_eq!(rate.wait(even, at(60)), Duration::ZERO);
+        assert_eq!(rate.wait(tat, at(0)), T);
+        assert_eq!(rate.wait(tat, at(60)), Duration::ZERO);
     }
 
     #[test]
     fn g4_a_stamp_in_the_future_blocks_one_distance_at_most() {
-        let rate = Rate { distance: T, burst: 4 };
+        let rate = Rate { interval: T, burst: 4 };
         assert_eq!(rate.wait(Some(at(10_000_000)), at(0)), T);
     }
 
@@ -117,7 +116,7 @@ mod tests {
     fn g4_a_stamp_in_the_future_passes_within_one_distance() {
         let base = tempfile::tempdir().unwrap();
         let dir = StateDir::open(base.path(), "Home").unwrap();
-        let rate = Rate { distance: T, burst: 4 };
+        let rate = Rate { interval: T, burst: 4 };
         set_stamp(&dir, at(10_000_000)).unwrap();
         assert_eq!(rate.wait(stamp(&dir, rate, at(0)), at(0)), T);
         assert_eq!(rate.wait(stamp(&dir, rate, at(59)), at(59)), Duration::from_secs(1));
@@ -126,18 +125,18 @@ mod tests {
 
     proptest! {
         /// Against the plain statement of the promise: in any stretch of time no
-        /// more than `burst` runs plus one per whole distance.
+        /// more than `burst` runs plus one per whole interval.
         #[test]
         fn g4_runs_never_exceed_the_rate(
             steps in prop::collection::vec(0_u64..40, 1..200),
             burst in 1_u32..6,
         ) {
-            let rate = Rate { distance: T, burst };
-            let (mut now, mut even, mut runs) = (0, None, Vec::new());
+            let rate = Rate { interval: T, burst };
+            let (mut now, mut tat, mut runs) = (0, None, Vec::new());
             for step in steps {
                 now += step;
-                if rate.wait(even, at(now)).is_zero() {
-                    even = Some(rate.spend(even, at(now)));
+                if rate.wait(tat, at(now)).is_zero() {
+                    tat = Some(rate.consume(tat, at(now)));
                     runs.push(now);
                 }
             }
@@ -150,18 +149,18 @@ mod tests {
         }
 
         /// Whatever the clock does and however many runs were forced, the wait
-        /// is never longer than one distance.
+        /// is never longer than one interval.
         #[test]
         fn g4_never_blocks_longer_than_one_distance(
             clock in prop::collection::vec(0_u64..100_000, 1..100),
             burst in 1_u32..6,
         ) {
-            let rate = Rate { distance: T, burst };
-            let mut even = None;
+            let rate = Rate { interval: T, burst };
+            let mut tat = None;
             for now in clock {
-                prop_assert!(rate.wait(even, at(now)) <= T);
-                even = Some(rate.spend(even, at(now)));
-                prop_assert!(rate.wait(even, at(now)) <= T);
+                prop_assert!(rate.wait(tat, at(now)) <= T);
+                tat = Some(rate.consume(tat, at(now)));
+                prop_assert!(rate.wait(tat, at(now)) <= T);
             }
         }
     }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::StateDir;
 use crate::os::wait::{self, Cancel};
 
-/// Longest stretch without a look at the world: a sleep of the machine stops
+/// Longest wait without returning to the caller: a sleep of the machine stops
 /// this clock, while throttle and backoff go by the wall clock.
 const STRETCH: Duration = Duration::from_secs(30);
 
@@ -36,7 +36,7 @@ impl StateWatch {
     }
 
     /// Waits so long at most, less when something has changed since the last wait.
-    /// The caller looks at everything again.
+    /// The caller checks everything again.
     pub fn wait(&mut self, at_most: Duration, cancel: &Cancel) {
         let readable = |inotify| PollFd::new(inotify, PollFlags::IN);
         let mut fds: Vec<_> = self.inotify.iter().map(readable).collect();

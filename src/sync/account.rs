@@ -1,21 +1,23 @@
-//! The ground that the protocol stands on: an account's state directory, the
-//! clock, the lock, and a run of mbsync.
+//! The real backend of the scheduler: an account's state directory, the clock,
+//! the lock, and a run of mbsync.
 //!
-//! Knows what is read and written when, and in which order; decides nothing
-//! about when to run.
+//! Fixes what is read and written when, and in which order. Does not depend on:
+//! when to run, connections, the modes of the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::changes::Snapshot;
+use super::context::AccountContext;
 use super::hooks::{self, HookEnv};
 use super::mbsync::{self, Companion, Job, RunEnd};
 use super::output::Problem;
 use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
 use crate::error::{Error, ExitStatus};
-use crate::mbsyncrc::{Config, IsyncVersion, MbsyncWords};
-use crate::model::{Account, CredentialSource, Mailbox, Target};
+use crate::mbsync_version::IsyncVersion;
+use crate::mbsyncrc::MbsyncWords;
+use crate::model::{CredentialSource, Mailbox, Target};
 use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::procfs;
@@ -34,21 +36,6 @@ use crate::verdict::gone::Gone;
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
-/// What a command knows of one account.
-#[derive(Debug, Clone, Copy)]
-pub struct AccountContext<'a> {
-    /// The whole of `.mbsyncrc`.
-    pub config: &'a Config,
-    /// The account.
-    pub account: &'a Account,
-    /// Its settings.
-    pub settings: &'a Settings,
-    /// The file they come from, if it is not where it usually is.
-    pub settings_file: Option<&'a Path>,
-    /// Its state directory's parent.
-    pub base: &'a Path,
-}
-
 /// How a run presents itself.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
@@ -61,7 +48,7 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// Of what nobody sits in front of.
+    /// For a process without a user in front of it.
     #[must_use]
     pub fn in_background(settings: &Settings) -> Self {
         let prompt = if settings.prompt { Prompt::Environment } else { Prompt::Never };
@@ -69,22 +56,22 @@ impl RunOptions {
     }
 }
 
-/// One account's ground.
+/// The scheduler's backend for one account.
 #[derive(Debug)]
 pub struct AccountBackend<'a> {
-    scene: AccountContext<'a>,
+    context: AccountContext<'a>,
     dir: StateDir,
-    stop: Shutdown,
-    manner: RunOptions,
+    shutdown: Shutdown,
+    options: RunOptions,
     lock: Option<Lock>,
     queue: Option<Lock>,
     /// Requests that could not be written: kept until they are served.
     unwritten: BTreeSet<Target>,
     /// What could not be written of the last run, so that a full disk does not
     /// make a child try for ever.
-    untold: PendingWrites,
-    /// What to tell the user's commands once the lock is given up.
-    facts: Option<HookEnv>,
+    pending: PendingWrites,
+    /// The environment of the user's commands, which run once the lock is given up.
+    hook_env: Option<HookEnv>,
     changed: Option<StateWatch>,
     opened: Instant,
     trouble: Option<Error>,
@@ -105,7 +92,7 @@ pub struct RunReport {
     pub changes: Vec<Change>,
     /// How long it took.
     pub took: Duration,
-    /// Until when nothing is tried again unasked.
+    /// How long until the next automatic try.
     pub retry: Option<Duration>,
 }
 
@@ -120,26 +107,26 @@ impl super::scheduler::RunOutcome for RunReport {
 }
 
 impl<'a> AccountBackend<'a> {
-    /// The ground of one account; makes its state directory if need be.
+    /// The backend of one account; creates its state directory if necessary.
     ///
     /// # Errors
     /// As [`StateDir::open`].
     pub fn open(
-        scene: AccountContext<'a>,
-        stop: Shutdown,
-        manner: RunOptions,
+        context: AccountContext<'a>,
+        shutdown: Shutdown,
+        options: RunOptions,
     ) -> Result<Self, Error> {
-        let dir = StateDir::open(scene.base, &scene.account.name)?;
+        let dir = StateDir::open(context.base, &context.account.name)?;
         Ok(AccountBackend {
-            scene,
+            context,
             dir,
-            stop,
-            manner,
+            shutdown,
+            options,
             lock: None,
             queue: None,
             unwritten: BTreeSet::new(),
-            untold: PendingWrites::default(),
-            facts: None,
+            pending: PendingWrites::default(),
+            hook_env: None,
             changed: None,
             opened: Instant::now(),
             trouble: None,
@@ -152,13 +139,13 @@ impl<'a> AccountBackend<'a> {
         &self.dir
     }
 
-    /// A failure of the ground itself (a lock that cannot be opened), if one came.
+    /// A failure of the backend itself (a lock that cannot be opened), if there was one.
     #[must_use]
     pub fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
     }
 
-    /// The same for who goes on: it is told of once.
+    /// The same for a process that continues: each failure is returned once.
     pub fn take_trouble(&mut self) -> Option<Error> {
         self.trouble.take()
     }
@@ -170,8 +157,8 @@ impl<'a> AccountBackend<'a> {
     }
 
     fn say(&self, text: impl FnOnce() -> String) {
-        if self.manner.verbose {
-            say(self.scene, &text());
+        if self.options.verbose {
+            say(self.context, &text());
         }
     }
 
@@ -189,12 +176,12 @@ impl<'a> AccountBackend<'a> {
     /// Where the account's trigger file is.
     #[must_use]
     pub fn trigger(&self) -> PathBuf {
-        trigger(&self.dir, self.scene.settings)
+        trigger(&self.dir, self.context.settings)
     }
 
     fn trigger_is_new(&self) -> bool {
         let now = trigger_stamp(&self.trigger());
-        now.is_some() && now != self.untold.trigger && now != self.last().trigger
+        now.is_some() && now != self.pending.trigger && now != self.last().trigger
     }
 
     fn last(&self) -> LastRun {
@@ -202,31 +189,34 @@ impl<'a> AccountBackend<'a> {
     }
 
     fn secrets(&self) -> Vec<&'a str> {
-        match self.scene.account.server.as_ref().and_then(|server| server.pass.as_ref()) {
+        match self.context.account.server.as_ref().and_then(|server| server.pass.as_ref()) {
             Some(CredentialSource::Text(text)) => vec![text.as_str()],
             _ => vec![],
         }
     }
 
-    /// The mailboxes that a run for these wants may touch.
-    fn scope(&self, wants: &BTreeSet<Target>) -> Vec<Mailbox> {
-        if wants.iter().all(|want| matches!(want, Target::Mailbox { .. })) {
-            return wants.iter().filter_map(|want| self.scene.account.mailbox(want)).collect();
+    /// The mailboxes that a run for these targets may touch.
+    fn scope(&self, targets: &BTreeSet<Target>) -> Vec<Mailbox> {
+        if targets.iter().all(|target| matches!(target, Target::Mailbox { .. })) {
+            return targets
+                .iter()
+                .filter_map(|target| self.context.account.mailbox(target))
+                .collect();
         }
-        let mut all = self.scene.config.local_mailboxes(self.scene.account);
-        all.retain(|mailbox| wants.iter().any(|want| want.covers_mailbox(mailbox)));
+        let mut all = self.context.config.local_mailboxes(self.context.account);
+        all.retain(|mailbox| targets.iter().any(|target| target.covers_mailbox(mailbox)));
         all
     }
 
     /// After the run: requests, backoff and memory say what it came to.
     fn settle(
         &mut self,
-        taken: &requests::Claimed,
+        claimed: &requests::Claimed,
         mut run: LastRun,
         before: &LastRun,
         ended: &RunEnd,
     ) -> Option<Duration> {
-        let patience = self.scene.settings.patience();
+        let policy = self.context.settings.backoff_policy();
         let now = SystemTime::now();
         run.runs = before.runs + 1;
         run.code = ended.exit.code();
@@ -240,11 +230,11 @@ impl<'a> AccountBackend<'a> {
                 if run.whole {
                     run.last_whole = run.last_success;
                 }
-                for want in taken.keys() {
-                    let removed = requests::served(&self.dir, want);
+                for target in claimed.keys() {
+                    let removed = requests::served(&self.dir, target);
                     self.note("run", removed);
                 }
-                self.untold.retry = None;
+                self.pending.retry = None;
                 let removed = self.dir.remove(backoff::FILE);
                 self.note(backoff::FILE, removed);
             }
@@ -252,54 +242,55 @@ impl<'a> AccountBackend<'a> {
             ExitStatus::Signal(_) => run.trigger = before.trigger,
             ExitStatus::Mailbox => {
                 // The login worked: the account as a whole is not in trouble.
-                self.untold.retry = None;
+                self.pending.retry = None;
                 let _ = self.dir.remove(backoff::FILE);
-                let failed = self.failed(taken, &ended.problems);
-                for (want, failures) in &failed {
-                    let delay = patience.delay(*failures, ExitStatus::Mailbox);
+                let failed = self.failed(claimed, &ended.problems);
+                for (target, failures) in &failed {
+                    let delay = policy.delay(*failures, ExitStatus::Mailbox);
                     wait = wait.max(Some(delay));
-                    let put = requests::requeue(&self.dir, want, *failures, now, delay);
+                    let put = requests::requeue(&self.dir, target, *failures, now, delay);
                     self.note("want", put);
                 }
-                for want in taken.keys().filter(|want| !failed.contains_key(want)) {
-                    let removed = requests::served(&self.dir, want);
+                for target in claimed.keys().filter(|target| !failed.contains_key(target)) {
+                    let removed = requests::served(&self.dir, target);
                     self.note("run", removed);
                 }
-                if failed.keys().all(|want| matches!(want, Target::Mailbox { .. })) && run.whole {
+                if failed.keys().all(|target| matches!(target, Target::Mailbox { .. })) && run.whole
+                {
                     run.last_whole = Some(seconds(now));
                 }
             }
             _ => {
                 let earlier = self.retry();
-                let retry =
-                    patience.after(earlier.as_ref(), ended.exit, &ended.text, now, jitter());
-                wait = Some(patience.wait(Some(&retry), now));
+                let retry = policy.after(earlier.as_ref(), ended.exit, &ended.text, now, jitter());
+                wait = Some(policy.wait(Some(&retry), now));
                 // Held up by the account's backoff only, which a success elsewhere ends.
-                for (want, failures) in taken {
-                    let put = requests::requeue(&self.dir, want, *failures, now, Duration::ZERO);
+                for (target, failures) in claimed {
+                    let put = requests::requeue(&self.dir, target, *failures, now, Duration::ZERO);
                     self.note("want", put);
                 }
                 let written = self.dir.write_json(backoff::FILE, &retry);
-                self.untold.retry = written.is_err().then_some(retry);
+                self.pending.retry = written.is_err().then_some(retry);
                 self.note(backoff::FILE, written);
             }
         }
         let written = self.dir.write_json(last_run::FILE, &run);
-        self.untold.trigger = run.trigger.filter(|_| written.is_err());
+        self.pending.trigger = run.trigger.filter(|_| written.is_err());
         self.note(last_run::FILE, written);
         wait
     }
 
     fn retry(&self) -> Option<Backoff> {
-        self.untold.retry.clone().or_else(|| self.dir.read_json(backoff::FILE))
+        self.pending.retry.clone().or_else(|| self.dir.read_json(backoff::FILE))
     }
 
-    /// Which requests a run that failed on some mailboxes leaves standing: those
-    /// mailboxes, if mbsync named each; else all that it was taken on for.
-    fn failed(&self, taken: &requests::Claimed, problems: &[Problem]) -> requests::Claimed {
-        let all = || taken.iter().map(|(want, failures)| (want.clone(), failures + 1)).collect();
-        let wants: BTreeSet<Target> = taken.keys().cloned().collect();
-        let scope = self.scope(&wants);
+    /// Which requests are still pending after a run that failed on some mailboxes:
+    /// those mailboxes, if mbsync named each; else all that it claimed.
+    fn failed(&self, claimed: &requests::Claimed, problems: &[Problem]) -> requests::Claimed {
+        let all =
+            || claimed.iter().map(|(target, failures)| (target.clone(), failures + 1)).collect();
+        let targets: BTreeSet<Target> = claimed.keys().cloned().collect();
+        let scope = self.scope(&targets);
         let mut failed = requests::Claimed::new();
         for problem in problems {
             let Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } = problem else {
@@ -311,39 +302,39 @@ impl<'a> AccountBackend<'a> {
             }) else {
                 return all();
             };
-            let want = found.target();
-            let failures = taken.get(&want).copied().unwrap_or(0) + 1;
-            failed.insert(want, failures);
+            let target = found.target();
+            let failures = claimed.get(&target).copied().unwrap_or(0) + 1;
+            failed.insert(target, failures);
         }
         if failed.is_empty() { all() } else { failed }
     }
 }
 
 impl Backend for AccountBackend<'_> {
-    type RunOutcome = RunReport;
+    type Report = RunReport;
 
-    fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
+    fn submit(&mut self, targets: &BTreeSet<Target>, urgent: bool) -> bool {
         hooks::mark_echo(&self.dir);
-        let written = requests::submit(&self.dir, wants, urgent).is_ok();
+        let written = requests::submit(&self.dir, targets, urgent).is_ok();
         if !written {
-            // A full disk loses nothing: who cannot write the request carries it.
-            self.unwritten.extend(wants.iter().cloned());
+            // A full disk loses nothing: the process keeps in memory what it cannot write.
+            self.unwritten.extend(targets.iter().cloned());
         }
         written
     }
 
-    fn standing(&mut self, wants: &BTreeSet<Target>) -> RequestState {
-        if wants.iter().any(|want| self.unwritten.contains(want)) {
+    fn request_state(&mut self, targets: &BTreeSet<Target>) -> RequestState {
+        if targets.iter().any(|target| self.unwritten.contains(target)) {
             return RequestState::Fresh;
         }
-        requests::standing(&self.dir, wants)
+        requests::request_state(&self.dir, targets)
     }
 
     fn next_due(&mut self) -> Option<Duration> {
         if !self.unwritten.is_empty() || self.trigger_is_new() {
             return Some(Duration::ZERO);
         }
-        requests::next_due(&self.dir, self.scene.settings.patience(), SystemTime::now())
+        requests::next_due(&self.dir, self.context.settings.backoff_policy(), SystemTime::now())
     }
 
     fn any_fresh(&mut self) -> bool {
@@ -357,7 +348,7 @@ impl Backend for AccountBackend<'_> {
     fn lock(&mut self) -> Locked {
         let path = self.dir.file("lock");
         let mut moved = None;
-        let slice = self.scene.settings.stall + Duration::from_secs(10);
+        let slice = self.context.settings.stall + Duration::from_secs(10);
         let holder_lives = || {
             let run = Lock::run_under(&path);
             let now = run.and_then(|run| procfs::bytes_moved_by_tree(run.pid));
@@ -366,17 +357,15 @@ impl Backend for AccountBackend<'_> {
             lives
         };
         let started = Instant::now();
-        match Lock::take(&path, slice, holder_lives, &self.stop) {
+        match Lock::take(&path, slice, holder_lives, &self.shutdown) {
             Ok(LockWait::Got(mut lock)) => {
-                match lock.reap_orphan(self.scene.settings.stall, &self.stop) {
+                match lock.reap_orphan(self.context.settings.stall, &self.shutdown) {
                     Orphan::Over => {}
                     Orphan::Lives => return Locked::TooLong,
                     Orphan::Stopped => return Locked::Stopped,
                 }
                 if started.elapsed() > Duration::from_millis(5) {
-                    self.say(|| {
-                        format!("waited {} for the run under way", short(started.elapsed()))
-                    });
+                    self.say(|| format!("waited {} for another run", short(started.elapsed())));
                 }
                 self.lock = Some(lock);
                 Locked::Held
@@ -385,7 +374,7 @@ impl Backend for AccountBackend<'_> {
             Ok(LockWait::Stopped) => Locked::Stopped,
             Err(error) => {
                 self.note("lock", Err(error));
-                // What is written nowhere is known to this process alone.
+                // What is not on disk is known to this process alone.
                 if self.unwritten.is_empty() { Locked::Unavailable } else { Locked::TooLong }
             }
         }
@@ -393,9 +382,9 @@ impl Backend for AccountBackend<'_> {
 
     fn unlock(&mut self) {
         self.lock = None;
-        // Only now: a command that hangs, or that syncs, holds up nobody.
-        if let Some(facts) = self.facts.take() {
-            facts.tell(self.scene);
+        // Only now: a command that hangs, or that syncs, delays no other process.
+        if let Some(hook_env) = self.hook_env.take() {
+            hook_env.run(self.context);
         }
     }
 
@@ -408,7 +397,7 @@ impl Backend for AccountBackend<'_> {
                 self.queue = queue;
                 self.queue.is_some()
             }
-            // Nobody can hold it: each is his own queue then.
+            // No process can hold it: each has its own queue then.
             Err(error) => {
                 self.note("queue.lock", Err(error));
                 true
@@ -437,21 +426,23 @@ impl Backend for AccountBackend<'_> {
                 // Its own pipe: the parent polls the old one.
                 let ours = Shutdown::on_signals();
                 // One that came before the new pipe was in place.
-                if let Some(signal) = self.stop.signal() {
+                if let Some(signal) = self.shutdown.signal() {
                     std::process::exit(128 + i32::from(signal));
                 }
                 if let Ok(ours) = ours {
-                    self.stop = ours;
+                    self.shutdown = ours;
                 }
-                self.manner = RunOptions::in_background(self.scene.settings);
-                super::scheduler::queued(self, PATIENCE);
-                std::process::exit(self.stop.signal().map_or(0, |signal| 128 + i32::from(signal)));
+                self.options = RunOptions::in_background(self.context.settings);
+                super::scheduler::run_queue_owner(self, PATIENCE);
+                std::process::exit(
+                    self.shutdown.signal().map_or(0, |signal| 128 + i32::from(signal)),
+                );
             }
             // Several threads cannot fork; a fresh process takes the queue itself.
             Err(_) => {
                 self.queue = None;
                 self.unwritten.is_empty()
-                    && super::detached::spawn("queue", self.scene, &[]).is_ok()
+                    && super::detached::spawn("queue", self.context, &[]).is_ok()
             }
         }
     }
@@ -460,10 +451,10 @@ impl Backend for AccountBackend<'_> {
         if urgent || requests::is_urgent(&self.dir) {
             return Gate::Open;
         }
-        let settings = self.scene.settings;
+        let settings = self.context.settings;
         let now = SystemTime::now();
         let backoff = match self.retry() {
-            Some(retry) if !impatient => settings.patience().wait(Some(&retry), now),
+            Some(retry) if !impatient => settings.backoff_policy().wait(Some(&retry), now),
             _ => Duration::ZERO,
         };
         if !backoff.is_zero() {
@@ -476,16 +467,16 @@ impl Backend for AccountBackend<'_> {
 
     fn pause(&mut self, at_most: Duration) -> Paused {
         if let Some(changes) = &mut self.changed {
-            changes.wait(at_most, self.stop.cancel());
+            changes.wait(at_most, self.shutdown.cancel());
             return self.paused();
         }
-        // What changed before the watch was set would be missed: look again first.
+        // What changed before the watch was set would be missed: check again first.
         self.changed = Some(StateWatch::of(&self.dir));
         Paused::Over
     }
 
     fn settle(&mut self) -> Paused {
-        wait::sleep(self.scene.settings.settle, self.stop.cancel());
+        wait::sleep(self.context.settings.settle, self.shutdown.cancel());
         self.paused()
     }
 
@@ -500,7 +491,7 @@ impl Backend for AccountBackend<'_> {
 
 impl AccountBackend<'_> {
     fn paused(&self) -> Paused {
-        if self.stop.signal().is_some() { Paused::Stopped } else { Paused::Over }
+        if self.shutdown.signal().is_some() { Paused::Stopped } else { Paused::Over }
     }
 
     /// As [`Backend::run`], where `start` is what runs mbsync. Gives what that
@@ -524,57 +515,59 @@ impl AccountBackend<'_> {
             };
             return (report, None);
         };
-        let settings = self.scene.settings;
+        let settings = self.context.settings;
         let (began, began_at) = (SystemTime::now(), Instant::now());
         let rate = settings.rate();
-        let even = rate.spend(throttle::stamp(&self.dir, rate, began), began);
-        let stamped = throttle::set_stamp(&self.dir, even);
+        let tat = rate.consume(throttle::stamp(&self.dir, rate, began), began);
+        let stamped = throttle::set_stamp(&self.dir, tat);
         self.note("throttle", stamped);
 
         self.dir.sweep();
         let before = self.last();
         let trigger = trigger_stamp(&self.trigger());
-        let (mut taken, unseen) = match requests::take(&self.dir, settings.patience(), began) {
-            Ok(taken) => (taken, None),
-            Err(error) => (requests::Claimed::new(), Some(error)),
-        };
+        let (mut claimed, unreadable) =
+            match requests::claim(&self.dir, settings.backoff_policy(), began) {
+                Ok(claimed) => (claimed, None),
+                Err(error) => (requests::Claimed::new(), Some(error)),
+            };
         let is_echo = hooks::take_echo(&self.dir);
-        taken.extend(std::mem::take(&mut self.unwritten).into_iter().map(|want| (want, 0)));
+        claimed.extend(std::mem::take(&mut self.unwritten).into_iter().map(|target| (target, 0)));
         if trigger.is_some() && trigger != before.trigger {
-            taken.entry(Target::Account).or_default();
+            claimed.entry(Target::Account).or_default();
         }
-        let wants: BTreeSet<Target> = taken.keys().cloned().collect();
-        let named = self.scene.config.mbsync_words(self.scene.account, &wants);
+        let targets: BTreeSet<Target> = claimed.keys().cloned().collect();
+        let named = self.context.config.mbsync_words(self.context.account, &targets);
         let words = named.args();
         // isync 1.5 does not record each deletion.
-        let logs = self.scene.config.version == IsyncVersion::V1_5;
+        let logs = self.context.config.version == IsyncVersion::V1_5;
         let gone: Option<BTreeMap<String, Gone>> =
             if logs { self.dir.read_json(clean::GONE) } else { None };
         let earlier = gone.clone().unwrap_or_default();
-        let snapshot = Snapshot::take(self.scope(&wants), self.scene.account, logs, earlier);
+        let snapshot = Snapshot::take(self.scope(&targets), self.context.account, logs, earlier);
         let secrets = self.secrets();
         let program = settings.mbsync.clone();
         let job = Job {
             program: &program,
-            file: &self.scene.config.file,
+            file: &self.context.config.file,
             words: &words,
-            prompt: self.manner.prompt,
-            progress: self.manner.progress,
+            prompt: self.options.prompt,
+            progress: self.options.progress,
             logs,
-            verbose: self.manner.verbose,
+            verbose: self.options.verbose,
             stall: settings.stall,
             secrets: &secrets,
         };
         let mut given = None;
-        let ended = if let Some(error) = unseen.filter(|_| wants.is_empty()) {
-            let want = self.dir.file("want");
+        let ended = if let Some(error) = unreadable.filter(|_| targets.is_empty()) {
+            let requests = self.dir.file("want");
             let failure = state_failure(
                 &error,
-                &format!("cannot see what is asked for in {}", want.display()),
+                &format!("cannot read the requests in {}", requests.display()),
             );
             RunEnd { exit: failure.exit, text: failure.text, problems: vec![], log: None }
         } else if named.all || !named.words.is_empty() {
-            let attempt = Attempt { context: self.scene, words: &named, job, stop: &self.stop };
+            let attempt =
+                Attempt { context: self.context, words: &named, job, shutdown: &self.shutdown };
             let (ended, beside) = start(&attempt, &mut lock);
             given = Some(beside);
             ended
@@ -582,12 +575,12 @@ impl AccountBackend<'_> {
             nothing_to_name(&named.unreachable)
         };
         let took = began_at.elapsed();
-        let scope = self.scope(&wants);
-        let looked = |key: &str| -> Option<Gone> {
+        let scope = self.scope(&targets);
+        let by_scan = |key: &str| -> Option<Gone> {
             let seen: BTreeMap<String, CleanState> = self.dir.read_json(clean::FILE)?;
             seen.get(key)?.gone.clone()
         };
-        let (changes, now_gone) = snapshot.changes(&scope, ended.log.as_ref(), &looked);
+        let (changes, now_gone) = snapshot.changes(&scope, ended.log.as_ref(), &by_scan);
         // Lost, a deletion is found once more and costs a run.
         if now_gone.is_empty() {
             let _ = self.dir.remove(clean::GONE);
@@ -595,16 +588,16 @@ impl AccountBackend<'_> {
             let _ = self.dir.write_json(clean::GONE, &now_gone);
         }
         hooks::refresh(&changes, &scope);
-        self.facts = HookEnv::of(settings, &changes, &scope, began, is_echo);
+        self.hook_env = HookEnv::of(settings, &changes, &scope, began, is_echo);
         let run = LastRun {
             started: millis(began),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            whole: wants.contains(&Target::Account),
+            whole: targets.contains(&Target::Account),
             trigger: trigger.or(before.trigger),
             changes: changes.clone(),
             ..LastRun::default()
         };
-        let retry = self.settle(&taken, run, &before, &ended);
+        let retry = self.settle(&claimed, run, &before, &ended);
         let cleared = lock.clear();
         self.note("lock", cleared);
         self.lock = Some(lock);
@@ -620,7 +613,7 @@ pub struct Attempt<'a> {
     /// What it syncs.
     pub words: &'a MbsyncWords,
     job: Job<'a>,
-    stop: &'a Shutdown,
+    shutdown: &'a Shutdown,
 }
 
 impl Attempt<'_> {
@@ -632,10 +625,10 @@ impl Attempt<'_> {
     ) -> RunEnd {
         let over = if companion.is_some() { ", over the connection that is open" } else { "" };
         self.say(|| format!("running {}{over}", mbsync::command_line(&self.job).join(" ")));
-        mbsync::run(&self.job, lock, self.stop, companion)
+        mbsync::run(&self.job, lock, self.shutdown, companion)
     }
 
-    /// Says what is decided, to a user who wants to know it.
+    /// Prints a decision, with `--verbose`.
     pub fn say(&self, text: impl FnOnce() -> String) {
         if self.job.verbose {
             say(self.context, &text());
@@ -643,9 +636,9 @@ impl Attempt<'_> {
     }
 }
 
-fn say(scene: AccountContext<'_>, text: &str) {
+fn say(context: AccountContext<'_>, text: &str) {
     use std::io::Write as _;
-    let line = format!("{}: {text}", scene.account.name);
+    let line = format!("{}: {text}", context.account.name);
     let _ = writeln!(std::io::stderr(), "{}", crate::text::sanitize(&line));
 }
 
@@ -662,7 +655,7 @@ pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
     std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
 }
 
-/// The end of a run that has no words for mbsync, which would take none amiss.
+/// The end of a run without arguments for mbsync, which would reject an empty list.
 fn nothing_to_name(unreachable: &[String]) -> RunEnd {
     let (exit, text) = match unreachable {
         // Asked for when .mbsyncrc still had them.
@@ -671,7 +664,7 @@ fn nothing_to_name(unreachable: &[String]) -> RunEnd {
             let names = names.join(", ");
             (
                 ExitStatus::Config,
-                format!("mbsync cannot be told to sync {names}; rename it in .mbsyncrc"),
+                format!("mbsync has no way to name {names}; rename it in .mbsyncrc"),
             )
         }
     };

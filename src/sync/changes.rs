@@ -8,7 +8,7 @@
 //! over. There the Maildir before and after the run tells, together with what
 //! mbsync says: how many messages it removed here, and to how many it gave other
 //! flags. Only where that is all that was removed and changed, in all mailboxes of
-//! the run, did nobody else do it meanwhile.
+//! the run, was no other program involved.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,7 +26,7 @@ use crate::verdict::gone::{Gone, KeptGone, LeftByRun, left_by_run};
 use crate::verdict::maildir::{self, Files, Moved, Stamp};
 use crate::verdict::record::{self, Entry, Record};
 
-/// Most records kept open; of further mailboxes only deletions are told, by isync
+/// Most records kept open; of further mailboxes only deletions are reported, by isync
 /// 1.5.
 const MOST_OPEN: usize = 400;
 
@@ -93,14 +93,14 @@ impl Snapshot {
     /// that the run has made are among those `now` there, and not in the snapshot. A
     /// record that cannot be read tells nothing.
     ///
-    /// `log`: what mbsync said of a run that went well. `looked`: what a look at the
+    /// `log`: what mbsync said of a run that went well. `by_scan`: what a scan of the
     /// far side has found gone, by [`clean::key`].
     #[must_use]
     pub fn changes(
         &self,
         now: &[Mailbox],
         log: Option<&RunLog>,
-        looked: &dyn Fn(&str) -> Option<Gone>,
+        by_scan: &dyn Fn(&str) -> Option<Gone>,
     ) -> (Vec<Change>, BTreeMap<String, Gone>) {
         let before = |mailbox: &Mailbox| {
             self.records
@@ -120,7 +120,7 @@ impl Snapshot {
             let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
             if let Some((log, after)) = &accounted {
                 if let Some((removed, left)) =
-                    self.unrecorded(mailbox, &key, record, log, after, looked)
+                    self.unrecorded(mailbox, &key, record, log, after, by_scan)
                 {
                     gone.insert(key.clone(), left);
                     let change = change.get_or_insert_with(|| Change {
@@ -173,7 +173,7 @@ impl Snapshot {
         record: Option<Stamp>,
         log: &RunLog,
         after: &After,
-        looked: &dyn Fn(&str) -> Option<Gone>,
+        by_scan: &dyn Fn(&str) -> Option<Gone>,
     ) -> Option<(u32, Gone)> {
         let maildir = self.maildirs.get(key)?;
         let rules = maildir.rules.as_ref()?;
@@ -192,24 +192,24 @@ impl Snapshot {
         }
         let after = after.get(key).unwrap_or(before).numbered();
         let kept =
-            |looked| KeptGone { looked, by_run: self.gone.get(key) }.of_record(record.as_ref());
+            |by_scan| KeptGone { by_scan, by_run: self.gone.get(key) }.of_record(record.as_ref());
         let LeftByRun { during, earlier, gone } =
             left_by_run(&text, rules, &before.numbered(), &after, kept(None));
         let mut removed = during;
         if !earlier.is_empty() {
             // Some may have been gone on both sides.
-            let looked = looked(key);
-            let known = kept(looked.as_ref());
+            let by_scan = by_scan(key);
+            let known = kept(by_scan.as_ref());
             let new = earlier.iter().filter(|&&far| !known.is_over(far)).count();
             removed = removed.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
         }
         Some((removed, Gone { record, ..gone }))
     }
 
-    /// An earlier run has removed the message of this entry, and has been told of.
+    /// An earlier run has removed the message of this entry, and has reported it.
     fn was_counted(&self, key: &str, entry: &Entry) -> bool {
         let record = self.maildirs.get(key).and_then(|maildir| maildir.record.as_ref());
-        let kept = KeptGone { looked: None, by_run: self.gone.get(key) };
+        let kept = KeptGone { by_scan: None, by_run: self.gone.get(key) };
         kept.of_record(record).is_over(entry.far)
     }
 }

@@ -6,7 +6,7 @@
 use std::io;
 use std::process::{Command, Stdio};
 
-use super::account::AccountContext;
+use super::context::AccountContext;
 use crate::os::fork;
 
 /// Starts `mutt-sync --child WORK ACCOUNT` in a session of its own with nothing

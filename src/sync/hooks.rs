@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::account::AccountContext;
+use super::context::AccountContext;
 use super::detached;
 use crate::headers;
 use crate::model::Mailbox;
@@ -49,10 +49,10 @@ pub fn take_echo(dir: &StateDir) -> bool {
     std::fs::remove_file(dir.file(ECHO)).is_ok()
 }
 
-/// What the user's commands are told of a run.
+/// What the user's commands learn about a run, in their environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookEnv {
-    /// Unread messages that it brought.
+    /// Unread messages that it pulled.
     new: usize,
     /// The mailboxes they are in, by near name.
     mailboxes: Vec<String>,
@@ -61,8 +61,8 @@ pub struct HookEnv {
 }
 
 impl HookEnv {
-    /// The facts of a run that began then; `None` if there is no command to tell
-    /// them to, or nothing but an echo to tell.
+    /// The environment for a run that began then; `None` if there is no command, or
+    /// the run was an echo that changed nothing.
     #[must_use]
     pub fn of(
         settings: &Settings,
@@ -75,31 +75,31 @@ impl HookEnv {
         if !commands || is_echo && changes.is_empty() {
             return None;
         }
-        let mut facts = HookEnv { new: 0, mailboxes: vec![], newest: None };
+        let mut hook_env = HookEnv { new: 0, mailboxes: vec![], newest: None };
         for mailbox in changed(changes, mailboxes) {
             let Some(maildir) = &mailbox.maildir else { continue };
             let mut new = maildir::delivered(maildir, began).unwrap_or_default();
             new.retain(|file| file.parent().is_some_and(|dir| dir.ends_with("new")));
             if let Some(newest) = new.last() {
-                facts.new += new.len();
-                facts.mailboxes.push(mailbox.near.clone());
+                hook_env.new += new.len();
+                hook_env.mailboxes.push(mailbox.near.clone());
                 // The first mailbox with news is the one to speak of: INBOX, mostly.
-                facts.newest.get_or_insert_with(|| newest.clone());
+                hook_env.newest.get_or_insert_with(|| newest.clone());
             }
         }
-        Some(facts)
+        Some(hook_env)
     }
 
-    /// Leaves a process behind that runs the commands; nobody waits for it.
-    pub fn tell(&self, scene: AccountContext<'_>) {
+    /// Starts a detached process that runs the commands; no process waits for it.
+    pub fn run(&self, context: AccountContext<'_>) {
         let headline = self
             .newest
             .as_deref()
             .and_then(|newest| headers::summary_of_file(newest).ok())
             .unwrap_or_default();
         let (new, mailboxes) = (self.new.to_string(), self.mailboxes.join(","));
-        let facts = [
-            ("MUTT_SYNC_ACCOUNT", scene.account.name.as_str()),
+        let hook_env = [
+            ("MUTT_SYNC_ACCOUNT", context.account.name.as_str()),
             ("MUTT_SYNC_BOX", &mailboxes),
             ("MUTT_SYNC_NEW", &new),
             ("MUTT_SYNC_FROM", &headline.from),
@@ -107,33 +107,35 @@ impl HookEnv {
             (INSIDE, "1"),
         ];
         // Mail is synced; a notification that cannot be made is not worth a failure.
-        let _ = detached::spawn("hooks", scene, &facts);
+        let _ = detached::spawn("hooks", context, &hook_env);
     }
 }
 
 /// Runs the commands, in the process left behind for it: one process at a time
 /// for each account, so that an indexer never meets itself.
-pub fn run_commands(settings: &Settings, dir: &StateDir, stop: &Shutdown) {
+pub fn run_commands(settings: &Settings, dir: &StateDir, shutdown: &Shutdown) {
     let path = dir.file("hook.lock");
-    let Ok(LockWait::Got(_alone)) = Lock::take(&path, LIMIT * 2, || false, stop) else { return };
+    let Ok(LockWait::Got(_alone)) = Lock::take(&path, LIMIT * 2, || false, shutdown) else {
+        return;
+    };
     let news = std::env::var("MUTT_SYNC_NEW").is_ok_and(|new| new != "0");
     for command in [&settings.after_sync, &settings.new_mail] {
         if std::ptr::eq(command, &raw const settings.new_mail) && !news {
             continue;
         }
         if let Some((program, arguments)) = command.split_first() {
-            run_bounded(program, arguments, LIMIT, stop);
+            run_bounded(program, arguments, LIMIT, shutdown);
         }
     }
 }
 
 /// Runs a command to its end. One that takes too long, or that is running when a
 /// signal comes, is ended with all that it has started.
-fn run_bounded(program: &str, arguments: &[String], limit: Duration, stop: &Shutdown) {
+fn run_bounded(program: &str, arguments: &[String], limit: Duration, shutdown: &Shutdown) {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(mut child) = Child::spawn(&mut command, Scope::Session, GRACE) else { return };
-    if matches!(child.follow(after(limit), Some(stop.cancel()), |_| ()), Ok(Woken::Ready)) {
+    if matches!(child.follow(after(limit), Some(shutdown.cancel()), |_| ()), Ok(Woken::Ready)) {
         let _ = child.reap();
     }
 }
@@ -148,7 +150,7 @@ fn changed<'a>(
 }
 
 /// Sets the mode of `new/` of each changed mailbox to what it is. mutt and
-/// neomutt watch only that directory, and the attribute event makes them look
+/// neomutt watch only that directory, and the attribute event makes them check
 /// at once, where flags and deletions would show at the next key (tried with
 /// mutt 2.2.12 and neomutt 20220429). No mtime changes.
 pub fn refresh(changes: &[Change], mailboxes: &[Mailbox]) {
@@ -170,12 +172,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pids = dir.path().join("pids");
         let script = format!("echo $$ >'{0}'; sleep 600 & echo $! >>'{0}'; wait", pids.display());
-        let stop = Shutdown::on_signals().unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
         // Longer where the shell has not come so far: the machine is busy.
         let mut limit = Duration::from_millis(700);
         let (started, text) = loop {
             let started = Instant::now();
-            run_bounded("sh", &["-c".into(), script.clone()], limit, &stop);
+            run_bounded("sh", &["-c".into(), script.clone()], limit, &shutdown);
             assert!(started.elapsed() < Duration::from_secs(300), "nothing was ended");
             match std::fs::read_to_string(&pids) {
                 Ok(text) if text.matches('\n').count() == 2 => break (started, text),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::output::{Problem, problem, redact, says_nothing_of_the_run};
-use super::run_log::{self, RunLog};
+use super::run_log::{RunLog, RunLogReader};
 use crate::error::{ExitStatus, with_hint};
 use crate::os::child::{Child, LOOK_EVERY, Prompt, Scope};
 use crate::os::fork;
@@ -26,7 +26,7 @@ use crate::state::lock::Lock;
 
 /// How long TERM is given before KILL follows.
 const GRACE: Duration = Duration::from_secs(5);
-/// Longest line of output looked at; the rest of it is dropped.
+/// Longest line of output that is read; the rest of it is dropped.
 const LONGEST_LINE: usize = 8 * 1024;
 /// Most lines kept for the report.
 const MOST_LINES: usize = 200;
@@ -100,12 +100,12 @@ pub fn command_line(job: &Job<'_>) -> Vec<String> {
 pub fn run<'a>(
     job: &'a Job<'a>,
     lock: &mut Lock,
-    stop: &Shutdown,
+    shutdown: &Shutdown,
     beside: Option<&'a mut (dyn Companion + 'a)>,
 ) -> RunEnd {
     match start(job, lock, beside.as_deref()) {
         Ok(child) => {
-            Supervised::new(job, child, beside).and_then(|run| run.follow(stop)).unwrap_or_else(
+            Supervised::new(job, child, beside).and_then(|run| run.follow(shutdown)).unwrap_or_else(
                 |error| ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![]),
             )
         }
@@ -233,7 +233,7 @@ struct Supervised<'a> {
     stdout: Lines<ChildStdout>,
     problems: Vec<(Problem, String)>,
     other: Vec<String>,
-    log: Option<run_log::RunLogReader>,
+    log: Option<RunLogReader>,
     /// Something was said that may mean that not all was done.
     objected: bool,
     /// Why it was sent TERM; `None` also where that ends only what it has left.
@@ -257,7 +257,7 @@ impl<'a> Supervised<'a> {
             stdout: Lines::new(stdout)?,
             problems: Vec::new(),
             other: Vec::new(),
-            log: job.logs.then(run_log::RunLogReader::default),
+            log: job.logs.then(RunLogReader::default),
             objected: false,
             why: None,
             names: beside.as_ref().map(|beside| (beside.file(), job.file.display().to_string())),
@@ -267,7 +267,7 @@ impl<'a> Supervised<'a> {
 
     /// After an error the run is ended with `self`: unwatched it must not live on,
     /// the lock is about to be free.
-    fn follow(mut self, stop: &Shutdown) -> io::Result<RunEnd> {
+    fn follow(mut self, shutdown: &Shutdown) -> io::Result<RunEnd> {
         let mut moved = None;
         let mut moved_at = Instant::now();
         let look_every =
@@ -281,14 +281,14 @@ impl<'a> Supervised<'a> {
                 true => Instant::now() + LOOK_EVERY,
                 false => look_at,
             };
-            let only_beside = self.wait(stop, until, status.is_some())?;
+            let only_beside = self.wait(shutdown, until, status.is_some())?;
             if only_beside && status.is_none() && Instant::now() < look_at {
                 continue;
             }
             self.read();
-            // Before its end is looked at: a terminal's signal reaches mbsync and us at
+            // Before its end is judged: a terminal's signal reaches mbsync and us at
             // once, and that is no failure of mbsync's.
-            if let (false, Some(signal)) = (self.child.is_ending(), stop.signal()) {
+            if let (false, Some(signal)) = (self.child.is_ending(), shutdown.signal()) {
                 self.end(Why::Signal(signal));
             }
             if status.is_none() {
@@ -321,13 +321,13 @@ impl<'a> Supervised<'a> {
 
     /// Waits for anything. True if all that came is the business of what goes on
     /// beside the run.
-    fn wait(&self, stop: &Shutdown, until: Instant, exited: bool) -> io::Result<bool> {
+    fn wait(&self, shutdown: &Shutdown, until: Instant, exited: bool) -> io::Result<bool> {
         let mut fds = Vec::with_capacity(8);
         if !exited {
             fds.push(PollFd::new(&self.child, PollFlags::IN));
         }
         if !self.child.is_ending() {
-            fds.push(PollFd::new(stop, PollFlags::IN));
+            fds.push(PollFd::new(shutdown, PollFlags::IN));
         }
         fds.extend(self.stderr.from.iter().map(|from| PollFd::new(from, PollFlags::IN)));
         fds.extend(self.stdout.from.iter().map(|from| PollFd::new(from, PollFlags::IN)));
@@ -346,15 +346,15 @@ impl<'a> Supervised<'a> {
         let mut note = |line: &str| {
             let line = &*under_its_own_name(line, names.as_ref());
             *objected |= !says_nothing_of_the_run(line);
-            let sanitize = redact(line, job.secrets);
+            let shown = redact(line, job.secrets);
             if job.verbose {
-                eprint_line(&sanitize);
+                eprint_line(&shown);
             }
             match problem(line) {
                 Some(found) if problems.len() < MOST_LINES => {
-                    problems.push((found, sanitize.into_owned()));
+                    problems.push((found, shown.into_owned()));
                 }
-                _ if other.len() < MOST_LINES => other.push(sanitize.into_owned()),
+                _ if other.len() < MOST_LINES => other.push(shown.into_owned()),
                 _ => {}
             }
         };
@@ -374,7 +374,7 @@ impl<'a> Supervised<'a> {
     /// Of a wrapper that was killed mbsync itself may be left, of mbsync what it has
     /// started: the next run must meet neither.
     fn end_orphans(&mut self) {
-        // Without a group of its own they cannot be told from other processes.
+        // Without their own process group they look like any other process.
         if !self.child.is_ending()
             && self.job.prompt != Prompt::Terminal
             && !procfs::group_members(self.child.pid()).is_empty()
@@ -395,16 +395,15 @@ impl<'a> Supervised<'a> {
         self.stderr.rest(&mut |line| {
             let line = &*under_its_own_name(line, names.as_ref());
             *objected |= !says_nothing_of_the_run(line);
-            let sanitize = redact(line, job.secrets).into_owned();
+            let shown = redact(line, job.secrets).into_owned();
             match problem(line) {
-                Some(found) => problems.push((found, sanitize)),
-                None => other.push(sanitize),
+                Some(found) => problems.push((found, shown)),
+                None => other.push(shown),
             }
         });
         let log = self.log.filter(|_| status.success() && !self.objected);
         let ended = verdict_of(self.why, status, self.problems, &self.other, self.job.stall);
-        let log =
-            log.filter(|_| ended.exit == ExitStatus::Done).and_then(run_log::RunLogReader::log);
+        let log = log.filter(|_| ended.exit == ExitStatus::Done).and_then(RunLogReader::log);
         RunEnd { log, ..ended }
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod account;
 pub mod changes;
+pub mod context;
 pub mod detached;
 pub mod hooks;
 pub mod mbsync;
 pub mod output;
 pub mod run_log;
 pub mod scheduler;
+pub mod summary;

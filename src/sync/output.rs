@@ -126,7 +126,7 @@ fn is_config_complaint(line: &str) -> bool {
 /// The line without secrets and without what could play tricks on a terminal.
 ///
 /// mbsync masks the passwords of LOGIN and PLAIN itself, but prints an XOAUTH2
-/// token. A secret that stands in the user's file is masked wherever it shows.
+/// token. A secret from the user's file is masked wherever it appears.
 #[must_use]
 pub fn redact<'a>(line: &'a str, secrets: &[&str]) -> Cow<'a, str> {
     let mut line = Cow::Borrowed(line);
@@ -238,9 +238,9 @@ mod tests {
             "Notice: UIDVALIDITY genuine",
             "anything",
             "anything is locked",
-            "/home/u/.mbsyncrc: no line is told",
-            "/home/u/.mbsyncrc:: no line is told",
-            "/home/u/.mbsyncrc:1a: no line is told",
+            "/home/u/.mbsyncrc: no line is given",
+            "/home/u/.mbsyncrc:: no line is given",
+            "/home/u/.mbsyncrc:1a: no line is given",
             "mbsyncrc:12: no path",
             "12: no path",
             "IMAP command 'LOGIN u <pass>' was sent",

@@ -106,7 +106,7 @@ fn between<'a>(line: &'a str, head: &str, tail: &str) -> Option<&'a str> {
     line.strip_prefix(head)?.strip_suffix(tail)
 }
 
-/// `Channels: 1    Boxes: 2    ServerWatch: +0 *0 #0 -0    Near: +1 *2 #0 -3`
+/// `Channels: 1    Boxes: 2    Far: +0 *0 #0 -0    Near: +1 *2 #0 -3`
 fn totals(line: &str) -> Option<Totals> {
     let (_, near) = line.split_once("    Near: ")?;
     let mut words = near.split(' ');

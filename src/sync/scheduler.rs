@@ -2,24 +2,25 @@
 //! once, none forgotten.
 //!
 //! The protocol alone, over [`Backend`], so that a test can let any number of
-//! processes take their steps in any order and kill them anywhere. Knows
-//! nothing of files, clocks or mbsync.
+//! processes take their steps in any order and kill them anywhere. Does not
+//! depend on: files, clocks, mbsync.
 //!
 //! The rules:
 //!
-//! 1. A request is on disk before anything else is done about it.
-//! 2. Only the holder of the account's lock takes requests and runs mbsync. What
-//!    it takes, it takes before the run starts.
-//! 3. A foreground command waits for the lock itself, and then looks whether its
-//!    request still stands. If not, a run that started later has served it.
-//! 4. A background command needs somebody who will look after it has gone:
-//!    the waiter, the one process that holds the queue, or a child it leaves
-//!    behind as that process. A request that could not be put on disk is seen
-//!    by nobody else, and goes to a child of its own.
-//! 5. Who gives up the queue (or stops waiting) looks once more *after* giving it
-//!    up. A request is on disk before its maker finds the queue held; so either
-//!    the leaver sees the request, or its maker finds the queue free. Who is
-//!    told to stop looks at nothing and leaves nobody: the next command serves.
+//! 1. A request is written to disk before anything else happens to it.
+//! 2. Only the holder of the account's lock claims requests and runs mbsync. It
+//!    claims them before the run starts.
+//! 3. A foreground command waits for the lock itself, and then checks whether its
+//!    request is still pending. If not, a run that started later has served it.
+//! 4. A background command delegates its request: to the waiter, to the process
+//!    that owns the queue, or to a child that it starts as that process. A
+//!    request that could not be written to disk is invisible to other processes,
+//!    so it always goes to a child.
+//! 5. A process that releases the queue (or stops waiting) checks for fresh
+//!    requests *after* the release. A request is on disk before its command finds
+//!    the queue held; so either the releasing process sees the request, or the
+//!    command finds the queue free. A process ended by a signal checks nothing
+//!    and starts no child: the next command serves the request.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,17 +34,17 @@ const LOCK_AGAIN: Duration = Duration::from_secs(30);
 /// The world as the protocol sees it: one account's state directory, the clock,
 /// mbsync.
 pub trait Backend {
-    /// What a run came to.
-    type RunOutcome: RunOutcome;
+    /// The result of a run.
+    type Report: RunOutcome;
 
     /// Puts the requests on disk. False if they cannot be: then only this
-    /// process, and a child it leaves, know of them.
-    fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool;
-    /// How requests made earlier stand. Only asked while the lock is held.
-    fn standing(&mut self, wants: &BTreeSet<Target>) -> RequestState;
-    /// How long until some request is due; `None` if none stands.
+    /// process, and a child it starts, know of them.
+    fn submit(&mut self, targets: &BTreeSet<Target>, urgent: bool) -> bool;
+    /// The state of requests made earlier. Only asked while the lock is held.
+    fn request_state(&mut self, targets: &BTreeSet<Target>) -> RequestState;
+    /// How long until some request is due; `None` if none is pending.
     fn next_due(&mut self) -> Option<Duration>;
-    /// A request stands that no run has been tried for.
+    /// A request is pending that no run has tried to serve.
     fn any_fresh(&mut self) -> bool;
     /// The last run was refused the login, or got no password: it may not have
     /// been able to ask for one.
@@ -59,28 +60,28 @@ pub trait Backend {
     fn leave_queue(&mut self);
     /// A waiter is alive, and will see any request on disk.
     fn waiter_is_alive(&mut self) -> bool;
-    /// Leaves a child that holds the queue if this process did, which does so
-    /// from now on no more. False if it cannot.
+    /// Starts a child that takes over the queue if this process held it. False if
+    /// there can be none.
     fn leave_child(&mut self) -> bool;
 
-    /// What throttle and backoff say of a run now: neither of an urgent one,
-    /// backoff nothing of an impatient one.
+    /// Whether throttle and backoff allow a run now. Neither holds up an urgent one,
+    /// and backoff does not hold up an impatient one.
     fn gate(&mut self, urgent: bool, impatient: bool) -> Gate;
     /// Waits; ends early when the account's files change, and may end early
     /// for no reason.
     fn pause(&mut self, at_most: Duration) -> Paused;
-    /// Waits the quiet time wanted before a run in the background: mutt may
-    /// still be writing.
+    /// Waits the quiet time before a run in the background: mutt may still be
+    /// writing.
     fn settle(&mut self) -> Paused;
     /// Time passed since any fixed moment.
     fn clock(&mut self) -> Duration;
-    /// Takes what is due, runs mbsync, settles the requests. With the lock held.
-    fn run(&mut self) -> Self::RunOutcome;
+    /// Claims what is due, runs mbsync, settles the requests. With the lock held.
+    fn run(&mut self) -> Self::Report;
 }
 
 /// The protocol's view of a run.
 pub trait RunOutcome {
-    /// Trying again cannot help before somebody mends something.
+    /// Trying again cannot help until something is fixed.
     fn is_hopeless(&self) -> bool;
     /// A signal ended it.
     fn stopped(&self) -> bool;
@@ -93,8 +94,8 @@ pub enum Locked {
     Held,
     /// Another process held it too long.
     TooLong,
-    /// It cannot be opened, and other processes may be able to: who only looks
-    /// after what is on disk had better make way for them.
+    /// It cannot be opened, and other processes may be able to: a process whose
+    /// requests are all on disk leaves them to those.
     Unavailable,
     /// A signal came.
     Stopped,
@@ -114,18 +115,18 @@ pub enum Paused {
 pub enum Gate {
     /// Now.
     Open,
-    /// After so long, to keep the throttle.
+    /// After so long: rate limit.
     Throttled(Duration),
-    /// After so long, for the last runs failed.
+    /// After so long: the last runs failed.
     BackingOff(Duration),
 }
 
-/// How a command wants its request treated.
+/// How a request is treated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestOptions {
     /// `--force`: not throttled.
     pub urgent: bool,
-    /// Somebody sits in front of it (or forces it): backoff does not hold it up.
+    /// A user waits for it (or forces it): backoff does not hold it up.
     pub impatient: bool,
     /// `--block`: stay until served.
     pub block: bool,
@@ -134,21 +135,21 @@ pub struct RequestOptions {
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestOutcome<R> {
-    /// A run of ours, which took it on.
+    /// A run of ours.
     Ran(R),
     /// A run of another process served it.
     Served,
-    /// A run of another process took it on and failed; it stands.
+    /// A run of another process claimed it and failed; it is still pending.
     Failed,
-    /// Somebody will run it, after about so long.
+    /// Another process will run it, after about so long.
     Queued(Duration, By),
-    /// Not tried: backoff is in force for so long. It stands.
+    /// Not tried: backoff lasts for so long. It is still pending.
     BackingOff(Duration),
-    /// Another process held the lock too long. It stands.
+    /// Another process held the lock too long. It is still pending.
     LockHeld,
-    /// A signal came. It stands.
+    /// A signal came. It is still pending.
     Stopped,
-    /// Nobody could be left behind to serve it. It stands.
+    /// No process could be started to serve it. It is still pending.
     Stranded,
 }
 
@@ -162,7 +163,7 @@ impl<R: RunOutcome> RequestOutcome<R> {
     }
 }
 
-/// Who looks after a queued request.
+/// The process that will serve a queued request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// The waiter.
@@ -175,169 +176,169 @@ pub enum By {
 
 /// A command in the foreground: sees its request served, unless it is throttled
 /// and may not block.
-pub fn foreground<G: Backend>(
-    ground: &mut G,
-    wants: &BTreeSet<Target>,
-    manner: RequestOptions,
-) -> RequestOutcome<G::RunOutcome> {
-    let shared = ground.submit(wants, manner.urgent);
+pub fn foreground<B: Backend>(
+    backend: &mut B,
+    targets: &BTreeSet<Target>,
+    options: RequestOptions,
+) -> RequestOutcome<B::Report> {
+    let shared = backend.submit(targets, options.urgent);
     let mut queue = false;
-    let answer = run_until_served(ground, wants, manner, shared, &mut queue);
+    let outcome = run_until_served(backend, targets, options, shared, &mut queue);
     if queue {
-        ground.leave_queue();
-        if !answer.stopped() {
-            recheck_after_release(ground);
+        backend.leave_queue();
+        if !outcome.stopped() {
+            recheck_after_release(backend);
         }
     }
-    answer
+    outcome
 }
 
-fn run_until_served<G: Backend>(
-    ground: &mut G,
-    wants: &BTreeSet<Target>,
-    manner: RequestOptions,
+fn run_until_served<B: Backend>(
+    backend: &mut B,
+    targets: &BTreeSet<Target>,
+    options: RequestOptions,
     shared: bool,
     queue: &mut bool,
-) -> RequestOutcome<G::RunOutcome> {
+) -> RequestOutcome<B::Report> {
     loop {
-        match ground.lock() {
+        match backend.lock() {
             Locked::Held => {}
             Locked::TooLong | Locked::Unavailable => return RequestOutcome::LockHeld,
             Locked::Stopped => return RequestOutcome::Stopped,
         }
-        let early = match ground.standing(wants) {
+        let early = match backend.request_state(targets) {
             RequestState::Served => Some(RequestOutcome::Served),
             // Not tried again by each of fifty: one failure answers all.
             RequestState::Failed => Some(RequestOutcome::Failed),
             RequestState::Fresh => None,
         };
-        // The run that failed may have had nobody to ask for the password: a
+        // The run that failed may have had no user to ask for the password: a
         // key pressed in front of a terminal is not answered by its failure.
         let asks_itself = matches!(early, Some(RequestOutcome::Failed))
-            && manner.impatient
-            && ground.was_denied();
-        let wait = match ground.gate(manner.urgent, manner.impatient) {
+            && options.impatient
+            && backend.was_denied();
+        let wait = match backend.gate(options.urgent, options.impatient) {
             Gate::Open => Duration::ZERO,
             Gate::Throttled(wait) => wait,
             Gate::BackingOff(wait) => {
-                ground.unlock();
+                backend.unlock();
                 return early.unwrap_or(RequestOutcome::BackingOff(wait));
             }
         };
         if (early.is_none() || asks_itself) && wait.is_zero() {
             if asks_itself {
                 // The failure has marked it to wait; asked for again, it is taken now.
-                ground.submit(wants, manner.urgent);
+                backend.submit(targets, options.urgent);
             }
-            let report = ground.run();
-            ground.unlock();
+            let report = backend.run();
+            backend.unlock();
             return RequestOutcome::Ran(report);
         }
-        ground.unlock();
-        if let Some(answer) = early {
-            return answer;
+        backend.unlock();
+        if let Some(outcome) = early {
+            return outcome;
         }
-        if !manner.block {
-            return delegate(ground, wait, shared);
+        if !options.block {
+            return delegate(backend, wait, shared);
         }
-        *queue = *queue || ground.try_queue();
-        if ground.pause(wait) == Paused::Stopped {
+        *queue = *queue || backend.try_queue();
+        if backend.pause(wait) == Paused::Stopped {
             return RequestOutcome::Stopped;
         }
     }
 }
 
-/// A command in the background: sees to it that somebody will serve the request.
-pub fn background<G: Backend>(
-    ground: &mut G,
-    wants: &BTreeSet<Target>,
+/// A command in the background: ensures that some process will serve the request.
+pub fn background<B: Backend>(
+    backend: &mut B,
+    targets: &BTreeSet<Target>,
     urgent: bool,
-) -> RequestOutcome<G::RunOutcome> {
-    let shared = ground.submit(wants, urgent);
-    delegate(ground, Duration::ZERO, shared)
+) -> RequestOutcome<B::Report> {
+    let shared = backend.submit(targets, urgent);
+    delegate(backend, Duration::ZERO, shared)
 }
 
-fn delegate<G: Backend>(
-    ground: &mut G,
+fn delegate<B: Backend>(
+    backend: &mut B,
     wait: Duration,
     shared: bool,
-) -> RequestOutcome<G::RunOutcome> {
-    if shared && ground.waiter_is_alive() {
+) -> RequestOutcome<B::Report> {
+    if shared && backend.waiter_is_alive() {
         return RequestOutcome::Queued(wait, By::Waiter);
     }
-    if shared && !ground.try_queue() {
+    if shared && !backend.try_queue() {
         return RequestOutcome::Queued(wait, By::Queue);
     }
-    if ground.leave_child() {
+    if backend.leave_child() {
         return RequestOutcome::Queued(wait, By::Child);
     }
-    ground.leave_queue();
+    backend.leave_queue();
     RequestOutcome::Stranded
 }
 
-/// The child left behind: holds the queue, waits, serves, looks again, goes.
-/// Failures are waited out for about `patience` in all.
-pub fn queued<G: Backend>(ground: &mut G, patience: Duration) {
+/// The process that owns the queue: waits, serves, checks again, ends. It waits
+/// out failures for about `patience` in all.
+pub fn run_queue_owner<B: Backend>(backend: &mut B, patience: Duration) {
     loop {
-        // Anew for each request that came too late for the last look: its maker
-        // found the queue held, where a child of its own would have begun anew.
-        let going = drain_queue(ground, patience);
-        ground.leave_queue();
-        if going == Going::AtOnce || !ground.any_fresh() || !ground.try_queue() {
+        // Once more for each request that came too late for the last check: its
+        // command found the queue held and started no child.
+        let going = drain_queue(backend, patience);
+        backend.leave_queue();
+        if going == Going::AtOnce || !backend.any_fresh() || !backend.try_queue() {
             return;
         }
     }
 }
 
-/// Whether who leaves the queue may look once more.
+/// Whether the queue's owner checks once more after releasing it.
 #[derive(PartialEq, Eq)]
 enum Going {
     AtOnce,
     WhenNothingIsFresh,
 }
 
-fn drain_queue<G: Backend>(ground: &mut G, patience: Duration) -> Going {
+fn drain_queue<B: Backend>(backend: &mut B, patience: Duration) -> Going {
     let mut left = patience;
-    if ground.settle() == Paused::Stopped {
+    if backend.settle() == Paused::Stopped {
         return Going::AtOnce;
     }
-    while let Some(due) = ground.next_due() {
-        let (wait, trouble) = match ground.gate(false, false) {
+    while let Some(due) = backend.next_due() {
+        let (wait, trouble) = match backend.gate(false, false) {
             Gate::Open => (due, !due.is_zero()),
             Gate::Throttled(wait) => (wait.max(due), !due.is_zero()),
             Gate::BackingOff(wait) => (wait.max(due), true),
         };
-        let before = ground.clock();
+        let before = backend.clock();
         if !wait.is_zero() {
             if trouble && left.is_zero() {
                 return Going::WhenNothingIsFresh;
             }
-            if ground.pause(wait) == Paused::Stopped {
+            if backend.pause(wait) == Paused::Stopped {
                 return Going::AtOnce;
             }
             if trouble {
-                left = left.saturating_sub(ground.clock().saturating_sub(before));
+                left = left.saturating_sub(backend.clock().saturating_sub(before));
             }
             continue;
         }
-        match ground.lock() {
+        match backend.lock() {
             Locked::Held => {}
             Locked::Stopped | Locked::Unavailable => return Going::AtOnce,
             Locked::TooLong => {
-                if left.is_zero() || ground.pause(LOCK_AGAIN) == Paused::Stopped {
+                if left.is_zero() || backend.pause(LOCK_AGAIN) == Paused::Stopped {
                     return Going::AtOnce;
                 }
-                left = left.saturating_sub(ground.clock().saturating_sub(before));
+                left = left.saturating_sub(backend.clock().saturating_sub(before));
                 continue;
             }
         }
         // Another process may have run while this one waited for the lock.
-        if ground.gate(false, false) != Gate::Open || ground.next_due() != Some(Duration::ZERO) {
-            ground.unlock();
+        if backend.gate(false, false) != Gate::Open || backend.next_due() != Some(Duration::ZERO) {
+            backend.unlock();
             continue;
         }
-        let report = ground.run();
-        ground.unlock();
+        let report = backend.run();
+        backend.unlock();
         if report.stopped() {
             return Going::AtOnce;
         }
@@ -348,17 +349,17 @@ fn drain_queue<G: Backend>(ground: &mut G, patience: Duration) -> Going {
     Going::WhenNothingIsFresh
 }
 
-/// Rule 5, for whoever others relied on.
-pub fn recheck_after_release<G: Backend>(ground: &mut G) {
-    if ground.any_fresh() {
-        let _ = delegate(ground, Duration::ZERO, true);
+/// Rule 5, for a process that others relied on.
+pub fn recheck_after_release<B: Backend>(backend: &mut B) {
+    if backend.any_fresh() {
+        let _ = delegate(backend, Duration::ZERO, true);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    //! Moments that the model in `tests/verdict/scheduler_model.rs` reaches seldom: here
-    //! each is told, and what is done about it is written down.
+    //! States that the model of the scheduler (`tests/`) reaches seldom: each is
+    //! set up here, with what follows.
 
     use super::*;
     use std::collections::VecDeque;
@@ -367,12 +368,12 @@ mod tests {
     /// open, nothing due, nothing fresh, free, granted.
     #[derive(Default)]
     #[allow(clippy::struct_excessive_bools)]
-    struct Script {
+    struct ScriptedBackend {
         unwritable: bool,
         waiter: bool,
         denied: bool,
         childless: bool,
-        standing: VecDeque<RequestState>,
+        request_states: VecDeque<RequestState>,
         due: VecDeque<Duration>,
         fresh: VecDeque<bool>,
         locked: VecDeque<Locked>,
@@ -402,16 +403,16 @@ mod tests {
         }
     }
 
-    impl Backend for Script {
-        type RunOutcome = Came;
+    impl Backend for ScriptedBackend {
+        type Report = Came;
 
         fn submit(&mut self, _: &BTreeSet<Target>, _: bool) -> bool {
-            self.done.push("demand");
+            self.done.push("submit");
             !self.unwritable
         }
 
-        fn standing(&mut self, _: &BTreeSet<Target>) -> RequestState {
-            self.standing.pop_front().unwrap_or(RequestState::Served)
+        fn request_state(&mut self, _: &BTreeSet<Target>) -> RequestState {
+            self.request_states.pop_front().unwrap_or(RequestState::Served)
         }
 
         fn next_due(&mut self) -> Option<Duration> {
@@ -482,22 +483,22 @@ mod tests {
     const SHUT: Gate = Gate::Throttled(Duration::from_secs(5));
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn asked(script: &mut Script, block: bool) -> RequestOutcome<Came> {
-        let manner = RequestOptions { urgent: false, impatient: true, block };
-        foreground(script, &BTreeSet::from([Target::Account]), manner)
+    fn asked(script: &mut ScriptedBackend, block: bool) -> RequestOutcome<Came> {
+        let options = RequestOptions { urgent: false, impatient: true, block };
+        foreground(script, &BTreeSet::from([Target::Account]), options)
     }
 
-    fn in_background(script: &mut Script) -> RequestOutcome<Came> {
+    fn in_background(script: &mut ScriptedBackend) -> RequestOutcome<Came> {
         background(script, &BTreeSet::from([Target::Account]), false)
     }
 
     /// One that stayed, throttled, and then ran.
-    fn stayed(report: Came) -> Script {
-        Script {
-            standing: [RequestState::Fresh; 2].into(),
+    fn stayed(report: Came) -> ScriptedBackend {
+        ScriptedBackend {
+            request_states: [RequestState::Fresh; 2].into(),
             gate: [SHUT].into(),
             report,
-            ..Script::default()
+            ..ScriptedBackend::default()
         }
     }
 
@@ -525,13 +526,13 @@ mod tests {
         assert_eq!(asked(&mut script, true), RequestOutcome::Stopped);
         assert_eq!(script.done[script.done.len() - 2..], ["pause", "leave_queue"]);
         for came in [Came::Stopped, Came::Well] {
-            let mut script = Script {
+            let mut script = ScriptedBackend {
                 due: [Duration::ZERO; 4].into(),
                 fresh: [true].into(),
                 report: came,
-                ..Script::default()
+                ..ScriptedBackend::default()
             };
-            queued(&mut script, HOUR);
+            run_queue_owner(&mut script, HOUR);
             let looks = script.done.iter().filter(|step| **step == "any_fresh").count();
             assert_eq!(looks == 0, came == Came::Stopped, "{:?}", script.done);
         }
@@ -539,11 +540,14 @@ mod tests {
 
     #[test]
     fn g12_only_who_can_ask_tries_again_after_a_denial() {
-        let answered = |denied, impatient, standing| {
-            let mut script =
-                Script { denied, standing: VecDeque::from([standing]), ..Script::default() };
-            let manner = RequestOptions { urgent: false, impatient, block: false };
-            foreground(&mut script, &BTreeSet::from([Target::Account]), manner)
+        let answered = |denied, impatient, request_states| {
+            let mut script = ScriptedBackend {
+                denied,
+                request_states: VecDeque::from([request_states]),
+                ..ScriptedBackend::default()
+            };
+            let options = RequestOptions { urgent: false, impatient, block: false };
+            foreground(&mut script, &BTreeSet::from([Target::Account]), options)
         };
         assert_eq!(answered(true, true, RequestState::Failed), RequestOutcome::Ran(Came::Well));
         assert_eq!(answered(true, false, RequestState::Failed), RequestOutcome::Failed);
@@ -555,7 +559,7 @@ mod tests {
     #[test]
     fn g3_what_another_run_has_served_is_not_run_for_again() {
         for block in [false, true] {
-            let mut script = Script::default();
+            let mut script = ScriptedBackend::default();
             assert_eq!(asked(&mut script, block), RequestOutcome::Served);
             assert!(!script.done.contains(&"run"));
         }
@@ -563,59 +567,78 @@ mod tests {
 
     #[test]
     fn g3_a_denial_is_not_tried_again_while_throttled() {
-        let mut script = Script {
+        let mut script = ScriptedBackend {
             denied: true,
-            standing: [RequestState::Failed].into(),
+            request_states: [RequestState::Failed].into(),
             gate: [SHUT].into(),
-            ..Script::default()
+            ..ScriptedBackend::default()
         };
         assert_eq!(asked(&mut script, false), RequestOutcome::Failed);
     }
 
     #[test]
     fn g2_somebody_looks_after_each_request_in_the_background() {
-        let by = |script: &mut Script| in_background(script);
+        let by = |script: &mut ScriptedBackend| in_background(script);
         let queued = |by| RequestOutcome::Queued(Duration::ZERO, by);
-        assert_eq!(by(&mut Script { waiter: true, ..Script::default() }), queued(By::Waiter));
-        assert_eq!(by(&mut Script { queue_held: true, ..Script::default() }), queued(By::Queue));
-        assert_eq!(by(&mut Script::default()), queued(By::Child));
-        let mut alone = Script { childless: true, ..Script::default() };
+        assert_eq!(
+            by(&mut ScriptedBackend { waiter: true, ..ScriptedBackend::default() }),
+            queued(By::Waiter)
+        );
+        assert_eq!(
+            by(&mut ScriptedBackend { queue_held: true, ..ScriptedBackend::default() }),
+            queued(By::Queue)
+        );
+        assert_eq!(by(&mut ScriptedBackend::default()), queued(By::Child));
+        let mut alone = ScriptedBackend { childless: true, ..ScriptedBackend::default() };
         assert_eq!(by(&mut alone), RequestOutcome::Stranded);
-        assert_eq!(alone.done, ["demand", "try_queue", "leave_child", "leave_queue"]);
+        assert_eq!(alone.done, ["submit", "try_queue", "leave_child", "leave_queue"]);
         // Nobody else can see what is not on disk.
-        let blind =
-            Script { unwritable: true, waiter: true, queue_held: true, ..Script::default() };
+        let blind = ScriptedBackend {
+            unwritable: true,
+            waiter: true,
+            queue_held: true,
+            ..ScriptedBackend::default()
+        };
         let mut blind = blind;
         assert_eq!(by(&mut blind), queued(By::Child));
-        assert_eq!(blind.done, ["demand", "leave_child"]);
+        assert_eq!(blind.done, ["submit", "leave_child"]);
     }
 
     #[test]
     fn g2_the_child_begins_anew_for_what_came_too_late_for_its_last_look() {
-        let mut script = Script { fresh: [true].into(), ..Script::default() };
-        queued(&mut script, HOUR);
+        let mut script = ScriptedBackend { fresh: [true].into(), ..ScriptedBackend::default() };
+        run_queue_owner(&mut script, HOUR);
         let once = ["settle", "leave_queue", "any_fresh"];
         assert_eq!(script.done, [&once[..], &["try_queue"], &once[..]].concat());
-        // Unless somebody else looks after it by now.
-        let mut script = Script { fresh: [true].into(), queue_held: true, ..Script::default() };
-        queued(&mut script, HOUR);
+        // Unless another process serves it by now.
+        let mut script = ScriptedBackend {
+            fresh: [true].into(),
+            queue_held: true,
+            ..ScriptedBackend::default()
+        };
+        run_queue_owner(&mut script, HOUR);
         assert_eq!(script.done, [&once[..], &["try_queue"]].concat());
     }
 
     #[test]
     fn the_child_goes_when_nobody_can_help_or_its_patience_is_at_an_end() {
-        let runs = |script: &mut Script| {
-            queued(script, HOUR);
+        let runs = |script: &mut ScriptedBackend| {
+            run_queue_owner(script, HOUR);
             script.done.iter().filter(|step| **step == "run").count()
         };
         let due = || VecDeque::from([Duration::ZERO; 6]);
-        assert_eq!(runs(&mut Script { due: due(), ..Script::default() }), 3);
-        let mut hopeless = Script { due: due(), report: Came::Hopeless, ..Script::default() };
+        assert_eq!(runs(&mut ScriptedBackend { due: due(), ..ScriptedBackend::default() }), 3);
+        let mut hopeless =
+            ScriptedBackend { due: due(), report: Came::Hopeless, ..ScriptedBackend::default() };
         assert_eq!(runs(&mut hopeless), 1);
         // A failure is waited out for an hour in all; a throttle as long as it lasts.
         let twice = |gate| {
             let gate = VecDeque::from([gate; 4]);
-            Script { due: VecDeque::from([Duration::ZERO; 5]), gate, ..Script::default() }
+            ScriptedBackend {
+                due: VecDeque::from([Duration::ZERO; 5]),
+                gate,
+                ..ScriptedBackend::default()
+            }
         };
         let mut failing = twice(Gate::BackingOff(HOUR / 2));
         assert_eq!(runs(&mut failing), 0);
@@ -632,18 +655,24 @@ mod tests {
         }
         // A lock that is not to be had is tried for again, and not without end.
         let locked = VecDeque::from([Locked::TooLong; 1000]);
-        let mut held = Script { due: [Duration::ZERO; 1000].into(), locked, ..Script::default() };
+        let mut held = ScriptedBackend {
+            due: [Duration::ZERO; 1000].into(),
+            locked,
+            ..ScriptedBackend::default()
+        };
         assert_eq!((runs(&mut held), held.now), (0, HOUR));
     }
 
     #[test]
     fn g3_the_child_does_not_run_for_what_was_served_while_it_waited_for_the_lock() {
-        let mut served = Script { due: [Duration::ZERO].into(), ..Script::default() };
-        queued(&mut served, HOUR);
+        let mut served =
+            ScriptedBackend { due: [Duration::ZERO].into(), ..ScriptedBackend::default() };
+        run_queue_owner(&mut served, HOUR);
         assert_eq!(served.done, ["settle", "lock", "unlock", "leave_queue", "any_fresh"]);
         let gate = VecDeque::from([Gate::Open, SHUT]);
-        let mut shut = Script { due: [Duration::ZERO].into(), gate, ..Script::default() };
-        queued(&mut shut, HOUR);
+        let mut shut =
+            ScriptedBackend { due: [Duration::ZERO].into(), gate, ..ScriptedBackend::default() };
+        run_queue_owner(&mut shut, HOUR);
         assert!(!shut.done.contains(&"run"), "{:?}", shut.done);
     }
 }

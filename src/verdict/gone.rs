@@ -4,9 +4,9 @@
 //! isync 1.5 does not save its record when a deletion is all that a run has
 //! carried over in a mailbox (`save_state` in `src/sync_state.c`: only what was
 //! journaled counts, and the purge of entries is not). So the record says as much
-//! after that run as before it, and only a look at both sides tells a deletion
+//! after that run as before it, and only a scan of both sides tells a deletion
 //! that was carried over from one that waits. What was seen of the far side is
-//! kept here, for judging the near side, which is looked at without a connection.
+//! kept here, for judging the near side, which is scanned without a connection.
 //!
 //! A UID is never given out again, so a far message that is gone stays gone. One
 //! that is \Deleted may be undeleted: then the far side is judged to differ, for
@@ -47,9 +47,9 @@ impl Gone {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KeptGone<'a> {
     /// Seen on the server.
-    pub looked: Option<&'a Gone>,
-    /// Concluded from a run that ended well: true when it was made, and to be
-    /// confirmed by a look before anybody relies on it who can look.
+    pub by_scan: Option<&'a Gone>,
+    /// Concluded from a run that ended well. True at that time; a waiter with a
+    /// connection confirms it by a scan before it relies on it.
     pub by_run: Option<&'a Gone>,
 }
 
@@ -58,23 +58,23 @@ impl<'a> KeptGone<'a> {
     #[must_use]
     pub fn of_record(self, record: Option<&Stamp>) -> KnownGone<'a> {
         let holds = |kept: &&Gone| kept.record.is_some() && kept.record.as_ref() == record;
-        KnownGone { looked: self.looked.filter(holds), by_run: self.by_run.filter(holds) }
+        KnownGone { by_scan: self.by_scan.filter(holds), by_run: self.by_run.filter(holds) }
     }
 }
 
 /// What is known of the far messages of one record.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KnownGone<'a> {
-    looked: Option<&'a Gone>,
+    by_scan: Option<&'a Gone>,
     by_run: Option<&'a Gone>,
 }
 
 impl KnownGone<'_> {
     /// Nothing.
-    pub const NOTHING: KnownGone<'static> = KnownGone { looked: None, by_run: None };
+    pub const NOTHING: KnownGone<'static> = KnownGone { by_scan: None, by_run: None };
 
     fn any(self, holds: impl Fn(&Gone) -> bool) -> bool {
-        [self.looked, self.by_run].into_iter().flatten().any(holds)
+        [self.by_scan, self.by_run].into_iter().flatten().any(holds)
     }
 
     /// The far message is gone, and so was the near one, or \Deleted.
@@ -98,13 +98,13 @@ impl KnownGone<'_> {
         })
     }
 
-    /// The last look has seen the far message \Deleted.
+    /// The last scan has seen the far message \Deleted.
     #[must_use]
     pub fn was_seen_deleted(self, far: u32) -> bool {
-        self.looked.is_some_and(|known| known.deleted.contains(far))
+        self.by_scan.is_some_and(|known| known.deleted.contains(far))
     }
 
-    /// Whether a run has been concluded from that no look has confirmed.
+    /// Whether conclusions from a run await confirmation by a scan.
     #[must_use]
     pub fn is_unconfirmed(self) -> bool {
         let Some(run) = self.by_run else { return false };
@@ -116,7 +116,7 @@ impl KnownGone<'_> {
             seen.tidy();
             seen.has_all_of(set)
         };
-        let Gone { gone, deleted, pending, .. } = self.looked.unwrap_or(&NONE);
+        let Gone { gone, deleted, pending, .. } = self.by_scan.unwrap_or(&NONE);
         !(confirmed([gone, pending], &run.gone) && confirmed([deleted, deleted], &run.deleted))
     }
 }
@@ -182,7 +182,7 @@ pub fn left_by_run(
     left
 }
 
-/// For a look that there was not.
+/// In place of a scan that did not take place.
 static NONE: Gone =
     Gone { record: None, gone: UidSet::EMPTY, deleted: UidSet::EMPTY, pending: UidSet::EMPTY };
 
@@ -206,7 +206,7 @@ mod tests {
     fn what_is_known_holds_for_one_record_alone() {
         let ((_a, one), (_b, other)) = (stamp("1"), stamp("22"));
         let gone = Gone { record: Some(one), gone: set("3"), deleted: set("4"), pending: set("5") };
-        let told = |known: KnownGone<'_>, far| {
+        let facts = |known: KnownGone<'_>, far| {
             (
                 known.is_gone(far),
                 known.was_deleted(far),
@@ -214,19 +214,21 @@ mod tests {
                 known.is_over(far),
             )
         };
-        let here = KeptGone { looked: Some(&gone), by_run: None }.of_record(Some(&one));
-        assert_eq!(told(here, 3), (true, false, false, true));
-        assert_eq!(told(here, 4), (false, true, true, true));
-        assert_eq!(told(here, 5), (false, false, false, true));
-        assert_eq!(told(here, 6), (false, false, false, false));
-        let by_run = KeptGone { looked: None, by_run: Some(&gone) }.of_record(Some(&one));
-        assert_eq!(told(by_run, 4), (false, true, false, true));
+        let here = KeptGone { by_scan: Some(&gone), by_run: None }.of_record(Some(&one));
+        assert_eq!(facts(here, 3), (true, false, false, true));
+        assert_eq!(facts(here, 4), (false, true, true, true));
+        assert_eq!(facts(here, 5), (false, false, false, true));
+        assert_eq!(facts(here, 6), (false, false, false, false));
+        let by_run = KeptGone { by_scan: None, by_run: Some(&gone) }.of_record(Some(&one));
+        assert_eq!(facts(by_run, 4), (false, true, false, true));
         for record in [Some(&other), None] {
-            let there = KeptGone { looked: Some(&gone), by_run: Some(&gone) }.of_record(record);
+            let there = KeptGone { by_scan: Some(&gone), by_run: Some(&gone) }.of_record(record);
             assert!(!there.is_over(3) && !there.is_over(4) && !there.is_unconfirmed());
         }
         let of_no_record = Gone { record: None, ..gone };
-        assert!(!KeptGone { looked: Some(&of_no_record), by_run: None }.of_record(None).is_gone(3));
+        assert!(
+            !KeptGone { by_scan: Some(&of_no_record), by_run: None }.of_record(None).is_gone(3)
+        );
     }
 
     #[test]
@@ -239,8 +241,8 @@ mod tests {
             pending: UidSet::default(),
         };
         let run = known(set("3"), set("5:6"));
-        let unconfirmed = |looked: Option<&Gone>| {
-            KeptGone { looked, by_run: Some(&run) }.of_record(Some(&record)).is_unconfirmed()
+        let unconfirmed = |by_scan: Option<&Gone>| {
+            KeptGone { by_scan, by_run: Some(&run) }.of_record(Some(&record)).is_unconfirmed()
         };
         assert!(unconfirmed(None));
         assert!(unconfirmed(Some(&known(set("3"), set("5")))));
@@ -249,7 +251,7 @@ mod tests {
         let pending = Gone { pending: set("3"), ..known(set(""), set("5:6")) };
         assert!(!unconfirmed(Some(&pending)));
         let nothing = known(set(""), set(""));
-        let kept = KeptGone { looked: None, by_run: Some(&nothing) };
+        let kept = KeptGone { by_scan: None, by_run: Some(&nothing) };
         assert!(!kept.of_record(Some(&record)).is_unconfirmed());
     }
 
@@ -285,7 +287,7 @@ mod tests {
         // What was known is not news, and stays known.
         let (_dir, stamp) = stamp("1");
         let then = Gone { record: Some(stamp), deleted: set("1"), ..Gone::default() };
-        let known = KeptGone { looked: None, by_run: Some(&then) }.of_record(Some(&stamp));
+        let known = KeptGone { by_scan: None, by_run: Some(&then) }.of_record(Some(&stamp));
         let expected = LeftByRun { earlier: vec![], ..expected };
         assert_eq!(left(&all[1..], &["c,U=3:2,S"], known), expected);
     }

@@ -352,7 +352,7 @@ fn missing(entry: &Entry, rules: &Rules, known: KnownGone<'_>) -> Option<Differe
         return None;
     }
     // Recorded as \Deleted, the far one is it already, or its flags differ from
-    // the record; and nobody removes it.
+    // the record; and no program removes it.
     let deleted = entry.flags.has(Flags::TRASHED) && !rules.expunge_far;
     (!(deleted && entry.kind == EntryKind::Plain)).then_some(Difference::Deleted)
 }
@@ -617,7 +617,7 @@ pub fn scan_mailbox(
     left_by_run: Option<Digest>,
 ) -> Option<(MaildirScan, Option<CleanMaildir>)> {
     let (maildir, state_file) = mailbox.maildir.as_deref().zip(mailbox.state_file.as_deref())?;
-    let kept = KeptGone { looked: clean.gone.as_ref(), by_run };
+    let kept = KeptGone { by_scan: clean.gone.as_ref(), by_run };
     let mut found = scan(maildir, state_file, rules, clean.near.as_ref(), clean.forwarded, kept);
     let settled_by_run = rules.alt_map
         && left_by_run.is_some()
@@ -983,7 +983,7 @@ mod tests {
         let stamp = Stamp::of(&state).unwrap();
         let set = |uid: u32| UidSet::from_uids([uid]);
         let known = Gone { record: Some(stamp), gone: set(1), deleted: set(2), pending: set(3) };
-        let kept = KeptGone { looked: Some(&known), by_run: None };
+        let kept = KeptGone { by_scan: Some(&known), by_run: None };
         let found = |entries: &str, names: &[&str], rules: &Rules| {
             let mut listing = MaildirListing::new(b':');
             for name in names {

@@ -3,7 +3,7 @@
 //!
 //! Clean means: an mbsync run started now would change no message, no flag, and
 //! in the record nothing that is of a message. A run that would do no more than
-//! move the marks up to which mbsync has looked (`MaxPulledUid`, `MaxPushedUid`),
+//! move the marks up to which mbsync has read (`MaxPulledUid`, `MaxPushedUid`),
 //! or drop from the record what is left of messages that are gone, changes nothing
 //! in this sense. A wrong *clean* would be mail not synced, so whatever is not
 //! understood is *unknown*; a wrong *dirty* costs a run.
@@ -115,7 +115,7 @@ pub struct Changes {
     /// With other flags than recorded.
     pub flags: u32,
     /// What is no message's change: entries that a run would expire or drop,
-    /// and changes of a kind that cannot be told.
+    /// and changes of an unknown kind.
     pub other: u32,
 }
 
@@ -160,7 +160,7 @@ pub enum SideVerdict {
     Clean,
     /// Different from the record in this.
     Changed(Changes),
-    /// It cannot be told, and why.
+    /// Unknown, and why.
     Unknown(String),
 }
 
@@ -215,7 +215,7 @@ pub struct CleanState {
     /// Whether the server lets `$Forwarded` be stored in the mailbox; `None` as
     /// long as no PERMANENTFLAGS were seen.
     pub forwarded: Option<bool>,
-    /// What the last look at the far side found gone.
+    /// What the last scan of the far side found gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gone: Option<gone::Gone>,
 }

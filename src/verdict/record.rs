@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Largest file that is read; about four million messages.
 pub const LARGEST: u64 = 64 << 20;
 
-/// What stands where mbsync keeps its record.
+/// What is found where mbsync keeps its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordState {
     /// No record: the pair was never synced.
@@ -60,7 +60,7 @@ pub struct Entry {
     pub near: u32,
     /// Flags as last synced.
     pub flags: Flags,
-    /// The side on which a placeholder stands for a message over `MaxSize`.
+    /// The side that has only a placeholder for a message over `MaxSize`.
     pub placeholder: Placeholder,
     /// Whether the pair is an ordinary one.
     pub kind: EntryKind,
@@ -247,7 +247,7 @@ impl Record {
     /// A record of these marks and entries, in any order.
     ///
     /// # Errors
-    /// A UID stands in two entries.
+    /// A UID is in two entries.
     pub fn new(marks: &Record, entries: Vec<Entry>) -> Result<Record, &'static str> {
         let mut record = Record { entries, by_near: Vec::new(), ..*marks };
         record.index()?;

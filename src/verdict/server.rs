@@ -64,7 +64,7 @@ pub enum StatusVerdict {
     Clean,
     /// Possibly different: this scan decides.
     Scan(FetchScope),
-    /// It cannot be told, and why.
+    /// Unknown, and why.
     Unknown(String),
 }
 
@@ -138,7 +138,7 @@ pub enum Fetched {
     ChangedSince(Vec<(u32, Flags)>),
 }
 
-/// What a look at the far side comes to.
+/// The result of judging the far side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
     /// The verdict.
@@ -151,7 +151,7 @@ pub struct Settled {
 /// found, `fetched` the flags. UIDs in `fetched` alone are of messages that
 /// came or went between the two, and for the next scan to judge.
 ///
-/// `near` gives the messages on the near side, if they can be told, and is asked
+/// `near` lists the messages on the near side, if they are known, and is called
 /// when one is gone here. `known`: what was known to be gone before.
 #[must_use]
 pub fn judge_server(
@@ -180,7 +180,7 @@ pub fn judge_server(
         flags.get(at).map(|&(_, flags)| flags)
     };
 
-    let mut near = Halves { ask: Some(near), told: None };
+    let mut near = Halves { ask: Some(near), listing: None };
     let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let mut recorded_above = 0;
     for entry in record.with_far() {
@@ -261,10 +261,10 @@ pub fn judge_server(
     Settled { verdict: SideVerdict::from_changes(changes), gone }
 }
 
-/// The near side, looked at when it first matters.
+/// The near side, listed when it first matters.
 struct Halves<Ask> {
     ask: Option<Ask>,
-    told: Option<Numbered>,
+    listing: Option<Numbered>,
 }
 
 /// What is on the near side of a pair.
@@ -274,7 +274,7 @@ enum Half {
     Never,
     Gone,
     There(Flags),
-    /// It cannot be told.
+    /// Unknown.
     Unknown,
 }
 
@@ -284,9 +284,9 @@ impl<Ask: FnOnce() -> Option<Numbered>> Halves<Ask> {
             return Half::Never;
         }
         if let Some(ask) = self.ask.take() {
-            self.told = ask();
+            self.listing = ask();
         }
-        match &self.told {
+        match &self.listing {
             None => Half::Unknown,
             Some(there) => there.flags(entry.near).map_or(Half::Gone, Half::There),
         }
@@ -452,8 +452,8 @@ mod tests {
         let run = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
         let record = record("1 1 S\n");
         let then = CleanServer::new(STATUS, &record, &RULES);
-        let asked = |looked: Option<&Gone>, now: ServerStatus| {
-            let known = KeptGone { looked, by_run: Some(&run) }.of_record(Some(&stamp));
+        let asked = |by_scan: Option<&Gone>, now: ServerStatus| {
+            let known = KeptGone { by_scan, by_run: Some(&run) }.of_record(Some(&stamp));
             compare_status(&now, Some(&then), Some(&record), &RULES, known)
         };
         assert_eq!(asked(None, STATUS), StatusVerdict::Scan(FetchScope::Whole));
@@ -511,17 +511,17 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let stamp = super::super::maildir::Stamp::of(file.path()).unwrap();
         let then = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
-        let look = |flags: Option<&[u8]>| {
+        let judged = |flags: Option<&[u8]>| {
             let fetched = flags.map(|letters| (1, Flags::among(letters))).into_iter().collect();
-            let known = KeptGone { looked: Some(&then), by_run: None }.of_record(Some(&stamp));
+            let known = KeptGone { by_scan: Some(&then), by_run: None }.of_record(Some(&stamp));
             let (uids, fetched) = (UidSet::from_uids([1]), Fetched::ChangedSince(fetched));
             let near = || Some(MaildirListing::new(b':').numbered());
             judge_server(&record("1 1 S\n"), &RULES, &uids, &fetched, known, near)
         };
-        assert_eq!(look(Some(b"S")).verdict, changes(0, 1, 0));
-        assert_eq!(look(Some(b"S")).gone, Gone::default());
+        assert_eq!(judged(Some(b"S")).verdict, changes(0, 1, 0));
+        assert_eq!(judged(Some(b"S")).gone, Gone::default());
         for unchanged in [None, Some(&b"ST"[..])] {
-            let settled = look(unchanged);
+            let settled = judged(unchanged);
             assert_eq!(settled.verdict, SideVerdict::Clean);
             assert_eq!(settled.gone.deleted, then.deleted);
         }
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_on_the_far_side_cannot_be_told() {
+    fn what_expires_on_the_far_side_is_unknown() {
         let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 9\n\
                     MaxExpiredNearUid 3\n\n";
         let record = record::parse(format!("{head}1 1 S\n").as_bytes()).unwrap();

@@ -137,7 +137,7 @@ impl LocalWatcher {
                 if !inotify.unwatched.is_empty() {
                     let unwatched = inotify.unwatched.len();
                     self.log.report(&format!(
-                        "no inotify watch left for {unwatched} mailboxes, which are looked at every \
+                        "no inotify watch left for {unwatched} mailboxes, which are scanned every \
                          {every}; raise fs.inotify.max_user_watches (sysctl)"
                     ));
                 }
@@ -151,7 +151,7 @@ impl LocalWatcher {
                     "fs.inotify.max_user_instances (sysctl)"
                 };
                 self.log.report(&format!(
-                    "no inotify ({error}); mailboxes are looked at every {every}; raise {limit}"
+                    "no inotify ({error}); mailboxes are scanned every {every}; raise {limit}"
                 ));
             }
         }
@@ -164,7 +164,7 @@ impl LocalWatcher {
         let before = self.inotify.as_ref().map(|inotify| inotify.unwatched.len());
         let better = before.is_none_or(|before| inotify.unwatched.len() < before);
         if better {
-            self.log.say(|| "inotify again".into());
+            self.log.say(|| "inotify works again".into());
             self.keep_events();
             self.inotify = Some(inotify);
         }

@@ -15,7 +15,7 @@ use crate::verdict::{
 };
 
 /// A mailbox that changes all the time is not waited for longer than this many
-/// times the quiet time that is wanted.
+/// times the quiet time (`settle`).
 const MAX_QUIET_TIMES: u32 = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct MailboxState {
     pub record: Option<maildir::Stamp>,
     /// mbsync was interrupted in it.
     pub unfinished: bool,
-    /// A run let conclude what is gone on the server: a look is to confirm it.
+    /// What is gone on the server was concluded from a run: a scan is to confirm it.
     pub unconfirmed: bool,
 }
 
@@ -105,7 +105,7 @@ impl MailboxState {
         (self.rules.as_ref() == Ok(&then.rules)).then_some(then.status)
     }
 
-    /// How both sides look now, with what the server last reported.
+    /// The state of both sides now, with what the server last reported.
     pub fn fingerprint(&self, far: Option<ServerStatus>) -> Fingerprint {
         Fingerprint { near: self.digest, record: self.record, far, unfinished: self.unfinished }
     }

@@ -38,7 +38,7 @@ pub struct Mailboxes {
     log: Rc<Log>,
 }
 
-/// How the mailboxes that a run syncs look before it.
+/// The state of the mailboxes that a run syncs, before it.
 pub struct BeforeRun {
     /// By key: what to keep if it stays so, and the near side's digest.
     mailboxes: BTreeMap<String, (Stuck, Option<Digest>)>,
@@ -85,13 +85,15 @@ impl Mailboxes {
         if std::mem::take(&mut self.clean_is_unsaved) {
             self.clean.retain(|key, _| known.contains(key));
             if let Err(error) = dir.write_json(clean::FILE, &self.clean) {
-                self.log.report(&state_failure(&error, "cannot remember what was seen").text);
+                self.log
+                    .report(&state_failure(&error, "cannot save which mailboxes are clean").text);
             }
         }
         if std::mem::take(&mut self.stuck_is_unsaved) {
             self.stuck.mailboxes.retain(|key, _| known.contains(key));
             if let Err(error) = dir.write_json(clean::STUCK, &self.stuck) {
-                self.log.report(&state_failure(&error, "cannot remember what is stuck").text);
+                self.log
+                    .report(&state_failure(&error, "cannot save which mailboxes stay dirty").text);
             }
         }
     }
@@ -181,7 +183,7 @@ impl Mailboxes {
             SideVerdict::Clean if was_touched => Some("touched, nothing to push".to_owned()),
             SideVerdict::Clean => None,
             SideVerdict::Changed(changes) => Some(format!("to push: {changes}")),
-            SideVerdict::Unknown(why) => Some(format!("cannot be told: {why}")),
+            SideVerdict::Unknown(why) => Some(format!("no verdict: {why}")),
         };
         if let Some(text) = text {
             self.log.say(|| format!("{}: {text}", state.mailbox.near));
@@ -229,14 +231,14 @@ impl Mailboxes {
         });
         self.log.say(|| {
             let then = match &state.far {
-                FarState::Known(SideVerdict::Clean) => "as at the last look",
+                FarState::Known(SideVerdict::Clean) => "as at the last scan",
                 FarState::Unscanned => "may be an echo",
                 _ => "a change",
             };
             let status = status.map_or("it is gone".into(), |status| {
                 format!("{} messages, next UID {}", status.messages, status.uid_next)
             });
-            format!("{}: the server says {status}: {then}", state.mailbox.near)
+            format!("{}: the server reports {status}: {then}", state.mailbox.near)
         });
     }
 
@@ -288,8 +290,8 @@ impl Mailboxes {
             let text = match &scan.verdict {
                 Some(SideVerdict::Clean) => format!("in step with the server ({took})"),
                 Some(SideVerdict::Changed(changes)) => format!("to pull: {changes} ({took})"),
-                Some(SideVerdict::Unknown(why)) => format!("cannot be told: {why}"),
-                None => "changed while it was looked into; looking again".into(),
+                Some(SideVerdict::Unknown(why)) => format!("no verdict: {why}"),
+                None => "changed during the scan; scanning again".into(),
             };
             format!("{}: {text}", state.mailbox.near)
         });
@@ -349,7 +351,7 @@ impl Mailboxes {
         BeforeRun { mailboxes, only_on_server: only_on_server.filter(|_| whole).cloned() }
     }
 
-    /// After a run that reached the mailboxes: what still looks as before is not
+    /// After a run that reached the mailboxes: what is still as before is not
     /// run for again.
     pub fn remember_stuck(&mut self, before: &BeforeRun) {
         for (key, (stuck, _)) in &before.mailboxes {
@@ -408,7 +410,7 @@ fn scan_maildir(
     let Some((scan, memory)) = found else { return (SideVerdict::Clean, None) };
     state.digest = scan.digest;
     state.record = scan.record;
-    let kept = KeptGone { looked: clean.gone.as_ref(), by_run };
+    let kept = KeptGone { by_scan: clean.gone.as_ref(), by_run };
     state.unconfirmed = kept.of_record(scan.record.as_ref()).is_unconfirmed();
     state.unfinished = state.mailbox.state_file.as_deref().is_some_and(record::unfinished);
     match &state.rules {
@@ -470,12 +472,12 @@ mod tests {
     }
 
     /// A server whose mailboxes hold the messages 1 up to `last`, all seen.
-    struct Script {
+    struct NumberedServer {
         status: ServerStatus,
         last: u32,
     }
 
-    impl FarSide for Script {
+    impl FarSide for NumberedServer {
         fn status(&self, _: usize) -> Option<ServerStatus> {
             Some(self.status)
         }
@@ -519,7 +521,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let mut all = mailboxes(vec![maildir(base.path(), "INBOX")]);
         all.scan_near_sides(s(10));
-        let mut server = Script { status: STATUS, last: 1 };
+        let mut server = NumberedServer { status: STATUS, last: 1 };
         all.connected(&[Some(STATUS)]);
         assert_eq!(all.next_far_scan(), Some(0));
         assert!(all.scan_far_side(0, &mut server, || s(11)).unwrap());
@@ -531,7 +533,7 @@ mod tests {
         all.connected(&[Some(STATUS)]);
         all.server_changed(0, Some(news), false, false);
         assert!(dirty(&all, &[Some(news)]).is_empty());
-        server = Script { status: news, last: 2 };
+        server = NumberedServer { status: news, last: 2 };
         assert!(all.scan_far_side(0, &mut server, || s(12)).unwrap());
         assert_eq!(dirty(&all, &[Some(news)]), ["INBOX to pull: 1 new"]);
         all.disconnected();
@@ -543,7 +545,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let mut all = mailboxes(vec![maildir(base.path(), "INBOX"), maildir(base.path(), "Sent")]);
         all.connected(&[Some(STATUS), Some(STATUS)]);
-        let mut server = Script { status: STATUS, last: 1 };
+        let mut server = NumberedServer { status: STATUS, last: 1 };
         assert!(!all.is_scanning(s(10)));
         all.scan_far_side(0, &mut server, || s(10)).unwrap();
         assert!(all.is_scanning(s(11)) && !all.is_scanning(s(10) + SCANS));

@@ -29,7 +29,7 @@ use crate::error::{Error, ExitStatus, with_hint};
 use crate::mbsyncrc;
 use crate::os::signals::Shutdown;
 use crate::os::wait::Cancel;
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 
 /// How waiting ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Whether a mailbox needs a run, and what to run. Pure.
 //!
-//! A dirty mailbox is synced once for each way it can look: if it is as dirty
+//! A dirty mailbox is synced once for each of its states: if it is as dirty
 //! after a run as before (one-way Sync, a refused message, `MaxMessages`),
 //! another run would do the same again. The same holds for a mailbox on which
 //! no verdict can be given.
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::Target;
 use crate::verdict::{Fingerprint, SideVerdict, Verdict};
 
-/// How a mailbox looked before the last run that did not make it clean. Each
+/// The state of a mailbox before the last run that did not make it clean. Each
 /// side is kept on its own, and forgotten when that side is found clean.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -38,9 +38,9 @@ pub struct StuckState {
 #[derive(Debug, Clone)]
 pub struct PlanInputs<'a> {
     pub verdict: Verdict,
-    /// How it looks now.
+    /// Its state now.
     pub now: &'a Fingerprint,
-    /// How it looked before the last run that left it dirty, or on which no
+    /// Its state before the last run that left it dirty, or on which no
     /// verdict can be given.
     pub stuck: Option<&'a Stuck>,
 }
@@ -61,7 +61,7 @@ pub fn why_dirty(inputs: PlanInputs<'_>) -> Option<Verdict> {
     (verdict != Verdict::CLEAN).then_some(verdict)
 }
 
-/// What to keep of a mailbox that a run has just synced, from how it looked
+/// What to keep of a mailbox that a run has just synced, from its state
 /// before. A side that was clean then leaves nothing to keep.
 pub fn stuck_after_run(verdict: &Verdict, before: &Fingerprint) -> Stuck {
     let dirty = |side: &SideVerdict| (*side != SideVerdict::Clean).then(|| before.clone());
@@ -75,7 +75,7 @@ pub struct RunPlan {
     pub targets: BTreeSet<Target>,
     /// Of these, what is not a request on disk yet.
     pub new_requests: BTreeSet<Target>,
-    /// The timer wants it.
+    /// The timer is due.
     pub full: bool,
     /// Why, in a few words each.
     pub why: Vec<String>,

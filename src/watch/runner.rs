@@ -21,9 +21,11 @@ use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::requests;
-use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
+use crate::sync::account::{self, AccountBackend, RunOptions, RunReport};
+use crate::sync::context::AccountContext;
 use crate::sync::scheduler::{self, Backend as _, Gate, Locked};
-use crate::text::{short, summary_line};
+use crate::sync::summary::summary_line;
+use crate::text::short;
 
 /// Dovecot reports a change half a second later, sometimes twice: what it reports
 /// within this time after a run may be an echo of the run.
@@ -119,7 +121,7 @@ impl<'a> Runner<'a> {
     /// Notices a new request.
     pub fn note_request(&mut self, now: Duration) {
         if self.requested.is_none() && self.backend.any_fresh() {
-            self.log.say(|| "asked for".into());
+            self.log.say(|| "requested".into());
             self.requested = Some(Debounce::again(None, now));
         }
     }
@@ -139,11 +141,11 @@ impl<'a> Runner<'a> {
 
     /// A connection failed: the backoff on disk, which is also that of runs.
     pub fn record_failure(&self, failure: &Error, wall: SystemTime) -> Duration {
-        let patience = self.context.settings.patience();
+        let policy = self.context.settings.backoff_policy();
         let earlier = self.backoff();
         let (exit, text) = (failure.exit, &failure.text);
-        let retry = patience.after(earlier.as_ref(), exit, text, wall, account::jitter());
-        let wait = patience.wait(Some(&retry), wall);
+        let retry = policy.after(earlier.as_ref(), exit, text, wall, account::jitter());
+        let wait = policy.wait(Some(&retry), wall);
         if self.dir().write_json(backoff::FILE, &retry).is_err() {
             self.log.say(|| "the backoff could not be written".into());
         }
@@ -321,7 +323,8 @@ impl<'a> Runner<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsyncrc::{Config, Env, IsyncVersion, parse};
+    use crate::mbsync_version::IsyncVersion;
+    use crate::mbsyncrc::{Config, Env, parse};
     use crate::settings::Settings;
     use crate::state::throttle;
     use std::path::PathBuf;
@@ -331,13 +334,13 @@ mod tests {
     }
 
     /// An account whose mbsync does nothing, and its state directory.
-    struct Account {
+    struct Fixture {
         base: tempfile::TempDir,
         config: Config,
         settings: Settings,
     }
 
-    impl Account {
+    impl Fixture {
         fn new() -> Self {
             let base = tempfile::tempdir().unwrap();
             let text = "IMAPAccount Home\nHost localhost\nUser u\nPass p\n\n\
@@ -348,7 +351,7 @@ mod tests {
             let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
             let mbsync = PathBuf::from("true");
             let settings = Settings { mbsync, settle: s(1), every: s(900), ..Settings::default() };
-            Account { base, config, settings }
+            Fixture { base, config, settings }
         }
 
         fn runner(&self) -> Runner<'_> {
@@ -377,7 +380,7 @@ mod tests {
 
     #[test]
     fn g8_a_full_run_is_due_by_the_clock_and_never_later_than_every() {
-        let account = Account::new();
+        let account = Fixture::new();
         let mut runner = account.runner();
         let wall = |at: u64| SystemTime::UNIX_EPOCH + s(at);
         assert_eq!(runner.full_run_in(s(10), wall(5000)), Duration::ZERO, "never synced");
@@ -394,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_request_is_run_once_it_has_settled() {
-        let account = Account::new();
+        let account = Fixture::new();
         let mut runner = account.runner();
         let now = seconds(SystemTime::now());
         note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
@@ -411,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_run_serves_the_request_and_is_known_as_ours() {
-        let account = Account::new();
+        let account = Fixture::new();
         let mut runner = account.runner();
         requests::submit(runner.dir(), &whole(), false).unwrap();
         let plan = runner.plan(vec![], false, s(10)).unwrap();
@@ -429,7 +432,7 @@ mod tests {
 
     #[test]
     fn g3_nothing_starts_while_another_run_holds_the_lock_or_has_just_ended() {
-        let account = Account::new();
+        let account = Fixture::new();
         let mut runner = account.runner();
         let lock = Lock::try_take(&runner.dir().file("lock")).unwrap();
         assert_eq!(runner.start(s(10)), Start::NotNow);
@@ -443,7 +446,7 @@ mod tests {
 
     #[test]
     fn g10_g12_throttle_and_backoff_close_the_gate() {
-        let account = Account::new();
+        let account = Fixture::new();
         let mut runner = account.runner();
         let failure = Error::new(ExitStatus::Denied, "login refused");
         let wait = runner.record_failure(&failure, SystemTime::now());
@@ -461,7 +464,7 @@ mod tests {
 
     #[test]
     fn three_runs_that_fail_over_the_lent_connection_end_the_lending() {
-        let account = Account::new();
+        let account = Fixture::new();
         let mut runner = account.runner();
         let failed = LeaseOutcome::Failed("no".into(), Returned::Whole);
         for _ in 0..2 {

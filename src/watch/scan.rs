@@ -60,7 +60,7 @@ pub fn far(
     };
     // A record that was replaced while it was read has no stamp.
     let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
-    let kept = KeptGone { looked: clean.gone.as_ref(), by_run };
+    let kept = KeptGone { by_scan: clean.gone.as_ref(), by_run };
     let gone = kept.of_record(stamp.as_ref());
     let then = clean.far.as_ref();
     let since = match server::compare_status(&status, then, Some(&record), rules, gone) {
@@ -121,14 +121,14 @@ mod tests {
         ServerStatus { uid_validity: 1, uid_next: 3, messages: 2, highest_modseq: Some(7) };
 
     /// A server with one mailbox, which may change while it is scanned.
-    struct Script {
+    struct ScriptedServer {
         uids: &'static str,
         changes_meanwhile: bool,
         status: ServerStatus,
         asked: Vec<(Opening, Option<u64>)>,
     }
 
-    impl FarSide for Script {
+    impl FarSide for ScriptedServer {
         fn status(&self, mailbox: usize) -> Option<ServerStatus> {
             (mailbox == 0).then_some(self.status)
         }
@@ -154,8 +154,8 @@ mod tests {
         }
     }
 
-    fn server(uids: &'static str) -> Script {
-        Script { uids, changes_meanwhile: false, status: STATUS, asked: vec![] }
+    fn server(uids: &'static str) -> ScriptedServer {
+        ScriptedServer { uids, changes_meanwhile: false, status: STATUS, asked: vec![] }
     }
 
     fn mailbox(dir: &std::path::Path, entries: &str) -> MailboxState {
@@ -194,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = mailbox(dir.path(), "1 1 S\n2 2 S\n");
         let mut clean = CleanState::default();
-        let mut server = Script { changes_meanwhile: true, ..server("1:2") };
+        let mut server = ScriptedServer { changes_meanwhile: true, ..server("1:2") };
         let scan = far(&state, 0, &mut clean, None, &mut server).unwrap();
         assert_eq!(scan, FarScan { verdict: None, learned: true });
         // Remembered is the STATUS from before the scan.

@@ -16,7 +16,7 @@ use super::reconnect::{ReconnectPolicy, Retry};
 use super::silence::SilenceCheck;
 use crate::error::{Error, ExitStatus};
 use crate::imap::{Client, ClientError};
-use crate::mbsyncrc::IsyncVersion;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Mailbox};
 use crate::os::wait::Cancel;
 use crate::settings::Settings;
@@ -123,14 +123,14 @@ impl<'a> ServerWatch<'a> {
         wall: SystemTime,
         now: Duration,
     ) -> bool {
-        let wait = self.settings.patience().wait(backoff, wall);
+        let wait = self.settings.backoff_policy().wait(backoff, wall);
         // A server that was lost a moment ago is tried whatever a run's failure
         // says; where a password is in question, the backoff holds.
         let offline = backoff.is_some_and(|backoff| backoff.code == ExitStatus::Offline.code());
         if wait.is_zero() || offline && self.reconnect.is_quick(now) {
             return false;
         }
-        self.log.say(|| format!("connecting in {}, as the last failure wants", short(wait)));
+        self.log.say(|| format!("next connection in {} (backoff)", short(wait)));
         self.reconnect.wait(wait, now);
         true
     }
@@ -151,7 +151,8 @@ impl<'a> ServerWatch<'a> {
         self.log.say(|| {
             let (mode, count) = (connections.mode(), connections.count());
             let took = short(now.saturating_sub(started));
-            format!("connected by {mode}, {count} connection(s), in {took}")
+            let noun = if count == 1 { "connection" } else { "connections" };
+            format!("connected by {mode}, {count} {noun}, in {took}")
         });
         self.reconnect.connected(now);
         self.silence_check.connected();
@@ -167,7 +168,7 @@ impl<'a> ServerWatch<'a> {
     /// is repeated later and later, so that frequent changes here do not keep a slow
     /// password command from ending.
     pub fn connect_interrupted(&mut self, now: Duration) {
-        self.log.say(|| "connecting was broken off for something more urgent".into());
+        self.log.say(|| "connecting was interrupted by something more urgent".into());
         let wait = self.settings.settle * (1 << self.interrupted_connects.min(5));
         self.interrupted_connects += 1;
         self.reconnect.interrupted(wait, now);
@@ -251,7 +252,7 @@ impl<'a> ServerWatch<'a> {
     pub fn record_event(&mut self, now: Duration) {
         self.limiter.record(now);
         if self.muted_until(now).is_some() {
-            self.log.say(|| "the server never rests; it is heard again in a while".into());
+            self.log.say(|| "too many server events; not reading any for a moment".into());
         }
     }
 
@@ -292,7 +293,7 @@ impl<'a> ServerWatch<'a> {
     /// True if something was done.
     pub fn keep_alive(&mut self, woke: bool, now: Duration) -> Result<bool, ClientError> {
         if self.silence_check.is_silent(self.connections.is_some(), now) {
-            self.log.report("the server accepted NOTIFY and told nothing; going on with IDLE");
+            self.log.report("the server accepted NOTIFY but reports nothing; using IDLE");
             self.best = WatchMode::Idle;
             self.restart(now);
             return Ok(true);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub struct SilenceCheck {
-    /// Reports that came unasked over this connection.
+    /// Unsolicited reports over this connection.
     events: u64,
     /// Until when a report may still come, and how many had come by the start.
     due: Option<(Duration, u64)>,

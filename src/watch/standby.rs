@@ -1,6 +1,6 @@
-//! One waiter per account; the others stand by.
+//! One waiter per account; the others are on standby.
 //!
-//! Knows `waiter.lock`. Does not depend on: what is waited for. Standing by costs
+//! Knows `waiter.lock`. Does not depend on: what is waited for. Standby costs
 //! no thread and no wake-up: the kernel reports that the lock's file was closed
 //! when its holder ends, however it ends.
 
@@ -20,7 +20,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// A process that only checks whether the lock is held holds it for a moment.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// The end of standing by.
+/// The end of standby.
 #[derive(Debug)]
 pub enum Standby {
     Ours {

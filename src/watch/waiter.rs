@@ -36,7 +36,7 @@ use crate::os::signals::Shutdown;
 use crate::os::wait::{self, Cancel};
 use crate::state::lock::Lock;
 use crate::state::state_failure;
-use crate::sync::account::AccountContext;
+use crate::sync::context::AccountContext;
 
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -115,7 +115,7 @@ fn stand_by(
     log: &Log,
 ) -> Result<Lock, WaitEnd> {
     let file = runner.dir().file("waiter.lock");
-    let on_standby = || log.say(|| "another waiter is alive; standing by".into());
+    let on_standby = || log.say(|| "another waiter is running; on standby".into());
     match standby::wait(&file, shutdown, cancel, on_standby) {
         Ok(Standby::Ours { lock, waited }) => {
             if waited {
@@ -183,9 +183,9 @@ impl<'a> Waiter<'a> {
             }
             if let Some(plan) = self.plan() {
                 match self.sync(&plan) {
-                    Step::Nothing => {}
-                    Step::Again => continue,
-                    Step::End(end) => return end,
+                    AfterSync::Nothing => {}
+                    AfterSync::Again => continue,
+                    AfterSync::End(end) => return end,
                 }
             }
             // No descriptor becomes readable for these.
@@ -213,8 +213,7 @@ impl<'a> Waiter<'a> {
         let now = clock::now();
         let events = self.local.events();
         if events.overflow {
-            self.log
-                .say(|| "more happened than the kernel could tell; looking at everything".into());
+            self.log.say(|| "inotify events were lost; scanning everything".into());
             self.mailboxes.rescan_all();
         }
         self.mailboxes.touch(&events.mail, now);
@@ -249,7 +248,7 @@ impl<'a> Waiter<'a> {
             self.mailboxes.server_changed(*at, status, *hidden, quiet);
         }
         if events.list_changed {
-            self.log.say(|| "mailboxes came or went on the server".into());
+            self.log.say(|| "mailboxes were created or removed on the server".into());
             self.watch_server();
         }
     }
@@ -325,18 +324,18 @@ impl<'a> Waiter<'a> {
         self.server.only_on_server().is_some_and(|only| self.mailboxes.are_new(only))
     }
 
-    fn sync(&mut self, plan: &RunPlan) -> Step {
+    fn sync(&mut self, plan: &RunPlan) -> AfterSync {
         if plan.new_requests.contains(&Target::Account) && self.local.must_list() {
             self.list_mailboxes();
-            return Step::Again;
+            return AfterSync::Again;
         }
         match self.runner.start(clock::now()) {
             Start::Ready => {}
-            Start::NotNow => return Step::Nothing,
-            Start::Stopped => return Step::Again,
+            Start::NotNow => return AfterSync::Nothing,
+            Start::Stopped => return AfterSync::Again,
             Start::OtherRan => {
                 self.other_ran();
-                return Step::Again;
+                return AfterSync::Again;
             }
         }
         self.runner.submit(plan);
@@ -352,7 +351,7 @@ impl<'a> Waiter<'a> {
         self.runner.ran(&targets, &report, clock::now());
         self.mailboxes.read_gone(self.runner.dir());
         if let ExitStatus::Signal(signal) = report.ended.exit {
-            return Step::End(WaitEnd::Stopped(signal));
+            return AfterSync::End(WaitEnd::Stopped(signal));
         }
         let served = matches!(report.ended.exit, ExitStatus::Done | ExitStatus::Mailbox);
         if served {
@@ -363,12 +362,12 @@ impl<'a> Waiter<'a> {
         }
         self.ask_again(&targets, &before, report.ended.exit == ExitStatus::Done);
         if served && !self.options.loop_forever {
-            return Step::End(WaitEnd::Synced);
+            return AfterSync::End(WaitEnd::Synced);
         }
-        Step::Again
+        AfterSync::Again
     }
 
-    /// The connection that was lent to a run watches again, or is made anew.
+    /// The connection that was lent to a run watches again, or is replaced.
     fn take_back(&mut self, lease: &LeaseOutcome) {
         match self.runner.note_lease(lease) {
             Some(Returned::Broken(why)) => {
@@ -427,7 +426,7 @@ impl<'a> Waiter<'a> {
             return false;
         }
         if self.local.must_list() {
-            // What is here already must not look as if it were only on the server.
+            // What is here already must not count as only on the server.
             self.list_mailboxes();
         }
         if self.server.is_held_back(self.runner.backoff().as_ref(), SystemTime::now(), now) {
@@ -457,7 +456,7 @@ impl<'a> Waiter<'a> {
                 }
             }
         }
-        self.alarm.heard();
+        self.alarm.acknowledge();
         true
     }
 
@@ -548,9 +547,9 @@ impl<'a> Waiter<'a> {
             return;
         }
         self.poll(now);
-        self.alarm.heard();
+        self.alarm.acknowledge();
         if let Some(jump) = &mut self.jump {
-            jump.heard();
+            jump.acknowledge();
         }
     }
 
@@ -611,14 +610,16 @@ impl<'a> Waiter<'a> {
         self.config_prints = now;
         match (self.options.check)() {
             Ok(()) => {
-                self.log.say(|| "the configuration has changed; beginning again with it".into());
+                self.log.say(|| "the configuration has changed; starting again with it".into());
                 true
             }
             Err(failure) => {
                 // The file may be another one now, under the same name.
                 self.local.watch(&self.watch_paths());
                 if self.is_first {
-                    print(&format!("mutt-sync: {failure}; going on with what was read before"));
+                    print(&format!(
+                        "mutt-sync: {failure}; the previous configuration stays in use"
+                    ));
                 }
                 false
             }
@@ -627,7 +628,7 @@ impl<'a> Waiter<'a> {
 }
 
 /// What follows from an attempt to run.
-enum Step {
+enum AfterSync {
     Nothing,
     Again,
     End(WaitEnd),

@@ -7,6 +7,7 @@
 mod breakages;
 mod completions;
 mod install;
+mod layers;
 mod manual;
 mod rig_self;
 mod services;

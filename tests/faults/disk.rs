@@ -127,7 +127,7 @@ fn g2_g5_a_waiter_on_a_full_disk_syncs_all_the_same_and_once() {
     mbsync.wait_for_starts(before + 3, SOON);
     quiet(&mbsync, ms(2000));
     assert_eq!(mbsync.runs().len(), before + 3, "{waiter}");
-    for what in ["remember what was seen: No space", "remember what is stuck: No space"] {
+    for what in ["which mailboxes are clean: No space", "which mailboxes stay dirty: No space"] {
         assert!(said(&waiter, what) <= 1, "said once: {waiter}");
     }
     assert!(said(&waiter, "free some space") > 0, "{waiter}");

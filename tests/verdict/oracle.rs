@@ -18,7 +18,7 @@ use mutt_sync::model::{Account, Mailbox};
 use mutt_sync::state::clean;
 use mutt_sync::sync::changes;
 use mutt_sync::sync::output::says_nothing_of_the_run;
-use mutt_sync::sync::run_log::{self, RunLog};
+use mutt_sync::sync::run_log::{RunLog, RunLogReader};
 use mutt_sync::verdict::gone::{Gone, KeptGone};
 use mutt_sync::verdict::maildir::{MaildirScan, Stamp, delivered, numbered, scan};
 use mutt_sync::verdict::record::{self, Counts, RecordState};
@@ -353,7 +353,7 @@ impl World<'_> {
         };
         let stamp = Stamp::of(&pair.state_file).ok();
         let gone = pair.seen.gone.clone();
-        let known = KeptGone { looked: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
+        let known = KeptGone { by_scan: gone.as_ref(), by_run: None }.of_record(stamp.as_ref());
         let then = pair.seen.far.as_ref();
         let needed = match compare_status(&now, then, Some(record), rules, known) {
             StatusVerdict::Clean => return (SideVerdict::Clean, Some(now)),
@@ -389,7 +389,7 @@ impl World<'_> {
 
     fn near(pair: &mut Pair, rules: &Rules) -> MaildirScan {
         let (forwarded, then) = (pair.seen.forwarded, pair.seen.near.as_ref());
-        let kept = KeptGone { looked: pair.seen.gone.as_ref(), by_run: None };
+        let kept = KeptGone { by_scan: pair.seen.gone.as_ref(), by_run: None };
         let near = scan(&pair.maildir, &pair.state_file, rules, then, forwarded, kept);
         if near.verdict == SideVerdict::Clean {
             pair.seen.near = Some(near.remembered(rules, forwarded));
@@ -605,7 +605,7 @@ struct Tally {
 /// What mbsync says of a run, as the program reads it.
 fn log_of(output: &Output) -> Option<RunLog> {
     let objected = output.stderr.lines().any(|line| !says_nothing_of_the_run(line));
-    let mut reader = run_log::RunLogReader::default();
+    let mut reader = RunLogReader::default();
     output.stdout.lines().for_each(|line| reader.line(line));
     reader.log().filter(|_| output.code() == 0 && !objected)
 }
@@ -750,7 +750,7 @@ fn history(
             }
             // As a report would say it that asks no server.
             let key = clean::key(&channel.mailbox(&pair.name));
-            let kept = KeptGone { looked: None, by_run: by_run.get(&key) };
+            let kept = KeptGone { by_scan: None, by_run: by_run.get(&key) };
             if let Some(rules) = kind.rules.as_ref().filter(|rules| !rules.alt_map) {
                 let forwarded = pair.seen.forwarded;
                 let told =

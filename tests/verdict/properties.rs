@@ -226,7 +226,7 @@ fn stamp() -> Stamp {
 }
 
 fn known(gone: &Gone) -> KnownGone<'_> {
-    KeptGone { looked: Some(gone), by_run: None }.of_record(gone.record.as_ref())
+    KeptGone { by_scan: Some(gone), by_run: None }.of_record(gone.record.as_ref())
 }
 
 /// A look at the far side; with what it looked like at an earlier one, only what

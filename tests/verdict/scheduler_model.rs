@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-const RATE: Rate = Rate { distance: Duration::from_secs(60), burst: 3 };
+const RATE: Rate = Rate { interval: Duration::from_secs(60), burst: 3 };
 const PATIENCE: BackoffPolicy =
     BackoffPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
 const CHILD_PATIENCE: Duration = Duration::from_secs(3600);
@@ -296,7 +296,7 @@ impl Process {
                 self.unwritten = carries;
                 self.carries_queue = holds;
                 if holds || self.try_queue() || !self.unwritten.is_empty() {
-                    scheduler::queued(self, CHILD_PATIENCE);
+                    scheduler::run_queue_owner(self, CHILD_PATIENCE);
                 }
                 return;
             }
@@ -406,7 +406,7 @@ impl Process {
 }
 
 impl Backend for Process {
-    type RunOutcome = RunOutcome;
+    type Report = RunOutcome;
 
     fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
         let full = {
@@ -443,7 +443,7 @@ impl Backend for Process {
         !full
     }
 
-    fn standing(&mut self, wants: &BTreeSet<Target>) -> RequestState {
+    fn request_state(&mut self, wants: &BTreeSet<Target>) -> RequestState {
         if wants.iter().any(|want| self.unwritten.contains(want)) {
             return RequestState::Fresh;
         }
@@ -592,7 +592,7 @@ impl Backend for Process {
         }
         let mut world = self.step();
         let now = world.wall();
-        let most = now + RATE.distance * RATE.burst;
+        let most = now + RATE.interval * RATE.burst;
         if world.stamp.is_some_and(|stamp| stamp > most) && world.flaw != Flaw::FutureBelieved {
             world.stamp = Some(most);
         }
@@ -631,7 +631,7 @@ impl Backend for Process {
         {
             let mut world = self.step();
             let now = world.wall();
-            world.stamp = Some(RATE.spend(world.stamp, now));
+            world.stamp = Some(RATE.consume(world.stamp, now));
             // Counted here: one that is stopped for minutes before it starts mbsync
             // has paid for it all the same.
             let spent = world.now;
@@ -1045,7 +1045,7 @@ impl Scheduler {
         // One for its maker, and one by its mark on disk, when somebody asks for the
         // same again in between.
         let extra = 2 * world.urgent_demands;
-        let distance = u64::try_from(RATE.distance.as_millis()).unwrap();
+        let distance = u64::try_from(RATE.interval.as_millis()).unwrap();
         'all: for (i, first) in world.runs.iter().enumerate() {
             for (j, last) in world.runs.iter().enumerate().skip(i) {
                 let allowed = u64::from(RATE.burst) + (last - first) / distance + extra;
@@ -1069,7 +1069,7 @@ fn history(seed: u64, conditions: Conditions, flaw: Flaw) -> Vec<String> {
         // A request is only lost where no later command finds it: short histories
         // have as many ends as long ones, and begin with the burst spent.
         if conditions.hooks && world.rng.bool() {
-            world.stamp = Some(world.wall() + RATE.distance * RATE.burst);
+            world.stamp = Some(world.wall() + RATE.interval * RATE.burst);
         }
         let most = if conditions.hooks { 4 } else { 12 };
         2 + world.rng.usize(..most)

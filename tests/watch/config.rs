@@ -15,12 +15,12 @@ fn typo_and_fix(args: &[&str]) {
     at_rest(&home, &waiter, &mbsync);
     let good = home.read(".mbsyncrc");
     home.write(".mbsyncrc", &good.replace("Patterns *", "Paterns *"));
-    waiter.wait_said("going on with what was read before", SOON);
+    waiter.wait_said("the previous configuration stays in use", SOON);
     assert!(waiter.said().contains("Paterns"), "{}", waiter.said());
     // Saved once more, as it is: nothing new to report.
     home.write(".mbsyncrc", &good.replace("Patterns *", "Paterns *"));
     sleep(ms(600));
-    assert_eq!(waiter.count("going on with what was read before"), 1);
+    assert_eq!(waiter.count("the previous configuration stays in use"), 1);
     assert_eq!(waiter.count("connected by"), 1, "the connection was kept");
     // Mended, by an editor that writes a new file and renames it.
     home.write("rc.new", &good.replace("Patterns *", "Patterns * !Archive"));

@@ -72,8 +72,8 @@ fn a_second_waiter_is_on_standby() {
     let first = Waiter::settled(&home, &mbsync);
     let second = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
     let mut third = Waiter::start(&home, &["--wait", "-v", "Home"]);
-    second.wait_said("standing by", SOON);
-    third.wait_said("standing by", SOON);
+    second.wait_said("on standby", SOON);
+    third.wait_said("on standby", SOON);
     let wakeups = || process::wakeups(second.pid()) + process::wakeups(third.pid());
     rig::wait_until(SOON, "both sleep", || {
         let before = wakeups();

@@ -60,14 +60,14 @@ fn a_server_that_accepts_notify_and_sends_nothing() {
     at_rest(&odd.home, &odd.waiter, &odd.mbsync);
     let inbox = odd.home.maildir("Home", "INBOX");
     for text in ["one", "two"] {
-        assert!(!odd.waiter.said().contains("told nothing"), "once may be chance");
+        assert!(!odd.waiter.said().contains("reports nothing"), "once may be chance");
         let before = inbox.len();
         odd.server.imap("home").append("INBOX", &message(text, text), &[]);
         wait_until(SOON, "the timer's run", || inbox.len() > before);
         // Longer than the server is given to speak, shorter than to the next run.
         sleep(secs(4));
     }
-    odd.waiter.wait_said("told nothing; going on with IDLE", SOON);
+    odd.waiter.wait_said("reports nothing; using IDLE", SOON);
     odd.waiter.wait_said("connected by IDLE", SOON);
     odd.home.settings(QUICK);
     odd.waiter.wait_count("connected by NOTIFY", 2, SOON);
@@ -91,7 +91,7 @@ fn what_a_run_was_faster_with_is_no_silence() {
         wait_until(SOON, "a run", || inbox.len() == n);
         sleep(secs(4));
     }
-    assert!(!odd.waiter.said().contains("told nothing"), "{}", odd.waiter.said());
+    assert!(!odd.waiter.said().contains("reports nothing"), "{}", odd.waiter.said());
 }
 
 #[test]

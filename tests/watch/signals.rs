@@ -72,7 +72,7 @@ fn g8_a_signal_ends_it_while_idle_syncing_or_on_standby() {
         waiter.wait_said("connected by", SOON);
         at_rest(&home, &waiter, &mbsync);
         let second = begin(&home);
-        second.wait_said("standing by", SOON);
+        second.wait_said("on standby", SOON);
         sleep(ms(50));
         let begun = Instant::now();
         process::kill(second.pid(), signal.0);

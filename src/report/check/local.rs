@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::permissions::{make_ours, writable};
 use super::{CheckContext, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
-use crate::mbsyncrc::IsyncVersion;
+use crate::mbsync_version::IsyncVersion;
 use crate::model::{Mailbox, StoreKind};
 use crate::os::file;
 use crate::verdict::Rules;

@@ -16,7 +16,7 @@ use crate::os::wait::Cancel;
 use crate::text::short;
 
 /// Where the text comes from: for messages.
-pub struct Source<'a> {
+pub struct PasswordSource<'a> {
     /// The step.
     pub what: &'static str,
     /// The keyword: `PassCmd`.
@@ -28,11 +28,11 @@ pub struct Source<'a> {
 /// What is given, and says the step. `None`: it cannot be had.
 pub fn step(
     given: &CredentialSource,
-    source: &Source<'_>,
+    source: &PasswordSource<'_>,
     time: Duration,
     report: &mut Checklist,
 ) -> Option<Zeroizing<Vec<u8>>> {
-    let Source { what, keyword, section } = *source;
+    let PasswordSource { what, keyword, section } = *source;
     let CredentialSource::Command(_) = given else {
         let text =
             obtain(given, keyword, &asking(Prompt::Never, time, report.stop.cancel())).ok()?;

@@ -14,7 +14,8 @@ use crate::imap::endpoint::{place, step};
 use crate::imap::login::Mechanism;
 use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Capabilities, Client, ClientError, Listed};
-use crate::mbsyncrc::{IsyncVersion, SectionKind};
+use crate::mbsync_version::IsyncVersion;
+use crate::mbsyncrc::SectionKind;
 use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
 use crate::watch::connections::{WatchMode, start_notify};
 
@@ -74,7 +75,7 @@ fn secrets(scene: &CheckContext<'_>, server: &Server, report: &mut Checklist) ->
         ));
         return None;
     };
-    let source = password::Source { what: "user", keyword: "UserCmd", section: &section };
+    let source = password::PasswordSource { what: "user", keyword: "UserCmd", section: &section };
     let user = password::step(user, &source, time, report)?;
     if let Some(user) = text(&user) {
         server.user = Some(CredentialSource::Text(user));
@@ -94,7 +95,8 @@ fn secrets(scene: &CheckContext<'_>, server: &Server, report: &mut Checklist) ->
             return None;
         }
     };
-    let source = password::Source { what: "password", keyword: "PassCmd", section: &section };
+    let source =
+        password::PasswordSource { what: "password", keyword: "PassCmd", section: &section };
     if let CredentialSource::Text(text) = pass {
         report.secret(text.as_bytes());
     }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Asked, CheckInputs, Checklist, Step, counted, for_shell, some};
 use crate::error::ExitStatus;
-use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
+use crate::mbsync_version::IsyncVersion;
+use crate::mbsyncrc::{self, Config, Env};
 use crate::model::{CredentialSource, StoreKind};
 use crate::text::suggest;
 use crate::{mbsync_version, settings};

@@ -146,7 +146,7 @@ fn pauses(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
     let retry: Option<Backoff> = file::read(&dir.file(backoff::FILE), LARGEST)
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());
-    let wait = settings.patience().wait(retry.as_ref(), now);
+    let wait = settings.backoff_policy().wait(retry.as_ref(), now);
     if let Some(retry) = retry.filter(|_| !wait.is_zero()) {
         let step = backoff(&scene.account.name, &retry, wait);
         report.say(step);

@@ -257,7 +257,7 @@ fn runs_over_a_lent_connection_give_what_plain_ones_give() {
             // A login for each connection, and for each run that had to make its own.
             let (connections, plain) = lending.connections_and_plain_runs();
             let least = connections + plain;
-            let most = least + log.matches("connecting was broken off").count();
+            let most = least + log.matches("connecting was interrupted").count();
             let logins = server.logins(&lent);
             assert!((least..=most).contains(&logins), "{logins}, not {least} to {most}; {log}");
             lending.waiter.signal(Signal::TERM);
