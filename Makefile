@@ -3,6 +3,7 @@
 # make test         check everything (installs what the tests need, on Debian)
 # make test-debian  both of them on RELEASE=trixie or bookworm, in a root of its own; as root
 # make soak         the same with full counts and long waits
+# make mutants      break the code on purpose: a test must fail each time (wants cargo-mutants)
 # make bench        figures, side by side
 # make peers        beside what else keeps mail in step: a quarter of an hour; quick=quick for three minutes
 # make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
@@ -59,6 +60,11 @@ test-debian:
 
 soak: setup
 	@tests/soak
+
+# Hours. What cargo-mutants changes, and which tests it runs: .cargo/mutants.toml.
+mutants: setup
+	@tests/breakages
+	$(CARGO) mutants --output $(target)
 
 bench: setup
 	$(CARGO) bench --locked -p mutt-sync $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
@@ -127,4 +133,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test test-debian soak bench peers setup lint deny install uninstall deb
+.PHONY: all demo test test-debian soak mutants bench peers setup lint deny install uninstall deb

@@ -2,7 +2,7 @@
 //! must hold whatever comes. They panic where it does not.
 //!
 //! The fuzzers in `fuzz_targets/` and the replay of the corpus in
-//! `tests/fuzz_corpus.rs` both call these. Nothing here touches a disk or a
+//! `tests/verdict/fuzz_corpus.rs` both call these. Nothing here touches a disk or a
 //! network; the one socket is a pair of our own.
 
 pub mod mutt;

@@ -147,7 +147,7 @@ fn the_package_builds_and_holds_what_it_should() {
 }
 
 #[test]
-fn the_version_stands_in_one_place() {
+fn the_version_is_in_one_place() {
     let said = run(Command::new(mutt_sync()).arg("--version"), SHORT).ok().stdout;
     let version = env!("CARGO_PKG_VERSION");
     assert!(said.starts_with(&format!("mutt-sync {version}")), "{said}");

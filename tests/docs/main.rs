@@ -4,10 +4,12 @@
 
 #![allow(clippy::unwrap_used)] // what is wrong here fails the test
 
+mod breakages;
 mod completions;
 mod install;
 mod layers;
 mod manual;
+mod rig_self;
 mod services;
 mod setup;
 mod supply;

@@ -82,7 +82,7 @@ fn the_manual_has_the_options_of_the_program_and_no_others() {
 }
 
 #[test]
-fn the_synopsis_has_every_way_to_use_it() {
+fn the_synopsis_has_every_mode() {
     let synopsis = section("man/mutt-sync.1", "SYNOPSIS").join("\n");
     let mut told = BTreeSet::new();
     for line in synopsis.lines() {

@@ -17,7 +17,7 @@ fn shellcheck_finds_nothing_in_the_scripts() {
     let mut scripts: Vec<String> = ["contrib", "packaging", "completions", ".ci"]
         .iter()
         .flat_map(|dir| files(dir))
-        .chain(["tests/debian", "tests/setup", "tests/soak"].map(str::to_owned))
+        .chain(["tests/breakages", "tests/debian", "tests/setup", "tests/soak"].map(str::to_owned))
         .filter(|name| text(name).starts_with("#!/bin/sh") || is_for_bash(name))
         .collect();
     scripts.sort();
@@ -232,7 +232,7 @@ fn the_lines_for_cron_run_the_program() {
 }
 
 #[test]
-fn a_timer_is_quiet_and_content_while_the_server_is_away() {
+fn a_timer_is_quiet_and_succeeds_while_the_server_is_away() {
     let home = Home::with(vec![rig::Account::fake("Home")]);
     // Twice: not reached, and then not tried for a while.
     for expected in ["69", "75"] {

@@ -20,7 +20,7 @@ fn is_unsafe(line: &str) -> bool {
 }
 
 #[test]
-fn unsafe_stands_in_one_module_with_a_reason_at_each_block() {
+fn unsafe_is_in_one_module_with_a_reason_at_each_block() {
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     let all = ["src", "benches", "fuzz/src", "fuzz/fuzz_targets", "tests"];
     let sources = all.iter().flat_map(|below| files(below)).chain(["build.rs".to_owned()]);

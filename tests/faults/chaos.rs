@@ -1,12 +1,13 @@
 //! Everything at once: three accounts on real servers, mail and flags that
 //! change on both sides, commands, and faults of every kind at random. When the
-//! faults are lifted, both sides must be equal and as they were left by whoever
+//! faults are lifted, both sides must be equal and as they were left by the side that
 //! changed them last, with no run too many, nothing left behind, no panic.
 //!
 //! Twenty seconds, or half an hour with `SOAK=1`; `CHAOS_SECONDS` chooses.
 //! `CHAOS_LOGS` names a directory that keeps what the waiters said.
 
 use crate::mounts::Mounts;
+use crate::support::ms;
 use rig::{
     Account, Delay, Home, Imap, Maildir, Mbsync, Seeded, Server, ServerOptions, Signal, Tls,
     compare, message, process, run, wait_until,
@@ -30,10 +31,6 @@ const CROWD: usize = 60;
 /// Long enough for anything on a busy machine.
 const LONG: Duration = Duration::from_secs(180);
 
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -47,7 +44,7 @@ enum Way {
     Shell,
 }
 
-/// A waiter and whoever starts it again.
+/// A waiter and the supervisor that starts it again.
 struct Keeper {
     name: &'static str,
     way: Way,
@@ -109,7 +106,7 @@ impl Keeper {
         all
     }
 
-    /// The mbsync processes of its run, coat and all.
+    /// The mbsync processes of its run, wrapper and all.
     fn mbsync(&self) -> Vec<u32> {
         let mut all = process::descendants(self.top());
         all.retain(|pid| process::command_line(*pid).contains("mbsync -"));

@@ -1,4 +1,4 @@
-//! No descriptor left: what cannot be done is said, with the mend, and is done
+//! No descriptor left: what cannot be done is said, with the fix, and is done
 //! once it can be.
 
 use crate::support::{QUICK, SOON, at_work, end, kill_leftovers, ms, quiet, ran, said};

@@ -77,7 +77,7 @@ fn unwritable(name: &str) {
 }
 
 #[test]
-fn g2_a_read_only_disk_is_named_and_what_was_asked_for_in_the_background_comes_later() {
+fn g2_a_read_only_disk_is_named_and_background_requests_are_served_later() {
     let home = Home::fake(&["Home"]);
     home.settings(QUICK);
     let mbsync = home.fake_mbsync();

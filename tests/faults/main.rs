@@ -6,7 +6,7 @@ mod chaos;
 mod clocks;
 mod descriptors;
 mod disk;
-mod ears;
+mod inotify;
 mod machines;
 mod mounts;
 mod runs;

@@ -4,7 +4,7 @@ use crate::support::{QUICK, SOON, Waiter, at_rest, code, ms, one_run};
 use rig::{Account, Home, Server, message};
 use std::thread::sleep;
 
-fn typo_and_mend(args: &[&str]) {
+fn typo_and_fix(args: &[&str]) {
     let server = Server::start();
     let home = Home::on(&server, &["Home"]);
     home.settings(QUICK);
@@ -42,13 +42,13 @@ fn typo_and_mend(args: &[&str]) {
 }
 
 #[test]
-fn a_typo_is_reported_once_and_the_mended_file_taken_up_with_loop() {
-    typo_and_mend(&["--wait", "--loop", "-v", "Home"]);
+fn a_typo_is_reported_once_and_the_fixed_file_is_used_with_loop() {
+    typo_and_fix(&["--wait", "--loop", "-v", "Home"]);
 }
 
 #[test]
-fn a_typo_is_reported_once_and_the_mended_file_taken_up_with_wait() {
-    typo_and_mend(&["--wait", "-v", "Home"]);
+fn a_typo_is_reported_once_and_the_fixed_file_is_used_with_wait() {
+    typo_and_fix(&["--wait", "-v", "Home"]);
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn g5_each_change_on_the_server_is_one_run_with_status_alone() {
 /// Where only the open mailbox' own session tells of flags: the server speaks half
 /// a second after the change, and is asked for STATUS more often than that.
 #[test]
-fn g5_a_flag_that_only_idle_can_tell_of_is_not_lost_to_the_sweep() {
+fn g5_a_flag_that_only_idle_reports_is_not_lost_to_the_sweep() {
     let server = Server::with(ServerOptions {
         notify: false,
         without: ["NOTIFY", "CONDSTORE", "QRESYNC"].map(String::from).into(),
@@ -188,7 +188,7 @@ fn mailboxes_that_come_and_go_on_either_side() {
 
 /// A delivery to the very mailbox that is just being looked into.
 #[test]
-fn g6_a_delivery_during_a_look_is_not_missed() {
+fn g6_a_delivery_during_a_scan_is_not_missed() {
     let server = Server::start();
     let slow = rig::Delay::to(server.port(), ms(0));
     let home = Home::with(vec![Account::on(&server, "Home").port(slow.port())]);

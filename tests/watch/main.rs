@@ -6,6 +6,7 @@ mod deletions;
 mod everyday;
 mod gaps;
 mod histories;
+mod lend;
 mod many;
 mod mutt;
 mod odd_servers;

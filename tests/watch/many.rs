@@ -77,7 +77,7 @@ fn no_account_waits_for_another() {
 }
 
 #[test]
-fn a_second_waiter_stands_by() {
+fn a_second_waiter_is_on_standby() {
     let server = Server::start();
     let home = Home::on(&server, &["Home"]);
     home.settings(QUICK);
@@ -114,7 +114,7 @@ fn a_second_waiter_stands_by() {
 /// Of two accounts with `--wait`, one of which has a waiter already: the other
 /// one's sync ends the process at once.
 #[test]
-fn standing_by_for_one_account_does_not_keep_the_process() {
+fn standby_for_one_account_does_not_keep_the_process() {
     let server = Server::start();
     let home = Home::on(&server, &["Home", "Work"]);
     home.settings(QUICK);

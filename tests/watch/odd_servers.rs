@@ -1,4 +1,4 @@
-//! Servers that promise much and keep little: the waiter comes down the ladder,
+//! Servers that promise much and keep little: the waiter falls back step by step,
 //! does not spin, and mail arrives all the same.
 
 use crate::support::{Mangle, QUICK, SOON, Waiter, at_rest, one_run, secs};
@@ -50,7 +50,7 @@ impl Odd {
 }
 
 #[test]
-fn notify_is_taken_and_nothing_is_told() {
+fn a_server_that_accepts_notify_and_sends_nothing() {
     let silent =
         |line: &str, idling: bool| (idling && line.starts_with("* STATUS")).then(String::new);
     let odd = odd(ServerOptions::default(), "every = \"5s\"\n", |_, _| None, silent);

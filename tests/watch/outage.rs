@@ -136,7 +136,7 @@ fn g9_a_line_that_goes_dead_is_noticed_within_two_minutes() {
     const INSIDE: &str = "OUTAGE_INSIDE";
     if std::env::var_os(INSIDE).is_none() {
         let mut command = std::process::Command::new("unshare");
-        if !rustix::process::geteuid().is_root() {
+        if !rig::is_root() {
             command.args(["--user", "--map-current-user", "--keep-caps"]);
         }
         command.arg("--net").arg(std::env::current_exe().unwrap());

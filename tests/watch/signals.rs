@@ -60,7 +60,7 @@ fn g8_while_connecting_and_in_backoff_and_at_the_password_command() {
 }
 
 #[test]
-fn g8_while_idling_running_mbsync_and_standing_by() {
+fn g8_a_signal_ends_it_while_idle_syncing_or_on_standby() {
     let server = Server::start();
     let home = Home::on(&server, &["Home"]);
     home.settings(QUICK);

@@ -17,7 +17,7 @@ pub const QUICK: &str = "throttle = \"0s\"\nsettle = \"300ms\"\n";
 /// Long enough for anything that is going to happen on a busy machine, and less
 /// than what comes round by itself: the backoff's 30 seconds, the sweep, the timer.
 pub const SOON: Duration = Duration::from_secs(25);
-/// What is deaf to TERM is given five seconds: who is gone sooner has not waited.
+/// A process that ignores TERM is given five seconds: who is gone sooner has not waited.
 pub const NO_GRACE: Duration = Duration::from_millis(4500);
 
 pub fn secs(seconds: u64) -> Duration {

@@ -1,4 +1,4 @@
-//! A stand-in for mbsync, or a coat around the real one, that writes down when
+//! A stand-in for mbsync, or a wrapper around the real one, that writes down when
 //! it ran. `control`, beside the link that it is started by, tells it what to
 //! do; `log` in the same place is what it leaves.
 //!
@@ -175,7 +175,7 @@ fn connected(child: &mut Child) -> bool {
     false
 }
 
-/// In a coat: waits here, if this is the place to wait at, until the gate is open.
+/// In a wrapper: waits here, if this is the place to wait at, until the gate is open.
 fn held(place: &Path, control: &Control, here: &str, pid: &str) {
     if control.get("hold") != Some(here) || !place.join("gate").exists() {
         return;
@@ -210,13 +210,13 @@ fn main() {
         exit(0);
     };
 
-    // Ignored signals stay ignored over an exec; so a shell makes us deaf.
-    if control.get("deaf").is_some() && env::var_os("RIG_FAKE_DEAF").is_none() {
+    // Ignored signals stay ignored over an exec; so a shell makes us ignore TERM.
+    if control.get("ignore-term").is_some() && env::var_os("RIG_FAKE_IGNORES_TERM").is_none() {
         let error = Command::new("/bin/sh")
             .args(["-c", r#"trap "" TERM INT HUP; exec "$0" "$@""#])
             .arg(place.join("mbsync"))
             .args(&args)
-            .env("RIG_FAKE_DEAF", "1")
+            .env("RIG_FAKE_IGNORES_TERM", "1")
             .exec();
         eprintln!("sh: {error}");
         exit(1);

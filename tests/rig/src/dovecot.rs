@@ -3,9 +3,9 @@
 //!
 //! 2.4 took another language than 2.3; which one is asked of the program.
 
+use crate::other_user::is_root;
 use crate::process::run;
 use crate::server::{ServerOptions, Tls};
-use crate::stranger::is_root;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;

@@ -430,12 +430,12 @@ impl Home {
         Mbsync::fake(&self.path("bin"), self.names())
     }
 
-    /// Puts the real mbsync in a coat that logs and can slow it.
+    /// Puts the real mbsync in a wrapper that logs and can slow it.
     pub fn wrap_mbsync(&self) -> Mbsync {
         Mbsync::wrap(&self.path("bin"), self.names())
     }
 
-    /// Puts the real mbsync in the coat that it takes off: the start is logged.
+    /// Puts the real mbsync in the wrapper that it takes off: the start is logged.
     pub fn exec_mbsync(&self) -> Mbsync {
         Mbsync::exec(&self.path("bin"), self.names())
     }

@@ -14,10 +14,10 @@ mod home;
 mod imap;
 mod maildir;
 mod mbsync;
+mod other_user;
 pub mod process;
 mod rng;
 mod server;
-mod stranger;
 mod terminal;
 mod tls;
 
@@ -27,10 +27,10 @@ pub use home::{Account, Home, mbsync_version, mutt_sync, real_mbsync};
 pub use imap::{Imap, RemoteMessage, Status};
 pub use maildir::{Entry, Maildir, message};
 pub use mbsync::{Mbsync, Overlap, Run};
+pub use other_user::{as_nobody, is_root, reached_by_nobody};
 pub use process::{Output, Running, now_ns, run, run_all, wait_until};
 pub use rng::{Seeded, count, soak};
 pub use server::{Server, ServerOptions, Tls};
-pub use stranger::{as_nobody, is_root, reached_by_nobody};
 pub use terminal::Terminal;
 pub use tls::{Ca, Certificate};
 

@@ -1,4 +1,4 @@
-//! The fake mbsync, or the coat around the real one, and the log it leaves.
+//! The fake mbsync, or the wrapper around the real one, and the log it leaves.
 //!
 //! `helpers/fake_mbsync.rs` is the program; this writes its control file and
 //! reads its log.
@@ -17,7 +17,7 @@ pub struct Run {
     pub pid: u32,
     /// When it started, on the clock of [`crate::now_ns`].
     pub start: i64,
-    /// When it ended; `None` while it runs, if it was killed, and in a coat of
+    /// When it ended; `None` while it runs, if it was killed, and in a wrapper of
     /// kind [`Mbsync::exec`], which cannot know.
     pub end: Option<i64>,
     /// What it ended with.
@@ -95,13 +95,13 @@ impl Mbsync {
         mbsync
     }
 
-    /// A coat around the real one: start and end are logged, the real one is a
-    /// child that dies with it. What is seen by its pid is the coat.
+    /// A wrapper around the real one: start and end are logged, the real one is a
+    /// child that dies with it. What is seen by its pid is the wrapper.
     pub fn wrap(dir: &Path, accounts: Vec<(String, String)>) -> Self {
         Self::fake(dir, accounts).of_the_real_one("spawn")
     }
 
-    /// The thinnest coat: the start is logged and the process becomes the real
+    /// The thinnest wrapper: the start is logged and the process becomes the real
     /// one, which so has its pid and takes its signals. The end is not logged.
     pub fn exec(dir: &Path, accounts: Vec<(String, String)>) -> Self {
         Self::fake(dir, accounts).of_the_real_one("exec")
@@ -149,7 +149,7 @@ impl Mbsync {
         self
     }
 
-    /// Sleeps before it does anything (also in a coat).
+    /// Sleeps before it does anything (also in a wrapper).
     pub fn before(&mut self, time: Duration) {
         self.tell("before", &seconds(time));
     }
@@ -192,8 +192,8 @@ impl Mbsync {
     }
 
     /// Ignores TERM, INT and HUP.
-    pub fn deaf(&mut self) {
-        self.tell("deaf", "yes");
+    pub fn ignore_term(&mut self) {
+        self.tell("ignore-term", "yes");
     }
 
     /// Leaves a daemon behind that keeps every descriptor it had.
@@ -211,7 +211,7 @@ impl Mbsync {
         fs::write(self.dir.join("gate"), "").expect("write gate");
     }
 
-    /// Makes runs in a coat wait `before` the real one, in its `middle`, or
+    /// Makes runs in a wrapper wait `before` the real one, in its `middle`, or
     /// `after` it, until [`Mbsync::release`]; those that start from now on. A
     /// run that started meanwhile is not told by [`Mbsync::forget`] of `hold`.
     pub fn hold_at(&mut self, place: &str) {

@@ -32,7 +32,7 @@ pub struct Output {
     /// All of it, as text.
     pub stderr: String,
     /// Until the process had ended and its outputs were closed, by it and by
-    /// whoever inherited them.
+    /// processes that inherited them.
     pub elapsed: Duration,
     /// Until the process itself had ended.
     pub exited: Duration,

@@ -8,8 +8,8 @@
 use crate::dovecot::{self, Dovecot};
 use crate::guard;
 use crate::imap::Imap;
+use crate::other_user::is_root;
 use crate::process::{self, spawn_lasting, wait_gone};
-use crate::stranger::is_root;
 use crate::tls::{Ca, Certificate};
 use rustix::process::Signal;
 use std::fs;

@@ -1,0 +1,105 @@
+//! inotify that has run out, or that tells nothing.
+
+use crate::mounts::Mounts;
+use crate::support::{QUICK, SOON, at_work, end, ms, quiet, said};
+use rig::{Home, Server, compare, message, run, wait_until};
+use std::time::Instant;
+
+/// The namespace's own limits, for its processes only.
+fn limit(mounts: &Mounts<'_>, what: &str, most: u32) {
+    let script = format!("echo {most} > /proc/sys/user/max_inotify_{what}");
+    run(mounts.command("sh").args(["-c", &script]), SOON).ok();
+}
+
+fn looks_instead(what: &str, most: u32) {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mbsync = home.wrap_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let mut imap = server.imap("home");
+    let mounts = Mounts::new(&home);
+    limit(&mounts, what, most);
+    let waiter = at_work(mounts.cmd(&["--wait", "--loop", "-v", "Home"]), &mbsync);
+    let sysctl = format!("fs.inotify.max_user_{what}");
+    assert_eq!(said(&waiter, &sysctl), 1, "{waiter}");
+    // The server is heard all the same; here it looks now and then.
+    imap.append("INBOX", &message("far", "far"), &[]);
+    wait_until(SOON, "what came", || home.maildir("Home", "INBOX").len() == 1);
+    quiet(&mbsync, ms(1500));
+    let runs = mbsync.runs().len();
+    home.maildir("Home", "Archive").add(&message("near", "near"), "S");
+    mounts.mutt_sync(&["-b", "Home:Sent"]).ok();
+    wait_until(SOON, "both sides are equal, and the request is served", || {
+        let served = |run: &rig::Run| run.names().iter().any(|name| name.contains("Sent"));
+        compare(&mut imap, &home.mail("Home")).is_ok() && mbsync.runs()[runs..].iter().any(served)
+    });
+    quiet(&mbsync, ms(1500));
+    assert!(mbsync.runs().len() - runs <= 2, "{waiter}");
+    assert_eq!(said(&waiter, &sysctl), 1, "said once: {waiter}");
+    // An edited configuration is found as the mail is.
+    home.write(".mbsyncrc", &format!("{}# edited\n", home.read(".mbsyncrc")));
+    waiter.wait_for("the configuration has changed", SOON);
+    wait_until(SOON, "it begins again, as unwatched as before", || said(&waiter, &sysctl) == 2);
+    // There are means again.
+    limit(&mounts, what, 1000);
+    waiter.wait_for("inotify again", SOON);
+    quiet(&mbsync, ms(1500));
+    let runs = mbsync.runs().len();
+    home.maildir("Home", "Archive").add(&message("near", "near two"), "S");
+    let since = Instant::now();
+    mbsync.wait_for_starts(runs + 1, SOON);
+    println!("{what}: heard after {:?}", since.elapsed());
+    assert!(waiter.stderr().contains("Archive: to push: 1 new"), "{waiter}");
+    quiet(&mbsync, ms(1500));
+    compare(&mut imap, &home.mail("Home")).unwrap();
+    end(waiter);
+}
+
+#[test]
+fn g2_g7_without_inotify_watches_the_waiter_polls_and_names_the_limit() {
+    looks_instead("watches", 2);
+}
+
+#[test]
+fn g2_g7_without_inotify_instances_the_waiter_polls_and_names_the_limit() {
+    looks_instead("instances", 0);
+}
+
+/// Mail that comes by a way that notifies nobody, as on a network file system:
+/// here below an overlay.
+#[test]
+fn g7_what_inotify_does_not_report_is_found_by_the_timer() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(&format!("{QUICK}every = \"4s\"\n"));
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    let mounts = Mounts::new(&home);
+    let at = |name: &str| {
+        std::fs::create_dir_all(home.path(name)).unwrap();
+        home.path(name).display().to_string()
+    };
+    let (lower, upper, work) = (at("lower"), at("upper"), at("work"));
+    let options = format!("userxattr,lowerdir={lower},upperdir={upper},workdir={work}");
+    mounts.mount(&["-t", "overlay", "-o", &options, "none"], &home.mail("Home"));
+    imap.append("Archive", &message("far", "far"), &[]);
+    let waiter = at_work_once(&mounts, &mbsync);
+    let below = rig::Maildir::at(home.path("upper/Archive"));
+    assert_eq!(below.len(), 1, "{waiter}");
+    below.add(&message("near", "near"), "S");
+    wait_until(SOON, "the server has it", || imap.fetch_all("Archive").len() == 2);
+    assert_eq!(said(&waiter, "to push: 1 new, a full"), 0);
+    assert_eq!(said(&waiter, "Archive: touched"), 0, "nothing was heard: {waiter}");
+    assert!(said(&waiter, "a full run is due") >= 2, "{waiter}");
+    end(waiter);
+}
+
+/// The timer runs so often that there is no rest to wait for.
+fn at_work_once(mounts: &Mounts<'_>, mbsync: &rig::Mbsync) -> rig::Running {
+    let waiter = rig::Running::start(mounts.cmd(&["--wait", "--loop", "-v", "Home"]));
+    waiter.wait_for("connected by", SOON);
+    mbsync.wait_for_starts(1, SOON);
+    mbsync.wait_idle(SOON);
+    waiter
+}

@@ -1,0 +1,293 @@
+//! What a user, a disk or a clock can get wrong: each has its message and its
+//! exit status, nothing is run that was not asked for, and no request is lost.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
+
+use rig::{Account, Home, Mbsync, Output, run, wait_until};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_secs(20);
+
+fn home() -> (Home, Mbsync) {
+    let home = Home::fake(&["Home", "Work"]);
+    let mbsync = home.fake_mbsync();
+    (home, mbsync)
+}
+
+#[track_caller]
+fn says(output: &Output, parts: &[&str]) {
+    let text = output.stdout.clone() + &output.stderr;
+    assert!(text.starts_with("mutt-sync: "), "{output}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing: {output}");
+    }
+    assert!(!text.contains("panicked"), "{output}");
+}
+
+#[test]
+fn an_unknown_name_is_refused_and_the_near_one_named() {
+    let (home, mbsync) = home();
+    for (args, parts) in [
+        (&["Hme"][..], &["Hme", "Home"][..]),
+        (&["-b", "Hme"], &["Hme", "Home"]),
+        (&["Home:INBX"], &["INBX", "INBOX"]),
+        (&["Home", "Nobody"], &["Nobody"]),
+        (&[], &["Home, Work", "--all"]),
+        (&[""], &[""]),
+        (&["Home:"], &[""]),
+    ] {
+        let output = home.mutt_sync(args);
+        if args == ["Home:"] && output.code() == 0 {
+            // INBOX, as mbsync has it.
+            assert_eq!(mbsync.runs().len(), 1);
+            mbsync.clear_log();
+            continue;
+        }
+        says(&output.clone().expect_code(2), parts);
+        // mutt shows a backtick's output and paints over the rest.
+        assert_eq!(output.stderr.is_empty(), args.contains(&"-b"), "{output}");
+    }
+    assert_eq!(mbsync.runs().len(), 0);
+    for usage in [&["--frobnicate"][..], &["--throttle", "soon", "Home"], &["-b", "-w", "Home"]] {
+        home.mutt_sync(usage).expect_code(2);
+    }
+    home.wait_no_leftovers(SHORT);
+}
+
+#[test]
+fn the_environment_may_name_the_account() {
+    let (mut home, mbsync) = home();
+    home.set_env("MUTT_SYNC_ACCOUNT", "Work");
+    home.mutt_sync(&[]).ok();
+    assert_eq!(mbsync.runs_of("Work").len(), 1);
+    home.mutt_sync(&["-a"]).ok();
+    assert_eq!((mbsync.runs_of("Home").len(), mbsync.runs_of("Work").len()), (1, 2));
+}
+
+#[test]
+fn a_configuration_that_is_not_there_or_wrong() {
+    let (home, mbsync) = home();
+    let good = home.read(".mbsyncrc");
+    let path = home.path(".mbsyncrc");
+    fs::remove_file(&path).unwrap();
+    says(&home.mutt_sync(&["Home"]).expect_code(78), &[".mbsyncrc"]);
+    fs::create_dir(&path).unwrap();
+    says(&home.mutt_sync(&["Home"]).expect_code(78), &[".mbsyncrc"]);
+    fs::remove_dir(&path).unwrap();
+    home.write(".mbsyncrc", &good.replace("Patterns", "Paterns"));
+    says(&home.mutt_sync(&["Home"]).expect_code(78), &["~/.mbsyncrc:2", "Paterns"]);
+    home.write(".mbsyncrc", "");
+    says(&home.mutt_sync(&[]).expect_code(78), &["no Channel is defined"]);
+    fs::write(&path, b"IMAPAccount \xff\xfe\nHost x\n\n").unwrap();
+    assert!([2, 78].contains(&home.mutt_sync(&["Home"]).code()));
+    home.write(".mbsyncrc", &good);
+    home.settings("throtle = \"1s\"");
+    let output = home.mutt_sync(&["-b", "Home"]).expect_code(78);
+    says(&output, &["config.toml:1", "`throttle`?"]);
+    assert_eq!(output.stderr, "");
+    home.settings("");
+    says(&home.mutt_sync(&["--mbsyncrc", "nowhere", "Home"]).expect_code(78), &["nowhere"]);
+    says(&home.mutt_sync(&["--config", "nowhere", "Home"]).expect_code(78), &["nowhere"]);
+    assert_eq!(mbsync.runs().len(), 0);
+    home.mutt_sync(&["Home"]).ok();
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written() {
+    let (home, mbsync) = home();
+    home.write(".local/state/mutt-sync", "a file in its place");
+    for args in [&["Home"][..], &["-b", "Home"]] {
+        let output = home.mutt_sync(args).expect_code(78);
+        says(&output, &["cannot make", ".local/state/mutt-sync/Home", "XDG_STATE_HOME"]);
+    }
+    assert_eq!(mbsync.runs().len(), 0);
+    fs::remove_file(home.path(".local/state/mutt-sync")).unwrap();
+    // The lock is something else.
+    fs::create_dir_all(home.state("Home").join("lock")).unwrap();
+    let output = home.mutt_sync(&["Home"]).expect_code(78);
+    says(&output, &["cannot write lock"]);
+    assert_eq!((home.requests("Home"), mbsync.runs().len()), (vec!["*".to_owned()], 0));
+    fs::remove_dir(home.state("Home").join("lock")).unwrap();
+    home.mutt_sync(&["Home:INBOX"]).ok();
+    assert_eq!(mbsync.runs()[0].names(), ["Home"]);
+}
+
+/// Runs this script where the home's state lies on a disk of 64 KiB.
+fn on_a_small_disk(home: &Home, script: &str) -> Output {
+    let state = home.path(".local/state");
+    let script = format!(
+        "mount -t tmpfs -o size=64k,nr_inodes=64 none {0} && cd {0} && m={1} && {script}",
+        state.display(),
+        rig::mutt_sync().display()
+    );
+    let args = ["--user", "--map-root-user", "--mount", "sh", "-c", &script];
+    run(home.command("unshare").args(args), SHORT * 3)
+}
+
+const FILL: &str = "cat /dev/zero > fill 2>/dev/null; ";
+
+#[test]
+fn g2_a_full_disk_loses_no_request() {
+    let (home, mbsync) = home();
+    // Full from the start: nothing can be kept, and it says so.
+    let output = on_a_small_disk(&home, &format!("{FILL} $m Home 2>&1; echo code=$?"));
+    println!("{output}");
+    let served = mbsync.runs().len() == 1;
+    assert!(served || output.stdout.contains("code=75"), "{output}");
+    assert!(served || output.stdout.contains("free some space"), "{output}");
+    // Full later on: the command itself carries what it cannot write.
+    mbsync.clear_log();
+    let inodes = "i=0; while touch f$i; do i=$((i+1)); done 2>/dev/null; ";
+    for fill in [FILL, inodes] {
+        let script = format!(
+            "$m Home && {fill} $m --force Home:INBOX 2>&1; echo code=$?; \
+             $m -b --force Home:Sent 2>&1; echo code=$?; w=0; \
+             until [ $w -gt 300 ] || grep -q Sent ~/bin/log; do sleep 0.1; w=$((w+1)); done; \
+             sleep 2"
+        );
+        let output = on_a_small_disk(&home, &script);
+        println!("{output}");
+        assert!(!output.stdout.contains("panicked"), "{output}");
+        let names: Vec<String> = mbsync.runs().iter().map(|run| run.names().join(" ")).collect();
+        assert_eq!(names[0], "Home");
+        assert!(names.iter().any(|name| name == "Home:INBOX"), "{names:?} {output}");
+        assert!(names.iter().any(|name| name.contains("Sent")), "{names:?} {output}");
+        // No hot loop either.
+        assert!(names.len() <= 4, "{names:?}");
+        mbsync.clear_log();
+    }
+}
+
+#[test]
+fn corrupt_state_files_are_as_good_as_none() {
+    let (home, mbsync) = home();
+    home.mutt_sync(&["Home"]).ok();
+    for garbage in ["", "{", "\0\u{1}\u{2}", "4294967296 x", "-1 -1 -1", "1 1 group", "null", "[]"]
+    {
+        for file in [
+            "last.json",
+            "retry.json",
+            "throttle",
+            "lock",
+            "seen.json",
+            "gone.json",
+            "urgent",
+            "trigger",
+        ] {
+            fs::write(home.state("Home").join(file), garbage).unwrap();
+        }
+        for file in ["want/..", "want/%", "want/%zz", "want/a:b:c", "run/.hidden", "run/%ff"] {
+            let _ = fs::write(home.state("Home").join(file), garbage);
+        }
+        fs::write(home.path(".local/state/mutt-sync/mbsync.json"), garbage).unwrap();
+        let before = mbsync.runs().len();
+        let output = home.mutt_sync(&["--force", "Home"]).ok();
+        assert!(!output.stderr.contains("panicked"), "{output}");
+        assert_eq!(mbsync.runs().len(), before + 1, "{garbage:?}");
+        assert_eq!(mbsync.runs()[before].names(), ["Home"]);
+        home.mutt_sync(&["-b", "Home"]).ok();
+        let sync = home.mutt_sync(&["--force", "Home"]).ok();
+        assert_eq!(sync.stderr, "", "it is fixed by then");
+        // The child of the one in the background has found its request served.
+        home.wait_no_leftovers(SHORT);
+    }
+    // A corrupt mark makes a request fresh.
+    fs::write(home.state("Home").join("want/Home:INBOX"), "7 never").unwrap();
+    home.mutt_sync(&["--force", "Home:Sent"]).ok();
+    assert_eq!(mbsync.runs().last().unwrap().names(), ["Home:INBOX,Sent"]);
+    home.wait_no_leftovers(SHORT);
+}
+
+#[test]
+fn requests_for_removed_mailboxes_are_dropped() {
+    let (home, mbsync) = home();
+    fs::create_dir_all(home.state("Home").join("want")).unwrap();
+    fs::create_dir_all(home.state("Home").join("run")).unwrap();
+    fs::write(home.state("Home").join("want/Gone:INBOX"), "").unwrap();
+    fs::create_dir(home.state("Home").join("want/Home:Sent")).unwrap();
+    home.mutt_sync(&["Home:INBOX"]).ok();
+    assert_eq!(mbsync.runs()[0].names(), ["Home:INBOX"]);
+    assert_eq!(home.requests("Home"), ["Home:Sent"]);
+}
+
+#[test]
+fn g10_an_account_named_like_a_path_stays_in_its_place() {
+    let home = Home::with(vec![Account::fake("../x"), Account::fake("a/b"), Account::fake("-n")]);
+    let mbsync = home.fake_mbsync();
+    home.mutt_sync(&["../x"]).ok();
+    home.mutt_sync(&["a/b"]).ok();
+    home.mutt_sync(&["--", "-n"]).ok();
+    assert_eq!(mbsync.runs().len(), 3);
+    let entries = |path: &str| {
+        let dir = fs::read_dir(home.path(path)).unwrap().flatten();
+        let mut names: Vec<_> =
+            dir.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(entries(".local/state"), ["mutt-sync"]);
+    assert_eq!(entries(".local/state/mutt-sync"), ["%2E.%2Fx", "-n", "a%2Fb", "mbsync.json"]);
+    let mode = fs::metadata(home.state("-n")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn homes_and_xdg_variables_may_be_missing() {
+    let (mut home, mbsync) = home();
+    for name in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
+        home.unset_env(name);
+    }
+    home.mutt_sync(&["Home"]).ok();
+    assert!(home.state("Home").join("last.json").exists());
+    // Relative ones are to be ignored.
+    home.set_env("XDG_STATE_HOME", "relative");
+    home.mutt_sync(&["Home"]).ok();
+    assert!(!home.path("relative").exists());
+    // Without HOME the password file says where home is; state and configuration are told here.
+    home.set_env("XDG_STATE_HOME", home.path(".local/state").to_str().unwrap());
+    home.set_env("XDG_CONFIG_HOME", home.path(".config").to_str().unwrap());
+    home.unset_env("HOME");
+    let file = home.path(".mbsyncrc").display().to_string();
+    home.mutt_sync(&["--mbsyncrc", &file, "Home"]).ok();
+    assert_eq!(mbsync.runs().len(), 3);
+}
+
+#[test]
+fn g2_an_mbsync_that_is_missing_or_cannot_be_run() {
+    let (home, mbsync) = home();
+    home.settings("mbsync = \"/nowhere/mbsync\"");
+    let output = home.mutt_sync(&["Home"]).expect_code(78);
+    says(&output, &["/nowhere/mbsync: not found", "config.toml"]);
+    assert_eq!(home.requests("Home"), ["*"]);
+    let program = home.write("not-a-program", "echo no");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
+    home.settings("mbsync = \"~/not-a-program\"");
+    let output = home.mutt_sync(&["--force", "Home:INBOX"]).expect_code(78);
+    says(&output, &["not executable", "chmod +x"]);
+    // A child does not wait for somebody to fix it.
+    home.mutt_sync(&["-b", "--force", "Home"]).ok();
+    home.wait_no_leftovers(SHORT);
+    home.settings("");
+    home.mutt_sync(&["--force", "Home:Sent"]).ok();
+    assert_eq!(mbsync.runs()[0].names(), ["Home"]);
+    wait_until(SHORT, "nothing stands", || home.requests("Home").is_empty());
+}
+
+#[test]
+fn g10_a_flood_of_output_and_an_odd_end() {
+    let (home, mut mbsync) = home();
+    mbsync.flood(8 << 20);
+    mbsync.exit(3);
+    let output = home.mutt_sync(&["Home"]).expect_code(1);
+    assert!(output.stderr.len() < 20_000, "{} bytes", output.stderr.len());
+    mbsync.forget("flood");
+    mbsync.signal("KILL");
+    let output = home.mutt_sync(&["--force", "Home"]).expect_code(75);
+    says(&output, &["signal 9"]);
+    mbsync.forget("signal");
+    mbsync.stderr("\u{1b}[2JError: \u{202e}evil\u{7}\n");
+    let output = home.mutt_sync(&["--force", "-v", "Home"]).expect_code(1);
+    assert!(!output.stderr.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{output}");
+}

@@ -1,0 +1,416 @@
+//! What can fail in a run, what it leads to, and signals.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
+
+use super::start;
+use rig::{
+    Account, Ca, Delay, Home, Server, ServerOptions, Signal, Terminal, Tls, compare_boxes, message,
+    process::{self, kill},
+    run, wait_until,
+};
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+const SHORT: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
+/// A process that ignores TERM is given five seconds. Who is gone sooner has not waited
+/// for that; how much sooner is a benchmark's to tell, for the machine is busy.
+const NO_GRACE: Duration = Duration::from_millis(4500);
+
+fn code_of(child: Child) -> i32 {
+    use std::os::unix::process::ExitStatusExt as _;
+    let status = child.wait_with_output().unwrap().status;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+fn state(home: &Home, file: &str) -> String {
+    home.read(&format!(".local/state/mutt-sync/Home/{file}"))
+}
+
+/// The mutt-sync processes of this home.
+fn ours(home: &Home) -> Vec<u32> {
+    let program = rig::mutt_sync().display().to_string();
+    let is_ours = |(pid, line): (u32, String)| line.starts_with(&program).then_some(pid);
+    home.leftovers().into_iter().filter_map(is_ours).collect()
+}
+
+/// All that the home's state files and these outputs hold.
+fn everything(home: &Home, outputs: &[rig::Output]) -> String {
+    fn below(dir: &Path, text: &mut String) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                below(&entry.path(), text);
+            } else {
+                *text += &String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+    let mut text = String::new();
+    below(&home.path(".local/state"), &mut text);
+    for output in outputs {
+        text += &output.to_string();
+    }
+    text
+}
+
+#[test]
+fn the_server_is_down_then_up_again() {
+    let mut server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    server.stop();
+    let down = home.mutt_sync(&["Home"]).expect_code(69);
+    assert!(down.stderr.starts_with("mutt-sync: Home: "), "{down}");
+    assert!(down.stderr.contains("Connection refused"), "{down}");
+    assert!(down.stderr.contains("the request stands, not tried unasked for"), "{down}");
+    assert!(state(&home, "retry.json").contains("\"code\":69"));
+    assert_eq!(home.wants("Home"), ["*"]);
+    let later = home.mutt_sync(&["Home:INBOX"]).expect_code(75);
+    assert!(later.stderr.contains("--force tries now"), "{later}");
+    assert_eq!(home.mutt_sync(&["-qq", "Home"]).expect_code(75).stderr, "");
+    home.mutt_sync(&["--force", "Home"]).expect_code(69);
+    assert!(state(&home, "retry.json").contains("\"failures\":2"));
+    server.restart();
+    server.imap("home").append("INBOX", &message("one", "one"), &[]);
+    let up = home.mutt_sync(&["--force", "Home:Sent"]).ok();
+    // What was asked for before is served along.
+    assert!(up.stdout.contains("INBOX 1 new"), "{up}");
+    assert_eq!(state(&home, "retry.json"), "");
+    assert_eq!(home.wants("Home"), [""; 0]);
+}
+
+#[test]
+fn g11_g12_a_wrong_password_is_tried_once_and_never_shown() {
+    let server = Server::start();
+    let secret = "hunter2-and-more";
+    let home = Home::with(vec![Account::on(&server, "Home").login("home", secret)]);
+    let mut outputs = vec![home.mutt_sync(&["-v", "Home"]).expect_code(77)];
+    assert!(outputs[0].stderr.contains("AUTHENTICATIONFAILED"), "{}", outputs[0]);
+    for args in [&["Home"][..], &["-v", "Home:INBOX"], &["-n", "Home"], &["-b", "Home"]] {
+        outputs.push(home.mutt_sync(args));
+    }
+    outputs.push(home.mutt_sync(&["--force", "-v", "Home"]).expect_code(77));
+    assert_eq!(server.failed_logins(), 2);
+    assert!(!everything(&home, &outputs).contains(secret));
+    assert!(outputs[4].stdout.contains("queued; last time"), "{}", outputs[4]);
+}
+
+#[test]
+fn g11_what_mbsync_forgets_to_mask_is_masked() {
+    let server = Server::start();
+    let secret = "secret-in-the-file";
+    let home = Home::with(vec![Account::on(&server, "Home").login("home", secret)]);
+    let mut mbsync = home.fake_mbsync();
+    // The last line has no end.
+    mbsync.stderr(&format!(
+        "IMAP command 'AUTHENTICATE XOAUTH2 dG9rZW4=' returned an error: NO\nx {secret}\ny {secret}"
+    ));
+    mbsync.exit(1);
+    let outputs = [home.mutt_sync(&["-v", "Home"]).expect_code(77), {
+        mbsync.stderr(&format!("Error: {secret}"));
+        home.mutt_sync(&["--force", "Home"]).expect_code(1)
+    }];
+    let text = everything(&home, &outputs);
+    assert!(!text.contains(secret) && !text.contains("dG9rZW4="), "{text}");
+    assert!(text.contains("Error: ********"), "{text}");
+}
+
+#[test]
+fn a_certificate_is_refused() {
+    let server = Server::with(ServerOptions { tls: Tls::Imaps, ..ServerOptions::default() });
+    let account = Account::on(&server, "Home").certificate(Ca::new().cert());
+    let home = Home::with(vec![account]);
+    let output = home.mutt_sync(&["Home"]).expect_code(77);
+    assert!(output.stderr.contains("certificate"), "{output}");
+    assert_eq!(server.logins("home"), 0);
+}
+
+#[test]
+fn a_mailbox_that_cannot_be_opened_holds_up_no_other() {
+    let server = Server::start();
+    let account = Account::on(&server, "Home").channel("Create Near\nExpunge Both");
+    let home = Home::with(vec![account]);
+    let mut imap = server.imap("home");
+    imap.append("INBOX", &message("one", "one"), &[]);
+    home.maildir("Home", "Nowhere").create();
+    let output = home.mutt_sync(&["Home"]).expect_code(1);
+    println!("{output}");
+    assert!(output.stdout.contains("INBOX 1 new"), "{output}");
+    assert!(output.stderr.contains("Nowhere"), "{output}");
+    compare_boxes(&mut imap, &home.mail("Home"), &["INBOX", "Sent"]).unwrap();
+    // The account is well; one mailbox waits.
+    assert_eq!(state(&home, "retry.json"), "");
+    assert_eq!(home.wants("Home"), ["Home:Nowhere"]);
+    home.mutt_sync(&["Home:INBOX"]).ok();
+    assert_eq!(home.wants("Home"), ["Home:Nowhere"]);
+    imap.create("Nowhere");
+    home.mutt_sync(&["Home"]).ok();
+    assert_eq!(home.wants("Home"), [""; 0]);
+}
+
+#[test]
+fn g9_a_run_that_stalls_is_ended() {
+    let server = Server::start();
+    let delay = Delay::to(server.port(), Duration::ZERO);
+    let home = Home::with(vec![Account::on(&server, "Home").port(delay.port())]);
+    home.settings("stall = \"400ms\"");
+    delay.stall();
+    let output = home.mutt_sync(&["Home"]).expect_code(69);
+    assert!(output.stderr.contains("moved no byte for 400ms"), "{output}");
+    // Otherwise mbsync itself would give up after 20 seconds, with other words.
+    home.assert_no_leftovers();
+    // One that is slow, behind a script, is left alone.
+    delay.flow();
+    home.program(
+        "slow",
+        &format!(
+            "for i in 1 2 3 4 5 6 7; do sleep 0.5; echo; done; {} \"$@\"; exit $?",
+            rig::real_mbsync().display()
+        ),
+    );
+    home.settings("stall = \"3s\"\nmbsync = \"slow\"");
+    home.mutt_sync(&["--force", "Home"]).ok();
+}
+
+#[test]
+fn g2_g12_a_success_elsewhere_ends_the_backoff_of_waiting_commands() {
+    let server = Server::start();
+    let account = Account::on(&server, "Home").pass_cmd("pass");
+    let home = Home::with(vec![account]);
+    let mbsync = home.exec_mbsync();
+    home.settings("settle = \"0s\"\nretry = \"10m\"");
+    home.program("pass", "echo x >> ~/asked; exit 1");
+    let asked = || home.read("asked").lines().count();
+    home.mutt_sync(&["-b", "Home"]).ok();
+    wait_until(SHORT, "the failure is noted", || state(&home, "retry.json").contains("77"));
+    for _ in 0..10 {
+        home.mutt_sync(&["-b", "Home"]).ok();
+        home.mutt_sync(&["Home:INBOX"]).expect_code(75);
+    }
+    wait_until(SHORT, "one waits", || ours(&home).len() == 1);
+    assert_eq!((asked(), mbsync.runs().len(), ours(&home).len()), (1, 1, 1));
+    home.program("pass", &format!("echo x >> ~/asked; echo {}", server.password("home")));
+    // For another mailbox: the child serves the rest, long before its time, and
+    // before it looks by itself, which is after half a minute.
+    home.mutt_sync(&["--force", "Home:Drafts"]).ok();
+    home.wait_no_leftovers(SHORT);
+    assert_eq!(home.wants("Home"), [""; 0]);
+    assert!(asked() <= 3);
+}
+
+/// Sends the signal, and fails unless the process is gone without having used the
+/// grace, and with it all that it has started.
+#[track_caller]
+fn all_gone_at_once(home: &Home, pid: u32, signal: Signal) {
+    let since = Instant::now();
+    kill(pid, signal);
+    wait_until(SHORT, "the process is gone", || !process::alive(pid));
+    let took = since.elapsed();
+    home.assert_no_leftovers();
+    println!("{signal:?}: gone after {took:?}");
+    assert!(took < NO_GRACE, "{took:?}");
+}
+
+/// A home whose runs hang: in the middle of a talk with the server, or in the
+/// password command.
+fn hanging(server: &Server, delay: &Delay, in_password: bool) -> Home {
+    let account = Account::on(server, "Home");
+    let hang = "sleep 600; echo x";
+    Home::with(vec![if in_password { account.pass_cmd(hang) } else { account.port(delay.port()) }])
+}
+
+#[track_caller]
+fn wait_for_hanging(home: &Home, delay: &Delay, in_password: bool) {
+    // Not before it sleeps: dash blocks signals while it forks, and what it starts
+    // then has not had them.
+    wait_until(SHORT, "the run hangs", || {
+        if in_password { home.count_running("sleep 600") > 0 } else { delay.open() > 0 }
+    });
+}
+
+/// Whether the request for the account is kept: taken up, or put back.
+fn stands(home: &Home) -> bool {
+    ["run/*", "want/*"].iter().any(|file| home.state("Home").join(file).exists())
+}
+
+/// Ends the connections of one run, so that the next one's is told from them.
+#[track_caller]
+fn cut(delay: &Delay) {
+    delay.cut();
+    wait_until(SHORT, "no connection is open", || delay.open() == 0);
+}
+
+#[test]
+fn g8_signals_end_everything_at_once() {
+    let server = Server::start();
+    let delay = Delay::to(server.port(), Duration::ZERO);
+    delay.stall();
+    let ends = |in_password, (signal, code)| {
+        let home = hanging(&server, &delay, in_password);
+        let child = start(&mut home.cmd(&["Home"]));
+        wait_for_hanging(&home, &delay, in_password);
+        all_gone_at_once(&home, child.id(), signal);
+        assert_eq!(code_of(child), code);
+        assert!(stands(&home), "the request stands");
+        assert_eq!(state(&home, "retry.json"), "");
+        cut(&delay);
+    };
+    let signals = [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)];
+    for in_password in [false, true] {
+        for signal in signals {
+            ends(in_password, signal);
+        }
+    }
+}
+
+#[test]
+fn g8_signals_end_a_child_left_behind() {
+    let server = Server::start();
+    let delay = Delay::to(server.port(), Duration::ZERO);
+    delay.stall();
+    for in_password in [false, true] {
+        let home = hanging(&server, &delay, in_password);
+        home.settings("settle = \"0s\"");
+        home.mutt_sync(&["-b", "Home"]).ok();
+        wait_for_hanging(&home, &delay, in_password);
+        all_gone_at_once(&home, ours(&home)[0], Signal::TERM);
+        assert!(stands(&home), "the request stands");
+        cut(&delay);
+    }
+}
+
+#[test]
+fn g8_signals_on_a_terminal() {
+    let server = Server::start();
+    let delay = Delay::to(server.port(), Duration::ZERO);
+    delay.stall();
+    for (in_password, key) in [(false, None), (true, None), (true, Some("C-c"))] {
+        let home = hanging(&server, &delay, in_password);
+        let program = rig::mutt_sync().display().to_string();
+        let script = format!("trap : INT; {program} Home; echo \"code=$?\"; exec cat");
+        let terminal = Terminal::start(&home, &["sh", "-c", &script]);
+        wait_for_hanging(&home, &delay, in_password);
+        let pid = ours(&home)[0];
+        // On a terminal the run stays in our group, so that it may ask.
+        let since = Instant::now();
+        match key {
+            None => kill(pid, Signal::TERM),
+            Some(key) => terminal.keys(&[key]),
+        }
+        wait_until(SHORT, "the process is gone", || !process::alive(pid));
+        let took = since.elapsed();
+        let of_the_run = |line: &str| line.contains("sleep") || line.contains("mbsync -");
+        wait_until(NO_GRACE, "all of the run is gone", || {
+            !home.leftovers().iter().any(|(_, line)| of_the_run(line))
+        });
+        let code = if key.is_some() { "code=130" } else { "code=143" };
+        terminal.wait_for(code, SHORT);
+        println!("{took:?}");
+        assert!(took < NO_GRACE);
+        assert_eq!(state(&home, "retry.json"), "", "no failure of mbsync's");
+        cut(&delay);
+    }
+}
+
+#[test]
+fn g2_g8_a_signal_to_one_that_waits_for_the_lock() {
+    let home = Home::fake(&["Home"]);
+    let mbsync = home.fake_mbsync();
+    mbsync.hold();
+    let first = start(&mut home.cmd(&["Home:INBOX"]));
+    mbsync.wait_for_starts(1, SHORT);
+    let second = start(&mut home.cmd(&["Home:Sent"]));
+    wait_until(SHORT, "it waits", || process::threads(second.id()) > 1);
+    // While the lock is held all the time.
+    kill(second.id(), Signal::TERM);
+    assert_eq!(code_of(second), 143);
+    mbsync.release();
+    assert_eq!(code_of(first), 0);
+    // Its request stands, and nobody goes on by himself.
+    assert_eq!(home.wants("Home"), ["Home:Sent"]);
+    home.assert_no_leftovers();
+    home.mutt_sync(&["Home:Drafts"]).ok();
+    assert_eq!(mbsync.runs()[1].names(), ["Home:Drafts,Sent"]);
+}
+
+#[test]
+fn g8_a_signal_to_one_that_stays_leaves_nobody_behind() {
+    let home = Home::fake(&["Home"]);
+    home.settings("burst = 1\nsettle = \"0s\"");
+    let mbsync = home.fake_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let stays = start(&mut home.cmd(&["--block", "Home"]));
+    let queue = home.state("Home").join("queue.lock");
+    wait_until(SHORT, "it has the queue", || {
+        use rustix::fs::{FlockOperation, flock};
+        let file = std::fs::File::open(&queue);
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+    });
+    assert_eq!(home.mutt_sync(&["-b", "Home:INBOX"]).ok().stdout, "Home: queued\n");
+    kill(stays.id(), Signal::INT);
+    assert_eq!(code_of(stays), 130);
+    home.assert_no_leftovers();
+    assert_eq!(home.wants("Home"), ["*", "Home:INBOX"]);
+    home.mutt_sync(&["--force", "Home:Sent"]).ok();
+    assert_eq!(home.wants("Home"), [""; 0]);
+    assert_eq!(mbsync.runs().len(), 2);
+}
+
+#[test]
+fn g8_a_process_that_ignores_term_is_killed() {
+    let home = Home::fake(&["Home"]);
+    let mut mbsync = home.fake_mbsync();
+    mbsync.ignore_term();
+    mbsync.hold();
+    let child = start(&mut home.cmd(&["Home"]));
+    mbsync.wait_for_starts(1, SHORT);
+    let since = Instant::now();
+    kill(child.id(), Signal::TERM);
+    assert_eq!(code_of(child), 143);
+    let took = since.elapsed();
+    assert!(took >= Duration::from_secs(5), "{took:?}");
+    home.assert_no_leftovers();
+}
+
+#[test]
+fn g12_what_runs_in_the_background_never_asks() {
+    let server = Server::start();
+    let account = Account::on(&server, "Home").pass_cmd("gpg -q -d ~/pass.gpg");
+    let home = Home::with(vec![account]);
+    home.settings("settle = \"0s\"");
+    home.write(".gnupg/gpg-agent.conf", "pinentry-program /usr/bin/pinentry-curses\n");
+    let script = format!(
+        "chmod 700 ~/.gnupg; echo {} | gpg -q --batch --pinentry-mode loopback --passphrase x \
+         -c -o ~/pass.gpg; gpgconf --kill gpg-agent",
+        server.password("home")
+    );
+    run(home.command("sh").args(["-c", &script]), LONG).ok();
+    let program = rig::mutt_sync().display().to_string();
+    // Aloud, the same would cover the screen.
+    let loud = format!("export GPG_TTY=$(tty); {program} Home; exec cat");
+    let terminal = Terminal::start(&home, &["sh", "-c", &loud]);
+    terminal.wait_for("assphrase", LONG);
+    drop(terminal);
+    wait_until(SHORT, "no mutt-sync", || ours(&home).is_empty());
+    // Its question would hold up the next.
+    wait_until(SHORT, "nothing is left", || {
+        let left = home.leftovers();
+        for (pid, _) in &left {
+            kill(*pid, Signal::KILL);
+        }
+        left.is_empty()
+    });
+
+    let quiet = format!("export GPG_TTY=$(tty); {program} -b Home; echo here; exec cat");
+    let terminal = Terminal::start(&home, &["sh", "-c", &quiet]);
+    let screen = terminal.wait_for("here", SHORT);
+    wait_until(SHORT, "the failure is noted", || state(&home, "retry.json").contains("77"));
+    let nothing_more = |screen: &str| {
+        let lines: Vec<&str> = screen.lines().filter(|line| !line.trim().is_empty()).collect();
+        assert_eq!(lines, ["Home: queued", "here"], "{screen}");
+    };
+    nothing_more(&screen);
+    nothing_more(&terminal.screen());
+    assert_eq!(home.wants("Home"), ["*"]);
+    assert_eq!(ours(&home).len(), 1, "a child waits until it may try again");
+}
