@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{App, Selection, no_signals, out};
 use crate::cli::Cli;
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::model::Target;
 use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
@@ -51,7 +51,8 @@ fn become_network_program(arguments: &[OsString]) -> Error {
         .args(arguments.iter().skip(1))
         .exec();
     let program = program.display();
-    Error::config(format!("{program}: {error}; it belongs beside mutt-sync: install both again"))
+    Error::config(format!("{program}: {}", system_text(&error)))
+        .with_hint("it belongs beside mutt-sync: install both again")
 }
 
 impl App<'_> {

@@ -8,7 +8,7 @@
 
 use super::ops::SideOps;
 use super::values::{self, Draft, Location, Statement};
-use super::{IsyncVersion, SectionKind};
+use super::{IsyncVersion, Notice, SectionKind};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub enum Kind {
     /// `Far`, `Near`, `Both`, `None`.
     Sides(fn(&mut Draft) -> &mut SideOps),
     /// What only this keyword takes.
-    Custom(fn(&mut Statement, &Location<'_>, &mut Draft) -> Result<(), String>),
+    Custom(fn(&mut Statement, &Location<'_>, &mut Draft) -> Result<(), Notice>),
 }
 
 use Kind::{
@@ -264,7 +264,7 @@ impl Keyword {
         statement: &mut Statement,
         location: &Location<'_>,
         draft: &mut Draft,
-    ) -> Result<(), String> {
+    ) -> Result<(), Notice> {
         match self.kind {
             // Names are for the parser, which knows what stands above.
             Section(_) | Account | End(_) | Ignored => {}

@@ -572,7 +572,7 @@ impl AccountBackend<'_> {
                 &error,
                 &format!("cannot see what is asked for in {}", want.display()),
             );
-            RunEnd { exit: failure.exit, text: failure.text, problems: vec![], log: None }
+            RunEnd { exit: failure.status, text: failure.to_string(), problems: vec![], log: None }
         } else if named.all || !named.words.is_empty() {
             let attempt = Attempt { context: self.scene, words: &named, job, stop: &self.stop };
             let (ended, beside) = start(&attempt, &mut lock);

@@ -85,13 +85,15 @@ impl Mailboxes {
         if std::mem::take(&mut self.clean_is_unsaved) {
             self.clean.retain(|key, _| known.contains(key));
             if let Err(error) = dir.write_json(clean::FILE, &self.clean) {
-                self.log.report(&state_failure(&error, "cannot remember what was seen").text);
+                self.log
+                    .report(&state_failure(&error, "cannot remember what was seen").to_string());
             }
         }
         if std::mem::take(&mut self.stuck_is_unsaved) {
             self.stuck.mailboxes.retain(|key, _| known.contains(key));
             if let Err(error) = dir.write_json(clean::STUCK, &self.stuck) {
-                self.log.report(&state_failure(&error, "cannot remember what is stuck").text);
+                self.log
+                    .report(&state_failure(&error, "cannot remember what is stuck").to_string());
             }
         }
     }

@@ -26,7 +26,7 @@ use super::runner::{ECHO, Runner, Start};
 use super::server::ServerWatch;
 use super::standby::{self, Standby};
 use super::{WaitEnd, WatchOptions};
-use crate::error::{Error, ExitStatus, with_hint};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::imap::ClientError;
 use crate::lend::{LeaseOutcome, Returned};
 use crate::mbsyncrc::pattern;
@@ -86,8 +86,7 @@ pub fn wait(
     let mut waiter = match waiter {
         Ok(waiter) => waiter,
         Err(error) => {
-            let text = format!("cannot wait: {}", with_hint(&error));
-            return WaitEnd::Failed(Error::new(ExitStatus::Later, text));
+            return WaitEnd::Failed(Error::system("cannot wait", &error));
         }
     };
     waiter.config_prints = config_prints;
@@ -437,7 +436,7 @@ impl<'a> Waiter<'a> {
         let login = match self.alarm.set(wake).and_then(|()| self.login_interrupt()) {
             Ok(login) => login,
             Err(error) => {
-                self.log.report(&format!("cannot connect: {error}"));
+                self.log.report(&format!("cannot connect: {}", system_text(&error)));
                 self.server.wait(self.context.settings.retry, now);
                 return false;
             }

@@ -63,11 +63,10 @@ pub fn step(
         return Some(text);
     }
     // The command itself may have the password in it: it is not repeated.
-    let why = failure.text.split("; run it by hand").next().unwrap_or_default().to_owned();
     report.say(Step::bad(
         what,
-        failure.exit,
-        format!("{why} (after {})", short(begun.elapsed())),
+        failure.status,
+        format!("{} (after {})", failure.message, short(begun.elapsed())),
         format!("run the {keyword} of {section} by hand until it prints one line and ends well"),
     ));
     None

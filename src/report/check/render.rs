@@ -86,11 +86,11 @@ pub fn text(title: Option<&str>, step: &Step, manner: Style) -> String {
     for line in lines {
         let _ = writeln!(text, "{space}{line}");
     }
-    if let Some(mend) = &step.mend {
-        let mut lead = "mend: ";
-        for line in broken(mend, WIDTH - indent - lead.len()) {
+    if let Some(fix) = &step.fix {
+        let mut lead = "fix: ";
+        for line in broken(fix, WIDTH - indent - lead.len()) {
             let _ = writeln!(text, "{space}{}{line}", manner.coloured(lead, "1"));
-            lead = "      ";
+            lead = "     ";
         }
     }
     text
@@ -161,12 +161,12 @@ mod tests {
         let sanitize = text(None, &Step::warning("name", long.trim(), long.trim()), PLAIN);
         assert!(sanitize.lines().count() > 4);
         assert!(sanitize.lines().all(|line| line.len() <= WIDTH), "{sanitize}");
-        assert_eq!(sanitize.matches("mend: ").count(), 1);
+        assert_eq!(sanitize.matches("fix: ").count(), 1);
     }
 
     #[test]
     fn colour_and_marks_only_where_wanted() {
-        let step = Step::bad("name", crate::error::ExitStatus::Offline, "no such host", "mend");
+        let step = Step::bad("name", crate::error::ExitStatus::Offline, "no such host", "fix");
         assert!(text(Some("t"), &step, PLAIN).is_ascii());
         assert!(!text(Some("t"), &step, PLAIN).contains('\x1b'));
         let coloured = Style { colour: true, marks: true, ..PLAIN };

@@ -57,9 +57,9 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
     const WHAT: &str = "state";
     let path = dir.path();
     let parts = [path.to_owned(), dir.file("want"), dir.file("run")];
-    let mend = |dir: &Path| {
-        let mend = make_ours(scene, dir);
-        format!("{mend} (or set XDG_STATE_HOME to a place that is yours)")
+    let fix = |dir: &Path| {
+        let fix = make_ours(scene, dir);
+        format!("{fix} (or set XDG_STATE_HOME to a place that is yours)")
     };
     for part in &parts {
         if part.is_dir() && !writable(part) {
@@ -67,7 +67,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
                 WHAT,
                 ExitStatus::Config,
                 format!("{} is not writable for you", scene.sanitize(part)),
-                mend(part),
+                fix(part),
             ));
             return false;
         }
@@ -91,7 +91,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
                     WHAT,
                     ExitStatus::Config,
                     format!("{} cannot be made", scene.sanitize(part)),
-                    mend(above),
+                    fix(above),
                 ));
                 return false;
             }
