@@ -1,14 +1,13 @@
-//! How things are put for people: durations, and what a run did.
+//! Text for people: durations, numbers with their noun, similar words, and what may
+//! be printed.
 //!
-//! Knows values that are reported; decides nothing.
+//! Does not depend on: anything else in this crate.
 
 mod suggest;
 
 pub use suggest::suggest;
 
 use std::time::Duration;
-
-use crate::state::last_run::Change;
 
 /// A duration as people read it: `0.4 s`, `42 s`, `3 min`.
 #[must_use]
@@ -25,6 +24,13 @@ pub fn short(duration: Duration) -> String {
     } else {
         format!("{:.0} h", seconds / 3600.0)
     }
+}
+
+/// `1 mailbox`, `2 mailboxes`.
+#[must_use]
+pub fn counted(count: usize, what: &str) -> String {
+    let plural = if what.ends_with('x') || what.ends_with("ch") { "es" } else { "s" };
+    format!("{count} {what}{}", if count == 1 { "" } else { plural })
 }
 
 /// A line as it may be shown: names come from servers and disks, and nothing in
@@ -49,47 +55,14 @@ pub fn is_printable(c: char) -> bool {
         && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
-#[must_use]
-pub fn summary_line(changes: &[Change], took: Duration) -> String {
-    let mut parts: Vec<String> = changes.iter().map(change_in_words).collect();
-    if parts.is_empty() {
-        parts.push("nothing to do".into());
-    }
-    parts.push(short(took));
-    parts.join(", ")
-}
-
-fn change_in_words(change: &Change) -> String {
-    let counts = [
-        (change.pulled, "new"),
-        (change.pushed, "pushed"),
-        (change.flags, if change.flags == 1 { "flag" } else { "flags" }),
-        (change.gone, "gone"),
-    ];
-    let mut words = sanitize(&change.mailbox);
-    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
-        words.extend([" ", &count.to_string(), " ", what]);
-    }
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_what_came_and_went() {
-        let change = |mailbox: &str, pulled, pushed, flags| Change {
-            mailbox: mailbox.into(),
-            pulled,
-            pushed,
-            flags,
-            ..Change::default()
-        };
-        let changes = [change("INBOX", 3, 0, 0), change("Sent", 0, 1, 2)];
-        let took = Duration::from_millis(400);
-        assert_eq!(summary_line(&changes, took), "INBOX 3 new, Sent 1 pushed 2 flags, 0.4 s");
-        assert_eq!(summary_line(&[], took), "nothing to do, 0.4 s");
+    fn one_is_singular_and_others_are_plural() {
+        let words = [counted(1, "mailbox"), counted(0, "mailbox"), counted(2, "flag change")];
+        assert_eq!(words, ["1 mailbox", "0 mailboxes", "2 flag changes"]);
+        assert_eq!([counted(1, "watch"), counted(3, "watch")], ["1 watch", "3 watches"]);
     }
 }

@@ -285,7 +285,7 @@ fn text_is_plain_without_a_terminal_and_fits() {
     let output = home.mutt_sync(&["--check"]).expect_code(0);
     assert!(output.stdout.is_ascii() && !output.stdout.contains('\x1b'), "{}", output.stdout);
     assert!(output.stdout.lines().all(|line| line.len() <= 79), "{}", output.stdout);
-    assert!(output.stdout.ends_with("A sync has all that it needs; 1 warning.\n"));
+    assert!(output.stdout.ends_with("No problem, 1 warning: all that a sync needs is in place.\n"));
     assert!(output.stderr.is_empty() && !output.stdout.contains("secret-of-"));
     println!("{}", output.stdout);
     let quiet = home.mutt_sync(&["--check", "-q"]).expect_code(0).stdout;
@@ -298,7 +298,7 @@ fn colour_only_on_a_terminal_that_wants_it() {
     let program = mutt_sync().display().to_string();
     let sanitize = |home: &Home| {
         let terminal = Terminal::sized(home, 100, 60, &[&program, "--check"]);
-        terminal.wait_for("A sync has all that it needs", LONG);
+        terminal.wait_for("Everything is in place.", LONG);
         terminal.coloured()
     };
     let coloured = sanitize(&home);

@@ -8,3 +8,4 @@ pub mod mbsync;
 pub mod output;
 pub mod run_log;
 pub mod scheduler;
+pub mod summary;

@@ -559,7 +559,7 @@ pub fn scan(
         let now = SystemTime::now();
         let before = match DirStamps::at(maildir, state_file) {
             Ok(Some(stamps)) => stamps,
-            Ok(None) => return MaildirScan::unknown("there is no such Maildir".to_owned()),
+            Ok(None) => return MaildirScan::unknown("no Maildir yet".to_owned()),
             Err(error) => {
                 return MaildirScan::unknown(format!(
                     "{}: {}",

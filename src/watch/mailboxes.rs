@@ -183,7 +183,7 @@ impl Mailboxes {
             SideVerdict::Clean if was_touched => Some("touched, nothing to push".to_owned()),
             SideVerdict::Clean => None,
             SideVerdict::Changed(changes) => Some(format!("to push: {changes}")),
-            SideVerdict::Unknown(why) => Some(format!("cannot be told: {why}")),
+            SideVerdict::Unknown(why) => Some(why.clone()),
         };
         if let Some(text) = text {
             self.log.say(|| format!("{}: {text}", state.mailbox.near));
@@ -290,7 +290,7 @@ impl Mailboxes {
             let text = match &scan.verdict {
                 Some(SideVerdict::Clean) => format!("in step with the server ({took})"),
                 Some(SideVerdict::Changed(changes)) => format!("to pull: {changes} ({took})"),
-                Some(SideVerdict::Unknown(why)) => format!("cannot be told: {why}"),
+                Some(SideVerdict::Unknown(why)) => why.clone(),
                 None => "changed while it was looked into; looking again".into(),
             };
             format!("{}: {text}", state.mailbox.near)
@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(all.settled_at(), Some(s(21)));
         assert!(!all.scan_near_sides(s(20)), "mutt may still be writing");
         assert!(all.scan_near_sides(s(21)));
-        assert_eq!(dirty(&all, &[]), ["INBOX to push: 1 flags"]);
+        assert_eq!(dirty(&all, &[]), ["INBOX to push: 1 flag change"]);
         all.touch(&BTreeSet::from([0]), s(22));
         assert!(dirty(&all, &[]).is_empty(), "settling again");
     }

@@ -23,7 +23,8 @@ use crate::state::lock::Lock;
 use crate::state::requests;
 use crate::sync::account::{self, AccountBackend, AccountContext, RunOptions, RunReport};
 use crate::sync::scheduler::{self, Backend as _, Gate, Locked};
-use crate::text::{short, summary_line};
+use crate::sync::summary::summary_line;
+use crate::text::short;
 
 /// Dovecot reports a change half a second later, sometimes twice: what it reports
 /// within this time after a run may be an echo of the run.

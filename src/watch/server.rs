@@ -130,7 +130,7 @@ impl<'a> ServerWatch<'a> {
         if wait.is_zero() || offline && self.reconnect.is_quick(now) {
             return false;
         }
-        self.log.say(|| format!("connecting in {}, as the last failure wants", short(wait)));
+        self.log.say(|| format!("next connection in {} (backoff)", short(wait)));
         self.reconnect.wait(wait, now);
         true
     }

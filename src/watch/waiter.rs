@@ -37,6 +37,7 @@ use crate::os::wait::{self, Cancel};
 use crate::state::lock::Lock;
 use crate::state::state_failure;
 use crate::sync::account::AccountContext;
+use crate::text::counted;
 
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -267,7 +268,7 @@ impl<'a> Waiter<'a> {
         self.local.forget_mail();
         self.mailboxes.rescan_all();
         if changed {
-            self.log.say(|| format!("{} mailboxes here", self.mailboxes.len()));
+            self.log.say(|| counted(self.mailboxes.len(), "mailbox"));
             self.watch_server();
         }
     }

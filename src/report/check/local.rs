@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::permissions::{make_ours, writable};
-use super::{CheckContext, Checklist, Step, counted, for_shell, some};
+use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::mbsyncrc::IsyncVersion;
 use crate::model::{Mailbox, StoreKind};
 use crate::os::file;
+use crate::text::counted;
 use crate::verdict::Rules;
 use crate::verdict::record::{self, RecordState};
 

@@ -308,12 +308,6 @@ fn small_text(file: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// `1 mailbox`, `2 mailboxes`.
-fn counted(count: usize, what: &str) -> String {
-    let plural = if what.ends_with('x') || what.ends_with("ch") { "es" } else { "s" };
-    format!("{count} {what}{}", if count == 1 { "" } else { plural })
-}
-
 /// Some names, the first few of them.
 fn some<S: AsRef<str>>(names: &[S]) -> String {
     const MOST: usize = 5;

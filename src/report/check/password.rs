@@ -77,7 +77,7 @@ fn asking(prompt: Prompt, time: Duration, cancel: &Cancel) -> PromptPolicy {
 }
 
 fn took(what: &'static str, keyword: &str, time: Duration) -> Step {
-    let text = format!("{keyword} answered after {}, without asking", short(time));
+    let text = format!("{keyword} works unattended ({})", short(time));
     if time > Duration::from_secs(10) {
         return Step::warning(what, text, format!("find out why {keyword} takes so long"));
     }

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{CheckContext, Checklist, Step, connection, counted, password, some};
+use super::{CheckContext, Checklist, Step, connection, password, some};
 use crate::error::{ErrorKind, ExitStatus};
 use crate::imap::endpoint::step;
 use crate::imap::login::Mechanism;
@@ -16,6 +16,7 @@ use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Capabilities, Client, ClientError, Listed};
 use crate::mbsyncrc::{IsyncVersion, SectionKind};
 use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
+use crate::text::counted;
 use crate::watch::connections::{WatchMode, start_notify};
 
 /// The steps.

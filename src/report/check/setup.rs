@@ -3,11 +3,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Asked, CheckInputs, Checklist, Step, counted, for_shell, some};
+use super::{Asked, CheckInputs, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::mbsyncrc::{self, Config, Env, IsyncVersion};
 use crate::model::{CredentialSource, StoreKind};
-use crate::text::suggest;
+use crate::text::{counted, suggest};
 use crate::{mbsync_version, settings};
 
 /// The steps; `None` where nothing further can be said.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 
 use super::permissions::{make_ours, writable};
-use super::{CheckContext, Checklist, Step, counted, for_shell, some};
+use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::model::Target;
 use crate::os::file;
@@ -19,7 +19,7 @@ use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::{LARGEST, StateDir, requests};
-use crate::text::short;
+use crate::text::{counted, short};
 use crate::verdict::CleanState;
 use crate::watch::plan::StuckState;
 
@@ -157,11 +157,7 @@ fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
     let times = counted(usize::try_from(retry.failures).unwrap_or(usize::MAX), "time");
     Step::warning(
         "backoff",
-        format!(
-            "failed {times} in a row, not tried unasked for another {}: {}",
-            short(wait),
-            retry.text
-        ),
+        format!("failed {times} in a row, next try in {}: {}", short(wait), retry.text),
         format!("mutt-sync --force {name}"),
     )
 }
@@ -170,11 +166,11 @@ fn requests(scene: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &m
     const WHAT: &str = "requests";
     let names: Vec<String> = requests::all(dir).iter().map(Target::to_string).collect();
     report.say(match (&names[..], attended) {
-        ([], _) => Step::good(WHAT, "none standing"),
-        (names, true) => Step::note(WHAT, format!("to be served: {}", some(names))),
+        ([], _) => Step::good(WHAT, "no pending requests"),
+        (names, true) => Step::note(WHAT, format!("pending: {}", some(names))),
         (names, false) => Step::warning(
             WHAT,
-            format!("asked for, and nobody is at it: {}", some(names)),
+            format!("pending, and no process serves them: {}", some(names)),
             format!("mutt-sync --force {}", scene.account.name),
         ),
     });

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckContext, Checklist, Step, counted, for_shell};
+use super::{CheckContext, Checklist, Step, for_shell};
 use crate::mbsync_version::in_path;
 use crate::model::Mailbox;
 use crate::os::procfs;
 use crate::state::StateDir;
+use crate::text::counted;
 use crate::watch::local::{InotifyWatches, WatchPaths};
 
 /// The steps.
