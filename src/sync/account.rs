@@ -564,7 +564,7 @@ impl AccountBackend<'_> {
                 &error,
                 &format!("cannot read the requests in {}", requests.display()),
             );
-            RunEnd { exit: failure.exit, text: failure.text, problems: vec![], log: None }
+            RunEnd { exit: failure.status, text: failure.to_string(), problems: vec![], log: None }
         } else if named.all || !named.words.is_empty() {
             let attempt =
                 Attempt { context: self.context, words: &named, job, shutdown: &self.shutdown };
