@@ -119,7 +119,7 @@ pub struct Part {
     pub steps: Vec<Step>,
 }
 
-/// The status that a sync would end with: the gravest of all steps.
+/// The status that a sync would end with: the most severe of all steps.
 #[must_use]
 pub fn outcome(parts: &[Part]) -> ExitStatus {
     parts
@@ -151,7 +151,7 @@ pub struct Asked<'a> {
 }
 
 /// Takes every step, and says each as it is taken. The exit status is that of
-/// the gravest.
+/// the most severe.
 ///
 /// # Errors
 /// 2 for a name that is not in the configuration.

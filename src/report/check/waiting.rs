@@ -91,8 +91,8 @@ fn watches(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
     report.say(step(paths.watches(), unwatched, &most, &instances));
 }
 
-/// `deaf`: mailboxes for which there was no watch left; `None`: no instance was.
-fn step(needed: usize, deaf: Option<usize>, most: &Limit, instances: &Limit) -> Step {
+/// `unwatched`: mailboxes for which there was no watch left; `None`: no instance was.
+fn step(needed: usize, unwatched: Option<usize>, most: &Limit, instances: &Limit) -> Step {
     const WHAT: &str = "inotify";
     let needed_text = counted(needed, "watch");
     let raise = |limit: &Limit, to: u64| {
@@ -102,16 +102,16 @@ fn step(needed: usize, deaf: Option<usize>, most: &Limit, instances: &Limit) -> 
             limit.setting
         )
     };
-    match deaf {
+    match unwatched {
         Some(0) => Step::good(
             WHAT,
             format!("{needed_text} needed, all to be had (the limit is {})", most.value),
         ),
-        Some(deaf) => Step::warning(
+        Some(unwatched) => Step::warning(
             WHAT,
             format!(
                 "no watch left for {} of {needed_text}: a waiter looks there every 15 s instead ({} is {})",
-                counted(deaf, "mailbox"),
+                counted(unwatched, "mailbox"),
                 most.setting,
                 most.value
             ),
