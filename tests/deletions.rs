@@ -208,7 +208,10 @@ fn a15_deletion_during_a_run_stays_to_be_pushed() {
         }
         mail.sync();
         let status = mail.status();
-        assert!(status.contains("Home:INBOX: ") && status.contains(" to push\n"), "{there:?} {here:?}: {status}");
+        assert!(
+            status.contains("Home:INBOX: ") && status.contains(" to push\n"),
+            "{there:?} {here:?}: {status}"
+        );
         assert!(mail.far().contains(&(5, false)));
         fs::remove_file(mail.home.path("bin/mbsync")).unwrap();
         mail.sync();

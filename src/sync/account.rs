@@ -581,6 +581,7 @@ impl AccountBackend<'_> {
         } else {
             nothing_to_name(&named.unreachable)
         };
+        let ended = with_advice(ended, &self.scene.account.name);
         let took = began_at.elapsed();
         let scope = self.scope(&wants);
         let looked = |key: &str| -> Option<Gone> {
@@ -660,6 +661,15 @@ pub fn trigger(dir: &StateDir, settings: &Settings) -> PathBuf {
 pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
+}
+
+/// A login or a password command that fails has causes that `--check` finds.
+fn with_advice(ended: RunEnd, account: &str) -> RunEnd {
+    if ended.exit != ExitStatus::Denied {
+        return ended;
+    }
+    let text = format!("{} (mutt-sync --check {account} says more)", ended.text);
+    RunEnd { text, ..ended }
 }
 
 /// The end of a run that has no words for mbsync, which would take none amiss.
