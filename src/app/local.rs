@@ -105,6 +105,11 @@ impl App<'_> {
                     "no process could be started to serve it; the request stays queued".to_owned()
                 }
                 _ => match backend.dir().read_json::<Backoff>(backoff::FILE) {
+                    Some(retry) if retry.code == ExitStatus::Offline.code() => {
+                        let policy = context.settings.backoff_policy();
+                        let wait = policy.wait(Some(&retry), std::time::SystemTime::now());
+                        format!("queued; offline, next try in {}", short(wait))
+                    }
                     Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
                     None => "queued".to_owned(),
                 },

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::output::{Problem, problem, redact, says_nothing_of_the_run};
+use super::output::{Problem, plain, problem, redact, says_nothing_of_the_run};
 use super::run_log::{RunLog, RunLogReader};
 use crate::error::{Error, ExitStatus, system_text};
 use crate::os::child::{Child, LOOK_EVERY, Prompt, Scope};
@@ -455,10 +455,12 @@ fn verdict_of(
     } else {
         ExitStatus::Mailbox
     });
+    let is_notice = |line: &&String| line.starts_with("Warning") || says_nothing_of_the_run(line);
+    let said = other.iter().rev().find(|line| !is_notice(line)).map(String::as_str);
     let text = problems
         .iter()
         .find(|(found, _)| found.exit() == exit)
-        .map(|(_, line)| line.clone())
+        .map(|(_, line)| plain(line, said))
         .or_else(|| status.signal().map(|signal| format!("mbsync was ended by signal {signal}")))
         .or_else(|| other.iter().rev().find(|line| !line.starts_with("Warning")).cloned())
         .unwrap_or_else(|| format!("mbsync failed without a message ({status})"));

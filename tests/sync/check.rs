@@ -601,7 +601,7 @@ fn faults_on_this_disk() {
         Case {
             code: 0,
             what: "requests",
-            found: "asked for, and nobody is at it: everything",
+            found: "pending, and no process serves them: everything",
             breaks: |home| {
                 home.write(".local/state/mutt-sync/Home/want/*", "");
             },
@@ -731,7 +731,7 @@ fn faults_on_the_way_to_the_server() {
         Case {
             code: 69,
             what: "connection",
-            found: "localhost:9: Connection refused",
+            found: "localhost:9: connection refused",
             breaks: |home| edit(home, ".mbsyncrc", &port(), "Port 9"),
             fixes: |home, fix| {
                 assert!(fix.contains("that Port in IMAPAccount Home (~/.mbsyncrc:3) is right"));
@@ -917,11 +917,11 @@ fn a_certificate_that_is_over_is_the_operators_to_renew() {
     complete(&home);
     let step = check(&home).one_fault(77, "TLS", "expired");
     assert!(step.found.starts_with("certificate for localhost, expired "), "{step:?}");
-    assert!(step.fix.ends_with("whoever runs the server must renew it"), "{step:?}");
+    assert!(step.fix.ends_with("the server's operator must renew it"), "{step:?}");
     write(9);
     server.restart();
     let step = check(&home).one_fault(0, "TLS", "certificate for localhost, good until ");
-    assert_eq!(step.fix, "whoever runs the server must renew it");
+    assert_eq!(step.fix, "the server's operator must renew it");
     write(30);
     server.restart();
     check(&home).assert_healthy();
@@ -973,7 +973,7 @@ fn nothing_is_changed_and_the_password_is_asked_for_once() {
     let before = listing(&home);
     let checked = check(&home);
     checked.assert_healthy();
-    assert!(checked.find("password").found.contains("PassCmd answered after"));
+    assert!(checked.find("password").found.contains("PassCmd works unattended ("));
     assert_eq!(home.read("asked"), "once\n");
     let after = listing(&home);
     let changed: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
