@@ -174,7 +174,7 @@ fn folders() {
     // As it is mostly: somebody waits, and is busy with something else.
     let waiter = Running::start(home.cmd(&["--wait", "--loop", "Home", "Work"]));
     wait_until(Duration::from_secs(30), "a waiter", || {
-        home.mutt_sync(&["--status", "Home"]).ok().stdout.contains("a waiter watches")
+        home.mutt_sync(&["--status", "Home"]).ok().stdout.contains(", watching")
     });
     let printed = home.mutt_sync(&["--muttrc"]).ok().stdout;
     let calls = |line: &&str| line.contains("mutt-sync -b 2>");

@@ -1,13 +1,16 @@
-//! How a command can end, and what it says when it does.
+//! How a command can end: the table of exit statuses, which the manual repeats,
+//! and errors as values.
 //!
-//! Knows the one table of exit statuses, which the manual repeats. Knows
-//! nothing of what was tried, nor of who reads the text.
+//! Nothing reads a message to find out what happened: that is what the status,
+//! the kind and the hint are for.
+//!
+//! Does not depend on: anything else in this crate.
 
 use std::fmt;
 use std::io;
 
-/// An exit status of the program. The order is by weight: of several accounts
-/// the greatest is reported.
+/// An exit status of the program, in order of severity: with several accounts,
+/// the most severe is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExitStatus {
     /// In step, or the request is in safe hands.
@@ -47,7 +50,7 @@ impl ExitStatus {
 }
 
 impl ExitStatus {
-    /// Waiting may mend it: with `-qq` it is not spoken of.
+    /// It may go away by itself: `-qq` does not print it.
     #[must_use]
     pub fn is_passing(self) -> bool {
         matches!(self, ExitStatus::Later | ExitStatus::Offline)
@@ -78,47 +81,201 @@ pub fn no_descriptor_left(error: &io::Error) -> bool {
         .any(|errno| number == Some(errno.raw_os_error()))
 }
 
-/// The error, and what to do about it where the kernel's words do not tell.
+/// The system's words for an error, without its number, which std adds.
 #[must_use]
-pub fn with_hint(error: &io::Error) -> String {
-    if no_descriptor_left(error) {
-        format!("{error}; raise the limit of open files (ulimit -n)")
-    } else {
-        error.to_string()
+pub fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let number = error.raw_os_error().map(|number| format!(" (os error {number})"));
+    match number.and_then(|number| text.strip_suffix(&number)) {
+        Some(words) => words.to_owned(),
+        None => text,
     }
 }
 
-/// Why something could not be done: a text that names the thing and the mend,
-/// and the exit status it leads to if nobody handles it.
+/// What some code must tell apart without reading a message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ErrorKind {
+    /// Of no concern to anyone but the user; names what it is about.
+    #[default]
+    Other,
+    /// On a connection; [`Error::at`] names the server.
+    Connection,
+    /// The server did not greet, or ended the connection.
+    Greeting,
+    /// The server's certificate does not hold.
+    Certificate(CertificateProblem),
+    /// `AuthMechs` names only mechanisms that are not implemented here. mbsync may
+    /// know them by way of SASL.
+    UnknownMechanism,
+    /// The server does not take user name and password.
+    PasswordRefused,
+}
+
+/// Why a server's certificate does not hold. Made in one place, `imap/tls.rs`,
+/// from OpenSSL's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateProblem {
+    /// It is made out for another host name.
+    HostMismatch,
+    /// It is made out for another address.
+    AddressMismatch,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// It is not the one in `CertificateFile`.
+    NotPinned,
+    /// Anything else, in OpenSSL's words.
+    Other(String),
+}
+
+impl CertificateProblem {
+    /// Those that have a name here, with OpenSSL's words for them
+    /// (`X509_verify_cert_error_string`).
+    pub const NAMED: [(CertificateProblem, &'static str); 5] = [
+        (CertificateProblem::HostMismatch, "hostname mismatch"),
+        (CertificateProblem::AddressMismatch, "IP address mismatch"),
+        (CertificateProblem::Expired, "certificate has expired"),
+        (CertificateProblem::NotYetValid, "certificate is not yet valid"),
+        (CertificateProblem::NotPinned, "not the one in CertificateFile"),
+    ];
+
+    /// What it means, and what a user can do about it.
+    #[must_use]
+    pub fn fix(&self) -> &'static str {
+        match self {
+            CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
+                "it is made out for another name; set Host to the name in it"
+            }
+            CertificateProblem::Expired => "it has expired; the server's operator must renew it",
+            CertificateProblem::NotYetValid => {
+                "its time has not come; see whether this machine's clock is right"
+            }
+            CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
+                "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
+            }
+        }
+    }
+}
+
+impl fmt::Display for CertificateProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CertificateProblem::Other(reason) => reason,
+            named => {
+                Self::NAMED.iter().find(|(each, _)| each == named).map_or("", |(_, text)| text)
+            }
+        })
+    }
+}
+
+/// Why something could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// The status that the process would end with.
-    pub exit: ExitStatus,
-    /// One sentence for the user, without the program's name and without a final newline.
-    pub text: String,
+    /// The status that the process ends with if nothing handles the error.
+    pub status: ExitStatus,
+    /// For code that must tell errors apart.
+    pub kind: ErrorKind,
+    /// What happened, without the program's name and without a final newline.
+    pub message: String,
+    /// How to fix it, or what happens next. Printed after the message.
+    pub hint: Option<String>,
 }
 
 impl Error {
-    /// A failure with this status and text.
-    pub fn new(exit: ExitStatus, text: impl Into<String>) -> Self {
-        Error { exit, text: text.into() }
+    /// An error of no special kind, without a hint.
+    pub fn new(status: ExitStatus, message: impl Into<String>) -> Self {
+        Error { status, kind: ErrorKind::Other, message: message.into(), hint: None }
     }
 
     /// The configuration is wrong (78).
-    pub fn config(text: impl Into<String>) -> Self {
-        Self::new(ExitStatus::Config, text)
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::new(ExitStatus::Config, message)
     }
 
     /// The command line is wrong (2).
-    pub fn usage(text: impl Into<String>) -> Self {
-        Self::new(ExitStatus::Usage, text)
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(ExitStatus::Usage, message)
+    }
+
+    /// The system refused (75). With a hint where its words do not say what to do.
+    #[must_use]
+    pub fn system(doing: &str, error: &io::Error) -> Self {
+        let failed = Self::new(ExitStatus::Later, format!("{doing}: {}", system_text(error)));
+        if no_descriptor_left(error) {
+            return failed.with_hint("raise the limit of open files (ulimit -n)");
+        }
+        failed
+    }
+
+    /// The same with this hint.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Error { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same with the hint, if there is one.
+    #[must_use]
+    pub fn with_hint_of(self, hint: Option<impl Into<String>>) -> Self {
+        Error { hint: hint.map(Into::into), ..self }
+    }
+
+    /// The same with this kind.
+    #[must_use]
+    pub fn of_kind(self, kind: ErrorKind) -> Self {
+        Error { kind, ..self }
+    }
+
+    /// The same about `subject`: `subject: message; hint`.
+    #[must_use]
+    pub fn about(self, subject: &str) -> Self {
+        Error { message: format!("{subject}: {}", self.message), ..self }
+    }
+
+    /// With the server's name, unless the error has nothing to do with the server.
+    #[must_use]
+    pub fn at(self, server: &str) -> Self {
+        if self.kind == ErrorKind::Other { self } else { self.about(server) }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_followed_by_its_hint() {
+        let error = Error::config("line 3; x").with_hint("move it").about("Home");
+        assert_eq!(error.to_string(), "Home: line 3; x; move it");
+        assert_eq!((&*error.message, error.hint.as_deref()), ("Home: line 3; x", Some("move it")));
+        assert_eq!(error.with_hint_of(None::<String>).to_string(), "Home: line 3; x");
+    }
+
+    #[test]
+    fn the_server_is_named_only_where_the_connection_failed() {
+        let error = Error::new(ExitStatus::Offline, "closed");
+        assert_eq!(error.clone().at("h:143").message, "closed");
+        assert_eq!(error.of_kind(ErrorKind::Connection).at("h:143").message, "h:143: closed");
+    }
+
+    #[test]
+    fn the_systems_errors_have_no_number() {
+        let refused = io::Error::from_raw_os_error(111);
+        assert_eq!(system_text(&refused), "Connection refused");
+        assert_eq!(system_text(&io::Error::other("x (os error 111)")), "x (os error 111)");
+        let none_left = io::Error::from_raw_os_error(24);
+        assert_eq!(
+            Error::system("cannot wait", &none_left).to_string(),
+            "cannot wait: Too many open files; raise the limit of open files (ulimit -n)"
+        );
+    }
+}

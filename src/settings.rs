@@ -213,7 +213,7 @@ struct SettingsText<'a> {
 }
 
 impl<'a> SettingsText<'a> {
-    fn error(&self, at: Option<Range<usize>>, why: &str) -> Error {
+    fn error(&self, at: Option<Range<usize>>, why: impl std::fmt::Display) -> Error {
         let before = self.text.get(..at.map_or(0, |span| span.start)).unwrap_or_default();
         Error::config(format!("{}:{}: {why}", self.name, before.matches('\n').count() + 1))
     }
@@ -227,7 +227,7 @@ impl<'a> SettingsText<'a> {
         let span = value.span();
         match value.into_inner() {
             DeValue::Table(table) => Ok(table),
-            _ => Err(self.error(Some(span), &format!("`{name}` takes {what}: [account.NAME]"))),
+            _ => Err(self.error(Some(span), format!("`{name}` takes {what}: [account.NAME]"))),
         }
     }
 
@@ -239,16 +239,16 @@ impl<'a> SettingsText<'a> {
             let is = |key: &&Key| key.name == name || key.aliases.contains(&&*name);
             let Some(key) = KEYS.iter().find(is) else {
                 let known = KEYS.iter().flat_map(|key| [&[key.name], key.aliases].concat());
-                let meant = suggest(&name, known)
-                    .map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
-                return Err(self.error(Some(at), &format!("unknown setting `{name}`{meant}")));
+                let meant = suggest(&name, known).map(|meant| format!("did you mean `{meant}`?"));
+                let unknown = self.error(Some(at), format!("unknown setting `{name}`"));
+                return Err(unknown.with_hint_of(meant));
             };
             if key.place != here && key.place != Place::Anywhere {
-                let advice = match key.place {
-                    Place::Account => "belongs to one account; move it below [account.NAME]",
-                    _ => "holds for all accounts; move it above the first table",
+                let (holds, hint) = match key.place {
+                    Place::Account => ("belongs to one account", "move it below [account.NAME]"),
+                    _ => ("holds for all accounts", "move it above the first table"),
                 };
-                return Err(self.error(Some(at), &format!("`{name}` {advice}")));
+                return Err(self.error(Some(at), format!("`{name}` {holds}")).with_hint(hint));
             }
             checked.insert(Spanned::new(at, key.name.into()), value);
         }
@@ -267,7 +267,7 @@ impl<'a> SettingsText<'a> {
                     let colon = if error.message().is_empty() { "" } else { ": " };
                     format!("`{}` takes {}{colon}", key.name, key.takes)
                 });
-                self.error(Some(at), &format!("{takes}{}", error.message()))
+                self.error(Some(at), format!("{takes}{}", error.message()))
             })?;
         let paths = [&mut settings.mbsyncrc, &mut settings.trigger].into_iter().flatten();
         for path in paths.chain([&mut settings.mbsync]) {
@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<File, String> {
-        File::parse(text, "config.toml", Path::new("/home/u")).map_err(|error| error.text)
+        File::parse(text, "config.toml", Path::new("/home/u")).map_err(|error| error.to_string())
     }
 
     #[test]

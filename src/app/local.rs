@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{App, Selection, no_signals, out};
 use crate::cli::Cli;
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::model::Target;
 use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
@@ -24,7 +24,7 @@ use crate::sync::account::{self, AccountBackend, RunOptions, RunReport};
 use crate::sync::context::AccountContext;
 use crate::sync::hooks;
 use crate::sync::scheduler::{self, By, RequestOutcome};
-use crate::sync::summary::summary_line;
+use crate::sync::summary::{NOTHING_TO_DO, summary_line};
 use crate::text::short;
 
 /// The program `mutt-sync`. What needs a server is left to the one beside it.
@@ -53,7 +53,8 @@ fn become_network_program(arguments: &[OsString]) -> Error {
         .args(arguments.iter().skip(1))
         .exec();
     let program = program.display();
-    Error::config(format!("{program}: {error}; it belongs beside mutt-sync: install both again"))
+    Error::config(format!("{program}: {}", system_text(&error)))
+        .with_hint("it belongs beside mutt-sync: install both again")
 }
 
 impl App<'_> {
@@ -101,9 +102,14 @@ impl App<'_> {
                 }
                 RequestOutcome::Stranded => {
                     exit = exit.max(ExitStatus::Later);
-                    "nobody could be left to serve it; the request stands".to_owned()
+                    "no process could be started to serve it; the request stays queued".to_owned()
                 }
                 _ => match backend.dir().read_json::<Backoff>(backoff::FILE) {
+                    Some(retry) if retry.code == ExitStatus::Offline.code() => {
+                        let policy = context.settings.backoff_policy();
+                        let wait = policy.wait(Some(&retry), std::time::SystemTime::now());
+                        format!("queued; offline, next try in {}", short(wait))
+                    }
                     Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
                     None => "queued".to_owned(),
                 },
@@ -164,13 +170,10 @@ impl App<'_> {
         let name = &context.account.name;
         let last = || backend.dir().read_json::<LastRun>(last_run::FILE).unwrap_or_default();
         let failed = |exit: ExitStatus, text: &str, retry: Option<Duration>| {
-            let again = match retry {
-                Some(wait) if exit != ExitStatus::Config => {
-                    format!("; the request stands, not tried unasked for {}", short(wait))
-                }
-                _ => String::new(),
-            };
-            self.warn(&Error::new(exit, format!("{name}: {text}{again}")))
+            let retry = retry.filter(|_| exit != ExitStatus::Config);
+            let next = retry
+                .map(|wait| format!("will retry in {} (now: mutt-sync -f {name})", short(wait)));
+            self.warn(&Error::new(exit, format!("{name}: {text}")).with_hint_of(next))
         };
         match outcome {
             RequestOutcome::Ran(report) => {
@@ -189,8 +192,12 @@ impl App<'_> {
             }
             RequestOutcome::Served => {
                 let last = last();
-                let line = summary_line(&last.changes, Duration::from_millis(last.took));
-                self.print(&format!("{name}: {line}, by another mutt-sync"));
+                let line = if last.changes.is_empty() {
+                    NOTHING_TO_DO.to_owned()
+                } else {
+                    summary_line(&last.changes, Duration::from_millis(last.took))
+                };
+                self.print(&format!("{name}: {line} (another mutt-sync ran it)"));
                 ExitStatus::Done
             }
             RequestOutcome::Failed => {
@@ -199,10 +206,10 @@ impl App<'_> {
             }
             RequestOutcome::Queued(wait, by) => {
                 let who = match by {
-                    By::Waiter => ", by the waiter",
-                    By::Queue | By::Child => "",
+                    By::Waiter => "the waiter syncs",
+                    By::Queue | By::Child => "syncs",
                 };
-                self.print(&format!("{name}: throttled, syncs in {}{who}", short(*wait)));
+                self.print(&format!("{name}: rate limit; {who} in {} (now: -f)", short(*wait)));
                 ExitStatus::Done
             }
             RequestOutcome::BackingOff(wait) => {
@@ -210,16 +217,14 @@ impl App<'_> {
                     .dir()
                     .read_json::<Backoff>(backoff::FILE)
                     .map_or(String::new(), |retry| retry.text);
-                let text = format!(
-                    "{name}: {text}; not tried for another {} (--force tries now)",
-                    short(*wait)
-                );
-                self.warn(&Error::new(ExitStatus::Later, text))
+                let later = Error::new(ExitStatus::Later, format!("{name}: {text}"));
+                self.warn(&later.with_hint(format!("next try in {} (now: -f)", short(*wait))))
             }
             RequestOutcome::LockHeld => {
                 let held = || {
-                    let text = "another process has held the lock for too long; the request stands";
+                    let text = "another process has held the lock for too long";
                     Error::new(ExitStatus::Later, format!("{name}: {text}"))
+                        .with_hint("the request stays queued")
                 };
                 self.warn(&backend.trouble().cloned().unwrap_or_else(held))
             }
@@ -227,10 +232,10 @@ impl App<'_> {
                 shutdown.signal().map_or(ExitStatus::Later, ExitStatus::Signal)
             }
             RequestOutcome::Stranded => {
-                let text = format!(
-                    "{name}: throttled, and no process could be started to wait; the request stands"
-                );
-                self.warn(&Error::new(ExitStatus::Later, text))
+                let text = format!("{name}: rate limit, and no process could be started to wait");
+                self.warn(
+                    &Error::new(ExitStatus::Later, text).with_hint("the request stays queued"),
+                )
             }
         }
     }

@@ -16,7 +16,7 @@ use clap::Parser as _;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cli::Cli;
-use crate::error::{Error, ExitStatus, with_hint};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::lend::tunnel;
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc::{self, Config, Env};
@@ -71,7 +71,7 @@ fn run(
             } else {
                 err(&format!("mutt-sync: {failure}"));
             }
-            failure.exit
+            failure.status
         }
     }
 }
@@ -81,7 +81,7 @@ fn run(
 fn environment() -> Result<(xdg::BaseDirectories, Env, PathBuf), Error> {
     let dirs = xdg::BaseDirectories::with_prefix("mutt-sync");
     let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
-        return Err(Error::config("no home directory is known; set HOME"));
+        return Err(Error::config("no home directory is known").with_hint("set HOME"));
     };
     let mut env = Env::new(home, std::env::current_dir().unwrap_or_else(|_| "/".into()));
     env.config_home.clone_from(&dirs.config_home);
@@ -156,26 +156,25 @@ impl<'a> App<'a> {
     }
 
     fn warn(&self, failure: &Error) -> ExitStatus {
-        if self.cli.quiet < 2 || !failure.exit.is_passing() {
+        if self.cli.quiet < 2 || !failure.status.is_passing() {
             err(&format!("mutt-sync: {failure}"));
         }
-        failure.exit
+        failure.status
     }
 }
 
 fn which_account(accounts: &[Account]) -> Error {
     let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
     if names.is_empty() {
-        return Error::config(".mbsyncrc names no account; see mbsync(1) for how to write one");
+        return Error::config(".mbsyncrc names no account")
+            .with_hint("see mbsync(1) for how to write one");
     }
-    Error::usage(format!(
-        "which account? there are: {}; name one, use --all, or set MUTT_SYNC_ACCOUNT",
-        names.join(", ")
-    ))
+    Error::usage(format!("which account? there are: {}", names.join(", ")))
+        .with_hint("name one, use --all, or set MUTT_SYNC_ACCOUNT")
 }
 
 fn no_signals(error: &io::Error) -> Error {
-    Error::new(ExitStatus::Later, format!("cannot watch for signals: {}", with_hint(error)))
+    Error::system("cannot watch for signals", error)
 }
 
 fn read_settings(
@@ -194,7 +193,7 @@ fn read_settings(
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())
         }
-        Err(error) => Err(Error::config(format!("{name}: {error}"))),
+        Err(error) => Err(Error::config(format!("{name}: {}", system_text(&error)))),
     }
 }
 

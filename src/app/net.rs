@@ -64,7 +64,7 @@ impl App<'_> {
                 let error = std::process::Command::new("/proc/self/exe")
                     .args(std::env::args_os().skip(1))
                     .exec();
-                Err(Error::new(ExitStatus::Later, format!("cannot start again: {error}")))
+                Err(Error::system("cannot start again", &error))
             }
         }
     }

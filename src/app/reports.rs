@@ -127,9 +127,9 @@ impl App<'_> {
                 out(&sanitize(&line));
             }
             if let Some(backoff) = &status.backoff {
-                out(&format!("  not before {}: {}", in_seconds(backoff.wait), backoff.text));
+                out(&format!("  not for {}: {}", in_seconds(backoff.wait), backoff.text));
             } else if status.throttled > 0 && !self.cli.force {
-                out(&format!("  not before {}: throttled", in_seconds(status.throttled)));
+                out(&format!("  throttled: not for {}", in_seconds(status.throttled)));
             }
         }
         ExitStatus::Done

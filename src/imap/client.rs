@@ -5,9 +5,9 @@
 //!
 //! Does not depend on: local mail, when to ask, what follows from an answer.
 
-use super::connect::connect;
+use super::connect::connect_by_steps;
 use super::credentials::PromptPolicy;
-use super::endpoint::{failure, place, step};
+use super::endpoint::{place, step, step_failed};
 use super::greeting::goodbye;
 use super::login::log_in;
 use super::parse::{self, Condition, Reply, Verb};
@@ -54,7 +54,7 @@ impl std::fmt::Display for ClientError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             ClientError::Refused(answer) => f.write_str(&answer.text),
-            ClientError::Lost(failure) => f.write_str(&failure.text),
+            ClientError::Lost(failure) => failure.fmt(f),
         }
     }
 }
@@ -175,7 +175,17 @@ impl Client {
     /// Fails with the exit status that fits: 69 not reached, 77 refused, 75 for
     /// now, 78 wrong settings.
     pub fn open(server: &Server, may_prompt: bool, interrupt: &Cancel) -> Result<Self, Error> {
-        let (mut transport, greeting) = connect(server, interrupt)?;
+        let at = |error: Error| error.at(&place(server));
+        Self::open_by_steps(server, may_prompt, interrupt).map_err(at)
+    }
+
+    /// The same, for a caller that names the server itself.
+    pub fn open_by_steps(
+        server: &Server,
+        may_prompt: bool,
+        interrupt: &Cancel,
+    ) -> Result<Self, Error> {
+        let (mut transport, greeting) = connect_by_steps(server, interrupt)?;
         let asking = PromptPolicy {
             prompt: if may_prompt { Prompt::Environment } else { Prompt::Never },
             // Longer than a step: the user may have to be asked.
@@ -283,7 +293,7 @@ impl Client {
     }
 
     pub(super) fn lost(&self, doing: &str, error: &TransportError) -> ClientError {
-        ClientError::Lost(failure(&self.place, doing, error))
+        ClientError::Lost(step_failed(doing, error).at(&self.place))
     }
 
     /// Ends the connection for what the server does.

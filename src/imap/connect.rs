@@ -6,12 +6,12 @@
 //! Does not depend on: what is sent afterwards.
 
 use super::credentials::GRACE;
-use super::endpoint::{StepError, place, step};
+use super::endpoint::{place, refused, step, step_failed};
 use super::greeting::{Greeting, goodbye, read_greeting};
 use super::parse::{self, Reply, Verb};
-use super::tls::{CertificateProblem, Check, Trust};
+use super::tls::{Check, Trust};
 use super::transport::{Limits, Stream, Transport, TransportError, wait};
-use crate::error::{Error, ExitStatus};
+use crate::error::{CertificateProblem, Error, ExitStatus, system_text};
 use crate::model::{Server, TlsMode};
 use crate::os::child::{Child, Scope};
 use crate::os::wait::Cancel;
@@ -42,7 +42,7 @@ pub fn connect(server: &Server, interrupt: &Cancel) -> Result<(Transport, Greeti
 pub fn connect_by_steps(
     server: &Server,
     interrupt: &Cancel,
-) -> Result<(Transport, Greeting), StepError> {
+) -> Result<(Transport, Greeting), Error> {
     if let Some(command) = &server.tunnel {
         let mut transport = tunnel(command, interrupt)?;
         transport.begin(Limits::small(step(server)));
@@ -50,13 +50,11 @@ pub fn connect_by_steps(
         if server.tls == TlsMode::None {
             return Ok((transport, greeting));
         }
-        return Err(StepError::from(Error::config(format!(
-            "TLS through a Tunnel is not done here; leave it to the tunnel, and set {} None",
-            server.tls_keyword
-        ))));
+        return Err(Error::config("TLS through a Tunnel is not done here")
+            .with_hint(format!("leave it to the tunnel, and set {} None", server.tls_keyword)));
     }
     let Some(host) = &server.host else {
-        return Err(StepError::from(Error::config("neither Host nor Tunnel is set")));
+        return Err(Error::config("neither Host nor Tunnel is set"));
     };
     if server.tls == TlsMode::None {
         let mut transport = dial(server, host, interrupt)?;
@@ -65,7 +63,7 @@ pub fn connect_by_steps(
         return Ok((transport, greeting));
     }
     let trust = Trust::of(server)?;
-    let mut refused = None;
+    let mut problem = None;
     for check in trust.checks() {
         let connector = trust.connector(check)?;
         let mut transport = dial(server, host, interrupt)?;
@@ -77,13 +75,13 @@ pub fn connect_by_steps(
         let mut transport = match transport.start_tls(&connector, host) {
             Ok(transport) => transport,
             Err(error @ TransportError::Certificate(_)) => {
-                refused = Some(error);
+                problem = Some(error);
                 continue;
             }
-            Err(error) => return Err(StepError::of("TLS", &error)),
+            Err(error) => return Err(step_failed("TLS", &error)),
         };
         if check == Check::Pin && !transport.peer_certificate().is_some_and(|c| trust.pinned(&c)) {
-            refused.get_or_insert(TransportError::Certificate(CertificateProblem::NotPinned));
+            problem.get_or_insert(TransportError::Certificate(CertificateProblem::NotPinned));
             continue;
         }
         transport.begin(Limits::small(step(server)));
@@ -98,14 +96,13 @@ pub fn connect_by_steps(
         }
         return Ok((transport, greeting));
     }
-    let refused =
-        refused.unwrap_or(TransportError::Handshake("no certificate to check".to_owned()));
-    Err(StepError::of("TLS", &refused))
+    let error = problem.unwrap_or(TransportError::Handshake("no certificate to check".to_owned()));
+    Err(step_failed("TLS", &error))
 }
 
-fn refuse_preauth(greeting: &Greeting) -> Result<(), StepError> {
+fn refuse_preauth(greeting: &Greeting) -> Result<(), Error> {
     if greeting.preauth {
-        return Err(StepError::denied(
+        return Err(refused(
             "claims to know us already (PREAUTH), which is believed of a Tunnel only",
         ));
     }
@@ -113,24 +110,21 @@ fn refuse_preauth(greeting: &Greeting) -> Result<(), StepError> {
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(transport: &mut Transport, keyword: &str) -> Result<Greeting, StepError> {
+fn ask_for_tls(transport: &mut Transport, keyword: &str) -> Result<Greeting, Error> {
     let greeting = read_greeting(transport)?;
     if greeting.preauth {
-        return Err(StepError::denied(format!(
-            "PREAUTH before STARTTLS; somebody may be in between, or set {keyword} IMAPS"
-        )));
+        return Err(refused("PREAUTH before STARTTLS; somebody may be in between")
+            .with_hint(format!("if the server has TLS on port 993, set {keyword} IMAPS")));
     }
-    let off = |error: &TransportError| StepError::of("STARTTLS", error);
+    let off = |error: &TransportError| step_failed("STARTTLS", error);
     transport.send(b"s1 STARTTLS\r\n").map_err(|e| off(&e))?;
     loop {
         let response = transport.response().map_err(|e| off(&e))?;
         match parse::reply(&response) {
             Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => return Ok(greeting),
             Reply::Tagged(b"s1", said) => {
-                return Err(StepError::denied(format!(
-                    "refuses STARTTLS ({}); if it has TLS on port 993, set {keyword} IMAPS",
-                    said.printable()
-                )));
+                return Err(refused(format!("refuses STARTTLS ({})", said.printable()))
+                    .with_hint(format!("if it has TLS on port 993, set {keyword} IMAPS")));
             }
             Reply::Tagged(..) => {
                 return Err(off(&TransportError::Malformed("an answer to nothing we said")));
@@ -144,12 +138,12 @@ fn ask_for_tls(transport: &mut Transport, keyword: &str) -> Result<Greeting, Ste
 }
 
 /// A TCP connection, the step's time already begun for the greeting.
-fn dial(server: &Server, host: &str, interrupt: &Cancel) -> Result<Transport, StepError> {
+fn dial(server: &Server, host: &str, interrupt: &Cancel) -> Result<Transport, Error> {
     let time = step(server);
     let addresses = resolve(host, server.port, Instant::now() + time, interrupt)
-        .map_err(|e| StepError::of("looking up the name", &e))?;
+        .map_err(|e| step_failed("cannot find the address", &e))?;
     let stream = first_to_answer(addresses, Instant::now() + time, interrupt)
-        .map_err(|e| StepError::of("connecting", &e))?;
+        .map_err(|e| step_failed("cannot connect", &e))?;
     // Half-open connections are noticed by the kernel within 90 s, without waking us.
     let _ = sockopt::set_socket_keepalive(&stream, true);
     let _ = sockopt::set_tcp_keepidle(&stream, Duration::from_secs(60));
@@ -179,7 +173,7 @@ pub fn resolve(
     if LATE_RESOLVERS.load(Ordering::Relaxed) >= MOST_RESOLVERS {
         return Err(TransportError::Io("earlier lookups have not come back yet".to_owned()));
     }
-    let system = |e: std::io::Error| TransportError::Io(e.to_string());
+    let system = |e: std::io::Error| TransportError::system(&e);
     let (done, signal) = UnixStream::pair().map_err(system)?;
     let (answer, answers) = mpsc::channel();
     let name = host.to_owned();
@@ -207,7 +201,7 @@ pub fn resolve(
     }
     match answers.try_recv() {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-        Ok(Err(error)) => Err(TransportError::Io(error.to_string())),
+        Ok(Err(error)) => Err(TransportError::system(&error)),
         _ => Err(TransportError::Io("the name has no address".to_owned())),
     }
 }
@@ -228,7 +222,7 @@ pub fn first_to_answer(
                 Ok((socket, true)) => return Ok(socket.into()),
                 Ok((socket, false)) => trying.push(socket),
                 Err(error) => {
-                    last = TransportError::Io(std::io::Error::from(error).to_string());
+                    last = TransportError::system(&error.into());
                     if waiting.is_empty() && trying.is_empty() {
                         return Err(last);
                     }
@@ -254,7 +248,7 @@ pub fn first_to_answer(
             match sockopt::socket_error(&socket) {
                 Ok(Ok(())) => return Ok(socket.into()),
                 Ok(Err(error)) | Err(error) => {
-                    last = TransportError::Io(std::io::Error::from(error).to_string());
+                    last = TransportError::system(&error.into());
                 }
             }
         }
@@ -281,7 +275,10 @@ fn begin(address: SocketAddr) -> Result<(OwnedFd, bool), rustix::io::Errno> {
 /// output, both one socket.
 fn tunnel(command: &str, interrupt: &Cancel) -> Result<Transport, Error> {
     let failed = |e: std::io::Error| {
-        Error::new(ExitStatus::Offline, format!("the Tunnel cannot be started: {e}"))
+        Error::new(
+            ExitStatus::Offline,
+            format!("the Tunnel cannot be started: {}", system_text(&e)),
+        )
     };
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     ours.set_nonblocking(true).map_err(failed)?;

@@ -7,7 +7,7 @@
 //!
 //! Does not depend on: what the secret is for. Keeps none.
 
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::model::CredentialSource;
 use crate::os::child::{Child, Prompt};
 use crate::os::wait::{Cancel, Woken, after};
@@ -52,16 +52,17 @@ fn first_line(
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     // The command itself is not repeated: it may have a secret in it.
     let denied = |why: String| {
-        Error::new(ExitStatus::Denied, format!("{what} {why}; run it by hand, as .mbsyncrc has it"))
+        Error::new(ExitStatus::Denied, format!("{what} {why}"))
+            .with_hint("run it by hand, as .mbsyncrc has it")
     };
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(command).stdout(Stdio::piped());
     let scope = asking.prompt.prepare(&mut shell);
     let mut child = Child::spawn(&mut shell, scope, GRACE)
-        .map_err(|e| denied(format!("cannot be started: {e}")))?;
+        .map_err(|e| denied(format!("cannot be started: {}", system_text(&e))))?;
     let mut line = FirstLine::new();
     let woken = child.follow(after(asking.time), Some(&asking.cancel), |chunk| line.take(chunk));
-    match woken.map_err(|e| denied(format!("fails: {e}")))? {
+    match woken.map_err(|e| denied(format!("fails: {}", system_text(&e))))? {
         Woken::Ready => {}
         Woken::TimedOut => {
             let time = humantime::format_duration(asking.time);
@@ -155,8 +156,8 @@ mod tests {
             ("no-such-command-at-all 2>/dev/null", "exited with status 127"),
         ] {
             let failure = run(command, AMPLE).unwrap_err();
-            assert_eq!(failure.exit, ExitStatus::Denied);
-            assert!(failure.text.contains(why), "{command}: {failure}");
+            assert_eq!(failure.status, ExitStatus::Denied);
+            assert!(failure.message.contains(why), "{command}: {failure}");
         }
     }
 
@@ -172,7 +173,7 @@ mod tests {
             let failure = run(&command, time).unwrap_err();
             let limit = humantime::format_duration(Duration::from_millis(time));
             let expected = format!("has not ended after {limit}");
-            assert!(failure.text.contains(&expected), "{failure}");
+            assert!(failure.message.contains(&expected), "{failure}");
             assert!(begun.elapsed() < Duration::from_secs(500), "nothing was ended");
             match std::fs::read_to_string(&file) {
                 Ok(pid) if pid.ends_with('\n') => break pid,

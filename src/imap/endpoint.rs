@@ -3,9 +3,8 @@
 //!
 //! Does not depend on: what is said on a connection.
 
-use super::tls::CertificateProblem;
 use super::transport::TransportError;
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ErrorKind, ExitStatus};
 use crate::model::Server;
 use std::time::Duration;
 
@@ -31,78 +30,26 @@ pub fn place(server: &Server) -> String {
     }
 }
 
-/// A step that failed, still without the server's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepError {
-    /// The exit status that it leads to.
-    pub exit: ExitStatus,
-    /// What failed, and why.
-    pub text: String,
-    /// Which kind of failure it is.
-    pub kind: StepFailure,
-}
-
-/// What failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StepFailure {
-    /// The settings are wrong, or cannot be kept here.
-    Settings,
-    /// The certificate was refused.
-    Certificate(CertificateProblem),
-    /// The server did not greet, or ended the connection.
-    Greeting,
-    /// Anything else: the way to the server, TLS, STARTTLS.
-    Other,
-}
-
-impl StepError {
-    /// A refusal of the connection as it is.
-    #[must_use]
-    pub fn denied(text: impl Into<String>) -> Self {
-        StepError { exit: ExitStatus::Denied, text: text.into(), kind: StepFailure::Other }
-    }
-
-    /// What `error` means for the step of this name.
-    #[must_use]
-    pub fn of(doing: &str, error: &TransportError) -> Self {
-        let (exit, text, kind) = match error {
-            TransportError::Interrupted => {
-                (ExitStatus::Later, "interrupted".to_owned(), StepFailure::Other)
-            }
-            TransportError::Certificate(problem) => (
-                ExitStatus::Denied,
-                format!("certificate refused ({problem}): {}", problem.fix()),
-                StepFailure::Certificate(problem.clone()),
-            ),
-            error => (ExitStatus::Offline, format!("{doing}: {error}"), StepFailure::Other),
-        };
-        StepError { exit, text, kind }
-    }
-
-    /// The same, as a failure of the greeting.
-    #[must_use]
-    pub fn in_greeting(self) -> Self {
-        StepError { kind: StepFailure::Greeting, ..self }
-    }
-
-    /// With the server's name, which does not matter where the settings are wrong.
-    #[must_use]
-    pub fn at(self, place: &str) -> Error {
-        match self.kind {
-            StepFailure::Settings => Error::new(self.exit, self.text),
-            _ => Error::new(self.exit, format!("{place}: {}", self.text)),
-        }
-    }
-}
-
-impl From<Error> for StepError {
-    fn from(error: Error) -> Self {
-        StepError { exit: error.exit, text: error.text, kind: StepFailure::Settings }
-    }
-}
-
-/// What a connection's error means for the step of this name.
+/// What a connection's error means for the step of this name; [`Error::at`] adds
+/// the server's.
 #[must_use]
-pub fn failure(place: &str, doing: &str, error: &TransportError) -> Error {
-    StepError::of(doing, error).at(place)
+pub fn step_failed(doing: &str, error: &TransportError) -> Error {
+    match error {
+        TransportError::Interrupted => {
+            Error::new(ExitStatus::Later, "interrupted").of_kind(ErrorKind::Connection)
+        }
+        TransportError::Certificate(problem) => {
+            Error::new(ExitStatus::Denied, format!("certificate refused ({problem})"))
+                .with_hint(problem.fix())
+                .of_kind(ErrorKind::Certificate(problem.clone()))
+        }
+        error => Error::new(ExitStatus::Offline, format!("{doing}: {error}"))
+            .of_kind(ErrorKind::Connection),
+    }
+}
+
+/// A refusal (77) of what the server says or does.
+#[must_use]
+pub fn refused(message: impl Into<String>) -> Error {
+    Error::new(ExitStatus::Denied, message).of_kind(ErrorKind::Connection)
 }

@@ -1,10 +1,10 @@
 //! How a server begins and ends a connection: the greeting, and BYE.
 
-use super::endpoint::{StepError, StepFailure};
+use super::endpoint::step_failed;
 use super::parse::{self, Condition, Reply, Verb};
 use super::transport::{Transport, TransportError};
 use super::values::Capabilities;
-use crate::error::ExitStatus;
+use crate::error::{Error, ErrorKind, ExitStatus};
 
 /// How the server greeted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,9 @@ pub struct Greeting {
 }
 
 /// Reads the greeting; the transport's step must have begun.
-pub fn read_greeting(transport: &mut Transport) -> Result<Greeting, StepError> {
-    let failed = |error: &TransportError| StepError::of("greeting", error).in_greeting();
+pub fn read_greeting(transport: &mut Transport) -> Result<Greeting, Error> {
+    let failed =
+        |error: &TransportError| step_failed("greeting", error).of_kind(ErrorKind::Greeting);
     let response = transport.response().map_err(|e| failed(&e))?;
     if let Reply::Condition(said) = parse::reply(&response) {
         match said.verb {
@@ -35,17 +36,7 @@ pub fn read_greeting(transport: &mut Transport) -> Result<Greeting, StepError> {
 }
 
 /// The server ends the connection, with these words.
-pub(super) fn goodbye(said: &Condition<'_>, words: &str) -> StepError {
-    let exit = if is_temporary(said) { ExitStatus::Later } else { ExitStatus::Offline };
-    let text = format!("the server says goodbye: {words}");
-    StepError { exit, text, kind: StepFailure::Greeting }
-}
-
-/// Whether the server says that it is a matter of time (RFC 5530), or of how
-/// many others are there.
-pub(super) fn is_temporary(said: &Condition<'_>) -> bool {
-    ["UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG"].iter().any(|code| said.has_code(code)) || {
-        let text = said.printable().to_ascii_lowercase();
-        text.contains("too many") || text.contains("maximum number of connections")
-    }
+pub(super) fn goodbye(said: &Condition<'_>, words: &str) -> Error {
+    let status = if said.is_temporary() { ExitStatus::Later } else { ExitStatus::Offline };
+    Error::new(status, format!("the server says goodbye: {words}")).of_kind(ErrorKind::Greeting)
 }

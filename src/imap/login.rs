@@ -7,14 +7,14 @@
 //! Does not depend on: mailboxes.
 
 use super::credentials::{PromptPolicy, obtain};
-use super::endpoint::{failure, place, step};
-use super::greeting::{Greeting, goodbye, is_temporary};
+use super::endpoint::{refused, step, step_failed};
+use super::greeting::{Greeting, goodbye};
 use super::parse::{self, Condition, Reply, Verb};
 use super::scram::Scram;
 use super::session::{self, SessionError};
 use super::transport::{Limits, Transport, TransportError};
 use super::values::Capabilities;
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ErrorKind, ExitStatus};
 use crate::model::{Server, TlsMode};
 use crate::text::printable;
 use base64::Engine;
@@ -84,35 +84,32 @@ impl Mechanism {
             if theirs.is_empty() { "no AUTH= at all".to_owned() } else { theirs.join(" ") };
         let theirs = printable(&theirs);
         if any && !encrypted && !offered.has("LOGINDISABLED") {
-            return Err(Error::new(
-                ExitStatus::Denied,
-                format!(
-                    "the server takes LOGIN only, and the connection is not encrypted; set {tls_keyword}, or AuthMechs LOGIN if the way to it is safe"
-                ),
-            ));
+            return Err(refused(
+                "the server takes LOGIN only, and the connection is not encrypted",
+            )
+            .with_hint(format!(
+                "set {tls_keyword}, or AuthMechs LOGIN if the connection is safe without"
+            )));
         }
         if !any
             && !wanted
                 .iter()
                 .any(|w| Self::ALL.iter().any(|(_, name)| w.eq_ignore_ascii_case(name)))
         {
-            return Err(Error::new(
-                ExitStatus::Denied,
-                format!(
-                    "AuthMechs {} is not known here; watched without the server",
-                    wanted.join(" ")
-                ),
-            ));
+            let names = wanted.join(" ");
+            return Err(refused(format!("AuthMechs {names} is not known here"))
+                .with_hint("watched without the server")
+                .of_kind(ErrorKind::UnknownMechanism));
         }
         let ours = if any { "*".to_owned() } else { wanted.join(" ") };
-        Err(Error::new(
-            ExitStatus::Denied,
-            format!("the server offers {theirs}, and AuthMechs allows {ours}; no login in common"),
-        ))
+        Err(refused(format!(
+            "no login in common: the server offers {theirs}, and AuthMechs allows {ours}"
+        )))
     }
 }
 
-/// Logs in. Gives what the server said it can do afterwards, if it said so.
+/// Logs in. Gives what the server said it can do afterwards, if it said so. For
+/// errors to name the server, see [`Error::at`].
 ///
 /// The user name and password are obtained here, not before: a server that is
 /// not reached costs no prompt.
@@ -122,24 +119,21 @@ pub fn log_in(
     server: &Server,
     asking: &PromptPolicy,
 ) -> Result<Option<Capabilities>, Error> {
-    let place = place(server);
     if greeting.preauth {
         return Ok(greeting.capabilities);
     }
     let offered = match greeting.capabilities {
         Some(capabilities) => capabilities,
-        None => ask_capabilities(transport, &place, step(server))?,
+        None => ask_capabilities(transport, step(server))?,
     };
     if server.tls != TlsMode::None && !transport.is_tls() {
-        return Err(Error::new(
-            ExitStatus::Denied,
-            format!("{place}: the connection is not encrypted as the file asks; no password said"),
+        return Err(refused(
+            "the connection is not encrypted as the file asks; the password was not sent",
         ));
     }
     let encrypted = transport.is_tls();
     let keyword = server.tls_keyword;
-    let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted, keyword)
-        .map_err(|f| Error::new(f.exit, format!("{place}: {}", f.text)))?;
+    let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted, keyword)?;
     let user =
         server.user.as_ref().ok_or_else(|| Error::config("neither User nor UserCmd is set"))?;
     let user = obtain(user, "UserCmd", asking)?;
@@ -149,8 +143,9 @@ pub fn log_in(
         (None, _) => {
             return Err(Error::new(
                 ExitStatus::Denied,
-                "neither Pass nor PassCmd is set, and nobody can be asked here; set PassCmd",
-            ));
+                "neither Pass nor PassCmd is set, and there is no terminal to ask on",
+            )
+            .with_hint("set PassCmd"));
         }
     };
     if user.is_empty() || user.contains(&0) || pass.contains(&0) {
@@ -164,25 +159,23 @@ pub fn log_in(
         Zeroizing::new(String::from_utf8_lossy(&pass).into_owned()),
         Zeroizing::new(STANDARD.encode(&*pass)),
     ];
-    let login =
-        LoginAttempt { transport, place: &place, mechanism, user: &user, after: None, spoken };
+    let login = LoginAttempt { transport, mechanism, user: &user, after: None, spoken };
     login.run(&pass, &offered, server)
 }
 
 /// CAPABILITY, before login.
 fn ask_capabilities(
     transport: &mut Transport,
-    place: &str,
     time: std::time::Duration,
 ) -> Result<Capabilities, Error> {
     transport.begin(Limits::small(time));
     match session::capabilities(transport, "c1").result {
         Ok(capabilities) if !capabilities.words().is_empty() => Ok(capabilities),
-        Err(SessionError::Goodbye(error)) => Err(error.at(place)),
-        Err(SessionError::Lost(error)) => Err(failure(place, "CAPABILITY", &error)),
+        Err(SessionError::Goodbye(error)) => Err(error),
+        Err(SessionError::Lost(error)) => Err(step_failed("CAPABILITY", &error)),
         Ok(_) | Err(SessionError::Refused(_)) => {
             let error = transport.kill(TransportError::Malformed("no answer to CAPABILITY"));
-            Err(failure(place, "CAPABILITY", &error))
+            Err(step_failed("CAPABILITY", &error))
         }
     }
 }
@@ -201,7 +194,6 @@ enum Said {
 
 struct LoginAttempt<'a> {
     transport: &'a mut Transport,
-    place: &'a str,
     mechanism: Mechanism,
     user: &'a [u8],
     after: Option<Capabilities>,
@@ -251,17 +243,13 @@ impl LoginAttempt<'_> {
         Ok(self.after)
     }
 
-    fn off(&self, error: &TransportError) -> Error {
-        failure(self.place, "login", error)
-    }
-
     fn malformed(&mut self, how: &'static str) -> Error {
         let error = self.transport.kill(TransportError::Malformed(how));
-        self.off(&error)
+        step_failed("login", &error)
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.transport.send(bytes).map_err(|e| self.off(&e))
+        self.transport.send(bytes).map_err(|e| step_failed("login", &e))
     }
 
     /// Base64 and a line's end, wiped afterwards.
@@ -281,7 +269,7 @@ impl LoginAttempt<'_> {
 
     fn next(&mut self) -> Result<Said, Error> {
         loop {
-            let response = self.transport.response().map_err(|e| self.off(&e))?;
+            let response = self.transport.response().map_err(|e| step_failed("login", &e))?;
             match parse::reply(&response) {
                 Reply::Continue(text) => {
                     return Ok(Said::Go(STANDARD.decode(trimmed(text)).unwrap_or_default()));
@@ -295,7 +283,7 @@ impl LoginAttempt<'_> {
                 Reply::Tagged(TAG, said) => return Err(self.refused(&said)),
                 Reply::Tagged(..) => return Err(self.malformed("an answer to nothing we said")),
                 Reply::Condition(said) if said.verb == Verb::Bye => {
-                    return Err(goodbye(&said, &self.quoted(&said)).at(self.place));
+                    return Err(goodbye(&said, &self.quoted(&said)));
                 }
                 Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
                     self.after = Some(parse::capabilities(trimmed(rest)));
@@ -314,28 +302,24 @@ impl LoginAttempt<'_> {
     }
 
     fn refused(&self, said: &Condition<'_>) -> Error {
-        if is_temporary(said) {
+        let words = self.quoted(said);
+        if said.is_temporary() {
             return Error::new(
                 ExitStatus::Later,
-                format!("{}: not now, says the server: {}", self.place, self.quoted(said)),
-            );
+                format!("the server refuses logins for now: {words}"),
+            )
+            .of_kind(ErrorKind::Connection);
         }
-        let fix = match self.mechanism {
-            Mechanism::Xoauth2 | Mechanism::OauthBearer => "see that PassCmd prints a fresh token",
-            Mechanism::ScramSha1 | Mechanism::ScramSha256 => {
-                "check User and Pass, or set AuthMechs PLAIN if the server can not do SCRAM for this user"
+        let refused = refused(format!("login by {} refused: {words}", self.mechanism.name()));
+        match self.mechanism {
+            Mechanism::Xoauth2 | Mechanism::OauthBearer => {
+                refused.with_hint("see that PassCmd prints a fresh token")
             }
-            _ => "check User and Pass",
-        };
-        Error::new(
-            ExitStatus::Denied,
-            format!(
-                "{}: login by {} refused: {}; {fix}",
-                self.place,
-                self.mechanism.name(),
-                self.quoted(said)
+            Mechanism::ScramSha1 | Mechanism::ScramSha256 => refused.with_hint(
+                "check User and Pass, or set AuthMechs PLAIN if the server cannot do SCRAM for this user",
             ),
-        )
+            _ => refused.with_hint("check User and Pass").of_kind(ErrorKind::PasswordRefused),
+        }
     }
 
     /// The command, and our first words in it or after the server's.
@@ -385,19 +369,17 @@ impl LoginAttempt<'_> {
     }
 
     fn scram(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Error> {
-        let place = self.place.to_owned();
-        let denied =
-            move |why: &str| Error::new(ExitStatus::Denied, format!("{place}: SCRAM: {why}"));
+        let denied = |why: &str| refused(format!("SCRAM: {why}"));
         let user =
             std::str::from_utf8(self.user).map_err(|_| denied("the user name is not UTF-8"))?;
         let sha256 = self.mechanism == Mechanism::ScramSha256;
-        let mut scram = Scram::new(sha256, user).map_err(&denied)?;
+        let mut scram = Scram::new(sha256, user).map_err(denied)?;
         self.authenticate(offered, &scram.first())?;
         let challenge = match self.next()? {
             Said::Go(challenge) => challenge,
             Said::Done => return Err(self.malformed("OK to a login that has not happened")),
         };
-        let answer = scram.answer(&challenge, pass).map_err(&denied)?;
+        let answer = scram.answer(&challenge, pass).map_err(denied)?;
         self.send_encoded(b"", &answer)?;
         let last = match self.next()? {
             Said::Go(last) => last,
@@ -477,7 +459,7 @@ mod tests {
         let offered = parse::capabilities(offered.as_bytes());
         Mechanism::choose(&wanted, &offered, encrypted, "TLSType")
             .map(Mechanism::name)
-            .map_err(|f| f.text)
+            .map_err(|error| error.message)
     }
 
     #[test]
@@ -533,7 +515,7 @@ mod tests {
                 preauth: false,
                 capabilities: Some(parse::capabilities(offers.as_bytes())),
             };
-            log_in(&mut transport, greeting, &section, &asking).unwrap_err().text
+            log_in(&mut transport, greeting, &section, &asking).unwrap_err().to_string()
         };
         let encoded = |text: String| STANDARD.encode(text);
         let pass = r#"hun"ter2"#;

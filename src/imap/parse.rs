@@ -50,6 +50,18 @@ impl Condition<'_> {
         first.eq_ignore_ascii_case(word.as_bytes())
     }
 
+    /// Whether the server says that it will pass, or that others are in the way: by
+    /// a response code (RFC 5530), or, where servers give none or `[ALERT]`, by the
+    /// words that they use.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        if ["UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG"].iter().any(|code| self.has_code(code)) {
+            return true;
+        }
+        let text = self.printable().to_ascii_lowercase();
+        text.contains("too many") || text.contains("maximum number of connections")
+    }
+
     /// Code and text as one printable line: control characters dropped, cut at 200 characters.
     #[must_use]
     pub fn printable(&self) -> String {

@@ -7,11 +7,11 @@
 //!
 //! Does not depend on: who logged in and how, what follows from an answer.
 
-use super::endpoint::StepError;
 use super::greeting::goodbye;
 use super::parse::{self, Reply, Verb};
 use super::transport::{Transport, TransportError};
 use super::values::{Answer, Capabilities, MailboxStatus, Opened, Opening};
+use crate::error::Error;
 use crate::model::flags::keeps_forwarded;
 use crate::text::printable;
 use std::io::{self, Read, Write};
@@ -25,7 +25,7 @@ pub enum SessionError {
     /// The server said NO or BAD; the connection is as good as before.
     Refused(Answer),
     /// The server has ended the connection by BYE.
-    Goodbye(StepError),
+    Goodbye(Error),
     /// The connection is lost.
     Lost(TransportError),
 }
@@ -150,7 +150,7 @@ fn code_word(code: Option<&imap_proto::ResponseCode<'_>>) -> String {
 struct SetAside {
     unasked: Vec<Vec<u8>>,
     overflowed: bool,
-    goodbye: Option<StepError>,
+    goodbye: Option<Error>,
 }
 
 /// What the crate takes for its connection.
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!((answer.verb, &answer.text[..]), (Verb::No, "SELECT: [NOPERM] [1mno"));
         let ran = capabilities(&mut transport, "m2");
         assert!(
-            matches!(ran.result, Err(SessionError::Goodbye(error)) if error.exit == ExitStatus::Later)
+            matches!(ran.result, Err(SessionError::Goodbye(error)) if error.status == ExitStatus::Later)
         );
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Does not depend on: connections, name resolution.
 
-use crate::error::Error;
+use crate::error::{CertificateProblem, Error, system_text};
 use crate::model::Server;
 use crate::os::file;
 use crate::text::printable;
@@ -157,7 +157,7 @@ fn looks_like_authority(certificate: &X509) -> bool {
 fn read(what: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     file::read(file, LARGEST)
         .map(Zeroizing::new)
-        .map_err(|e| Error::config(format!("{what} {}: {e}", file.display())))
+        .map_err(|e| Error::config(format!("{what} {}: {}", file.display(), system_text(&e))))
 }
 
 fn certificates_in(file: &Path) -> Result<Vec<X509>, Error> {
@@ -190,62 +190,6 @@ fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Error> {
         .map_err(|e| Error::config(format!("ClientCertificate {}: {e}", certificate.display())))
 }
 
-/// Why a server's certificate does not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CertificateProblem {
-    /// It is made out for another host name.
-    HostMismatch,
-    /// It is made out for another address.
-    AddressMismatch,
-    /// Its time is over.
-    Expired,
-    /// Its time has not come.
-    NotYetValid,
-    /// It is not the one in `CertificateFile`.
-    NotPinned,
-    /// Anything else, in OpenSSL's words.
-    Other(String),
-}
-
-/// The problems with OpenSSL's words for them (`X509_verify_cert_error_string`).
-const PROBLEMS: [(CertificateProblem, &str); 5] = [
-    (CertificateProblem::HostMismatch, "hostname mismatch"),
-    (CertificateProblem::AddressMismatch, "IP address mismatch"),
-    (CertificateProblem::Expired, "certificate has expired"),
-    (CertificateProblem::NotYetValid, "certificate is not yet valid"),
-    (CertificateProblem::NotPinned, "not the one in CertificateFile"),
-];
-
-impl CertificateProblem {
-    /// What a user can do about it.
-    #[must_use]
-    pub fn fix(&self) -> &'static str {
-        match self {
-            CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
-                "it is made out for another name; set Host to the name in it"
-            }
-            CertificateProblem::Expired => {
-                "its time is over; whoever runs the server must renew it"
-            }
-            CertificateProblem::NotYetValid => {
-                "its time has not come; see whether this machine's clock is right"
-            }
-            CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
-                "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for CertificateProblem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            CertificateProblem::Other(reason) => reason,
-            known => PROBLEMS.iter().find(|(each, _)| each == known).map_or("", |(_, text)| text),
-        })
-    }
-}
-
 /// Why a handshake failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandshakeFailure {
@@ -262,7 +206,7 @@ impl From<&native_tls::Error> for HandshakeFailure {
         // OpenSSL: "error:0A000086:SSL routines:…:certificate verify failed:file:line: (reason)"
         if text.contains("certificate verify failed") {
             let reason = text.rsplit_once(" (").map_or(&text[..], |(_, r)| r.trim_end_matches(')'));
-            let known = PROBLEMS.iter().find(|(_, words)| *words == reason);
+            let known = CertificateProblem::NAMED.iter().find(|(_, words)| *words == reason);
             return HandshakeFailure::Certificate(match known {
                 Some((problem, _)) => problem.clone(),
                 None => CertificateProblem::Other(printable(reason)),

@@ -7,7 +7,8 @@
 //! Does not depend on: commands and their meaning.
 
 use super::parse::{self, Reply};
-use super::tls::{CertificateProblem, HandshakeFailure};
+use super::tls::HandshakeFailure;
+use crate::error::{CertificateProblem, system_text};
 use crate::os::{
     self,
     wait::{Cancel, Woken},
@@ -48,6 +49,17 @@ pub enum TransportError {
     Handshake(String),
 }
 
+impl TransportError {
+    /// The system's words, in the middle of a sentence.
+    #[must_use]
+    pub fn system(error: &io::Error) -> Self {
+        let text = printable(&system_text(error));
+        let mut rest = text.chars();
+        let first = rest.next().map_or_else(String::new, |first| first.to_lowercase().collect());
+        TransportError::Io(first + rest.as_str())
+    }
+}
+
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -84,7 +96,7 @@ pub fn wait(
         Ok(Woken::Ready) => Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect()),
         Ok(Woken::TimedOut) => Err(TransportError::Deadline),
         Ok(Woken::Cancelled) => Err(TransportError::Interrupted),
-        Err(error) => Err(TransportError::Io(error.to_string())),
+        Err(error) => Err(TransportError::system(&error)),
     }
 }
 
@@ -542,7 +554,7 @@ fn io_trouble(error: &io::Error) -> TransportError {
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::UnexpectedEof => TransportError::Closed,
         io::ErrorKind::TimedOut => TransportError::Deadline,
-        _ => TransportError::Io(printable(&error.to_string())),
+        _ => TransportError::system(error),
     }
 }
 

@@ -20,7 +20,7 @@ use std::path::Path;
 
 /// mbsync descends no deeper.
 const DEEPEST: usize = 10;
-/// Directories looked into before giving up: links can multiply a small tree.
+/// Directories read before giving up: links can multiply a small tree.
 const MOST: usize = 100_000;
 
 impl Config {

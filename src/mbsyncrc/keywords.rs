@@ -6,6 +6,7 @@
 //! sections. Facts: `config.c`, `drv_imap.c` and `drv_maildir.c` of isync
 //! 1.4.4 and 1.5.1.
 
+use super::Notice;
 use super::SectionKind;
 use super::ops::SideOps;
 use super::values::{self, Draft, Location, Statement};
@@ -77,7 +78,7 @@ pub enum Kind {
     /// `Far`, `Near`, `Both`, `None`.
     Sides(fn(&mut Draft) -> &mut SideOps),
     /// What only this keyword takes.
-    Custom(fn(&mut Statement, &Location<'_>, &mut Draft) -> Result<(), String>),
+    Custom(fn(&mut Statement, &Location<'_>, &mut Draft) -> Result<(), Notice>),
 }
 
 use Kind::{
@@ -265,7 +266,7 @@ impl Keyword {
         statement: &mut Statement,
         location: &Location<'_>,
         draft: &mut Draft,
-    ) -> Result<(), String> {
+    ) -> Result<(), Notice> {
         match self.kind {
             // Names are for the parser, which knows what stands above.
             Section(_) | Account | End(_) | Ignored => {}

@@ -21,7 +21,7 @@ mod values;
 pub use resolve::parse;
 pub use select::MbsyncWords;
 
-use crate::error::Error;
+use crate::error::{Error, system_text};
 pub use crate::mbsync_version::IsyncVersion;
 use crate::model::Account;
 use crate::os::file;
@@ -107,7 +107,7 @@ pub struct Config {
     /// The groups, in the file's order.
     pub groups: Vec<ChannelGroup>,
     /// What mbsync accepts but what should be changed, each with file and line.
-    pub notices: Vec<String>,
+    pub notices: Vec<Notice>,
     /// The directory that relative paths in the file start from; `None` if there
     /// are none. With 1.4 it is the working directory, so mbsync has to be started
     /// in it.
@@ -192,10 +192,37 @@ pub fn locate(env: &Env, version: Option<IsyncVersion>) -> Result<PathBuf, Error
         format!(" and no {}", env.tilde(&new))
     };
     Err(Error::config(format!(
-        "there is no {}{or}: mbsync is not set up yet (see mbsync(1)); a file elsewhere is named \
-         with --mbsyncrc",
+        "there is no {}{or}: mbsync is not set up yet (see mbsync(1))",
         env.tilde(&old)
-    )))
+    ))
+    .with_hint("a file elsewhere is named with --mbsyncrc"))
+}
+
+/// What should be changed in the file, and how, where that can be said.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// What is wrong, or old.
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+impl Notice {
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Notice { message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl From<String> for Notice {
+    fn from(message: String) -> Self {
+        Notice { message, hint: None }
+    }
+}
+
+impl From<&str> for Notice {
+    fn from(message: &str) -> Self {
+        message.to_owned().into()
+    }
 }
 
 /// The text of the file, cut where it is longer than any file should be.
@@ -225,20 +252,18 @@ pub fn fingerprint(text: &[u8]) -> u64 {
 /// and, where there is one, the line.
 pub fn read(path: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Error> {
     let path = env.cwd.join(path);
-    let text = text(&path)
-        .map_err(|why| Error::config(format!("{} cannot be read: {why}", env.tilde(&path))))?;
+    let text = text(&path).map_err(|why| {
+        Error::config(format!("{} cannot be read: {}", env.tilde(&path), system_text(&why)))
+    })?;
     if text.len() as u64 > LARGEST {
-        return Err(Error::config(format!(
-            "{} is larger than 4 MiB; is it the right file?",
-            env.tilde(&path)
-        )));
+        return Err(Error::config(format!("{} is larger than 4 MiB", env.tilde(&path)))
+            .with_hint("is it the right file?"));
     }
     let mut config = parse(&text, &path, env, version)?;
     if version == IsyncVersion::V1_5 && path == env.isyncrc() && env.mbsyncrc().exists() {
-        config.notices.push(format!(
-            "{} and {} both exist; mbsync uses the former, so remove the latter",
-            env.tilde(&path),
-            env.tilde(&env.mbsyncrc())
+        config.notices.push(Notice::new(
+            format!("{} and {} both exist", env.tilde(&path), env.tilde(&env.mbsyncrc())),
+            "mbsync uses the former, so remove the latter",
         ));
     }
     Ok(config)

@@ -8,7 +8,7 @@
 use super::keywords::{self, Keyword, Kind, Versions};
 use super::lexer::{self, Broken, SourceLine};
 use super::values::{ALL_TLS, Draft, End, Location, Login, NEW_TLS, OLD_SIDES, Options, Statement};
-use super::{Section, SectionKind};
+use super::{Notice, Section, SectionKind};
 use crate::error::Error;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{
@@ -29,7 +29,7 @@ pub struct Sections {
     pub globals: Options,
     pub field_delimiter: Option<char>,
     pub spans: Vec<Section>,
-    pub notices: Vec<String>,
+    pub notices: Vec<Notice>,
     /// A path is relative to [`Location::base`].
     pub relative: bool,
 }
@@ -141,20 +141,23 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         self.location.version == IsyncVersion::V1_5
     }
 
-    fn fail<T>(&self, line: usize, text: impl std::fmt::Display) -> Result<T, Error> {
+    fn fail<T>(&self, line: usize, why: impl Into<Notice>) -> Result<T, Error> {
         let file = self.location.file;
         if self.cut && line == self.last_line {
             // What stands here may be the rest of a password.
             return Err(Error::config(format!(
-                "{file}:{line}: this is the rest of a line of which mbsync takes only 1022 bytes; \
-                 break that line up"
-            )));
+                "{file}:{line}: this is the rest of a line of which mbsync takes only 1022 bytes"
+            ))
+            .with_hint("break that line up"));
         }
-        Err(Error::config(format!("{file}:{line}: {text}")))
+        let Notice { message, hint } = why.into();
+        Err(Error::config(format!("{file}:{line}: {message}")).with_hint_of(hint))
     }
 
-    fn notice(&mut self, line: usize, text: impl std::fmt::Display) {
-        self.out.notices.push(format!("{}:{line}: {text}", self.location.file));
+    fn notice(&mut self, line: usize, notice: impl Into<Notice>) {
+        let Notice { message, hint } = notice.into();
+        let message = format!("{}:{line}: {message}", self.location.file);
+        self.out.notices.push(Notice { message, hint });
     }
 
     /// The next line that is not a comment.
@@ -169,19 +172,23 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                 Err(Broken::Escape) => {
                     return self.fail(
                         line,
-                        "a `\\` stands at the line's end or before a tab; lines cannot be \
-                         continued, so put it all on one line, or repeat the keyword",
+                        Notice::new("a `\\` stands at the line's end or before a tab", "lines cannot be continued, so put it all on one line, or repeat the keyword"),
                     );
                 }
                 Err(Broken::Quote) => {
                     return self.fail(
                         line,
-                        "a quote is not closed; add the missing \", or write \\\" for a quote \
-                         that is meant",
+                        Notice::new(
+                            "a quote is not closed",
+                            "add the missing \", or write \\\" for a quote that is meant",
+                        ),
                     );
                 }
                 Err(Broken::Encoding) => {
-                    return self.fail(line, "this is not UTF-8; convert the file with iconv(1)");
+                    return self.fail(
+                        line,
+                        Notice::new("this is not UTF-8", "convert the file with iconv(1)"),
+                    );
                 }
             };
             let mut words = words.into_iter();
@@ -189,7 +196,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             let Some(value) = words.next() else {
                 return self.fail(
                     line,
-                    format!("`{}` has no value; add one, or remove the line", shown(&keyword)),
+                    Notice::new(
+                        format!("`{}` has no value", shown(&keyword)),
+                        "add one, or remove the line",
+                    ),
                 );
             };
             return Ok(ParsedLine::Statement(Statement {
@@ -211,16 +221,17 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
     /// Refuses words that the keyword does not take.
     fn no_more(&self, s: &Statement, keyword: &Keyword) -> Result<(), Error> {
         let Some(excess) = s.more.first() else { return Ok(()) };
-        let advice = match keyword.kind {
+        let (more, hint) = match keyword.kind {
             // The arguments of a command may be secret too.
-            Kind::Command(_) => "and here are more; put the whole command in double quotes".into(),
-            _ if keyword.secret => "and here are more; put the value in double quotes".into(),
-            _ => format!(
-                "and `{excess}` is too many; put a value with spaces in double quotes, and a \
-                 comment behind #"
+            Kind::Command(_) => ("here are more".into(), "put the whole command in double quotes"),
+            _ if keyword.secret => ("here are more".into(), "put the value in double quotes"),
+            _ => (
+                format!("`{excess}` is too many"),
+                "put a value with spaces in double quotes, and a comment behind #",
             ),
         };
-        self.fail(s.line, format!("`{}` takes one word, {advice}", s.keyword))
+        let message = format!("`{}` takes one word, and {more}", s.keyword);
+        self.fail(s.line, Notice::new(message, hint))
     }
 
     fn file(&mut self) -> Result<(), Error> {
@@ -256,11 +267,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             if let Some(first) = first_section {
                 return self.fail(
                     line,
-                    format!(
-                        "{} stands after a section; move it above line {first}, or, if it \
-                         belongs to the section before it, remove the blank line between",
-                        s.keyword
-                    ),
+                    Notice::new(format!("{} stands after a section", s.keyword), format!("move it above line {first}, or, if it belongs to the section before it, remove the blank line between")),
                 );
             }
             self.no_more(&s, keyword)?;
@@ -270,7 +277,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         if let Some((line, (name, why))) = conflict {
             return self.fail(
                 line,
-                format!("the global {name} options contradict each other: {why}; keep one"),
+                Notice::new(
+                    format!("the global {name} options contradict each other: {why}"),
+                    "keep one",
+                ),
             );
         }
         Ok(())
@@ -340,35 +350,35 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
     }
 
     /// An `IMAPAccount` above.
-    fn account(&self, s: &Statement) -> Result<usize, String> {
+    fn account(&self, s: &Statement) -> Result<usize, Notice> {
         let names = || self.account_names.keys().map(String::as_str);
         self.account_names.get(&s.value).copied().ok_or_else(|| {
             let advice = suggest(&s.value, names()).map_or_else(
-                || "put the IMAPAccount section above this one".into(),
+                || "put the IMAPAccount section above this one".to_owned(),
                 |meant| format!("did you mean {meant}?"),
             );
-            format!("no IMAPAccount `{}` stands above; {advice}", s.value)
+            Notice::new(format!("no IMAPAccount `{}` stands above", s.value), advice)
         })
     }
 
     /// `:STORE:MAILBOX`.
-    fn end(&self, s: &Statement) -> Result<End, String> {
+    fn end(&self, s: &Statement) -> Result<End, Notice> {
         let Some((name, mailbox)) =
             s.value.strip_prefix(':').and_then(|value| value.split_once(':'))
         else {
-            return Err(format!(
-                "{} is `{}`; write it as :STORE: or :STORE:MAILBOX, with both colons",
-                s.keyword, s.value
+            return Err(Notice::new(
+                format!("{} is `{}`", s.keyword, s.value),
+                "write it as :STORE: or :STORE:MAILBOX, with both colons",
             ));
         };
         if let Some(&store) = self.store_names.get(name) {
             return Ok(End { store, mailbox: mailbox.to_string() });
         }
         let advice = suggest(name, self.store_names.keys().map(String::as_str)).map_or_else(
-            || "its section must stand above the channel".into(),
+            || "its section must stand above the channel".to_owned(),
             |meant| format!("did you mean {meant}?"),
         );
-        Err(format!("no store `{name}` stands above; {advice}"))
+        Err(Notice::new(format!("no store `{name}` stands above"), advice))
     }
 
     fn unknown_at_top(&self, s: &Statement, first_section: Option<usize>) -> Result<(), Error> {
@@ -381,20 +391,24 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         if first_section.is_some() && keywords::everywhere(&s.keyword).any(is_inner) {
             return self.fail(
                 s.line,
-                format!(
-                    "{key} stands outside of any section; a blank line ends a section, so \
-                     remove the one above"
+                Notice::new(
+                    format!("{key} stands outside of any section"),
+                    "a blank line ends a section, so remove the one above",
                 ),
             );
         }
         if ["Include", "IncludeCmd", "Eval"].iter().any(|key| s.keyword.eq_ignore_ascii_case(key)) {
             return self.fail(
                 s.line,
-                format!("no mbsync knows `{key}`; put the text itself into this file"),
+                Notice::new(
+                    format!("no mbsync knows `{key}`"),
+                    "put the text itself into this file",
+                ),
             );
         }
-        let advice = self.advice(s, None);
-        self.fail(s.line, format!("`{key}` begins no section, and is no global option{advice}"))
+        let (why, hint) = self.advice(s, None);
+        let message = format!("`{key}` begins no section, and is no global option{why}");
+        self.fail(s.line, Notice::new(message, hint))
     }
 
     fn unknown(&self, s: &Statement, kind: SectionKind) -> Result<(), Error> {
@@ -403,40 +417,45 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             keywords::find(&s.keyword, Some(SectionKind::Channel)).is_some_and(|keyword| {
                 keyword.name == "Patterns" || matches!(keyword.kind, Kind::End(_))
             });
-        let advice = if kind == SectionKind::ChannelGroup && of_channels {
-            "; end the Group above with a blank line, for `Channel` within it only names a member"
-                .into()
+        let (why, hint) = if kind == SectionKind::ChannelGroup && of_channels {
+            let hint = "end the Group above with a blank line, for `Channel` within it only names a member";
+            ("", hint.into())
         } else if begins_section(&s.keyword) {
             // A section begun without a blank line before it is the likeliest mistake.
-            "; put a blank line above it, to begin a new section".into()
+            ("", "put a blank line above it, to begin a new section".into())
         } else {
             self.advice(s, Some(kind))
         };
         let section = kind.keyword();
-        self.fail(s.line, format!("`{key}` is not known in {section} sections{advice}"))
+        let message = format!("`{key}` is not known in {section} sections{why}");
+        self.fail(s.line, Notice::new(message, hint))
     }
 
-    /// What to do about an unknown keyword.
-    fn advice(&self, s: &Statement, place: Option<SectionKind>) -> Cow<'static, str> {
+    /// Why a keyword is unknown, where that is known, and what to do about it.
+    fn advice(
+        &self,
+        s: &Statement,
+        place: Option<SectionKind>,
+    ) -> (&'static str, Cow<'static, str>) {
         let version = self.location.version;
         let elsewhere = keywords::everywhere(&s.keyword).find(|each| !each.is_known_to(version));
         match elsewhere.map(|keyword| (keyword.versions, keyword.name)) {
-            Some((Versions::Until1_4, _)) => {
-                ": isync 1.5 has dropped it; use TLSType (None, STARTTLS or IMAPS) and TLSVersions"
-                    .into()
-            }
+            Some((Versions::Until1_4, _)) => (
+                ": isync 1.5 has dropped it",
+                "use TLSType (None, STARTTLS or IMAPS) and TLSVersions".into(),
+            ),
             Some((Versions::From1_5, name)) => {
                 let instead = match name {
                     "TLSType" => "write SSLType for it",
                     "TLSVersions" => "write SSLVersions TLSv1.2 TLSv1.3 or the like",
                     _ => "remove it",
                 };
-                format!(": it came with isync 1.5, and the mbsync here is older; {instead}").into()
+                (": it came with isync 1.5, and the mbsync here is older", instead.into())
             }
-            Some((Versions::MacOs, _)) => ": only mbsync on macOS has it; use PassCmd".into(),
+            Some((Versions::MacOs, _)) => (": only mbsync on macOS has it", "use PassCmd".into()),
             _ => match suggest(&s.keyword, keywords::names(place, version)) {
-                Some(meant) => format!("; did you mean {meant}?").into(),
-                None => "; remove the line, or correct its first word".into(),
+                Some(meant) => ("", format!("did you mean {meant}?").into()),
+                None => ("", "remove the line, or correct its first word".into()),
             },
         }
     }
@@ -466,13 +485,22 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         let (line, title) = (header.line, format!("{} {}", kind.keyword(), header.value));
         let Login { mut server, .. } = login;
         if server.tunnel.is_none() && server.host.is_none() {
-            return self.fail(line, format!("{title} has neither Host nor Tunnel; add one"));
+            return self.fail(
+                line,
+                Notice::new(format!("{title} has neither Host nor Tunnel"), "add one"),
+            );
         }
         if login.user.is_some() && login.user_cmd.is_some() {
-            return self.fail(line, format!("{title} has both User and UserCmd; remove one"));
+            return self.fail(
+                line,
+                Notice::new(format!("{title} has both User and UserCmd"), "remove one"),
+            );
         }
         if login.pass.is_some() && login.pass_cmd.is_some() {
-            return self.fail(line, format!("{title} has both Pass and PassCmd; remove one"));
+            return self.fail(
+                line,
+                Notice::new(format!("{title} has both Pass and PassCmd"), "remove one"),
+            );
         }
         let old_keys = login.use_imaps.is_some()
             || login.require_ssl.is_some()
@@ -482,13 +510,13 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             if login.tls.is_some() || login.versions.is_some() {
                 return self.fail(
                     line,
-                    format!(
-                        "{title} has old keys (UseIMAPS, RequireSSL, UseTLS…) beside SSLType or \
-                         SSLVersions; remove the old ones"
-                    ),
+                    Notice::new(format!("{title} has old keys (UseIMAPS, RequireSSL, UseTLS…) beside SSLType or SSLVersions"), "remove the old ones"),
                 );
             }
-            self.notice(line, format!("{title} has old keys; use SSLType and SSLVersions instead"));
+            self.notice(
+                line,
+                Notice::new(format!("{title} has old keys"), "use SSLType and SSLVersions instead"),
+            );
             // Only 1.0 is on unless it is turned off, and only 1.0.
             versions = u8::from(login.use_tls[0] != Some(false));
             for (bit, on) in login.use_tls.iter().enumerate().skip(1) {
@@ -504,7 +532,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             if tls != TlsMode::None && versions == 0 {
                 return self.fail(
                     line,
-                    format!("{title} wants TLS with no version of it allowed; use SSLVersions"),
+                    Notice::new(
+                        format!("{title} wants TLS with no version of it allowed"),
+                        "use SSLVersions",
+                    ),
                 );
             }
             tls
@@ -519,7 +550,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             if !server.auth_mechs.is_empty() {
                 return self.fail(
                     line,
-                    format!("{title} has both RequireCRAM and AuthMechs; remove RequireCRAM"),
+                    Notice::new(
+                        format!("{title} has both RequireCRAM and AuthMechs"),
+                        "remove RequireCRAM",
+                    ),
                 );
             }
             self.notice(line, format!("{title}: use AuthMechs instead of RequireCRAM"));
@@ -550,10 +584,9 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         if draft.account.is_some() && has_login {
             return self.fail(
                 header.line,
-                format!(
-                    "IMAPStore {} has both Account and keys of an account; move Host, User, Pass \
-                     and the like into the IMAPAccount section",
-                    header.value
+                Notice::new(
+                    format!("IMAPStore {} has both Account and keys of an account", header.value),
+                    "move Host, User, Pass and the like into the IMAPAccount section",
                 ),
             );
         }
@@ -590,10 +623,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             if subfolders == SubFolders::MaildirPlusPlus {
                 return self.fail(
                     header.line,
-                    format!(
-                        "MaildirStore {name} has Path beside SubFolders Maildir++, which keeps \
-                         all in the Inbox; remove Path"
-                    ),
+                    Notice::new(format!("MaildirStore {name} has Path beside SubFolders Maildir++, which keeps all in the Inbox"), "remove Path"),
                 );
             }
             // With the final slash of Inbox, if it has one: isync 1.5 compares it as
@@ -602,9 +632,11 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             if self.is_1_5() && inside.is_some_and(|rest| rest.starts_with('/')) {
                 return self.fail(
                     path_line,
-                    format!(
-                        "Path of MaildirStore {name} lies in its Inbox, which isync 1.5 refuses; \
-                         move one of them"
+                    Notice::new(
+                        format!(
+                            "Path of MaildirStore {name} lies in its Inbox, which isync 1.5 refuses"
+                        ),
+                        "move one of them",
                     ),
                 );
             }
@@ -636,14 +668,18 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             let (side, key) = if ends[0].is_none() { ("far", "Far") } else { ("near", "Near") };
             return self.fail(
                 line,
-                format!("Channel {name} has no {side} side; add a line `{key} :STORE:`"),
+                Notice::new(
+                    format!("Channel {name} has no {side} side"),
+                    format!("add a line `{key} :STORE:`"),
+                ),
             );
         };
         if let Some((option, why)) = self.conflict(&options) {
             return self.fail(
                 line,
-                format!(
-                    "the {option} options of Channel {name} contradict each other: {why}; keep one"
+                Notice::new(
+                    format!("the {option} options of Channel {name} contradict each other: {why}"),
+                    "keep one",
                 ),
             );
         }

@@ -5,7 +5,7 @@
 
 use super::parser::{self, ChannelSection, LoginSection, Sections};
 use super::values::{End, Location};
-use super::{ChannelGroup, Config, Env};
+use super::{ChannelGroup, Config, Env, Notice};
 use crate::error::Error;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Channel, Server, Side, Sides, Store, StoreKind, SyncState};
@@ -38,11 +38,7 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, version: IsyncVersion) -> Resu
     for section in &sections.channels {
         if let Some(first) = lines.get(&section.name) {
             shadowed_channels = true;
-            sections.notices.push(format!(
-                "{shown}:{}: Channel {} is defined in line {first} already, and only that one \
-                 can be named; rename this one",
-                section.line, section.name
-            ));
+            sections.notices.push(Notice::new(format!("{shown}:{}: Channel {} is defined in line {first} already, and only that one can be named", section.line, section.name), "rename this one"));
             continue;
         }
         lines.insert(section.name.clone(), section.line);
@@ -70,10 +66,12 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, version: IsyncVersion) -> Resu
                     IsyncVersion::V1_4 => "mbsync reports it and syncs the others",
                     IsyncVersion::V1_5 => "mbsync then syncs nothing at all",
                 };
-                sections.notices.push(format!(
-                    "{shown}:{}: Group {} names {member}, and there is no such channel: {then}; \
-                     remove it",
-                    group.line, group.name
+                sections.notices.push(Notice::new(
+                    format!(
+                        "{shown}:{}: Group {} names {member}, and there is no such channel: {then}",
+                        group.line, group.name
+                    ),
+                    "remove it",
                 ));
             }
         }
@@ -112,11 +110,11 @@ fn default_state(env: &Env, version: IsyncVersion, shown: &str) -> Result<String
             match (exists(&old), exists(&new)) {
                 (true, true) => {
                     return Err(Error::config(format!(
-                        "{shown}: {} and {} both exist, and mbsync then refuses to run; remove \
-                         one, or set SyncState above all sections",
+                        "{shown}: {} and {} both exist, and mbsync then refuses to run",
                         env.tilde(&new),
                         env.tilde(&old)
-                    )));
+                    ))
+                    .with_hint("remove one, or set SyncState above all sections"));
                 }
                 (true, false) => old,
                 _ => new,

@@ -136,24 +136,23 @@ impl Config {
 
     fn unknown(&self, name: &str) -> Error {
         if self.idle_accounts.iter().any(|idle| idle == name) {
-            return Error::usage(format!(
-                "no channel uses the account `{name}`; add one to {}",
-                self.shown
-            ));
+            return Error::usage(format!("no channel uses the account `{name}`"))
+                .with_hint(format!("add one to {}", self.shown));
         }
         let mut known: Vec<&str> = self.accounts.iter().map(|a| a.name.as_str()).collect();
         known.extend(self.groups.iter().map(|group| group.name.as_str()));
         known.extend(self.channels().map(|(_, channel)| channel.name.as_str()));
-        let meant = suggest(name, known.iter().copied())
-            .map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+        let meant =
+            suggest(name, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
         let mut seen = BTreeSet::new();
         known.retain(|name| seen.insert(*name));
         let more = if known.len() > 20 { ", …" } else { "" };
         known.truncate(20);
         Error::usage(format!(
-            "no account, channel or group `{name}`{meant} (there are: {}{more})",
+            "no account, channel or group `{name}` (there are: {}{more})",
             known.join(", ")
         ))
+        .with_hint_of(meant)
     }
 
     fn select_group(&self, group: &ChannelGroup, targets: &mut Targets) -> Result<(), Error> {
@@ -165,20 +164,16 @@ impl Config {
                     continue;
                 }
                 return Err(Error::config(format!(
-                    "{}: Group {} names {member}, and there is no such channel; remove it, for \
-                     isync 1.5 then syncs nothing at all",
+                    "{}: Group {} names {member}, and there is no such channel",
                     self.shown, group.name
-                )));
+                ))
+                .with_hint("remove it, for isync 1.5 then syncs nothing at all"));
             };
             match member.split_once(':') {
                 None => add(targets, index, Target::Channel(channel.name.clone())),
                 Some((_, boxes)) => {
                     if channel.patterns.is_none() {
-                        return Err(Error::config(format!(
-                            "{}: Group {} names {member}, but Channel {} has no Patterns, so no \
-                             mailbox of it can be named; write only the channel",
-                            self.shown, group.name, channel.name
-                        )));
+                        return Err(Error::config(format!("{}: Group {} names {member}, but Channel {} has no Patterns, so no mailbox of it can be named", self.shown, group.name, channel.name)).with_hint("write only the channel"));
                     }
                     for name in split_boxes(boxes) {
                         let name = name.to_string();
@@ -196,9 +191,10 @@ impl Config {
             Ok(())
         } else {
             Err(Error::config(format!(
-                "{}: Group {} names no channel that exists; add one",
+                "{}: Group {} names no channel that exists",
                 self.shown, group.name
-            )))
+            ))
+            .with_hint("add one"))
         }
     }
 
@@ -260,7 +256,7 @@ impl Config {
         meant: Option<&str>,
     ) -> Error {
         let asked = word.split_once(':').map_or(word, |(asked, _)| asked);
-        let meant = meant.map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+        let meant = meant.map(|meant| format!("did you mean `{meant}`?"));
         let mut local: Vec<String> = channels
             .iter()
             .flat_map(|(_, channel)| self.channel_mailboxes(channel))
@@ -273,7 +269,7 @@ impl Config {
         } else {
             format!(" (there are: {}{more})", local.join(", "))
         };
-        Error::usage(format!("`{asked}` has no mailbox `{name}`{meant}{there}"))
+        Error::usage(format!("`{asked}` has no mailbox `{name}`{there}")).with_hint_of(meant)
     }
 
     /// The words that mbsync must be given so that these targets of an account are

@@ -6,6 +6,7 @@
 //! adds.
 
 use super::Env;
+use super::Notice;
 use super::ops::{SideOps, SyncOps};
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Server, SubFolders, TlsMode};
@@ -61,7 +62,7 @@ pub struct Draft {
     pub members: Vec<String>,
     pub field_delimiter: Option<char>,
     /// What mbsync accepts on the current line, but what should be changed.
-    pub notices: Vec<String>,
+    pub notices: Vec<Notice>,
     /// A path is relative to [`Location::base`].
     pub relative: bool,
 }
@@ -130,11 +131,11 @@ impl Statement {
         std::iter::once(std::mem::take(&mut self.value)).chain(more)
     }
 
-    fn wrong(&self, wanted: &str) -> String {
-        format!("{} is `{}`; write {wanted}", self.keyword, self.value)
+    fn wrong(&self, wanted: &str) -> Notice {
+        Notice::new(format!("{} is `{}`", self.keyword, self.value), format!("write {wanted}"))
     }
 
-    pub fn boolean(&self) -> Result<bool, String> {
+    pub fn boolean(&self) -> Result<bool, Notice> {
         let is = |words: &[&str]| words.iter().any(|word| self.value.eq_ignore_ascii_case(word));
         if is(&["yes", "true", "on", "1"]) {
             Ok(true)
@@ -145,7 +146,7 @@ impl Statement {
         }
     }
 
-    pub fn number(&self) -> Result<i32, String> {
+    pub fn number(&self) -> Result<i32, Notice> {
         match c_number(&self.value) {
             // strtol() saturates at the ends of a long, and the int that takes
             // it keeps the low half.
@@ -157,7 +158,7 @@ impl Statement {
         }
     }
 
-    pub fn size(&self) -> Result<u32, String> {
+    pub fn size(&self) -> Result<u32, Notice> {
         let (n, unit) = c_number(&self.value);
         let long = if n.unsigned_abs() > u128::from(u64::MAX) { i128::from(u64::MAX) } else { n };
         let n = low_half(long);
@@ -173,25 +174,28 @@ impl Statement {
     }
 
     /// One of these words.
-    fn one_of<T: Copy>(&self, known: &[(&str, T)], wanted: &str) -> Result<T, String> {
+    fn one_of<T: Copy>(&self, known: &[(&str, T)], wanted: &str) -> Result<T, Notice> {
         let is = |(word, _): &&(&str, T)| self.value.eq_ignore_ascii_case(word);
         known.iter().find(is).map(|(_, value)| *value).ok_or_else(|| self.wrong(wanted))
     }
 
-    fn delimiter(&self, what: &str) -> Result<char, String> {
+    fn delimiter(&self, what: &str) -> Result<char, Notice> {
         let mut chars = self.value.chars();
         match (chars.next(), chars.next()) {
             (Some(c), None) if c.is_ascii_punctuation() => Ok(c),
-            _ => Err(format!("{what} must be one punctuation character")),
+            _ => Err(format!("{what} must be one punctuation character").into()),
         }
     }
 
     /// Adds the words to an option of sides; whether old names were among them.
-    pub fn sides(&mut self, option: &mut SideOps) -> Result<bool, String> {
+    pub fn sides(&mut self, option: &mut SideOps) -> Result<bool, Notice> {
         let mut old_names = false;
         for word in self.words() {
             old_names |= option.add(&word).ok_or_else(|| {
-                format!("{} is `{word}`; write None, Far, Near or Both", self.keyword)
+                Notice::new(
+                    format!("{} is `{word}`", self.keyword),
+                    "write None, Far, Near or Both",
+                )
             })?;
         }
         Ok(old_names)
@@ -208,7 +212,9 @@ impl Statement {
             };
             let home = if user.is_empty() { Some(env.home.clone()) } else { (env.user_home)(user) };
             if home.is_none() {
-                draft.notices.push(format!("no user {user}; mbsync ignores this {}", self.keyword));
+                draft.notices.push(
+                    format!("no user {user}, so mbsync ignores this {}", self.keyword).into(),
+                );
             }
             return Some(format!("{}{below}", home?.to_string_lossy()));
         }
@@ -217,17 +223,16 @@ impl Statement {
         }
         draft.relative = true;
         if location.version == IsyncVersion::V1_4 {
-            draft.notices.push(format!(
-                "{} is relative to the directory that mbsync is started in; write it with ~/ or / \
-                 in front",
-                self.keyword
+            draft.notices.push(Notice::new(
+                format!("{} is relative to the directory that mbsync is started in", self.keyword),
+                "write it with ~/ or / in front",
             ));
         }
         let base = location.base.to_string_lossy();
         Some(format!("{}/{value}", base.trim_end_matches('/')))
     }
 
-    pub fn readable(&self, location: &Location<'_>, draft: &mut Draft) -> Result<PathBuf, String> {
+    pub fn readable(&self, location: &Location<'_>, draft: &mut Draft) -> Result<PathBuf, Notice> {
         let path = self
             .path(location, draft)
             .map(PathBuf::from)
@@ -235,15 +240,14 @@ impl Statement {
         if (location.env.readable)(&path) {
             return Ok(path);
         }
-        Err(format!(
-            "{} {} cannot be read; correct the path, or its permissions",
-            self.keyword,
-            path.display()
+        Err(Notice::new(
+            format!("{} {} cannot be read", self.keyword, path.display()),
+            "correct the path, or its permissions",
         ))
     }
 }
 
-type Set = Result<(), String>;
+type Set = Result<(), Notice>;
 
 // Fallible like all of its kind.
 #[allow(clippy::unnecessary_wraps)]
@@ -280,9 +284,9 @@ pub fn extensions(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> Set 
     let known = |word: &String| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(word));
     match line.words().find(|word| !known(word)) {
         None => Ok(()),
-        Some(word) => Err(format!(
-            "mbsync does not know the extension `{word}`; it knows {}",
-            EXTENSIONS.join(", ")
+        Some(word) => Err(Notice::new(
+            format!("mbsync does not know the extension `{word}`"),
+            format!("it knows {}", EXTENSIONS.join(", ")),
         )),
     }
 }
@@ -307,7 +311,10 @@ pub fn ssl_versions(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -
             "tlsv1.2" => 4,
             "tlsv1.3" => 8,
             _ => {
-                return Err(format!("no TLS version is called `{word}`; write TLSv1.2 or TLSv1.3"));
+                return Err(Notice::new(
+                    format!("no TLS version is called `{word}`"),
+                    "write TLSv1.2 or TLSv1.3",
+                ));
             }
         };
     }
@@ -329,7 +336,10 @@ pub fn tls_versions(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -
             Some(b'+') if bit != 0 => set |= bit,
             Some(b'-') if bit != 0 => set &= !bit,
             _ => {
-                return Err(format!("TLSVersions has `{word}`; write +1.2, -1.3 or the like"));
+                return Err(Notice::new(
+                    format!("TLSVersions has `{word}`"),
+                    "write +1.2, -1.3 or the like",
+                ));
             }
         }
     }
@@ -367,7 +377,10 @@ pub fn sub_folders(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) ->
 
 pub fn flatten(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -> Set {
     if line.value.contains('/') {
-        return Err("Flatten cannot contain `/`, which it replaces; write another character".into());
+        return Err(Notice::new(
+            "Flatten cannot contain `/`, which it replaces",
+            "write another character",
+        ));
     }
     draft.flatten = (!line.value.is_empty()).then(|| line.value.clone());
     Ok(())
@@ -375,7 +388,7 @@ pub fn flatten(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -> Set
 
 pub fn buffer_limit(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> Set {
     if line.size()? == 0 {
-        Err("BufferLimit cannot be zero; remove the line".into())
+        Err(Notice::new("BufferLimit cannot be zero", "remove the line"))
     } else {
         Ok(())
     }
@@ -391,7 +404,7 @@ pub fn sync(line: &mut Statement, location: &Location<'_>, draft: &mut Draft) ->
         if !draft.options.sync.add(&word, location.version) {
             let meant = suggest(&word, SyncOps::words(location.version))
                 .map_or("remove it".to_string(), |meant| format!("did you mean {meant}?"));
-            return Err(format!("Sync does not know `{word}`; {meant}"));
+            return Err(Notice::new(format!("Sync does not know `{word}`"), meant));
         }
     }
     Ok(())

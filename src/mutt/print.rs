@@ -43,10 +43,17 @@ pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Err
         None => match config.select(&[name])?[..] {
             [(place, _)] => place,
             _ => {
-                return Err(Error::usage(format!(
-                    "{name} is of several accounts; name one of: {}",
-                    config.accounts.iter().map(|each| &*each.name).collect::<Vec<_>>().join(", ")
-                )));
+                return Err(Error::usage(format!("{name} belongs to several accounts")).with_hint(
+                    format!(
+                        "name one of: {}",
+                        config
+                            .accounts
+                            .iter()
+                            .map(|each| &*each.name)
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    ),
+                ));
             }
         },
     };

@@ -17,7 +17,7 @@ use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::{StateDir, clean, requests, throttle};
 use crate::sync::context::AccountContext;
-use crate::text::{sanitize, short};
+use crate::text::{counted, sanitize, short};
 use crate::verdict::gone::Gone;
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
 
@@ -168,7 +168,7 @@ fn near_verdict(
 #[must_use]
 pub fn pending_lines(status: &AccountStatus) -> Vec<String> {
     let line = |each: &Pending| match (&each.push, &each.unknown) {
-        (Some(changes), _) => format!("  {}: to push: {changes}", each.name),
+        (Some(changes), _) => format!("  {}: {changes} to push", each.name),
         (None, why) => format!("  {}: {}", each.name, why.as_deref().unwrap_or("unknown")),
     };
     status.mailboxes.iter().map(line).collect()
@@ -212,11 +212,14 @@ fn trouble(exit: ExitStatus) -> Option<Trouble> {
 pub fn text(status: &AccountStatus, now: SystemTime) -> String {
     let mut lines = vec![format!("{}: {}", status.account, summary(status, now))];
     if let Some(last) = status.last.as_ref().filter(|last| last.code != 0) {
-        lines.push(format!("  last run failed ({}): {}", last.code, last.text));
+        lines.push(match ExitStatus::from_code(last.code) {
+            ExitStatus::Signal(_) => "  last run was interrupted".into(),
+            _ => format!("  last run failed ({}): {}", last.code, last.text),
+        });
     }
     if let Some(backoff) = &status.backoff {
         let wait = short(Duration::from_secs(backoff.wait));
-        lines.push(format!("  not tried for another {wait}: {}", backoff.text));
+        lines.push(format!("  next try in {wait} (now: -f): {}", backoff.text));
     }
     if !status.wanted.is_empty() {
         let who = match (status.running, status.waiter || status.queued) {
@@ -235,9 +238,8 @@ fn summary(status: &AccountStatus, now: SystemTime) -> String {
     let to_push = status.mailboxes.iter().filter(|each| each.push.is_some()).count();
     parts.push(match (to_push, status.known_mailboxes) {
         (_, 0) => "no mailboxes here yet".to_owned(),
-        (0, 1) => "nothing to push from 1 mailbox".to_owned(),
-        (0, all) => format!("nothing to push from {all} mailboxes"),
-        (some, all) => format!("{some} of {all} mailboxes to push"),
+        (0, all) => format!("in sync ({})", counted(all, "mailbox")),
+        (some, all) => format!("{some} of {} to push", counted(all, "mailbox")),
     });
     if status.running {
         parts.push("syncing".into());
@@ -245,13 +247,13 @@ fn summary(status: &AccountStatus, now: SystemTime) -> String {
     match status.last.as_ref().and_then(|last| last.last_success) {
         Some(then) => {
             let ago = Duration::from_secs(seconds(now).saturating_sub(then));
-            parts.push(format!("synced {} ago", short(ago)));
+            parts.push(format!("last run {} ago", short(ago)));
         }
         None => parts.push("never synced".into()),
     }
-    parts.push(if status.waiter { "a waiter watches" } else { "no waiter" }.into());
+    parts.push(if status.waiter { "watching" } else { "no waiter" }.into());
     if status.throttled > 0 {
-        parts.push(format!("throttled for {}", short(Duration::from_secs(status.throttled))));
+        parts.push(format!("rate limit for {}", short(Duration::from_secs(status.throttled))));
     }
     parts.join(", ")
 }

@@ -19,7 +19,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ExitStatus, no_descriptor_left, with_hint};
+use crate::error::{Error, ExitStatus, no_descriptor_left};
 use crate::os::file;
 use crate::os::procfs::{self, Process};
 
@@ -124,18 +124,16 @@ fn eprintln_quietly(text: &str) {
     let _ = writeln!(io::stderr(), "mutt-sync: {text}");
 }
 
-/// Says of a failed write to the state directory what to do about it.
+/// A failed read or write in the state directory, with what to do about it.
 pub(crate) fn state_failure(error: &io::Error, what: &str) -> Error {
+    let failed = Error::system(what, error);
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::new(ExitStatus::Later, format!("{what}: {error}; free some space and try again"))
+            failed.with_hint("free some space and try again")
         }
-        _ if no_descriptor_left(error) => {
-            Error::new(ExitStatus::Later, format!("{what}: {}", with_hint(error)))
-        }
-        _ => Error::config(format!(
-            "{what}: {error}; make it writable for you, or set XDG_STATE_HOME to a place that is"
-        )),
+        _ if no_descriptor_left(error) => failed,
+        _ => Error { status: ExitStatus::Config, ..failed }
+            .with_hint("make it writable for you, or set XDG_STATE_HOME to a place that is"),
     }
 }
 
@@ -195,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_a_matter_of_time_and_a_place_not_ours_is_not() {
-        let exit = |kind| state_failure(&io::Error::from(kind), "x").exit;
+        let exit = |kind| state_failure(&io::Error::from(kind), "x").status;
         assert_eq!(exit(io::ErrorKind::StorageFull), ExitStatus::Later);
         assert_eq!(exit(io::ErrorKind::QuotaExceeded), ExitStatus::Later);
         assert_eq!(exit(io::ErrorKind::PermissionDenied), ExitStatus::Config);

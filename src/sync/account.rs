@@ -564,7 +564,7 @@ impl AccountBackend<'_> {
                 &error,
                 &format!("cannot read the requests in {}", requests.display()),
             );
-            RunEnd { exit: failure.exit, text: failure.text, problems: vec![], log: None }
+            RunEnd { exit: failure.status, text: failure.to_string(), problems: vec![], log: None }
         } else if named.all || !named.words.is_empty() {
             let attempt =
                 Attempt { context: self.context, words: &named, job, shutdown: &self.shutdown };
@@ -574,6 +574,7 @@ impl AccountBackend<'_> {
         } else {
             nothing_to_name(&named.unreachable)
         };
+        let ended = with_advice(ended, &self.context.account.name);
         let took = began_at.elapsed();
         let scope = self.scope(&targets);
         let by_scan = |key: &str| -> Option<Gone> {
@@ -653,6 +654,15 @@ pub fn trigger(dir: &StateDir, settings: &Settings) -> PathBuf {
 pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
+}
+
+/// A login or a password command that fails has causes that `--check` finds.
+fn with_advice(ended: RunEnd, account: &str) -> RunEnd {
+    if ended.exit != ExitStatus::Denied {
+        return ended;
+    }
+    let text = format!("{} (mutt-sync --check {account} says more)", ended.text);
+    RunEnd { text, ..ended }
 }
 
 /// The end of a run without arguments for mbsync, which would reject an empty list.

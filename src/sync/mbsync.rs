@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::output::{Problem, problem, redact, says_nothing_of_the_run};
+use super::output::{Problem, plain, problem, redact, says_nothing_of_the_run};
 use super::run_log::{RunLog, RunLogReader};
-use crate::error::{ExitStatus, with_hint};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::os::child::{Child, LOOK_EVERY, Prompt, Scope};
 use crate::os::fork;
 use crate::os::procfs::{self, Process};
@@ -104,11 +104,15 @@ pub fn run<'a>(
     beside: Option<&'a mut (dyn Companion + 'a)>,
 ) -> RunEnd {
     match start(job, lock, beside.as_deref()) {
-        Ok(child) => {
-            Supervised::new(job, child, beside).and_then(|run| run.follow(shutdown)).unwrap_or_else(
-                |error| ended(ExitStatus::Later, format!("cannot follow mbsync: {error}"), vec![]),
-            )
-        }
+        Ok(child) => Supervised::new(job, child, beside)
+            .and_then(|run| run.follow(shutdown))
+            .unwrap_or_else(|error| {
+                ended(
+                    ExitStatus::Later,
+                    format!("cannot follow mbsync: {}", system_text(&error)),
+                    vec![],
+                )
+            }),
         Err(error) => {
             let program = job.program.display();
             let text = match error.kind() {
@@ -120,7 +124,7 @@ pub fn run<'a>(
                         "{program}: not executable; chmod +x it, or name another as `mbsync` in config.toml"
                     )
                 }
-                _ => format!("{program}: {}", with_hint(&error)),
+                _ => Error::system(&program.to_string(), &error).to_string(),
             };
             let permanent =
                 matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
@@ -451,10 +455,12 @@ fn verdict_of(
     } else {
         ExitStatus::Mailbox
     });
+    let is_notice = |line: &&String| line.starts_with("Warning") || says_nothing_of_the_run(line);
+    let said = other.iter().rev().find(|line| !is_notice(line)).map(String::as_str);
     let text = problems
         .iter()
         .find(|(found, _)| found.exit() == exit)
-        .map(|(_, line)| line.clone())
+        .map(|(_, line)| plain(line, said))
         .or_else(|| status.signal().map(|signal| format!("mbsync was ended by signal {signal}")))
         .or_else(|| other.iter().rev().find(|line| !line.starts_with("Warning")).cloned())
         .unwrap_or_else(|| format!("mbsync failed without a message ({status})"));

@@ -103,6 +103,31 @@ pub fn problem(line: &str) -> Option<Problem> {
     None
 }
 
+/// A message of mbsync's about a login, in plainer words; others as they are.
+/// `before`: what the password command printed to standard error, if anything.
+#[must_use]
+pub fn plain(line: &str, before: Option<&str>) -> String {
+    let skipped = line.strip_prefix("Skipping account ").and_then(|rest| rest.rsplit_once(", "));
+    if let Some((command, status)) =
+        skipped.and_then(|(_, what)| what.split_once(" exited with status "))
+    {
+        let whose = if command == "UserCmd" { "user name" } else { "password" };
+        let said = before.map_or(String::new(), |said| format!(": {said}"));
+        return format!("{whose} command failed (status {status}){said}");
+    }
+    let login = line
+        .strip_prefix("IMAP command '")
+        .filter(|rest| rest.starts_with("LOGIN ") || rest.starts_with("AUTHENTICATE "))
+        .and_then(|rest| rest.split_once("' returned an error: "));
+    let Some((_, reply)) = login else { return line.to_owned() };
+    let reply = reply.strip_prefix("NO").unwrap_or(reply).trim_start();
+    let text = match reply.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((_, text)) if !text.trim().is_empty() => text.trim(),
+        _ => reply,
+    };
+    if text.is_empty() { "login refused".to_owned() } else { format!("login refused: {text}") }
+}
+
 /// Whether a line of mbsync's standard error is one that it prints at each run,
 /// whatever it does: that the password is sent in the clear, what a server says to
 /// everybody, that a keyword is deprecated.
@@ -246,6 +271,29 @@ mod tests {
             "IMAP command 'LOGIN u <pass>' was sent",
         ] {
             assert_eq!(problem(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_refused_login_and_a_failed_command_are_put_plainly() {
+        let refused = |reply: &str| {
+            plain(&format!("IMAP command 'LOGIN u <pass>' returned an error: {reply}"), Some("x"))
+        };
+        for reply in ["NO [AUTHENTICATIONFAILED] Not you.", "[AUTHENTICATIONFAILED] Not you."] {
+            assert_eq!(refused(reply), "login refused: Not you.");
+        }
+        assert_eq!(refused("NO"), "login refused");
+        assert_eq!(refused("NO [LIMIT]"), "login refused: [LIMIT]");
+        let failed = "Skipping account Home, PassCmd exited with status 2";
+        assert_eq!(
+            plain(failed, Some("gpg: No secret key")),
+            "password command failed (status 2): gpg: No secret key"
+        );
+        assert_eq!(plain(failed, None), "password command failed (status 2)");
+        let user = "Skipping account a, b, UserCmd exited with status 1";
+        assert_eq!(plain(user, None), "user name command failed (status 1)");
+        for other in ["Skipping account Home, password command crashed", "Error: x", ""] {
+            assert_eq!(plain(other, None), other);
         }
     }
 

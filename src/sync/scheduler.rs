@@ -358,8 +358,8 @@ pub fn recheck_after_release<B: Backend>(backend: &mut B) {
 
 #[cfg(test)]
 mod tests {
-    //! States that the model of the scheduler (`tests/`) reaches seldom: each is
-    //! set up here, with what follows.
+    //! States that the model in `tests/verdict/scheduler_model.rs` reaches seldom: each
+    //! is set up here, with what follows.
 
     use super::*;
     use std::collections::VecDeque;

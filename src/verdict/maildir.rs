@@ -12,6 +12,7 @@ use super::{
     Changes, CleanState, Difference, Digest, Fingerprint, Rules, SideVerdict, near_difference,
     pending_cleanup,
 };
+use crate::error::system_text;
 use crate::model::Mailbox;
 use crate::model::flags::Flags;
 use crate::os::file;
@@ -558,8 +559,14 @@ pub fn scan(
         let now = SystemTime::now();
         let before = match DirStamps::at(maildir, state_file) {
             Ok(Some(stamps)) => stamps,
-            Ok(None) => return MaildirScan::unknown("there is no such Maildir".to_owned()),
-            Err(error) => return MaildirScan::unknown(format!("{}: {error}", maildir.display())),
+            Ok(None) => return MaildirScan::unknown("no Maildir yet".to_owned()),
+            Err(error) => {
+                return MaildirScan::unknown(format!(
+                    "{}: {}",
+                    maildir.display(),
+                    system_text(&error)
+                ));
+            }
         };
         if let Some(then) = remembered.filter(|then| then.stamps.as_ref() == Some(&before)) {
             return MaildirScan {
@@ -574,7 +581,7 @@ pub fn scan(
         let state = record::read(state_file);
         let mut listing = MaildirListing::new(rules.info_delimiter);
         if let Err(error) = list(maildir, &mut |name| listing.add(name)) {
-            return MaildirScan::unknown(format!("{}: {error}", maildir.display()));
+            return MaildirScan::unknown(format!("{}: {}", maildir.display(), system_text(&error)));
         }
         let then = remembered.filter(|then| then.record == before.record);
         let seen = ScanContext {

@@ -139,7 +139,7 @@ impl std::fmt::Display for Changes {
         let kinds = [
             (self.new, "new"),
             (self.deleted, "deleted"),
-            (self.flags, "flags"),
+            (self.flags, if self.flags == 1 { "flag change" } else { "flag changes" }),
             (self.other, "other"),
         ];
         let mut text = kinds.iter().filter(|(count, _)| *count > 0).peekable();
@@ -444,8 +444,8 @@ mod tests {
     fn changes_are_readable() {
         assert_eq!(Changes::default().to_string(), "nothing");
         assert_eq!(changes(2, 1, 0, 0).to_string(), "2 new, 1 deleted");
-        assert_eq!(changes(0, 0, 3, 0).to_string(), "3 flags");
-        assert_eq!(changes(1, 2, 3, 4).to_string(), "1 new, 2 deleted, 3 flags, 4 other");
+        assert_eq!(changes(0, 0, 3, 0).to_string(), "3 flag changes");
+        assert_eq!(changes(1, 2, 3, 4).to_string(), "1 new, 2 deleted, 3 flag changes, 4 other");
         assert_eq!(changes(1, 2, 3, 4).total(), 10);
         assert!(changes(0, 0, 0, 1) != Changes::default() && !changes(0, 0, 0, 1).none());
     }

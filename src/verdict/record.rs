@@ -5,6 +5,7 @@
 //! unreadable: a guess here could call a mailbox clean that is not. Knows
 //! nothing of Maildirs, servers or channels.
 
+use crate::error::system_text;
 use crate::model::flags::Flags;
 use crate::os::file;
 use std::io::ErrorKind;
@@ -134,7 +135,8 @@ pub fn read(state_file: &Path) -> RecordState {
         }
         Err(error) => {
             let too_large = error.kind() == ErrorKind::FileTooLarge;
-            let why = if too_large { "too big for a sync state".into() } else { error.to_string() };
+            let why =
+                if too_large { "too big for a sync state".into() } else { system_text(&error) };
             return RecordState::Unreadable { why: format!("{}: {why}", state_file.display()) };
         }
     };

@@ -17,7 +17,7 @@ use std::time::Duration;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 use super::log::Log;
-use crate::error::no_descriptor_left;
+use crate::error::{no_descriptor_left, system_text};
 use crate::model::{Account, Mailbox, StoreKind};
 use crate::text::short;
 
@@ -151,7 +151,8 @@ impl LocalWatcher {
                     "fs.inotify.max_user_instances (sysctl)"
                 };
                 self.log.report(&format!(
-                    "no inotify ({error}); mailboxes are scanned every {every}; raise {limit}"
+                    "no inotify ({}); mailboxes are scanned every {every}; raise {limit}",
+                    system_text(&error)
                 ));
             }
         }

@@ -280,7 +280,7 @@ mod tests {
         let words = |then, now| changes_between(then, now).to_string();
         assert_eq!(words(status(5, 4), status(7, 6)), "2 new");
         assert_eq!(words(status(5, 4), status(7, 3)), "2 new, 3 deleted");
-        assert_eq!(words(status(5, 4), status(5, 4)), "1 flags");
+        assert_eq!(words(status(5, 4), status(5, 4)), "1 flag change");
     }
 
     #[test]

@@ -85,15 +85,17 @@ impl Mailboxes {
         if std::mem::take(&mut self.clean_is_unsaved) {
             self.clean.retain(|key, _| known.contains(key));
             if let Err(error) = dir.write_json(clean::FILE, &self.clean) {
-                self.log
-                    .report(&state_failure(&error, "cannot save which mailboxes are clean").text);
+                self.log.report(
+                    &state_failure(&error, "cannot save which mailboxes are clean").to_string(),
+                );
             }
         }
         if std::mem::take(&mut self.stuck_is_unsaved) {
             self.stuck.mailboxes.retain(|key, _| known.contains(key));
             if let Err(error) = dir.write_json(clean::STUCK, &self.stuck) {
-                self.log
-                    .report(&state_failure(&error, "cannot save which mailboxes stay dirty").text);
+                self.log.report(
+                    &state_failure(&error, "cannot save which mailboxes stay dirty").to_string(),
+                );
             }
         }
     }
@@ -183,7 +185,7 @@ impl Mailboxes {
             SideVerdict::Clean if was_touched => Some("touched, nothing to push".to_owned()),
             SideVerdict::Clean => None,
             SideVerdict::Changed(changes) => Some(format!("to push: {changes}")),
-            SideVerdict::Unknown(why) => Some(format!("no verdict: {why}")),
+            SideVerdict::Unknown(why) => Some(why.clone()),
         };
         if let Some(text) = text {
             self.log.say(|| format!("{}: {text}", state.mailbox.near));
@@ -290,7 +292,7 @@ impl Mailboxes {
             let text = match &scan.verdict {
                 Some(SideVerdict::Clean) => format!("in step with the server ({took})"),
                 Some(SideVerdict::Changed(changes)) => format!("to pull: {changes} ({took})"),
-                Some(SideVerdict::Unknown(why)) => format!("no verdict: {why}"),
+                Some(SideVerdict::Unknown(why)) => why.clone(),
                 None => "changed during the scan; scanning again".into(),
             };
             format!("{}: {text}", state.mailbox.near)
@@ -511,7 +513,7 @@ mod tests {
         assert_eq!(all.settled_at(), Some(s(21)));
         assert!(!all.scan_near_sides(s(20)), "mutt may still be writing");
         assert!(all.scan_near_sides(s(21)));
-        assert_eq!(dirty(&all, &[]), ["INBOX to push: 1 flags"]);
+        assert_eq!(dirty(&all, &[]), ["INBOX to push: 1 flag change"]);
         all.touch(&BTreeSet::from([0]), s(22));
         assert!(dirty(&all, &[]).is_empty(), "settling again");
     }

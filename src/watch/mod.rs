@@ -25,7 +25,7 @@ mod waiter;
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::{Error, ExitStatus, with_hint};
+use crate::error::{Error, ExitStatus};
 use crate::mbsyncrc;
 use crate::os::signals::Shutdown;
 use crate::os::wait::Cancel;
@@ -80,9 +80,7 @@ pub fn wait(
     options: &WatchOptions<'_>,
     shutdown: &Shutdown,
 ) -> Result<WaitEnd, Error> {
-    let failure = |error: &io::Error| {
-        Error::new(ExitStatus::Later, format!("cannot wait: {}", with_hint(error)))
-    };
+    let failure = |error: &io::Error| Error::system("cannot wait", error);
     let cancel = Cancel::new().map_err(|error| failure(&error))?;
     let one = |account: AccountContext<'_>, is_first: bool| {
         let end = waiter::wait(account, options, is_first, shutdown, &cancel);

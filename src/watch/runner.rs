@@ -143,7 +143,7 @@ impl<'a> Runner<'a> {
     pub fn record_failure(&self, failure: &Error, wall: SystemTime) -> Duration {
         let policy = self.context.settings.backoff_policy();
         let earlier = self.backoff();
-        let (exit, text) = (failure.exit, &failure.text);
+        let (exit, text) = (failure.status, &failure.to_string());
         let retry = policy.after(earlier.as_ref(), exit, text, wall, account::jitter());
         let wait = policy.wait(Some(&retry), wall);
         if self.dir().write_json(backoff::FILE, &retry).is_err() {
@@ -221,7 +221,7 @@ impl<'a> Runner<'a> {
             Locked::TooLong | Locked::Unavailable => {
                 let trouble = self.backend.take_trouble();
                 let held = "another process holds the lock for too long".to_owned();
-                self.log.report(&trouble.map_or(held, |failure| failure.text));
+                self.log.report(&trouble.map_or(held, |failure| failure.to_string()));
                 self.lock_is_held = true;
                 return Start::NotNow;
             }

@@ -178,13 +178,13 @@ impl<'a> ServerWatch<'a> {
     /// disk and to [`ServerWatch::wait`].
     pub fn connect_failed(&mut self, failure: &Error, now: Duration) -> Retry {
         self.interrupted_connects = 0;
-        let retry = self.reconnect.failed(failure.exit, now);
+        let retry = self.reconnect.failed(failure.status, now);
         match retry {
             // mbsync itself may manage.
             Retry::GiveUp => {
-                self.log.report(&format!("{}; not watching the server", failure.text));
+                self.log.report(&format!("{failure}; not watching the server"));
             }
-            Retry::Quick => self.log.say(|| failure.text.clone()),
+            Retry::Quick => self.log.say(|| failure.to_string()),
             Retry::BackOff => {}
         }
         retry

@@ -26,7 +26,7 @@ use super::runner::{ECHO, Runner, Start};
 use super::server::ServerWatch;
 use super::standby::{self, Standby};
 use super::{WaitEnd, WatchOptions};
-use crate::error::{Error, ExitStatus, with_hint};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::imap::ClientError;
 use crate::lend::{LeaseOutcome, Returned};
 use crate::mbsyncrc::pattern;
@@ -37,6 +37,7 @@ use crate::os::wait::{self, Cancel};
 use crate::state::lock::Lock;
 use crate::state::state_failure;
 use crate::sync::context::AccountContext;
+use crate::text::counted;
 
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -86,8 +87,7 @@ pub fn wait(
     let mut waiter = match waiter {
         Ok(waiter) => waiter,
         Err(error) => {
-            let text = format!("cannot wait: {}", with_hint(&error));
-            return WaitEnd::Failed(Error::new(ExitStatus::Later, text));
+            return WaitEnd::Failed(Error::system("cannot wait", &error));
         }
     };
     waiter.config_prints = config_prints;
@@ -267,7 +267,7 @@ impl<'a> Waiter<'a> {
         self.local.forget_mail();
         self.mailboxes.rescan_all();
         if changed {
-            self.log.say(|| format!("{} mailboxes here", self.mailboxes.len()));
+            self.log.say(|| counted(self.mailboxes.len(), "mailbox"));
             self.watch_server();
         }
     }
@@ -436,7 +436,7 @@ impl<'a> Waiter<'a> {
         let login = match self.alarm.set(wake).and_then(|()| self.login_interrupt()) {
             Ok(login) => login,
             Err(error) => {
-                self.log.report(&format!("cannot connect: {error}"));
+                self.log.report(&format!("cannot connect: {}", system_text(&error)));
                 self.server.wait(self.context.settings.retry, now);
                 return false;
             }

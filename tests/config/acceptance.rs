@@ -115,7 +115,7 @@ fn every_file_is_judged_as_mbsync_judges_it() {
                     with_line += 1;
                     format!("~/.mbsyncrc:{line}: ")
                 });
-                failure.exit == ExitStatus::Config && failure.text.starts_with(&prefix)
+                failure.status == ExitStatus::Config && failure.to_string().starts_with(&prefix)
             }
             _ => false,
         };
@@ -123,7 +123,7 @@ fn every_file_is_judged_as_mbsync_judges_it() {
             let _ = writeln!(differences, "{name}: mbsync says {said}and we say {ours:?}");
         }
         if let Err(failure) = &ours {
-            println!("{name}: {}", failure.text);
+            println!("{name}: {failure}");
         }
     }
     assert!(differences.is_empty(), "\n{differences}");
@@ -201,7 +201,7 @@ fn damaged_files_are_judged_as_mbsync_judges_them() {
             (Verdict::Refused(line), Err(failure)) => {
                 refused += 1;
                 let at = line.map_or("~/.mbsyncrc:".into(), |line| format!("~/.mbsyncrc:{line}: "));
-                assert!(failure.text.starts_with(&at), "{text}\n{said}\n{failure}");
+                assert!(failure.to_string().starts_with(&at), "{text}\n{said}\n{failure}");
             }
             (_, ours) => panic!("{text}\nmbsync: {said}\nours: {ours:?}"),
         }

@@ -381,7 +381,7 @@ fn folders_inside_the_inbox_lie_where_1_4_puts_them_and_1_5_refuses_them() {
     assert!(said.contains("Path cannot be nested under Inbox"), "{said}");
     let dir = path.parent().unwrap();
     let failure = mbsyncrc::read(&path, &Env::new(dir, dir), installed()).unwrap_err();
-    assert!(failure.text.contains("lies in its Inbox"), "{failure}");
+    assert!(failure.to_string().contains("lies in its Inbox"), "{failure}");
 }
 
 #[test]

@@ -24,8 +24,8 @@ fn good(text: &str, dialect: IsyncVersion) -> Config {
 
 fn bad(text: &str, dialect: IsyncVersion) -> String {
     let failure = parse(text, dialect).expect_err(text);
-    assert_eq!(failure.exit, ExitStatus::Config);
-    failure.text
+    assert_eq!(failure.status, ExitStatus::Config);
+    failure.to_string()
 }
 
 /// A file with these lines in its account.
@@ -153,7 +153,7 @@ fn a15_a_path_lies_in_an_inbox_by_its_final_slash() {
         let why = "Path of MaildirStore near lies in its Inbox, which isync 1.5 refuses";
         match parse(&text, IsyncVersion::V1_5) {
             Ok(_) => assert!(taken, "{path} {inbox}"),
-            Err(failure) => assert!(!taken && failure.text.contains(why), "{failure}"),
+            Err(failure) => assert!(!taken && failure.to_string().contains(why), "{failure}"),
         }
         assert!(parse(&text, IsyncVersion::V1_4).is_ok(), "{path} {inbox}");
     }
@@ -236,7 +236,11 @@ fn paths_start_where_each_version_starts_them() {
     let old = good(&text, IsyncVersion::V1_4);
     assert_eq!(path(&old), ("/work/Mail/".into(), PathBuf::from("/home/u/Maildir")));
     assert_eq!(old.base.as_deref(), Some(Path::new("/work")));
-    assert!(old.notices[0].starts_with("~/.mbsyncrc:8: Path is relative"), "{:?}", old.notices);
+    assert!(
+        old.notices[0].message.starts_with("~/.mbsyncrc:8: Path is relative"),
+        "{:?}",
+        old.notices
+    );
     let new = good(&text, IsyncVersion::V1_5);
     assert_eq!(path(&new).0, "/home/u/Mail/");
     assert_eq!(new.base.as_deref(), Some(Path::new("/home/u")));
@@ -244,7 +248,7 @@ fn paths_start_where_each_version_starts_them() {
     assert_eq!((path(&absolute).0.as_str(), absolute.base), ("/home/ann/Mail/", None));
     // A user that there is not: as if Path were not there.
     let nobody = good(&account("Host h").replace("~/Mail/", "~nobody-here/"), IsyncVersion::V1_4);
-    assert!(nobody.notices[0].contains("no user nobody-here"), "{:?}", nobody.notices);
+    assert!(nobody.notices[0].message.contains("no user nobody-here"), "{:?}", nobody.notices);
     assert_eq!(nobody.accounts[0].channels[0].mailbox("Sent").maildir, None);
 }
 
@@ -287,7 +291,7 @@ fn a_channel_belongs_to_one_account() {
     );
     assert_eq!(config.idle_accounts, ["idle"]);
     assert!(config.shadowed_channels);
-    assert!(config.notices.iter().any(|n| n.contains("Channel a is defined in line")));
+    assert!(config.notices.iter().any(|n| n.message.contains("Channel a is defined in line")));
     let StoreKind::Imap(near) = &config.accounts[1].channels[2].near.store.kind else { panic!() };
     assert_eq!(near.account, "one-store");
     let spans: Vec<_> = config.sections.iter().map(|s| (s.kind, s.first, s.last)).collect();
@@ -300,18 +304,22 @@ fn a_group_with_an_unknown_member_is_what_each_version_makes_of_it() {
     let text = format!("{}\nGroup g C gone\n\nGroup none gone\n", account("Host h"));
     let old = good(&text, IsyncVersion::V1_4);
     assert_eq!(old.select(&["g"]).unwrap().len(), 1);
-    assert!(old.notices.iter().any(|n| n.contains("syncs the others")), "{:?}", old.notices);
-    assert_eq!(old.select(&["none"]).unwrap_err().exit, ExitStatus::Config);
+    assert!(
+        old.notices.iter().any(|n| n.message.contains("syncs the others")),
+        "{:?}",
+        old.notices
+    );
+    assert_eq!(old.select(&["none"]).unwrap_err().status, ExitStatus::Config);
     let new = good(&text, IsyncVersion::V1_5);
     let refused = new.select(&["g"]).unwrap_err();
-    assert!(refused.text.contains("1.5 then syncs nothing"), "{refused}");
+    assert!(refused.to_string().contains("1.5 then syncs nothing"), "{refused}");
 }
 
 #[test]
 fn the_file_is_the_one_that_mbsync_reads() {
     let dir = tempfile::tempdir().unwrap();
     let mut env = Env::new(dir.path(), "/");
-    let found = |env: &Env, dialect| mbsyncrc::locate(env, dialect).map_err(|f| f.text);
+    let found = |env: &Env, dialect| mbsyncrc::locate(env, dialect).map_err(|f| f.to_string());
     let (old, new) = (dir.path().join(".mbsyncrc"), dir.path().join(".config/isyncrc"));
     let missing = found(&env, Some(IsyncVersion::V1_5)).unwrap_err();
     assert!(missing.contains("~/.mbsyncrc and no ~/.config/isyncrc"), "{missing}");
@@ -325,12 +333,12 @@ fn the_file_is_the_one_that_mbsync_reads() {
     assert_eq!(found(&env, Some(IsyncVersion::V1_5)).unwrap(), new);
     assert_eq!(found(&env, None).unwrap(), new);
     let both = mbsyncrc::read(&new, &env, IsyncVersion::V1_5).unwrap();
-    assert!(both.notices[0].contains("both exist"), "{:?}", both.notices);
+    assert!(both.notices[0].message.contains("both exist"), "{:?}", both.notices);
     env.config_home = Some(dir.path().join("elsewhere"));
     assert_eq!(found(&env, Some(IsyncVersion::V1_5)).unwrap(), old);
     let unreadable = mbsyncrc::read(dir.path(), &env, IsyncVersion::V1_4).unwrap_err();
-    assert_eq!(unreadable.exit, ExitStatus::Config);
-    assert!(unreadable.text.starts_with("~ cannot be read: "), "{unreadable}");
+    assert_eq!(unreadable.status, ExitStatus::Config);
+    assert!(unreadable.to_string().starts_with("~ cannot be read: "), "{unreadable}");
 }
 
 #[test]
@@ -350,7 +358,7 @@ fn isync_1_5_keeps_states_in_one_of_two_places() {
     assert_eq!(state().unwrap(), dir.path().join(".mbsync").join(name));
     fs::create_dir_all(dir.path().join(".local/state/isync")).unwrap();
     let refused = state().unwrap_err();
-    assert!(refused.text.contains("both exist"), "{refused}");
+    assert!(refused.to_string().contains("both exist"), "{refused}");
 }
 
 /// Words, keywords and noise, so that the parser gets somewhere.
@@ -407,9 +415,9 @@ proptest! {
         env.readable = |_| true;
         let file = Path::new("/nonexistent/u/.mbsyncrc");
         if let Err(failure) = mbsyncrc::parse(&text, file, &env, dialect) {
-            prop_assert_eq!(failure.exit, ExitStatus::Config);
-            prop_assert!(failure.text.starts_with("~/.mbsyncrc:"), "{}", failure.text);
-            prop_assert!(failure.text.len() < 4000, "{}", failure.text.len());
+            prop_assert_eq!(failure.status, ExitStatus::Config);
+            prop_assert!(failure.to_string().starts_with("~/.mbsyncrc:"), "{failure}");
+            prop_assert!(failure.to_string().len() < 4000, "{failure}");
         }
     }
 

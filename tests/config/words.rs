@@ -87,8 +87,8 @@ fn chosen(config: &Config, words: &[&str]) -> Vec<(String, Vec<Target>)> {
 
 fn refused(config: &Config, word: &str) -> String {
     let failure = config.select(&[word]).expect_err(word);
-    assert_eq!(failure.exit, ExitStatus::Usage, "{word}: {failure}");
-    failure.text
+    assert_eq!(failure.status, ExitStatus::Usage, "{word}: {failure}");
+    failure.to_string()
 }
 
 #[test]
@@ -117,7 +117,11 @@ fn names_mean_groups_then_channels_then_accounts_and_stores() {
         one("Home", vec![channel("Home")]),
         "a whole channel swallows its boxes"
     );
-    assert!(config.notices.iter().any(|n| n.contains("names gone")), "{:?}", config.notices);
+    assert!(
+        config.notices.iter().any(|n| n.message.contains("names gone")),
+        "{:?}",
+        config.notices
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod rig_self;
 mod services;
 mod setup;
 mod supply;
+mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -41,7 +41,8 @@ fn g2_a_command_without_descriptors_serves_or_says_what_is_wrong() {
                 0 if !in_background => assert!(ran(&mbsync, "INBOX"), "{most}: {output}"),
                 0 => assert_eq!(text, "Home: queued\n", "{most}"),
                 75 if in_background => {
-                    let told = text.contains("the request stands") || text.contains("ask again");
+                    let told =
+                        text.contains("the request stays queued") || text.contains("ask again");
                     assert!(told, "{most}: {output}");
                 }
                 75 => assert!(text.contains("ulimit -n"), "{most}: {output}"),
@@ -79,7 +80,7 @@ fn a_waiter_without_descriptors_from_the_start_stays_or_says_why_not() {
     let (mut stayed, mut refused) = (0, 0);
     for most in (4..24).step_by(2) {
         let waiter = Running::start(limited(&home, most, &["--wait", "--loop", "-v", "Home"]));
-        let waits = || waiter.stderr().contains("mailboxes here");
+        let waits = || waiter.stderr().contains(" mailboxes\n");
         wait_until(SOON, "it waits or has ended", || !waiter.runs() || waits());
         if waits() {
             end(waiter);

@@ -88,7 +88,7 @@ fn refused(step: Step, echo: bool) -> Expected {
         Step::Capable => offline(&["CAPABILITY: "]),
         Step::Namespace => offline(&["NAMESPACE: "]),
         step if step.is_login() && echo => Ends(ExitStatus::Denied, &["refused: you said"]),
-        step if step.is_login() => Ends(ExitStatus::Later, &["not now, says the server"]),
+        step if step.is_login() => Ends(ExitStatus::Later, &["the server refuses logins for now"]),
         _ => GoesOn,
     }
 }

@@ -192,15 +192,15 @@ fn judged(
         (Expected::GoesOn, Err(_)) if (step, fault) == (Step::Idle, Fault::Continue) => {}
         (Expected::GoesOn, came) => ensure(came.is_ok(), "goes on")?,
         (Expected::Ends(exit, texts), Err(failure)) => {
-            ensure(failure.exit == exit, "exit status")?;
-            ensure(texts.iter().any(|text| failure.text.contains(text)), "text")?;
+            ensure(failure.status == exit, "exit status")?;
+            ensure(texts.iter().any(|text| failure.to_string().contains(text)), "text")?;
         }
         (Expected::Ends(..), Ok(())) => ensure(false, "ends")?,
     }
     if let Err(failure) = came {
-        ensure(!failure.text.contains(char::is_control), "control characters")?;
-        ensure(failure.text.len() < 1000, "length")?;
-        ensure(!holds_password(failure.text.as_bytes()), "password in the text")?;
+        ensure(!failure.to_string().contains(char::is_control), "control characters")?;
+        ensure(failure.to_string().len() < 1000, "length")?;
+        ensure(!holds_password(failure.to_string().as_bytes()), "password in the text")?;
         // What was asked for in the proper way has been told.
         let told = fault == Fault::Continue
             && matches!(step, Step::LoginLiteral | Step::Plain | Step::Xoauth2);
@@ -329,7 +329,7 @@ fn an_interrupt_ends(fault: Fault, steps: &[Step]) {
             link.look("INBOX", Opening::Examine, None).map(|_| ()).map_err(lost)
         });
         let failure = came.unwrap_err();
-        assert_eq!(failure.exit, ExitStatus::Later, "{step:?}: {failure}");
+        assert_eq!(failure.status, ExitStatus::Later, "{step:?}: {failure}");
         let late = begun.elapsed().saturating_sub(Duration::from_millis(150));
         assert!(late < Duration::from_secs(5), "{step:?}: {late:?}");
         ender.join().unwrap();

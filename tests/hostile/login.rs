@@ -19,7 +19,7 @@ fn an_unencrypted_login_needs_the_files_word() {
         }
     });
     fake.section.auth_mechs = vec!["*".to_owned()];
-    assert_eq!(fake.refusal().exit, ExitStatus::Denied);
+    assert_eq!(fake.refusal().status, ExitStatus::Denied);
     assert_eq!(fake.heard(), "");
     fake.section.auth_mechs = vec!["LOGIN".to_owned()];
     // A server that says nothing of itself can do nothing.
@@ -85,9 +85,9 @@ fn tokens_are_sent_as_the_mechanism_requires_and_refusals_are_answered() {
                     Ok(link) => assert!(accept && link.capabilities().idle()),
                     Err(failure) => {
                         assert!(!accept);
-                        assert_eq!(failure.exit, ExitStatus::Denied);
-                        assert!(failure.text.contains("fresh token"), "{failure}");
-                        assert!(!failure.text.contains(PASSWORD));
+                        assert_eq!(failure.status, ExitStatus::Denied);
+                        assert!(failure.to_string().contains("fresh token"), "{failure}");
+                        assert!(!failure.to_string().contains(PASSWORD));
                     }
                 }
             }
@@ -112,7 +112,7 @@ fn a_scram_server_that_does_not_know_the_password_is_left() {
         });
         fake.section.auth_mechs = vec!["SCRAM-SHA-256".to_owned()];
         let failure = fake.refusal();
-        assert_eq!(failure.exit, ExitStatus::Denied, "{last}: {failure}");
+        assert_eq!(failure.status, ExitStatus::Denied, "{last}: {failure}");
         assert!(!fake.heard_password());
     }
     // An iteration count that would keep us for hours.
@@ -125,7 +125,7 @@ fn a_scram_server_that_does_not_know_the_password_is_left() {
     });
     fake.section.auth_mechs = vec!["SCRAM-SHA-1".to_owned()];
     let begun = Instant::now();
-    assert_eq!(fake.refusal().exit, ExitStatus::Denied);
+    assert_eq!(fake.refusal().status, ExitStatus::Denied);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
@@ -145,6 +145,6 @@ fn accepted_and_refused_commands_are_distinguished() {
         let fake = sasl("AUTH=PLAIN SASL-IR", move |peer, _| {
             peer.say(answer);
         });
-        assert_eq!(fake.refusal().exit, exit, "{answer}");
+        assert_eq!(fake.refusal().status, exit, "{answer}");
     }
 }

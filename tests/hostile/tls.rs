@@ -25,13 +25,13 @@ fn a_server_in_the_clear_is_not_believed_when_it_claims_to_know_us() {
         peer.wait_for_end();
     });
     let failure = fake.refusal();
-    assert_eq!(failure.exit, ExitStatus::Denied);
-    assert!(failure.text.contains("PREAUTH"), "{failure}");
+    assert_eq!(failure.status, ExitStatus::Denied);
+    assert!(failure.to_string().contains("PREAUTH"), "{failure}");
     let mut fake = fake;
     fake.section.tls = TlsMode::StartTls;
     let failure = fake.refusal();
-    assert_eq!(failure.exit, ExitStatus::Denied);
-    assert!(failure.text.contains("STARTTLS"), "{failure}");
+    assert_eq!(failure.status, ExitStatus::Denied);
+    assert!(failure.to_string().contains("STARTTLS"), "{failure}");
     assert_eq!(fake.heard(), "");
 }
 
@@ -53,12 +53,12 @@ fn starttls_is_neither_stripped_nor_injected() {
         });
         fake.section.tls = TlsMode::StartTls;
         let failure = fake.refusal();
-        assert!(matches!(failure.exit, ExitStatus::Denied | ExitStatus::Offline), "{failure}");
+        assert!(matches!(failure.status, ExitStatus::Denied | ExitStatus::Offline), "{failure}");
         let heard = fake.heard();
         assert!(heard.starts_with("s1 STARTTLS\r\n") || heard.is_empty());
         assert_eq!(heard.matches('\n').count(), 1, "nothing else in the clear: {heard}");
         if answer.contains("injected") {
-            assert!(failure.text.contains("ahead of the TLS handshake"), "{failure}");
+            assert!(failure.to_string().contains("ahead of the TLS handshake"), "{failure}");
         }
     }
     // TLS from the first byte, and a server that speaks in the clear.
@@ -67,7 +67,7 @@ fn starttls_is_neither_stripped_nor_injected() {
         peer.wait_for_end();
     });
     fake.section.tls = TlsMode::Imaps;
-    assert_eq!(fake.refusal().exit, ExitStatus::Offline);
+    assert_eq!(fake.refusal().status, ExitStatus::Offline);
     assert!(!fake.heard_password());
 }
 

@@ -67,7 +67,7 @@ fn open(section: &Server) -> Client {
 fn refusal(section: &Server) -> (ExitStatus, String) {
     match Client::open(section, false, &Cancel::new().unwrap()) {
         Ok(_) => panic!("let in"),
-        Err(failure) => (failure.exit, failure.text),
+        Err(failure) => (failure.status, failure.to_string()),
     }
 }
 

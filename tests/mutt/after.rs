@@ -172,7 +172,7 @@ fn runs_of_a_command_that_syncs(words: &str, waiter: bool) -> usize {
     let waits = waiter.then(|| Running::start(home.cmd(&["--wait", "--loop", "Home"])));
     if waiter {
         wait_until(SHORT, "a waiter", || {
-            home.mutt_sync(&["--status", "Home"]).ok().stdout.contains("a waiter watches")
+            home.mutt_sync(&["--status", "Home"]).ok().stdout.contains(", watching")
         });
         rest(&home, 1);
     }

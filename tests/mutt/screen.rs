@@ -277,7 +277,7 @@ fn keys_with_the_server_down() {
         terminal.keys(&["d"]);
         terminal.wait_for("Del:1", SHORT);
         terminal.keys(&["F5"]);
-        wait_bottom(&terminal, "Home: queued; last time: ");
+        wait_bottom(&terminal, "Home: queued; offline, next try in ");
         wait_until(SHORT, "written", || inbox.len() == 2);
         for left in [2, 1] {
             if left == 1 {

@@ -387,7 +387,7 @@ fn what_is_printed_is_read_from_the_users_files() {
     let text = print::one_account(&config, &env, "Work-frequent").unwrap();
     assert!(text.contains("set from=\"me@work.example\"\n"), "{text}");
     let failure = print::one_account(&config, &env, "Wrok").unwrap_err();
-    assert!(failure.text.contains("Wrok"), "{failure}");
+    assert!(failure.to_string().contains("Wrok"), "{failure}");
 }
 
 #[test]

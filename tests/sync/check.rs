@@ -1,5 +1,5 @@
 //! `--check`: broken set-ups, each with one fault. The check names that fault
-//! and no other, and what it says will mend it does, when done as it says.
+//! and no other, and what it says will fix it does, when done as it says.
 
 use rig::{
     Ca, Home, Output, Server, ServerOptions, Terminal, Tls, is_root, mbsync_version, message,
@@ -23,7 +23,7 @@ struct Step {
     what: String,
     state: String,
     found: String,
-    mend: String,
+    fix: String,
 }
 
 /// What a check said.
@@ -50,7 +50,7 @@ impl Checked {
                     what: text(&step["what"]),
                     state: text(&step["state"]),
                     found: text(&step["found"]),
-                    mend: text(&step["mend"]),
+                    fix: text(&step["fix"]),
                 });
             }
         }
@@ -76,7 +76,7 @@ impl Checked {
         let step = wrong[0].clone();
         assert_eq!((&*step.what, self.code), (what, code), "{self:#?}");
         assert!(step.found.contains(found), "{step:#?}");
-        assert!(!step.mend.is_empty(), "{step:#?}");
+        assert!(!step.fix.is_empty(), "{step:#?}");
         assert_eq!(step.state == "bad", code != 0, "{step:#?}");
         step
     }
@@ -126,7 +126,7 @@ fn check(home: &Home) -> Checked {
     check_with(home, &[])
 }
 
-/// Does in the shell what a mend says.
+/// Does in the shell what a fix says.
 #[track_caller]
 fn type_in(home: &Home, command: &str) {
     let mut shell = home.command("/bin/sh");
@@ -137,12 +137,12 @@ fn type_in(home: &Home, command: &str) {
 /// Writes the line that stands in backquotes into the section whose file and
 /// line stand in parentheses.
 #[track_caller]
-fn set_line(home: &Home, mend: &str, fill_in: &[(&str, &str)]) {
-    let line = mend.split('`').nth(1).unwrap_or_else(|| panic!("no line: {mend}"));
+fn set_line(home: &Home, fix: &str, fill_in: &[(&str, &str)]) {
+    let line = fix.split('`').nth(1).unwrap_or_else(|| panic!("no line: {fix}"));
     let line = fill_in.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
-    let place = mend.rsplit_once("(~/").and_then(|(_, rest)| rest.split(')').next());
+    let place = fix.rsplit_once("(~/").and_then(|(_, rest)| rest.split(')').next());
     let (file, number) =
-        place.and_then(|place| place.split_once(':')).unwrap_or_else(|| panic!("no place: {mend}"));
+        place.and_then(|place| place.split_once(':')).unwrap_or_else(|| panic!("no place: {fix}"));
     let number: usize = number.parse().expect("a line's number");
     let text = home.read(file);
     let keyword = line.split(' ').next().unwrap_or_default();
@@ -219,7 +219,7 @@ fn a15_directories_above_the_records_are_made_by_isync_1_5_alone() {
         assert_eq!(step.state == "bad", fault, "{version}: {checked:#?}");
         let lacking = "~/records/of/mbsync, where mbsync keeps its records, cannot be made";
         assert_eq!(step.found == lacking, fault, "{step:#?}");
-        assert_eq!(step.mend == "mkdir -p ~/records/of/mbsync", fault, "{step:#?}");
+        assert_eq!(step.fix == "mkdir -p ~/records/of/mbsync", fault, "{step:#?}");
     }
     // Where a file is in the way, none does.
     for version in ["1.4.4", "1.5.1"] {
@@ -281,7 +281,7 @@ fn text_is_plain_without_a_terminal_and_fits() {
     let output = home.mutt_sync(&["--check"]).expect_code(0);
     assert!(output.stdout.is_ascii() && !output.stdout.contains('\x1b'), "{}", output.stdout);
     assert!(output.stdout.lines().all(|line| line.len() <= 79), "{}", output.stdout);
-    assert!(output.stdout.ends_with("A sync has all that it needs; 1 warning.\n"));
+    assert!(output.stdout.ends_with("No problem, 1 warning: all that a sync needs is in place.\n"));
     assert!(output.stderr.is_empty() && !output.stdout.contains("secret-of-"));
     println!("{}", output.stdout);
     let quiet = home.mutt_sync(&["--check", "-q"]).expect_code(0).stdout;
@@ -294,7 +294,7 @@ fn colour_only_on_a_terminal_that_wants_it() {
     let program = mutt_sync().display().to_string();
     let sanitize = |home: &Home| {
         let terminal = Terminal::sized(home, 100, 60, &[&program, "--check"]);
-        terminal.wait_for("A sync has all that it needs", LONG);
+        terminal.wait_for("Everything is in place.", LONG);
         terminal.coloured()
     };
     let coloured = sanitize(&home);
@@ -305,13 +305,13 @@ fn colour_only_on_a_terminal_that_wants_it() {
     assert!(plain.contains('✓') && !plain.contains("\x1b["), "{plain}");
 }
 
-/// Breaks a healthy set-up, finds the one fault, mends it as told, and finds none.
+/// Breaks a healthy set-up, finds the one fault, fixes it as told, and finds none.
 struct Case {
     code: i32,
     what: &'static str,
     found: &'static str,
     breaks: fn(&Home),
-    mends: fn(&Home, &str),
+    fixes: fn(&Home, &str),
 }
 
 #[track_caller]
@@ -319,8 +319,8 @@ fn try_case(case: &Case) {
     let home = healthy();
     (case.breaks)(&home);
     let step = check(&home).one_fault(case.code, case.what, case.found);
-    println!("{}: {}\n    mend: {}", step.what, step.found, step.mend);
-    (case.mends)(&home, &step.mend);
+    println!("{}: {}\n    fix: {}", step.what, step.found, step.fix);
+    (case.fixes)(&home, &step.fix);
     check(&home).assert_healthy();
     agrees_with_mbsync(case);
 }
@@ -360,14 +360,14 @@ fn what_1_5_does_by_itself_is_a_fault_with_1_4_only() {
             breaks: |home| {
                 fs::rename(home.path(".mbsyncrc"), home.path(".config/isyncrc")).expect("rename");
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 1,
             what: "records",
             found: "~/records/of/mbsync, where mbsync keeps its records, cannot be made",
             breaks: |home| edit(home, ".mbsyncrc", "SyncState *", "SyncState ~/records/of/mbsync/"),
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
     ] {
         if mbsync_version() < (1, 5) {
@@ -389,8 +389,8 @@ fn faults_of_settings_and_of_mbsync() {
             what: "settings",
             found: "config.toml:2: unknown setting `throtle`",
             breaks: |home| drop(home.settings("\nthrotle = \"2s\"\n")),
-            mends: |home, mend| {
-                assert_eq!(mend, "did you mean `throttle`?");
+            fixes: |home, fix| {
+                assert_eq!(fix, "did you mean `throttle`?");
                 edit(home, ".config/mutt-sync/config.toml", "throtle", "throttle");
             },
         },
@@ -399,8 +399,8 @@ fn faults_of_settings_and_of_mbsync() {
             what: "settings",
             found: "[account.Hme]: there is no such account",
             breaks: |home| drop(home.settings("[account.Hme]\nburst = 2\n")),
-            mends: |home, mend| {
-                assert_eq!(mend, "write [account.Home]");
+            fixes: |home, fix| {
+                assert_eq!(fix, "write [account.Home]");
                 edit(home, ".config/mutt-sync/config.toml", "[account.Hme]", "[account.Home]");
             },
         },
@@ -409,8 +409,8 @@ fn faults_of_settings_and_of_mbsync() {
             what: "mbsync",
             found: "there is no /nowhere/mbsync",
             breaks: |home| drop(home.settings("mbsync = \"/nowhere/mbsync\"\n")),
-            mends: |home, mend| {
-                assert!(mend.starts_with("set `mbsync` in config.toml to where it is"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.starts_with("set `mbsync` in config.toml to where it is"), "{fix}");
                 edit(home, ".config/mutt-sync/config.toml", "/nowhere", "/usr/bin");
             },
         },
@@ -423,15 +423,15 @@ fn faults_of_settings_and_of_mbsync() {
                 fs::copy(rig::real_mbsync(), home.path("bin/our-mbsync")).expect("copy");
                 mode(&home.path("bin/our-mbsync"), 0o644);
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 78,
             what: "mbsync",
             found: "bin/mbsync --version says no version",
             breaks: |home| drop(home.program("mbsync", "echo I am none")),
-            mends: |home, mend| {
-                assert!(mend.contains("name the right one as `mbsync` in config.toml"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.contains("name the right one as `mbsync` in config.toml"), "{fix}");
                 home.settings(&format!("mbsync = \"{}\"\n", rig::real_mbsync().display()));
             },
         },
@@ -448,8 +448,8 @@ fn faults_of_the_configuration() {
             what: "configuration",
             found: "there is no ~/.mbsyncrc",
             breaks: |home| fs::rename(home.path(".mbsyncrc"), home.path("rc")).expect("rename"),
-            mends: |home, mend| {
-                assert!(mend.contains("as `mbsyncrc` in config.toml"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.contains("as `mbsyncrc` in config.toml"), "{fix}");
                 home.settings("mbsyncrc = \"~/rc\"\n");
             },
         },
@@ -458,8 +458,8 @@ fn faults_of_the_configuration() {
             what: "configuration",
             found: "~/.mbsyncrc:",
             breaks: |home| edit(home, ".mbsyncrc", "Expunge Both", "Expugne Both"),
-            mends: |home, mend| {
-                assert!(mend.contains("Expunge"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.contains("Expunge"), "{fix}");
                 edit(home, ".mbsyncrc", "Expugne", "Expunge");
             },
         },
@@ -470,8 +470,8 @@ fn faults_of_the_configuration() {
             breaks: |home| {
                 edit(home, ".mbsyncrc", "Channel Home:INBOX", "Channel Hme\nChannel Home:INBOX");
             },
-            mends: |home, mend| {
-                assert_eq!(mend, "remove it");
+            fixes: |home, fix| {
+                assert_eq!(fix, "remove it");
                 edit(home, ".mbsyncrc", "Channel Hme\n", "");
             },
         },
@@ -480,7 +480,7 @@ fn faults_of_the_configuration() {
             what: "configuration",
             found: "has a password in it and others may read it",
             breaks: |home| mode(&home.path(".mbsyncrc"), 0o644),
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             // 1.5 then finds a mailbox without a name, and stops.
@@ -488,8 +488,8 @@ fn faults_of_the_configuration() {
             what: "configuration",
             found: "Path ~/Mail/Home does not end in a slash: Sent is ~/Mail/HomeSent",
             breaks: |home| edit(home, ".mbsyncrc", "Path ~/Mail/Home/\n", "Path ~/Mail/Home\n"),
-            mends: |home, mend| {
-                let line = mend.strip_prefix("write ").expect("a line");
+            fixes: |home, fix| {
+                let line = fix.strip_prefix("write ").expect("a line");
                 edit(home, ".mbsyncrc", "Path ~/Mail/Home\n", &format!("{line}\n"));
             },
         },
@@ -506,8 +506,8 @@ fn faults_on_this_disk() {
             what: "Maildirs",
             found: "~/Mail/Home, the Path of MaildirStore Home-near, is not there",
             breaks: |home| fs::rename(home.mail("Home"), home.path("Mail/old")).expect("rename"),
-            mends: |home, mend| {
-                type_in(home, mend);
+            fixes: |home, fix| {
+                type_in(home, fix);
                 home.mbsync(&["-a"]).ok();
             },
         },
@@ -519,7 +519,7 @@ fn faults_on_this_disk() {
                 fs::remove_dir(home.mail("Home").join("Sent/tmp")).expect("rmdir");
                 home.write("Mail/Home/Sent/tmp", "");
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 1,
@@ -531,15 +531,15 @@ fn faults_on_this_disk() {
                 give_away(home);
                 mode(&home.mail("Home").join("Sent/new"), 0o500);
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 1,
             what: "records",
             found: "record is not readable: ~/Mail/Home/Sent/.mbsyncstate",
             breaks: |home| drop(home.write("Mail/Home/Sent/.mbsyncstate", "no record\n")),
-            mends: |home, mend| {
-                let (_, command) = mend.split_once("pulled anew: ").expect("a command");
+            fixes: |home, fix| {
+                let (_, command) = fix.split_once("pulled anew: ").expect("a command");
                 type_in(home, command);
                 home.mbsync(&["-a"]).ok();
             },
@@ -554,14 +554,14 @@ fn faults_on_this_disk() {
                 give_away(home);
                 mode(&home.path("records"), 0o500);
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 78,
             what: "state",
             found: "~/.local/state/mutt-sync is in the way of our state directory",
             breaks: |home| drop(home.write(".local/state/mutt-sync", "")),
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 78,
@@ -572,8 +572,8 @@ fn faults_on_this_disk() {
                 give_away(home);
                 mode(&home.state("Home").join("want"), 0o500);
             },
-            mends: |home, mend| {
-                type_in(home, mend.split(" (or").next().unwrap_or_default());
+            fixes: |home, fix| {
+                type_in(home, fix.split(" (or").next().unwrap_or_default());
             },
         },
         Case {
@@ -581,7 +581,7 @@ fn faults_on_this_disk() {
             what: "state",
             found: "Home/last.json does not parse and is ignored",
             breaks: |home| drop(home.write(".local/state/mutt-sync/Home/last.json", "{")),
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 0,
@@ -596,16 +596,16 @@ fn faults_on_this_disk() {
                 );
                 home.write(".local/state/mutt-sync/Home/retry.json", &text);
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 0,
             what: "requests",
-            found: "asked for, and nobody is at it: everything",
+            found: "pending, and no process serves them: everything",
             breaks: |home| {
                 home.write(".local/state/mutt-sync/Home/want/*", "");
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
     ] {
         try_case(&case);
@@ -625,9 +625,9 @@ fn faults_of_the_password() {
                 home.write("password", "secret-of-home\n");
                 edit(home, ".mbsyncrc", PASS, "PassCmd \"cat ~/pass\"");
             },
-            mends: |home, mend| {
-                assert!(mend.starts_with("run the PassCmd of IMAPAccount Home (~/.mbsyncrc:3)"));
-                assert!(mend.ends_with("until it prints one line and ends well"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.starts_with("run the PassCmd of IMAPAccount Home (~/.mbsyncrc:3)"));
+                assert!(fix.ends_with("until it prints one line and ends well"), "{fix}");
                 let status = cat(home, "~/pass");
                 assert!(!status.status.success());
                 fs::rename(home.path("password"), home.path("pass")).expect("rename");
@@ -640,8 +640,8 @@ fn faults_of_the_password() {
             found: "PassCmd exited with status 3",
             // The command itself has the password in it, and is not shown.
             breaks: |home| edit(home, ".mbsyncrc", PASS, "PassCmd \"echo secret-of-home; exit 3\""),
-            mends: |home, mend| {
-                assert!(mend.starts_with("run the PassCmd of IMAPAccount Home"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.starts_with("run the PassCmd of IMAPAccount Home"), "{fix}");
                 edit(home, ".mbsyncrc", "; exit 3", "");
             },
         },
@@ -650,8 +650,8 @@ fn faults_of_the_password() {
             what: "password",
             found: "PassCmd printed nothing",
             breaks: |home| edit(home, ".mbsyncrc", PASS, "PassCmd \"sed -n 2p ~/pass; :\""),
-            mends: |home, mend| {
-                assert!(mend.ends_with("until it prints one line and ends well"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.ends_with("until it prints one line and ends well"), "{fix}");
                 home.write("pass", "first\nsecret-of-home\n");
             },
         },
@@ -660,9 +660,9 @@ fn faults_of_the_password() {
             what: "password",
             found: "neither Pass nor PassCmd is set",
             breaks: |home| edit(home, ".mbsyncrc", &format!("{PASS}\n"), ""),
-            mends: |home, mend| {
+            fixes: |home, fix| {
                 home.write("pass", "secret-of-home\n");
-                set_line(home, mend, &[("COMMAND", "\"cat ~/pass\"")]);
+                set_line(home, fix, &[("COMMAND", "\"cat ~/pass\"")]);
             },
         },
         Case {
@@ -670,8 +670,8 @@ fn faults_of_the_password() {
             what: "user",
             found: "UserCmd exited with status 127",
             breaks: |home| edit(home, ".mbsyncrc", "User home", "UserCmd \"exec ~/bin/who\""),
-            mends: |home, mend| {
-                assert!(mend.starts_with("run the UserCmd of IMAPAccount Home"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.starts_with("run the UserCmd of IMAPAccount Home"), "{fix}");
                 home.program("who", "echo home");
             },
         },
@@ -721,9 +721,9 @@ fn faults_on_the_way_to_the_server() {
             what: "name",
             found: "no-such-host.invalid: ",
             breaks: |home| edit(home, ".mbsyncrc", "Host localhost", "Host no-such-host.invalid"),
-            mends: |home, mend| {
+            fixes: |home, fix| {
                 assert!(
-                    mend.contains("that Host in IMAPAccount Home (~/.mbsyncrc:3) is spelt right")
+                    fix.contains("that Host in IMAPAccount Home (~/.mbsyncrc:3) is spelt right")
                 );
                 edit(home, ".mbsyncrc", "Host no-such-host.invalid", "Host localhost");
             },
@@ -731,10 +731,10 @@ fn faults_on_the_way_to_the_server() {
         Case {
             code: 69,
             what: "connection",
-            found: "localhost:9: Connection refused",
+            found: "localhost:9: connection refused",
             breaks: |home| edit(home, ".mbsyncrc", &port(), "Port 9"),
-            mends: |home, mend| {
-                assert!(mend.contains("that Port in IMAPAccount Home (~/.mbsyncrc:3) is right"));
+            fixes: |home, fix| {
+                assert!(fix.contains("that Port in IMAPAccount Home (~/.mbsyncrc:3) is right"));
                 edit(home, ".mbsyncrc", "Port 9", &port());
             },
         },
@@ -743,11 +743,11 @@ fn faults_on_the_way_to_the_server() {
             what: "TLS",
             found: "certificate for localhost, good until",
             breaks: |home| edit(home, ".mbsyncrc", "CertificateFile ~/Home.pem\n", ""),
-            mends: |home, mend| {
-                let command = mend.split_once("keep it: ").and_then(|(_, it)| it.split_once(" ;"));
+            fixes: |home, fix| {
+                let command = fix.split_once("keep it: ").and_then(|(_, it)| it.split_once(" ;"));
                 fs::remove_file(home.path("Home.pem")).expect("remove");
                 type_in(home, command.expect("a command").0);
-                set_line(home, mend, &[]);
+                set_line(home, fix, &[]);
             },
         },
         Case {
@@ -755,43 +755,43 @@ fn faults_on_the_way_to_the_server() {
             what: "TLS",
             found: "mismatch",
             breaks: |home| edit(home, ".mbsyncrc", "Host localhost", "Host 127.0.0.1"),
-            mends: |home, mend| set_line(home, mend, &[]),
+            fixes: |home, fix| set_line(home, fix, &[]),
         },
         Case {
             code: 69,
             what: "greeting",
             found: "no answer in time",
             breaks: |home| edit(home, ".mbsyncrc", "SSLType IMAPS", "SSLType None\nTimeout 1"),
-            mends: |home, mend| set_line(home, mend, &[]),
+            fixes: |home, fix| set_line(home, fix, &[]),
         },
         Case {
             code: 77,
             what: "login",
             found: "login by PLAIN refused",
             breaks: |home| edit(home, ".mbsyncrc", "User home", "User nobody"),
-            mends: |home, mend| set_line(home, mend, &[("NAME", "home")]),
+            fixes: |home, fix| set_line(home, fix, &[("NAME", "home")]),
         },
         Case {
             code: 77,
             what: "login",
             found: "AuthMechs allows SCRAM-SHA-1",
             breaks: |home| edit(home, ".mbsyncrc", "User home", "User home\nAuthMechs SCRAM-SHA-1"),
-            mends: |home, mend| set_line(home, mend, &[]),
+            fixes: |home, fix| set_line(home, fix, &[]),
         },
         Case {
             code: 0,
             what: "login",
             found: "GSSAPI is not known here",
             breaks: |home| edit(home, ".mbsyncrc", "User home", "User home\nAuthMechs GSSAPI"),
-            mends: |home, mend| set_line(home, mend, &[]),
+            fixes: |home, fix| set_line(home, fix, &[]),
         },
         Case {
             code: 69,
             what: "tunnel",
             found: "the tunnel: greeting: ",
             breaks: |home| edit(home, ".mbsyncrc", "SSLType IMAPS", "Tunnel ~/bin/imap"),
-            mends: |home, mend| {
-                assert!(mend.starts_with("run the Tunnel of IMAPAccount Home (~/.mbsyncrc:3)"));
+            fixes: |home, fix| {
+                assert!(fix.starts_with("run the Tunnel of IMAPAccount Home (~/.mbsyncrc:3)"));
                 let host = format!("localhost:{}", server().port());
                 home.program(
                     "imap",
@@ -819,7 +819,7 @@ fn faults_of_mailboxes_and_of_waiting() {
                 fs::remove_dir_all(home.mail("Home").join("Archive")).expect("remove");
                 edit(home, ".mbsyncrc", "Create Both", "Create Far");
             },
-            mends: |home, mend| set_line(home, mend, &[]),
+            fixes: |home, fix| set_line(home, fix, &[]),
         },
         Case {
             code: 1,
@@ -829,14 +829,14 @@ fn faults_of_mailboxes_and_of_waiting() {
                 home.maildir("Home", "Local").create();
                 edit(home, ".mbsyncrc", "Create Both", "Create Near");
             },
-            mends: |home, mend| set_line(home, mend, &[]),
+            fixes: |home, fix| set_line(home, fix, &[]),
         },
         Case {
             code: 0,
             what: "server",
             found: "no mailbox matches the Patterns of channel Home",
             breaks: |home| edit(home, ".mbsyncrc", "Patterns *", "Patterns Sentt"),
-            mends: |home, mend| set_line(home, mend, &[]),
+            fixes: |home, fix| set_line(home, fix, &[]),
         },
         Case {
             code: 0,
@@ -845,15 +845,15 @@ fn faults_of_mailboxes_and_of_waiting() {
             breaks: |home| {
                 home.settings("[account.Home]\ntrigger = \"~/triggers/of/Home\"\n");
             },
-            mends: |home, mend| type_in(home, mend),
+            fixes: |home, fix| type_in(home, fix),
         },
         Case {
             code: 0,
             what: "new_mail",
             found: "there is no program ring-a-bell",
             breaks: |home| drop(home.settings("new_mail = [\"ring-a-bell\"]\n")),
-            mends: |home, mend| {
-                assert!(mend.starts_with("install ring-a-bell,"), "{mend}");
+            fixes: |home, fix| {
+                assert!(fix.starts_with("install ring-a-bell,"), "{fix}");
                 home.program("ring-a-bell", ":");
             },
         },
@@ -862,8 +862,8 @@ fn faults_of_mailboxes_and_of_waiting() {
             what: "muttrc",
             found: "~/.muttrc does not call mutt-sync",
             breaks: |home| drop(home.write(".muttrc", "set folder=~/Mail\n# mutt-sync\n")),
-            mends: |home, mend| {
-                let line = mend
+            fixes: |home, fix| {
+                let line = fix
                     .strip_prefix("add the line ")
                     .and_then(|it| it.strip_suffix(" to ~/.muttrc"));
                 let line = line.expect("a line");
@@ -875,8 +875,8 @@ fn faults_of_mailboxes_and_of_waiting() {
             what: "msmtp",
             found: "~/.msmtprc has no account for Home",
             breaks: |home| drop(home.write(".msmtprc", "account Work\nhost smtp.work.example\n")),
-            mends: |home, mend| {
-                let lines: Vec<&str> = mend.split('`').skip(1).step_by(2).collect();
+            fixes: |home, fix| {
+                let lines: Vec<&str> = fix.split('`').skip(1).step_by(2).collect();
                 home.write(".msmtprc", &(lines.join("\n") + "\n"));
             },
         },
@@ -896,7 +896,7 @@ fn snippets_are_found_one_file_further() {
 }
 
 #[test]
-fn an_expired_certificate_is_for_the_server_to_fix() {
+fn a_certificate_that_is_over_is_the_operators_to_renew() {
     let keep = tempfile::tempdir().expect("directory");
     mode(keep.path(), 0o755);
     let write = |days: i32| {
@@ -917,11 +917,11 @@ fn an_expired_certificate_is_for_the_server_to_fix() {
     complete(&home);
     let step = check(&home).one_fault(77, "TLS", "expired");
     assert!(step.found.starts_with("certificate for localhost, expired "), "{step:?}");
-    assert!(step.mend.ends_with("whoever runs the server must renew it"), "{step:?}");
+    assert!(step.fix.ends_with("the server's operator must renew it"), "{step:?}");
     write(9);
     server.restart();
     let step = check(&home).one_fault(0, "TLS", "certificate for localhost, good until ");
-    assert_eq!(step.mend, "whoever runs the server must renew it");
+    assert_eq!(step.fix, "the server's operator must renew it");
     write(30);
     server.restart();
     check(&home).assert_healthy();
@@ -940,7 +940,7 @@ fn too_few_watches_are_named_with_the_setting() {
         Checked::read(&run(&mut command, LONG))
     };
     let step = limited(8).one_fault(0, "inotify", "user.max_inotify_watches is 8");
-    let setting = step.mend.strip_prefix("sysctl -w user.max_inotify_watches=").expect("a setting");
+    let setting = step.fix.strip_prefix("sysctl -w user.max_inotify_watches=").expect("a setting");
     let number = setting.split(' ').next().and_then(|number| number.parse().ok());
     limited(number.expect("a number")).assert_healthy();
 }
@@ -973,7 +973,7 @@ fn nothing_is_changed_and_the_password_is_asked_for_once() {
     let before = listing(&home);
     let checked = check(&home);
     checked.assert_healthy();
-    assert!(checked.find("password").found.contains("PassCmd answered after"));
+    assert!(checked.find("password").found.contains("PassCmd works unattended ("));
     assert_eq!(home.read("asked"), "once\n");
     let after = listing(&home);
     let changed: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
@@ -1010,7 +1010,7 @@ fn a_server_that_has_no_time_is_tried_later() {
     let home = Home::with(vec![rig::Account::on(&server, "Home").port(way.port())]);
     complete(&home);
     let step = check(&home).one_fault(75, "greeting", "come back later");
-    assert_eq!(step.mend, "try again later");
+    assert_eq!(step.fix, "try again later");
     way.set_target(server.port());
     check(&home).assert_healthy();
 }
@@ -1026,7 +1026,7 @@ fn accounts_are_kept_apart() {
     edit(&home, ".mbsyncrc", "Pass secret-of-work", "PassCmd false");
     let step = check(&home).one_fault(77, "password", "PassCmd exited with status 1");
     assert_eq!(step.part, "Work");
-    assert!(step.mend.contains("IMAPAccount Work (~/.mbsyncrc:"), "{step:?}");
+    assert!(step.fix.contains("IMAPAccount Work (~/.mbsyncrc:"), "{step:?}");
     check_with(&home, &["Home"]).assert_healthy();
 }
 
@@ -1059,7 +1059,7 @@ fn a_store_without_sub_folders_takes_no_mailbox_below_another() {
     let step =
         check(&home).one_fault(1, "server", "has no SubFolders, and so no place for: Lists/rust");
     assert!(!home.mbsync(&["-a"]).status.success());
-    set_line(&home, &step.mend, &[]);
+    set_line(&home, &step.fix, &[]);
     check(&home).assert_healthy();
     home.mbsync(&["-a"]).ok();
     check(&home).assert_healthy();

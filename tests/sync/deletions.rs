@@ -59,7 +59,7 @@ impl Mail {
     #[track_caller]
     fn is_settled(&self) {
         let status = self.status();
-        assert!(status.starts_with("Home: nothing to push from "), "{status}");
+        assert!(status.starts_with("Home: in sync ("), "{status}");
         let line = self.home.mutt_sync(&["--status-line", "---x---", "Home"]).ok().stdout;
         assert!(!line.contains('^'), "{line}");
     }
@@ -67,7 +67,7 @@ impl Mail {
     #[track_caller]
     fn is_to_push(&self, what: &str) {
         let status = self.status();
-        assert!(status.contains(&format!("Home:INBOX: to push: {what}\n")), "{status}");
+        assert!(status.contains(&format!("Home:INBOX: {what} to push\n")), "{status}");
     }
 
     /// The messages on both sides, by number: there, and \Deleted.
@@ -208,7 +208,10 @@ fn a15_deletion_during_a_run_stays_to_be_pushed() {
         }
         mail.sync();
         let status = mail.status();
-        assert!(status.contains("Home:INBOX: to push: "), "{there:?} {here:?}: {status}");
+        assert!(
+            status.contains("Home:INBOX: ") && status.contains(" to push\n"),
+            "{there:?} {here:?}: {status}"
+        );
         assert!(mail.far().contains(&(5, false)));
         fs::remove_file(mail.home.path("bin/mbsync")).unwrap();
         mail.sync();

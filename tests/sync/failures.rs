@@ -62,11 +62,15 @@ fn the_server_is_down_then_up_again() {
     let down = home.mutt_sync(&["Home"]).expect_code(69);
     assert!(down.stderr.starts_with("mutt-sync: Home: "), "{down}");
     assert!(down.stderr.contains("Connection refused"), "{down}");
-    assert!(down.stderr.contains("the request stands, not tried unasked for"), "{down}");
+    assert!(down.stderr.contains("; will retry in "), "{down}");
+    assert!(down.stderr.ends_with(" (now: mutt-sync -f Home)\n"), "{down}");
     assert!(state(&home, "retry.json").contains("\"code\":69"));
     assert_eq!(home.wants("Home"), ["*"]);
     let later = home.mutt_sync(&["Home:INBOX"]).expect_code(75);
-    assert!(later.stderr.contains("--force tries now"), "{later}");
+    assert!(
+        later.stderr.contains("; next try in ") && later.stderr.ends_with(" (now: -f)\n"),
+        "{later}"
+    );
     assert_eq!(home.mutt_sync(&["-qq", "Home"]).expect_code(75).stderr, "");
     home.mutt_sync(&["--force", "Home"]).expect_code(69);
     assert!(state(&home, "retry.json").contains("\"failures\":2"));

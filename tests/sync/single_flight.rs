@@ -113,7 +113,7 @@ fn g2_g4_throttled_requests_are_served_when_their_time_has_come() {
     let begin = now_ns() - 20_000_000;
     home.mutt_sync(&["Home"]).ok();
     let output = home.mutt_sync(&["Home"]).ok();
-    assert!(output.stdout.contains("throttled"), "{output}");
+    assert!(output.stdout.contains("rate limit; "), "{output}");
     let last_request = now_ns();
     let background = home.mutt_sync(&["-b", "Home"]).ok();
     assert_eq!(background.stdout, "Home: queued\n");
@@ -140,7 +140,7 @@ fn g1_ten_by_force_are_not_throttled() {
     assert_eq!(mbsync.runs().len(), 10);
     let children = (0..10).map(|_| start(&mut home.cmd(&["--force", "Home"]))).collect();
     let said = all_well(children);
-    assert!(!said.contains("throttled"), "{said}");
+    assert!(!said.contains("rate limit"), "{said}");
     let asked = now_ns();
     home.mutt_sync(&["-b", "--force", "Home"]).ok();
     home.wait_no_leftovers(SHORT);

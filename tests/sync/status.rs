@@ -47,14 +47,14 @@ fn a_report_lists_no_directory_that_has_not_changed() {
 fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     let (_server, home) = three_accounts_of_twenty();
     let said = home.mutt_sync(&["--status"]).ok().stdout;
-    assert!(said.contains("Home: nothing to push from 20 mailboxes, synced "), "{said}");
+    assert!(said.contains("Home: in sync (20 mailboxes), last run "), "{said}");
     let inbox = home.maildir("Home", "INBOX");
     inbox.set_flags(&inbox.find("body one"), "S");
     home.maildir("Home", "Lists3").add(&message("mine", "mine"), "S");
     let said = home.mutt_sync(&["--status", "Home"]).ok().stdout;
     assert!(said.contains("Home: 2 of 20 mailboxes to push"), "{said}");
-    assert!(said.contains("  Home:INBOX: to push: 1 flags\n"), "{said}");
-    assert!(said.contains("  Home:Lists3: to push: 1 new\n"), "{said}");
+    assert!(said.contains("  Home:INBOX: 1 flag change to push\n"), "{said}");
+    assert!(said.contains("  Home:Lists3: 1 new to push\n"), "{said}");
     assert!(!said.contains("Work"), "{said}");
     let json = home.mutt_sync(&["--status", "--json", "Home"]).ok().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
@@ -63,12 +63,12 @@ fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     let line = home.mutt_sync(&["--status-line", "---folder---", "Home"]).ok().stdout;
     assert!(line.contains("^2"), "{line}");
     let dry = home.mutt_sync(&["-n", "Home:INBOX"]).ok().stdout;
-    assert!(dry.contains("-- Home:INBOX") && dry.contains("to push: 1 flags"), "{dry}");
+    assert!(dry.contains("-- Home:INBOX") && dry.contains("1 flag change to push"), "{dry}");
     assert!(!dry.contains("Lists3"), "{dry}");
     home.age();
     home.mutt_sync(&["-f", "Home"]).ok();
     let said = home.mutt_sync(&["--status", "Home"]).ok().stdout;
-    assert!(said.contains("Home: nothing to push from 20 mailboxes"), "{said}");
+    assert!(said.contains("Home: in sync (20 mailboxes)"), "{said}");
 }
 
 /// Puts a FIFO, a directory, a socket and a link to a terminal in the place of a

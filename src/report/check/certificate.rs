@@ -52,7 +52,7 @@ impl std::fmt::Display for Certificate {
             write!(f, "certificate for {names}, expired {}", self.expires)
         } else {
             let days = usize::try_from(self.days).unwrap_or(0);
-            let left = super::counted(days, "day");
+            let left = crate::text::counted(days, "day");
             write!(f, "certificate for {names}, good until {} ({left})", self.expires)
         }
     }

@@ -9,14 +9,13 @@ use native_tls::TlsConnector;
 
 use super::certificate::Certificate;
 use super::{CheckContext, Checklist, Step, for_shell, some};
-use crate::error::ExitStatus;
+use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus};
 use crate::imap::Capabilities;
 use crate::imap::connect::{connect, connect_by_steps, first_to_answer, resolve};
-use crate::imap::endpoint::{StepError, StepFailure, place, step};
+use crate::imap::endpoint::{place, step};
 use crate::imap::greeting::{Greeting, read_greeting};
 use crate::imap::parse::{self, Reply, Verb};
 use crate::imap::session;
-use crate::imap::tls::CertificateProblem;
 use crate::imap::transport::{Limits, Stream, Transport};
 use crate::model::{Server, TlsMode};
 
@@ -41,9 +40,9 @@ pub fn by_tunnel(
             Some((preauth, offered(&mut wire, greeting, server)))
         }
         Err(failure) => {
-            let mend = format!("run the Tunnel of {} by hand: it must speak IMAP", scene.section());
-            let step = Step::failed(WHAT, &failure, &mend);
-            report.say(if failure.exit == ExitStatus::Config { for_waiting(step) } else { step });
+            let fix = format!("run the Tunnel of {} by hand: it must speak IMAP", scene.section());
+            let step = Step::failed(WHAT, &failure, &fix);
+            report.say(if failure.status == ExitStatus::Config { for_waiting(step) } else { step });
             None
         }
     }
@@ -51,7 +50,7 @@ pub fn by_tunnel(
 
 /// What mbsync can and we cannot: a sync works, waiting for the server does not.
 fn for_waiting(step: Step) -> Step {
-    Step::warning(step.what, step.found, step.mend.unwrap_or_default())
+    Step::warning(step.what, step.found, step.fix.unwrap_or_default())
 }
 
 /// From the name to the greeting. `None`: not reached.
@@ -152,7 +151,7 @@ fn secured(
     report.say(match sanitize {
         None => Step::good("TLS", "encrypted"),
         Some(certificate) if certificate.days < SOON => {
-            Step::warning("TLS", certificate.to_string(), "whoever runs the server must renew it")
+            Step::warning("TLS", certificate.to_string(), "the server's operator must renew it")
         }
         Some(certificate) => Step::good("TLS", certificate.to_string()),
     });
@@ -162,27 +161,27 @@ fn secured(
 fn refused(
     scene: &CheckContext<'_>,
     server: &Server,
-    failure: StepError,
+    failure: Error,
     section: &str,
     report: &mut Checklist,
 ) {
     let where_to = place(server);
-    if failure.exit == ExitStatus::Config {
-        report.say(for_waiting(Step::failed("TLS", &failure.at(&where_to), "see mbsync(1)")));
+    if failure.status == ExitStatus::Config {
+        report.say(for_waiting(Step::failed("TLS", &failure, "see mbsync(1)")));
         return;
     }
     let keyword = server.tls_keyword;
-    let greeted = failure.kind != StepFailure::Greeting;
+    let greeted = failure.kind != ErrorKind::Greeting;
     if !greeted && server.tls == TlsMode::Imaps {
         report.say(Step::good("TLS", "encrypted"));
     }
-    let StepFailure::Certificate(problem) = failure.kind else {
+    let ErrorKind::Certificate(problem) = failure.kind else {
         let what = if greeted { "TLS" } else { "greeting" };
-        if failure.exit == ExitStatus::Later {
-            report.say(Step::bad(what, failure.exit, failure.text, "try again later"));
+        if failure.status == ExitStatus::Later {
+            report.say(Step::bad(what, failure.status, failure.message, "try again later"));
             return;
         }
-        let mend = match server.tls {
+        let fix = match server.tls {
             TlsMode::None => format!(
                 "see that an IMAP server without TLS listens there; if it has TLS, set `{keyword} IMAPS` in {section}"
             ),
@@ -193,23 +192,21 @@ fn refused(
                 "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `{keyword} STARTTLS` in {section}"
             ),
         };
-        report.say(Step::bad(what, failure.exit, failure.text, mend));
+        report.say(Step::bad(what, failure.status, failure.message, fix));
         return;
     };
     let sanitize = certificate_shown(server, report);
     let certificate =
         sanitize.as_ref().map_or_else(|| "certificate".to_owned(), ToString::to_string);
     let found = format!("{certificate}: refused ({problem})");
-    let mend = match problem {
+    let fix = match problem {
         CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
             let names = sanitize.map(|sanitize| sanitize.names).unwrap_or_default();
             match names.first() {
                 Some(name) => {
                     format!("set `Host {name}` in {section}, if that is the server you mean")
                 }
-                None => {
-                    "whoever runs the server must give it a certificate with its name".to_owned()
-                }
+                None => "the server's operator must give it a certificate with its name".to_owned(),
             }
         }
         CertificateProblem::Expired | CertificateProblem::NotYetValid => problem.fix().to_owned(),
@@ -224,7 +221,7 @@ fn refused(
             )
         }
     };
-    report.say(Step::bad("TLS", failure.exit, found, mend));
+    report.say(Step::bad("TLS", failure.status, found, fix));
 }
 
 /// The certificate that the server shows, whatever it is worth. Nothing is said

@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::permissions::{make_ours, writable};
-use super::{CheckContext, Checklist, Step, counted, for_shell, some};
+use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Mailbox, StoreKind};
 use crate::os::file;
+use crate::text::counted;
 use crate::verdict::Rules;
 use crate::verdict::record::{self, RecordState};
 
@@ -69,7 +70,7 @@ fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkl
     const WHAT: &str = "Maildirs";
     let shell = |path: &Path| for_shell(scene.asked.env, path);
     let mut faults: Vec<Step> = Vec::new();
-    let fault = |found: String, mend: String| Step::bad(WHAT, ExitStatus::Mailbox, found, mend);
+    let fault = |found: String, fix: String| Step::bad(WHAT, ExitStatus::Mailbox, found, fix);
     let mut roots: Vec<PathBuf> = Vec::new();
     for side in scene.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]) {
         let StoreKind::Maildir(store) = &side.store.kind else { continue };
@@ -80,7 +81,7 @@ fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkl
         // isync 1.4: "cannot open store", before any mailbox is looked at.
         if !root.is_dir() {
             let what = if root.exists() { "is not a directory" } else { "is not there" };
-            let mend = if root.exists() {
+            let fix = if root.exists() {
                 format!("mv {0} {0}.old; mkdir -p {0}", shell(&root).trim_end_matches('/'))
             } else {
                 format!("mkdir -p {}", shell(&root))
@@ -88,7 +89,7 @@ fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkl
             let sanitize = scene.sanitize(&root);
             faults.push(fault(
                 format!("{sanitize}, the Path of MaildirStore {}, {what}", side.store.name),
-                mend,
+                fix,
             ));
         } else if !writable(&root) {
             faults.push(fault(
@@ -140,7 +141,7 @@ fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkl
     if !incomplete.is_empty() {
         report.say(Step::note(
             WHAT,
-            format!("not whole, which the next sync mends: {}", some(&incomplete)),
+            format!("not whole, which the next sync repairs: {}", some(&incomplete)),
         ));
     }
     limited(report, faults);
@@ -173,7 +174,7 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
             RecordState::Unfinished => unfinished.push(mailbox.near.clone()),
             RecordState::Unreadable { why } => {
                 let why = why.replace(&file.display().to_string(), &scene.sanitize(file));
-                let mend = if file::open(file)
+                let fix = if file::open(file)
                     .is_err_and(|error| error.kind() != ErrorKind::InvalidInput)
                 {
                     make_ours(scene, file)
@@ -184,7 +185,7 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
                     WHAT,
                     ExitStatus::Mailbox,
                     format!("mbsync's record is not readable: {why}"),
-                    mend,
+                    fix,
                 ));
             }
         }
@@ -200,7 +201,7 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
                 IsyncVersion::V1_5 => existing_above(place),
             };
             if !place.is_dir() && !above.is_some_and(|above| above.is_dir() && writable(above)) {
-                let mend = match above.filter(|above| above.is_dir()) {
+                let fix = match above.filter(|above| above.is_dir()) {
                     Some(above) => make_ours(scene, above),
                     None => format!("mkdir -p {}", shell(place)),
                 };
@@ -211,7 +212,7 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
                         "{}, where mbsync keeps its records, cannot be made",
                         scene.sanitize(place)
                     ),
-                    mend,
+                    fix,
                 ));
             } else if place.is_dir() && !writable(place) {
                 faults.push(Step::bad(

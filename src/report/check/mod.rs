@@ -1,5 +1,5 @@
 //! `--check`: everything that a sync and a wait rest on, step by step, with the
-//! mend for what is wrong.
+//! fix for what is wrong.
 //!
 //! Each step is a value ([`Step`]); [`show`] sets them out, the other modules
 //! find them. Runs the password command once and logs in once. Changes
@@ -39,7 +39,7 @@ use crate::sync::output::redact;
 pub enum StepState {
     /// As it should be.
     Good,
-    /// Worth knowing, nothing to mend.
+    /// Worth knowing, nothing to fix.
     Note,
     /// A sync works; something else does not, or will not for long.
     Warning,
@@ -60,7 +60,7 @@ pub struct Step {
     pub found: String,
     /// What to do about it; only with [`StepState::Warning`] and [`StepState::Bad`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// The exit status that a sync would end with because of it.
     #[serde(skip)]
     pub exit: ExitStatus,
@@ -68,7 +68,7 @@ pub struct Step {
 
 impl Step {
     fn with(what: &'static str, state: StepState, found: impl Into<String>) -> Self {
-        Step { what, state, found: found.into(), mend: None, exit: ExitStatus::Done }
+        Step { what, state, found: found.into(), fix: None, exit: ExitStatus::Done }
     }
 
     /// A step that is as it should be.
@@ -82,8 +82,8 @@ impl Step {
     }
 
     /// Something that does not stop a sync.
-    pub fn warning(what: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Step { mend: Some(mend.into()), ..Self::with(what, StepState::Warning, found) }
+    pub fn warning(what: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Step { fix: Some(fix.into()), ..Self::with(what, StepState::Warning, found) }
     }
 
     /// Something that makes a sync end with this status.
@@ -91,9 +91,9 @@ impl Step {
         what: &'static str,
         exit: ExitStatus,
         found: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
-        Step { mend: Some(mend.into()), exit, ..Self::with(what, StepState::Bad, found) }
+        Step { fix: Some(fix.into()), exit, ..Self::with(what, StepState::Bad, found) }
     }
 
     /// A step that was not tried.
@@ -102,12 +102,11 @@ impl Step {
         Self::with(what, StepState::NotReached, "not reached")
     }
 
-    /// A failure as a step. Its mend is what follows the last semicolon, as in
-    /// all our messages; `otherwise` where there is none.
+    /// An error as a step, with its hint, or `otherwise` where it has none.
     #[must_use]
-    pub fn failed(what: &'static str, failure: &Error, otherwise: &str) -> Self {
-        let (found, mend) = failure.text.rsplit_once("; ").unwrap_or((&failure.text, otherwise));
-        Self::bad(what, failure.exit, found, mend)
+    pub fn failed(what: &'static str, error: &Error, otherwise: &str) -> Self {
+        let fix = error.hint.as_deref().unwrap_or(otherwise);
+        Self::bad(what, error.status, &*error.message, fix)
     }
 }
 
@@ -120,7 +119,7 @@ pub struct Part {
     pub steps: Vec<Step>,
 }
 
-/// The status that a sync would end with: the gravest of all steps.
+/// The status that a sync would end with: the most severe of all steps.
 #[must_use]
 pub fn outcome(parts: &[Part]) -> ExitStatus {
     parts
@@ -152,13 +151,12 @@ pub struct Asked<'a> {
 }
 
 /// Takes every step, and says each as it is taken. The exit status is that of
-/// the gravest.
+/// the most severe.
 ///
 /// # Errors
 /// 2 for a name that is not in the configuration.
 pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
-    let later = |error: io::Error| Error::new(ExitStatus::Later, format!("cannot begin: {error}"));
-    let stop = Shutdown::on_signals().map_err(later)?;
+    let stop = Shutdown::on_signals().map_err(|error| Error::system("cannot begin", &error))?;
     let mut report = Checklist {
         parts: Vec::new(),
         secrets: Vec::new(),
@@ -262,7 +260,7 @@ impl Checklist {
         }
         let secrets: Vec<&str> = self.secrets.iter().map(|secret| secret.as_str()).collect();
         step.found = clean(&step.found, &secrets);
-        step.mend = step.mend.map(|mend| clean(&mend, &secrets));
+        step.fix = step.fix.map(|fix| clean(&fix, &secrets));
         let Some(part) = self.parts.last_mut() else { return };
         part.steps.push(step);
         if let (Some(manner), Some(step)) = (&self.manner, part.steps.last()) {
@@ -310,12 +308,6 @@ fn small_text(file: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// `1 mailbox`, `2 mailboxes`.
-fn counted(count: usize, what: &str) -> String {
-    let plural = if what.ends_with('x') || what.ends_with("ch") { "es" } else { "s" };
-    format!("{count} {what}{}", if count == 1 { "" } else { plural })
-}
-
 /// Some names, the first few of them.
 fn some<S: AsRef<str>>(names: &[S]) -> String {
     const MOST: usize = 5;
@@ -356,12 +348,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failures_mend_is_what_follows_the_last_semicolon() {
-        let failure = Error::config("~/.mbsyncrc:3: a; b; move it");
-        let step = Step::failed("x", &failure, "");
-        assert_eq!((&*step.found, step.mend.as_deref()), ("~/.mbsyncrc:3: a; b", Some("move it")));
-        let step = Step::failed("x", &Error::config("wrong"), "mend it");
-        assert_eq!((&*step.found, step.mend.as_deref()), ("wrong", Some("mend it")));
+    fn the_fix_of_an_error_is_its_hint() {
+        let error = Error::config("~/.mbsyncrc:3: a; b").with_hint("move it");
+        let step = Step::failed("x", &error, "");
+        assert_eq!((&*step.found, step.fix.as_deref()), ("~/.mbsyncrc:3: a; b", Some("move it")));
+        let step = Step::failed("x", &Error::config("wrong; x"), "correct it");
+        assert_eq!((&*step.found, step.fix.as_deref()), ("wrong; x", Some("correct it")));
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn muttrc(env: &Env, rcs: &[(PathBuf, String)]) -> Step {
             format!("{} does not call mutt-sync: nothing is synced from mutt", env.tilde(file)),
             format!("add the line source \"mutt-sync --muttrc|\" to {}", env.tilde(file)),
         ),
-        None => Step::note(WHAT, "no file of mutt's or neomutt's is here"),
+        None => Step::note(WHAT, "no muttrc found"),
     }
 }
 
@@ -95,10 +95,7 @@ fn msmtp(env: &Env, accounts: &[&Account]) -> Vec<Step> {
     let Some((file, text)) =
         files.into_iter().find_map(|file| small_text(&file).map(|text| (file, text)))
     else {
-        return vec![Step::note(
-            WHAT,
-            "no file of msmtp's is here; mail is sent in some other way",
-        )];
+        return vec![Step::note(WHAT, "no msmtprc found: mail is sent in another way")];
     };
     let sanitize = env.tilde(&file);
     if in_path(Path::new("msmtp")).is_none() {

@@ -63,11 +63,10 @@ pub fn step(
         return Some(text);
     }
     // The command itself may have the password in it: it is not repeated.
-    let why = failure.text.split("; run it by hand").next().unwrap_or_default().to_owned();
     report.say(Step::bad(
         what,
-        failure.exit,
-        format!("{why} (after {})", short(begun.elapsed())),
+        failure.status,
+        format!("{} (after {})", failure.message, short(begun.elapsed())),
         format!("run the {keyword} of {section} by hand until it prints one line and ends well"),
     ));
     None
@@ -78,7 +77,7 @@ fn asking(prompt: Prompt, time: Duration, cancel: &Cancel) -> PromptPolicy {
 }
 
 fn took(what: &'static str, keyword: &str, time: Duration) -> Step {
-    let text = format!("{keyword} answered after {}, without asking", short(time));
+    let text = format!("{keyword} works unattended ({})", short(time));
     if time > Duration::from_secs(10) {
         return Step::warning(what, text, format!("find out why {keyword} takes so long"));
     }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
 
 use super::{Part, Step, StepState};
+use crate::text::counted;
 
 /// Lines are broken here where there is a space to break at.
 const WIDTH: usize = 79;
@@ -86,11 +87,11 @@ pub fn text(title: Option<&str>, step: &Step, manner: Style) -> String {
     for line in lines {
         let _ = writeln!(text, "{space}{line}");
     }
-    if let Some(mend) = &step.mend {
-        let mut lead = "mend: ";
-        for line in broken(mend, WIDTH - indent - lead.len()) {
+    if let Some(fix) = &step.fix {
+        let mut lead = "fix: ";
+        for line in broken(fix, WIDTH - indent - lead.len()) {
             let _ = writeln!(text, "{space}{}{line}", manner.coloured(lead, "1"));
-            lead = "      ";
+            lead = "     ";
         }
     }
     text
@@ -106,14 +107,21 @@ pub fn summary(parts: &[Part], manner: Style) -> String {
     if manner.quiet {
         return String::new();
     }
-    let warnings = match warnings {
-        0 => String::new(),
-        some => format!("; {}", super::counted(some, "warning")),
-    };
-    match bad {
-        0 => format!("A sync has all that it needs{warnings}.\n"),
-        some => format!("{} in the way of a sync{warnings}.\n", super::counted(some, "fault")),
+    let warnings = (warnings > 0).then(|| counted(warnings, "warning"));
+    if bad == 0 {
+        return warnings.map_or("Everything is in place.\n".to_owned(), |warnings| {
+            format!("No problem, {warnings}: all that a sync needs is in place.\n")
+        });
     }
+    let counts: Vec<String> = std::iter::once(counted(bad, "problem")).chain(warnings).collect();
+    let failed = |part: &Part| part.steps.iter().any(|step| step.state == StepState::Bad);
+    // The first part concerns all accounts.
+    let accounts: Vec<&str> = match parts {
+        [first, ..] if failed(first) => vec!["no account"],
+        parts => parts.iter().filter(|part| failed(part)).map(|part| &*part.title).collect(),
+    };
+    let cannot = if accounts == ["no account"] { "can" } else { "cannot" };
+    format!("{}: {} {cannot} sync.\n", counts.join(", "), super::some(&accounts))
 }
 
 /// For programs. Ends in a newline.
@@ -161,16 +169,42 @@ mod tests {
         let sanitize = text(None, &Step::warning("name", long.trim(), long.trim()), PLAIN);
         assert!(sanitize.lines().count() > 4);
         assert!(sanitize.lines().all(|line| line.len() <= WIDTH), "{sanitize}");
-        assert_eq!(sanitize.matches("mend: ").count(), 1);
+        assert_eq!(sanitize.matches("fix: ").count(), 1);
     }
 
     #[test]
     fn colour_and_marks_only_where_wanted() {
-        let step = Step::bad("name", crate::error::ExitStatus::Offline, "no such host", "mend");
+        let step = Step::bad("name", crate::error::ExitStatus::Offline, "no such host", "fix");
         assert!(text(Some("t"), &step, PLAIN).is_ascii());
         assert!(!text(Some("t"), &step, PLAIN).contains('\x1b'));
         let coloured = Style { colour: true, marks: true, ..PLAIN };
         assert!(text(None, &step, coloured).starts_with("  \x1b[31m✗\x1b[0m name"));
+    }
+
+    #[test]
+    fn the_last_line_counts_and_names_who_cannot_sync() {
+        let part = |title: &str, steps: Vec<Step>| Part { title: title.into(), steps };
+        let bad = || Step::bad("x", crate::error::ExitStatus::Offline, "", "");
+        let warning = || Step::warning("x", "", "");
+        let general = || part("mutt-sync", vec![Step::good("x", "")]);
+        for (parts, line) in [
+            (vec![general()], "Everything is in place.\n"),
+            (
+                vec![general(), part("Home", vec![warning()])],
+                "No problem, 1 warning: all that a sync needs is in place.\n",
+            ),
+            (
+                vec![general(), part("Home", vec![bad(), warning()])],
+                "1 problem, 1 warning: Home cannot sync.\n",
+            ),
+            (
+                vec![general(), part("Home", vec![bad()]), part("Work", vec![bad()])],
+                "2 problems: Home, Work cannot sync.\n",
+            ),
+            (vec![part("mutt-sync", vec![bad()])], "1 problem: no account can sync.\n"),
+        ] {
+            assert_eq!(summary(&parts, PLAIN), line);
+        }
     }
 
     #[test]

@@ -8,15 +8,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{CheckContext, Checklist, Step, connection, counted, password, some};
-use crate::error::{Error, ExitStatus};
-use crate::imap::endpoint::{place, step};
+use super::{CheckContext, Checklist, Step, connection, password, some};
+use crate::error::{ErrorKind, ExitStatus};
+use crate::imap::endpoint::step;
 use crate::imap::login::Mechanism;
 use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Capabilities, Client, ClientError, Listed};
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc::SectionKind;
 use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
+use crate::text::counted;
 use crate::watch::connections::{WatchMode, start_notify};
 
 /// The steps.
@@ -122,7 +123,7 @@ fn log_in(
     let encrypted = server.tls != TlsMode::None;
     let keyword = server.tls_keyword;
     let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted, keyword);
-    match Client::open(server, false, report.stop.cancel()) {
+    match Client::open_by_steps(server, false, report.stop.cancel()) {
         Ok(link) => {
             let how = mechanism.map_or("", Mechanism::name);
             let user = match &server.user {
@@ -140,25 +141,25 @@ fn log_in(
             let section = scene.section();
             if let Err(unfit) = mechanism {
                 let cleartext = !encrypted && !offered.has("LOGINDISABLED");
-                let mend = if cleartext { "AuthMechs LOGIN" } else { "AuthMechs *" };
-                let mend =
-                    format!("set `{mend}` in {section}, or ask the server's people what it takes");
-                let found = unfit.text.split("; ").next().unwrap_or_default();
-                if unfit.text.contains("is not known here") {
+                let fix = if cleartext { "AuthMechs LOGIN" } else { "AuthMechs *" };
+                let fix =
+                    format!("set `{fix}` in {section}, or ask the server's people what it takes");
+                let found = unfit.message;
+                if unfit.kind == ErrorKind::UnknownMechanism {
                     // mbsync may know it by way of SASL.
                     report.say(Step::warning(
                         "login",
                         format!(
                             "{found}: only mbsync can log in, and nothing waits for the server"
                         ),
-                        mend,
+                        fix,
                     ));
                     return None;
                 }
-                report.say(Step::bad("login", failure.exit, found, mend));
+                report.say(Step::bad("login", failure.status, found, fix));
                 return None;
             }
-            let mend = match failure.exit {
+            let fix = match failure.status {
                 ExitStatus::Later => "try again later".to_owned(),
                 ExitStatus::Denied => {
                     format!(
@@ -167,10 +168,9 @@ fn log_in(
                 }
                 _ => format!("see {section}"),
             };
-            let place = place(server);
-            let text = failure.text.strip_prefix(&format!("{place}: ")).unwrap_or(&failure.text);
-            let text = text.strip_suffix("; check User and Pass").unwrap_or(text);
-            report.say(Step::failed("login", &Error::new(failure.exit, text), &mend));
+            // Its own hint does not name the section.
+            let hint = failure.hint.clone().filter(|_| failure.kind != ErrorKind::PasswordRefused);
+            report.say(Step::failed("login", &failure.with_hint_of(hint), &fix));
             None
         }
     }
@@ -194,13 +194,9 @@ fn logged_in(
         Ok(there) => match watching(scene, &mut link, &can, &there) {
             Ok(step) => report.say(step),
             Err(error) => {
-                let mend = "a waiter tries again by itself";
-                let failed = Step::failed("watching", &error.into_failure(), mend);
-                report.say(Step::warning(
-                    "watching",
-                    failed.found,
-                    failed.mend.unwrap_or_default(),
-                ));
+                let fix = "a waiter tries again by itself";
+                let failed = Step::failed("watching", &error.into_failure(), fix);
+                report.say(Step::warning("watching", failed.found, failed.fix.unwrap_or_default()));
             }
         },
         Err(failure) => report.say(Step::failed("server", &failure, "try again later")),

@@ -3,12 +3,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Asked, CheckInputs, Checklist, Step, counted, for_shell, some};
+use super::{Asked, CheckInputs, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc::{self, Config, Env};
 use crate::model::{CredentialSource, StoreKind};
-use crate::text::suggest;
+use crate::text::{counted, suggest};
 use crate::{mbsync_version, settings};
 
 /// The steps; `None` where nothing further can be said.
@@ -16,8 +16,8 @@ pub fn steps(asked: &Asked<'_>, report: &mut Checklist) -> Option<CheckInputs> {
     let settings = match &asked.settings {
         Ok(settings) => settings.clone(),
         Err(failure) => {
-            let mend = "correct that line; mutt-sync.toml(5) has every setting";
-            report.say(Step::failed("settings", failure, mend));
+            let fix = "correct that line; mutt-sync.toml(5) has every setting";
+            report.say(Step::failed("settings", failure, fix));
             report.out_of_reach(&["mbsync", "configuration"]);
             return None;
         }
@@ -37,7 +37,7 @@ fn mbsync(program: &Path, report: &mut Checklist) -> Option<IsyncVersion> {
     let sanitize = program.display();
     let found = mbsync_version::in_path(program).filter(|file| file.exists());
     let Some(found) = found else {
-        let (found, mend) = if program.components().count() > 1 {
+        let (found, fix) = if program.components().count() > 1 {
             (
                 format!("there is no {sanitize}"),
                 format!("set `mbsync` in config.toml to where it is, or make {sanitize}"),
@@ -48,7 +48,7 @@ fn mbsync(program: &Path, report: &mut Checklist) -> Option<IsyncVersion> {
                 "install isync (its program is mbsync), or name the program as `mbsync` in config.toml".to_owned(),
             )
         };
-        report.say(Step::bad("mbsync", ExitStatus::Config, found, mend));
+        report.say(Step::bad("mbsync", ExitStatus::Config, found, fix));
         return None;
     };
     if rustix::fs::access(&found, rustix::fs::Access::EXEC_OK).is_err() || !found.is_file() {
@@ -113,8 +113,8 @@ fn configuration(
     }
     report.say(Step::good(WHAT, found));
     for notice in &config.notices {
-        let (found, mend) = notice.rsplit_once("; ").unwrap_or((notice, "see mbsync(1)"));
-        report.say(Step::warning(WHAT, found, mend));
+        let fix = notice.hint.as_deref().unwrap_or("see mbsync(1)");
+        report.say(Step::warning(WHAT, &*notice.message, fix));
     }
     if !config.idle_accounts.is_empty() {
         let idle = some(&config.idle_accounts);
@@ -192,11 +192,11 @@ fn paths(env: &Env, config: &Config, report: &mut Checklist) {
                 "MaildirStore {}: Path {sanitize} does not end in a slash: Sent is {sanitize}Sent",
                 side.store.name
             );
-            let mend = format!("write Path {sanitize}/");
+            let fix = format!("write Path {sanitize}/");
             report.say(if fails {
-                Step::bad("configuration", ExitStatus::Mailbox, found, mend)
+                Step::bad("configuration", ExitStatus::Mailbox, found, fix)
             } else {
-                Step::warning("configuration", found, mend)
+                Step::warning("configuration", found, fix)
             });
         }
     }
@@ -218,14 +218,14 @@ fn strangers(
     let known = || config.accounts.iter().map(|account| account.name.as_str());
     for name in settings.accounts.keys().filter(|name| known().all(|known| known != *name)) {
         let file = file.map(|file| env.tilde(file)).unwrap_or_default();
-        let mend = match suggest(name, known()) {
+        let fix = match suggest(name, known()) {
             Some(near) => format!("write [account.{near}]"),
             None => format!("remove it; there are: {}", known().collect::<Vec<_>>().join(", ")),
         };
         report.say(Step::warning(
             "settings",
             format!("{file}: [account.{name}]: there is no such account"),
-            mend,
+            fix,
         ));
     }
 }

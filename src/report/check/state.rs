@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 
 use super::permissions::{make_ours, writable};
-use super::{CheckContext, Checklist, Step, counted, for_shell, some};
+use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::model::Target;
 use crate::os::file;
@@ -19,7 +19,7 @@ use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::{LARGEST, StateDir, requests};
-use crate::text::short;
+use crate::text::{counted, short};
 use crate::verdict::CleanState;
 use crate::watch::plan::StuckState;
 
@@ -57,9 +57,9 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
     const WHAT: &str = "state";
     let path = dir.path();
     let parts = [path.to_owned(), dir.file("want"), dir.file("run")];
-    let mend = |dir: &Path| {
-        let mend = make_ours(scene, dir);
-        format!("{mend} (or set XDG_STATE_HOME to a place that is yours)")
+    let fix = |dir: &Path| {
+        let fix = make_ours(scene, dir);
+        format!("{fix} (or set XDG_STATE_HOME to a place that is yours)")
     };
     for part in &parts {
         if part.is_dir() && !writable(part) {
@@ -67,7 +67,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
                 WHAT,
                 ExitStatus::Config,
                 format!("{} is not writable for you", scene.sanitize(part)),
-                mend(part),
+                fix(part),
             ));
             return false;
         }
@@ -91,7 +91,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
                     WHAT,
                     ExitStatus::Config,
                     format!("{} cannot be made", scene.sanitize(part)),
-                    mend(above),
+                    fix(above),
                 ));
                 return false;
             }
@@ -157,11 +157,7 @@ fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
     let times = counted(usize::try_from(retry.failures).unwrap_or(usize::MAX), "time");
     Step::warning(
         "backoff",
-        format!(
-            "failed {times} in a row, not tried unasked for another {}: {}",
-            short(wait),
-            retry.text
-        ),
+        format!("failed {times} in a row, next try in {}: {}", short(wait), retry.text),
         format!("mutt-sync --force {name}"),
     )
 }
@@ -170,11 +166,11 @@ fn requests(scene: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &m
     const WHAT: &str = "requests";
     let names: Vec<String> = requests::all(dir).iter().map(Target::to_string).collect();
     report.say(match (&names[..], attended) {
-        ([], _) => Step::good(WHAT, "none standing"),
-        (names, true) => Step::note(WHAT, format!("to be served: {}", some(names))),
+        ([], _) => Step::good(WHAT, "no pending requests"),
+        (names, true) => Step::note(WHAT, format!("pending: {}", some(names))),
         (names, false) => Step::warning(
             WHAT,
-            format!("asked for, and nobody is at it: {}", some(names)),
+            format!("pending, and no process serves them: {}", some(names)),
             format!("mutt-sync --force {}", scene.account.name),
         ),
     });

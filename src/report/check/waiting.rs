@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckContext, Checklist, Step, counted, for_shell};
+use super::{CheckContext, Checklist, Step, for_shell};
 use crate::mbsync_version::in_path;
 use crate::model::Mailbox;
 use crate::os::procfs;
 use crate::state::StateDir;
+use crate::text::counted;
 use crate::watch::local::{InotifyWatches, WatchPaths};
 
 /// The steps.
@@ -90,8 +91,8 @@ fn watches(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
     report.say(step(paths.watches(), unwatched, &most, &instances));
 }
 
-/// `deaf`: mailboxes for which there was no watch left; `None`: no instance was.
-fn step(needed: usize, deaf: Option<usize>, most: &Limit, instances: &Limit) -> Step {
+/// `unwatched`: mailboxes for which there was no watch left; `None`: no instance was.
+fn step(needed: usize, unwatched: Option<usize>, most: &Limit, instances: &Limit) -> Step {
     const WHAT: &str = "inotify";
     let needed_text = counted(needed, "watch");
     let raise = |limit: &Limit, to: u64| {
@@ -101,16 +102,16 @@ fn step(needed: usize, deaf: Option<usize>, most: &Limit, instances: &Limit) -> 
             limit.setting
         )
     };
-    match deaf {
+    match unwatched {
         Some(0) => Step::good(
             WHAT,
             format!("{needed_text} needed, all to be had (the limit is {})", most.value),
         ),
-        Some(deaf) => Step::warning(
+        Some(unwatched) => Step::warning(
             WHAT,
             format!(
                 "no watch left for {} of {needed_text}: a waiter looks there every 15 s instead ({} is {})",
-                counted(deaf, "mailbox"),
+                counted(unwatched, "mailbox"),
                 most.setting,
                 most.value
             ),
@@ -132,13 +133,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_named_with_its_mend() {
+    fn a_limit_is_named_with_its_fix() {
         let most = Limit { setting: "fs.inotify.max_user_watches", value: 8192 };
         let instances = Limit { setting: "fs.inotify.max_user_instances", value: 1024 };
-        assert_eq!(step(12, Some(0), &most, &instances).mend, None);
-        let mend = step(12, Some(3), &most, &instances).mend.unwrap();
-        assert!(mend.starts_with("sysctl -w fs.inotify.max_user_watches=524288 "), "{mend}");
-        let mend = step(12, None, &most, &instances).mend.unwrap();
-        assert!(mend.starts_with("sysctl -w fs.inotify.max_user_instances=2048 "), "{mend}");
+        assert_eq!(step(12, Some(0), &most, &instances).fix, None);
+        let fix = step(12, Some(3), &most, &instances).fix.unwrap();
+        assert!(fix.starts_with("sysctl -w fs.inotify.max_user_watches=524288 "), "{fix}");
+        let fix = step(12, None, &most, &instances).fix.unwrap();
+        assert!(fix.starts_with("sysctl -w fs.inotify.max_user_instances=2048 "), "{fix}");
     }
 }
