@@ -149,7 +149,7 @@ fn boxes_go_by_either_sides_name() {
     }
     assert_eq!(
         refused(&config, "Home:Draft"),
-        "`Home` has no mailbox `Draft`; did you mean `Drafts`? (there are: INBOX, Drafts, Old/2023)"
+        "`Home` has no mailbox `Draft` (there are: INBOX, Drafts, Old/2023); did you mean `Drafts`?"
     );
     // mbsync would follow it out of the store.
     for name in ["Work:../sent", "Work:sent,a/../../b", "Home:.."] {
@@ -158,7 +158,7 @@ fn boxes_go_by_either_sides_name() {
     assert_eq!(refused(&config, "Work:Sort"), "`Work` has no mailbox `Sort` (there are: in, sent)");
     assert_eq!(
         refused(&config, "Work:Snt"),
-        "`Work` has no mailbox `Snt`; did you mean `sent`? (there are: in, sent)"
+        "`Work` has no mailbox `Snt` (there are: in, sent); did you mean `sent`?"
     );
 }
 
@@ -168,8 +168,8 @@ fn an_unknown_name_gets_the_nearest_and_the_list() {
     let config = config(TWO, dir.path());
     assert_eq!(
         refused(&config, "Hme"),
-        "no account, channel or group `Hme`; did you mean `Home`? (there are: Home, Work, \
-         Morning, All, Home-archive, Work-in, Work-sent)"
+        "no account, channel or group `Hme` (there are: Home, Work, \
+         Morning, All, Home-archive, Work-in, Work-sent); did you mean `Home`?"
     );
 }
 
