@@ -355,7 +355,7 @@ impl<'c> Relay<'c> {
                     say(&[namespace.as_deref().unwrap_or_default(), tag, b" OK from memory\r\n"]);
                 }
                 verb if NOT_TAKEN.contains(&verb) => {
-                    say(&[tag, b" BAD not on a lent connection\r\n"])
+                    say(&[tag, b" BAD not on a lent connection\r\n"]);
                 }
                 _ => return false,
             }

@@ -3,14 +3,19 @@
 
 use crate::{files, text};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Code without comments and texts: neither imports nor defines anything.
 fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
+fn is_rust(file: &str) -> bool {
+    Path::new(file).extension() == Some("rs".as_ref())
+}
+
 fn sources() -> impl Iterator<Item = (String, String)> {
-    files("src").into_iter().filter(|file| file.ends_with(".rs")).map(|file| {
+    files("src").into_iter().filter(|file| is_rust(file)).map(|file| {
         let text = text(&file);
         (file, text)
     })
@@ -174,7 +179,7 @@ fn every_test_that_security_names_exists() {
     let sources: String = ["src", "tests"]
         .iter()
         .flat_map(|below| files(below))
-        .filter(|file| file.ends_with(".rs"))
+        .filter(|file| is_rust(file))
         .map(|file| text(&file))
         .collect();
     let document = text("SECURITY.md");
