@@ -285,7 +285,7 @@ fn what_hides_its_environment_is_found_by_its_mark_and_ends_with_its_home() {
     let start = |home: &Home| Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
     let (waiter, others) = (start(&home), start(&other));
     for waiter in [&waiter, &others] {
-        waiter.wait_for("mailboxes here", SHORT);
+        waiter.wait_for("5 mailboxes", SHORT);
         let hidden = std::fs::read(format!("/proc/{}/environ", waiter.pid())).is_err();
         assert!(hidden || rig::is_root(), "its environment can be read");
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", waiter.pid())).unwrap();
