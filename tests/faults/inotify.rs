@@ -43,7 +43,7 @@ fn looks_instead(what: &str, most: u32) {
     wait_until(SOON, "it begins again, as unwatched as before", || said(&waiter, &sysctl) == 2);
     // There are means again.
     limit(&mounts, what, 1000);
-    waiter.wait_for("inotify again", SOON);
+    waiter.wait_for("inotify works again", SOON);
     quiet(&mbsync, ms(1500));
     let runs = mbsync.runs().len();
     home.maildir("Home", "Archive").add(&message("near", "near two"), "S");
