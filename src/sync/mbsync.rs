@@ -280,10 +280,12 @@ impl<'a> Supervised<'a> {
         let mut status = None;
         loop {
             let more = self.beside.as_mut().is_some_and(|beside| beside.pump());
-            let until = match self.child.is_ending() {
-                _ if more => Instant::now(),
-                true => Instant::now() + LOOK_EVERY,
-                false => look_at,
+            let until = if more {
+                Instant::now()
+            } else if self.child.is_ending() {
+                Instant::now() + LOOK_EVERY
+            } else {
+                look_at
             };
             let only_beside = self.wait(shutdown, until, status.is_some())?;
             if only_beside && status.is_none() && Instant::now() < look_at {

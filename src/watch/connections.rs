@@ -37,10 +37,12 @@ pub enum WatchMode {
 impl WatchMode {
     /// The best mode of a server. `notified`: it has accepted NOTIFY.
     pub fn best(can: &Capabilities, notified: bool) -> WatchMode {
-        match can.idle() {
-            true if notified => WatchMode::Notify,
-            true => WatchMode::Idle,
-            false => WatchMode::Sweep,
+        if !can.idle() {
+            WatchMode::Sweep
+        } else if notified {
+            WatchMode::Notify
+        } else {
+            WatchMode::Idle
         }
     }
 }
