@@ -385,7 +385,7 @@ fn g12_a_waiter_reconnects_after_a_successful_run_elsewhere() {
     let mut waiter = rig::spawn(command.stderr(std::fs::File::create(&log).unwrap())).unwrap();
     let says = |text: &str| std::fs::read_to_string(&log).unwrap().contains(text);
     // By whichever of the two was first: the run, or its own connection.
-    let waits = || says("connecting in ") || says("; again in ");
+    let waits = || says("next connection in ") || says("; again in ");
     wait_until(SHORT, "it waits for minutes", waits);
     home.program("ask-password", &format!("echo '{}'", server.password("home")));
     home.mutt_sync(&["--force", "Home"]).ok();

@@ -1,7 +1,7 @@
 //! `--check`: everything that a sync and a wait rest on, step by step, with the
 //! fix for what is wrong.
 //!
-//! Each step is a value ([`Step`]); [`show`] sets them out, the other modules
+//! Each step is a value ([`Step`]); `render` sets them out, the other modules
 //! find them. Runs the password command once and logs in once. Changes
 //! nothing: no request is made, no stamp is moved, nothing is written. Every
 //! step has an end, and a signal ends it at once. A step that cannot be tried
