@@ -13,7 +13,7 @@ use std::io;
 /// the most severe is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExitStatus {
-    /// In step, or the request is in safe hands.
+    /// In sync, or the request is queued.
     Done,
     /// mbsync failed on some mailbox; the others are synced.
     Mailbox,

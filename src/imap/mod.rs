@@ -1,9 +1,10 @@
 //! The server's side: connecting, logging in, asking, and taking events.
 //!
-//! [`client::Client`] is the way in: it opens a connection as a section of the
-//! user's file says, and everything else is asked of it. All of it is
-//! single-threaded and bounded in time and size; nothing in it knows of local
-//! mail or decides anything.
+//! [`client::Client`] is the entry point: it opens a connection as a section of the
+//! user's file says, and sends all commands. Single-threaded, bounded in time and
+//! size.
+//!
+//! Does not depend on: local mail, decisions.
 
 pub mod client;
 pub mod connect;

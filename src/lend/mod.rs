@@ -1,8 +1,8 @@
 //! The lent connection: a run of mbsync over the connection that the waiter has.
 //!
-//! [`Lease`] is the way in. A run gets a copy of the configuration (`config`) in
+//! [`Lease`] is the entry point. A run gets a copy of the configuration (`config`) in
 //! sealed memory, whose `Tunnel` leads to the waiter (`tunnel`), which then
-//! carries the dialogue of mbsync and server (`relay`).
+//! passes commands and responses between mbsync and the server (`relay`).
 //!
 //! Does not depend on: when to run, what a waiter watches.
 

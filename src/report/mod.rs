@@ -1,4 +1,4 @@
-//! How what is known is shown: `--status`, `--list`, `--check`.
+//! Reports: `--status`, `--list`, `--check`.
 //!
 //! Does not depend on: how a run is made or waited for.
 

@@ -1,4 +1,8 @@
-//! Serving requests: single flight, the mbsync process, and what follows a run.
+//! Serving requests: at most one run at a time (`scheduler`, over `account`), the
+//! mbsync process (`mbsync`), its output (`output`, `run_log`), what it changed
+//! (`changes`), and the commands that follow (`hooks`).
+//!
+//! Does not depend on: why a run is needed.
 
 pub mod account;
 pub mod changes;

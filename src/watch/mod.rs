@@ -1,9 +1,9 @@
 //! Waiting: one thread per account, each with one `poll`, nothing shared but the
-//! wish to end.
+//! signal to end.
 //!
 //! `waiter` is the loop over four parts: `local` (events on this disk), `server`
 //! (the connection and its timers), `mailboxes` (their states) and `runner` (lock,
-//! gate, run). Policies are values: `mailbox` (one mailbox), `plan` (what to run),
+//! rate limit, run). Policies are values: `mailbox` (one mailbox), `plan` (what to run),
 //! `reconnect` (when to connect), `event_limit` and `silence` (what the server
 //! sends). `standby` is for the second waiter.
 
