@@ -351,7 +351,8 @@ impl<'a> Supervised<'a> {
         let (names, objected) = (&self.names, &mut self.objected);
         let mut note = |line: &str| {
             let line = &*under_its_own_name(line, names.as_ref());
-            *objected |= !says_nothing_of_the_run(line);
+            let is_news = !says_nothing_of_the_run(line);
+            *objected |= is_news;
             let shown = redact(line, job.secrets);
             if job.verbose {
                 eprint_line(&shown);
@@ -360,7 +361,7 @@ impl<'a> Supervised<'a> {
                 Some(found) if problems.len() < MOST_LINES => {
                     problems.push((found, shown.into_owned()));
                 }
-                _ if other.len() < MOST_LINES => other.push(shown.into_owned()),
+                _ if is_news && other.len() < MOST_LINES => other.push(shown.into_owned()),
                 _ => {}
             }
         };
@@ -400,11 +401,13 @@ impl<'a> Supervised<'a> {
         let (names, objected) = (&self.names, &mut self.objected);
         self.stderr.rest(&mut |line| {
             let line = &*under_its_own_name(line, names.as_ref());
-            *objected |= !says_nothing_of_the_run(line);
+            let is_news = !says_nothing_of_the_run(line);
+            *objected |= is_news;
             let shown = redact(line, job.secrets).into_owned();
             match problem(line) {
                 Some(found) => problems.push((found, shown)),
-                None => other.push(shown),
+                None if is_news => other.push(shown),
+                None => {}
             }
         });
         let log = self.log.filter(|_| status.success() && !self.objected);
@@ -457,14 +460,13 @@ fn verdict_of(
     } else {
         ExitStatus::Mailbox
     });
-    let is_notice = |line: &&String| line.starts_with("Warning") || says_nothing_of_the_run(line);
-    let said = other.iter().rev().find(|line| !is_notice(line)).map(String::as_str);
+    let said = other.iter().rev().find(|line| !line.starts_with("Warning"));
     let text = problems
         .iter()
         .find(|(found, _)| found.exit() == exit)
-        .map(|(_, line)| plain(line, said))
+        .map(|(_, line)| plain(line, said.map(String::as_str)))
         .or_else(|| status.signal().map(|signal| format!("mbsync was ended by signal {signal}")))
-        .or_else(|| other.iter().rev().find(|line| !line.starts_with("Warning")).cloned())
+        .or_else(|| said.cloned())
         .unwrap_or_else(|| format!("mbsync failed without a message ({status})"));
     ended(exit, text, problems.into_iter().map(|(found, _)| found).collect())
 }

@@ -30,7 +30,7 @@ use crate::error::{Error, ExitStatus, system_text};
 use crate::imap::ClientError;
 use crate::lend::{LeaseOutcome, Returned};
 use crate::mbsyncrc::pattern;
-use crate::model::Target;
+use crate::model::{Mailbox, Target};
 use crate::os::clock::{self, Alarm, Jump};
 use crate::os::signals::Shutdown;
 use crate::os::wait::{self, Cancel};
@@ -41,6 +41,8 @@ use crate::text::counted;
 
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How often mailboxes are listed again that appear during the listing.
+const MOST_LISTINGS: usize = 3;
 /// After this many scans on the server, what they have learned is saved.
 const SAVE_EVERY: usize = 64;
 
@@ -255,21 +257,35 @@ impl<'a> Waiter<'a> {
 
     /// Lists the account's mailboxes and watches them.
     fn list_mailboxes(&mut self) {
-        let AccountContext { config, account, settings, .. } = self.context;
         self.local.listing();
-        let mut found = config.local_mailboxes(account);
-        found.retain(|mailbox| {
-            settings.boxes.is_empty() || pattern::admits(&settings.boxes, &mailbox.name)
-        });
-        let changed = self.mailboxes.replace(found, account);
-        // Watches first, then scans: no gap between.
-        self.local.watch(&self.watch_paths());
+        let mut changed = false;
+        let mut found = self.find_mailboxes();
+        for _ in 0..MOST_LISTINGS {
+            changed |= self.mailboxes.replace(found, self.context.account);
+            self.local.watch(&self.watch_paths());
+            // One that was created before there was a watch has caused no event.
+            found = self.find_mailboxes();
+            if self.mailboxes.iter().eq(&found) {
+                break;
+            }
+        }
         self.local.forget_mail();
+        // Watches first, then scans: no gap between.
         self.mailboxes.rescan_all();
         if changed {
             self.log.say(|| counted(self.mailboxes.len(), "mailbox"));
             self.watch_server();
         }
+    }
+
+    /// The mailboxes that are here now.
+    fn find_mailboxes(&self) -> Vec<Mailbox> {
+        let AccountContext { config, account, settings, .. } = self.context;
+        let mut found = config.local_mailboxes(account);
+        found.retain(|mailbox| {
+            settings.boxes.is_empty() || pattern::admits(&settings.boxes, &mailbox.name)
+        });
+        found
     }
 
     fn watch_paths(&self) -> WatchPaths {
