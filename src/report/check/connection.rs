@@ -25,7 +25,7 @@ const SOON: i32 = 14;
 /// A tunnel stands for name, connection and TLS. Gives whether it has logged in
 /// by itself, and what the server says it can do. `None`: nobody answers.
 pub fn by_tunnel(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     server: &Server,
     report: &mut Checklist,
 ) -> Option<(bool, Capabilities)> {
@@ -40,7 +40,8 @@ pub fn by_tunnel(
             Some((preauth, offered(&mut wire, greeting, server)))
         }
         Err(failure) => {
-            let fix = format!("run the Tunnel of {} by hand: it must speak IMAP", scene.section());
+            let fix =
+                format!("run the Tunnel of {} by hand: it must speak IMAP", context.section());
             let step = Step::failed(WHAT, &failure, &fix);
             report.say(if failure.status == ExitStatus::Config { for_waiting(step) } else { step });
             None
@@ -55,11 +56,11 @@ fn for_waiting(step: Step) -> Step {
 
 /// From the name to the greeting. `None`: not reached.
 pub fn directly(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     server: &Server,
     report: &mut Checklist,
 ) -> Option<Capabilities> {
-    let section = scene.section();
+    let section = context.section();
     let Some(host) = &server.host else {
         report.say(Step::bad(
             "name",
@@ -116,11 +117,11 @@ pub fn directly(
     }
     match connect_by_steps(server, report.stop.cancel()) {
         Ok((mut wire, greeting)) => {
-            secured(scene, server, &wire, loopback, report);
+            secured(context, server, &wire, loopback, report);
             Some(offered(&mut wire, greeting, server))
         }
         Err(failure) => {
-            refused(scene, server, failure, &section, report);
+            refused(context, server, failure, &section, report);
             None
         }
     }
@@ -128,13 +129,13 @@ pub fn directly(
 
 /// What the connection is secured by.
 fn secured(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     server: &Server,
     wire: &Transport,
     loopback: bool,
     report: &mut Checklist,
 ) {
-    let (keyword, section) = (server.tls_keyword, scene.section());
+    let (keyword, section) = (server.tls_keyword, context.section());
     if server.tls == TlsMode::None {
         report.say(if loopback {
             Step::note("TLS", "none, as the file wants it; the server is on this machine")
@@ -159,7 +160,7 @@ fn secured(
 
 /// Why there was no greeting on a connection that could be made.
 fn refused(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     server: &Server,
     failure: Error,
     section: &str,
@@ -212,8 +213,8 @@ fn refused(
         CertificateProblem::Expired | CertificateProblem::NotYetValid => problem.fix().to_owned(),
         CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
             let file = for_shell(
-                scene.asked.env,
-                &scene.asked.env.home.join(format!("{}.pem", scene.account.name)),
+                context.asked.env,
+                &context.asked.env.home.join(format!("{}.pem", context.account.name)),
             );
             let starttls = if server.tls == TlsMode::StartTls { " -starttls imap" } else { "" };
             format!(

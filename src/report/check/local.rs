@@ -14,17 +14,17 @@ use crate::verdict::Rules;
 use crate::verdict::record::{self, RecordState};
 
 /// The steps. Gives the mailboxes that are here.
-pub fn steps(scene: &CheckContext<'_>, report: &mut Checklist) -> Vec<Mailbox> {
-    let mailboxes = scene.ground.config.local_mailboxes(scene.account);
-    resolution(scene, &mailboxes, report);
-    maildirs(scene, &mailboxes, report);
-    records(scene, &mailboxes, report);
+pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) -> Vec<Mailbox> {
+    let mailboxes = context.ground.config.local_mailboxes(context.account);
+    resolution(context, &mailboxes, report);
+    maildirs(context, &mailboxes, report);
+    records(context, &mailboxes, report);
     mailboxes
 }
 
-fn resolution(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+fn resolution(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
     const WHAT: &str = "mailboxes";
-    let account = scene.account;
+    let account = context.account;
     let channels: Vec<&str> =
         account.channels.iter().map(|channel| channel.name.as_str()).collect();
     let here = match mailboxes.len() {
@@ -66,13 +66,13 @@ fn existing_above(path: &Path) -> Option<&Path> {
     path.ancestors().skip(1).find(|dir| dir.exists())
 }
 
-fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
     const WHAT: &str = "Maildirs";
-    let shell = |path: &Path| for_shell(scene.asked.env, path);
+    let shell = |path: &Path| for_shell(context.asked.env, path);
     let mut faults: Vec<Step> = Vec::new();
     let fault = |found: String, fix: String| Step::bad(WHAT, ExitStatus::Mailbox, found, fix);
     let mut roots: Vec<PathBuf> = Vec::new();
-    for side in scene.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]) {
+    for side in context.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]) {
         let StoreKind::Maildir(store) = &side.store.kind else { continue };
         let Some(root) = store.path.as_deref().map(PathBuf::from) else { continue };
         if roots.contains(&root) {
@@ -86,15 +86,15 @@ fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkl
             } else {
                 format!("mkdir -p {}", shell(&root))
             };
-            let sanitize = scene.sanitize(&root);
+            let sanitize = context.sanitize(&root);
             faults.push(fault(
                 format!("{sanitize}, the Path of MaildirStore {}, {what}", side.store.name),
                 fix,
             ));
         } else if !writable(&root) {
             faults.push(fault(
-                format!("{} is not writable for you", scene.sanitize(&root)),
-                make_ours(scene, &root),
+                format!("{} is not writable for you", context.sanitize(&root)),
+                make_ours(context, &root),
             ));
         }
         roots.push(root);
@@ -108,8 +108,8 @@ fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkl
             let above = existing_above(maildir);
             if let Some(above) = above.filter(|above| !writable(above)) {
                 faults.push(fault(
-                    format!("{} cannot be made", scene.sanitize(maildir)),
-                    make_ours(scene, above),
+                    format!("{} cannot be made", context.sanitize(maildir)),
+                    make_ours(context, above),
                 ));
             }
             continue;
@@ -117,15 +117,15 @@ fn maildirs(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkl
         let parts = ["", "cur", "new", "tmp"].map(|part| maildir.join(part));
         if let Some(part) = parts.iter().find(|part| part.exists() && !part.is_dir()) {
             faults.push(fault(
-                format!("{} is not a directory", scene.sanitize(part)),
+                format!("{} is not a directory", context.sanitize(part)),
                 format!("mv {0} {0}.old && mkdir -m 700 {0}", shell(part)),
             ));
         } else if parts.iter().any(|part| !part.exists()) && writable(maildir) {
-            incomplete.push(scene.sanitize(maildir));
+            incomplete.push(context.sanitize(maildir));
         } else if let Some(part) = parts.iter().find(|part| !writable(part)) {
             faults.push(fault(
-                format!("{} is not writable for you", scene.sanitize(part)),
-                make_ours(scene, part),
+                format!("{} is not writable for you", context.sanitize(part)),
+                make_ours(context, part),
             ));
         } else {
             there += 1;
@@ -160,9 +160,9 @@ fn limited(report: &mut Checklist, faults: Vec<Step>) {
     }
 }
 
-fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
     const WHAT: &str = "records";
-    let shell = |path: &Path| for_shell(scene.asked.env, path);
+    let shell = |path: &Path| for_shell(context.asked.env, path);
     let (mut known, mut never, mut unfinished) = (0, 0, Vec::new());
     let mut faults = Vec::new();
     let mut places: Vec<&Path> = Vec::new();
@@ -173,13 +173,13 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
             RecordState::NeverSynced => never += 1,
             RecordState::Unfinished => unfinished.push(mailbox.near.clone()),
             RecordState::Unreadable { why } => {
-                let why = why.replace(&file.display().to_string(), &scene.sanitize(file));
+                let why = why.replace(&file.display().to_string(), &context.sanitize(file));
                 let fix = if file::open(file)
                     .is_err_and(|error| error.kind() != ErrorKind::InvalidInput)
                 {
-                    make_ours(scene, file)
+                    make_ours(context, file)
                 } else {
-                    pull_anew(scene, mailbox, file)
+                    pull_anew(context, mailbox, file)
                 };
                 faults.push(Step::bad(
                     WHAT,
@@ -196,13 +196,13 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
         if let Some(place) = place.filter(|place| !places.contains(place)) {
             places.push(place);
             // isync 1.4 makes the directory, but not those above it; 1.5 makes them.
-            let above = match scene.ground.config.version {
+            let above = match context.ground.config.version {
                 IsyncVersion::V1_4 => place.parent(),
                 IsyncVersion::V1_5 => existing_above(place),
             };
             if !place.is_dir() && !above.is_some_and(|above| above.is_dir() && writable(above)) {
                 let fix = match above.filter(|above| above.is_dir()) {
-                    Some(above) => make_ours(scene, above),
+                    Some(above) => make_ours(context, above),
                     None => format!("mkdir -p {}", shell(place)),
                 };
                 faults.push(Step::bad(
@@ -210,7 +210,7 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
                     ExitStatus::Mailbox,
                     format!(
                         "{}, where mbsync keeps its records, cannot be made",
-                        scene.sanitize(place)
+                        context.sanitize(place)
                     ),
                     fix,
                 ));
@@ -220,9 +220,9 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
                     ExitStatus::Mailbox,
                     format!(
                         "{}, where mbsync keeps its records, is not writable for you",
-                        scene.sanitize(place)
+                        context.sanitize(place)
                     ),
-                    make_ours(scene, place),
+                    make_ours(context, place),
                 ));
             }
         }
@@ -250,10 +250,10 @@ fn records(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
 
 /// A record that is lost cannot be made again: mbsync would take every message
 /// for new on both sides. So the Maildir goes with it.
-fn pull_anew(scene: &CheckContext<'_>, mailbox: &Mailbox, file: &Path) -> String {
-    let shell = |path: &Path| for_shell(scene.asked.env, path);
+fn pull_anew(context: &CheckContext<'_>, mailbox: &Mailbox, file: &Path) -> String {
+    let shell = |path: &Path| for_shell(context.asked.env, path);
     let name = mailbox.near.replace('/', ".");
-    let aside = |what: &str| scene.asked.env.home.join(format!("{name}{what}.old"));
+    let aside = |what: &str| context.asked.env.home.join(format!("{name}{what}.old"));
     let mut commands = Vec::new();
     if let Some(maildir) = &mailbox.maildir {
         commands.push(format!("mv {} {}", shell(maildir), shell(&aside(""))));

@@ -171,11 +171,11 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
     let accounts = chosen(&ground.config, asked.names)?;
     for account in &accounts {
         report.part(&account.name);
-        let scene = CheckContext { asked, ground: &ground, account };
-        let mailboxes = local::steps(&scene, &mut report);
-        state::steps(&scene, &mut report);
-        server::steps(&scene, &mailboxes, &mut report);
-        waiting::steps(&scene, &mailboxes, &mut report);
+        let context = CheckContext { asked, ground: &ground, account };
+        let mailboxes = local::steps(&context, &mut report);
+        state::steps(&context, &mut report);
+        server::steps(&context, &mailboxes, &mut report);
+        waiting::steps(&context, &mailboxes, &mut report);
     }
     report.part("mutt");
     mutt::steps(asked.env, &accounts, &mut report);

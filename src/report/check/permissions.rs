@@ -14,8 +14,8 @@ pub fn writable(dir: &Path) -> bool {
 }
 
 /// How to make a directory ours.
-pub fn make_ours(scene: &CheckContext<'_>, dir: &Path) -> String {
-    let path = for_shell(scene.asked.env, dir);
+pub fn make_ours(context: &CheckContext<'_>, dir: &Path) -> String {
+    let path = for_shell(context.asked.env, dir);
     let mine =
         fs::metadata(dir).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw());
     if mine { format!("chmod u+rwx {path}") } else { format!("sudo chown -R \"$(id -un)\" {path}") }

@@ -21,22 +21,22 @@ use crate::text::counted;
 use crate::watch::connections::{WatchMode, start_notify};
 
 /// The steps.
-pub fn steps(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
-    let Some(server) = &scene.account.server else {
+pub fn steps(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    let Some(server) = &context.account.server else {
         report.say(Step::note("server", "none: both sides are on this disk"));
         return;
     };
     let tunnel = server.tunnel.is_some();
     let known = if tunnel {
-        through_tunnel(scene, server, report)
+        through_tunnel(context, server, report)
     } else {
-        let secrets = secrets(scene, server, report);
-        let offered = connection::directly(scene, server, report);
+        let secrets = secrets(context, server, report);
+        let offered = connection::directly(context, server, report);
         secrets.zip(offered)
     };
     if let Some((server, offered)) = known {
-        if let Some(link) = log_in(scene, &server, &offered, report) {
-            logged_in(scene, link, mailboxes, report);
+        if let Some(link) = log_in(context, &server, &offered, report) {
+            logged_in(context, link, mailboxes, report);
         }
     }
     let before: &[_] =
@@ -47,21 +47,21 @@ pub fn steps(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
 
 /// A tunnel may have logged in by itself.
 fn through_tunnel(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     server: &Server,
     report: &mut Checklist,
 ) -> Option<(Server, Capabilities)> {
-    let (preauth, offered) = connection::by_tunnel(scene, server, report)?;
+    let (preauth, offered) = connection::by_tunnel(context, server, report)?;
     if preauth {
         report.say(Step::good("password", "none needed: the tunnel has logged in"));
         return Some((server.clone(), offered));
     }
-    Some((secrets(scene, server, report)?, offered))
+    Some((secrets(context, server, report)?, offered))
 }
 
 /// The server with user name and password as texts. `None`: they cannot be had.
-fn secrets(scene: &CheckContext<'_>, server: &Server, report: &mut Checklist) -> Option<Server> {
-    let section = scene.section();
+fn secrets(context: &CheckContext<'_>, server: &Server, report: &mut Checklist) -> Option<Server> {
+    let section = context.section();
     // As a waiter gives it.
     let time = Duration::from_secs(60).max(step(server));
     let mut server = server.clone();
@@ -115,7 +115,7 @@ fn secrets(scene: &CheckContext<'_>, server: &Server, report: &mut Checklist) ->
 }
 
 fn log_in(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     server: &Server,
     offered: &Capabilities,
     report: &mut Checklist,
@@ -138,7 +138,7 @@ fn log_in(
             Some(link)
         }
         Err(failure) => {
-            let section = scene.section();
+            let section = context.section();
             if let Err(unfit) = mechanism {
                 let cleartext = !encrypted && !offered.has("LOGINDISABLED");
                 let fix = if cleartext { "AuthMechs LOGIN" } else { "AuthMechs *" };
@@ -178,7 +178,7 @@ fn log_in(
 
 /// What can be asked and told over a login.
 fn logged_in(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     mut link: Client,
     mailboxes: &[Mailbox],
     report: &mut Checklist,
@@ -190,8 +190,8 @@ fn logged_in(
     let has = if has.is_empty() { "none that help".to_owned() } else { has.join(" ") };
     report.say(Step::good("capabilities", format!("{has}{lacks}")));
     let lost = |error: ClientError| error.into_failure();
-    match far_side(scene, &mut link, mailboxes, report).map_err(lost) {
-        Ok(there) => match watching(scene, &mut link, &can, &there) {
+    match far_side(context, &mut link, mailboxes, report).map_err(lost) {
+        Ok(there) => match watching(context, &mut link, &can, &there) {
             Ok(step) => report.say(step),
             Err(error) => {
                 let fix = "a waiter tries again by itself";
@@ -207,17 +207,17 @@ fn logged_in(
 /// What both sides have, and what only one. Gives the wire names of those here
 /// that are there too.
 fn far_side(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     link: &mut Client,
     mailboxes: &[Mailbox],
     report: &mut Checklist,
 ) -> Result<Vec<String>, ClientError> {
-    let utf8 = scene.ground.config.version == IsyncVersion::V1_5;
+    let utf8 = context.ground.config.version == IsyncVersion::V1_5;
     let namespace = link.namespace()?;
     let mut there = Vec::new();
     let mut both = 0;
     let mut steps = Vec::new();
-    for channel in &scene.account.channels {
+    for channel in &context.account.channels {
         let Some(store) = channel.far.imap() else { continue };
         let naming = Naming::of(store, &namespace, None);
         let listed: Vec<Listed> = match link.list(&store.path) {
@@ -227,7 +227,7 @@ fn far_side(
         };
         let mut only_there = Vec::new();
         let mut admitted = 0;
-        for (_, far) in naming.synced(channel, scene.ground.config.version, &listed) {
+        for (_, far) in naming.synced(channel, context.ground.config.version, &listed) {
             admitted += 1;
             let here = |mailbox: &&Mailbox| mailbox.channel == channel.name && mailbox.far == far;
             if !mailboxes.iter().any(|mailbox| here(&mailbox)) {
@@ -260,12 +260,12 @@ fn far_side(
                 _ => only_here.push(mailbox.near.clone()),
             }
         }
-        if let Some(step) = nested(scene, channel, &only_there) {
+        if let Some(step) = nested(context, channel, &only_there) {
             steps.push(step);
             // They are not made here whatever Create says.
             only_there.retain(|far| !is_nested(channel, far));
         }
-        steps.extend(one_sided(scene, channel, &only_there, &only_here));
+        steps.extend(one_sided(context, channel, &only_there, &only_here));
         if channel.patterns.is_some() && admitted == 0 && own.is_empty() {
             steps.push(Step::warning(
                 "server",
@@ -275,7 +275,7 @@ fn far_side(
                 ),
                 format!(
                     "set `Patterns *` in {}, or what you mean",
-                    channel_section(scene, channel)
+                    channel_section(context, channel)
                 ),
             ));
         }
@@ -296,13 +296,13 @@ fn is_nested(channel: &Channel, far: &str) -> bool {
         && name.contains('/')
 }
 
-fn nested(scene: &CheckContext<'_>, channel: &Channel, only_there: &[String]) -> Option<Step> {
+fn nested(context: &CheckContext<'_>, channel: &Channel, only_there: &[String]) -> Option<Step> {
     let names: Vec<&String> = only_there.iter().filter(|far| is_nested(channel, far)).collect();
     if names.is_empty() {
         return None;
     }
     let store = &channel.near.store.name;
-    let section = scene.place_of(SectionKind::MaildirStore, store);
+    let section = context.place_of(SectionKind::MaildirStore, store);
     Some(Step::bad(
         "server",
         ExitStatus::Mailbox,
@@ -311,13 +311,13 @@ fn nested(scene: &CheckContext<'_>, channel: &Channel, only_there: &[String]) ->
     ))
 }
 
-fn channel_section(scene: &CheckContext<'_>, channel: &Channel) -> String {
-    format!("Channel {} ({})", channel.name, scene.place_of(SectionKind::Channel, &channel.name))
+fn channel_section(context: &CheckContext<'_>, channel: &Channel) -> String {
+    format!("Channel {} ({})", channel.name, context.place_of(SectionKind::Channel, &channel.name))
 }
 
 /// Mailboxes that are on one side only: made on the other, or in the way.
 fn one_sided(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     channel: &Channel,
     only_there: &[String],
     only_here: &[String],
@@ -346,7 +346,7 @@ fn one_sided(
                 format!(
                     "set `Create {}` in {}, or leave them out of its Patterns",
                     if off_too { "Both" } else { side },
-                    channel_section(scene, channel)
+                    channel_section(context, channel)
                 ),
             )
         });
@@ -355,15 +355,15 @@ fn one_sided(
 }
 
 fn watching(
-    scene: &CheckContext<'_>,
+    context: &CheckContext<'_>,
     link: &mut Client,
     can: &Capabilities,
     there: &[String],
 ) -> Result<Step, ClientError> {
     let notified = start_notify(link, there)?.is_some();
-    let most = usize::try_from(scene.settings().connections).unwrap_or(1);
+    let most = usize::try_from(context.settings().connections).unwrap_or(1);
     let mode = WatchMode::best(can, notified);
-    Ok(how_watched(mode, there.len(), most, scene.settings().sweep))
+    Ok(how_watched(mode, there.len(), most, context.settings().sweep))
 }
 
 fn how_watched(mode: WatchMode, mailboxes: usize, most: usize, sweep: Duration) -> Step {

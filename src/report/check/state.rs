@@ -24,13 +24,13 @@ use crate::verdict::CleanState;
 use crate::watch::plan::StuckState;
 
 /// The steps.
-pub fn steps(scene: &CheckContext<'_>, report: &mut Checklist) {
-    let dir = StateDir::existing(scene.asked.base, &scene.account.name);
-    if !state_directory(scene, &dir, report) {
+pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
+    let dir = StateDir::existing(context.asked.base, &context.account.name);
+    if !state_directory(context, &dir, report) {
         report.out_of_reach(&["lock", "throttle", "waiter", "requests"]);
         return;
     }
-    files(scene, &dir, report);
+    files(context, &dir, report);
     let lock = dir.file("lock");
     let running = Lock::is_held(&lock);
     report.say(if running {
@@ -41,24 +41,24 @@ pub fn steps(scene: &CheckContext<'_>, report: &mut Checklist) {
     } else {
         Step::good("lock", "free")
     });
-    pauses(scene, &dir, report);
+    pauses(context, &dir, report);
     let waiter = Lock::is_held(&dir.file("waiter.lock"));
-    let name = &scene.account.name;
+    let name = &context.account.name;
     report.say(if waiter {
         Step::good("waiter", "one is alive")
     } else {
         Step::note("waiter", format!("none: {name} is synced only when somebody asks for it"))
     });
     let attended = running || waiter || Lock::is_held(&dir.file("queue.lock"));
-    requests(scene, &dir, attended, report);
+    requests(context, &dir, attended, report);
 }
 
-fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) -> bool {
+fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) -> bool {
     const WHAT: &str = "state";
     let path = dir.path();
     let parts = [path.to_owned(), dir.file("want"), dir.file("run")];
     let fix = |dir: &Path| {
-        let fix = make_ours(scene, dir);
+        let fix = make_ours(context, dir);
         format!("{fix} (or set XDG_STATE_HOME to a place that is yours)")
     };
     for part in &parts {
@@ -66,7 +66,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
             report.say(Step::bad(
                 WHAT,
                 ExitStatus::Config,
-                format!("{} is not writable for you", scene.sanitize(part)),
+                format!("{} is not writable for you", context.sanitize(part)),
                 fix(part),
             ));
             return false;
@@ -77,11 +77,11 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
         let in_the_way = part.ancestors().find(|above| above.symlink_metadata().is_ok());
         match in_the_way {
             Some(above) if !above.is_dir() => {
-                let shell = for_shell(scene.asked.env, above);
+                let shell = for_shell(context.asked.env, above);
                 report.say(Step::bad(
                     WHAT,
                     ExitStatus::Config,
-                    format!("{} is in the way of our state directory", scene.sanitize(above)),
+                    format!("{} is in the way of our state directory", context.sanitize(above)),
                     format!("mv {shell} {shell}.old"),
                 ));
                 return false;
@@ -90,7 +90,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
                 report.say(Step::bad(
                     WHAT,
                     ExitStatus::Config,
-                    format!("{} cannot be made", scene.sanitize(part)),
+                    format!("{} cannot be made", context.sanitize(part)),
                     fix(above),
                 ));
                 return false;
@@ -98,7 +98,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
             _ => {}
         }
     }
-    let sanitize = scene.sanitize(path);
+    let sanitize = context.sanitize(path);
     report.say(if path.is_dir() {
         Step::good(WHAT, sanitize)
     } else {
@@ -108,7 +108,7 @@ fn state_directory(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checkl
 }
 
 /// Files that do not parse count as absent.
-fn files(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
+fn files(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
     fn parses<T: DeserializeOwned>(text: &[u8]) -> bool {
         serde_json::from_slice::<T>(text).is_ok()
     }
@@ -126,16 +126,16 @@ fn files(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
         if !parses(&text) {
             report.say(Step::warning(
                 "state",
-                format!("{} does not parse and is ignored", scene.sanitize(&file)),
-                format!("rm {}", for_shell(scene.asked.env, &file)),
+                format!("{} does not parse and is ignored", context.sanitize(&file)),
+                format!("rm {}", for_shell(context.asked.env, &file)),
             ));
         }
     }
 }
 
-fn pauses(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
+fn pauses(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
     let now = SystemTime::now();
-    let settings = scene.settings();
+    let settings = context.settings();
     let stamp = fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok();
     let wait = settings.rate().wait(stamp, now);
     report.say(if wait.is_zero() {
@@ -148,7 +148,7 @@ fn pauses(scene: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
         .and_then(|text| serde_json::from_slice(&text).ok());
     let wait = settings.backoff_policy().wait(retry.as_ref(), now);
     if let Some(retry) = retry.filter(|_| !wait.is_zero()) {
-        let step = backoff(&scene.account.name, &retry, wait);
+        let step = backoff(&context.account.name, &retry, wait);
         report.say(step);
     }
 }
@@ -162,7 +162,7 @@ fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
     )
 }
 
-fn requests(scene: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &mut Checklist) {
+fn requests(context: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &mut Checklist) {
     const WHAT: &str = "requests";
     let names: Vec<String> = requests::all(dir).iter().map(Target::to_string).collect();
     report.say(match (&names[..], attended) {
@@ -171,7 +171,7 @@ fn requests(scene: &CheckContext<'_>, dir: &StateDir, attended: bool, report: &m
         (names, false) => Step::warning(
             WHAT,
             format!("pending, and no process serves them: {}", some(names)),
-            format!("mutt-sync --force {}", scene.account.name),
+            format!("mutt-sync --force {}", context.account.name),
         ),
     });
 }

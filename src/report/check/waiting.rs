@@ -11,30 +11,30 @@ use crate::text::counted;
 use crate::watch::local::{InotifyWatches, WatchPaths};
 
 /// The steps.
-pub fn steps(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
-    trigger(scene, report);
-    commands(scene, report);
-    watches(scene, mailboxes, report);
+pub fn steps(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    trigger(context, report);
+    commands(context, report);
+    watches(context, mailboxes, report);
 }
 
 /// A trigger file that nobody could touch, or whose touch nobody would hear.
-fn trigger(scene: &CheckContext<'_>, report: &mut Checklist) {
-    let Some(trigger) = &scene.settings().trigger else { return };
-    let sanitize = scene.sanitize(trigger);
+fn trigger(context: &CheckContext<'_>, report: &mut Checklist) {
+    let Some(trigger) = &context.settings().trigger else { return };
+    let sanitize = context.sanitize(trigger);
     report.say(match trigger.parent() {
         Some(dir) if !dir.is_dir() => Step::warning(
             "trigger",
             format!(
                 "{sanitize}: its directory is not there, so touching it fails and is not heard"
             ),
-            format!("mkdir -p {}", for_shell(scene.asked.env, dir)),
+            format!("mkdir -p {}", for_shell(context.asked.env, dir)),
         ),
         _ => Step::good("trigger", sanitize),
     });
 }
 
-fn commands(scene: &CheckContext<'_>, report: &mut Checklist) {
-    let settings = scene.settings();
+fn commands(context: &CheckContext<'_>, report: &mut Checklist) {
+    let settings = context.settings();
     for (what, command) in [("after_sync", &settings.after_sync), ("new_mail", &settings.new_mail)]
     {
         let Some(program) = command.first() else { continue };
@@ -78,14 +78,14 @@ fn limits() -> (Limit, Limit) {
 
 /// Takes the watches that a waiter would take, and gives them back: others of
 /// the same user have taken some of what the limit allows.
-fn watches(scene: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
-    let state = StateDir::existing(scene.asked.base, &scene.account.name);
-    let configs: Vec<PathBuf> = std::iter::once(scene.ground.config.file.clone())
-        .chain(scene.asked.settings_file.clone())
+fn watches(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    let state = StateDir::existing(context.asked.base, &context.account.name);
+    let configs: Vec<PathBuf> = std::iter::once(context.ground.config.file.clone())
+        .chain(context.asked.settings_file.clone())
         .collect();
-    let trigger = scene.settings().trigger.clone();
+    let trigger = context.settings().trigger.clone();
     let state = state.path().to_owned();
-    let paths = WatchPaths::of(scene.account, mailboxes.iter(), state, trigger, configs);
+    let paths = WatchPaths::of(context.account, mailboxes.iter(), state, trigger, configs);
     let unwatched = InotifyWatches::open(&paths).map(|inotify| inotify.unwatched.len()).ok();
     let (most, instances) = limits();
     report.say(step(paths.watches(), unwatched, &most, &instances));
