@@ -506,7 +506,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let mut all = mailboxes(vec![maildir(base.path(), "INBOX")]);
         assert!(all.scan_near_sides(s(10)) && !all.scan_near_sides(s(10)));
-        assert!(dirty(&all, &[]).is_empty());
+        assert_eq!(dirty(&all, &[]), [""; 0]);
         let cur = base.path().join("INBOX/cur");
         std::fs::rename(cur.join("a,U=1:2,S"), cur.join("a,U=1:2,RS")).unwrap();
         all.touch(&BTreeSet::from([0]), s(20));
@@ -534,12 +534,12 @@ mod tests {
         // Soon after a run the same may be its echo.
         all.connected(&[Some(STATUS)]);
         all.server_changed(0, Some(news), false, false);
-        assert!(dirty(&all, &[Some(news)]).is_empty());
+        assert_eq!(dirty(&all, &[Some(news)]), [""; 0]);
         server = NumberedServer { status: news, last: 2 };
         assert!(all.scan_far_side(0, &mut server, || s(12)).unwrap());
         assert_eq!(dirty(&all, &[Some(news)]), ["INBOX to pull: 1 new"]);
         all.disconnected();
-        assert!(dirty(&all, &[]).is_empty());
+        assert_eq!(dirty(&all, &[]), [""; 0]);
     }
 
     #[test]
@@ -579,7 +579,7 @@ mod tests {
         next.replace(all.list(), &account());
         next.states[0].rules = Ok(Rules::none());
         next.scan_near_sides(s(30));
-        assert!(dirty(&next, &[]).is_empty());
+        assert_eq!(dirty(&next, &[]), [""; 0]);
         std::fs::remove_file(base.path().join("INBOX/cur/refused")).unwrap();
         next.rescan_all();
         next.scan_near_sides(s(40));
