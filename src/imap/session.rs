@@ -290,17 +290,9 @@ impl Write for Bridge<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::transport::Stream;
+    use super::super::transport::tests::pair;
     use super::*;
     use crate::error::ExitStatus;
-    use crate::os::wait::Cancel;
-    use std::os::unix::net::UnixStream;
-
-    fn pair() -> (Transport, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        (Transport::new(Stream::Pair(ours), Cancel::new().unwrap()), theirs)
-    }
 
     #[test]
     fn the_crate_gets_only_what_answers_its_command() {

@@ -559,12 +559,13 @@ fn io_trouble(error: &io::Error) -> TransportError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    fn pair() -> (Transport, UnixStream) {
+    /// A connection, and the server's end of it.
+    pub(in crate::imap) fn pair() -> (Transport, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         (Transport::new(Stream::Pair(ours), Cancel::new().unwrap()), theirs)

@@ -1,8 +1,8 @@
 //! A limit on how many server events are handled. Pure: reads no clock.
 //!
 //! Each event may cost a question, and its answer may be the next event: a
-//! server that never rests would keep the machine and the line busy. So events
-//! are counted, and above the limit the server is not read until the window is
+//! server that always sends one more would keep both ends busy. So events are
+//! counted, and above the limit the server is not read until the window is
 //! over. What it sent meanwhile is not lost, only late.
 
 use std::time::Duration;
