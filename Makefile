@@ -2,10 +2,12 @@
 # make demo         show the main job, on a private server: under a minute
 # make test         check everything (installs what the tests need, on Debian)
 # make test-debian  both of them on RELEASE=trixie or bookworm, in a root of its own; as root
-# make soak         the same with full counts and long waits
+# make test-servers a day of mail on Cyrus, Courier and pymap (downloads them, on Debian)
+# make soak         the same with full counts and long waits, and make compat
+# make compat       version 0.1.0 and this one on one state directory (builds 0.1.0)
 # make mutants      break the code on purpose: a test must fail each time (wants cargo-mutants)
 # make bench        figures, side by side
-# make peers        beside what else keeps mail in step: a quarter of an hour; quick=quick for three minutes
+# make peers        beside what else keeps mail in step: three quarters of an hour; quick=quick for one
 # make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
@@ -58,21 +60,30 @@ test: setup
 test-debian:
 	@tests/debian $(RELEASE)
 
+test-servers: setup
+	@tests/servers/run
+
 soak: setup
 	@tests/soak
+
+compat: setup
+	@tests/compat/run
 
 # Hours. What cargo-mutants changes, and which tests it runs: .cargo/mutants.toml.
 mutants: setup
 	@tests/breakages
 	$(CARGO) mutants --output $(target)
 
+# Installs interimap and what peers installs.
 bench: setup
+	@benches/setup
 	$(CARGO) bench --locked -p mutt-sync $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
 
 # Installs further programs, which only this needs.
 peers: setup
 	@benches/setup
 	$(CARGO) bench --locked -p mutt-sync --bench peers -- $(quick)
+	$(CARGO) bench --locked -p mutt-sync --bench bytes
 
 setup:
 	@tests/setup test
@@ -84,7 +95,7 @@ musl = x86_64-unknown-linux-musl
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --test compat --test servers --locked -q -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked -q
 	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(musl)" ]; then \
 	    set -x; PKG_CONFIG_ALLOW_CROSS=1 CC_$(subst -,_,$(musl))=cc \
@@ -133,4 +144,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test test-debian soak mutants bench peers setup lint deny install uninstall deb
+.PHONY: all demo test test-debian test-servers soak compat mutants bench peers setup lint deny install uninstall deb

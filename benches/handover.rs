@@ -1,12 +1,13 @@
 //! A run over the waiter's own connection, beside the same run of an mbsync that
 //! connects and logs in: at several distances from the server, and for much
 //! mail. Budget: 0.55 of mbsync's own time for one mailbox at 100 ms, and 0.9 of
-//! its throughput.
+//! its throughput. With `OLDER=PATH/mutt-sync`, a waiter of that version lends beside.
 
 use rig::{
     Account, Delay, Home, Imap, Maildir, Running, Server, ServerOptions, Signal, Tls, count,
     message, real_mbsync,
 };
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,21 @@ struct Bench {
 
 impl Bench {
     fn new(server: &Server, port: u16, lends: bool, settle: &str, patterns: &str) -> Self {
+        Bench::with(rig::mutt_sync(), server, port, lends, settle, patterns)
+    }
+
+    /// With this mutt-sync.
+    fn with(
+        program: &Path,
+        server: &Server,
+        port: u16,
+        lends: bool,
+        settle: &str,
+        patterns: &str,
+    ) -> Self {
         let account = Account::on(server, if lends { "Home" } else { "Work" }).port(port);
-        let home = Home::with(vec![account.patterns(patterns)]);
+        let mut home = Home::with(vec![account.patterns(patterns)]);
+        home.use_mutt_sync(program);
         home.settings(&format!(
             "throttle = \"0s\"\nsettle = \"{settle}\"\nhandover = {lends}\nevery = \"1d\"\nmbsync = \"{}\"\n",
             real_mbsync().display()
@@ -95,6 +109,8 @@ fn distances(tls: Tls) {
         let delay = Delay::to(server.port(), Duration::from_millis(round_trip));
         let lending = Bench::new(&server, delay.port(), true, "1ms", "*");
         let plain = Bench::new(&server, delay.port(), false, "1ms", "*");
+        let older = rig::older_mutt_sync()
+            .map(|program| Bench::with(&program, &server, delay.port(), true, "1ms", "*"));
         // For mbsync by hand, in nobody's way.
         let other = Home::with(vec![Account::on(&server, "Other").port(delay.port())]);
         let by_hand = |args: &[&str]| {
@@ -105,10 +121,11 @@ fn distances(tls: Tls) {
         for (what, boxes) in
             [("one box", ":INBOX"), ("four boxes", ":INBOX,Archive,Drafts,Sent"), ("all", "")]
         {
-            let (mut ours, mut theirs, mut alone) = (vec![], vec![], vec![]);
+            let (mut ours, mut theirs, mut alone, mut before) = (vec![], vec![], vec![], vec![]);
             for _ in 0..count(5, 15) {
                 ours.push(lending.asked_for(boxes));
                 theirs.push(plain.asked_for(boxes));
+                before.extend(older.as_ref().map(|older| older.asked_for(boxes)));
                 let start = Instant::now();
                 by_hand(&[&format!("Other{boxes}")]);
                 alone.push(start.elapsed());
@@ -116,9 +133,13 @@ fn distances(tls: Tls) {
                 sleep(Duration::from_millis(200 + round_trip * 8));
             }
             let (ours, theirs, alone) = (median(ours), median(theirs), median(alone));
+            let beside = match before {
+                none if none.is_empty() => String::new(),
+                before => format!("; older: lent {} ms", median(before).as_millis()),
+            };
             println!(
                 "{tls:?}, {round_trip:3} ms, {what:10}: lent {} ms, plain {} ms, \
-                 mbsync alone {} ms; {:.2} of plain, {:.2} of mbsync alone",
+                 mbsync alone {} ms; {:.2} of plain, {:.2} of mbsync alone{beside}",
                 ours.as_millis(),
                 theirs.as_millis(),
                 alone.as_millis(),

@@ -1,10 +1,14 @@
 //! The local verdict on a mailbox of 20 000 messages, beside a bare listing of
 //! the same folder in the same run. Budget: 15 ms listed, and no listing at all
 //! when no time stamp has moved.
+//!
+//! With `OLDER=PATH/mutt-sync`, also `mutt-sync --status` of that version and of
+//! this one, as whole processes in the same rounds.
 
 use mutt_sync::verdict::gone::KeptGone;
 use mutt_sync::verdict::maildir::{CleanMaildir, scan};
 use mutt_sync::verdict::{Rules, SideVerdict};
+use rig::Home;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -66,7 +70,7 @@ fn main() {
         assert_eq!(found.verdict, SideVerdict::Clean);
         memory = Some(found.remembered(&rules, None));
     });
-    let glanced = median(|| {
+    let unchanged = median(|| {
         let found = scan(&maildir, &state_file, &rules, memory.as_ref(), None, KeptGone::default());
         assert!(!found.listed);
     });
@@ -76,5 +80,46 @@ fn main() {
     println!("  bare readdir                {:8.3} ms", ms(bare));
     let ratio = listed.as_secs_f64() / bare.as_secs_f64();
     println!("  verdict, listed             {:8.3} ms  ({ratio:.2} of the readdir)", ms(listed));
-    println!("  verdict, stamps unchanged   {:8.3} ms", ms(glanced));
+    println!("  verdict, stamps unchanged   {:8.3} ms", ms(unchanged));
+    if let Some(older) = rig::older_mutt_sync() {
+        programs(&older);
+    }
+}
+
+/// `--status` of a home with this mailbox by both versions, with a time stamp that
+/// has moved and with none, in turns.
+fn programs(older: &Path) {
+    let home = Home::fake(&["Home"]);
+    let inbox = home.mail("Home").join("INBOX");
+    fs::remove_dir_all(&inbox).expect("removed");
+    fill(&inbox, &inbox.join(".mbsyncstate"));
+    // Each keeps its own memory of the time stamps.
+    let programs = [rig::mutt_sync(), older]
+        .map(|program| (program, home.path(&format!("state-{}", program == older))));
+    let mut times = [(); 2].map(|()| [Vec::new(), Vec::new()]);
+    for round in 0..=ROUNDS {
+        for moved in [true, false] {
+            for ((program, state), times) in programs.iter().zip(&mut times) {
+                if moved {
+                    let _ = fs::remove_file(state.join("mutt-sync/Home/seen.json"));
+                }
+                let mut command = home.command(program);
+                command.args(["--status", "Home"]).env("XDG_STATE_HOME", state);
+                fs::create_dir_all(state.join("mutt-sync/Home/run")).expect("state directory");
+                let output = rig::run(&mut command, Duration::from_secs(60)).ok();
+                if round > 0 {
+                    times[usize::from(!moved)].push(output.exited);
+                }
+            }
+        }
+    }
+    let mut median = |version: usize, what: usize| {
+        let times: &mut Vec<Duration> = &mut times[version][what];
+        times.sort();
+        times[times.len() / 2].as_secs_f64() * 1000.0
+    };
+    println!("  mutt-sync --status, this version and the older:");
+    for (what, name) in ["nothing remembered", "stamps unchanged"].into_iter().enumerate() {
+        println!("    {name:<25} {:8.3} ms {:8.3} ms", median(0, what), median(1, what));
+    }
 }

@@ -257,12 +257,12 @@ fn refresh() {
                         client_here.speaks_within(Duration::from_secs(10)),
                         "{client}: no flag"
                     );
-                    let sanitize = client_here.reaction(SILENCE);
-                    (run.join().expect("a run"), sanitize)
+                    let shown = client_here.reaction(SILENCE);
+                    (run.join().expect("a run"), shown)
                 });
-                let (ended, sanitize) = watcher;
+                let (ended, shown) = watcher;
                 // Before the process has ended, mostly.
-                if sanitize > ended { ms(sanitize - ended) } else { -ms(ended - sanitize) }
+                if shown > ended { ms(shown - ended) } else { -ms(ended - shown) }
             })
             .collect();
         client_here.leave();

@@ -1,7 +1,8 @@
 //! How long the commands take that mutt waits for: whole processes, beside an
 //! empty program and what a shell script would do, all interleaved in one run.
 //!
-//! `cargo bench --bench start`; `ROUNDS=1000` for more rounds than 300.
+//! `cargo bench --bench start`; `ROUNDS=1000` for more rounds than 300, and
+//! `OLDER=PATH/mutt-sync` for an older version in the same rounds.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// What holds while a command is timed.
 #[derive(Clone, Copy, PartialEq)]
-enum AccountContext {
+enum Conditions {
     Nothing,
     /// A waiter lives.
     Waiter,
@@ -27,10 +28,13 @@ enum AccountContext {
 struct Case {
     name: &'static str,
     command: Command,
-    scene: AccountContext,
+    /// The same by an older version.
+    older: Option<Command>,
+    conditions: Conditions,
     /// At most so many times the empty main, and the shell's touch.
     budget: Option<(f64, f64)>,
     times: Vec<Duration>,
+    older_times: Vec<Duration>,
 }
 
 /// A program that does nothing, with these libraries loaded.
@@ -76,9 +80,17 @@ fn main() {
     let empty = empty_main(&home.path("tmp"), "empty", &[]);
     // What TLS costs before the first line of ours runs.
     let with_ssl = empty_main(&home.path("tmp"), "ssl", &["ssl", "crypto"]);
-    let case = |name, mut command: Command, scene, budget| {
+    let older = rig::older_mutt_sync();
+    let case = |name, mut command: Command, conditions, budget| {
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        Case { name, command, scene, budget, times: Vec::new() }
+        let ours = command.get_program() == rig::mutt_sync();
+        let older = older.as_ref().filter(|_| ours).map(|program| {
+            let mut older = home.command(program);
+            older.args(command.get_args()).stdin(Stdio::null()).stdout(Stdio::null());
+            older
+        });
+        let (times, older_times) = (Vec::new(), Vec::new());
+        Case { name, command, older, conditions, budget, times, older_times }
     };
     let plain = |program: &Path, args: &[&str]| {
         let mut command = home.command(program);
@@ -89,60 +101,66 @@ fn main() {
     let touch = format!("touch {file}");
     let (quick, child) = (Some((2.5, 1.2)), Some((3.5, 1.8)));
     let mut cases = [
-        case("empty Rust main", plain(&empty, &[]), AccountContext::Nothing, None),
+        case("empty Rust main", plain(&empty, &[]), Conditions::Nothing, None),
         case(
             "sh -c 'touch F'",
             plain("/bin/sh".as_ref(), &["-c", &touch]),
-            AccountContext::Nothing,
+            Conditions::Nothing,
             None,
         ),
         case(
             "flock -n F true",
             plain("flock".as_ref(), &["-n", &file, "true"]),
-            AccountContext::Nothing,
+            Conditions::Nothing,
             None,
         ),
-        case("empty Rust main, libssl", plain(&with_ssl, &[]), AccountContext::Nothing, None),
-        case("mutt-sync --version", ours(&["--version"]), AccountContext::Nothing, None),
-        case("mutt-sync -b, waiter alive", ours(&["-b", "Home"]), AccountContext::Waiter, quick),
-        case("mutt-sync -b, one serving", ours(&["-b", "Home"]), AccountContext::Queue, quick),
-        case("mutt-sync -b, leaves a child", ours(&["-b", "Home"]), AccountContext::Child, child),
-        case(
-            "mutt-sync --status-line",
-            ours(&["--status-line", "%f"]),
-            AccountContext::Nothing,
-            quick,
-        ),
-        case("mutt-sync --status", ours(&["--status"]), AccountContext::Nothing, None),
+        case("empty Rust main, libssl", plain(&with_ssl, &[]), Conditions::Nothing, None),
+        case("mutt-sync --version", ours(&["--version"]), Conditions::Nothing, None),
+        case("mutt-sync -b, waiter alive", ours(&["-b", "Home"]), Conditions::Waiter, quick),
+        case("mutt-sync -b, one serving", ours(&["-b", "Home"]), Conditions::Queue, quick),
+        case("mutt-sync -b, leaves a child", ours(&["-b", "Home"]), Conditions::Child, child),
+        case("mutt-sync --status-line", ours(&["--status-line", "%f"]), Conditions::Nothing, quick),
+        case("mutt-sync --status", ours(&["--status"]), Conditions::Nothing, None),
     ];
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     for round in 0..rounds + 10 {
-        for case in &mut cases {
-            let held = match case.scene {
-                AccountContext::Waiter => Some(lock(&home, "waiter.lock")),
-                AccountContext::Queue => Some(lock(&home, "queue.lock")),
-                AccountContext::Nothing | AccountContext::Child => None,
-            };
-            let took = time(&mut case.command);
-            drop(held);
-            if case.scene == AccountContext::Child {
-                home.wait_no_leftovers(Duration::from_secs(20));
-            }
-            // The first ones fill caches.
-            if round >= 10 {
-                case.times.push(took);
+        for Case { command, older, conditions, times, older_times, .. } in &mut cases {
+            for (command, times) in [(Some(command), times), (older.as_mut(), older_times)] {
+                let Some(command) = command else { continue };
+                let held = match conditions {
+                    Conditions::Waiter => Some(lock(&home, "waiter.lock")),
+                    Conditions::Queue => Some(lock(&home, "queue.lock")),
+                    Conditions::Nothing | Conditions::Child => None,
+                };
+                let took = time(command);
+                drop(held);
+                if *conditions == Conditions::Child {
+                    home.wait_no_leftovers(Duration::from_secs(20));
+                }
+                // The first ones fill caches.
+                if round >= 10 {
+                    times.push(took);
+                }
             }
         }
     }
     let medians: Vec<f64> = cases.iter_mut().map(|case| median(&mut case.times)).collect();
     println!("{rounds} rounds, medians of whole processes");
-    println!("{:<30} {:>8} {:>8} {:>8}  budget", "", "µs", "×empty", "×touch");
-    for (case, took) in cases.iter().zip(&medians) {
+    let heading = if older.is_some() { "older µs" } else { "" };
+    println!("{:<30} {:>8} {:>8} {:>8} {heading:>8}  budget", "", "µs", "×empty", "×touch");
+    for (case, took) in cases.iter_mut().zip(&medians) {
         let ratios = (took / medians[0], took / medians[1]);
         let budget = case.budget.map_or(String::new(), |(empty, touch)| {
             let kept = ratios.0 <= empty && ratios.1 <= touch;
             format!("{empty} and {touch}: {}", if kept { "kept" } else { "missed" })
         });
-        println!("{:<30} {took:>8.0} {:>8.2} {:>8.2}  {budget}", case.name, ratios.0, ratios.1);
+        let older = match &mut case.older_times {
+            times if times.is_empty() => String::new(),
+            times => format!("{:.0}", median(times)),
+        };
+        println!(
+            "{:<30} {took:>8.0} {:>8.2} {:>8.2} {older:>8}  {budget}",
+            case.name, ratios.0, ratios.1
+        );
     }
 }

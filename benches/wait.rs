@@ -3,6 +3,9 @@
 //!
 //!     cargo bench --bench wait -- [SECONDS] [idle] [latency] [ending] [thousand]
 //!
+//! With `OLDER=PATH/mutt-sync` each part runs with that version too, right after this
+//! one, and its figures stand beside.
+//!
 //! SECONDS is how long it stays idle while it is watched: 120 unless told,
 //! 600 with SOAK=1. Budgets are printed beside the figures; a missed one fails.
 //!
@@ -17,6 +20,7 @@ use rig::{
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,31 +39,60 @@ fn main() {
         let named = |word: &String| !word.starts_with('-');
         !parts.iter().any(named) || parts.iter().any(|word| word == part)
     };
-    if wanted("idle") {
+    let older = rig::older_mutt_sync();
+    let measure = |part: &str, figures: &dyn Fn(&Path) -> Vec<Figure>| {
+        if wanted(part) {
+            let ours = figures(rig::mutt_sync());
+            print(&ours, &older.as_deref().map(figures).unwrap_or_default());
+        }
+    };
+    measure("idle", &|program| {
         std::thread::scope(|scope| {
-            scope.spawn(|| idling(1, idle));
-            idling(5, idle);
-        });
-    }
-    if wanted("latency") {
-        latencies();
-    }
-    if wanted("ending") {
-        endings();
-    }
-    if wanted("thousand") {
-        thousand();
-    }
+            let one = scope.spawn(|| idling(program, 1, idle));
+            let five = idling(program, 5, idle);
+            let mut all = one.join().expect("one account");
+            all.extend(five);
+            all
+        })
+    });
+    measure("latency", &latencies);
+    measure("ending", &endings);
+    measure("thousand", &thousand);
     if MISSED.load(Ordering::Relaxed) {
         std::process::exit(1);
     }
 }
 
-fn line(what: &str, figure: f64, unit: &str, budget: f64) {
-    let missed = figure > budget;
-    MISSED.fetch_or(missed, Ordering::Relaxed);
-    let mark = if missed { "  MISSED" } else { "" };
-    println!("{what:<52} {figure:>9.2} {unit:<4} (at most {budget} {unit}){mark}");
+struct Figure {
+    what: String,
+    /// `None` if it cannot be read.
+    value: Option<f64>,
+    unit: &'static str,
+    budget: Option<f64>,
+}
+
+fn line(what: impl Into<String>, figure: f64, unit: &'static str, budget: f64) -> Figure {
+    Figure { what: what.into(), value: Some(figure), unit, budget: Some(budget) }
+}
+
+/// One line for each figure, with an older version's beside it if there is one.
+fn print(ours: &[Figure], older: &[Figure]) {
+    for (at, Figure { what, value, unit, budget }) in ours.iter().enumerate() {
+        let number = |figure: Option<f64>| {
+            figure.map_or("unread".to_owned(), |figure| format!("{figure:.2}"))
+        };
+        let missed = value.zip(*budget).is_some_and(|(figure, budget)| figure > budget);
+        MISSED.fetch_or(missed, Ordering::Relaxed);
+        let beside = older
+            .get(at)
+            .map_or(String::new(), |older| format!("  older: {} {unit}", number(older.value)));
+        let budget = budget.map_or(String::new(), |budget| format!("  (at most {budget} {unit})"));
+        let mark = if missed { "  MISSED" } else { "" };
+        println!("{what:<52} {:>9} {unit:<4}{budget}{mark}{beside}", number(*value));
+    }
+    if ours.iter().chain(older).any(|each| each.value.is_none()) {
+        println!("unread: a waiter is not dumpable; only root sees its memory and descriptors");
+    }
 }
 
 struct Waiter {
@@ -112,12 +145,13 @@ fn written_kib(pid: u32) -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(u64::MAX)
 }
 
-fn idling(accounts: usize, time: Duration) {
+fn idling(program: &Path, accounts: usize, time: Duration) -> Vec<Figure> {
     let users: Vec<String> = (0..accounts).map(|n| format!("user{n}")).collect();
     let names: Vec<String> = (0..accounts).map(|n| format!("User{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let server = Server::with(ServerOptions { users, tls: Tls::Imaps, ..ServerOptions::default() });
-    let home = Home::on(&server, &names);
+    let mut home = Home::on(&server, &names);
+    home.use_mutt_sync(program);
     home.mutt_sync(&["-a"]).ok();
     let waiter = Waiter::start(&home, &names);
     wait_until(SOON, "all connected", || waiter.said("connected by NOTIFY") == accounts);
@@ -128,18 +162,27 @@ fn idling(accounts: usize, time: Duration) {
     sleep(time);
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     let wakeups = process::wakeups(pid) - before;
-    let (threads, open) = (process::threads(pid), connections(pid));
-    let (written, uss) = (written_kib(pid), process::private_kib(pid));
+    let seen = process::may_inspect(pid);
     #[allow(clippy::cast_precision_loss)]
-    {
-        let each = accounts as f64;
-        let title = |what: &str| format!("{accounts} account(s), idle: {what}");
-        line(&title("private memory (USS)"), uss as f64, "KiB", 4096.0 + 614.0 * (each - 1.0));
-        println!("{:<52} {written:>9} KiB", title("of it written to"));
-        line(&title("threads"), threads as f64, "", each);
-        line(&title("connections"), open as f64, "", each);
-        line(&title("wake-ups a minute"), wakeups as f64 / minutes, "", 2.0 * each);
-    }
+    let read = |figure: &dyn Fn() -> u64| seen.then(|| figure() as f64);
+    #[allow(clippy::cast_precision_loss)]
+    let (each, threads) = (accounts as f64, process::threads(pid) as f64);
+    #[allow(clippy::cast_precision_loss)]
+    let wakeups = wakeups as f64 / minutes;
+    let figure = |what: &str, value, unit, budget| Figure {
+        what: format!("{accounts} account(s), idle: {what}"),
+        value,
+        unit,
+        budget,
+    };
+    let uss = read(&|| process::private_kib(pid));
+    vec![
+        figure("private memory (USS)", uss, "KiB", Some(4096.0 + 614.0 * (each - 1.0))),
+        figure("of it written to", read(&|| written_kib(pid)), "KiB", None),
+        figure("threads", Some(threads), "", Some(each)),
+        figure("connections", read(&|| connections(pid) as u64), "", Some(each)),
+        figure("wake-ups a minute", Some(wakeups), "", Some(2.0 * each)),
+    ]
 }
 
 /// When a server last said a line that holds a text, by a proxy in between.
@@ -178,13 +221,15 @@ fn pass(mut from: TcpStream, mut to: TcpStream, note: impl Fn(&[u8])) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
-fn latencies() {
-    const SETTLE: i64 = 300_000_000;
+fn latencies(program: &Path) -> Vec<Figure> {
+    /// So long the server must be quiet, for a move is reported in pieces.
+    const QUIET: i64 = 150_000_000;
     const ROUNDS: usize = 7;
     let server = Server::start();
     let (port, said) = tap(server.port());
-    let home = Home::with(vec![Account::on(&server, "Home").port(port)]);
-    home.settings("throttle = \"0s\"\nsettle = \"300ms\"\n");
+    let mut home = Home::with(vec![Account::on(&server, "Home").port(port)]);
+    home.use_mutt_sync(program);
+    home.settings("throttle = \"0s\"\n");
     let mbsync: Mbsync = home.exec_mbsync();
     let mut imap = server.imap("home");
     imap.append("INBOX", &message("zero", "zero"), &[]);
@@ -202,27 +247,45 @@ fn latencies() {
         let word = said.iter().rev().find(|(at, bytes)| {
             *at < start && bytes.windows(12).any(|part| part == b"STATUS INBOX")
         });
-        far.push(start - word.expect("the server has spoken").0);
+        far.push(start - word.expect("the server has spoken").0 - QUIET);
     }
-    line("the server's word to mbsync's start, median", median_ms(far), "ms", 20.0);
+    let far = line("the server quiet to mbsync's start, median", median_ms(far), "ms", 20.0);
     let inbox = home.maildir("Home", "INBOX");
-    let mut near = Vec::new();
-    for round in 0..ROUNDS {
-        sleep(Duration::from_secs(4));
+    let (mut near, mut stored) = (Vec::new(), Vec::new());
+    let phases = rig::count(20, 100);
+    for phase in 0..phases {
+        sleep(Duration::from_secs(2));
+        rig::sleep_until_phase((phase * 1000 / phases) as u64);
         let runs = mbsync.runs().len();
         let entry = inbox.find("zero");
         let changed = now_ns();
-        inbox.set_flags(&entry, if round % 2 == 0 { "FS" } else { "S" });
+        inbox.set_flags(&entry, if phase % 2 == 0 { "FS" } else { "S" });
         let start = mbsync.wait_for_starts(runs + 1, SOON)[runs].start;
-        near.push(start - changed - SETTLE);
+        near.push(start - changed);
+        let mut done = None;
+        wait_until(SOON, "the server has stored it", || {
+            let said = said.lock().expect("lock");
+            let stores = |bytes: &[u8]| bytes.windows(15).any(|part| part == b"Store completed");
+            done =
+                said.iter().find(|(at, bytes)| *at > changed && stores(bytes)).map(|(at, _)| *at);
+            done.is_some()
+        });
+        stored.push(done.expect("stored") - changed);
     }
-    line("a settled local change to mbsync's start, median", median_ms(near), "ms", 20.0);
+    // 150 ms of quiet, and the second of the change: 0.65 s.
+    vec![
+        far,
+        line("a local change to mbsync's start, mean", mean_ms(&near), "ms", 700.0),
+        line("a local change to the server, mean", mean_ms(&stored), "ms", 750.0),
+        line("a local change to the server, longest", longest_ms(&stored), "ms", 1200.0),
+    ]
 }
 
 /// From TERM to the end of the last process, in the midst of a run that hangs:
 /// at the server, and at its password command (G8).
-fn endings() {
+fn endings(program: &Path) -> Vec<Figure> {
     const ROUNDS: usize = 15;
+    let mut figures = Vec::new();
     let server = Server::start();
     let delay = Delay::to(server.port(), Duration::ZERO);
     delay.stall();
@@ -232,7 +295,8 @@ fn endings() {
         ("TERM to all gone, mbsync at the server, median", account().port(delay.port())),
         ("the same, mbsync at its password command, median", account().pass_cmd(hang)),
     ] {
-        let home = Home::with(vec![account]);
+        let mut home = Home::with(vec![account]);
+        home.use_mutt_sync(program);
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
             let mut child = rig::spawn(home.cmd(&["--force", "Home"]).stderr(Stdio::null()))
@@ -248,8 +312,9 @@ fn endings() {
             delay.cut();
             wait_until(SOON, "the connection is gone", || delay.open() == 0);
         }
-        line(where_it_hangs, median_ms(times), "ms", 100.0);
+        figures.push(line(where_it_hangs, median_ms(times), "ms", 100.0));
     }
+    figures
 }
 
 fn median_ms(mut times: Vec<i64>) -> f64 {
@@ -259,10 +324,21 @@ fn median_ms(mut times: Vec<i64>) -> f64 {
     middle
 }
 
-fn thousand() {
+#[allow(clippy::cast_precision_loss)]
+fn mean_ms(times: &[i64]) -> f64 {
+    times.iter().sum::<i64>() as f64 / times.len() as f64 / 1e6
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn longest_ms(times: &[i64]) -> f64 {
+    times.iter().copied().max().unwrap_or_default() as f64 / 1e6
+}
+
+fn thousand(program: &Path) -> Vec<Figure> {
     let boxes: Vec<String> = (0..1000).map(|n| format!("box{n:03}")).collect();
     let server = Server::with(ServerOptions { boxes, ..ServerOptions::default() });
-    let home = Home::on(&server, &["Home"]);
+    let mut home = Home::on(&server, &["Home"]);
+    home.use_mutt_sync(program);
     home.settings("throttle = \"0s\"\nsettle = \"300ms\"\n");
     let mbsync = home.exec_mbsync();
     rig::run(&mut home.cmd(&["Home"]), SOON * 5).ok();
@@ -288,12 +364,15 @@ fn thousand() {
         wait_until(SOON, "connected", || waiter.said("connected by NOTIFY") == 1);
         ours.push(begun.elapsed());
         let pid = waiter.child.id();
-        assert_eq!(connections(pid), 1, "connections for a thousand mailboxes");
+        if process::may_inspect(pid) {
+            assert_eq!(connections(pid), 1, "connections for a thousand mailboxes");
+        }
     }
     plain.sort_unstable();
     ours.sort_unstable();
     println!("1000 mailboxes: LIST and STATUS {:?}, watched after {:?}", plain[2], ours[2]);
-    line("1000 mailboxes: ratio", ours[2].as_secs_f64() / plain[2].as_secs_f64(), "", 2.0);
+    let ratio = ours[2].as_secs_f64() / plain[2].as_secs_f64();
+    let figures = vec![line("1000 mailboxes: ratio", ratio, "", 2.0)];
     let waiter = Waiter::start(&home, &["Home"]);
     wait_until(SOON, "connected", || waiter.said("connected by NOTIFY") == 1);
     sleep(Duration::from_secs(1));
@@ -301,4 +380,5 @@ fn thousand() {
     server.imap("home").append("box999", &message("one", "one"), &[]);
     let started = mbsync.wait_for_starts(runs + 1, SOON);
     assert_eq!(started[runs].names(), ["Home:box999"]);
+    figures
 }

@@ -1,17 +1,47 @@
 # bash completion for mutt-sync: options, and names and mailboxes from .mbsyncrc.
 # shellcheck shell=bash
 
-# Accounts, channels and groups, and CHANNEL:BOX, one on a line. The arguments
-# are what --list is to be given. Read from files; the server is not asked.
-_mutt_sync_names() {
-    mutt-sync --list --json "$@" 2>/dev/null |
-        grep -oE '"(name|channels|groups)":("([^"\\]|\\.)*"|\[("([^"\\]|\\.)*",?)*\])' |
-        sed 's/^"[a-z]*"://' | grep -oE '"([^"\\]|\\.)*"' |
-        sed 's/^"//; s/"$//; s/\\\(.\)/\1/g' | sort -u
+# Reads a word that is being typed as the shell does: `text`, and the `quote` that
+# is open at its end. False for what is not plain: an expansion, a quote within it.
+_mutt_sync_unquote() {
+    local word=$1 at c
+    text='' quote=''
+    case $word in
+        \"* | \'*) quote=${word:0:1} word=${word:1} ;;
+    esac
+    for ((at = 0; at < ${#word}; at++)); do
+        c=${word:at:1}
+        case $quote$c in
+            \'[!\']) ;;
+            [\"\']$quote | [\"\'\$\`] | \"[\$\`]) return 1 ;;
+            \\) c=${word:$((++at)):1} ;;
+            \"\\) [[ ${word:at+1:1} == [\\\"\$\`] ]] && c=${word:$((++at)):1} ;;
+        esac
+        text+=$c
+    done
+}
+
+# Spells a name for the quote that is open. False if there it has no spelling.
+_mutt_sync_quoted() {
+    case $quote in
+        \')
+            text=$1
+            [[ $1 != *\'* ]]
+            ;;
+        \")
+            # Between double quotes an exclamation mark calls up the history.
+            text=${1//\\/\\\\} text=${text//\"/\\\"} text=${text//\$/\\\$} text=${text//\`/\\\`}
+            [[ $1 != *!* ]]
+            ;;
+        *)
+            printf -v text %q "$1"
+            text=${text//\\,/,}
+            ;;
+    esac
 }
 
 _mutt_sync() {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev='' at=$COMP_CWORD from='' quote='' line
+    local cur=${COMP_WORDS[COMP_CWORD]} prev='' at=$COMP_CWORD from='' text quote line name
     local -a given=()
     COMPREPLY=()
 
@@ -49,8 +79,9 @@ _mutt_sync() {
 
     if [[ -z $from && $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '
-            -b --background -w --wait --loop --status --status-line --list --check --muttrc
-            -a --all -n --dry-run -f --force --block --throttle --every --mbsyncrc --config
+            -b --background -w --wait --loop --status --status-line --list --check --muttrc --init --msmtp
+            --retry --acknowledge --allow-deletions --resync -a --all -n --dry-run -f --force --full --block
+            --throttle --every --mbsyncrc --config
             --json -q --quiet -v --verbose -V --version -h --help' -- "$cur")
         return
     fi
@@ -66,30 +97,31 @@ _mutt_sync() {
         esac
     done
 
-    # What is typed may be quoted, by a quote at its beginning or by backslashes.
-    case $cur in
-        \"* | \'*) quote=${cur:0:1} cur=${cur:1} ;;
-        *) cur=${cur//\\/} ;;
-    esac
-    from=${from//\\/}
+    _mutt_sync_unquote "${from%:}" && [[ -z $quote ]] || return
+    [[ -n $from ]] && from=$text:
+    _mutt_sync_unquote "$cur" || return
     # Of several mailboxes the last one is being typed.
-    local typed=$from$cur before=''
+    local typed=$from$text before=''
+    name=${typed%%:*}
     if [[ $typed == *:*,* ]]; then
         before=${typed%,*},
-        typed=${typed%%:*}:${typed##*,}
+        typed=$name:${typed##*,}
+    fi
+    # Mailboxes only after the colon: there may be thousands. Read from files; the
+    # server is not asked.
+    if [[ $prev == --muttrc ]]; then
+        given+=(--complete accounts)
+    elif [[ $typed == *:* ]]; then
+        given+=(--complete mailboxes -- "$name")
+    else
+        given+=(--complete names)
     fi
     while IFS= read -r line; do
-        # Mailboxes only after the colon: there may be thousands.
-        [[ $line == "$typed"* && ($typed == *:* || $line != *:*) ]] || continue
+        [[ $line == "$typed"* ]] || continue
         [[ -n $before ]] && line=$before${line#*:}
         line=${line#"$from"}
-        if [[ -n $quote ]]; then
-            COMPREPLY+=("$line")
-        else
-            line=$(printf '%q' "$line")
-            COMPREPLY+=("${line//\\,/,}")
-        fi
-    done < <(_mutt_sync_names "${given[@]}")
+        _mutt_sync_quoted "$line" && COMPREPLY+=("$text")
+    done < <(mutt-sync "${given[@]}" 2>/dev/null)
     # A mailbox may follow a name, or another mailbox.
     compopt -o nospace 2>/dev/null
 }

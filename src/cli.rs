@@ -1,4 +1,5 @@
-//! The command line, and nothing else.
+//! The command line: which options there are, and their values. Does not depend on:
+//! the rest of the program, but for how the settings spell durations.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,10 +32,10 @@ pub struct Cli {
 
     /// With --wait: continue waiting instead of exiting
     #[arg(long = "loop", requires = "wait")]
-    pub endless: bool,
+    pub loop_forever: bool,
 
     /// Show the state of each account without contacting the server
-    #[arg(long, group = "mode")]
+    #[arg(long, groups = ["mode", "report"])]
     pub status: bool,
 
     /// Print FORMAT with the state appended, for mutt's status_format
@@ -42,38 +43,66 @@ pub struct Cli {
     pub status_line: Option<String>,
 
     /// List accounts, their mailboxes and Maildirs
-    #[arg(long, group = "mode")]
+    #[arg(long, groups = ["mode", "report"])]
     pub list: bool,
 
     /// Check everything that a sync needs, and print how to fix it
-    #[arg(long, group = "mode")]
+    #[arg(long, groups = ["mode", "report"])]
     pub check: bool,
 
     /// Print lines for muttrc; with ACCOUNT, that account's identity file
-    #[arg(long, group = "mode", value_name = "ACCOUNT", num_args = 0..=1, default_missing_value = "")]
+    #[arg(long, group = "mode", value_name = "ACCOUNT", num_args = 0..=1, default_missing_value = "", conflicts_with = "names")]
     pub muttrc: Option<String>,
 
+    /// Print a .mbsyncrc for ADDRESS, to be completed
+    #[arg(long, group = "mode", value_name = "ADDRESS", conflicts_with_all = ["names", "all"])]
+    pub init: Option<String>,
+
+    /// With --init: print an msmtprc instead
+    #[arg(long, requires = "init")]
+    pub msmtp: bool,
+
+    /// Try again what mbsync could not carry
+    #[arg(long, group = "mode")]
+    pub retry: bool,
+
+    /// Say no more of what mbsync could not carry
+    #[arg(long, group = "mode")]
+    pub acknowledge: bool,
+
+    /// Go ahead once with the deletions that are held
+    #[arg(long, group = "mode")]
+    pub allow_deletions: bool,
+
+    /// Sync a mailbox whose Maildir or record is not the one of the last run
+    #[arg(long, group = "mode")]
+    pub resync: bool,
+
     /// Every channel of every account
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "names")]
     pub all: bool,
 
     /// Print what would run, and why
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, conflicts_with_all = NO_SYNC, conflicts_with = "wait")]
     pub dry_run: bool,
 
     /// Ignore throttle and backoff
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = NO_SYNC, conflicts_with = "wait")]
     pub force: bool,
 
+    /// Run mbsync for everything that is asked for, whatever differs
+    #[arg(long, conflicts_with_all = NO_SYNC, conflicts_with = "wait")]
+    pub full: bool,
+
     /// Wait for the result, even when throttled
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = NO_SYNC, conflicts_with_all = ["wait", "background"])]
     pub block: bool,
 
-    /// Least interval between two runs of an account
+    /// Least average interval between two logins
     #[arg(long, value_name = "DURATION", value_parser = duration_or_zero)]
     pub throttle: Option<Duration>,
 
-    /// Sync everything at least this often
+    /// Compare everything at least this often
     #[arg(long, value_name = "DURATION", alias = "timeout", value_parser = duration)]
     pub every: Option<Duration>,
 
@@ -86,7 +115,7 @@ pub struct Cli {
     pub config: Option<PathBuf>,
 
     /// With --status, --list, --check: print JSON
-    #[arg(long)]
+    #[arg(long, requires = "report")]
     pub json: bool,
 
     /// Print errors only; -qq: only errors that will not go away by themselves
@@ -97,6 +126,10 @@ pub struct Cli {
     #[arg(short, long)]
     pub verbose: bool,
 
+    /// Internal: what a completion offers; of `mailboxes`, those of the name
+    #[arg(long, hide = true, group = "mode", value_name = "KIND", value_parser = ["names", "accounts", "mailboxes"])]
+    pub complete: Option<String>,
+
     /// Internal: what a background process does
     #[arg(long, hide = true, value_name = "WORK")]
     pub child: Option<String>,
@@ -105,6 +138,25 @@ pub struct Cli {
     #[arg(short = 'V', long)]
     pub version: bool,
 }
+
+impl Cli {
+    /// What an option needs that was not given. clap asks for it only where nothing that
+    /// was given conflicts with it.
+    #[must_use]
+    pub fn missing(&self) -> Option<&'static str> {
+        let reports = self.status || self.list || self.check;
+        match self {
+            Cli { msmtp: true, init: None, .. } => Some("--msmtp needs --init"),
+            Cli { loop_forever: true, wait: false, .. } => Some("--loop needs --wait"),
+            Cli { json: true, .. } if !reports => Some("--json needs --status, --list or --check"),
+            _ => None,
+        }
+    }
+}
+
+/// Modes that ask for no sync: options about one mean nothing with them.
+const NO_SYNC: [&str; 8] =
+    ["status", "status_line", "list", "check", "muttrc", "init", "acknowledge", "complete"];
 
 fn duration(text: &str) -> Result<Duration, String> {
     crate::settings::duration(text, false)

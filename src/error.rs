@@ -11,9 +11,10 @@ use std::io;
 
 /// An exit status of the program, in order of severity: with several accounts,
 /// the most severe is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExitStatus {
     /// In sync, or the request is queued.
+    #[default]
     Done,
     /// mbsync failed on some mailbox; the others are synced.
     Mailbox,
@@ -109,6 +110,11 @@ pub enum ErrorKind {
     UnknownMechanism,
     /// The server does not take user name and password.
     PasswordRefused,
+    /// `PassCmd` or `UserCmd` failed.
+    PasswordCommand,
+    /// A command for user name or password failed after its output was closed, as
+    /// mbsync closes it, and may have failed for that.
+    OutputClosed,
 }
 
 /// Why a server's certificate does not hold. Made in one place, `imap/tls.rs`,
@@ -180,12 +186,15 @@ pub struct Error {
     pub message: String,
     /// How to fix it, or what happens next. Printed after the message.
     pub hint: Option<String>,
+    /// A command of the user's was run or a secret said before it: a try costs a prompt, or
+    /// counts at the server.
+    pub strike: bool,
 }
 
 impl Error {
     /// An error of no special kind, without a hint.
     pub fn new(status: ExitStatus, message: impl Into<String>) -> Self {
-        Error { status, kind: ErrorKind::Other, message: message.into(), hint: None }
+        Error { status, kind: ErrorKind::Other, message: message.into(), hint: None, strike: false }
     }
 
     /// The configuration is wrong (78).
@@ -226,6 +235,12 @@ impl Error {
         Error { kind, ..self }
     }
 
+    /// The same as a strike.
+    #[must_use]
+    pub fn as_strike(self) -> Self {
+        Error { strike: true, ..self }
+    }
+
     /// The same about `subject`: `subject: message; hint`.
     #[must_use]
     pub fn about(self, subject: &str) -> Self {
@@ -235,7 +250,10 @@ impl Error {
     /// With the server's name, unless the error has nothing to do with the server.
     #[must_use]
     pub fn at(self, server: &str) -> Self {
-        if self.kind == ErrorKind::Other { self } else { self.about(server) }
+        match self.kind {
+            ErrorKind::Other | ErrorKind::PasswordCommand => self,
+            _ => self.about(server),
+        }
     }
 }
 

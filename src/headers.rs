@@ -1,14 +1,17 @@
 //! Who wrote a message and what about, fit to be shown by anything.
 //!
-//! Reads the head of a message file, a bounded part of it, and decodes `From`
-//! and `Subject` (RFC 5322, RFC 2047). What comes out is one line of valid
-//! UTF-8 without control characters, terminal escapes or marks that turn the
-//! direction of text, because it ends up in notifications, terminals and
-//! environment variables, and its writer is a stranger. Knows nothing of
-//! Maildir.
+//! Reads the head of a message file, a bounded part of it, and decodes `From` and
+//! `Subject` (RFC 5322, RFC 2047). What comes out is one line of valid UTF-8
+//! without control characters, terminal escapes or marks that turn the direction of
+//! text, because it ends up in notifications, terminals and environment variables,
+//! and anybody may have written it.
+//!
+//! Does not depend on: Maildirs, why they are shown.
 
 use crate::os::file;
+use crate::text::is_invisible;
 use mail_parser::{HeaderName, HeaderValue, MessageParser};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::Path;
 
@@ -29,15 +32,15 @@ pub struct MessageSummary {
     pub subject: String,
 }
 
-/// The headline of a message file. Only a regular file is read, and never more
+/// The summary of a message file. Only a regular file is read, and never more
 /// than [`HEAD_LIMIT`] bytes of it; a FIFO laid there does not block.
 pub fn summary_of_file(path: &Path) -> io::Result<MessageSummary> {
-    file::read_start(path, HEAD_LIMIT as u64).map(|head| headline(&head))
+    file::read_start(path, HEAD_LIMIT as u64).map(|head| summary_of(&head))
 }
 
-/// The headline of a message whose beginning this is. Any bytes will do.
+/// The summary of a message whose beginning this is. Any bytes will do.
 #[must_use]
-pub fn headline(message: &[u8]) -> MessageSummary {
+pub fn summary_of(message: &[u8]) -> MessageSummary {
     let message = message.get(..HEAD_LIMIT).unwrap_or(message);
     let head = head_of(message);
     let Some(parsed) = MessageParser::new()
@@ -62,6 +65,76 @@ pub fn headline(message: &[u8]) -> MessageSummary {
     MessageSummary { from, subject: parsed.subject().map(sanitize).unwrap_or_default() }
 }
 
+/// Which message this is, in this place or another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageIdentity {
+    /// Of its Message-ID; without one, of date, author and subject.
+    pub id: u64,
+    /// Bytes, with line ends of one or two.
+    pub size: u64,
+}
+
+impl MessageIdentity {
+    /// Of a message of this size that has these header fields among others; `None` if
+    /// it has nothing to go by.
+    #[must_use]
+    pub fn of(head: &[u8], size: u64) -> Option<Self> {
+        let id = field(head, b"message-id:").map_or_else(
+            || {
+                let others: Vec<Vec<u8>> = [&b"date:"[..], b"from:", b"subject:"]
+                    .iter()
+                    .filter_map(|name| field(head, name))
+                    .collect();
+                (!others.is_empty()).then(|| others.join(&b'\n'))
+            },
+            Some,
+        )?;
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        Some(MessageIdentity { id: hasher.finish(), size })
+    }
+
+    /// Of a message file.
+    pub fn of_file(path: &Path) -> io::Result<Option<Self>> {
+        let size = path.metadata()?.len();
+        let head = file::read_start(path, HEAD_LIMIT as u64)?;
+        Ok(Self::of(head_of(&head), size))
+    }
+
+    /// The Message-ID of a message file, as a server can be asked for it.
+    #[must_use]
+    pub fn message_id(path: &Path) -> Option<String> {
+        let head = file::read_start(path, HEAD_LIMIT as u64).ok()?;
+        let id = field(head_of(&head), b"message-id:")?;
+        let sane = id.len() < 512 && id.iter().all(u8::is_ascii_graphic);
+        String::from_utf8(id).ok().filter(|_| sane)
+    }
+
+    /// Whether the other one is a copy of it. Clients and mbsync add lines to a header, and
+    /// line ends are one byte or two; a copy that was cut short is none.
+    #[must_use]
+    pub fn is_copied_by(self, other: Self) -> bool {
+        self.id == other.id && other.size.saturating_add(other.size / 8 + 1024) >= self.size
+    }
+}
+
+/// The value of a header field, without any white space.
+fn field(head: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let mut value: Option<Vec<u8>> = None;
+    for line in head.split(|&byte| byte == b'\n') {
+        let continues = line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+        let rest = match (&value, line.split_at_checked(name.len())) {
+            (Some(_), _) if continues => line,
+            (Some(_), _) => break,
+            (None, Some((start, rest))) if start.eq_ignore_ascii_case(name) => rest,
+            _ => continue,
+        };
+        let more = rest.iter().copied().filter(|byte| !byte.is_ascii_whitespace());
+        value.get_or_insert_default().extend(more);
+    }
+    value.filter(|value| !value.is_empty())
+}
+
 /// `text` as one line: control characters and white space become single
 /// spaces, escape sequences and direction marks go, and what is too long is cut.
 #[must_use]
@@ -79,7 +152,7 @@ pub fn sanitize(text: &str) -> String {
             gap = true;
             continue;
         }
-        if is_unseen(c) {
+        if is_invisible(c) {
             continue;
         }
         let wanted = if gap && !out.is_empty() { 2 } else { 1 };
@@ -115,20 +188,6 @@ fn head_of(message: &[u8]) -> &[u8] {
         start += end + 1;
     }
     message
-}
-
-/// Characters that are not seen and change how others are: direction marks
-/// (UAX #9), which can make `gpj.exe` out of a name, zero-width ones, line
-/// separators, tags, and non-characters.
-fn is_unseen(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
-        | '\u{e0000}'..='\u{e0fff}')
-        || (u32::from(c) & 0xfffe) == 0xfffe
 }
 
 /// Passes over what follows ESC or CSI, up to its final character, so that no

@@ -5,7 +5,7 @@
 //! those before it, and none after it.
 //!
 //!     error, text, os, model, mbsync_version, mbsyncrc, headers, state, settings,
-//!     verdict, imap, sync, lend, watch, mutt, report, cli, app
+//!     verdict, imap, sync, lend, survey, watch, mutt, init, report, cli, app
 
 // What comes from outside is never unwrapped; tests may.
 #![deny(clippy::unwrap_used, clippy::expect_used)]
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod error;
 pub mod headers;
 pub mod imap;
+pub mod init;
 pub mod lend;
 pub mod mbsync_version;
 pub mod mbsyncrc;
@@ -26,6 +27,7 @@ pub mod os;
 pub mod report;
 pub mod settings;
 pub mod state;
+pub mod survey;
 pub mod sync;
 pub mod text;
 pub mod verdict;

@@ -1,4 +1,4 @@
-//! mutt-sync: parse, run, exit.
+//! mutt-sync: parse, run, exit. Does not depend on: anything but `app::local`.
 
 use std::process::ExitCode;
 

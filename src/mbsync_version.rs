@@ -3,6 +3,8 @@
 //!
 //! Asking mbsync takes a process; the answer is remembered for as long as the
 //! program's file stays the same.
+//!
+//! Does not depend on: configuration, what follows from a version.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -71,7 +73,7 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
     now.version = ask(&now.program).unwrap_or_default();
     if let Ok(text) = serde_json::to_vec(&now) {
         // Lost, it is asked again.
-        let _ = std::fs::create_dir_all(base).and_then(|()| file::write(&cache, &text));
+        let _ = file::own_directory(base).and_then(|()| file::write(&cache, &text));
     }
     Some(now.version).filter(|version| !version.is_empty())
 }

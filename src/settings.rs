@@ -19,6 +19,8 @@ use crate::state::throttle::Rate;
 use crate::text::suggest;
 
 /// The settings of one account.
+// Switches of a file, independent of each other.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -34,10 +36,13 @@ pub struct Settings {
     /// Runs allowed at once before that.
     #[serde(deserialize_with = "count")]
     pub burst: u32,
-    /// A full run at least this often.
+    /// Everything is compared at least this often.
     #[serde(deserialize_with = "positive_duration")]
     pub every: Duration,
-    /// Quiet time after a local change.
+    /// mbsync syncs everything at least this often, whatever differs.
+    #[serde(deserialize_with = "positive_duration")]
+    pub full_every: Duration,
+    /// Longest wait for a Maildir that is written without pause.
     #[serde(deserialize_with = "duration_or_zero")]
     pub settle: Duration,
     /// First wait after a failure.
@@ -61,13 +66,23 @@ pub struct Settings {
     /// A waiter lends its connection to mbsync.
     #[serde(deserialize_with = "plain")]
     pub handover: bool,
+    /// A run over our connection is told the flags that have not changed by us.
+    #[serde(deserialize_with = "plain")]
+    pub changedsince: bool,
+    /// A run that would delete much, or sync what is not the Maildir of the last run,
+    /// waits for an answer.
+    #[serde(deserialize_with = "plain")]
+    pub hold: bool,
+    /// Patterns of mailboxes that may be emptied.
+    #[serde(deserialize_with = "plain")]
+    pub hold_except: Vec<String>,
     /// Command to run after each run.
     #[serde(deserialize_with = "plain")]
     pub after_sync: Vec<String>,
     /// Command to run after a run that brought new mail.
     #[serde(deserialize_with = "plain")]
     pub new_mail: Vec<String>,
-    /// Another path for the trigger file.
+    /// Another path for the trigger file; see [`Settings::trigger_of`].
     #[serde(deserialize_with = "some_path")]
     pub trigger: Option<PathBuf>,
     /// Patterns of mailboxes to watch; empty: all.
@@ -84,6 +99,7 @@ impl Default for Settings {
             throttle: seconds(60),
             burst: 4,
             every: seconds(15 * 60),
+            full_every: seconds(24 * 3600),
             settle: seconds(1),
             retry: seconds(30),
             retry_max: seconds(15 * 60),
@@ -92,6 +108,9 @@ impl Default for Settings {
             stall: seconds(2 * 60),
             prompt: false,
             handover: true,
+            changedsince: true,
+            hold: true,
+            hold_except: Vec::new(),
             after_sync: Vec::new(),
             new_mail: Vec::new(),
             trigger: None,
@@ -129,12 +148,13 @@ const fn key(name: &'static str, place: Place, takes: &'static str) -> Key {
 }
 
 /// Every key of the file.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 21] = [
     key("mbsyncrc", Place::General, "an absolute path, or one such as \"~/mail/mbsyncrc\""),
     key("mbsync", Place::General, "a program, such as \"mbsync\" or \"~/bin/mbsync\""),
     key("throttle", Place::Anywhere, "a duration such as \"60s\""),
     key("burst", Place::Anywhere, "a whole number from 1 to 1000"),
     Key { aliases: &["timeout"], ..key("every", Place::Anywhere, "a duration such as \"15m\"") },
+    key("full_every", Place::Anywhere, "a duration such as \"1d\""),
     key("settle", Place::Anywhere, "a duration such as \"1s\""),
     key("retry", Place::Anywhere, "a duration such as \"30s\""),
     key("retry_max", Place::Anywhere, "a duration such as \"15m\""),
@@ -143,13 +163,34 @@ pub const KEYS: [Key; 17] = [
     key("stall", Place::Anywhere, "a duration such as \"2m\""),
     key("prompt", Place::Anywhere, "true or false"),
     key("handover", Place::Anywhere, "true or false"),
+    key("changedsince", Place::Anywhere, "true or false"),
+    key("hold", Place::Anywhere, "true or false"),
+    key("hold_except", Place::Anywhere, "a list of patterns: [\"Drafts\", \"Lists/*\"]"),
     key("after_sync", Place::Anywhere, "a list of words: [\"notmuch\", \"new\"]"),
     key("new_mail", Place::Anywhere, "a list of words: [\"notify-send\", \"New mail\"]"),
-    key("trigger", Place::Account, "an absolute path, or one such as \"~/Mail/triggers/Home\""),
+    key(
+        "trigger",
+        Place::Anywhere,
+        "an absolute path, or one such as \"~/Mail/triggers/{account}\"",
+    ),
     key("boxes", Place::Account, "a list of patterns: [\"INBOX\", \"Lists/*\"]"),
 ];
 
+/// What stands for the account's name in the path of a trigger.
+const ACCOUNT: &str = "{account}";
+
 impl Settings {
+    /// Another path for the trigger file of an account.
+    #[must_use]
+    pub fn trigger_of(&self, account: &str) -> Option<PathBuf> {
+        let path = self.trigger.as_ref()?;
+        Some(match path.to_str() {
+            // One name, one file, whatever is in the name.
+            Some(text) => text.replace(ACCOUNT, &account.replace('/', "%2F")).into(),
+            None => path.clone(),
+        })
+    }
+
     /// The throttle's two settings.
     #[must_use]
     pub fn rate(&self) -> Rate {
@@ -192,6 +233,16 @@ impl File {
             .into_inner();
         let accounts = table.remove("account");
         let general = source.check_keys(table, Place::General)?;
+        let one = general.get("trigger").filter(|trigger| {
+            trigger.get_ref().as_str().is_some_and(|path| !path.contains(ACCOUNT))
+        });
+        if let Some(trigger) = one {
+            let wrong =
+                source.error(Some(trigger.span()), "`trigger` is one file for all accounts");
+            return Err(wrong.with_hint(
+                "write {account} where the name is to be, or move it below [account.NAME]",
+            ));
+        }
         let mut file = File { general: source.settings(&general)?, accounts: BTreeMap::new() };
         let Some(accounts) = accounts else { return Ok(file) };
         for (name, account) in source.table(accounts, "account", "tables")? {
@@ -366,6 +417,8 @@ mod tests {
             stall = "10s"
             prompt = true
             handover = false
+            hold = false
+            hold_except = ["Lists/*"]
             after_sync = ["notmuch", "new"]
             new_mail = ["notify"]
             [account."My Mail"]
@@ -379,7 +432,8 @@ mod tests {
         assert_eq!(file.general.every, Duration::from_secs(5400));
         let mine = file.of("My Mail");
         assert_eq!((mine.every, mine.burst), (Duration::from_secs(300), 1));
-        assert_eq!(mine.trigger.as_deref(), Some(Path::new("/home/u/Mail/triggers/Home")));
+        let trigger = mine.trigger_of("My Mail");
+        assert_eq!(trigger.as_deref(), Some(Path::new("/home/u/Mail/triggers/Home")));
         assert_eq!(file.of("Other"), &file.general);
     }
 
@@ -389,6 +443,21 @@ mod tests {
         let file = file.unwrap();
         let minutes = |account: &str| file.of(account).every.as_secs() / 60;
         assert_eq!((minutes("a"), minutes("b"), minutes("c")), (3, 2, 2));
+    }
+
+    #[test]
+    fn one_trigger_for_all_accounts_has_their_names_in_it() {
+        let file = parse(
+            "trigger = \"~/triggers/{account}\"\n[account.b]\nburst = 2\n\
+             [account.c]\ntrigger = \"/t/c\"",
+        );
+        let file = file.unwrap();
+        let of = |account: &str| file.of(account).trigger_of(account).unwrap();
+        assert_eq!(of("a"), Path::new("/home/u/triggers/a"));
+        assert_eq!(of("b"), Path::new("/home/u/triggers/b"));
+        assert_eq!(of("c"), Path::new("/t/c"));
+        assert_eq!(of("x/../y"), Path::new("/home/u/triggers/x%2F..%2Fy"));
+        assert_eq!(Settings::default().trigger_of("a"), None);
     }
 
     #[test]
@@ -425,7 +494,8 @@ mod tests {
             ("every = \"1s\"\n[account.a]\nburst = 0", "config.toml:3: `burst` takes"),
             ("mbsyncrc = \"x\"", "an absolute path"),
             ("mbsync = \"~x\"", "a program"),
-            ("trigger = \"/x\"", "move it below [account.NAME]"),
+            ("trigger = \"/x\"", "or move it below [account.NAME]"),
+            ("\nboxes = [\"INBOX\"]", "config.toml:2: `boxes` belongs to one account"),
             ("[account.a]\nmbsync = \"x\"", "config.toml:2: `mbsync` holds for all accounts"),
             ("account = 1", "[account.NAME]"),
         ] {

@@ -26,6 +26,16 @@ pub fn short(duration: Duration) -> String {
     }
 }
 
+/// Bytes as people read them: `612 bytes`, `42 KiB`, `12 MiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => counted(usize::try_from(bytes).unwrap_or(usize::MAX), "byte"),
+        1024..10_485_760 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
 /// `1 mailbox`, `2 mailboxes`.
 #[must_use]
 pub fn counted(count: usize, what: &str) -> String {
@@ -48,11 +58,28 @@ pub fn printable(words: &str) -> String {
     words.chars().filter(|c| is_printable(*c)).take(200).collect::<String>().trim().to_owned()
 }
 
-/// Neither a control character nor an invisible one, of which some reorder text.
+/// Neither a control character nor an invisible one.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    !c.is_control() && !is_invisible(c)
+}
+
+/// Characters that are not seen and change how others are: direction marks
+/// (UAX #9), which can make `gpj.exe` out of a name, zero-width ones and blanks
+/// that are no white space, line separators, tags, and non-characters. The only
+/// such set: what is shown, noted or given to a program keeps none of them.
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+        || (u32::from(c) & 0xfffe) == 0xfffe
 }
 
 #[cfg(test)]
@@ -64,5 +91,16 @@ mod tests {
         let words = [counted(1, "mailbox"), counted(0, "mailbox"), counted(2, "flag change")];
         assert_eq!(words, ["1 mailbox", "0 mailboxes", "2 flag changes"]);
         assert_eq!([counted(1, "watch"), counted(3, "watch")], ["1 watch", "3 watches"]);
+    }
+
+    #[test]
+    fn g10_no_character_that_is_unseen_is_shown() {
+        let unseen =
+            "\u{200b}\u{feff}\u{2028}\u{61c}\u{ad}\u{180e}\u{2066}\u{3164}\u{e0041}\u{9b}\u{7f}";
+        for c in unseen.chars() {
+            assert_eq!(sanitize(&format!("a{c}b")), "a?b", "{c:?}");
+            assert_eq!(printable(&format!("a{c}b")), "ab", "{c:?}");
+        }
+        assert_eq!(sanitize("é 日本\u{1f4e7}\t"), "é 日本\u{1f4e7}\t");
     }
 }

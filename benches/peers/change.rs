@@ -17,6 +17,8 @@ pub enum Act {
     Add,
     /// A message gets the flag \Flagged.
     Flag,
+    /// A message is read.
+    Read,
     /// A message is removed.
     Remove,
 }
@@ -36,7 +38,7 @@ pub struct Change {
     pub mailbox: String,
     /// Which of the messages that are there.
     at: usize,
-    /// Quiet before it.
+    /// Quiet before it, where changes are made one after the other.
     pub pause: Duration,
     /// For what has to be hit while it lasts: how far into it, of 1.
     pub into: f64,
@@ -66,6 +68,26 @@ pub fn plan(seed: u64, each: usize, boxes: &[&str], acts: &[Act], first: usize) 
     (0..each * 2).map(change).collect()
 }
 
+/// Changes of one kind at set times, on messages from `first` on: one each `every`.
+pub fn steady(
+    side: Side,
+    act: Act,
+    mailbox: &str,
+    first: usize,
+    count: usize,
+    every: Duration,
+) -> Vec<(Duration, Change)> {
+    let change = |at: usize| Change {
+        side,
+        act,
+        mailbox: mailbox.to_owned(),
+        at: first + at,
+        pause: every,
+        into: 0.0,
+    };
+    (0..count).map(|at| (every * u32::try_from(at + 1).unwrap_or(u32::MAX), change(at))).collect()
+}
+
 /// The subject of a message that is there from the beginning.
 fn subject(mailbox: &str, at: usize) -> String {
     format!("message {at} of {mailbox}")
@@ -85,13 +107,14 @@ fn is_new(maildir: &Maildir, id: &str) -> bool {
     new.flatten().any(|entry| holds(entry.path()))
 }
 
-/// Fills the mailboxes, all of it read.
+/// Fills the mailboxes. All of it is read but for the INBOX.
 pub fn fill(server: &Server, user: &str, boxes: &[&str]) {
     let mut imap = server.imap(user);
     for mailbox in boxes {
         let messages: Vec<Vec<u8>> =
             (0..SEEDS).map(|at| message(&subject(mailbox, at), "There.")).collect();
-        imap.append_many(mailbox, &messages, &["\\Seen"]);
+        let flags: &[&str] = if *mailbox == "INBOX" { &[] } else { &["\\Seen"] };
+        imap.append_many(mailbox, &messages, flags);
     }
 }
 
@@ -154,7 +177,6 @@ impl<'a> View<'a> {
             (Side::Local, Act::Add) => (id_of(&new), What::Save(new)),
             (Side::Server, _) => {
                 let remote = self.imap.find(mailbox, &format!("{subject}\r"));
-                self.imap.select(mailbox);
                 (remote.message_id, What::Remote(remote.uid))
             }
             (Side::Local, _) => {
@@ -169,12 +191,17 @@ impl<'a> View<'a> {
     pub fn make(&mut self, prepared: Prepared) -> Made {
         let Prepared { change, id, what } = prepared;
         let maildir = self.maildir(&change.mailbox);
+        if matches!(what, What::Remote(_)) {
+            self.imap.select(&change.mailbox);
+        }
         match (&what, change.act) {
             (What::Append(new), _) => drop(self.imap.append(&change.mailbox, new, &[])),
             (What::Save(new), _) => drop(maildir.add(new, "S")),
             (What::Remote(uid), Act::Remove) => self.imap.expunge(*uid),
+            (What::Remote(uid), Act::Read) => self.imap.add_flags(*uid, &["\\Seen"]),
             (What::Remote(uid), _) => self.imap.add_flags(*uid, &["\\Flagged"]),
             (What::Near(entry), Act::Remove) => maildir.delete(entry),
+            (What::Near(entry), Act::Read) => drop(maildir.set_flags(entry, "S")),
             (What::Near(entry), _) => drop(maildir.set_flags(entry, "FS")),
         }
         let made = Made { change, id, at: Instant::now(), at_ns: now_ns() };
@@ -197,19 +224,51 @@ impl<'a> View<'a> {
                 return is_new(&self.maildir(mailbox), id);
             }
             let found = self.maildir(mailbox).list().into_iter().find(|e| e.message_id == *id);
-            if *act == Act::Flag {
-                found.is_some_and(|entry| entry.flags.contains('F'))
-            } else {
-                found.is_none()
+            match act {
+                Act::Flag => found.is_some_and(|entry| entry.flags.contains('F')),
+                Act::Read => found.is_some_and(|entry| entry.flags.contains('S')),
+                Act::Add | Act::Remove => found.is_none(),
             }
         } else {
             let header = format!("HEADER Message-ID \"{id}\"");
             match act {
                 Act::Add => self.search(mailbox, &header).is_some(),
                 Act::Flag => self.search(mailbox, &format!("{header} FLAGGED")).is_some(),
+                Act::Read => self.search(mailbox, &format!("{header} SEEN")).is_some(),
                 Act::Remove => self.search(mailbox, &header).is_none(),
             }
         }
+    }
+
+    /// Makes these changes at their times, whether or not those before have arrived, and
+    /// says of each when it did, if it did within `patience` of the last one's time.
+    pub fn play(
+        &mut self,
+        plan: &[(Duration, Change)],
+        patience: Duration,
+    ) -> Vec<Option<Duration>> {
+        let begun = Instant::now();
+        let end = plan.last().map_or(patience, |(last, _)| *last + patience);
+        let mut taken = vec![None; plan.len()];
+        let mut open: Vec<(usize, Made)> = Vec::new();
+        let mut next = 0;
+        let mut prepared = plan.first().map(|(_, change)| self.prepare(change));
+        while (next < plan.len() || !open.is_empty()) && begun.elapsed() < end {
+            if plan.get(next).is_some_and(|(at, _)| begun.elapsed() >= *at) {
+                open.extend(prepared.take().map(|prepared| (next, self.make(prepared))));
+                next += 1;
+                prepared = plan.get(next).map(|(_, change)| self.prepare(change));
+            }
+            open.retain(|(at, made)| {
+                let arrived = self.arrived(made);
+                if arrived {
+                    taken[*at] = Some(made.at.elapsed());
+                }
+                !arrived
+            });
+            sleep(Duration::from_millis(5));
+        }
+        taken
     }
 
     /// How long it took, if it came in time.

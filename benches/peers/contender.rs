@@ -1,4 +1,4 @@
-//! The four ways to keep Maildirs in step with a server, each in a home of its
+//! The ways to keep Maildirs in step with a server, each in a home of its
 //! own, started and ended like the others: as services of a runsvdir.
 //!
 //! Knows their files in this directory. Knows nothing of what is measured.
@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 /// What a user may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// mutt-sync, waiting.
+    /// mutt-sync, waiting: one process.
     Ours,
+    /// mutt-sync, waiting: a process until a sync is made, in a loop.
+    Loop,
     /// inotifywait, snooze, imapfilter and shell around mbsync.
     Classic,
     /// `mbsync -a` every ten minutes.
@@ -25,13 +27,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// In the order of the table's columns.
+    /// Those that differ in what they are made of.
     pub const ALL: [Kind; 4] = [Kind::Ours, Kind::Classic, Kind::Cron, Kind::Offline];
+    /// Those that wait for changes.
+    pub const WAITING: [Kind; 4] = [Kind::Ours, Kind::Loop, Kind::Classic, Kind::Offline];
 
     /// The head of its column.
     pub fn title(self) -> &'static str {
         match self {
             Kind::Ours => "mutt-sync",
+            Kind::Loop => "`mutt-sync --wait` in a loop",
             Kind::Classic => "services around mbsync",
             Kind::Cron => "`mbsync -a` by cron",
             Kind::Offline => "offlineimap",
@@ -43,38 +48,11 @@ impl Kind {
     /// idlefolders what it may.
     pub fn connections(self, boxes: usize) -> usize {
         match self {
-            Kind::Ours | Kind::Offline => 1,
+            Kind::Ours | Kind::Loop | Kind::Offline => 1,
             Kind::Classic => boxes,
             Kind::Cron => 0,
         }
     }
-}
-
-/// The times that are set for all of them.
-#[derive(Clone, Copy)]
-pub struct Times {
-    /// Between two runs.
-    pub throttle: Duration,
-    /// After which there is a run in any case, for those who wait for events.
-    pub timer: Duration,
-    /// Of cron and of autorefresh.
-    pub period: Duration,
-}
-
-impl Times {
-    /// As users have them.
-    pub const REAL: Times = Times {
-        throttle: Duration::from_secs(60),
-        timer: Duration::from_secs(900),
-        period: Duration::from_secs(600),
-    };
-
-    /// A minute is a second.
-    pub const SCALED: Times = Times {
-        throttle: Duration::from_secs(1),
-        timer: Duration::from_secs(15),
-        period: Duration::from_secs(10),
-    };
 }
 
 /// Which coat mbsync wears, to be counted.
@@ -82,10 +60,8 @@ impl Times {
 pub enum Coat {
     /// None.
     Bare,
-    /// Starts are noted; costs a few milliseconds.
-    Starts,
     /// Starts and ends are noted; the coat stays while mbsync runs.
-    Both,
+    Noted,
 }
 
 /// One of them: home, way to the server, and what runs.
@@ -93,14 +69,14 @@ pub struct Contender {
     pub kind: Kind,
     pub home: Home,
     pub boxes: Vec<String>,
-    offlineimaprc: String,
     mbsync: Option<Mbsync>,
     /// Counts its connections; none where the server's own count does.
     delay: Option<Delay>,
     services: Option<Child>,
 }
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
+    ("loop", include_str!("loop/run")),
     ("sync", include_str!("classic/sync/run")),
     ("watch", include_str!("classic/watch/run")),
     ("cron", include_str!("cron/run")),
@@ -129,13 +105,12 @@ impl Contender {
                 .replace("@BOXES@", &format!("[{}]", quoted.join(", ")))
         };
         home.write(".imapfilter/idle.lua", &told(include_str!("classic/idle.lua")));
-        let offlineimaprc = told(include_str!("offlineimap/offlineimaprc"));
+        home.write(".offlineimaprc", &told(include_str!("offlineimap/offlineimaprc")));
         home.write("Mail/triggers/Home", "");
         let ours = rig::mutt_sync();
         symlink(ours, home.path("bin/mutt-sync")).expect("link mutt-sync");
         let boxes = boxes.iter().map(ToString::to_string).collect();
-        let contender =
-            Contender { kind, home, boxes, offlineimaprc, mbsync: None, delay, services: None };
+        let contender = Contender { kind, home, boxes, mbsync: None, delay, services: None };
         contender.write_services();
         contender
     }
@@ -168,6 +143,7 @@ impl Contender {
                     self.write_service(&name, include_str!("classic/idle/run"));
                 }
             }
+            Kind::Loop => self.write_service("loop", file("loop")),
             Kind::Cron => self.write_service("cron", file("cron")),
             Kind::Offline => self.write_service("offlineimap", file("offlineimap")),
         }
@@ -189,32 +165,20 @@ impl Contender {
         }
     }
 
-    /// Starts it.
-    pub fn start(&mut self, times: Times, coat: Coat) {
-        let seconds = |time: Duration| time.as_secs().to_string();
+    /// Starts it, with the times that it has by default or that its users give it.
+    pub fn start(&mut self, coat: Coat) {
         self.mbsync = match coat {
-            Coat::Starts => Some(self.home.exec_mbsync()),
-            Coat::Both => Some(self.home.wrap_mbsync()),
+            Coat::Noted => Some(self.home.wrap_mbsync()),
             Coat::Bare => {
                 let _ = std::fs::remove_file(self.home.path("bin/mbsync"));
                 None
             }
         };
-        self.home.settings(&format!(
-            "throttle = \"{}s\"\nevery = \"{}s\"\n",
-            seconds(times.throttle),
-            seconds(times.timer)
-        ));
-        let refresh = (times.period.as_secs_f64() / 60.0).to_string();
-        self.home.write(".offlineimaprc", &self.offlineimaprc.replace("@REFRESH@", &refresh));
         let _ = std::fs::remove_file(self.home.path("service/sync/stamp"));
         let mut command = self.home.command("runsvdir");
         let out = std::fs::File::create(self.home.path("services.log")).expect("log");
         command
             .arg(self.home.path("service"))
-            .env("THROTTLE", seconds(times.throttle))
-            .env("TIMER", seconds(times.timer))
-            .env("PERIOD", seconds(times.period))
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("log"))
             .stderr(out)
@@ -234,6 +198,11 @@ impl Contender {
     /// Its connections to the server, open now.
     pub fn connections(&self, server: &Server) -> usize {
         self.delay.as_ref().map_or_else(|| server.connections(), Delay::open)
+    }
+
+    /// Connections to the server so far, open and closed.
+    pub fn logins(&self) -> usize {
+        self.delay.as_ref().map_or(0, Delay::connections)
     }
 
     /// Bytes so far, both ways.
@@ -306,6 +275,13 @@ impl Contender {
     pub fn ran_at(&self, at: i64) -> bool {
         let held = |run: &rig::Run| run.start <= at && run.end.is_some_and(|end| at <= end);
         self.mbsync.as_ref().is_some_and(|mbsync| mbsync.runs().iter().any(held))
+    }
+
+    /// How long mbsync ran in all, where it wears a coat.
+    pub fn time_in_mbsync(&self) -> Duration {
+        let runs = self.mbsync.as_ref().map_or_else(Vec::new, Mbsync::runs);
+        let length = |run: &rig::Run| u64::try_from(run.end? - run.start).ok();
+        Duration::from_nanos(runs.iter().filter_map(length).sum())
     }
 
     /// How long the last whole run of mbsync took.

@@ -2,7 +2,7 @@
 
 use crate::Asked;
 use crate::change::{Act, Change, Side, View, plan};
-use crate::contender::{Coat, Contender, Kind, Times};
+use crate::contender::{Coat, Contender, Kind};
 use crate::table::{Table, mib, seconds};
 use rig::{Server, ServerOptions, Tls, message};
 use std::thread::sleep;
@@ -73,7 +73,7 @@ fn figures(asked: &Asked, server: &Server, contender: &mut Contender, boxes: &[&
             memory: "none".to_owned(),
         };
     }
-    contender.start(Times { throttle: Times::SCALED.throttle, ..Times::REAL }, Coat::Bare);
+    contender.start(Coat::Bare);
     let ready = contender.wait_ready(server, PATIENCE);
     let group = contender.group();
     let connections = contender.connections(server);
@@ -88,7 +88,8 @@ fn figures(asked: &Asked, server: &Server, contender: &mut Contender, boxes: &[&
     let mut view = View::new(server, user, contender);
     let mut times = Vec::new();
     for change in deliveries(asked) {
-        sleep(Duration::from_secs(2));
+        // The minute between two syncs of the classic services is over.
+        sleep(Duration::from_secs(if contender.kind == Kind::Classic { 61 } else { 2 }));
         let prepared = view.prepare(&change);
         let made = view.make(prepared);
         times.push(view.wait(&made, ENOUGH));
@@ -137,7 +138,7 @@ fn server(boxes: &[String]) -> Server {
 
 /// Two tables.
 pub fn measure(asked: &Asked) {
-    let mut table = Table::default();
+    let mut table = Table::of(Kind::ALL);
     let quick = asked.scale < 1.0;
     for count in if quick { &[10][..] } else { &[10, 100, 1000] } {
         let names: Vec<String> = (1..*count).map(|n| format!("box{n:03}")).collect();
@@ -147,7 +148,7 @@ pub fn measure(asked: &Asked) {
         let all = at_size(asked, &server, &boxes);
         rows(&mut table, &format!("{count} mailboxes"), &all);
     }
-    table.print("Growth with mailboxes, on loopback; a minute is a second", NOTE);
+    table.print("Growth with mailboxes, on loopback", NOTE);
     for count in if quick { &[100][..] } else { &[100, 20_000] } {
         let server = server(&["Archive".to_owned()]);
         let messages: Vec<Vec<u8>> =
@@ -159,7 +160,7 @@ pub fn measure(asked: &Asked) {
         let memory = all.iter().map(|figures| figures.memory.clone()).collect();
         table.row(&format!("{count} messages: memory (USS)"), memory);
     }
-    table.print("Growth with messages in one mailbox, on loopback; a minute is a second", NOTE);
+    table.print("Growth with messages in one mailbox, on loopback", NOTE);
 }
 
 fn rows(table: &mut Table, size: &str, all: &[Figures]) {

@@ -5,26 +5,33 @@ use crate::contender::Kind;
 use std::time::Duration;
 
 /// Rows so far.
-#[derive(Default)]
-pub struct Table(Vec<(String, Vec<String>)>);
+pub struct Table {
+    kinds: [Kind; 4],
+    rows: Vec<(String, Vec<String>)>,
+}
 
 impl Table {
-    /// A row, its cells in the order of [`Kind::ALL`].
+    /// With a column for each of these.
+    pub fn of(kinds: [Kind; 4]) -> Self {
+        Table { kinds, rows: Vec::new() }
+    }
+
+    /// A row, its cells in the order of the columns.
     pub fn row(&mut self, what: &str, cells: Vec<String>) {
-        assert_eq!(cells.len(), Kind::ALL.len(), "cells of {what}");
-        self.0.push((what.to_owned(), cells));
+        assert_eq!(cells.len(), self.kinds.len(), "cells of {what}");
+        self.rows.push((what.to_owned(), cells));
     }
 
     /// Prints it with a heading and what is to be said to it, and forgets the rows.
     pub fn print(&mut self, heading: &str, note: &str) {
-        if self.0.is_empty() {
+        if self.rows.is_empty() {
             return;
         }
         println!("\n### {heading}\n");
-        let titles: Vec<&str> = Kind::ALL.iter().map(|kind| kind.title()).collect();
+        let titles: Vec<&str> = self.kinds.iter().map(|kind| kind.title()).collect();
         println!("| | {} |", titles.join(" | "));
         println!("|---|{}", "---|".repeat(titles.len()));
-        for (what, cells) in self.0.drain(..) {
+        for (what, cells) in self.rows.drain(..) {
             println!("| {what} | {} |", cells.join(" | "));
         }
         if !note.is_empty() {
@@ -39,14 +46,13 @@ pub fn seconds(time: Duration) -> String {
     if seconds < 10.0 { format!("{seconds:.2} s") } else { format!("{seconds:.0} s") }
 }
 
-/// Median and longest.
-pub fn median_max(times: &[Duration]) -> String {
+/// Median, longest but one, and longest.
+pub fn spread(times: &[Duration]) -> String {
     let mut times = times.to_vec();
     times.sort();
-    match times.last() {
-        None => "–".to_owned(),
-        Some(max) => format!("{}, {}", seconds(times[times.len() / 2]), seconds(*max)),
-    }
+    let Some(max) = times.last() else { return "–".to_owned() };
+    let (median, second) = (times[times.len() / 2], times[times.len().saturating_sub(2)]);
+    format!("{}, {}, {}", seconds(median), seconds(second), seconds(*max))
 }
 
 /// KiB as MiB.

@@ -8,46 +8,92 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::process::CommandExt as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::{App, Selection, no_signals, out};
+use super::{App, Selection, environment, err, no_signals, out, read_settings};
 use crate::cli::Cli;
 use crate::error::{Error, ExitStatus, system_text};
+use crate::init::MailAccount;
+use crate::mbsync_version;
 use crate::model::Target;
 use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::signals::Shutdown;
-use crate::state::StateDir;
+use crate::os::terminal;
 use crate::state::backoff::{self, Backoff};
 use crate::state::last_run::{self, LastRun};
+use crate::state::{StateDir, state_failure};
 use crate::sync::account::{self, AccountBackend, RunOptions, RunReport};
 use crate::sync::context::AccountContext;
+use crate::sync::detached;
+use crate::sync::held::{self, HeldAnswer};
 use crate::sync::hooks;
-use crate::sync::scheduler::{self, By, RequestOutcome};
-use crate::sync::summary::{NOTHING_TO_DO, summary_line};
+use crate::sync::judge::{Blind, Judge};
+use crate::sync::refused::{self, RetryRefused};
+use crate::sync::scheduler::{self, By, Gate, Marks, RequestOutcome, Urgency};
+use crate::sync::summary::{NOTHING_TO_DO, queued_line, summary_line};
 use crate::text::short;
 
 /// The program `mutt-sync`. What needs a server is left to the one beside it.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitStatus {
-    super::run(arguments, |cli, arguments| {
-        if cli.check || cli.wait { Err(become_network_program(arguments)) } else { serve(cli) }
+    super::run(arguments, |cli, arguments| match Mode::of(cli) {
+        Mode::Network => Err(become_network_program(arguments)),
+        Mode::Local => serve(cli),
     })
 }
 
-/// Runs any mode but those of `net`.
+/// Which program runs a mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Either: it speaks to no server.
+    Local,
+    /// Only the one that is linked with OpenSSL.
+    Network,
+}
+
+impl Mode {
+    pub(super) fn of(cli: &Cli) -> Mode {
+        let local = cli.list
+            || cli.complete.is_some()
+            || cli.init.is_some()
+            || cli.muttrc.is_some()
+            || cli.status
+            || cli.status_line.is_some()
+            || cli.acknowledge
+            || cli.background && !cli.dry_run
+            || cli.child.is_some();
+        if local { Mode::Local } else { Mode::Network }
+    }
+}
+
+/// Runs a mode that speaks to no server.
 pub(super) fn serve(cli: &Cli) -> Result<ExitStatus, Error> {
+    if let Some(address) = &cli.init {
+        return init(cli, address);
+    }
     App::open(cli)?.serve_locally()
 }
+
+/// `--init`, for somebody who has no configuration yet.
+fn init(cli: &Cli, address: &str) -> Result<ExitStatus, Error> {
+    let account = MailAccount::of(address)?;
+    if cli.msmtp {
+        return Ok(out(account.msmtprc().trim_end()));
+    }
+    let (dirs, env, base) = environment()?;
+    let settings = read_settings(cli, &dirs, &env)?;
+    let version = mbsync_version::of_mbsync(&settings.general.mbsync, &base);
+    Ok(out(account.mbsyncrc(version).trim_end()))
+}
+
+/// Makes what decides for an account for which mailboxes a run is needed.
+pub(super) type JudgeOf<'j> =
+    &'j (dyn for<'a> Fn(AccountContext<'a>, &Shutdown, RunOptions) -> Box<dyn Judge + 'a> + Sync);
 
 /// Goes on as `mutt-sync-net`, which lies beside this program. Comes back only
 /// if that cannot be.
 fn become_network_program(arguments: &[OsString]) -> Error {
-    const NAME: &str = "mutt-sync-net";
-    let beside = std::fs::read_link("/proc/self/exe").ok();
-    let program = match beside.map(|this| this.with_file_name(NAME)) {
-        Some(program) if program.exists() => program,
-        _ => NAME.into(),
-    };
+    let program = detached::network_program();
     let error = std::process::Command::new(&program)
         .arg0(arguments.first().map_or("mutt-sync".as_ref(), OsString::as_os_str))
         .args(arguments.iter().skip(1))
@@ -61,10 +107,13 @@ impl App<'_> {
     fn serve_locally(&self) -> Result<ExitStatus, Error> {
         let cli = self.cli;
         if let Some(work) = &cli.child {
-            return self.run_child(work);
+            return self.run_child(work, &|_, _, _| Box::new(Blind));
         }
         if cli.list {
-            return Ok(self.list());
+            return self.list();
+        }
+        if let Some(kind) = &cli.complete {
+            return Ok(self.complete(kind));
         }
         if let Some(account) = &cli.muttrc {
             return self.muttrc(account);
@@ -75,14 +124,10 @@ impl App<'_> {
         if cli.status {
             return self.status();
         }
-        let selection = self.selection()?;
-        if cli.background {
-            return self.in_background(&selection);
+        if cli.acknowledge {
+            return self.acknowledge(&self.selection()?);
         }
-        if cli.dry_run {
-            return Ok(self.dry_run(&selection));
-        }
-        self.in_foreground(&selection)
+        self.in_background(&self.selection()?)
     }
 
     fn in_background(&self, selection: &Selection) -> Result<ExitStatus, Error> {
@@ -93,26 +138,32 @@ impl App<'_> {
         for (account, wants) in selection {
             let Some(context) = self.context(*account) else { continue };
             let options = RunOptions::in_background(context.settings);
-            let mut backend = AccountBackend::open(context, shutdown.clone(), options)?;
-            let outcome = scheduler::background(&mut backend, wants, self.cli.force);
+            let judge = Box::new(Blind);
+            let mut backend = AccountBackend::open(context, shutdown.clone(), options, judge)?;
+            let marks = Marks { urgent: self.cli.force, full: self.cli.full, ..Marks::default() };
+            // As it is now: a moment later the child may have begun.
+            let urgency = if self.cli.force { Urgency::Urgent } else { Urgency::Usual };
+            let gate = scheduler::Backend::gate(&mut backend, urgency);
+            let outcome = scheduler::background(&mut backend, wants, marks);
             let text = match outcome {
                 RequestOutcome::Stranded if backend.is_lost() => {
-                    exit = exit.max(ExitStatus::Later);
-                    "neither written down nor served; ask again".to_owned()
+                    let why = backend.trouble().filter(|it| it.status == ExitStatus::Config);
+                    exit = exit.max(why.map_or(ExitStatus::Later, |why| why.status));
+                    let lost = || "neither written down nor served; ask again".to_owned();
+                    why.map_or_else(lost, Error::to_string)
                 }
                 RequestOutcome::Stranded => {
                     exit = exit.max(ExitStatus::Later);
                     "no process could be started to serve it; the request stays queued".to_owned()
                 }
-                _ => match backend.dir().read_json::<Backoff>(backoff::FILE) {
-                    Some(retry) if retry.code == ExitStatus::Offline.code() => {
-                        let policy = context.settings.backoff_policy();
-                        let wait = policy.wait(Some(&retry), std::time::SystemTime::now());
-                        format!("queued; offline, next try in {}", short(wait))
-                    }
-                    Some(retry) => format!("queued; last time: {}", clip(&retry.text, 60)),
-                    None => "queued".to_owned(),
-                },
+                // A waiter has a connection, and needs no login to look.
+                RequestOutcome::Queued(_, By::Waiter) if matches!(gate, Gate::Throttled(_)) => {
+                    queued_line(Gate::Open, None, SystemTime::now())
+                }
+                _ => {
+                    let last: Option<Backoff> = backend.dir().read_json(backoff::FILE);
+                    queued_line(gate, last.as_ref(), SystemTime::now())
+                }
             };
             lines.push(format!("{}: {text}", context.account.name));
         }
@@ -122,29 +173,63 @@ impl App<'_> {
         Ok(exit)
     }
 
-    fn in_foreground(&self, selection: &Selection) -> Result<ExitStatus, Error> {
+    /// Serves the requests, or sees them served. `judge`: what decides for an account.
+    pub(super) fn in_foreground(
+        &self,
+        selection: &Selection,
+        judge: JudgeOf<'_>,
+    ) -> Result<ExitStatus, Error> {
         let shutdown = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
-        let terminal = io::stdin().is_terminal();
+        let at_terminal = io::stdin().is_terminal();
+        let person = at_terminal && io::stderr().is_terminal() && self.cli.quiet == 0;
         let alone = selection.len() == 1;
         let options = RunOptions {
-            prompt: if terminal { Prompt::Terminal } else { Prompt::Environment },
+            prompt: if at_terminal { Prompt::Terminal } else { Prompt::Environment },
             progress: self.cli.verbose && alone && io::stdout().is_terminal(),
+            live: alone && !self.cli.verbose && self.cli.quiet == 0 && terminal::has_live_line(),
             verbose: self.cli.verbose,
+            person,
         };
+        let answer = self.held_answer();
+        let answered;
+        let selection = match answer {
+            Some(answer) => {
+                answered = self.answer_held(selection, answer)?;
+                &answered
+            }
+            None => selection,
+        };
+        let urgent = self.cli.force || self.cli.retry || answer.is_some();
         let request = scheduler::RequestOptions {
-            urgent: self.cli.force,
-            impatient: self.cli.force || terminal,
-            block: self.cli.block,
-        };
-        let one = |account: usize, wants: &BTreeSet<Target>| match self.context(account) {
-            None => ExitStatus::Done,
-            Some(context) => match AccountBackend::open(context, shutdown.clone(), options) {
-                Err(failure) => self.warn(&failure),
-                Ok(mut backend) => {
-                    let outcome = scheduler::foreground(&mut backend, wants, request);
-                    self.report(context, &backend, &outcome, &shutdown)
-                }
+            urgency: match (urgent, at_terminal) {
+                (true, _) => Urgency::Urgent,
+                (false, true) => Urgency::Impatient,
+                (false, false) => Urgency::Usual,
             },
+            // Such a request is held up for seconds at most.
+            block: self.cli.block || urgent || person,
+            full: self.cli.full,
+            person,
+        };
+        let retry = match (self.cli.retry, person || self.cli.force) {
+            (true, _) => RetryRefused::PassedOver,
+            (false, true) => RetryRefused::All,
+            (false, false) => RetryRefused::Due,
+        };
+        let by_person = person || self.cli.retry || answer.is_some();
+        let one = |account: usize, wants: &BTreeSet<Target>| {
+            let Some(context) = self.context(account) else { return ExitStatus::Done };
+            let judge = judge(context, &shutdown, options);
+            let backend = AccountBackend::open(context, shutdown.clone(), options, judge);
+            let mut backend = match backend {
+                Ok(backend) => backend,
+                Err(failure) => return self.warn(&failure),
+            };
+            let runs = last(backend.dir()).runs;
+            backend.retry_refused(retry);
+            let outcome = scheduler::foreground(&mut backend, wants, request);
+            let exit = self.report(context, &backend, &outcome, runs, &shutdown);
+            exit.max(Self::say_refused(context, wants, by_person, exit))
         };
         if let [(account, wants)] = &selection[..] {
             return Ok(one(*account, wants));
@@ -159,50 +244,36 @@ impl App<'_> {
         }))
     }
 
-    /// Says what became of a request, and gives the status that it leads to.
+    /// The answer of the command line to what is held.
+    fn held_answer(&self) -> Option<HeldAnswer> {
+        match (self.cli.allow_deletions, self.cli.resync) {
+            (true, _) => Some(HeldAnswer::AllowDeletions),
+            (_, true) => Some(HeldAnswer::Resync),
+            _ => None,
+        }
+    }
+
+    /// Says what became of a request, and gives the status that it leads to. `runs`: how
+    /// many there had been before it.
     fn report(
         &self,
         context: AccountContext<'_>,
         backend: &AccountBackend<'_>,
         outcome: &RequestOutcome<RunReport>,
+        runs: u64,
         shutdown: &Shutdown,
     ) -> ExitStatus {
         let name = &context.account.name;
-        let last = || backend.dir().read_json::<LastRun>(last_run::FILE).unwrap_or_default();
-        let failed = |exit: ExitStatus, text: &str, retry: Option<Duration>| {
-            let retry = retry.filter(|_| exit != ExitStatus::Config);
-            let next = retry
-                .map(|wait| format!("will retry in {} (now: mutt-sync -f {name})", short(wait)));
-            self.warn(&Error::new(exit, format!("{name}: {text}")).with_hint_of(next))
-        };
         match outcome {
-            RequestOutcome::Ran(report) => {
-                let line = summary_line(&report.changes, report.took);
-                match report.ended.exit {
-                    ExitStatus::Done => self.print(&format!("{name}: {line}")),
-                    ExitStatus::Signal(_) => {}
-                    exit => {
-                        if !report.changes.is_empty() {
-                            self.print(&format!("{name}: {line}"));
-                        }
-                        failed(exit, &report.ended.text, report.retry);
-                    }
-                }
-                report.ended.exit
-            }
+            RequestOutcome::Ran(report) => self.report_run(name, report),
             RequestOutcome::Served => {
-                let last = last();
-                let line = if last.changes.is_empty() {
-                    NOTHING_TO_DO.to_owned()
-                } else {
-                    summary_line(&last.changes, Duration::from_millis(last.took))
-                };
-                self.print(&format!("{name}: {line} (another mutt-sync ran it)"));
+                self.print(&format!("{name}: {}", served_line(&last(backend.dir()), runs)));
                 ExitStatus::Done
             }
             RequestOutcome::Failed => {
-                let last = last();
-                failed(ExitStatus::from_code(last.code).max(ExitStatus::Mailbox), &last.text, None)
+                let last = last(backend.dir());
+                let exit = ExitStatus::from_code(last.code).max(ExitStatus::Mailbox);
+                self.warn(&Error::new(exit, format!("{name}: {}", last.text)))
             }
             RequestOutcome::Queued(wait, by) => {
                 let who = match by {
@@ -240,25 +311,105 @@ impl App<'_> {
         }
     }
 
+    /// Says what a run of ours, or a judgement, came to.
+    fn report_run(&self, name: &str, report: &RunReport) -> ExitStatus {
+        let line = summary_line(&report.changes, report.took);
+        match report.ended.exit {
+            // What is said instead follows.
+            ExitStatus::Done if report.changes.is_empty() && !report.news.is_empty() => {}
+            ExitStatus::Done if !report.ran && report.holds => {
+                self.print(&format!("{name}: {NOTHING_TO_DO} but what is held"));
+            }
+            ExitStatus::Done => self.print(&format!("{name}: {line}")),
+            ExitStatus::Signal(_) => {}
+            exit => {
+                if !report.changes.is_empty() {
+                    self.print(&format!("{name}: {line}"));
+                }
+                let retry = report.retry.filter(|_| exit != ExitStatus::Config);
+                let next = retry.map(|wait| {
+                    format!("will retry in {} (now: mutt-sync -f {name})", short(wait))
+                });
+                let error = Error::new(exit, format!("{name}: {}", report.ended.text));
+                self.warn(&error.with_hint_of(next));
+            }
+        }
+        report.ended.exit
+    }
+
+    /// Says what mbsync could not carry and what is held: what is new, and to a person, or about a
+    /// mailbox that was named, also what is known.
+    fn say_refused(
+        context: AccountContext<'_>,
+        wants: &BTreeSet<Target>,
+        by_person: bool,
+        exit: ExitStatus,
+    ) -> ExitStatus {
+        if matches!(exit, ExitStatus::Signal(_)) {
+            return exit;
+        }
+        let failed = exit == ExitStatus::Mailbox;
+        let now = SystemTime::now();
+        let refused = refused::to_say(context, wants, by_person, failed, now);
+        let held = held::to_say(context, wants, by_person, now);
+        for line in refused.lines.iter().chain(&held.lines) {
+            err(&format!("mutt-sync: {line}"));
+        }
+        if refused.fails || held.fails { ExitStatus::Mailbox } else { ExitStatus::Done }
+    }
+
+    /// Lets a run go ahead with what is held. What it is for is all that is synced.
+    fn answer_held(&self, selection: &Selection, answer: HeldAnswer) -> Result<Selection, Error> {
+        let mut answered = Selection::new();
+        for (account, wants) in selection {
+            let Some(context) = self.context(*account) else { continue };
+            let targets = held::answer(context, wants, answer, SystemTime::now())
+                .map_err(|error| state_failure(&error, "cannot write what was answered"))?;
+            if targets.is_empty() {
+                self.print(&format!("{}: nothing is held for this", context.account.name));
+            } else {
+                answered.push((*account, targets));
+            }
+        }
+        Ok(answered)
+    }
+
+    fn acknowledge(&self, selection: &Selection) -> Result<ExitStatus, Error> {
+        for (account, wants) in selection {
+            let Some(context) = self.context(*account) else { continue };
+            let mut scope = self.config.local_mailboxes(context.account);
+            scope.retain(|mailbox| Target::any_covers(wants, mailbox));
+            let names = refused::acknowledge(context, wants, &scope)?;
+            let name = &context.account.name;
+            if names.is_empty() {
+                self.print(&format!("{name}: nothing to acknowledge"));
+            }
+            for mailbox in names {
+                self.print(&format!("{name}: acknowledged: {mailbox}"));
+            }
+        }
+        Ok(ExitStatus::Done)
+    }
+
     /// The work of a process that another mutt-sync has left behind.
-    fn run_child(&self, work: &str) -> Result<ExitStatus, Error> {
+    pub(super) fn run_child(&self, work: &str, judge: JudgeOf<'_>) -> Result<ExitStatus, Error> {
         let name = self.cli.names.first().map_or("", String::as_str);
         let Some(at) = self.config.accounts.iter().position(|account| account.name == name) else {
             return Err(Error::usage(format!("no account `{name}`")));
         };
         let Some(context) = self.context(at) else { return Ok(ExitStatus::Done) };
-        // The parent waits for this process; what is to be done is its child's.
-        if fork_detached().map_err(|error| no_signals(&error))? == Forked::Parent {
+        let in_a_child = work.strip_prefix(detached::IN_A_CHILD);
+        if in_a_child.is_some()
+            && fork_detached().map_err(|error| no_signals(&error))? == Forked::Parent
+        {
             return Ok(ExitStatus::Done);
         }
         let shutdown = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
-        match work {
+        match in_a_child.unwrap_or(work) {
             "queue" => {
-                let mut backend = AccountBackend::open(
-                    context,
-                    shutdown,
-                    RunOptions::in_background(context.settings),
-                )?;
+                let options = RunOptions::in_background(context.settings);
+                let judge = judge(context, &shutdown, options);
+                let mut backend = AccountBackend::open(context, shutdown, options, judge)?;
                 if scheduler::Backend::try_queue(&mut backend) {
                     scheduler::run_queue_owner(&mut backend, account::PATIENCE);
                 }
@@ -269,14 +420,24 @@ impl App<'_> {
                 hooks::run_commands(context.settings, &dir, &shutdown);
                 Ok(ExitStatus::Done)
             }
-            _ => Err(Error::usage(format!("no such work: {work}"))),
+            work => Err(Error::usage(format!("no such work: {work}"))),
         }
     }
 }
 
-fn clip(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-        None => text.to_owned(),
+/// What another process has made of a request: a judgement, or a run.
+fn served_line(last: &LastRun, runs_before: u64) -> String {
+    if last.runs == runs_before {
+        return NOTHING_TO_DO.to_owned();
     }
+    let line = if last.changes.is_empty() {
+        NOTHING_TO_DO.to_owned()
+    } else {
+        summary_line(&last.changes, Duration::from_millis(last.took))
+    };
+    format!("{line} (another mutt-sync ran it)")
+}
+
+fn last(dir: &StateDir) -> LastRun {
+    dir.read_json(last_run::FILE).unwrap_or_default()
 }

@@ -2,6 +2,8 @@
 //! after the mode that was asked for.
 //!
 //! `local` and `net` are the two programs: only `net` is linked with OpenSSL.
+//!
+//! Does not depend on: how anything is done.
 
 pub mod local;
 pub mod net;
@@ -23,6 +25,8 @@ use crate::mbsyncrc::{self, Config, Env};
 use crate::model::{Account, Target};
 use crate::mutt;
 use crate::os::file;
+use crate::os::fork::reset_signals;
+use crate::os::terminal;
 use crate::settings;
 use crate::sync::context::AccountContext;
 use crate::text::sanitize;
@@ -38,6 +42,7 @@ fn run(
     arguments: impl Iterator<Item = OsString>,
     serve: impl FnOnce(&Cli, &[OsString]) -> Result<ExitStatus, Error>,
 ) -> ExitStatus {
+    reset_signals();
     let arguments: Vec<OsString> = arguments.collect();
     if let Some(exit) = tunnel::run_if_asked(&arguments) {
         return exit;
@@ -52,6 +57,10 @@ fn run(
             return if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
         }
     };
+    if let Some(missing) = cli.missing() {
+        err(&format!("mutt-sync: {missing}"));
+        return ExitStatus::Usage;
+    }
     if cli.version {
         return out(&format!("mutt-sync {}", crate::VERSION));
     }
@@ -108,13 +117,12 @@ impl<'a> App<'a> {
             each.throttle = cli.throttle.unwrap_or(each.throttle);
             each.every = cli.every.unwrap_or(each.every);
         }
-        let file = cli.mbsyncrc.as_ref().or(settings.general.mbsyncrc.as_ref());
-        let dialect = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
-        let file = match file {
-            Some(file) => env.cwd.join(file),
-            None => mbsyncrc::locate(&env, dialect)?,
-        };
-        let config = mbsyncrc::read(&file, &env, dialect.unwrap_or(IsyncVersion::V1_4))?;
+        let named = cli.mbsyncrc.as_deref().or(settings.general.mbsyncrc.as_deref());
+        let version = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
+        let file = mbsyncrc::file_of(named, &env, version)?;
+        let mut config = mbsyncrc::read(&file, &env, version.unwrap_or(IsyncVersion::V1_4))?;
+        let words = words(cli);
+        config.order_channels(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
         let config_files = std::iter::once(file).chain(settings_file).collect();
         Ok(App { cli, env, config, settings, base, config_files })
@@ -137,14 +145,11 @@ impl<'a> App<'a> {
         if self.cli.all {
             return Ok(self.config.select_all());
         }
-        let named = std::env::var("MUTT_SYNC_ACCOUNT").ok().filter(|name| !name.is_empty());
-        let words: Vec<&str> = match (&self.cli.names[..], &named) {
-            ([], Some(name)) => vec![name],
-            ([], None) => match &self.config.accounts[..] {
-                [only] => vec![&only.name],
-                several => return Err(which_account(several)),
-            },
-            (names, _) => names.iter().map(String::as_str).collect(),
+        let words = words(self.cli);
+        let words: Vec<&str> = match (&words[..], &self.config.accounts[..]) {
+            ([], [only]) => vec![&only.name],
+            ([], several) => return Err(which_account(several)),
+            (words, _) => words.iter().map(String::as_str).collect(),
         };
         self.config.select(&words)
     }
@@ -163,11 +168,19 @@ impl<'a> App<'a> {
     }
 }
 
+/// The names on the command line, else the one in the environment.
+fn words(cli: &Cli) -> Vec<String> {
+    if !cli.names.is_empty() {
+        return cli.names.clone();
+    }
+    std::env::var("MUTT_SYNC_ACCOUNT").ok().filter(|name| !name.is_empty()).into_iter().collect()
+}
+
 fn which_account(accounts: &[Account]) -> Error {
     let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
     if names.is_empty() {
         return Error::config(".mbsyncrc names no account")
-            .with_hint("see mbsync(1) for how to write one");
+            .with_hint("mutt-sync --init ADDRESS prints one");
     }
     Error::usage(format!("which account? there are: {}", names.join(", ")))
         .with_hint("name one, use --all, or set MUTT_SYNC_ACCOUNT")
@@ -199,10 +212,10 @@ fn read_settings(
 
 /// A line on standard output; a reader that has gone is no error.
 fn out(line: &str) -> ExitStatus {
-    let _ = writeln!(io::stdout(), "{line}");
+    let _ = terminal::above(|| writeln!(io::stdout(), "{line}"));
     ExitStatus::Done
 }
 
 fn err(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", sanitize(line));
+    let _ = terminal::above(|| writeln!(io::stderr(), "{}", sanitize(line)));
 }

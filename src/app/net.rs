@@ -1,29 +1,53 @@
-//! The modes that speak to servers: `--wait` and `--check`. Only the program
-//! `mutt-sync-net` has them.
+//! The modes that speak to servers: a sync in the foreground, `--wait`, `--check`,
+//! `-n`, and the process that serves requests made in the background. Only the
+//! program `mutt-sync-net` has them. Does not depend on: how a waiter or a check works.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 
-use super::{App, Selection, environment, local, no_signals, read_settings};
+use super::local::{self, Mode};
+use super::{App, Selection, environment, no_signals, read_settings};
 use crate::cli::Cli;
 use crate::error::{Error, ExitStatus};
 use crate::os::signals::Shutdown;
 use crate::report::check;
+use crate::survey::Survey;
+use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
-use crate::watch::{self, WaitEnd};
+use crate::sync::judge::Judge;
+use crate::watch::{self, LogLevel, WaitEnd};
 
 /// The program `mutt-sync-net`: every mode.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitStatus {
+    // Not `exe`, by which it starts itself again: `ps -C` and pgrep look for it.
+    let _ = rustix::thread::set_name(c"mutt-sync-net");
     super::run(arguments, |cli, _| {
         if cli.check {
-            check(cli)
-        } else if cli.wait && cli.child.is_none() {
-            let app = App::open(cli)?;
-            app.wait(&app.selection()?)
-        } else {
-            local::serve(cli)
+            return check(cli);
+        }
+        if cli.init.is_some() {
+            return local::serve(cli);
+        }
+        let app = App::open(cli)?;
+        if let Some(work) = &cli.child {
+            return app.run_child(work, &survey);
+        }
+        match Mode::of(cli) {
+            Mode::Local => local::serve(cli),
+            Mode::Network if cli.wait => app.wait(&app.selection()?),
+            Mode::Network if cli.dry_run => app.dry_run(&app.selection()?, &survey),
+            Mode::Network => app.in_foreground(&app.selection()?, &survey),
         }
     })
+}
+
+/// Asks the server before a run.
+fn survey<'a>(
+    context: AccountContext<'a>,
+    shutdown: &Shutdown,
+    options: RunOptions,
+) -> Box<dyn Judge + 'a> {
+    Box::new(Survey::new(context, shutdown.clone(), options))
 }
 
 /// `--check`, which needs no configuration that can be read.
@@ -49,9 +73,13 @@ impl App<'_> {
             selection.iter().filter_map(|(account, _)| self.context(*account)).collect();
         let check = || App::open(self.cli).map(drop);
         let options = watch::WatchOptions {
-            loop_forever: self.cli.endless,
-            verbose: self.cli.verbose,
-            only_permanent_errors: self.cli.quiet > 1,
+            loop_forever: self.cli.loop_forever,
+            log: match self.cli.quiet {
+                0 if self.cli.verbose => LogLevel::Decisions,
+                0 => LogLevel::Events,
+                1 => LogLevel::Errors,
+                _ => LogLevel::PermanentErrors,
+            },
             configs: self.config_files.clone(),
             check: &check,
         };
@@ -61,6 +89,9 @@ impl App<'_> {
             WaitEnd::Failed(failure) => Err(failure),
             // The same command with the new configuration.
             WaitEnd::Reload => {
+                if let Some(signal) = shutdown.release() {
+                    return Ok(ExitStatus::Signal(signal));
+                }
                 let error = std::process::Command::new("/proc/self/exe")
                     .args(std::env::args_os().skip(1))
                     .exec();

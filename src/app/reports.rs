@@ -1,35 +1,118 @@
-//! The modes that only report: `--list`, `--status`, `--status-line`, `--muttrc`
-//! and `-n`. They run nothing and ask no server.
+//! The modes that only report: `--list`, `--status`, `--status-line` and `--muttrc`,
+//! which ask no server, and `-n`, which asks what a run would ask.
+//!
+//! Does not depend on: TLS, runs, the waiter.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use super::{App, Selection, out};
+use super::local::JudgeOf;
+use super::{App, Selection, no_signals, out};
 use crate::error::{Error, ExitStatus};
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc;
 use crate::model::{Account, Mailbox, Target};
 use crate::mutt;
+use crate::os::child::Prompt;
 use crate::os::file;
+use crate::os::signals::Shutdown;
 use crate::report::list::AccountList;
-use crate::report::status;
+use crate::report::status::{self, StatusReport};
+use crate::state::last_run::{self, LastRun};
 use crate::state::{LARGEST, StateDir, requests};
+use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
+use crate::sync::held;
+use crate::sync::judge::{Judgement, Question};
+use crate::sync::summary::NOTHING_TO_DO;
 use crate::text::{sanitize, short};
 use crate::verdict::Rules;
 
 impl App<'_> {
-    pub(super) fn list(&self) -> ExitStatus {
-        let mailboxes: Vec<_> = self
-            .config
-            .accounts
-            .iter()
-            .map(|account| self.config.local_mailboxes(account))
+    /// Restores what an earlier report has read of directories.
+    fn recall_directories(&self) -> PathBuf {
+        let memory = self.base.join("directories.json");
+        self.config.directories.recall(&file::read(&memory, LARGEST).unwrap_or_default());
+        memory
+    }
+
+    /// Keeps it for later ones, if all accounts were listed.
+    fn remember_directories(&self, memory: &Path) {
+        if let Some(text) = self.config.directories.remembered() {
+            // Lost, it is read again.
+            let _ = file::own_directory(&self.base).and_then(|()| file::write(memory, &text));
+        }
+    }
+
+    /// What the names on the command line select, else everything.
+    fn named(&self) -> Result<Selection, Error> {
+        match &self.cli.names[..] {
+            [] => Ok(self.config.select_all()),
+            names => self.config.select(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+        }
+    }
+
+    pub(super) fn list(&self) -> Result<ExitStatus, Error> {
+        let selection: BTreeMap<usize, BTreeSet<Target>> = self.named()?.into_iter().collect();
+        let memory = self.recall_directories();
+        let mailboxes: Vec<_> = (self.config.accounts.iter().enumerate())
+            .map(|(at, account)| {
+                let Some(targets) = selection.get(&at) else { return vec![] };
+                let mut mailboxes = self.config.local_mailboxes(account);
+                mailboxes.retain(|mailbox| Target::any_covers(targets, mailbox));
+                mailboxes
+            })
             .collect();
-        let listing = AccountList::new(&self.config, &mailboxes, &|account, mailbox| {
+        let mut listing = AccountList::new(&self.config, &mailboxes, &|account, mailbox| {
             self.how_watched(account, mailbox)
         });
-        out(if self.cli.json { listing.json() } else { listing.text(&self.env) }.trim_end())
+        if self.cli.names.is_empty() {
+            self.remember_directories(&memory);
+        } else {
+            let mut at = 0..;
+            listing.accounts.retain(|_| at.next().is_some_and(|at| selection.contains_key(&at)));
+            listing.groups.clear();
+        }
+        Ok(out(if self.cli.json { listing.json() } else { listing.text(&self.env) }.trim_end()))
+    }
+
+    /// The words that a completion offers, one on a line. Those with control characters
+    /// are not: no shell's completion could spell them.
+    pub(super) fn complete(&self, kind: &str) -> ExitStatus {
+        let accounts = self.config.accounts.iter();
+        let mut words: BTreeSet<String> = match kind {
+            "mailboxes" => self.mailbox_words(),
+            "accounts" => accounts.map(|account| account.name.clone()).collect(),
+            _ => {
+                let channels = accounts.clone().flat_map(|account| &account.channels);
+                let groups = self.config.groups.iter().map(|group| &group.name);
+                let names = accounts.map(|account| &account.name);
+                names.chain(channels.map(|channel| &channel.name)).chain(groups).cloned().collect()
+            }
+        };
+        words.retain(|word| !word.contains(char::is_control));
+        for word in words {
+            out(&word);
+        }
+        ExitStatus::Done
+    }
+
+    /// `NAME:BOX` for each mailbox of the name on the command line; none if there is no
+    /// such name.
+    fn mailbox_words(&self) -> BTreeSet<String> {
+        let [name] = &self.cli.names[..] else { return BTreeSet::new() };
+        let selection = self.config.select(&[name]).unwrap_or_default();
+        let mut words = BTreeSet::new();
+        for (account, targets) in selection {
+            let Some(account) = self.config.accounts.get(account) else { continue };
+            let mailboxes = self.config.local_mailboxes(account).into_iter();
+            let selected = mailboxes
+                .filter(|mailbox| mailbox.addressable && Target::any_covers(&targets, mailbox));
+            words.extend(selected.map(|mailbox| format!("{name}:{}", mailbox.name)));
+        }
+        words
     }
 
     /// How a mailbox would be watched, as far as the configuration tells.
@@ -38,7 +121,7 @@ impl App<'_> {
         if !patterns.is_empty() && !mbsyncrc::pattern::admits(patterns, &mailbox.name) {
             return "by the timer only".into();
         }
-        let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel);
+        let channel = account.channel(&mailbox.channel);
         let here = if mailbox.maildir.is_some() { "inotify" } else { "" };
         let there = if account.server.is_some() { "server" } else { "" };
         let both =
@@ -50,38 +133,35 @@ impl App<'_> {
     }
 
     pub(super) fn muttrc(&self, account: &str) -> Result<ExitStatus, Error> {
+        let memory = self.recall_directories();
         let text = match account {
             "" => mutt::print::all_accounts(&self.config, &self.env),
             account => mutt::print::one_account(&self.config, &self.env, account)?,
         };
+        if account.is_empty() {
+            self.remember_directories(&memory);
+        }
         Ok(out(text.trim_end()))
     }
 
     /// The accounts that a report is about: those named, else all.
     fn reported(&self) -> Result<Vec<AccountContext<'_>>, Error> {
-        let selection = match &self.cli.names[..] {
-            [] => self.config.select_all(),
-            names => self.config.select(&names.iter().map(String::as_str).collect::<Vec<_>>())?,
-        };
-        Ok(selection.iter().filter_map(|(account, _)| self.context(*account)).collect())
+        Ok(self.named()?.iter().filter_map(|(account, _)| self.context(*account)).collect())
     }
 
     pub(super) fn status(&self) -> Result<ExitStatus, Error> {
-        let memory = self.base.join("directories.json");
-        if let Ok(text) = file::read(&memory, LARGEST) {
-            self.config.directories.recall(&text);
-        }
+        let memory = self.recall_directories();
         let statuses: Vec<_> = self
             .reported()?
             .into_iter()
             .map(|context| status::of(context, &self.config.local_mailboxes(context.account)))
             .collect();
-        if let (Some(text), []) = (self.config.directories.remembered(), &self.cli.names[..]) {
-            // Lost, it is read again.
-            let _ = std::fs::create_dir_all(&self.base).and_then(|()| file::write(&memory, &text));
+        if self.cli.names.is_empty() {
+            self.remember_directories(&memory);
         }
         if self.cli.json {
-            let text = serde_json::to_string_pretty(&statuses).unwrap_or_default();
+            let text =
+                serde_json::to_string_pretty(&StatusReport::new(&statuses)).unwrap_or_default();
             return Ok(out(&text));
         }
         let now = std::time::SystemTime::now();
@@ -101,30 +181,73 @@ impl App<'_> {
         out(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
     }
 
-    /// What would be run, and why: what is asked for here, what stands from
-    /// before, what the disk shows to be pushed. The server is not asked.
-    pub(super) fn dry_run(&self, selection: &Selection) -> ExitStatus {
+    /// What would be run, and why: what is asked for here and stands from before is
+    /// judged as for a run.
+    pub(super) fn dry_run(
+        &self,
+        selection: &Selection,
+        judge: JudgeOf<'_>,
+    ) -> Result<ExitStatus, Error> {
+        let shutdown = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
+        let mut exit = ExitStatus::Done;
         for (account, asked) in selection {
             let Some(context) = self.context(*account) else { continue };
             let dir = StateDir::existing(context.base, &context.account.name);
-            let standing = requests::all(&dir);
-            let wants: BTreeSet<Target> = asked.union(&standing).cloned().collect();
-            let mut touched = self.config.local_mailboxes(context.account);
-            touched.retain(|mailbox| wants.iter().any(|want| want.covers_mailbox(mailbox)));
-            let status = status::of(context, &touched);
-            let words = self.config.mbsync_words(context.account, &wants).args().join(" ");
-            let program = context.settings.mbsync.display();
-            let file = self.env.tilde(&self.config.file);
+            let pending = requests::all(&dir);
+            let targets: BTreeSet<Target> = asked.union(&pending).cloned().collect();
             let name = &context.account.name;
-            let verbosity = if self.config.version == IsyncVersion::V1_5 { "-V" } else { "-q" };
-            out(&sanitize(&format!("{name}: {program} {verbosity} -c {file} {words}")));
+            let last: LastRun = dir.read_json(last_run::FILE).unwrap_or_default();
+            let due = targets.contains(&Target::Account)
+                && last.full_is_due(
+                    context.settings.full_every,
+                    context.settings.every,
+                    SystemTime::now(),
+                );
+            let (full, refused) = (self.cli.full || due, BTreeSet::new());
+            let question = Question { targets: &targets, full, refused: &refused, dir: &dir };
+            let terminal = io::stdin().is_terminal();
+            let options = RunOptions {
+                prompt: if terminal { Prompt::Terminal } else { Prompt::Environment },
+                ..RunOptions::in_background(context.settings)
+            };
+            let mut judge = judge(context, &shutdown, options);
+            let status = status::of(context, &[]);
+            // No try more than a run's: it may be a strike at the server.
+            let judgement = match &status.backoff {
+                Some(_) if !self.cli.force => Judgement::Run(targets.clone()),
+                _ => judge.judge(&question),
+            };
+            match judgement {
+                Judgement::InSync => {
+                    out(&sanitize(&format!("{name}: {NOTHING_TO_DO}")));
+                }
+                Judgement::Run(needed) => {
+                    let held = held::unanswered(context, &dir);
+                    let needed = held::without_held(context, &needed, &held);
+                    let words = self.config.mbsync_words(context.account, &needed);
+                    let program = context.settings.mbsync.display();
+                    let file = self.env.tilde(&self.config.file);
+                    let verbosity =
+                        if self.config.version == IsyncVersion::V1_5 { "-V" } else { "-q" };
+                    let words = words.args().join(" ");
+                    out(&sanitize(&if needed.is_empty() {
+                        format!("{name}: {NOTHING_TO_DO} but what is held")
+                    } else {
+                        format!("{name}: {program} {verbosity} -c {file} {words}")
+                    }));
+                }
+                Judgement::Failed(error) => {
+                    let error = Error { message: format!("{name}: {}", error.message), ..error };
+                    exit = exit.max(self.warn(&error));
+                }
+            }
             out(&sanitize(&format!("  asked for: {}", in_words(asked))));
-            let earlier: BTreeSet<Target> = standing.difference(asked).cloned().collect();
+            let earlier: BTreeSet<Target> = pending.difference(asked).cloned().collect();
             if !earlier.is_empty() {
                 out(&sanitize(&format!("  asked for before: {}", in_words(&earlier))));
             }
-            for line in status::pending_lines(&status) {
-                out(&sanitize(&line));
+            for reason in judge.reasons() {
+                out(&sanitize(&format!("  {reason}")));
             }
             if let Some(backoff) = &status.backoff {
                 out(&format!("  not for {}: {}", in_seconds(backoff.wait), backoff.text));
@@ -132,7 +255,7 @@ impl App<'_> {
                 out(&format!("  throttled: not for {}", in_seconds(status.throttled)));
             }
         }
-        ExitStatus::Done
+        Ok(exit)
     }
 }
 

@@ -1,5 +1,7 @@
 //! mutt-sync-net: the same program with the modes that speak to servers.
 //! `mutt-sync --wait` and `mutt-sync --check` become it.
+//!
+//! Does not depend on: anything but `app::net`.
 
 use std::process::ExitCode;
 

@@ -6,7 +6,7 @@
 //! Does not depend on: local mail, when to ask, what follows from an answer.
 
 use super::connect::connect_by_steps;
-use super::credentials::PromptPolicy;
+use super::credentials::{PromptPolicy, Reading};
 use super::endpoint::{place, step, step_failed};
 use super::greeting::goodbye;
 use super::login::log_in;
@@ -27,6 +27,10 @@ use std::time::Duration;
 pub(super) const WINDOW: usize = 64;
 /// Most events kept for [`Client::events`].
 const MOST_EVENTS: usize = 4096;
+/// How long a password command may take.
+const ASKING: Duration = Duration::from_secs(60);
+/// The same where it may ask on the terminal.
+const ASKING_AT_TERMINAL: Duration = Duration::from_secs(300);
 /// How long the server may take to end IDLE.
 const IDLE_DONE: Duration = Duration::from_secs(20);
 
@@ -42,7 +46,7 @@ pub enum ClientError {
 impl ClientError {
     /// As a failure of the whole.
     #[must_use]
-    pub fn into_failure(self) -> Error {
+    pub fn into_error(self) -> Error {
         match self {
             ClientError::Refused(answer) => Error::new(ExitStatus::Offline, answer.text),
             ClientError::Lost(failure) => failure,
@@ -139,6 +143,51 @@ impl Line {
     }
 }
 
+/// Commands that were sent, and their answers so far.
+pub(super) struct PendingCommands {
+    /// By tag: the command's place and verb.
+    pub(super) open: HashMap<Vec<u8>, (usize, String)>,
+    pub(super) answers: Vec<Option<Answer>>,
+    /// The first command without an answer.
+    first: usize,
+    /// The tag of an IDLE that was ended before them, and the limits of what follows its
+    /// answer: what comes before is not theirs.
+    idle: Option<(Vec<u8>, Limits)>,
+}
+
+impl PendingCommands {
+    fn new(commands: usize) -> Self {
+        PendingCommands {
+            open: HashMap::new(),
+            answers: vec![None; commands],
+            first: 0,
+            idle: None,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.open.is_empty() && self.idle.is_none()
+    }
+
+    /// One command.
+    pub(super) fn one(tag: String, verb: &str) -> Self {
+        let open = HashMap::from([(tag.into_bytes(), (0, verb.to_owned()))]);
+        PendingCommands { open, ..PendingCommands::new(1) }
+    }
+
+    /// Takes the answer to one. False if no command has this tag.
+    fn answered(&mut self, tag: &[u8], said: &Condition<'_>) -> bool {
+        let Some((at, verb)) = self.open.remove(tag) else { return false };
+        if let Some(slot) = self.answers.get_mut(at) {
+            *slot = Some(answer(&verb, said));
+        }
+        while self.answers.get(self.first).is_some_and(Option::is_some) {
+            self.first += 1;
+        }
+        true
+    }
+}
+
 /// A connection that another client speaks on.
 pub struct Detached<'c> {
     /// The connection itself.
@@ -149,7 +198,7 @@ pub struct Detached<'c> {
     pub mailbox_open: bool,
     /// What the server can do.
     pub capabilities: &'c Capabilities,
-    /// Its answer to NAMESPACE, word for word.
+    /// The answer to NAMESPACE, word for word.
     pub namespace: Option<&'c [u8]>,
 }
 
@@ -164,8 +213,11 @@ pub struct Client {
     pub(super) idling: Option<String>,
     /// NOTIFY is on.
     pub(super) notified: bool,
-    /// What the server answered to NAMESPACE, word for word.
+    /// What the server answered to NAMESPACE, word for word; where it has none, what LIST
+    /// shows put into the same words.
     pub(super) namespace: Option<Vec<u8>>,
+    /// It has refused `LIST … RETURN (STATUS …)`.
+    pub(super) list_status_refused: bool,
     pub(super) events: VecDeque<ServerEvent>,
 }
 
@@ -174,28 +226,46 @@ impl Client {
     ///
     /// Fails with the exit status that fits: 69 not reached, 77 refused, 75 for
     /// now, 78 wrong settings.
-    pub fn open(server: &Server, may_prompt: bool, interrupt: &Cancel) -> Result<Self, Error> {
-        let at = |error: Error| error.at(&place(server));
-        Self::open_by_steps(server, may_prompt, interrupt).map_err(at)
+    pub fn open(server: &Server, prompt: Prompt, interrupt: &Cancel) -> Result<Self, Error> {
+        Self::open_by_steps(server, prompt, interrupt).map_err(|error| {
+            let error = if server.tunnel.is_some() { error.as_strike() } else { error };
+            error.at(&place(server))
+        })
     }
 
     /// The same, for a caller that names the server itself.
     pub fn open_by_steps(
         server: &Server,
-        may_prompt: bool,
+        prompt: Prompt,
         interrupt: &Cancel,
     ) -> Result<Self, Error> {
         let (mut transport, greeting) = connect_by_steps(server, interrupt)?;
+        // Longer than a step: the user may have to be asked, and at a terminal may
+        // have to look for a key first.
+        let time = if prompt == Prompt::Terminal { ASKING_AT_TERMINAL } else { ASKING };
         let asking = PromptPolicy {
-            prompt: if may_prompt { Prompt::Environment } else { Prompt::Never },
-            // Longer than a step: the user may have to be asked.
-            time: Duration::from_secs(60).max(step(server)),
+            prompt,
+            time: time.max(step(server)),
             cancel: interrupt.clone(),
+            reading: Reading::Whole,
         };
         let said = log_in(&mut transport, greeting, server, &asking)?;
-        let mut client = Client {
+        let mut client = Client::over(transport, Capabilities::default(), server);
+        client.capabilities = match said {
+            Some(capabilities) => capabilities,
+            None => client
+                .by_session("CAPABILITY", client.small(), session::capabilities)
+                .map_err(|error| error.into_error().as_strike())?,
+        };
+        Ok(client)
+    }
+
+    /// Over a connection that is logged in.
+    #[must_use]
+    pub fn over(transport: Transport, capabilities: Capabilities, server: &Server) -> Self {
+        Client {
             transport,
-            capabilities: Capabilities::default(),
+            capabilities,
             place: place(server),
             step: step(server),
             tags: 0,
@@ -203,21 +273,20 @@ impl Client {
             idling: None,
             notified: false,
             namespace: None,
+            list_status_refused: false,
             events: VecDeque::new(),
-        };
-        client.capabilities = match said {
-            Some(capabilities) => capabilities,
-            None => client
-                .by_session("CAPABILITY", client.small(), session::capabilities)
-                .map_err(ClientError::into_failure)?,
-        };
-        Ok(client)
+        }
     }
 
     /// What the server can do, as said after login.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// How long the server may be silent from now on. Returns what it was.
+    pub fn set_step(&mut self, step: Duration) -> Duration {
+        std::mem::replace(&mut self.step, step)
     }
 
     /// The server's name in messages.
@@ -243,6 +312,9 @@ impl Client {
     /// NOTIFY and leaves the open mailbox, all without waiting for the answers.
     /// Afterwards, [`Client::reattach`].
     pub fn detach(&mut self) -> Result<Detached<'_>, ClientError> {
+        if !self.capabilities.unselect() {
+            self.close_mailbox()?;
+        }
         let mut pending: HashSet<Vec<u8>> = HashSet::new();
         let mut out = Vec::new();
         if let Some(tag) = self.idling.take() {
@@ -276,8 +348,14 @@ impl Client {
         self.idling = None;
         self.selected = None;
         self.events.clear();
-        match self.run(Line::new("UNSELECT"), self.small(), |_| false) {
-            Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
+        let left = if self.capabilities.unselect() {
+            self.run(Line::new("UNSELECT"), self.small(), |_| false).map(|_| ())
+        } else {
+            // EXAMINE leaves what is open, and CLOSE after it expunges nothing (RFC 3501 §6.4.2).
+            self.open_mailbox("INBOX", Opening::Examine).and_then(|_| self.close_mailbox())
+        };
+        match left {
+            Ok(()) | Err(ClientError::Refused(_)) => Ok(()),
             Err(lost) => Err(lost),
         }
     }
@@ -310,7 +388,7 @@ impl Client {
         command: impl FnOnce(&mut Transport, &str) -> session::Ran<T>,
     ) -> Result<T, ClientError> {
         if self.idling.is_some() {
-            self.idle_done(IDLE_DONE)?;
+            self.idle_done(IDLE_DONE.min(self.step))?;
         }
         self.transport.begin(limits);
         let tag = self.tag();
@@ -419,35 +497,43 @@ impl Client {
         limits: Limits,
         mut take: impl FnMut(&Reply<'_>) -> bool,
     ) -> Result<Vec<Answer>, ClientError> {
-        if self.idling.is_some() {
-            self.idle_done(IDLE_DONE)?;
-        }
-        self.transport.begin(limits);
-        let mut answers: Vec<Option<Answer>> = vec![None; lines.len()];
-        let mut open: HashMap<Vec<u8>, (usize, String)> = HashMap::new();
+        self.run_in_order(lines, limits, |_, reply| take(reply))
+    }
+
+    /// The same for commands that a server must carry out one after the other:
+    /// `take` is also given the place of the command that is being answered.
+    pub(super) fn run_in_order(
+        &mut self,
+        lines: Vec<Line>,
+        limits: Limits,
+        mut take: impl FnMut(usize, &Reply<'_>) -> bool,
+    ) -> Result<Vec<Answer>, ClientError> {
+        let mut pending = PendingCommands::new(lines.len());
         let mut lines = lines.into_iter().enumerate().peekable();
-        while lines.peek().is_some() || !open.is_empty() {
-            let mut out = Vec::new();
+        let mut out = Vec::new();
+        // In the same flight: its answer costs no round trip of its own.
+        if let Some(tag) = self.idling.take() {
+            self.transport.begin(Limits::small(IDLE_DONE.min(self.step)));
+            pending.idle = Some((tag.into_bytes(), limits));
+            out.extend_from_slice(b"DONE\r\n");
+        } else {
+            self.transport.begin(limits);
+        }
+        while lines.peek().is_some() || !pending.is_over() {
             let mut doing = String::new();
-            while open.len() < WINDOW && out.len() < 8 * 1024 {
+            while pending.open.len() < WINDOW && out.len() < 8 * 1024 {
                 let Some((at, line)) = lines.next() else { break };
                 let tag = self.tag();
                 doing = line.verb();
                 out.extend_from_slice(tag.as_bytes());
                 out.push(b' ');
-                open.insert(tag.clone().into_bytes(), (at, doing.clone()));
+                pending.open.insert(tag.clone().into_bytes(), (at, doing.clone()));
                 let mut chunks = line.chunks.into_iter();
                 out.extend_from_slice(&chunks.next().unwrap_or_default());
                 let mut refused = false;
                 for chunk in chunks {
                     self.send(&doing, &std::mem::take(&mut out))?;
-                    if !self.continuation(
-                        &doing,
-                        &mut open,
-                        &mut answers,
-                        &mut take,
-                        tag.as_bytes(),
-                    )? {
+                    if !self.continuation(&doing, &mut pending, &mut take, tag.as_bytes())? {
                         refused = true;
                         break;
                     }
@@ -457,13 +543,17 @@ impl Client {
                     out.extend_from_slice(b"\r\n");
                 }
             }
-            self.send(&doing, &out)?;
+            self.send(&doing, &std::mem::take(&mut out))?;
             // Half the window is let empty before more is sent.
-            while open.len() > if lines.peek().is_some() { WINDOW / 2 } else { 0 } {
-                self.take_response(&doing, &mut open, &mut answers, &mut take)?;
+            while if lines.peek().is_some() {
+                pending.open.len() > WINDOW / 2
+            } else {
+                !pending.is_over()
+            } {
+                self.take_response(&doing, &mut pending, &mut take)?;
             }
         }
-        Ok(answers.into_iter().flatten().collect())
+        Ok(pending.answers.into_iter().flatten().collect())
     }
 
     pub(super) fn send(&mut self, doing: &str, bytes: &[u8]) -> Result<(), ClientError> {
@@ -474,13 +564,12 @@ impl Client {
     pub(super) fn continuation(
         &mut self,
         doing: &str,
-        open: &mut HashMap<Vec<u8>, (usize, String)>,
-        answers: &mut [Option<Answer>],
-        take: &mut impl FnMut(&Reply<'_>) -> bool,
+        pending: &mut PendingCommands,
+        take: &mut impl FnMut(usize, &Reply<'_>) -> bool,
         tag: &[u8],
     ) -> Result<bool, ClientError> {
-        while open.contains_key(tag) {
-            if self.take_response(doing, open, answers, take)? {
+        while pending.open.contains_key(tag) {
+            if self.take_response(doing, pending, take)? {
                 return Ok(true);
             }
         }
@@ -491,30 +580,39 @@ impl Client {
     pub(super) fn take_response(
         &mut self,
         doing: &str,
-        open: &mut HashMap<Vec<u8>, (usize, String)>,
-        answers: &mut [Option<Answer>],
-        take: &mut impl FnMut(&Reply<'_>) -> bool,
+        pending: &mut PendingCommands,
+        take: &mut impl FnMut(usize, &Reply<'_>) -> bool,
     ) -> Result<bool, ClientError> {
         let response = self.transport.response().map_err(|e| self.lost(doing, &e))?;
         let reply = parse::reply(&response);
         match &reply {
             Reply::Continue(_) => return Ok(true),
+            Reply::Tagged(tag, _) if pending.idle.as_ref().is_some_and(|(idle, _)| idle == tag) => {
+                if let Some((_, limits)) = pending.idle.take() {
+                    self.transport.begin(limits);
+                }
+            }
             Reply::Tagged(tag, said) => {
-                let Some((at, doing)) = open.remove(*tag) else {
+                if !pending.answered(tag, said) {
                     return Err(self.break_off(doing, "an answer to nothing we said"));
-                };
-                if let Some(slot) = answers.get_mut(at) {
-                    *slot = Some(answer(&doing, said));
                 }
             }
             Reply::Condition(said) if said.verb == Verb::Bye => return Err(self.bye(said)),
             reply => {
-                if !take(reply) {
+                if pending.idle.is_some() || !take(pending.first, reply) {
                     self.record(reply);
                 }
             }
         }
         Ok(false)
+    }
+
+    /// Says goodbye, and does not wait for the answer.
+    pub fn leave(mut self) {
+        let done: &[u8] = if self.idling.take().is_some() { b"DONE\r\n" } else { b"" };
+        self.transport.begin(Limits::small(Duration::from_secs(1)));
+        let tag = self.tag();
+        let _ = self.transport.send(&[done, tag.as_bytes(), b" LOGOUT\r\n"].concat());
     }
 
     /// Logs out, and waits a little for the answer.

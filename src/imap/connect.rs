@@ -11,7 +11,7 @@ use super::greeting::{Greeting, goodbye, read_greeting};
 use super::parse::{self, Reply, Verb};
 use super::tls::{Check, Trust};
 use super::transport::{Limits, Stream, Transport, TransportError, wait};
-use crate::error::{CertificateProblem, Error, ExitStatus, system_text};
+use crate::error::{Error, ExitStatus, system_text};
 use crate::model::{Server, TlsMode};
 use crate::os::child::{Child, Scope};
 use crate::os::wait::Cancel;
@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -65,8 +66,13 @@ pub fn connect_by_steps(
     let trust = Trust::of(server)?;
     let mut problem = None;
     for check in trust.checks() {
-        let connector = trust.connector(check)?;
-        let mut transport = dial(server, host, interrupt)?;
+        let (connector, dialled) = std::thread::scope(|scope| {
+            // To read the system's certificates takes as long as a way to the server.
+            let connector = scope.spawn(|| trust.connector(check));
+            let dialled = dial(server, host, interrupt);
+            (connector.join().unwrap_or_else(|panic| resume_unwind(panic)), dialled)
+        });
+        let (connector, mut transport) = (connector?, dialled?);
         let mut greeting = None;
         if server.tls == TlsMode::StartTls {
             greeting = Some(ask_for_tls(&mut transport, server.tls_keyword)?);
@@ -80,8 +86,14 @@ pub fn connect_by_steps(
             }
             Err(error) => return Err(step_failed("TLS", &error)),
         };
-        if check == Check::Pin && !transport.peer_certificate().is_some_and(|c| trust.pinned(&c)) {
-            problem.get_or_insert(TransportError::Certificate(CertificateProblem::NotPinned));
+        let shown = transport.peer_certificate();
+        if let Err(why) = trust.confirm(check, shown.as_deref(), host) {
+            let why = TransportError::Certificate(why);
+            // What is wrong with the chain tells more.
+            match check {
+                Check::Pin => _ = problem.get_or_insert(why),
+                Check::Chain => problem = Some(why),
+            }
             continue;
         }
         transport.begin(Limits::small(step(server)));

@@ -1,4 +1,5 @@
-//! How a server begins and ends a connection: the greeting, and BYE.
+//! How a server begins and ends a connection: the greeting, and BYE. Does not
+//! depend on: TLS, login, what follows.
 
 use super::endpoint::step_failed;
 use super::parse::{self, Condition, Reply, Verb};

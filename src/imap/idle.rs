@@ -1,12 +1,13 @@
-//! IDLE (RFC 2177): beginning and ending it. When to renew it is up to the caller.
+//! IDLE (RFC 2177): beginning and ending it.
 //!
 //! The imap crate's own IDLE hangs when something comes before the `+`, and its
 //! timeout begins anew with every line.
+//!
+//! Does not depend on: clocks, when to renew it.
 
-use super::client::{Client, ClientError, Line};
+use super::client::{Client, ClientError, Line, PendingCommands};
 use super::parse::Verb;
 use super::transport::Limits;
-use std::collections::HashMap;
 use std::time::Duration;
 
 impl Client {
@@ -28,14 +29,13 @@ impl Client {
         self.transport.begin(Limits::small(self.step));
         let tag = self.tag();
         self.send("IDLE", format!("{tag} IDLE\r\n").as_bytes())?;
-        let mut open = HashMap::from([(tag.clone().into_bytes(), (0, "IDLE".to_owned()))]);
-        let mut answers = [None];
-        if self.continuation("IDLE", &mut open, &mut answers, &mut |_| false, tag.as_bytes())? {
+        let mut pending = PendingCommands::one(tag.clone(), "IDLE");
+        if self.continuation("IDLE", &mut pending, &mut |_, _| false, tag.as_bytes())? {
             self.idling = Some(tag);
             return Ok(());
         }
-        match answers {
-            [Some(answer)] if answer.verb != Verb::Ok => Err(ClientError::Refused(answer)),
+        match pending.answers.pop().flatten() {
+            Some(answer) if answer.verb != Verb::Ok => Err(ClientError::Refused(answer)),
             _ => Err(self.break_off("IDLE", "OK where a continuation is due")),
         }
     }
@@ -46,12 +46,16 @@ impl Client {
         let Some(tag) = self.idling.take() else { return Ok(()) };
         self.transport.begin(Limits::small(time));
         self.send("DONE", b"DONE\r\n")?;
-        let mut open = HashMap::from([(tag.into_bytes(), (0, "IDLE".to_owned()))]);
-        let mut answers = [None];
-        while !open.is_empty() {
-            self.take_response("DONE", &mut open, &mut answers, &mut |_| false)?;
+        let mut pending = PendingCommands::one(tag, "IDLE");
+        while !pending.open.is_empty() {
+            self.take_response("DONE", &mut pending, &mut |_, _| false)?;
         }
         Ok(())
+    }
+
+    /// NOOP: what the server has to report comes with it.
+    pub fn noop(&mut self) -> Result<(), ClientError> {
+        self.run(Line::new("NOOP"), self.small(), |_| false).map(|_| ())
     }
 
     /// NOOP, or DONE and IDLE again: whether the connection lives, known within

@@ -134,6 +134,17 @@ pub fn log_in(
     let encrypted = transport.is_tls();
     let keyword = server.tls_keyword;
     let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted, keyword)?;
+    identify(transport, mechanism, &offered, server, asking).map_err(Error::as_strike)
+}
+
+/// Logs in by this mechanism: from here on a try is a strike.
+fn identify(
+    transport: &mut Transport,
+    mechanism: Mechanism,
+    offered: &Capabilities,
+    server: &Server,
+    asking: &PromptPolicy,
+) -> Result<Option<Capabilities>, Error> {
     let user =
         server.user.as_ref().ok_or_else(|| Error::config("neither User nor UserCmd is set"))?;
     let user = obtain(user, "UserCmd", asking)?;
@@ -160,7 +171,7 @@ pub fn log_in(
         Zeroizing::new(STANDARD.encode(&*pass)),
     ];
     let login = LoginAttempt { transport, mechanism, user: &user, after: None, spoken };
-    login.run(&pass, &offered, server)
+    login.run(&pass, offered, server)
 }
 
 /// CAPABILITY, before login.
@@ -509,6 +520,7 @@ mod tests {
                 prompt: Prompt::Never,
                 time: std::time::Duration::from_secs(9),
                 cancel: Cancel::new().unwrap(),
+                reading: crate::imap::credentials::Reading::Whole,
             };
             let offers = "IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=XOAUTH2 AUTH=OAUTHBEARER";
             let greeting = Greeting {

@@ -3,13 +3,68 @@
 //! Does not depend on: what follows from an answer.
 
 use super::client::{Client, ClientError, Line, ServerEvent, WINDOW};
-use super::parse::{self, Reply, Verb};
+use super::parse::{self, FetchedHeader, Reply, Verb};
 use super::session;
 use super::transport::Limits;
-use super::values::{Answer, Listed, MailboxStatus, Namespace, Opened, Opening};
-use crate::model::flags::Flags;
+use super::values::{Answer, Listed, MailboxStatus, Namespace, Opened, Opening, quoted};
+use crate::model::flags::{Flags, keeps_forwarded};
 use crate::model::uid_set::UidSet;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+/// What to ask of all mailboxes.
+#[derive(Debug, Clone, Default)]
+pub struct InventoryScope {
+    /// Those whose wire names begin with one of these.
+    pub prefixes: Vec<String>,
+    /// Which are subscribed to, too.
+    pub subscriptions: bool,
+    /// Their STATUS, too, where LIST can give it along (RFC 5819).
+    pub statuses: bool,
+}
+
+/// What the server has.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// The first personal namespace; empty where the server has none to tell.
+    pub namespace: Namespace,
+    /// The mailboxes, by name; `None` where the server refuses to list them.
+    pub listed: Option<Vec<Listed>>,
+    /// The names of those subscribed to, if they were asked for.
+    pub subscribed: HashSet<String>,
+    /// Of these the STATUS, where the server gave it along.
+    pub statuses: HashMap<String, MailboxStatus>,
+}
+
+impl Inventory {
+    /// The delimiter that the list shows.
+    #[must_use]
+    pub fn delimiter(&self) -> Option<char> {
+        self.listed.iter().flatten().find_map(|each| each.delimiter)
+    }
+}
+
+/// A mailbox to be scanned, by its wire name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanRequest {
+    /// The mailbox.
+    pub name: String,
+    /// How to open it.
+    pub opening: Opening,
+    /// Only the flags that changed since this modification sequence.
+    pub since: Option<u64>,
+}
+
+/// Most bytes kept of a LIST: enough for 20 000 mailboxes with names of 150 bytes. Those
+/// beyond are left to mbsync.
+const MOST_LISTED: usize = 5 << 20;
+/// What an entry takes beside its name.
+const ENTRY: usize = 100;
+
+/// What tells which message one is.
+const IDENTITY: &str =
+    "UID FLAGS RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID DATE FROM SUBJECT)]";
+/// So many ranges of UIDs in one command.
+const RANGES: usize = 100;
 
 /// What is in one mailbox, by UIDs and flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,46 +86,17 @@ pub struct MailboxScan {
 }
 
 impl Client {
-    /// The first personal namespace; empty where the server has none to tell.
-    pub fn namespace(&mut self) -> Result<Namespace, ClientError> {
-        if !self.capabilities.namespace() {
-            return Ok(Namespace::default());
-        }
-        let (mut found, mut said) = (None, None);
-        self.run(Line::new("NAMESPACE"), self.small(), |reply| match reply {
-            Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"NAMESPACE") => {
-                found = parse::namespace(rest);
-                said = Some([&b"* NAMESPACE "[..], rest, b"\r\n"].concat());
-                true
-            }
-            _ => false,
-        })?;
-        self.namespace = said.filter(|said| said.len() < 4096);
-        Ok(found.unwrap_or_default())
-    }
-
-    /// The mailboxes whose wire names begin with `prefix`, with their special use
-    /// where the server tells.
-    pub fn list(&mut self, prefix: &str) -> Result<Vec<Listed>, ClientError> {
+    fn list_line(&self, prefix: &str, with_status: bool) -> Line {
         let plus = self.capabilities.literal_plus();
-        let mut line = Line::new("LIST \"\"").string(&format!("{prefix}*"), plus);
-        if self.capabilities.special_use() {
-            line = line.raw(" RETURN (SPECIAL-USE)");
-        }
-        let limits = Limits::bulk(self.step);
-        let mut found: Vec<Listed> = Vec::new();
-        self.run(line, limits, |reply| match reply {
-            Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"LIST") => {
-                if found.len() < 200_000 {
-                    found.extend(parse::list(rest));
-                }
-                true
+        let line = Line::new("LIST \"\"").string(&format!("{prefix}*"), plus);
+        match (self.capabilities.special_use(), with_status) {
+            (true, true) => {
+                line.raw(" RETURN (SPECIAL-USE STATUS ").raw(self.status_items()).raw(")")
             }
-            _ => false,
-        })?;
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        found.dedup_by(|a, b| a.name == b.name);
-        Ok(found)
+            (false, true) => line.raw(" RETURN (STATUS ").raw(self.status_items()).raw(")"),
+            (true, false) => line.raw(" RETURN (SPECIAL-USE)"),
+            (false, false) => line,
+        }
     }
 
     fn status_items(&self) -> &'static str {
@@ -86,30 +112,99 @@ impl Client {
     pub fn status(&mut self, names: &[String]) -> Result<Vec<Option<MailboxStatus>>, ClientError> {
         let mut known: HashMap<String, Option<MailboxStatus>> =
             names.iter().map(|name| (name.clone(), None)).collect();
-        let items = self.status_items();
-        let limits = Limits::bulk(self.step);
-        if self.capabilities.list_status() && names.len() > WINDOW {
-            let line = Line::new("LIST \"\" \"*\" RETURN (STATUS ").raw(items).raw(")");
-            let done = self.run(line, limits, |reply| {
-                matches!(reply, Reply::Data(name, _) if name.eq_ignore_ascii_case(b"LIST"))
-                    || take_status(reply, &mut known)
+        if self.lists_status() && names.len() > WINDOW {
+            let line = self.list_line("", true);
+            let done = self.run(line, Limits::bulk(self.step), |reply| {
+                is_data(reply, b"LIST") || take_status(reply, &mut known)
             });
             match done {
-                Ok(_) | Err(ClientError::Refused(_)) => {}
+                Ok(_) => {}
+                Err(ClientError::Refused(_)) => self.list_status_refused = true,
                 Err(lost) => return Err(lost),
             }
         }
-        let plus = self.capabilities.literal_plus();
+        self.ask_missing(names, &mut known)?;
+        Ok(names.iter().map(|name| known.get(name).copied().flatten()).collect())
+    }
+
+    /// STATUS of those of these mailboxes that have none yet.
+    fn ask_missing(
+        &mut self,
+        names: &[String],
+        known: &mut HashMap<String, Option<MailboxStatus>>,
+    ) -> Result<(), ClientError> {
         let mut asked: Vec<&String> =
             names.iter().filter(|name| known.get(*name) == Some(&None)).collect();
         asked.sort_unstable();
         asked.dedup();
-        let lines = asked
-            .iter()
-            .map(|name| Line::new("STATUS").string(name, plus).raw(" ").raw(items))
-            .collect();
-        self.run_all(lines, limits, |reply| take_status(reply, &mut known))?;
-        Ok(names.iter().map(|name| known.get(name).copied().flatten()).collect())
+        let lines = asked.into_iter().map(|name| self.status_line(name)).collect();
+        self.run_all(lines, Limits::bulk(self.step), |reply| take_status(reply, known))?;
+        Ok(())
+    }
+
+    fn status_line(&self, name: &str) -> Line {
+        let plus = self.capabilities.literal_plus();
+        Line::new("STATUS").string(name, plus).raw(" ").raw(self.status_items())
+    }
+
+    /// Whether LIST gives the STATUS of all mailboxes along.
+    #[must_use]
+    pub fn lists_status(&self) -> bool {
+        self.capabilities.list_status() && !self.list_status_refused
+    }
+
+    /// The namespace and what is asked for of the mailboxes, in one round trip.
+    pub fn inventory(&mut self, scope: &InventoryScope) -> Result<Inventory, ClientError> {
+        let InventoryScope { prefixes, subscriptions, .. } = scope;
+        let with_status = scope.statuses && self.lists_status();
+        let mut lines: Vec<Line> =
+            prefixes.iter().map(|prefix| self.list_line(prefix, with_status)).collect();
+        let asks_namespace = self.capabilities.namespace();
+        lines.extend(subscriptions.then(|| Line::new("LSUB \"\" \"*\"")));
+        let lists = lines.len();
+        lines.extend(asks_namespace.then(|| Line::new("NAMESPACE")));
+        let (mut listed, mut subscribed, mut said) =
+            (KeptNames::default(), KeptNames::default(), None);
+        let mut statuses: HashMap<String, MailboxStatus> = HashMap::new();
+        let (mut namespace, mut room) = (None, MOST_LISTED);
+        let answers = self.run_all(lines, Limits::bulk(self.step), |reply| match reply {
+            Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"NAMESPACE") => {
+                namespace = parse::namespace(rest);
+                said = Some([&b"* NAMESPACE "[..], rest, b"\r\n"].concat());
+                true
+            }
+            Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"STATUS") => {
+                if let Some((name, status)) = parse::status(rest) {
+                    room = room.saturating_sub(name.len() + ENTRY);
+                    if room > 0 {
+                        let known = statuses.entry(name).or_default();
+                        *known = known.overlaid(status);
+                    }
+                }
+                true
+            }
+            reply => listed.take(reply, b"LIST") || subscribed.take(reply, b"LSUB"),
+        })?;
+        // Without it the names of mailboxes would be guesses; mbsync fails on it, too.
+        if let Some(refused) = answers.get(lists).filter(|answer| answer.verb != Verb::Ok) {
+            return Err(ClientError::Refused(refused.clone()));
+        }
+        let complete = answers.iter().take(lists).all(|answer| answer.verb == Verb::Ok);
+        if !complete && with_status {
+            self.list_status_refused = true;
+            return self.inventory(scope);
+        }
+        let listed = complete.then(|| listed.sorted());
+        if !asks_namespace {
+            let delimiter = listed.iter().flatten().find_map(|each| each.delimiter);
+            said = delimiter.and_then(|delimiter| {
+                let delimiter = quoted(delimiter.encode_utf8(&mut [0; 4]))?;
+                Some([&b"* NAMESPACE ((\"\" "[..], &delimiter, b")) NIL NIL\r\n"].concat())
+            });
+        }
+        self.namespace = said.filter(|said| said.len() < 4096).or(self.namespace.take());
+        let subscribed = subscribed.found.into_iter().map(|each| each.name).collect();
+        Ok(Inventory { namespace: namespace.unwrap_or_default(), listed, subscribed, statuses })
     }
 
     /// Opens a mailbox; says what it is like. It stays open.
@@ -155,109 +250,304 @@ impl Client {
         }
     }
 
-    /// Looks into a mailbox: which messages there are, and the flags of those that
-    /// changed since `since` (of all without it, or without CONDSTORE). Two
-    /// round trips. The mailbox is left again, and its STATUS asked for, because
-    /// a server tells nothing of a mailbox while it is open.
-    pub fn look(
+    /// Scans one mailbox: see [`Client::scan_all`].
+    pub fn scan(
         &mut self,
         name: &str,
         opening: Opening,
         since: Option<u64>,
     ) -> Result<MailboxScan, ClientError> {
-        let opened = self.open_mailbox(name, opening)?;
-        let since = since.filter(|m| *m > 0 && self.capabilities.condstore());
-        let mut look = MailboxScan {
-            uid_validity: opened.status.uid_validity,
-            forwarded: opened.forwarded,
-            uids: UidSet::default(),
-            flags: Vec::new(),
-            all_flags: since.is_none(),
-            after: MailboxStatus::default(),
-        };
-        let empty = opened.status.messages == Some(0);
-        let answers = self.look_at(name, &mut look, since, empty)?;
-        if since.is_some() && answers.get(1).is_some_and(|a| a.verb != Verb::Ok) {
-            // NOMODSEQ, or a server that does not keep its word.
-            self.open_mailbox(name, opening)?;
-            look.flags.clear();
-            look.all_flags = true;
-            self.look_at(name, &mut look, None, empty)?;
+        let request = ScanRequest { name: name.to_owned(), opening, since };
+        match self.scan_all(std::slice::from_ref(&request))?.pop() {
+            Some(Ok(scan)) => Ok(scan),
+            Some(Err(answer)) => Err(ClientError::Refused(answer)),
+            None => Err(self.break_off("scan", "no answer")),
         }
-        look.flags.sort_by_key(|(uid, _)| *uid);
-        look.flags.reverse();
-        look.flags.dedup_by_key(|(uid, _)| *uid);
-        look.flags.reverse();
-        Ok(look)
     }
 
-    fn look_at(
+    /// Scans mailboxes: which messages there are in each, and the flags of those that
+    /// changed since `since` (of all without it, or without CONDSTORE). All are asked
+    /// about at once; the server carries the commands out one after the other. The
+    /// last mailbox is left again, and the STATUS of each asked for, because a server
+    /// reports nothing of a mailbox while it is open.
+    pub fn scan_all(
         &mut self,
-        name: &str,
-        look: &mut MailboxScan,
-        since: Option<u64>,
-        empty: bool,
-    ) -> Result<Vec<Answer>, ClientError> {
-        let esearch = self.capabilities.esearch();
-        let mut lines = Vec::new();
-        // An empty mailbox has no message 1, and some servers say BAD then.
-        if !empty {
-            lines.push(Line::new(if esearch {
-                "UID SEARCH RETURN (ALL) ALL"
-            } else {
-                "UID SEARCH ALL"
-            }));
-            lines.push(Line::new("UID FETCH 1:* (FLAGS)"));
-            if let (Some(since), Some(line)) = (since, lines.last_mut()) {
-                line.push(format!(" (CHANGEDSINCE {since})").as_bytes());
+        requests: &[ScanRequest],
+    ) -> Result<Vec<Result<MailboxScan, Answer>>, ClientError> {
+        let mut scans = self.scan_once(requests)?;
+        // NOMODSEQ, or a server that does not keep its word.
+        let again = |scan: &Scan, request: &ScanRequest| {
+            scan.refused.is_none() && scan.fetch_refused.is_some() && request.since.is_some()
+        };
+        let failed: Vec<usize> = (0..requests.len())
+            .filter(|&at| scans.get(at).zip(requests.get(at)).is_some_and(|(s, r)| again(s, r)))
+            .collect();
+        if !failed.is_empty() {
+            let whole: Vec<ScanRequest> = failed
+                .iter()
+                .filter_map(|at| requests.get(*at))
+                .map(|request| ScanRequest { since: None, ..request.clone() })
+                .collect();
+            for (at, scan) in failed.into_iter().zip(self.scan_once(&whole)?) {
+                if let Some(slot) = scans.get_mut(at) {
+                    *slot = scan;
+                }
             }
         }
-        lines.extend(self.closing());
-        let plus = self.capabilities.literal_plus();
-        lines.push(Line::new("STATUS").string(name, plus).raw(" ").raw(self.status_items()));
-        let search_tag = format!("m{}", self.tags.wrapping_add(1));
-        let limits = Limits::bulk(self.step).long_lines();
-        let mut after = HashMap::from([(name.to_owned(), None)]);
-        let answers = self.run_all(lines, limits, |reply| match reply {
-            Reply::Data(word, rest) => match word.to_ascii_uppercase().as_slice() {
-                b"SEARCH" => {
-                    look.uids.add(&parse::search(trim(rest)));
-                    true
-                }
-                b"ESEARCH" => match parse::esearch(trim(rest), &search_tag) {
-                    Some(found) => {
-                        look.uids.add(&found);
-                        true
-                    }
-                    None => false,
-                },
-                _ => take_status(reply, &mut after),
-            },
+        Ok(scans.into_iter().map(Scan::finish).collect())
+    }
+
+    /// Size and identifying header fields of these messages, as far as they are there, of a
+    /// mailbox that is opened read-only and left again.
+    pub fn headers(
+        &mut self,
+        name: &str,
+        uids: &UidSet,
+    ) -> Result<Vec<FetchedHeader>, ClientError> {
+        let mut lines = Vec::new();
+        for ranges in uids.ranges().chunks(RANGES) {
+            let mut set = UidSet::default();
+            for &(first, last) in ranges {
+                set.push(first, last);
+            }
+            lines.push(Line::new(&format!("UID FETCH {set} ({IDENTITY})")));
+        }
+        let mut found = Vec::new();
+        self.examine(name, lines, Limits::bulk(self.step), |reply| match reply {
             Reply::Numbered(_, word, rest) if word.eq_ignore_ascii_case(b"FETCH") => {
+                found.extend(parse::fetch_header(rest));
+                true
+            }
+            _ => false,
+        })?;
+        Ok(found)
+    }
+
+    /// The newest message with each of these in its Message-ID, as far as there is one that
+    /// is not \Deleted. In the time of one step.
+    pub fn search_message_ids(&mut self, name: &str, ids: &[&str]) -> Result<UidSet, ClientError> {
+        let plus = self.capabilities.literal_plus();
+        let search = Line::new("UID SEARCH UNDELETED HEADER Message-ID");
+        let lines = ids.iter().map(|id| search.clone().string(id, plus)).collect();
+        let mut found = Vec::new();
+        self.examine(name, lines, self.small(), |reply| match reply {
+            Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"SEARCH") => {
+                found.extend(parse::search(trim(rest)).ranges().last().map(|&(_, last)| last));
+                true
+            }
+            _ => false,
+        })?;
+        Ok(UidSet::from_uids(found))
+    }
+
+    /// Commands about a mailbox that is opened read-only and left again. That one of them is
+    /// refused means nothing: a fetch of no message is BAD with some servers.
+    fn examine(
+        &mut self,
+        name: &str,
+        commands: Vec<Line>,
+        limits: Limits,
+        mut take: impl FnMut(&Reply<'_>) -> bool,
+    ) -> Result<(), ClientError> {
+        let plus = self.capabilities.literal_plus();
+        let mut lines = vec![Line::new("EXAMINE").string(name, plus)];
+        lines.extend(commands);
+        self.selected = Some((name.to_owned(), Opening::Examine));
+        lines.extend(self.closing());
+        let answers = self.run_in_order(lines, limits, |at, reply| {
+            take(reply)
+                || match reply {
+                    // EXISTS and RECENT of a mailbox that is not watched.
+                    Reply::Numbered(_, word, _) if at == 0 => {
+                        !word.eq_ignore_ascii_case(b"EXPUNGE")
+                    }
+                    Reply::Data(word, _) => word.eq_ignore_ascii_case(b"FLAGS"),
+                    Reply::Condition(said) => said.verb == Verb::Ok,
+                    _ => false,
+                }
+        })?;
+        self.selected = None;
+        self.events.retain(|event| *event != ServerEvent::Selected);
+        match answers.into_iter().next() {
+            Some(refused) if refused.verb != Verb::Ok => Err(ClientError::Refused(refused)),
+            _ => Ok(()),
+        }
+    }
+
+    fn scan_once(&mut self, requests: &[ScanRequest]) -> Result<Vec<Scan>, ClientError> {
+        let (plus, condstore) = (self.capabilities.literal_plus(), self.capabilities.condstore());
+        let search = if self.capabilities.esearch() {
+            "UID SEARCH RETURN (ALL) ALL"
+        } else {
+            "UID SEARCH ALL"
+        };
+        let (mut lines, mut scans) = (Vec::new(), Vec::new());
+        let mut after = HashMap::new();
+        for ScanRequest { name, opening, since } in requests {
+            let since = since.filter(|modseq| *modseq > 0 && condstore);
+            let verb = if *opening == Opening::Select { "SELECT" } else { "EXAMINE" };
+            lines.push(Line::new(verb).string(name, plus));
+            lines.push(Line::new(search));
+            lines.push(match since {
+                Some(since) => Line::new(&format!("UID FETCH 1:* (FLAGS) (CHANGEDSINCE {since})")),
+                None => Line::new("UID FETCH 1:* (FLAGS)"),
+            });
+            scans.push(Scan::new(since.is_none()));
+            after.insert(name.clone(), None);
+            self.selected = Some((name.clone(), *opening));
+        }
+        lines.extend(self.closing());
+        lines.extend(requests.iter().map(|request| self.status_line(&request.name)));
+        // Tags are numbers in the order of the commands.
+        let first_tag = self.tags.wrapping_add(1);
+        let limits = Limits::bulk(self.step).long_lines();
+        let answers = self.run_in_order(lines, limits, |at, reply| {
+            let Some(scan) = scans.get_mut(at / 3) else { return take_status(reply, &mut after) };
+            let tag = first_tag.wrapping_add(u32::try_from(at).unwrap_or(u32::MAX));
+            let opening = requests.get(at / 3).map_or(Opening::Examine, |request| request.opening);
+            scan.take(at % 3, reply, opening, &format!("m{tag}")) || take_status(reply, &mut after)
+        })?;
+        self.selected = None;
+        self.events.retain(|event| *event != ServerEvent::Selected);
+        for (at, (scan, request)) in scans.iter_mut().zip(requests).enumerate() {
+            let answers = answers.get(at * 3..at * 3 + 3).unwrap_or_default();
+            scan.answered(answers);
+            scan.look.after = after.get(&request.name).copied().flatten().unwrap_or_default();
+        }
+        Ok(scans)
+    }
+}
+
+/// A scan on its way.
+struct Scan {
+    look: MailboxScan,
+    messages: Option<u32>,
+    /// The mailbox could not be opened, or the search was refused.
+    refused: Option<Answer>,
+    fetch_refused: Option<Answer>,
+    cut: Option<Answer>,
+}
+
+impl Scan {
+    fn new(all_flags: bool) -> Self {
+        let look = MailboxScan {
+            uid_validity: None,
+            forwarded: None,
+            uids: UidSet::default(),
+            flags: Vec::new(),
+            all_flags,
+            after: MailboxStatus::default(),
+        };
+        Scan { look, messages: None, refused: None, fetch_refused: None, cut: None }
+    }
+
+    /// Takes a response to the command at `step`: opening, search, fetch. False if it
+    /// does not belong to it.
+    fn take(&mut self, step: usize, reply: &Reply<'_>, opening: Opening, tag: &str) -> bool {
+        match (step, reply) {
+            (0, Reply::Numbered(count, word, _)) if word.eq_ignore_ascii_case(b"EXISTS") => {
+                self.messages = Some(*count);
+                true
+            }
+            (0, Reply::Numbered(_, word, _)) => word.eq_ignore_ascii_case(b"RECENT"),
+            (0, Reply::Data(word, _)) => word.eq_ignore_ascii_case(b"FLAGS"),
+            (0, Reply::Condition(said)) if said.has_code("UIDVALIDITY") => {
+                self.look.uid_validity =
+                    said.number().and_then(|number| u32::try_from(number).ok());
+                true
+            }
+            (0, Reply::Condition(said)) if said.has_code("PERMANENTFLAGS") => {
+                let flags = String::from_utf8_lossy(said.code).into_owned();
+                let words = flags.split([' ', '(', ')']).skip(1);
+                self.look.forwarded = keeps_forwarded(words, opening == Opening::Select);
+                true
+            }
+            (0, Reply::Condition(said)) => said.verb == Verb::Ok,
+            (1, Reply::Data(word, rest)) if word.eq_ignore_ascii_case(b"SEARCH") => {
+                self.look.uids.add(&parse::search(trim(rest)));
+                true
+            }
+            (1, Reply::Data(word, rest)) if word.eq_ignore_ascii_case(b"ESEARCH") => {
+                let found = parse::esearch(trim(rest), tag);
+                found.as_ref().is_some_and(|found| {
+                    self.look.uids.add(found);
+                    true
+                })
+            }
+            (1 | 2, Reply::Numbered(_, word, rest)) if word.eq_ignore_ascii_case(b"FETCH") => {
                 match parse::fetch_flags(rest) {
                     Some(found) => {
-                        look.flags.push(found);
+                        self.look.flags.push(found);
                         true
                     }
                     None => false,
                 }
             }
             _ => false,
-        })?;
-        look.uids.tidy();
-        self.selected = None;
-        self.events.retain(|event| *event != ServerEvent::Selected);
-        look.after = after.get(name).copied().flatten().unwrap_or_default();
-        if !empty {
-            if let Some(answer) = answers.first().filter(|a| a.verb != Verb::Ok) {
-                return Err(ClientError::Refused(answer.clone()));
-            }
-            if let Some(answer) = answers.get(1).filter(|a| a.verb != Verb::Ok && since.is_none()) {
-                return Err(ClientError::Refused(answer.clone()));
-            }
         }
-        Ok(answers)
     }
+
+    /// The answers to the three commands. What is cut short (RFC 9738) shows nothing.
+    fn answered(&mut self, answers: &[Answer]) {
+        self.cut = answers.iter().find(|answer| answer.code == "MESSAGELIMIT").cloned();
+        let refused = |at: usize| answers.get(at).filter(|answer| answer.verb != Verb::Ok).cloned();
+        self.refused = refused(0);
+        // An empty mailbox has no message 1, and some servers say BAD then.
+        if self.messages != Some(0) {
+            self.refused = self.refused.take().or(refused(1));
+            self.fetch_refused = refused(2);
+        }
+    }
+
+    fn finish(mut self) -> Result<MailboxScan, Answer> {
+        if let Some(answer) = self.refused.or(self.fetch_refused).or(self.cut) {
+            return Err(answer);
+        }
+        let look = &mut self.look;
+        look.uids.tidy();
+        look.flags.sort_by_key(|(uid, _)| *uid);
+        look.flags.reverse();
+        look.flags.dedup_by_key(|(uid, _)| *uid);
+        look.flags.reverse();
+        Ok(self.look)
+    }
+}
+
+/// The mailboxes of a LIST or LSUB, as far as there is room for them.
+struct KeptNames {
+    found: Vec<Listed>,
+    room: usize,
+}
+
+impl Default for KeptNames {
+    fn default() -> Self {
+        KeptNames { found: Vec::new(), room: MOST_LISTED }
+    }
+}
+
+impl KeptNames {
+    /// Takes a line of it.
+    fn take(&mut self, reply: &Reply<'_>, word: &[u8]) -> bool {
+        let Reply::Data(_, rest) = reply else { return false };
+        if !is_data(reply, word) {
+            return false;
+        }
+        if let Some(listed) = parse::list(rest) {
+            self.room = self.room.saturating_sub(listed.name.len() + ENTRY);
+            self.found.extend((self.room > 0).then_some(listed));
+        }
+        true
+    }
+
+    fn sorted(mut self) -> Vec<Listed> {
+        self.found.sort_by(|a, b| a.name.cmp(&b.name));
+        self.found.dedup_by(|a, b| a.name == b.name);
+        self.found
+    }
+}
+
+fn is_data(reply: &Reply<'_>, word: &[u8]) -> bool {
+    matches!(reply, Reply::Data(name, _) if name.eq_ignore_ascii_case(word))
 }
 
 fn trim(rest: &[u8]) -> &[u8] {

@@ -24,5 +24,6 @@ pub mod transport;
 pub mod values;
 
 pub use client::{Client, ClientError, ServerEvent};
-pub use mailbox::MailboxScan;
+pub use mailbox::{Inventory, InventoryScope, MailboxScan, ScanRequest};
+pub use parse::FetchedHeader;
 pub use values::{Capabilities, Listed, MailboxStatus, Namespace, Opened, Opening};

@@ -5,6 +5,8 @@
 //! the personal namespace in front; `/` as the server's delimiter. isync 1.4
 //! takes names in modified UTF-7 as they are, 1.5 in UTF-8; the latter is for
 //! [`to_utf7`] and [`from_utf7`].
+//!
+//! Does not depend on: connections, disks.
 
 use super::values::{Listed, Namespace};
 use crate::mbsync_version::IsyncVersion;
@@ -64,6 +66,14 @@ impl Naming {
         in_inbox(&name).then_some(name)
     }
 
+    /// The wire name of a far mailbox: isync 1.4 takes names as they are on the wire, 1.5
+    /// in UTF-8. `None` for one that cannot be asked about.
+    #[must_use]
+    pub fn wire_name(&self, far: &str, version: IsyncVersion) -> Option<String> {
+        let wire = self.to_wire(far)?;
+        Some(if version == IsyncVersion::V1_5 { to_utf7(&wire) } else { wire })
+    }
+
     /// Of the mailboxes that the server lists, those that a run of the channel
     /// would sync, each with its far name.
     pub fn synced<'a>(
@@ -78,7 +88,10 @@ impl Naming {
                 IsyncVersion::V1_5 => from_utf7(&each.name)?,
             };
             let far = self.from_wire(&wire)?;
-            channel.admits_far(&far).then_some((each, far))
+            // isync ignores others in a list (drv_imap.c:1481), but takes them when they
+            // are named: `..` would lead out of the Maildir store.
+            let is_plain = far.split('/').all(|part| !["", ".", ".."].contains(&part));
+            (is_plain && channel.admits_far(&far)).then_some((each, far))
         })
     }
 }

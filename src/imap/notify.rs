@@ -1,9 +1,12 @@
 //! NOTIFY (RFC 5465): one connection for the events of every mailbox.
 //!
-//! Events come out of [`Client::events`]; they may repeat, and leave UIDVALIDITY
-//! out.
+//! Events come out of [`Client::events`]; they may repeat, leave UIDVALIDITY out, and
+//! spell a name in UTF-8 (Dovecot up to 2.4.2).
+//!
+//! Does not depend on: local mail, what follows from an event.
 
 use super::client::{Client, ClientError, Line};
+use super::names::{from_utf7, to_utf7};
 use super::parse::{self, Reply};
 use super::transport::Limits;
 use super::values::MailboxStatus;
@@ -27,13 +30,21 @@ impl Client {
         if self.selected.is_some() {
             self.close_mailbox()?;
         }
+        // Dovecot (2.3.19, 2.4.1) reports nothing after a second SET, and again after a third.
+        self.notify_none()?;
         let plus = self.capabilities.literal_plus();
         let mut listed = Line::new("(mailboxes (");
-        for (at, name) in names.iter().enumerate() {
-            if at > 0 {
-                listed.push(b" ");
+        let mut first = true;
+        for name in names {
+            // Dovecot (2.3.19, 2.4.1) compares with its own names, which are UTF-8. A name
+            // that does not exist is left out by all servers.
+            let utf8 = from_utf7(name).filter(|utf8| utf8 != name);
+            for spelling in [Some(name), utf8.as_ref()].into_iter().flatten() {
+                if !std::mem::take(&mut first) {
+                    listed.push(b" ");
+                }
+                listed.bare(spelling, plus);
             }
-            listed.bare(name, plus);
         }
         let listed = listed.raw(&format!(") ({EVENTS}))"));
         // RFC 7162 §4: a line should not be longer than 8192 bytes.
@@ -46,6 +57,10 @@ impl Client {
             Some(personal.raw("))")),
         ];
         let wanted: HashSet<&String> = names.iter().collect();
+        let known = |name: String| {
+            let utf7 = Some(&name).filter(|name| !wanted.contains(name)).map(|name| to_utf7(name));
+            Some(utf7.unwrap_or(name)).filter(|name| wanted.contains(name))
+        };
         let mut refusal = None;
         for attempt in attempts.into_iter().flatten() {
             // A server may repeat itself as often as it likes.
@@ -54,10 +69,11 @@ impl Client {
             let line = Line::new("NOTIFY SET STATUS ").then(attempt);
             let done = self.run(line, Limits::bulk(self.step), |reply| match reply {
                 Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"STATUS") => {
-                    let status = parse::status(rest).filter(|(name, _)| wanted.contains(name));
-                    if let Some((name, status)) = status {
-                        let known = found.entry(name).or_default();
-                        *known = known.overlaid(status);
+                    if let Some((name, status)) = parse::status(rest) {
+                        if let Some(name) = known(name) {
+                            let so_far = found.entry(name).or_default();
+                            *so_far = so_far.overlaid(status);
+                        }
                     }
                     true
                 }
@@ -82,9 +98,14 @@ impl Client {
         }
     }
 
-    /// Ends NOTIFY.
+    /// Ends NOTIFY, if it is on.
     pub fn notify_none(&mut self) -> Result<(), ClientError> {
-        self.notified = false;
-        self.run(Line::new("NOTIFY NONE"), self.small(), |_| false).map(|_| ())
+        if !std::mem::take(&mut self.notified) {
+            return Ok(());
+        }
+        match self.run(Line::new("NOTIFY NONE"), self.small(), |_| false) {
+            Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
+            Err(lost) => Err(lost),
+        }
     }
 }

@@ -50,6 +50,12 @@ impl Condition<'_> {
         first.eq_ignore_ascii_case(word.as_bytes())
     }
 
+    /// The number that follows the response code's word.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        number(self.code.split(|b| *b == b' ').nth(1)?)
+    }
+
     /// Whether the server says that it will pass, or that others are in the way: by
     /// a response code (RFC 5530), or, where servers give none or `[ALERT]`, by the
     /// words that they use.
@@ -59,7 +65,9 @@ impl Condition<'_> {
             return true;
         }
         let text = self.printable().to_ascii_lowercase();
-        text.contains("too many") || text.contains("maximum number of connections")
+        ["too many", "maximum number of connections", "rate limit", "throttled"]
+            .iter()
+            .any(|words| text.contains(words))
     }
 
     /// Code and text as one printable line: control characters dropped, cut at 200 characters.
@@ -93,6 +101,12 @@ impl Condition<'_> {
         said.push_str(&String::from_utf8_lossy(self.text));
         said
     }
+}
+
+/// The same of a refusal that another program repeats: its code and text.
+#[must_use]
+pub fn is_temporary(words: &str) -> bool {
+    condition(Verb::No, words.as_bytes()).is_temporary()
 }
 
 /// Splits one whole response, literals included, into its parts.
@@ -498,6 +512,56 @@ pub fn fetch_flags(rest: &[u8]) -> Option<(u32, Flags)> {
     }
 }
 
+/// A message as [`fetch_header`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedHeader {
+    /// Its UID.
+    pub uid: u32,
+    /// Its flags.
+    pub flags: Flags,
+    /// RFC822.SIZE.
+    pub size: u64,
+    /// The header fields that were asked for, as they came.
+    pub header: Vec<u8>,
+}
+
+/// `* n FETCH (UID u FLAGS (…) RFC822.SIZE s BODY[HEADER.FIELDS (…)] {…})`, given what
+/// follows the word FETCH, if it has all of them but the flags.
+#[must_use]
+pub fn fetch_header(rest: &[u8]) -> Option<FetchedHeader> {
+    let mut tokens = Tokens::new(rest);
+    tokens.open()?;
+    let (mut uid, mut flags, mut size, mut header) = (None, Flags::default(), None, None);
+    loop {
+        let item = match tokens.next()? {
+            Token::Close => {
+                return Some(FetchedHeader { uid: uid?, flags, size: size?, header: header? });
+            }
+            Token::Atom(item) => item,
+            _ => return None,
+        };
+        if item.eq_ignore_ascii_case(b"UID") {
+            let Token::Atom(atom) = tokens.next()? else { return None };
+            uid = Some(u32::try_from(number(atom)?).ok()?);
+        } else if item.eq_ignore_ascii_case(b"FLAGS") {
+            flags = flag_list(&mut tokens)?;
+        } else if item.eq_ignore_ascii_case(b"RFC822.SIZE") {
+            let Token::Atom(atom) = tokens.next()? else { return None };
+            size = Some(number(atom)?);
+        } else if item.to_ascii_uppercase().starts_with(b"BODY[") {
+            let mut section = item;
+            while !section.ends_with(b"]") {
+                if let Token::Atom(atom) = tokens.next()? {
+                    section = atom;
+                }
+            }
+            header = Some(tokens.text()?);
+        } else {
+            tokens.skip_value()?;
+        }
+    }
+}
+
 fn flag_list(tokens: &mut Tokens<'_>) -> Option<Flags> {
     tokens.open()?;
     let mut flags = Flags::default();
@@ -529,7 +593,7 @@ pub fn code_capabilities(code: &[u8]) -> Option<Capabilities> {
 
 /// The text without this secret, or as much of its beginning as differs from
 /// other words; `None` if it is not in it.
-fn without(text: &str, secret: &str) -> Option<Zeroizing<String>> {
+pub(super) fn without(text: &str, secret: &str) -> Option<Zeroizing<String>> {
     /// So many characters are.
     const TELLING: usize = 12;
     let telling = secret.char_indices().nth(TELLING).map_or(secret.len(), |(at, _)| at);
@@ -558,7 +622,7 @@ mod tests {
     #[test]
     fn g11_neither_a_secret_nor_its_beginning_is_quoted() {
         let token = format!("ya29.{}", "a1B2".repeat(300));
-        for (said, secret, sanitize) in [
+        for (said, secret, shown) in [
             ("NO try again", "hunter2", None),
             ("hunter2 hunter2?", "hunter2", Some("******** ********?")),
             ("x", "", None),
@@ -567,7 +631,7 @@ mod tests {
             ("ya29. is how they begin", &token, None),
             ("pässwörter-sind-ß", "pässwörter-sind-öd", Some("********ß")),
         ] {
-            assert_eq!(without(said, secret).as_deref().map(String::as_str), sanitize, "{said}");
+            assert_eq!(without(said, secret).as_deref().map(String::as_str), shown, "{said}");
         }
     }
 

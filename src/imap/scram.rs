@@ -15,8 +15,10 @@ use openssl::pkey::PKey;
 use openssl::sign::Signer;
 use zeroize::Zeroizing;
 
-/// Most PBKDF2 iterations that a server may ask for: a second's work or so.
-const MOST_ITERATIONS: usize = 1_000_000;
+/// How many PBKDF2 iterations a server may ask for: with fewer than RFC 7677 §4
+/// allows, who reads our proof can guess the password cheaply; at most a second's
+/// work or so.
+const ITERATIONS: std::ops::RangeInclusive<usize> = 4096..=1_000_000;
 
 /// An exchange under way.
 pub struct Scram {
@@ -74,7 +76,7 @@ impl Scram {
         if !nonce.starts_with(&self.nonce) || nonce.len() == self.nonce.len() {
             return Err("the server's SCRAM nonce is not an answer to ours");
         }
-        if rounds == 0 || rounds > MOST_ITERATIONS {
+        if !ITERATIONS.contains(&rounds) {
             return Err("the server asks for an absurd number of SCRAM iterations");
         }
         let mut salted = Zeroizing::new(vec![0_u8; self.digest.size()]);
@@ -168,6 +170,9 @@ mod tests {
             "r=abc,s=QSXC,i=4096",
             "r=abcd,s=QSXC,i=4000000000",
             "r=abcd,s=QSXC,i=0",
+            "r=abcd,s=QSXC,i=1",
+            "r=abcd,s=QSXC,i=4095",
+            "r=abcd,s=QSXC,i=1000001",
             "r=abcd,s=?,i=4096",
             "m=x,r=abcd,s=QSXC,i=4096",
         ] {

@@ -1,9 +1,10 @@
 //! Which certificates are trusted: mbsync's settings, for native-tls.
 //!
-//! A certificate in `CertificateFile` that is the server's own, byte for byte,
-//! is enough (isync 1.4, socket.c: compared before chain and host name). Every
-//! other server certificate must have a chain to one in `CertificateFile` or,
-//! with `SystemCertificates`, in the system's, and must be made out for the host.
+//! A certificate in `CertificateFile` that is no authority and is the server's own,
+//! byte for byte, is enough (isync 1.4 and 1.5, socket.c: compared before chain and
+//! host name). Every other server certificate must have a chain to an authority in
+//! `CertificateFile` or, with `SystemCertificates`, in the system's, and must be made
+//! out for the host, also as mbsync reads its names.
 //!
 //! Does not depend on: connections, name resolution.
 
@@ -12,8 +13,10 @@ use crate::model::Server;
 use crate::os::file;
 use crate::text::printable;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
+use openssl::nid::Nid;
 use openssl::pkey::PKey;
-use openssl::x509::X509;
+use openssl::x509::{X509, X509KeyUsage, X509VerifyResult};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -21,7 +24,10 @@ use zeroize::Zeroizing;
 
 /// What to check a server against.
 pub struct Trust {
-    certificates: Vec<X509>,
+    /// Chains may end in them.
+    authorities: Vec<X509>,
+    /// Each is enough as the server's own.
+    pins: Vec<X509>,
     identity: Option<Identity>,
     /// Lowest and highest, in tenths.
     versions: (u8, u8),
@@ -54,43 +60,51 @@ impl Trust {
             ));
         }
         let certificates = match &server.certificate_file {
-            Some(file) => certificates_in(file)?,
+            Some(file) => certificates_in("CertificateFile", file)?,
             None => Vec::new(),
         };
         let identity = match (&server.client_certificate, &server.client_key) {
-            (Some(certificate), key) => {
-                Some(identity_in(certificate, key.as_deref().unwrap_or(certificate))?)
+            (Some(certificate), Some(key)) => Some(identity_in(certificate, key)?),
+            // mbsync shows neither without the other, but reads both.
+            (Some(certificate), None) => {
+                certificates_in("ClientCertificate", certificate)?;
+                None
             }
-            (None, _) => None,
+            (None, Some(key)) => {
+                key_in(key)?;
+                None
+            }
+            (None, None) => None,
         };
+        let (authorities, pins) = certificates.into_iter().partition(is_authority);
         Ok(Trust {
-            certificates,
+            authorities,
+            pins,
             identity,
             versions: server.tls_versions,
             system: server.system_certificates,
         })
     }
 
-    /// The checks to be tried, in order, until one is passed. A certificate that
-    /// is no authority can only be meant as a pin, so that comes first then.
+    /// The checks to be tried, in order, until one is passed. Few certificates are
+    /// meant for this server, a bundle is not.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
-        let mut checks = vec![Check::Chain];
-        if !self.certificates.is_empty() {
-            let only_pins = self.certificates.iter().any(|c| !looks_like_authority(c));
-            let at = if only_pins && self.certificates.len() < 10 { 0 } else { checks.len() };
-            checks.insert(at, Check::Pin);
+        match self.pins.len() {
+            0 => vec![Check::Chain],
+            1..10 => vec![Check::Pin, Check::Chain],
+            _ => vec![Check::Chain, Check::Pin],
         }
-        checks
     }
 
-    /// A connector that makes this check (the pin itself is for [`Trust::pinned`]).
+    /// A connector that makes this check, as far as the handshake can: the rest is for
+    /// [`Trust::confirm`].
     /// Accounts with the same settings share one.
     pub fn connector(&self, check: Check) -> Result<TlsConnector, Error> {
         if self.identity.is_some() {
             return self.make(check);
         }
-        let key = (check, self.system, self.versions, self.certificates.clone());
+        let key = (check, self.system, self.versions, self.authorities.clone());
         // Held while one is made: accounts that connect together wait for it.
         let mut shared = CONNECTORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         shared.retain(|(_, made, _)| made.elapsed() < SHARED_FOR);
@@ -117,17 +131,34 @@ impl Trust {
             return builder.build().map_err(broken);
         }
         builder.disable_built_in_roots(!self.system);
-        for certificate in &self.certificates {
+        for certificate in &self.authorities {
             let der = certificate.to_der().unwrap_or_default();
             builder.add_root_certificate(Certificate::from_der(&der).map_err(broken)?);
         }
         builder.build().map_err(broken)
     }
 
-    /// Whether this certificate (DER) stands in the file.
-    #[must_use]
-    pub fn pinned(&self, certificate: &[u8]) -> bool {
-        self.certificates.iter().any(|c| c.to_der().is_ok_and(|der| der == certificate))
+    /// What a handshake does not show of the server's certificate (DER): that it is
+    /// one of the pins, or that mbsync, too, finds the host's name in it.
+    pub fn confirm(
+        &self,
+        check: Check,
+        certificate: Option<&[u8]>,
+        host: &str,
+    ) -> Result<(), CertificateProblem> {
+        let der = certificate.unwrap_or_default();
+        let confirmed = match check {
+            Check::Pin => self.pins.iter().any(|pin| pin.to_der().is_ok_and(|pin| pin == der)),
+            Check::Chain => X509::from_der(der).is_ok_and(|shown| names(&shown, host)),
+        };
+        match check {
+            _ if confirmed => Ok(()),
+            Check::Pin => Err(CertificateProblem::NotPinned),
+            Check::Chain if host.parse::<IpAddr>().is_ok() => {
+                Err(CertificateProblem::AddressMismatch)
+            }
+            Check::Chain => Err(CertificateProblem::HostMismatch),
+        }
     }
 
     /// Whether we can show a certificate of our own.
@@ -146,12 +177,41 @@ fn protocol(tenths: u8) -> Protocol {
     }
 }
 
-/// Decides the order of attempts only, never whether one is passed.
 /// Most bytes of a certificate, a key or a bundle.
 const LARGEST: u64 = 16 << 20;
 
-fn looks_like_authority(certificate: &X509) -> bool {
-    certificate.to_text().is_ok_and(|text| String::from_utf8_lossy(&text).contains("CA:TRUE"))
+/// Whether mbsync takes it for an authority (OpenSSL's `X509_check_ca`), and so for no
+/// pin: the usual self-signed certificate of `openssl req -x509` is one, and so is any
+/// of version 1. The crate has no such function, and its text has the extension.
+fn is_authority(certificate: &X509) -> bool {
+    let usage = certificate.key_usage();
+    if usage.is_some_and(|usage| !usage.contains(X509KeyUsage::KEY_CERT_SIGN)) {
+        return false;
+    }
+    let text = certificate.to_text().unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let has = |line: &str| text.lines().any(|each| each.trim_start().starts_with(line));
+    if has("CA:TRUE") || has("CA:FALSE") {
+        return has("CA:TRUE");
+    }
+    let self_issued = certificate.issued(certificate) == X509VerifyResult::OK;
+    usage.is_some() || certificate.version() == 0 && self_issued
+}
+
+/// Whether mbsync finds this host in it (`socket.c`, `verify_hostname`): among the DNS
+/// names, or as the first common name. It knows no addresses.
+fn names(certificate: &X509, host: &str) -> bool {
+    let matches = |name: &str| match name.strip_prefix("*.") {
+        Some(domain) => host
+            .split_once('.')
+            .is_some_and(|(_, of)| !of.is_empty() && of.eq_ignore_ascii_case(domain)),
+        None => name.eq_ignore_ascii_case(host),
+    };
+    let alternative = certificate.subject_alt_names();
+    let mut alternative = alternative.iter().flatten().filter_map(|name| name.dnsname());
+    let common = certificate.subject_name().entries_by_nid(Nid::COMMONNAME).next();
+    let common = common.and_then(|name| name.data().to_string().ok());
+    !host.is_empty() && (alternative.any(matches) || common.is_some_and(|name| matches(&name)))
 }
 
 fn read(what: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -160,12 +220,12 @@ fn read(what: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
         .map_err(|e| Error::config(format!("{what} {}: {}", file.display(), system_text(&e))))
 }
 
-fn certificates_in(file: &Path) -> Result<Vec<X509>, Error> {
-    let pem = read("CertificateFile", file)?;
+fn certificates_in(what: &str, file: &Path) -> Result<Vec<X509>, Error> {
+    let pem = read(what, file)?;
     match X509::stack_from_pem(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(Error::config(format!(
-            "CertificateFile {}: no certificate in PEM form in it",
+            "{what} {}: no certificate in PEM form in it",
             file.display()
         ))),
     }
@@ -175,6 +235,11 @@ fn certificates_in(file: &Path) -> Result<Vec<X509>, Error> {
 /// key are put into that.
 fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Error> {
     let chain = read("ClientCertificate", certificate)?;
+    Identity::from_pkcs8(&chain, &key_in(key)?)
+        .map_err(|e| Error::config(format!("ClientCertificate {}: {e}", certificate.display())))
+}
+
+fn key_in(key: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let pem = read("ClientKey", key)?;
     let wrong = |why: String| Error::config(format!("ClientKey {}: {why}", key.display()));
     if pem.windows(9).any(|w| w == b"ENCRYPTED") {
@@ -182,12 +247,10 @@ fn identity_in(certificate: &Path, key: &Path) -> Result<Identity, Error> {
             "is locked with a passphrase, which nobody could be asked for; write it without one: openssl pkey -in KEY -out NEW".to_owned(),
         ));
     }
-    let key = PKey::private_key_from_pem(&pem)
+    PKey::private_key_from_pem(&pem)
         .and_then(|key| key.private_key_to_pem_pkcs8())
         .map(Zeroizing::new)
-        .map_err(|_| wrong("no private key in PEM form in it".to_owned()))?;
-    Identity::from_pkcs8(&chain, &key)
-        .map_err(|e| Error::config(format!("ClientCertificate {}: {e}", certificate.display())))
+        .map_err(|_| wrong("no private key in PEM form in it".to_owned()))
 }
 
 /// Why a handshake failed.

@@ -303,12 +303,6 @@ impl Transport {
         matches!(self.stream, Stream::Tls(_))
     }
 
-    /// Whether it is a tunnel of the user's.
-    #[must_use]
-    pub fn is_tunnel(&self) -> bool {
-        matches!(self.stream, Stream::Tunnel(..))
-    }
-
     /// Begins a step: its time runs from now, and what came before no longer counts.
     pub fn begin(&mut self, limits: Limits) {
         self.deadline = Instant::now() + limits.time;
@@ -323,8 +317,12 @@ impl Transport {
         self.dead.as_ref()
     }
 
-    /// Makes it unusable. For a caller who sees what it does not trust.
+    /// Makes it unusable. For a caller who sees what it does not trust. The server is told:
+    /// it may let us have one connection only.
     pub fn kill(&mut self, error: TransportError) -> TransportError {
+        if self.dead.is_none() {
+            let _ = rustix::net::shutdown(self.stream.socket(), rustix::net::Shutdown::Both);
+        }
         self.dead.get_or_insert(error).clone()
     }
 

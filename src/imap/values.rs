@@ -59,10 +59,11 @@ impl Capabilities {
         self.has("UNSELECT") || self.has("IMAP4REV2")
     }
 
-    /// `LIST … RETURN (STATUS …)` (RFC 5819).
+    /// `LIST … RETURN (STATUS …)` (RFC 5819), which builds on LIST-EXTENDED: iCloud has the
+    /// one without the other, and answers BAD.
     #[must_use]
     pub fn list_status(&self) -> bool {
-        self.has("LIST-STATUS")
+        self.has("LIST-STATUS") && self.has("LIST-EXTENDED") || self.has("IMAP4REV2")
     }
 
     /// `LIST … RETURN (SPECIAL-USE)` (RFC 6154, 5258).
@@ -128,6 +129,12 @@ pub struct MailboxStatus {
 }
 
 impl MailboxStatus {
+    /// Whether it says all that every server can say.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.messages.is_some() && self.uid_next.is_some() && self.uid_validity.is_some()
+    }
+
     /// This, with what `newer` says put over it.
     #[must_use]
     pub fn overlaid(self, newer: MailboxStatus) -> MailboxStatus {

@@ -3,6 +3,8 @@
 //!
 //! Text in, text out. Every line keeps its number, so that mbsync's messages about
 //! the copy hold for the file. Passwords, commands and comments are left out.
+//!
+//! Does not depend on: files, connections, when to run.
 
 use crate::mbsyncrc::SectionKind;
 use crate::mbsyncrc::keywords::{self, Kind};

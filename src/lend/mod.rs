@@ -2,14 +2,19 @@
 //!
 //! [`Lease`] is the entry point. A run gets a copy of the configuration (`config`) in
 //! sealed memory, whose `Tunnel` leads to the waiter (`tunnel`), which then
-//! passes commands and responses between mbsync and the server (`relay`).
+//! passes commands and responses between mbsync and the server (`relay`), and answers
+//! what mbsync's record knows (`flags`); deletions that nobody has judged are refused
+//! (`deletions`).
 //!
 //! Does not depend on: when to run, what a waiter watches.
 
 pub mod config;
-mod relay;
+pub mod deletions;
+pub mod flags;
+pub mod relay;
 pub mod tunnel;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -21,13 +26,21 @@ use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use crate::error::ExitStatus;
 use crate::imap::{Client, ClientError};
 use crate::mbsyncrc::{self, MbsyncWords};
+use crate::model::Mailbox;
 use crate::os::fork;
+use crate::state::clean;
 use crate::state::lock::Lock;
-use crate::sync::account::Attempt;
 use crate::sync::context::AccountContext;
+use crate::sync::judge::Attempt;
 use crate::sync::mbsync::{Companion, RunEnd};
+use crate::sync::output::Problem;
+use crate::text::size;
+use crate::verdict::CleanState;
+use crate::verdict::gone::Gone;
 use config::{Obstacle, Purpose};
-use relay::{Flow, Relay};
+use deletions::DeletionGate;
+use flags::KnownFlags;
+use relay::{Flow, Relay, RelayFault};
 use tunnel::Tunnel;
 
 /// Why a run does not get the connection.
@@ -35,8 +48,6 @@ use tunnel::Tunnel;
 enum Refusal {
     /// mbsync cannot be given a copy.
     Copy(Obstacle),
-    /// The server lacks UNSELECT: its connection cannot be cleaned up afterwards.
-    NoUnselect,
     /// The system has no memory file, socket or program to give.
     System(io::Error),
     /// The connection is lost.
@@ -47,7 +58,6 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refusal::Copy(obstacle) => obstacle.fmt(f),
-            Refusal::NoUnselect => f.write_str("the server has no UNSELECT"),
             Refusal::System(error) => error.fmt(f),
             Refusal::Lost(error) => error.fmt(f),
         }
@@ -66,10 +76,56 @@ pub enum LeaseOutcome {
     /// Not taken, and untouched: why.
     Declined(String),
     /// The run was made over it.
-    Used(Returned),
-    /// It was taken and did not serve, so that the run was made again without
-    /// it. Why, and what became of the connection.
-    Failed(String, Returned),
+    Used {
+        /// What became of it.
+        returned: Returned,
+        /// Bytes that the run moved, in both directions.
+        bytes: u64,
+        /// Bytes that the server did not have to send.
+        spared: u64,
+    },
+    /// It was taken and did not serve, so that the run was made again without it.
+    Failed {
+        /// Why.
+        why: String,
+        /// What became of the connection.
+        returned: Returned,
+        /// Bytes that were moved over it, in both directions.
+        bytes: u64,
+    },
+}
+
+impl LeaseOutcome {
+    /// Bytes that were moved over the connection, in both directions.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            LeaseOutcome::Declined(_) => 0,
+            LeaseOutcome::Used { bytes, .. } | LeaseOutcome::Failed { bytes, .. } => *bytes,
+        }
+    }
+}
+
+impl std::fmt::Display for LeaseOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LeaseOutcome::Declined(why) => write!(f, "not over our connection: {why}"),
+            LeaseOutcome::Used { spared, .. } => {
+                f.write_str("run over our connection")?;
+                write_spared(f, *spared)
+            }
+            LeaseOutcome::Failed { why, .. } => {
+                write!(f, "run again without our connection: {why}")
+            }
+        }
+    }
+}
+
+fn write_spared(f: &mut std::fmt::Formatter<'_>, spared: u64) -> std::fmt::Result {
+    if spared == 0 {
+        return Ok(());
+    }
+    write!(f, ", {} of known flags not fetched", size(spared))
 }
 
 /// A connection after a lease.
@@ -92,6 +148,7 @@ pub struct LeaseStats {
     declined: u64,
     failed: u64,
     failed_in_a_row: u32,
+    spared: u64,
 }
 
 impl LeaseStats {
@@ -105,11 +162,12 @@ impl LeaseStats {
     pub fn record(&mut self, outcome: &LeaseOutcome) {
         match outcome {
             LeaseOutcome::Declined(_) => self.declined += 1,
-            LeaseOutcome::Used(_) => {
+            LeaseOutcome::Used { spared, .. } => {
                 self.used += 1;
                 self.failed_in_a_row = 0;
+                self.spared += spared;
             }
-            LeaseOutcome::Failed(..) => {
+            LeaseOutcome::Failed { .. } => {
                 self.failed += 1;
                 self.failed_in_a_row += 1;
             }
@@ -120,7 +178,32 @@ impl LeaseStats {
 impl std::fmt::Display for LeaseStats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let LeaseStats { used, declined, failed, .. } = self;
-        write!(f, "runs over our connection: {used}; without it: {declined}, after it: {failed}")
+        write!(f, "runs over our connection: {used}; without it: {declined}, after it: {failed}")?;
+        write_spared(f, self.spared)
+    }
+}
+
+/// What is known of the mailboxes of a run.
+#[derive(Debug, Default)]
+pub struct RunMailboxes {
+    /// The flags that need not be fetched, by wire name.
+    pub known: HashMap<String, KnownFlags>,
+    /// Wire names and keys.
+    pub names: Vec<(String, String)>,
+}
+
+impl RunMailboxes {
+    /// Adds one. `clean`: what is known of it, if its flags are to be told.
+    pub fn add(
+        &mut self,
+        wire: &str,
+        mailbox: &Mailbox,
+        clean: Option<&CleanState>,
+        gone: Option<&Gone>,
+    ) {
+        let known = clean.and_then(|clean| KnownFlags::of(mailbox, clean, gone));
+        self.known.extend(known.map(|known| (wire.to_owned(), known)));
+        self.names.push((wire.to_owned(), clean::key(mailbox)));
     }
 }
 
@@ -138,48 +221,65 @@ impl<'c> Lease<'c> {
     /// reason that lies in the lease, over one of mbsync's own.
     pub fn run(
         client: &'c mut Client,
-        attempt: &Attempt<'_>,
+        attempt: &'c Attempt<'_>,
         lock: &mut Lock,
+        mailboxes: RunMailboxes,
     ) -> (RunEnd, LeaseOutcome) {
-        let mut lease = match Lease::take(client, attempt.context, attempt.words) {
+        let mut lease = match Lease::take(client, attempt, mailboxes) {
             Ok(lease) => lease,
             Err(refusal) => {
                 let why = refusal.to_string();
                 let outcome = match refusal {
-                    Refusal::Lost(_) => LeaseOutcome::Failed(why.clone(), Returned::Broken(why)),
+                    Refusal::Lost(_) => {
+                        let returned = Returned::Broken(why.clone());
+                        LeaseOutcome::Failed { why, returned, bytes: 0 }
+                    }
                     _ => LeaseOutcome::Declined(why),
                 };
                 return (attempt.run(lock, None), outcome);
             }
         };
-        let ended = attempt.run(lock, Some(&mut lease));
+        let mut ended = attempt.run(lock, Some(&mut lease));
+        ended.said.explain(lease.relay.refusals());
+        if lease.relay.finish() == Err(RelayFault::Withheld) {
+            // No mailbox' fault, and no failure of the server's: the rest is still to be run.
+            let problems = vec![Problem::Mailbox { channel: None, mailbox: None }];
+            let text = "much was removed here meanwhile, and is judged first".into();
+            ended = RunEnd { exit: ExitStatus::Mailbox, text, problems, ..ended };
+        }
         let why = lease.must_retry(ended.exit);
         let returned = lease.returned();
-        let Some(why) = why else { return (ended, LeaseOutcome::Used(returned)) };
+        let bytes = lease.relay.bytes();
+        let spared = lease.relay.spared();
+        let Some(why) = why else {
+            return (ended, LeaseOutcome::Used { returned, bytes, spared });
+        };
         attempt.say(|| format!("not over the connection that is open: {why}"));
-        (attempt.run(lock, None), LeaseOutcome::Failed(why, returned))
+        (attempt.run(lock, None), LeaseOutcome::Failed { why, returned, bytes })
     }
 
     /// Gets all ready. From here on the client watches nothing. Only
     /// [`Refusal::Lost`] has touched the connection.
     fn take(
         client: &'c mut Client,
-        context: AccountContext<'_>,
-        words: &MbsyncWords,
+        attempt: &'c Attempt<'_>,
+        mailboxes: RunMailboxes,
     ) -> Result<Self, Refusal> {
-        if !client.capabilities().unselect() {
-            return Err(Refusal::NoUnselect);
-        }
         let tunnel = Tunnel::new()?;
-        let copy = copy_of(context, words, &tunnel.command())?;
-        let relay = Relay::new(client.detach().map_err(Refusal::Lost)?);
+        let copy = copy_of(attempt.context, attempt.words, &tunnel.command())?;
+        let able = client.capabilities().condstore() && client.capabilities().esearch();
+        let known = if able { mailboxes.known } else { HashMap::new() };
+        let deletions = DeletionGate::new(attempt.deletions, mailboxes.names);
+        let relay = Relay::new(client.detach().map_err(Refusal::Lost)?, known, deletions);
         Ok(Lease { relay, copy, tunnel, refused: 0 })
     }
 
     /// Why the run has to be made again without the connection, if it has to: it
     /// failed, and for a reason that lies in the lease.
     fn must_retry(&mut self, exit: ExitStatus) -> Option<String> {
-        if matches!(exit, ExitStatus::Done | ExitStatus::Signal(_)) {
+        // A run over another connection would make the deletions that this one did not.
+        let has_refused = self.relay.deletions().refused() > 0;
+        if has_refused || matches!(exit, ExitStatus::Done | ExitStatus::Signal(_)) {
             return None;
         }
         if self.refused > 0 {

@@ -1,20 +1,28 @@
 //! The relay: carries the dialogue of a server and another IMAP client (the
 //! borrower) over a lent connection.
 //!
-//! It reads commands by tag and verb, and finds where responses and literals end;
-//! all else passes as it is. It greets with PREAUTH, answers CAPABILITY and
-//! NAMESPACE from memory, and answers LOGOUT itself, for the connection goes on.
-//! It never waits. Buffers are bounded: a side that does not read is not read
+//! It reads commands by tag and verb, and the lines of responses; all passes as it is, but
+//! for the fetches of flags that are answered here (`flags`), for MODSEQ, and for
+//! deletions that were not judged (`deletions`). It greets with PREAUTH, answers
+//! CAPABILITY and NAMESPACE from memory, and answers LOGOUT itself, for the connection
+//! goes on. It never waits. Buffers are bounded: a side that does not read is not read
 //! from.
+//!
+//! Does not depend on: mbsync, logins, what the borrower asks for and why.
 
+use super::deletions::{DeletionGate, Passage};
+use super::flags::{Decision, FlagsFetch, KnownFlags, Next};
 use crate::imap::client::Detached;
 use crate::imap::parse::{self, Literal, Reply, Verb, literal_at_end};
-use crate::imap::transport::{Transport, TransportError};
+use crate::imap::transport::{Limits, Transport, TransportError};
+use crate::sync::forms::WITHHELD;
+use crate::text::printable;
 use rustix::event::{PollFd, PollFlags};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// Most bytes kept for either side.
 const ROOM: usize = 128 * 1024;
@@ -24,9 +32,13 @@ const CHUNK: usize = ROOM / 2;
 const LONGEST_COMMAND: usize = 16 * 1024;
 /// Most commands under way before no more are taken.
 const MOST_COMMANDS: usize = 1000;
-/// Of a response's line so much is kept from its beginning and from its end.
-const HEAD: usize = 64;
-const TAIL: usize = 24;
+/// Most refusals of messages whose words are kept.
+const MOST_REFUSALS: usize = 200;
+/// Longest line of a response; mbsync takes less than 100 000 bytes.
+const LONGEST_LINE: usize = 128 * 1024;
+
+/// A question in place of a fetch: no longer than one of mbsync's.
+const ASKING: Duration = Duration::from_secs(60);
 
 /// Most steps before the caller checks its other descriptors.
 const MOST_STEPS: usize = 64;
@@ -43,8 +55,18 @@ pub enum Flow {
     More,
 }
 
-/// Capabilities that a lent connection does not have: they change what it is.
-const NOT_LENT: [&str; 6] = ["STARTTLS", "LOGINDISABLED", "SASL-IR", "IDLE", "NOTIFY", "ENABLE"];
+/// Capabilities that a lent connection does not have: they change what it is. isync 1.5
+/// sends ENABLE UTF8=ACCEPT wherever that is offered, and fails where it is refused.
+const NOT_LENT: [&str; 8] = [
+    "STARTTLS",
+    "LOGINDISABLED",
+    "SASL-IR",
+    "IDLE",
+    "NOTIFY",
+    "ENABLE",
+    "UTF8=ACCEPT",
+    "UTF8=ONLY",
+];
 /// Commands that it does not take.
 const NOT_TAKEN: [&[u8]; 8] = [
     b"STARTTLS",
@@ -66,6 +88,8 @@ pub enum RelayFault {
     LeftEarly,
     /// The borrower does not keep to IMAP: how.
     Borrower(&'static str),
+    /// The borrower was about to delete what nobody has judged.
+    Withheld,
 }
 
 impl fmt::Display for RelayFault {
@@ -73,19 +97,25 @@ impl fmt::Display for RelayFault {
         match self {
             RelayFault::Server(error) => error.fmt(f),
             RelayFault::LeftEarly => f.write_str("it was left without LOGOUT"),
+            RelayFault::Withheld => f.write_str(WITHHELD),
             RelayFault::Borrower(how) => write!(f, "its borrower does not keep to IMAP: {how}"),
         }
     }
 }
 
-/// The words of `* CAPABILITY` for a borrower.
-fn lent_capabilities(words: &[String]) -> String {
+/// The words of `* CAPABILITY` for a borrower. Without NAMESPACE, mbsync knows no delimiter
+/// unless it lists all mailboxes (isync 1.4 and 1.5, `drv_imap.c`).
+fn lent_capabilities(words: &[String], namespace: bool) -> String {
     let fit = |word: &&String| {
         !NOT_LENT.contains(&word.as_str())
             && !word.starts_with("AUTH=")
             && !word.starts_with("COMPRESS")
     };
-    words.iter().filter(fit).map(String::as_str).collect::<Vec<_>>().join(" ")
+    let mut words: Vec<&str> = words.iter().filter(fit).map(String::as_str).collect();
+    if namespace && !words.contains(&"NAMESPACE") {
+        words.push("NAMESPACE");
+    }
+    words.join(" ")
 }
 
 /// A lent connection.
@@ -112,6 +142,13 @@ pub struct Relay<'c> {
     /// LOGOUT has been answered.
     logged_out: bool,
     fault: Option<RelayFault>,
+    /// The borrower's fetches of flags.
+    flags: FlagsFetch,
+    deletions: DeletionGate<'c>,
+    /// What the borrower has said after one that is held.
+    unread: Vec<u8>,
+    /// How many were read from the server and written to it.
+    bytes: u64,
     /// For what is just being read. Not on the stack, which would keep it.
     buffer: Vec<u8>,
 }
@@ -125,13 +162,18 @@ struct ReadEmpty {
 }
 
 impl<'c> Relay<'c> {
-    pub fn new(detached: Detached<'c>) -> Self {
+    /// `known`: what is known of flags, by the mailbox's wire name.
+    pub fn new(
+        detached: Detached<'c>,
+        known: HashMap<String, KnownFlags>,
+        deletions: DeletionGate<'c>,
+    ) -> Self {
         let Detached { transport, pending, mailbox_open, capabilities, namespace } = detached;
         Relay {
             transport,
             pending,
             mailbox_open,
-            capabilities: lent_capabilities(capabilities.words()),
+            capabilities: lent_capabilities(capabilities.words(), namespace.is_some()),
             namespace: namespace.map(<[u8]>::to_vec),
             borrower: None,
             attached: false,
@@ -143,6 +185,10 @@ impl<'c> Relay<'c> {
             logout: None,
             logged_out: false,
             fault: None,
+            flags: FlagsFetch::new(known),
+            deletions,
+            unread: Vec::new(),
+            bytes: 0,
             buffer: vec![0; CHUNK],
         }
     }
@@ -161,7 +207,31 @@ impl<'c> Relay<'c> {
         true
     }
 
+    /// Bytes moved between the server and us so far, in both directions.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes that the server did not have to send.
+    #[must_use]
+    pub fn spared(&self) -> u64 {
+        self.flags.spared()
+    }
+
+    /// The server's words for each message that it has refused to store, in order.
+    pub fn refusals(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.commands.refusals)
+    }
+
+    /// What became of deletions.
+    #[must_use]
+    pub fn deletions(&self) -> &DeletionGate<'c> {
+        &self.deletions
+    }
+
     /// Whether a borrower has come.
+    #[must_use]
     pub fn is_attached(&self) -> bool {
         self.attached
     }
@@ -209,6 +279,7 @@ impl<'c> Relay<'c> {
 
     fn wants_response(&self) -> bool {
         !self.logged_out
+            && !self.flags.is_answering()
             && self.to_borrower.has_room()
             && (self.borrower.is_some() || !self.pending.is_empty())
     }
@@ -218,6 +289,8 @@ impl<'c> Relay<'c> {
             && self.commands.under_way.len() < MOST_COMMANDS
             && self.answers.len() < ROOM
             && self.logout.is_none()
+            && !self.flags.is_asking()
+            && !self.flags.is_answering()
             && (!self.mailbox_open || self.pending.is_empty())
     }
 
@@ -255,6 +328,10 @@ impl<'c> Relay<'c> {
         if self.wants_response() && !empty.server {
             moved |= self.read_server(buffer, empty)?;
         }
+        if self.flags.is_answering() && self.to_borrower.has_room() {
+            self.to_borrower.push(&self.flags.give(CHUNK));
+            moved = true;
+        }
         self.answer();
         if let Some(borrower) = &mut self.borrower {
             match self.to_borrower.write_to(|bytes| borrower.write(bytes)) {
@@ -267,13 +344,16 @@ impl<'c> Relay<'c> {
             // mbsync waits for it.
             self.borrower = None;
         }
-        if self.wants_command() && !empty.borrower {
+        if self.wants_command() && (!empty.borrower || !self.unread.is_empty()) {
             moved |= self.read_borrower(buffer, empty)?;
         }
-        let transport = &mut *self.transport;
+        let (transport, moved_bytes) = (&mut *self.transport, &mut self.bytes);
         let written = self.to_server.write_to(|bytes| match transport.try_write(bytes) {
             Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
-            Ok(count) => Ok(count),
+            Ok(count) => {
+                *moved_bytes += count as u64;
+                Ok(count)
+            }
             Err(error) => Err(error.into()),
         });
         let fault = |transport: &Transport| {
@@ -287,12 +367,16 @@ impl<'c> Relay<'c> {
         buffer: &mut [u8],
         empty: &mut ReadEmpty,
     ) -> Result<bool, RelayFault> {
+        if self.flags.is_asking() {
+            return self.read_answer();
+        }
         if !self.pending.is_empty() {
             let response = self.transport.try_response().map_err(RelayFault::Server)?;
             let Some(response) = response else { return Ok(false) };
+            self.bytes += response.len() as u64;
             let passes = match parse::reply(&response) {
                 Reply::Tagged(tag, _) if self.pending.remove(tag) => false,
-                Reply::Tagged(tag, _) if self.commands.answered(tag) => true,
+                Reply::Tagged(tag, _) if self.commands.answered(tag, &response) => true,
                 Reply::Tagged(..) => {
                     return Err(RelayFault::Server(TransportError::Malformed(
                         "an answer to nothing",
@@ -309,7 +393,8 @@ impl<'c> Relay<'c> {
                 _ => !self.mailbox_open && self.attached,
             };
             if passes {
-                self.to_borrower.push(&response);
+                self.flags.overhear(&response);
+                Responses::default().take(&response, &mut self.to_borrower, |_| Ok(()))?;
             }
             return Ok(true);
         }
@@ -318,10 +403,34 @@ impl<'c> Relay<'c> {
         let whole = !self.transport.is_tls() && self.transport.buffered() == 0;
         let count = self.transport.try_read(buffer).map_err(RelayFault::Server)?;
         empty.server = count == 0 || whole && count < buffer.len();
+        self.bytes += count as u64;
         let bytes = buffer.get(..count).unwrap_or_default();
-        self.to_borrower.push(bytes);
-        self.responses.take(bytes, |tag| self.commands.answered(tag))?;
+        let Relay { responses, commands, flags, to_borrower, .. } = self;
+        responses.take(bytes, to_borrower, |line| {
+            flags.overhear(line);
+            commands.hear(line)
+        })?;
         Ok(count > 0)
+    }
+
+    /// Reads an answer to what is asked in place of a held fetch.
+    fn read_answer(&mut self) -> Result<bool, RelayFault> {
+        let response = self.transport.try_response().map_err(RelayFault::Server)?;
+        let Some(response) = response else { return Ok(false) };
+        self.bytes += response.len() as u64;
+        match self.flags.hear(&response) {
+            Next::More | Next::Answer => {}
+            Next::Ask(question) => self.to_server.push(&question),
+            Next::Pass => {
+                self.commands.hear(&response)?;
+                self.to_borrower.push(&response);
+            }
+            Next::GiveUp(tag, line) => {
+                self.commands.under_way.insert(tag, false);
+                self.to_server.push(&line);
+            }
+        }
+        Ok(true)
     }
 
     fn read_borrower(
@@ -330,17 +439,29 @@ impl<'c> Relay<'c> {
         empty: &mut ReadEmpty,
     ) -> Result<bool, RelayFault> {
         let Some(borrower) = &mut self.borrower else { return Ok(false) };
-        let count = match borrower.read(buffer) {
-            Ok(0) => return Err(RelayFault::LeftEarly),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
-            Err(_) => return Err(RelayFault::LeftEarly),
-        };
-        empty.borrower = count < buffer.len();
-        let bytes = buffer.get(..count).unwrap_or_default();
+        let mut input = std::mem::take(&mut self.unread);
+        if input.is_empty() {
+            let count = match borrower.read(buffer) {
+                Ok(0) => return Err(RelayFault::LeftEarly),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+                Err(_) => return Err(RelayFault::LeftEarly),
+            };
+            empty.borrower = count < buffer.len();
+            input.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        }
+        // A question of ours wants whole responses, and nothing else under way. Before a
+        // SELECT the end of our IDLE may be, which says nothing of a mailbox: on a long line
+        // it mostly is.
+        let quiet = self.responses.is_between() && self.to_server.is_empty();
+        let ours_are_answered = self.pending.is_empty();
         let Relay { commands, to_server, answers, logout, capabilities, namespace, .. } = self;
-        commands.take(bytes, to_server, |tag, verb, whole| {
+        let (flags, deletions) = (&mut self.flags, &mut self.deletions);
+        let transport = &mut *self.transport;
+        let mut ends = false;
+        let taken = commands.take(&input, to_server, |command, at_rest, to_server| {
+            let Command { tag, verb, line, whole } = command;
             let mut say = |parts: &[&[u8]]| parts.iter().for_each(|part| answers.extend(*part));
             match verb {
                 b"LOGOUT" if whole => *logout = Some(tag.to_vec()),
@@ -357,16 +478,45 @@ impl<'c> Relay<'c> {
                 verb if NOT_TAKEN.contains(&verb) => {
                     say(&[tag, b" BAD not on a lent connection\r\n"]);
                 }
-                _ => return false,
+                _ => {
+                    match deletions.passage(line) {
+                        Passage::Free => {}
+                        Passage::Refused => {
+                            say(&[tag, b" NO ", WITHHELD.as_bytes(), b"\r\n"]);
+                            return Taken::Answered;
+                        }
+                        Passage::Ended => {
+                            ends = true;
+                            return Taken::Held;
+                        }
+                    }
+                    let at_rest = at_rest
+                        && quiet
+                        && answers.is_empty()
+                        && (ours_are_answered || verb == b"SELECT");
+                    return match flags.command(line, at_rest) {
+                        Decision::Pass => Taken::Passes,
+                        Decision::Answer => Taken::Held,
+                        Decision::Ask(question) => {
+                            transport.begin(Limits::bulk(ASKING).long_lines());
+                            to_server.push(&question);
+                            Taken::Held
+                        }
+                    };
+                }
             }
-            true
+            Taken::Answered
         })?;
+        if ends {
+            return Err(RelayFault::Withheld);
+        }
+        self.unread = input.split_off(taken);
         Ok(true)
     }
 
     /// Puts our answers between the server's, never into one.
     fn answer(&mut self) {
-        if !self.responses.is_between() {
+        if !self.responses.is_between() || self.flags.is_answering() {
             return;
         }
         if !self.answers.is_empty() {
@@ -375,6 +525,7 @@ impl<'c> Relay<'c> {
         }
         if !self.commands.under_way.is_empty()
             || !self.pending.is_empty()
+            || self.flags.is_asking()
             || !self.commands.is_between()
         {
             return;
@@ -388,6 +539,28 @@ impl<'c> Relay<'c> {
     }
 }
 
+/// A command of the borrower's, or its first line.
+#[derive(Debug, Clone, Copy)]
+struct Command<'a> {
+    tag: &'a [u8],
+    /// In upper case.
+    verb: &'a [u8],
+    line: &'a [u8],
+    /// It has no arguments.
+    whole: bool,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It goes to the server.
+    Passes,
+    /// It is answered here.
+    Answered,
+    /// It is answered here, before anything after it is looked at.
+    Held,
+}
+
 /// The borrower's commands, as far as they must be known.
 #[derive(Debug, Default)]
 struct Commands {
@@ -397,7 +570,9 @@ struct Commands {
     /// The command that a literal belongs to, and whether the server's consent
     /// to it is waited for.
     within: Option<(Vec<u8>, bool)>,
-    under_way: HashSet<Vec<u8>>,
+    /// By tag; whether it is an APPEND.
+    under_way: HashMap<Vec<u8>, bool>,
+    refusals: Vec<String>,
 }
 
 impl Commands {
@@ -405,14 +580,15 @@ impl Commands {
         self.line.is_empty() && self.literal == 0 && self.within.is_none()
     }
 
-    /// Passes on what is not for us. `ours` gets the tag, the verb in upper case,
-    /// and whether that was all; it says whether it has taken the command.
+    /// Passes on what is not for us, and says how many of the bytes are dealt with. `ours`
+    /// is given a command, whether another is under way, and the way to the server.
     fn take(
         &mut self,
-        mut bytes: &[u8],
+        all: &[u8],
         to_server: &mut Queue,
-        mut ours: impl FnMut(&[u8], &[u8], bool) -> bool,
-    ) -> Result<(), RelayFault> {
+        mut ours: impl FnMut(Command<'_>, bool, &mut Queue) -> Taken,
+    ) -> Result<usize, RelayFault> {
+        let mut bytes = all;
         while !bytes.is_empty() {
             if self.literal > 0 {
                 let count =
@@ -435,20 +611,23 @@ impl Commands {
             }
             if end.is_some() {
                 let line = std::mem::take(&mut self.line);
-                self.whole_line(&line, to_server, &mut ours)?;
+                let taken = self.whole_line(&line, to_server, &mut ours)?;
                 self.line = line;
                 self.line.clear();
+                if taken == Taken::Held {
+                    break;
+                }
             }
         }
-        Ok(())
+        Ok(all.len() - bytes.len())
     }
 
     fn whole_line(
         &mut self,
         line: &[u8],
         to_server: &mut Queue,
-        ours: &mut impl FnMut(&[u8], &[u8], bool) -> bool,
-    ) -> Result<(), RelayFault> {
+        ours: &mut impl FnMut(Command<'_>, bool, &mut Queue) -> Taken,
+    ) -> Result<Taken, RelayFault> {
         let literal = literal_at_end(line);
         let tag = if let Some((tag, _)) = self.within.take() {
             tag
@@ -459,13 +638,18 @@ impl Commands {
             if tag.is_empty() || verb.is_empty() {
                 return Err(RelayFault::Borrower("a line that is no command"));
             }
-            if self.under_way.contains(&tag) {
+            if self.under_way.contains_key(&tag) {
                 return Err(RelayFault::Borrower("a tag twice"));
             }
-            if literal.is_none() && ours(&tag, &verb, words.next().is_none()) {
-                return Ok(());
+            if literal.is_none() {
+                let whole = words.next().is_none();
+                let command = Command { tag: &tag, verb: &verb, line, whole };
+                let taken = ours(command, self.under_way.is_empty(), to_server);
+                if taken != Taken::Passes {
+                    return Ok(taken);
+                }
             }
-            self.under_way.insert(tag.clone());
+            self.under_way.insert(tag.clone(), verb == b"APPEND");
             tag
         };
         to_server.push(line);
@@ -473,91 +657,150 @@ impl Commands {
             self.literal = length;
             self.within = Some((tag, waits));
         }
-        Ok(())
+        Ok(Taken::Passes)
+    }
+
+    /// The first line of a response. Fails if it makes no sense.
+    fn hear(&mut self, line: &[u8]) -> Result<(), RelayFault> {
+        let mut words = line.split(u8::is_ascii_whitespace);
+        match words.next().unwrap_or_default() {
+            b"*" if words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"BYE")) => {
+                Err(RelayFault::Server(TransportError::Closed))
+            }
+            b"*" | b"+" => Ok(()),
+            tag if self.answered(tag, line) => Ok(()),
+            _ => Err(RelayFault::Server(TransportError::Malformed("an answer to nothing"))),
+        }
     }
 
     /// An answer to one of them; false to none.
-    fn answered(&mut self, tag: &[u8]) -> bool {
+    fn answered(&mut self, tag: &[u8], line: &[u8]) -> bool {
         // Refused before its literal was sent, which will not come then.
         if self.within.as_ref().is_some_and(|(within, waits)| *waits && within == tag) {
             self.within = None;
             self.literal = 0;
         }
-        self.under_way.remove(tag)
+        let Some(is_append) = self.under_way.remove(tag) else { return false };
+        if is_append && self.refusals.len() < MOST_REFUSALS {
+            self.refusals.extend(refusal(line));
+        }
+        true
     }
 }
 
-/// Where the server's responses end.
+/// The server's words in a tagged NO.
+fn refusal(line: &[u8]) -> Option<String> {
+    let Reply::Tagged(_, said) = parse::reply(line) else { return None };
+    let words = String::from_utf8_lossy(line);
+    let words = words.splitn(3, ' ').nth(2).filter(|_| said.verb == Verb::No)?;
+    Some(printable(words)).filter(|words| !words.is_empty())
+}
+
+/// A line of a FETCH response without its MODSEQ, which a server adds once CONDSTORE was
+/// used on the connection (RFC 7162, 3.1): isync 1.5 does not take it.
+fn without_modseq(line: &[u8]) -> Option<Vec<u8>> {
+    const ITEM: &[u8] = b"MODSEQ (";
+    let (mut quoted, mut escaped) = (false, false);
+    let at = (0..line.len()).find(|&at| {
+        match line.get(at) {
+            _ if escaped => escaped = false,
+            Some(b'\\') if quoted => escaped = true,
+            Some(b'"') => quoted = !quoted,
+            _ => {}
+        }
+        let before = at.checked_sub(1).and_then(|at| line.get(at));
+        !quoted
+            && before.is_none_or(|byte| matches!(byte, b' ' | b'(' | b')'))
+            && line.get(at..).is_some_and(|rest| rest.starts_with(ITEM))
+    })?;
+    let end = line.get(at..)?.iter().position(|&byte| byte == b')')? + at + 1;
+    let (before, after) = (line.get(..at)?, line.get(end..)?);
+    // One of the spaces around it goes along.
+    let after = match after.strip_prefix(b" ") {
+        Some(after) => return Some([before, after].concat()),
+        None => after,
+    };
+    Some([before.strip_suffix(b" ").unwrap_or(before), after].concat())
+}
+
+/// Where the server's responses and their lines end. A line is passed on when it is whole.
 #[derive(Debug, Default)]
 struct Responses {
-    head: Vec<u8>,
-    tail: Vec<u8>,
+    /// What has come of one that has not ended.
+    line: Vec<u8>,
     literal: u64,
     /// The line is not the response's first.
     further: bool,
+    /// It is a FETCH.
+    fetch: bool,
 }
 
 impl Responses {
     fn is_between(&self) -> bool {
-        self.head.is_empty() && self.literal == 0 && !self.further
+        self.line.is_empty() && self.literal == 0 && !self.further
     }
 
+    /// Passes on what is whole. `hear` is given the first line of each response.
     fn take(
         &mut self,
         mut bytes: &[u8],
-        mut answered: impl FnMut(&[u8]) -> bool,
+        to_borrower: &mut Queue,
+        mut hear: impl FnMut(&[u8]) -> Result<(), RelayFault>,
     ) -> Result<(), RelayFault> {
         while !bytes.is_empty() {
             if self.literal > 0 {
                 let count =
                     usize::try_from(self.literal).map_or(bytes.len(), |n| n.min(bytes.len()));
+                let (literal, rest) = bytes.split_at(count);
+                to_borrower.push(literal);
                 self.literal -= count as u64;
-                bytes = bytes.get(count..).unwrap_or_default();
+                bytes = rest;
                 continue;
             }
             let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
             let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            self.line.extend_from_slice(part);
             bytes = rest;
-            let room = HEAD.saturating_sub(self.head.len()).min(part.len());
-            self.head.extend_from_slice(part.get(..room).unwrap_or_default());
-            let last = part.get(part.len().saturating_sub(TAIL)..).unwrap_or_default();
-            let excess = (self.tail.len() + last.len()).saturating_sub(TAIL);
-            self.tail.drain(..excess.min(self.tail.len()));
-            self.tail.extend_from_slice(last);
+            if self.line.len() > LONGEST_LINE {
+                return Err(RelayFault::Server(TransportError::TooMuch("a line")));
+            }
             if end.is_some() {
-                self.whole_line(&mut answered)?;
-                self.head.clear();
-                self.tail.clear();
+                let line = std::mem::take(&mut self.line);
+                self.whole_line(&line, to_borrower, &mut hear)?;
+                self.line = line;
+                self.line.clear();
             }
         }
         Ok(())
     }
 
-    fn whole_line(&mut self, answered: &mut impl FnMut(&[u8]) -> bool) -> Result<(), RelayFault> {
-        let malformed = |how| Err(RelayFault::Server(TransportError::Malformed(how)));
+    fn whole_line(
+        &mut self,
+        line: &[u8],
+        to_borrower: &mut Queue,
+        hear: &mut impl FnMut(&[u8]) -> Result<(), RelayFault>,
+    ) -> Result<(), RelayFault> {
+        let mut text = false;
         if !self.further {
-            let mut words = self.head.split(u8::is_ascii_whitespace);
-            let first = words.next().unwrap_or_default();
-            match first {
-                b"*" => {
-                    let word = words.next().unwrap_or_default().to_ascii_uppercase();
-                    match &word[..] {
-                        b"BYE" => return Err(RelayFault::Server(TransportError::Closed)),
-                        // Human-readable text, whatever it ends with.
-                        b"OK" | b"NO" | b"BAD" | b"PREAUTH" => return Ok(()),
-                        _ => {}
-                    }
-                }
-                b"+" => return Ok(()),
-                tag if answered(tag) => return Ok(()),
-                _ => return malformed("an answer to nothing"),
-            }
+            hear(line)?;
+            let mut words = line.split(u8::is_ascii_whitespace);
+            let (first, second, third) = (words.next(), words.next(), words.next());
+            self.fetch = third.is_some_and(|word| word.eq_ignore_ascii_case(b"FETCH"));
+            // Human-readable, whatever it ends with.
+            text = first != Some(b"*")
+                || second.is_some_and(|word| {
+                    [&b"OK"[..], b"NO", b"BAD", b"PREAUTH"]
+                        .iter()
+                        .any(|verb| word.eq_ignore_ascii_case(verb))
+                });
         }
-        self.further = false;
-        if let Some(literal) = literal_at_end(&self.tail) {
-            self.literal = literal.length;
-            self.further = true;
+        match without_modseq(line).filter(|_| self.fetch && !text) {
+            Some(line) => to_borrower.push(&line),
+            None => to_borrower.push(line),
         }
+        let literal = literal_at_end(line).filter(|_| !text);
+        self.further = literal.is_some();
+        self.literal = literal.map_or(0, |literal| literal.length);
         Ok(())
     }
 }
@@ -614,6 +857,7 @@ mod tests {
     use super::*;
     use crate::imap::transport::Stream;
     use crate::os::wait::Cancel;
+    use crate::sync::judge::DeletionCheck;
     use proptest::prelude::*;
 
     struct Lent {
@@ -622,27 +866,42 @@ mod tests {
         borrower: UnixStream,
     }
 
+    /// Holds all.
+    #[derive(Debug)]
+    struct HoldsAll;
+
+    impl DeletionCheck for HoldsAll {
+        fn holds(&self, _: &str) -> bool {
+            true
+        }
+    }
+
     fn lent(pending: &[&str]) -> Lent {
         let (near, server) = UnixStream::pair().unwrap();
         let (theirs, borrower) = UnixStream::pair().unwrap();
         for each in [&near, &server, &borrower] {
             each.set_nonblocking(true).unwrap();
         }
-        let capabilities =
-            parse::capabilities(b"IMAP4REV1 UIDPLUS AUTH=PLAIN COMPRESS=DEFLATE STARTTLS NOTIFY");
+        let capabilities = parse::capabilities(
+            b"IMAP4REV1 UIDPLUS AUTH=PLAIN COMPRESS=DEFLATE STARTTLS NOTIFY ENABLE UTF8=ACCEPT",
+        );
         let transport = Transport::new(Stream::Pair(near), Cancel::new().unwrap());
-        let mut relay = Relay::new(Detached {
-            transport: Box::leak(Box::new(transport)),
-            pending: pending.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
-            mailbox_open: false,
-            capabilities: Box::leak(Box::new(capabilities)),
-            namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n"),
-        });
+        let mut relay = Relay::new(
+            Detached {
+                transport: Box::leak(Box::new(transport)),
+                pending: pending.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
+                mailbox_open: false,
+                capabilities: Box::leak(Box::new(capabilities)),
+                namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n"),
+            },
+            HashMap::new(),
+            DeletionGate::new(&HoldsAll, vec![("held".into(), "c\nheld".into())]),
+        );
         assert!(relay.attach(theirs));
         let mut lease = Lent { relay, server, borrower };
         assert_eq!(
             lease.received(),
-            "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS] a lent connection\r\n"
+            "* PREAUTH [CAPABILITY IMAP4REV1 UIDPLUS NAMESPACE] a lent connection\r\n"
         );
         lease
     }
@@ -680,12 +939,15 @@ mod tests {
         assert_eq!(lease.sent(), "3 SELECT \"INBOX\"\r\n");
         assert_eq!(
             lease.received(),
-            "* CAPABILITY IMAP4REV1 UIDPLUS\r\n1 OK from memory\r\n\
+            "* CAPABILITY IMAP4REV1 UIDPLUS NAMESPACE\r\n1 OK from memory\r\n\
              * NAMESPACE ((\"\" \"/\")) NIL NIL\r\n2 OK from memory\r\n4 BAD not on a lent connection\r\n"
         );
         lease.answers("* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
         assert_eq!(lease.received(), "* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n");
         assert_eq!(lease.relay.finish(), Err(RelayFault::LeftEarly));
+        // What is answered here is not counted, what goes over the connection is.
+        let moved = "3 SELECT \"INBOX\"\r\n* 3 EXISTS\r\n3 OK [READ-WRITE] done {9}\r\n";
+        assert_eq!(lease.relay.bytes(), moved.len() as u64);
         lease.says("5 LOGOUT\r\n");
         assert_eq!(lease.sent(), "");
         assert_eq!(lease.received(), "* BYE\r\n5 OK the connection goes back\r\n");
@@ -696,6 +958,61 @@ mod tests {
     }
 
     #[test]
+    fn g14_a_deletion_that_nobody_has_judged_does_not_reach_the_server() {
+        let mut lease = lent(&[]);
+        lease.says("1 SELECT \"INBOX\"\r\n2 UID STORE 1 +FLAGS.SILENT (\\Deleted)\r\n");
+        lease.answers("1 OK [READ-WRITE] done\r\n2 OK done\r\n");
+        assert!(lease.relay.deletions().refused() == 0);
+        let stores = "4 UID STORE 1 +FLAGS.SILENT (\\Deleted)\r\n\
+                      5 UID STORE 2 +FLAGS.SILENT (\\Deleted)\r\n";
+        lease.says(&format!("3 SELECT \"held\"\r\n{stores}6 CLOSE\r\n"));
+        assert!(lease.sent().ends_with("3 SELECT \"held\"\r\n6 CLOSE\r\n"));
+        lease.answers("3 OK [READ-WRITE] done\r\n6 OK done\r\n");
+        let received = lease.received();
+        for tag in [4, 5] {
+            assert!(received.contains(&format!("{tag} NO {WITHHELD}\r\n")), "{received}");
+        }
+        assert_eq!(lease.relay.deletions().refused(), 2);
+        lease.says("7 LOGOUT\r\n");
+        assert_eq!(lease.relay.finish(), Ok(()));
+        // What was to go to the trash ends the run.
+        let mut lease = lent(&[]);
+        lease.says(&format!("3 SELECT \"held\"\r\n{stores}"));
+        assert_eq!(lease.sent(), "3 SELECT \"held\"\r\n");
+        lease.says("6 UID MOVE 1 \"Trash\"\r\n");
+        assert_eq!(lease.sent(), "");
+        assert_eq!(lease.relay.finish(), Err(RelayFault::Withheld));
+    }
+
+    #[test]
+    fn isync_1_5_gets_no_modseq() {
+        let stripped = |line: &str| without_modseq(line.as_bytes()).map(String::from_utf8);
+        let line = "* 3 FETCH (UID 7 FLAGS (\\Seen))\r\n".to_owned();
+        for with in [
+            "* 3 FETCH (UID 7 FLAGS (\\Seen) MODSEQ (12))\r\n",
+            "* 3 FETCH (UID 7 MODSEQ (12) FLAGS (\\Seen))\r\n",
+            "* 3 FETCH (MODSEQ (12) UID 7 FLAGS (\\Seen))\r\n",
+        ] {
+            assert_eq!(stripped(with), Some(Ok(line.clone())));
+        }
+        assert_eq!(stripped(&line), None);
+        let quoted = "* 3 FETCH (UID 7 BODY[] \"MODSEQ (1) \\\" MODSEQ (2)\")\r\n";
+        assert_eq!(stripped(quoted), None);
+        assert_eq!(stripped(" MODSEQ (12))\r\n"), Some(Ok(")\r\n".to_owned())));
+        // However it is cut, and only in a FETCH.
+        let mut lease = lent(&[]);
+        lease.says("1 UID FETCH 7 (FLAGS BODY.PEEK[])\r\n");
+        for part in
+            ["* 3 FETCH (UID 7 MODS", "EQ (12) BODY[] {8}\r\nMODSEQ (", " MODSEQ (12", "))\r\n"]
+        {
+            lease.answers(part);
+        }
+        lease.answers("* OK MODSEQ (1) is no FETCH\r\n1 OK\r\n");
+        let whole = "* 3 FETCH (UID 7 BODY[] {8}\r\nMODSEQ ()\r\n";
+        assert_eq!(lease.received(), format!("{whole}* OK MODSEQ (1) is no FETCH\r\n1 OK\r\n"));
+    }
+
+    #[test]
     fn logout_waits_for_what_is_under_way() {
         let mut lease = lent(&[]);
         lease.says("1 NOOP\r\n2 LOGOUT\r\n");
@@ -703,11 +1020,34 @@ mod tests {
         lease.answers("* 1 FETCH (BODY[] {10}\r\n12345");
         assert!(lease.relay.finish().is_err());
         lease.answers("67890)\r\n1 OK\r\n* 2");
-        assert!(lease.received().ends_with("1 OK\r\n* 2"), "an answer of ours within a response");
+        assert!(lease.received().ends_with("1 OK\r\n"), "an answer of ours within a response");
         assert!(lease.relay.finish().is_err());
         lease.answers(" EXISTS\r\n");
-        assert!(lease.received().ends_with("* BYE\r\n2 OK the connection goes back\r\n"));
+        let end = "* 2 EXISTS\r\n* BYE\r\n2 OK the connection goes back\r\n";
+        assert_eq!(lease.received(), end);
         assert_eq!(lease.relay.finish(), Ok(()));
+    }
+
+    #[test]
+    fn isync_1_5_gets_no_modseq_in_whatever_pieces_a_response_comes() {
+        let said = "* 3 FETCH (UID 7 MODSEQ (12) FLAGS (\\Seen))\r\n1 OK\r\n";
+        for cut in 1..said.len() {
+            for pending in [&[][..], &["m1"]] {
+                let mut lease = lent(pending);
+                lease.says("1 UID FETCH 1:* (FLAGS)\r\n");
+                let (first, rest) = said.split_at(cut);
+                lease.answers(first);
+                lease.answers(rest);
+                assert_eq!(lease.received(), "* 3 FETCH (UID 7 FLAGS (\\Seen))\r\n1 OK\r\n");
+            }
+        }
+        // One that is too long for mbsync is not kept either.
+        let mut lease = lent(&[]);
+        for _ in 0..=LONGEST_LINE / 1024 {
+            lease.answers(&"x".repeat(1024));
+        }
+        let fault = RelayFault::Server(TransportError::TooMuch("a line"));
+        assert_eq!(lease.relay.finish(), Err(fault));
     }
 
     #[test]
@@ -744,6 +1084,20 @@ mod tests {
         lease.answers("1 NO quota\r\n");
         lease.says("2 LOGOUT\r\n");
         assert_eq!(lease.relay.finish(), Ok(()));
+    }
+
+    #[test]
+    fn the_words_of_a_refused_message_are_kept() {
+        let mut lease = lent(&[]);
+        lease.says(
+            "1 APPEND a {1+}\r\nx\r\n2 APPEND a {1+}\r\nx\r\n3 NOOP\r\n4 APPEND a {1+}\r\nx\r\n",
+        );
+        lease.answers("1 OK\r\n2 no [OVERQUOTA] full\u{1b}[2J\r\n3 NO not this\r\n");
+        lease.answers("4 NO ");
+        lease.answers(&format!("{}\r\n", "x".repeat(9000)));
+        let refusals = lease.relay.refusals();
+        assert_eq!(refusals[0], "[OVERQUOTA] full[2J");
+        assert!(refusals[1].len() == 200 && refusals.len() == 2, "{refusals:?}");
     }
 
     #[test]

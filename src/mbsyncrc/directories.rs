@@ -28,13 +28,16 @@ struct LocalEntry {
 #[derive(Debug, Default)]
 pub struct Directories {
     known: Mutex<BTreeMap<String, LocalEntry>>,
-    /// Those used since: the rest is dropped.
-    used: Mutex<BTreeMap<String, LocalEntry>>,
+    /// Those used since: the rest is dropped. `None` in a process that keeps nothing for
+    /// a later one: a waiter may have tens of thousands of mailboxes.
+    used: Mutex<Option<BTreeMap<String, LocalEntry>>>,
 }
 
 impl Directories {
-    /// Restores what an earlier process read, from [`Directories::remembered`].
+    /// Restores what an earlier process read, from [`Directories::remembered`], and
+    /// starts to keep what a later one restores.
     pub fn recall(&self, text: &[u8]) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(BTreeMap::new());
         if let Ok(known) = serde_json::from_slice(text) {
             *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
         }
@@ -45,12 +48,13 @@ impl Directories {
     pub fn remembered(&self) -> Option<Vec<u8>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known == *used { None } else { serde_json::to_vec(&*used).ok() }
+        let used = used.as_ref().filter(|used| **used != *known)?;
+        serde_json::to_vec(used).ok()
     }
 
-    /// The directories (and links, which may lead to some) in a directory.
-    pub(super) fn entries(&self, path: &str) -> Vec<String> {
-        let Ok(here) = fs::metadata(path) else { return Vec::new() };
+    /// The directories (and links, which may lead to some) in a directory, which
+    /// `here` is of.
+    pub(super) fn entries(&self, path: &str, here: &fs::Metadata) -> Vec<String> {
         let mut listed = LocalEntry {
             modified: (here.mtime(), here.mtime_nsec()),
             changed: (here.ctime(), here.ctime_nsec()),
@@ -73,10 +77,10 @@ impl Directories {
             .and_then(|limit| limit.duration_since(SystemTime::UNIX_EPOCH).ok())
             .map_or(0, |limit| i64::try_from(limit.as_secs()).unwrap_or(i64::MAX));
         if listed.modified.0 < limit && listed.changed.0 < limit {
-            self.used
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(path.to_owned(), listed);
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(used) = used.as_mut() {
+                used.insert(path.to_owned(), listed);
+            }
         }
         entries
     }
@@ -95,6 +99,10 @@ fn read(path: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn entries(directories: &Directories, path: &str) -> Vec<String> {
+        directories.entries(path, &fs::metadata(path).unwrap())
+    }
+
     #[test]
     fn a_listing_holds_until_the_directory_changes() {
         // Until it is made and listed in time: the machine may be busy.
@@ -103,7 +111,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join("a")).unwrap();
             let first = Directories::default();
-            assert_eq!(first.entries(dir.path().to_str().unwrap()), ["a"]);
+            assert_eq!(entries(&first, dir.path().to_str().unwrap()), ["a"]);
             if begun.elapsed() < AT_REST / 2 {
                 break (dir, first);
             }
@@ -121,9 +129,9 @@ mod tests {
         let text = serde_json::to_vec(&BTreeMap::from([(path, listed)])).unwrap();
         let second = Directories::default();
         second.recall(&text);
-        assert_eq!(second.entries(path), ["from memory"]);
+        assert_eq!(entries(&second, path), ["from memory"]);
         fs::create_dir(dir.path().join("b")).unwrap();
-        let mut now = second.entries(path);
+        let mut now = entries(&second, path);
         now.sort();
         assert_eq!(now, ["a", "b"]);
         second.recall(b"nonsense");

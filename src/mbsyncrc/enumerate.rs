@@ -5,6 +5,8 @@
 //! mbsync would give up on the whole store (a subfolder without `SubFolders`, a
 //! loop of links), this goes on without the part in question. A mailbox that
 //! is only on the server is not found.
+//!
+//! Does not depend on: servers, records, runs.
 
 use super::Config;
 use super::directories::Directories;
@@ -29,7 +31,10 @@ impl Config {
     /// below it, then the rest by bytes.
     #[must_use]
     pub fn local_mailboxes(&self, account: &Account) -> Vec<Mailbox> {
-        account.channels.iter().flat_map(|channel| self.channel_mailboxes(channel)).collect()
+        let mut all: Vec<Mailbox> =
+            account.channels.iter().flat_map(|channel| self.channel_mailboxes(channel)).collect();
+        all.shrink_to_fit();
+        all
     }
 
     /// The mailboxes of one channel that exist on this disk. INBOX counts as
@@ -182,7 +187,8 @@ impl<'a> LocalListing<'a> {
     /// All folders lie in the Inbox, their levels joined by dots.
     fn plus_plus(&mut self, path: bool) {
         self.names.insert("INBOX".into());
-        for entry in self.known.entries(&self.inbox) {
+        let Ok(here) = fs::metadata(&self.inbox) else { return };
+        for entry in self.known.entries(&self.inbox, &here) {
             let Some(rest) = entry.strip_prefix('.') else { continue };
             let name = match rest.strip_prefix('.') {
                 Some("") => continue,
@@ -217,7 +223,7 @@ impl<'a> LocalListing<'a> {
         }
         self.above.push(identity);
         self.directories += 1;
-        for entry in self.known.entries(path) {
+        for entry in self.known.entries(path, &here) {
             if matches!(entry.as_str(), "cur" | "new" | "tmp") {
                 continue;
             }

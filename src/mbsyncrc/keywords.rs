@@ -142,7 +142,7 @@ static KEYWORDS: &[Keyword] = &[
     key("CopyArrivalDate", OPTION, All, Flag(|_, _| {})),
     key("MaxMessages", OPTION, All,
         Number(|to, most| to.options.max_messages = Some(u32::try_from(most).unwrap_or(0)))),
-    key("ExpireUnread", OPTION, All, Flag(|_, _| {})),
+    key("ExpireUnread", OPTION, All, Flag(|to, on| to.options.expire_unread = Some(on))),
     key("ExpireSide", OPTION, From1_5, Custom(values::expire_side)),
     key("FSync", TOP, All, Flag(|_, _| {})),
     key("FieldDelimiter", TOP, All, Custom(values::field_delimiter)),

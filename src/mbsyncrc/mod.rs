@@ -19,7 +19,7 @@ mod select;
 mod values;
 
 pub use resolve::parse;
-pub use select::MbsyncWords;
+pub use select::{MOST_BYTES, MbsyncWords};
 
 use crate::error::{Error, system_text};
 pub use crate::mbsync_version::IsyncVersion;
@@ -175,6 +175,15 @@ pub struct Section {
     pub last: usize,
 }
 
+/// The file that is named, else the one of [`locate`].
+pub fn file_of(
+    named: Option<&Path>,
+    env: &Env,
+    version: Option<IsyncVersion>,
+) -> Result<PathBuf, Error> {
+    named.map_or_else(|| locate(env, version), |file| Ok(env.cwd.join(file)))
+}
+
 /// The file that mbsync itself would read. Up to 1.4 that is `~/.mbsyncrc`; 1.5
 /// has `isyncrc` in the configuration directory, and reads the old one if only
 /// that exists. Without a version: the one that exists, `isyncrc` first.
@@ -195,7 +204,7 @@ pub fn locate(env: &Env, version: Option<IsyncVersion>) -> Result<PathBuf, Error
         "there is no {}{or}: mbsync is not set up yet (see mbsync(1))",
         env.tilde(&old)
     ))
-    .with_hint("a file elsewhere is named with --mbsyncrc"))
+    .with_hint("mutt-sync --init ADDRESS prints one; --mbsyncrc names a file elsewhere"))
 }
 
 /// What should be changed in the file, and how, where that can be said.
@@ -203,7 +212,7 @@ pub fn locate(env: &Env, version: Option<IsyncVersion>) -> Result<PathBuf, Error
 pub struct Notice {
     /// What is wrong, or old.
     pub message: String,
-    /// What to write instead.
+    /// What to write instead; `None`: it works as it is.
     pub hint: Option<String>,
 }
 

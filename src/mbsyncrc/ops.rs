@@ -141,14 +141,14 @@ impl SyncOps {
     }
 
     /// Whether every usual kind of change is carried both ways, and to which sides
-    /// `Old` is, `global` being what the channel falls back to.
-    pub fn extent(self, global: SyncOps, version: IsyncVersion) -> (bool, Sides) {
+    /// `Old` and deletions are, `global` being what the channel falls back to.
+    pub fn extent(self, global: SyncOps, version: IsyncVersion) -> (bool, Sides, Sides) {
         let own = self.merged(version).ok().flatten();
         let (far, near) =
             own.or_else(|| global.merged(version).ok().flatten()).unwrap_or((USUAL, USUAL));
         let usual = |ops: u8| ops & USUAL == USUAL;
-        let old = |ops: u8| ops & OLD != 0;
-        (usual(far) && usual(near), Sides { far: old(far), near: old(near) })
+        let sides = |kind: u8| Sides { far: far & kind != 0, near: near & kind != 0 };
+        (usual(far) && usual(near), sides(OLD), sides(GONE))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::mbsync_version::IsyncVersion;
 use crate::model::{
     CredentialSource, ImapStore, MaildirStore, Server, Store, StoreKind, SubFolders, TlsMode,
 };
-use crate::text::suggest;
+use crate::text::{counted, suggest};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -117,8 +117,10 @@ pub fn read(text: &[u8], location: &Location) -> Result<Sections, Error> {
         last_line: 0,
         cut: false,
         full: false,
+        old_forms: BTreeMap::new(),
     };
     reader.file()?;
+    reader.notice_old_forms();
     Ok(reader.out)
 }
 
@@ -134,6 +136,8 @@ struct Reader<'a, I> {
     cut: bool,
     /// That line is as long as it may be, so that the next may be its rest.
     full: bool,
+    /// Notices without a hint: the first line of each, and how many have it.
+    old_forms: BTreeMap<String, (usize, usize)>,
 }
 
 impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
@@ -156,8 +160,24 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
 
     fn notice(&mut self, line: usize, notice: impl Into<Notice>) {
         let Notice { message, hint } = notice.into();
+        if hint.is_none() {
+            self.old_forms.entry(message).or_insert((line, 0)).1 += 1;
+            return;
+        }
         let message = format!("{}:{line}: {message}", self.location.file);
         self.out.notices.push(Notice { message, hint });
+    }
+
+    /// Old forms that work are noticed once each, however many lines have them.
+    fn notice_old_forms(&mut self) {
+        for (message, (line, count)) in std::mem::take(&mut self.old_forms) {
+            let more = match count {
+                1 => String::new(),
+                _ => format!(" ({} as well)", counted(count - 1, "other line")),
+            };
+            let message = format!("{}:{line}: {message}{more}", self.location.file);
+            self.out.notices.push(message.into());
+        }
     }
 
     /// The next line that is not a comment.

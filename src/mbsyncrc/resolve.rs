@@ -219,7 +219,7 @@ fn channel(
         // Unset, and what means so to mbsync.
         sections.stores.get(end.store).is_some_and(|s| s.max_size != 0 && s.max_size != u32::MAX)
     };
-    let (full, old) = own.sync.extent(global.sync, version);
+    let (full, old, gone) = own.sync.extent(global.sync, version);
     Channel {
         name: section.name.clone(),
         far: owners.side(&section.far, sections),
@@ -227,10 +227,13 @@ fn channel(
         patterns: section.patterns.clone(),
         full_sync: full && own.expunge_solo.sides(global.expunge_solo) == Sides::default(),
         old,
+        gone,
         isync_1_5: version == IsyncVersion::V1_5,
         create: own.create.sides(global.create),
         expunge: own.expunge.sides(global.expunge),
         max_messages: own.max_messages.or(global.max_messages).unwrap_or(0),
+        expire_unread: own.expire_unread.or(global.expire_unread),
+        expire_far: own.expire_far.or(global.expire_far).unwrap_or(false),
         max_size: max_size(&section.far) || max_size(&section.near),
         sync_state,
         field_delimiter: sections.field_delimiter.unwrap_or(':'),

@@ -2,6 +2,8 @@
 //!
 //! How mbsync finds a name (groups, then channels), and what this program adds to
 //! it (accounts, stores, far and near names).
+//!
+//! Does not depend on: disks, servers, what is done with a target.
 
 use super::enumerate::is_inbox;
 use super::pattern::admits;
@@ -12,13 +14,22 @@ use crate::model::{Account, Channel, Mailbox, StoreKind, Target};
 use crate::text::suggest;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Most bytes of names in one word. Linux takes no argument of 128 KiB (execve(2)).
+const LONGEST_WORD: usize = 64 * 1024;
+/// Most bytes of names in all: beyond, whole channels are named. All arguments and the
+/// environment together may take 2 MiB, with less stack less.
+pub const MOST_BYTES: usize = 512 * 1024;
+
+/// More mailboxes of one channel than this are synced by its name.
+const MOST_NAMED: usize = 200;
+
 /// How to make mbsync serve some targets of one account.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MbsyncWords {
     /// `-a` is to be given instead of words: it means the same here, and some
     /// channel cannot be named.
     pub all: bool,
-    /// The words, in the file's order; with `all` there are none.
+    /// The words, in the order of the account's channels; with `all` there are none.
     pub words: Vec<String>,
     /// Channels that no word reaches: a colon in the name, or a group of the
     /// same name that means something else. Only renaming them helps.
@@ -97,41 +108,61 @@ impl Config {
         if let Some(group) = self.group(word) {
             return self.select_group(group, targets);
         }
+        let name = word.split_once(':').map_or(word, |(name, _)| name);
+        let (channels, boxes) = self.word_channels(word);
+        if channels.is_empty() {
+            return Err(self.unknown(name));
+        }
+        if let Some(boxes) = boxes {
+            let exact = self.channel(name).is_some();
+            return self.select_boxes(word, &channels, exact, boxes, targets);
+        }
+        for (index, channel) in channels {
+            add(targets, index, Target::Channel(channel.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// The channels that a word is about, and the boxes that it names in them.
+    fn word_channels<'w>(&self, word: &'w str) -> (Vec<(usize, &Channel)>, Option<&'w str>) {
+        if let Some(group) = self.group(word) {
+            return (self.members(group), None);
+        }
         let (name, boxes) = match word.split_once(':') {
             Some((name, boxes)) => (name, Some(boxes)),
             None => (word, None),
         };
-        if let Some((index, channel)) = self.channel(name) {
-            return match boxes {
-                None => {
-                    add(targets, index, Target::Channel(channel.name.clone()));
-                    Ok(())
-                }
-                Some(boxes) => self.select_boxes(word, &[(index, channel)], true, boxes, targets),
-            };
+        if let Some(channel) = self.channel(name) {
+            return (vec![channel], boxes);
         }
         let mut on = self.channels_on(name);
-        if let (true, Some(group), true) = (on.is_empty(), self.group(name), boxes.is_some()) {
-            on = group
-                .members
-                .iter()
-                .filter_map(|member| self.channel(channel_of(member)))
-                .collect();
+        if let (true, Some(group)) = (on.is_empty(), self.group(name)) {
+            on = self.members(group);
         }
-        if let (false, Some(boxes)) = (on.is_empty(), boxes) {
-            return self.select_boxes(word, &on, false, boxes, targets);
+        if !on.is_empty() || boxes.is_none() {
+            return (on, boxes);
         }
         // A name with a colon in it, which mbsync could not be given.
-        if boxes.is_some() {
-            on = self.channel(word).map_or_else(|| self.channels_on(word), |found| vec![found]);
-        }
-        if on.is_empty() {
-            return Err(self.unknown(name));
-        }
-        for (index, channel) in on {
-            add(targets, index, Target::Channel(channel.name.clone()));
-        }
-        Ok(())
+        (self.channel(word).map_or_else(|| self.channels_on(word), |found| vec![found]), None)
+    }
+
+    fn members(&self, group: &ChannelGroup) -> Vec<(usize, &Channel)> {
+        group.members.iter().filter_map(|member| self.channel(channel_of(member))).collect()
+    }
+
+    /// Puts each account's channels into the order in which these words name them;
+    /// those that no word names follow in the file's order. mbsync runs channels in the
+    /// order of its arguments (tried with isync 1.4.4).
+    pub fn order_channels(&mut self, words: &[&str]) {
+        let named: Vec<String> = words
+            .iter()
+            .flat_map(|word| self.word_channels(word).0)
+            .map(|(_, channel)| channel.name.clone())
+            .collect();
+        let place = |channel: &Channel| {
+            named.iter().position(|name| *name == channel.name).unwrap_or(usize::MAX)
+        };
+        self.accounts.iter_mut().for_each(|account| account.channels.sort_by_key(place));
     }
 
     fn unknown(&self, name: &str) -> Error {
@@ -198,8 +229,9 @@ impl Config {
         }
     }
 
-    /// Boxes named explicitly, over the channels that may have them. `exact`:
-    /// the channel itself was named, so its Patterns are no obstacle, as in mbsync.
+    /// Boxes named explicitly, in those of the channels whose Patterns admit them.
+    /// `exact`: the channel itself was named, so its Patterns are no obstacle, as in
+    /// mbsync.
     fn select_boxes(
         &self,
         word: &str,
@@ -210,7 +242,7 @@ impl Config {
     ) -> Result<(), Error> {
         // A mailbox with a comma in its name can be asked for, if not given to mbsync.
         let whole = boxes.contains([',', '\n'])
-            && channels.iter().any(|(_, channel)| channel.existing(boxes).is_some());
+            && channels.iter().any(|(_, channel)| channel.existing(boxes, exact).is_some());
         let names = if whole { vec![boxes] } else { split_boxes(boxes).collect() };
         for name in names {
             // mbsync accepts no such name from a server, but would follow it from here.
@@ -220,11 +252,16 @@ impl Config {
             let mut found = Vec::new();
             // What exists comes before what could be made.
             for (index, channel) in channels {
-                found.extend(channel.existing(name).map(|target| (*index, target)));
+                found.extend(channel.existing(name, exact).map(|target| (*index, target)));
             }
             if found.is_empty() {
                 for (index, channel) in channels {
                     found.extend(channel.possible(name, exact).map(|target| (*index, target)));
+                }
+                if found.is_empty() {
+                    if let Some(excluded) = excluded(word, channels, name) {
+                        return Err(excluded);
+                    }
                 }
                 let meant = self.meant(channels, name);
                 if found.is_empty() || meant.is_some() && !is_inbox(name) {
@@ -273,10 +310,10 @@ impl Config {
     }
 
     /// The words that mbsync must be given so that these targets of an account are
-    /// served: in the file's order, without duplicates, a whole channel in place of
-    /// its boxes. A mailbox that cannot be named (no Patterns, a comma) brings its
-    /// whole channel. Reads directories only for a channel that a group of the same
-    /// name hides.
+    /// served: in the order of its channels, without duplicates, a whole channel in place of
+    /// its boxes. A mailbox that cannot be named (no Patterns, a comma), or more of
+    /// them than fit on a command line, bring the whole channel. Reads directories only
+    /// for a channel that a group of the same name hides.
     #[must_use]
     pub fn mbsync_words<'a>(
         &self,
@@ -296,9 +333,11 @@ impl Config {
                 Target::Mailbox { channel, name } => boxes.entry(channel).or_default().push(name),
             }
         }
+        let mut room = MOST_BYTES;
         for channel in &account.channels {
             let Some(names) = boxes.get(channel.name.as_str()) else { continue };
-            if names.iter().any(|name| !channel.mailbox(name).addressable) {
+            room = names.iter().fold(room, |room, name| room.saturating_sub(name.len() + 1));
+            if room == 0 || names.iter().any(|name| !channel.mailbox(name).addressable) {
                 whole.insert(&channel.name);
             }
         }
@@ -313,7 +352,7 @@ impl Config {
                 let Some(names) = boxes.get_mut(name) else { continue };
                 let mut seen = BTreeSet::new();
                 names.retain(|name| seen.insert(*name));
-                out.words.push(self.boxes_word(name, names));
+                out.words.extend(self.boxes_words(name, names));
             } else if !name.contains(':') && self.group(name).is_none() {
                 out.words.push(name.to_string());
             } else if let Some(group) = self.group_for(channel, account, &whole) {
@@ -329,7 +368,7 @@ impl Config {
                 if names.is_empty() {
                     out.unreachable.push(name.to_string());
                 } else {
-                    out.words.push(self.boxes_word(name, &names));
+                    out.words.extend(self.boxes_words(name, &names));
                 }
             } else {
                 out.unreachable.push(name.to_string());
@@ -338,7 +377,8 @@ impl Config {
         // `-a` is every channel of the file.
         let everything = self.accounts.len() == 1
             && account.channels.iter().all(|channel| whole.contains(channel.name.as_str()));
-        if everything && account.channels.iter().any(|channel| self.is_hidden(channel)) {
+        let unnamed = account.channels.iter().any(|channel| self.is_hidden(channel));
+        if everything && (unnamed || self.shadowed_channels) {
             return MbsyncWords { all: true, ..MbsyncWords::default() };
         }
         out
@@ -369,6 +409,23 @@ impl Config {
         })
     }
 
+    /// One word, or several where the kernel would refuse it.
+    fn boxes_words(&self, channel: &str, names: &[&str]) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut rest = names;
+        while !rest.is_empty() {
+            let mut size = 0;
+            let fits = rest.iter().take_while(|name| {
+                size += name.len() + 1;
+                size <= LONGEST_WORD
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            words.push(self.boxes_word(channel, now));
+            rest = later;
+        }
+        words
+    }
+
     fn boxes_word(&self, channel: &str, names: &[&str]) -> String {
         let mut word = format!("{channel}:{}", names.join(","));
         // A group could have this very name. A box twice is harmless.
@@ -378,6 +435,15 @@ impl Config {
         }
         word
     }
+}
+
+/// The error for a mailbox that is there, but in no channel whose Patterns admit it.
+fn excluded(word: &str, channels: &[(usize, &Channel)], name: &str) -> Option<Error> {
+    let (_, channel) =
+        channels.iter().find(|(_, channel)| channel.existing(name, true).is_some())?;
+    let asked = word.split_once(':').map_or(word, |(asked, _)| asked);
+    let error = Error::usage(format!("the Patterns of `{asked}` exclude the mailbox `{name}`"));
+    Some(error.with_hint(format!("name the channel: {}:{name}", channel.name)))
 }
 
 fn add(targets: &mut Targets, index: usize, target: Target) {
@@ -410,6 +476,20 @@ impl Account {
             .filter(|target| !matches!(target, Target::Mailbox { channel, .. } if whole(channel)))
             .cloned()
             .collect()
+    }
+
+    /// The same, with a whole channel in place of very many of its mailboxes: each is a
+    /// file and a word of mbsync's command line.
+    #[must_use]
+    pub fn widened(&self, targets: &BTreeSet<Target>) -> BTreeSet<Target> {
+        let mut widened = targets.clone();
+        for channel in &self.channels {
+            let named = |target: &&Target| matches!(target, Target::Mailbox { channel: of, .. } if *of == channel.name);
+            if targets.iter().filter(named).count() > MOST_NAMED {
+                widened.insert(Target::Channel(channel.name.clone()));
+            }
+        }
+        self.canonical(&widened)
     }
 }
 
@@ -448,8 +528,9 @@ impl Channel {
     }
 
     /// What the typed name means, if that has a Maildir here. Names that the
-    /// Patterns admit come first.
-    fn existing(&self, typed: &str) -> Option<Target> {
+    /// Patterns admit come first; others count only where the channel itself was named
+    /// (`exact`).
+    fn existing(&self, typed: &str, exact: bool) -> Option<Target> {
         let Some(patterns) = &self.patterns else {
             return self.is_only(typed).then(|| Target::Channel(self.name.clone()));
         };
@@ -457,6 +538,7 @@ impl Channel {
         names.retain(|name| {
             self.mailbox(name).maildir.is_some_and(|maildir| maildir.join("cur").is_dir())
         });
+        names.retain(|name| exact || admits(patterns, name));
         names.sort_by_key(|name| !admits(patterns, name));
         names.first().map(|name| self.target(name))
     }

@@ -84,6 +84,8 @@ pub struct Options {
     pub expunge_solo: SideOps,
     pub sync_state: Option<String>,
     pub max_messages: Option<u32>,
+    pub expire_unread: Option<bool>,
+    pub expire_far: Option<bool>,
 }
 
 /// A login, with what is only decided at the section's end.
@@ -212,9 +214,10 @@ impl Statement {
             };
             let home = if user.is_empty() { Some(env.home.clone()) } else { (env.user_home)(user) };
             if home.is_none() {
-                draft.notices.push(
-                    format!("no user {user}, so mbsync ignores this {}", self.keyword).into(),
-                );
+                draft.notices.push(Notice::new(
+                    format!("no user {user}, so mbsync ignores this {}", self.keyword),
+                    "write the path in full",
+                ));
             }
             return Some(format!("{}{below}", home?.to_string_lossy()));
         }
@@ -395,8 +398,10 @@ pub fn buffer_limit(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> Se
 }
 
 /// Which side loses messages: no run depends on it here.
-pub fn expire_side(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> Set {
-    line.one_of(&[("Far", ()), ("Near", ())], "Far or Near")
+pub fn expire_side(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -> Set {
+    let far = line.one_of(&[("Far", true), ("Near", false)], "Far or Near")?;
+    draft.options.expire_far = Some(far);
+    Ok(())
 }
 
 pub fn sync(line: &mut Statement, location: &Location<'_>, draft: &mut Draft) -> Set {

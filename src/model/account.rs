@@ -1,4 +1,5 @@
-//! An account, and how to log in to its server.
+//! An account, and how to log in to its server. Does not depend on: keywords,
+//! connections.
 
 use super::{Channel, Mailbox, Target};
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ pub struct Account {
     pub name: String,
     /// How to reach the server; `None` where both sides are Maildirs.
     pub server: Option<Server>,
-    /// The channels on it, in the file's order.
+    /// The channels on it, in the order in which they run: the file's, unless the user
+    /// has named them in another.
     pub channels: Vec<Channel>,
 }
 
@@ -111,11 +113,17 @@ pub enum TlsMode {
 }
 
 impl Account {
+    /// The channel of this name: the first, as for mbsync.
+    #[must_use]
+    pub fn channel(&self, name: &str) -> Option<&Channel> {
+        self.channels.iter().find(|channel| channel.name == name)
+    }
+
     /// The mailbox that this target names; `None` for a wider target, and for a
     /// channel that does not exist.
     #[must_use]
     pub fn mailbox(&self, target: &Target) -> Option<Mailbox> {
         let Target::Mailbox { channel, name } = target else { return None };
-        self.channels.iter().find(|each| each.name == *channel).map(|channel| channel.mailbox(name))
+        Some(self.channel(channel)?.mailbox(name))
     }
 }

@@ -1,9 +1,12 @@
-//! A channel, its two sides and their stores.
+//! A channel, its two sides and their stores. Does not depend on: keywords, the
+//! names of mailboxes on disk.
 
 use std::path::PathBuf;
 
 /// A channel: two stores and the mailboxes paired over them.
 #[derive(Debug, Clone)]
+// Each is a setting of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Channel {
     /// Its name in the file.
     pub name: String,
@@ -18,6 +21,8 @@ pub struct Channel {
     pub full_sync: bool,
     /// `Old` (1.5): sides to which messages are carried that were left out before.
     pub old: Sides,
+    /// `Delete` (1.5: `Gone`): sides to which deletions are carried.
+    pub gone: Sides,
     /// isync 1.5 or later is installed.
     pub isync_1_5: bool,
     /// `Create`: sides on which a missing mailbox may be made.
@@ -26,6 +31,11 @@ pub struct Channel {
     pub expunge: Sides,
     /// `MaxMessages`; 0: no limit.
     pub max_messages: u32,
+    /// `ExpireUnread`: unread messages expire, too; `None`: not, and too many of them
+    /// are an error.
+    pub expire_unread: Option<bool>,
+    /// `ExpireSide Far` (1.5): messages expire on the server.
+    pub expire_far: bool,
     /// `MaxSize` of either store is set.
     pub max_size: bool,
     /// Where mbsync keeps its sync state.

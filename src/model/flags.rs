@@ -1,7 +1,8 @@
 //! The six flags that mbsync carries, in the three spellings they come in.
 //!
-//! Knows letters of file names and records, and IMAP's names. Knows nothing of
-//! messages or mailboxes.
+//! Knows letters of file names and records, and IMAP's names.
+//!
+//! Does not depend on: messages, mailboxes.
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,13 @@ impl Flags {
             let bit = NAMES.iter().position(|(_, known)| *known == name);
             bit.map_or(set, |bit| Flags(set.0 | (1 << bit)))
         })
+    }
+
+    /// IMAP's names of them.
+    #[must_use]
+    pub fn imap_names(self) -> Vec<&'static str> {
+        let bits = NAMES.iter().enumerate().filter(|(bit, _)| self.0 & (1 << bit) != 0);
+        bits.map(|(_, (_, name))| *name).collect()
     }
 
     /// Whether any flag of `other` is in this set.
@@ -154,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_told_twice_is_a_flag() {
+    fn a_repeated_flag_counts_once() {
         let seen = Flags::SEEN.with(Flags::FLAGGED);
         assert_eq!(seen.with(Flags::SEEN), seen);
         assert_eq!(Flags::among(b"SFxS"), seen);

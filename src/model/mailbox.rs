@@ -1,4 +1,5 @@
-//! A mailbox pair.
+//! A mailbox pair: its names and its places on both sides. Does not depend on: how
+//! they were found.
 
 use super::Target;
 use std::path::PathBuf;
@@ -36,6 +37,12 @@ impl Mailbox {
         } else {
             Target::Channel(channel.clone())
         }
+    }
+
+    /// Whether it has this name, on either side or for both.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        [&self.name, &self.far, &self.near].iter().any(|own| *own == name)
     }
 
     /// Whether new mail comes here: INBOX on either side.

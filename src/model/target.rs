@@ -1,6 +1,8 @@
-//! What a request asks for.
+//! What a request asks for: all of an account, channels or mailboxes. Does not
+//! depend on: names that users type, files.
 
 use super::Mailbox;
+use std::collections::BTreeSet;
 
 /// What a request asks for. The account is known from where the request is stored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +21,15 @@ pub enum Target {
 }
 
 impl Target {
+    /// The channel that it is of; `None` for the whole account.
+    #[must_use]
+    pub fn channel(&self) -> Option<String> {
+        match self {
+            Target::Account => None,
+            Target::Channel(channel) | Target::Mailbox { channel, .. } => Some(channel.clone()),
+        }
+    }
+
     /// Whether serving this target serves the other as well.
     #[must_use]
     pub fn covers(&self, other: &Target) -> bool {
@@ -33,6 +44,24 @@ impl Target {
     #[must_use]
     pub fn covers_mailbox(&self, mailbox: &Mailbox) -> bool {
         self.covers_name(&mailbox.channel, &mailbox.name)
+    }
+
+    /// Whether serving these targets serves this one as well.
+    #[must_use]
+    pub fn is_in(&self, targets: &BTreeSet<Target>) -> bool {
+        let channel = || self.channel().map(Target::Channel);
+        targets.contains(&Target::Account)
+            || targets.contains(self)
+            || channel().is_some_and(|channel| targets.contains(&channel))
+    }
+
+    /// Whether serving these targets syncs the mailbox.
+    #[must_use]
+    pub fn any_covers(targets: &BTreeSet<Target>, mailbox: &Mailbox) -> bool {
+        let Mailbox { channel, name, .. } = mailbox;
+        targets.contains(&Target::Account)
+            || targets.contains(&Target::Channel(channel.clone()))
+            || targets.contains(&Target::Mailbox { channel: channel.clone(), name: name.clone() })
     }
 
     fn covers_name(&self, of: &str, mailbox: &str) -> bool {
@@ -78,6 +107,9 @@ mod tests {
             for name in ["a", "b"] {
                 let covered = row[0].covers_mailbox(&Mailbox::of_home(name));
                 assert_eq!(covered, row.contains(&mailbox(name)), "{} {name}", row[0]);
+                let alone = BTreeSet::from([row[0].clone()]);
+                assert_eq!(Target::any_covers(&alone, &Mailbox::of_home(name)), covered);
+                assert_eq!(mailbox(name).is_in(&alone), covered);
             }
         }
     }

@@ -1,6 +1,5 @@
-//! Sets of UIDs, as servers name them.
-//!
-//! Knows numbers only.
+//! Sets of UIDs, as servers name them. Does not depend on: IMAP, records: numbers
+//! only.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -90,6 +89,11 @@ impl UidSet {
         &self.ranges
     }
 
+    /// Each UID, ascending: never of a set that a server can have named at will.
+    pub fn uids(&self) -> impl Iterator<Item = u32> {
+        self.ranges.iter().flat_map(|&(first, last)| first..=last)
+    }
+
     /// Whether this UID is in it.
     #[must_use]
     pub fn contains(&self, uid: u32) -> bool {
@@ -98,6 +102,27 @@ impl UidSet {
             .checked_sub(1)
             .and_then(|at| self.ranges.get(at))
             .is_some_and(|(_, last)| uid <= *last)
+    }
+
+    /// The part from `first` to `last`, without these UIDs, which are sorted.
+    #[must_use]
+    pub fn between_without(&self, first: u32, last: u32, uids: impl Iterator<Item = u32>) -> Self {
+        let mut uids = uids.peekable();
+        let mut rest = UidSet::EMPTY;
+        for &(start, end) in &self.ranges {
+            let (mut start, end) = (start.max(first), end.min(last));
+            while uids.next_if(|uid| *uid < start).is_some() {}
+            while let Some(uid) = uids.next_if(|uid| (start..=end).contains(uid)) {
+                if start < uid {
+                    rest.push(start, uid - 1);
+                }
+                start = uid.saturating_add(1);
+            }
+            if start <= end {
+                rest.push(start, end);
+            }
+        }
+        rest
     }
 
     /// How many UIDs are in it.

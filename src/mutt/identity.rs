@@ -354,87 +354,104 @@ pub fn identity(
          # then sources it on entering a folder of the account. What you add to one\n\
          # account, add to all, or it follows you into the next.\n\n"
     );
-    let mut line = |text: &str| {
-        out.push_str(text);
-        out.push('\n');
+    let mut lines = match account_commands(&account.name) {
+        Ok(commands) => commands.to_vec(),
+        Err(why) => vec![format!("# {why} in the account's name: rename it in .mbsyncrc")],
     };
-    match account_commands(&account.name) {
-        Ok(commands) => line(&commands.join("\n")),
-        Err(why) => line(&format!("# {why} in the account's name: rename it in .mbsyncrc")),
+    let sender = sender_for(account, senders);
+    lines.push(String::new());
+    lines.extend(folder_lines(mailboxes, sender));
+    lines.push(String::new());
+    lines.extend(sender_lines(account, sender, senders));
+    let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or("white blue");
+    lines.push(format!("color status {colour}"));
+    for line in lines {
+        out.push_str(&line);
+        out.push('\n');
     }
+    out
+}
 
-    line("");
+/// The folders of an account: where mutt finds, keeps and puts mail.
+fn folder_lines(mailboxes: &[Mailbox], sender: Option<&Sender>) -> Vec<String> {
+    let mut lines = Vec::new();
     let inbox = mailboxes.iter().find(|mailbox| mailbox.maildir.is_some() && mailbox.is_inbox());
     let inbox = inbox.and_then(path_of);
     match &inbox {
         Some(path) => {
-            line(&format!("set spoolfile={path}"));
-            line(&format!("set mbox={path}"));
+            lines.push(format!("set spoolfile={path}"));
+            lines.push(format!("set mbox={path}"));
         }
-        None => line("reset spoolfile mbox  # no INBOX is synced"),
+        None => lines.push("reset spoolfile mbox  # no INBOX is synced".into()),
     }
     let folder = |wanted| mailbox_for(wanted, mailboxes).and_then(path_of);
     for (variable, wanted, what) in
         [("postponed", Use::Drafts, "Drafts"), ("trash", Use::Trash, "Trash")]
     {
-        match folder(wanted) {
-            Some(path) => line(&format!("set {variable}={path}")),
-            None => line(&format!("reset {variable}  # fill in: no {what} among the folders")),
-        }
+        lines.push(match folder(wanted) {
+            Some(path) => format!("set {variable}={path}"),
+            None => format!("reset {variable}  # fill in: no {what} among the folders"),
+        });
     }
-    let sender = sender_for(account, senders);
     // One mailbox is Sent for both, or two copies of each mail lie in it.
     let server_keeps = sender
         .and_then(|sender| sender.host.as_deref())
         .and_then(domain)
         .is_some_and(|host| matches!(host, "gmail.com" | "googlemail.com" | "office365.com"));
-    match folder(Use::Sent) {
-        _ if server_keeps => line("unset record  # the server files what it sends by itself"),
+    lines.push(match folder(Use::Sent) {
+        _ if server_keeps => "unset record  # the server files what it sends by itself".into(),
         // neomutt writes to two folders if there is a comma ($record, multiple_fcc).
         Some(path) if path.contains(',') => {
-            line("reset record  # fill in: Sent has a comma in its name, which neomutt splits at");
+            "reset record  # fill in: Sent has a comma in its name, which neomutt splits at".into()
         }
-        Some(path) => line(&format!("set record={path}")),
-        None => line("reset record  # fill in: no Sent among the folders"),
-    }
+        Some(path) => format!("set record={path}"),
+        None => "reset record  # fill in: no Sent among the folders".into(),
+    });
     let archive = mailbox_for(Use::Archive, mailboxes)
         .and_then(path_text)
         .and_then(|path| quoted(&without_expandos(path)).ok());
     match (archive, inbox) {
-        (Some(path), _) => line(&format!("save-hook . {path}")),
+        (Some(path), _) => lines.push(format!("save-hook . {path}")),
         (None, Some(inbox)) => {
-            line("# fill in: no Archive among the folders; INBOX stands for it, so that none");
-            line("# of another account does");
-            line(&format!("save-hook . {}", inbox.replace('%', "%%")));
+            lines.push(
+                "# fill in: no Archive among the folders; INBOX stands for it, so that none".into(),
+            );
+            lines.push("# of another account does".into());
+            lines.push(format!("save-hook . {}", inbox.replace('%', "%%")));
         }
-        (None, None) => line("# fill in: no Archive among the folders (save-hook . FOLDER)"),
+        (None, None) => {
+            lines.push("# fill in: no Archive among the folders (save-hook . FOLDER)".into());
+        }
     }
+    lines
+}
 
-    line("");
+/// Who writes as an account, and how that is sent.
+fn sender_lines(account: &Account, sender: Option<&Sender>, senders: &[Sender]) -> Vec<String> {
     let user = account.server.as_ref().and_then(|server| match &server.user {
         Some(CredentialSource::Text(user)) if user.contains('@') => Some(user.as_str()),
         _ => None,
     });
     let from = sender.and_then(|sender| sender.from.as_deref());
-    match (from.map(quoted), user.map(quoted)) {
-        (Some(Ok(from)), _) => line(&format!("set from={from}")),
+    let from = match (from.map(quoted), user.map(quoted)) {
+        (Some(Ok(from)), _) => format!("set from={from}"),
         (_, Some(Ok(user))) => {
-            line(&format!("set from={user}  # the User in .mbsyncrc; is it right?"));
+            format!("set from={user}  # the User in .mbsyncrc; is it right?")
         }
-        _ => line("reset from  # fill in: set from=\"you@example.org\""),
-    }
-    line("# set realname=\"Your Name\"  # where it differs: then in every account's file");
+        _ => "reset from  # fill in: set from=\"you@example.org\"".into(),
+    };
+    let realname = "# set realname=\"Your Name\"  # where it differs: then in every account's file";
+    let mut lines = vec![from, realname.into()];
     if senders.is_empty() {
-        line("# fill in: msmtp's file was not found (set sendmail=\"msmtp -a ...\")");
+        let text = "# fill in: msmtp's file was not found (set sendmail=\"msmtp -a ...\")";
+        lines.push(text.into());
     } else {
-        line("set use_envelope_from");
-        line(&sendmail(sender, senders));
+        lines.push("set use_envelope_from".into());
+        lines.push(sendmail(sender, senders));
     }
-    line("reset signature  # or: set signature=~/.config/mutt/signature/NAME");
-    line("reset pgp_sign_as pgp_default_key");
-    let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or("white blue");
-    line(&format!("color status {colour}"));
-    out
+    lines.push("reset signature  # or: set signature=~/.config/mutt/signature/NAME".into());
+    lines.push("reset pgp_sign_as pgp_default_key".into());
+    lines
 }
 
 /// The line that sends by msmtp: by the address, where msmtp would find this

@@ -9,6 +9,8 @@
 //! `set folder` is left to the user, because much else depends on it; all paths
 //! here are absolute, so that they are right with any. Both clients show them
 //! shortened by `$folder`.
+//!
+//! Does not depend on: files, processes: values in, text out.
 
 use super::quote::{
     ControlCharacter, account_commands, comment, folder_regexp, one_folder_regexp, quoted,
@@ -62,12 +64,19 @@ pub fn muttrc(
         "# Printed by `mutt-sync --muttrc` from .mbsyncrc. In your muttrc:\n\
          #     source \"mutt-sync --muttrc|\"\n",
     );
-    out.push_str("\n# The folders: every INBOX, then the rest in the order of .mbsyncrc.\n");
+    out.push_str(
+        "\n# The folders, by account: its INBOX, then the rest in the order of .mbsyncrc.\n\
+         # Folders that are made later: `:source \"mutt-sync --muttrc|\"` in mutt.\n",
+    );
     mailboxes(&mut out, accounts, exists);
     if theirs.hooks {
         out.push_str("\n# Hooks and keys are those of your 10-sync.rc.\n");
     } else {
-        out.push_str("\n# Hooks and keys, as in muttrc.d/10-sync.rc, which explains them.\n");
+        out.push_str(
+            "\n# Hooks and keys, as in muttrc.d/10-sync.rc, which explains them. The keys rest on\n\
+             # these settings of mutt. What you set after the line that sources this, stays; a\n\
+             # question then interrupts a key until it is answered.\n",
+        );
         out.extend(SYNC_RC.lines().filter(|line| is_setting(line)).flat_map(|line| [line, "\n"]));
     }
     if theirs.accounts {
@@ -94,13 +103,14 @@ pub fn muttrc(
 }
 
 /// `mailboxes` lines, each Maildir once.
-fn mailboxes(out: &mut String, accounts: &[AccountMail<'_>], exists: impl Fn(&Path) -> bool) {
-    let all = || accounts.iter().flat_map(|one| one.mailboxes);
+fn mailboxes<'a>(out: &mut String, accounts: &[AccountMail<'a>], exists: impl Fn(&Path) -> bool) {
+    let of_account = |one: &AccountMail<'a>| {
+        let (inboxes, others): (Vec<_>, Vec<_>) =
+            one.mailboxes.iter().partition(|mailbox| mailbox.is_inbox());
+        inboxes.into_iter().chain(others)
+    };
     let mut seen = BTreeSet::new();
-    for mailbox in all()
-        .filter(|mailbox| mailbox.is_inbox())
-        .chain(all().filter(|mailbox| !mailbox.is_inbox()))
-    {
+    for mailbox in accounts.iter().flat_map(of_account) {
         let Some(maildir) = &mailbox.maildir else { continue };
         if !seen.insert(maildir) {
             continue;

@@ -1,5 +1,7 @@
 //! What `--muttrc` reads before it prints: mailboxes, account files, msmtp's file.
 //! The text is made by `muttrc` and `identity`.
+//!
+//! Does not depend on: how a line is quoted, servers.
 
 use super::identity::{self, Sender};
 use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, Theirs};

@@ -8,8 +8,12 @@
 //! There is no way to write a control character that is safe in both clients
 //! and readable in a file, and folder names need none, so such strings are
 //! refused.
+//!
+//! Does not depend on: what the strings name.
 
 use std::fmt::Write as _;
+
+use crate::text::is_printable;
 
 /// Why a string cannot be in a muttrc: it has this control character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +104,7 @@ pub fn account_commands(name: &str) -> Result<[String; 2], ControlCharacter> {
 /// draw the next line into it.
 #[must_use]
 pub fn comment(text: &str) -> String {
-    let mut out = text.replace(char::is_control, "?");
+    let mut out = text.replace(|c| !is_printable(c), "?");
     if out.ends_with('\\') {
         out.push('.');
     }

@@ -9,6 +9,8 @@
 
 /// The state that the line shows, of one account or of all together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+// Each has a sign of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct LineState {
     /// Mailboxes with something to push.
     pub push: usize,
@@ -20,6 +22,10 @@ pub struct LineState {
     pub trouble: Option<Trouble>,
     /// A process exists that will do what is pending.
     pub attended: bool,
+    /// mbsync could not carry something.
+    pub refused: bool,
+    /// Something waits for an answer before it is synced.
+    pub held: bool,
 }
 
 /// Why the last run did not succeed, in a few letters.
@@ -57,10 +63,19 @@ pub fn mark(state: LineState) -> String {
             Trouble::Failed => "!failed",
         });
     }
+    if state.held && state.trouble.is_none() {
+        text.push_str("!held");
+    } else if state.refused && state.trouble.is_none() {
+        text.push_str("!refused");
+    }
     if text.is_empty() {
         return text;
     }
-    let nobody = !state.attended && !state.running && !state.waiting && state.trouble.is_none();
+    let nobody = !state.attended
+        && !state.running
+        && !state.waiting
+        && state.trouble.is_none()
+        && state.push > 0;
     if nobody { format!("({text})") } else { format!("[{text}]") }
 }
 

@@ -120,15 +120,30 @@ impl Child {
         &mut self,
         deadline: Option<Instant>,
         cancel: Option<&Cancel>,
-        mut each: impl FnMut(&[u8]),
+        each: impl FnMut(&[u8]),
     ) -> io::Result<Woken> {
-        let mut output = self.process.stdout.take();
+        self.follow_both(deadline, cancel, each, |_| ())
+    }
+
+    /// The same, with what it prints to standard error.
+    pub fn follow_both(
+        &mut self,
+        deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
+        mut each: impl FnMut(&[u8]),
+        mut each_error: impl FnMut(&[u8]),
+    ) -> io::Result<Woken> {
+        let (mut output, mut errors) = self.take_output();
         if let Some(output) = &output {
             rustix::io::ioctl_fionbio(output, true)?;
+        }
+        if let Some(errors) = &errors {
+            rustix::io::ioctl_fionbio(errors, true)?;
         }
         loop {
             let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
             fds.extend(output.iter().map(|output| PollFd::new(output, PollFlags::IN)));
+            fds.extend(errors.iter().map(|errors| PollFd::new(errors, PollFlags::IN)));
             let woken = wait(&mut fds, deadline, cancel)?;
             // Known before the pipe is emptied: what was printed before the end is
             // in the pipe by then.
@@ -137,6 +152,11 @@ impl Child {
             if let Some(from) = &output {
                 if !drain(from, &mut each)? {
                     output = None;
+                }
+            }
+            if let Some(from) = &errors {
+                if !drain(from, &mut each_error)? {
+                    errors = None;
                 }
             }
             if ended {

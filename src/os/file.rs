@@ -4,13 +4,16 @@
 //! writer), a terminal (which would become ours), a device or a socket. Each of
 //! them is an error here, as a directory is. A lint (clippy.toml,
 //! `disallowed-methods`) forbids the other ways. Files below `/proc` are regular
-//! ones too. Does not depend on: what is in the files.
+//! ones too. What is written is this user's own: no link is followed, and no
+//! other user's file or directory is used. Does not depend on: what is in the files.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// Room beside a file's size: with less, the reader asks for more to find the end.
 const SPARE: usize = 64;
@@ -24,6 +27,46 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// made, for its owner only; one that does keeps its content.
 pub fn open_or_create(path: &Path) -> io::Result<File> {
     open_as(path, OFlags::RDWR | OFlags::CREATE).map(|(file, _)| file)
+}
+
+/// Makes a directory, with those above it, unless it exists; and makes sure that it
+/// is this user's and that no other user can look into it, whatever the umask was. A
+/// link to it must be the user's own.
+pub fn own_directory(path: &Path) -> io::Result<()> {
+    let mut found = match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            path.symlink_metadata()?
+        }
+        found => found?,
+    };
+    let mut follow = OFlags::NOFOLLOW;
+    if found.is_symlink() {
+        check_owner(&found)?;
+        found = path.metadata()?;
+        follow = OFlags::empty();
+    }
+    if !found.is_dir() {
+        return Err(Errno::NOTDIR.into());
+    }
+    check_owner(&found)?;
+    // Without a descriptor, of which there may be none left.
+    if found.mode() & 0o7077 == 0 {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | follow;
+    #[expect(clippy::disallowed_methods, reason = "a directory")]
+    let directory = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let found = directory.metadata()?;
+    check_owner(&found)?;
+    directory.set_permissions(std::fs::Permissions::from_mode(found.mode() & 0o700))
+}
+
+fn check_owner(found: &std::fs::Metadata) -> io::Result<()> {
+    if found.uid() == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "belongs to another user"))
 }
 
 /// Makes this the file's content, in place: a crash may leave a part of it.
@@ -84,16 +127,21 @@ fn start(file: &File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
 /// The file and its size.
 fn open_as(path: &Path, access: OFlags) -> io::Result<(File, u64)> {
     let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let writes = access.intersects(OFlags::WRONLY | OFlags::RDWR);
+    let follow = if writes { OFlags::NOFOLLOW } else { OFlags::empty() };
+    let flags = access | follow | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     #[expect(clippy::disallowed_methods, reason = "this is the one way")]
     let opened =
         rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR));
     let file = match opened {
-        // A directory, to be written; a socket.
-        Err(rustix::io::Errno::ISDIR | rustix::io::Errno::NXIO) => return Err(irregular()),
+        // A directory or a link, to be written; a socket.
+        Err(Errno::ISDIR | Errno::NXIO | Errno::LOOP) => return Err(irregular()),
         opened => File::from(opened?),
     };
     let found = file.metadata()?;
+    if writes {
+        check_owner(&found)?;
+    }
     if found.is_file() { Ok((file, found.len())) } else { Err(irregular()) }
 }
 
@@ -101,7 +149,7 @@ fn open_as(path: &Path, access: OFlags) -> io::Result<(File, u64)> {
 mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, mknodat};
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
     /// What a file's path may lead to.
@@ -156,6 +204,50 @@ mod tests {
         assert!(read(Path::new("/proc/self/stat"), 10).is_err());
         write(&path, b"\xff").unwrap();
         assert_eq!(read_text(&path, 9).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn g10_a_link_is_read_through_and_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let [victim, link] = ["victim", "link"].map(|name| dir.path().join(name));
+        write(&victim, b"keep").unwrap();
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        for error in
+            [write(&link, b"x").map(drop), truncate(&link), open_or_create(&link).map(drop)]
+        {
+            assert_eq!(error.unwrap_err().to_string(), "not a regular file");
+        }
+        assert_eq!(read(&link, 9).unwrap(), b"keep");
+    }
+
+    #[test]
+    fn g10_a_directory_of_ours_is_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mode = |name: &str| at(name).metadata().unwrap().permissions().mode() & 0o777;
+        own_directory(&at("new/deep")).unwrap();
+        assert_eq!((mode("new"), mode("new/deep")), (0o700, 0o700));
+        for (open, closed) in [(0o777, 0o700), (0o755, 0o700), (0o550, 0o500), (0o700, 0o700)] {
+            std::fs::set_permissions(at("new"), PermissionsExt::from_mode(open)).unwrap();
+            own_directory(&at("new")).unwrap();
+            assert_eq!(mode("new"), closed);
+        }
+        std::fs::set_permissions(at("new"), PermissionsExt::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(at("new"), at("link")).unwrap();
+        own_directory(&at("link")).unwrap();
+        assert_eq!(mode("new"), 0o700, "a link of the user's own");
+        std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
+        own_directory(&at("dangling")).unwrap_err();
+        std::fs::write(at("file"), "").unwrap();
+        own_directory(&at("file")).unwrap_err();
+        own_directory(&at("file/below")).unwrap_err();
+        // Root's, or, for root, any other user's.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(at("new"), Some(65534), None).unwrap();
+        }
+        let foreign = if rustix::process::geteuid().is_root() { at("new") } else { "/etc".into() };
+        let error = own_directory(&foreign).unwrap_err();
+        assert_eq!(error.to_string(), "belongs to another user");
     }
 
     #[test]

@@ -164,6 +164,21 @@ pub fn inherited(number: RawFd) -> Option<BorrowedFd<'static>> {
     rustix::io::fcntl_getfd(fd).is_ok().then_some(fd)
 }
 
+/// Undoes what a careless parent has left: no signal is blocked, the end of a child
+/// is told to us, and TERM ends the process. To be called before anything else. HUP
+/// and INT may be ignored on purpose (nohup, a shell's `&`).
+pub fn reset_signals() {
+    empty_signal_mask();
+    default_action(libc::SIGCHLD);
+    default_action(libc::SIGTERM);
+}
+
+/// The signal does from now on what the kernel does with it unasked.
+pub fn default_action(signal: i32) {
+    // SAFETY: no handler is installed but the default one; an unknown signal is refused.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 /// Whether this signal is ignored now, as under nohup(1).
 #[must_use]
 pub fn is_ignored(signal: i32) -> bool {

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod file;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
+pub mod netlink;
 pub mod procfs;
 pub mod signals;
+pub mod terminal;
 pub mod wait;

@@ -17,6 +17,9 @@ use super::fork;
 use super::wait::Cancel;
 
 /// The signals that end the program.
+const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
+
+/// Takes note of the signals that end the program.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     came: Arc<AtomicUsize>,
@@ -29,7 +32,7 @@ impl Shutdown {
     pub fn on_signals() -> io::Result<Self> {
         let (readable, writable) = UnixStream::pair()?;
         let came = Arc::new(AtomicUsize::new(0));
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
+        for signal in ENDING {
             if !fork::is_ignored(signal) {
                 let number = usize::try_from(signal).unwrap_or_default();
                 signal_hook::flag::register_usize(signal, Arc::clone(&came), number)?;
@@ -37,6 +40,16 @@ impl Shutdown {
             }
         }
         Ok(Shutdown { came, cancel: Cancel::when_readable(Arc::new(readable.into())) })
+    }
+
+    /// Gives the signals back to the kernel, before exec: one that is only noted would be
+    /// lost in it. Returns one that came before.
+    #[must_use]
+    pub fn release(&self) -> Option<u8> {
+        for signal in ENDING.into_iter().filter(|&signal| !fork::is_ignored(signal)) {
+            fork::default_action(signal);
+        }
+        self.signal()
     }
 
     /// Leaves the signals to the kernel: for a process that is about to end

@@ -19,6 +19,8 @@ pub struct AccountList {
     pub accounts: Vec<ListedAccount>,
     /// Names of groups of channels.
     pub groups: Vec<String>,
+    /// There is a second channel of a name, which mbsync cannot be given by name.
+    pub shadowed_channels: bool,
 }
 
 /// An account.
@@ -91,6 +93,7 @@ impl AccountList {
         AccountList {
             file: config.file.clone(),
             accounts: accounts.collect(),
+            shadowed_channels: config.shadowed_channels,
             groups: config.groups.iter().map(|group| group.name.clone()).collect(),
         }
     }
@@ -135,6 +138,11 @@ impl AccountList {
         if !self.groups.is_empty() {
             let groups: Vec<String> = self.groups.iter().map(|group| sanitize(group)).collect();
             let _ = writeln!(text, "\ngroups: {}", groups.join(", "));
+        }
+        if self.shadowed_channels {
+            text.push_str(
+                "\ntwo channels have one name (mutt-sync --check says which): rename one\n",
+            );
         }
         text
     }

@@ -3,40 +3,77 @@
 //!
 //! Reads state files and, where their time stamps changed, Maildirs. Runs nothing,
 //! asks no server, waits for nothing, and changes nothing but `seen.json`.
+//!
+//! Does not depend on: connections, mbsync, the waiter's memory.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::error::ExitStatus;
+use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Target};
 use crate::mutt::statusline::{LineState, Trouble};
 use crate::state::backoff::{self, Backoff, seconds};
-use crate::state::last_run::{self, LastRun};
+use crate::state::last_run::{self, Change, LastRun};
 use crate::state::lock::Lock;
-use crate::state::{StateDir, clean, requests, throttle};
+use crate::state::refused::RefusedState;
+use crate::state::{StateDir, clean, requests};
 use crate::sync::context::AccountContext;
+use crate::sync::held::{self, HeldReport};
+use crate::sync::limits::RunLimits;
+use crate::sync::refused::{self, RefusedReport};
 use crate::text::{counted, sanitize, short};
 use crate::verdict::gone::Gone;
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
 
+/// A waiter answers a request sooner, if no run is needed.
+const ANSWERED: Duration = Duration::from_secs(2);
+
+/// The version of the JSON form. It grows when a key is removed or means something else.
+const SCHEMA: u32 = 1;
+
+/// All that `--status --json` prints. Durations are in seconds, times in seconds since
+/// the epoch.
+#[derive(Debug, Serialize)]
+pub struct StatusReport<'a> {
+    version: u32,
+    accounts: &'a [AccountStatus],
+}
+
+impl<'a> StatusReport<'a> {
+    /// Of these accounts.
+    #[must_use]
+    pub fn new(accounts: &'a [AccountStatus]) -> Self {
+        StatusReport { version: SCHEMA, accounts }
+    }
+}
+
 /// An account at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+// Each is a fact of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct AccountStatus {
     /// Its name.
     pub account: String,
     /// The last run, if there was one.
+    #[serde(serialize_with = "in_seconds")]
     pub last: Option<LastRun>,
     /// A run is under way.
     pub running: bool,
     /// A waiter is alive.
     pub waiter: bool,
+    /// How it watches the server; `None` if it is not connected, or does not say.
+    pub watching: Option<String>,
     /// A process waits to serve the requests.
     pub queued: bool,
     /// Pending requests.
     pub wanted: Vec<String>,
-    /// Seconds until the throttle lets a run start; 0: now.
+    /// They wait for more than an answer that a waiter is about to give.
+    #[serde(skip)]
+    pub waiting: bool,
+    /// Seconds until throttle or pace let a run start; 0: now.
     pub throttled: u64,
     /// The backoff in force.
     pub backoff: Option<BackoffStatus>,
@@ -44,6 +81,14 @@ pub struct AccountStatus {
     pub mailboxes: Vec<Pending>,
     /// All mailboxes, in step or not.
     pub known_mailboxes: usize,
+    /// Unread messages in all of them.
+    pub unread: u64,
+    /// Those with unread messages.
+    pub unread_mailboxes: Vec<UnreadMailbox>,
+    /// What mbsync could not carry.
+    pub refused: Vec<RefusedReport>,
+    /// What waits for an answer before it is synced.
+    pub held: Vec<HeldReport>,
 }
 
 /// A backoff in force.
@@ -51,21 +96,38 @@ pub struct AccountStatus {
 pub struct BackoffStatus {
     /// Seconds until the next try.
     pub wait: u64,
+    /// When the first of the failures of this kind was, seconds since the epoch.
+    pub since: Option<u64>,
     /// Failures in a row.
     pub failures: u32,
     /// Exit status of the last one.
     pub code: u8,
     /// What it said.
     pub text: String,
+    /// Another try costs somebody something: see [`crate::error::Error::strike`].
+    pub strike: bool,
 }
 
-/// A mailbox with something to push, or on which no verdict can be given.
+/// A mailbox with unread messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnreadMailbox {
+    /// As `mutt-sync` takes it.
+    pub name: String,
+    /// How many.
+    pub unread: u32,
+    #[serde(skip)]
+    is_inbox: bool,
+}
+
+/// A mailbox with something to push or to pull, or on which no verdict can be given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pending {
     /// As `mutt-sync` takes it.
     pub name: String,
     /// What is to be pushed.
     pub push: Option<Changes>,
+    /// What is to be pulled, as far as a waiter knows.
+    pub pull: Option<Changes>,
     /// Why no verdict can be given.
     pub unknown: Option<String>,
 }
@@ -100,76 +162,148 @@ fn status_of(
     let gone: BTreeMap<String, Gone> = dir.read_json(clean::GONE).unwrap_or_default();
     let mut learned = false;
     let mut pending = Vec::new();
+    let (state, nothing) = (RefusedState::read(dir), UidSet::EMPTY);
+    let mut refused = refused::of_account(context.account, dir);
+    let waiter_lock = dir.file("waiter.lock");
+    let waiter = Lock::is_held(&waiter_lock);
+    let mut to_pull: BTreeMap<String, Changes> = BTreeMap::new();
+    if waiter {
+        to_pull = dir.read_json(clean::PULL).unwrap_or_default();
+    }
+    let mut unread = Vec::new();
     for mailbox in mailboxes {
         let key = clean::key(mailbox);
         let by_run = gone.get(&key);
+        let pull = to_pull.remove(&key);
         let clean = memory.entry(key).or_default();
-        let verdict = near_verdict(context.account, mailbox, clean, by_run, &mut learned);
+        let (verdict, near, count) =
+            near_verdict(context.account, mailbox, clean, by_run, &mut learned);
+        let name = || mailbox.target().to_string();
+        if let Some(count) = count.filter(|count| *count > 0) {
+            unread.push(UnreadMailbox {
+                name: name(),
+                unread: count,
+                is_inbox: mailbox.is_inbox(),
+            });
+        }
+        let far = clean.far.as_ref().map(|far| &far.left);
+        let left = [&near, far.unwrap_or(&nothing)];
+        refused.extend(refused::passed_over(context.account, &state, mailbox, left));
         let (push, unknown) = match verdict {
-            SideVerdict::Clean => continue,
+            SideVerdict::Clean if pull.is_none() => continue,
+            SideVerdict::Clean => (None, None),
             SideVerdict::Changed(changes) => (Some(changes), None),
             SideVerdict::Unknown(why) => (None, Some(why)),
         };
-        pending.push(Pending { name: mailbox.target().to_string(), push, unknown });
+        pending.push(Pending { name: name(), push, pull, unknown });
     }
-    let waiter = Lock::is_held(&dir.file("waiter.lock"));
-    let running = Lock::is_held(&dir.file("lock"));
-    if learned && !waiter && !running {
+    let lock = dir.file("lock");
+    let held = Lock::is_held(&lock);
+    if learned && !waiter && !held {
         // If this fails, the next status learns it again.
         let _ = dir.write_json(clean::FILE, &memory);
     }
     let retry: Option<Backoff> = dir.read_json(backoff::FILE);
     let wait = settings.backoff_policy().wait(retry.as_ref(), now);
+    let watching = Some(Lock::description(&waiter_lock)).filter(|mode| !mode.is_empty());
+    let limits = RunLimits::new(dir, settings, false);
+    let limited = if watching.is_some() { limits.pace_wait(now) } else { limits.login_wait(now) };
     AccountStatus {
         account: context.account.name.clone(),
         last: dir.read_json(last_run::FILE),
-        running,
+        // Who judges holds the lock, too.
+        running: held && Lock::run_under(&lock).is_some(),
         waiter,
+        watching,
         queued: Lock::is_held(&dir.file("queue.lock")),
+        waiting: if waiter {
+            requests::any_older(dir, ANSWERED, now)
+        } else {
+            !requests::all(dir).is_empty()
+        },
         wanted: requests::all(dir).iter().map(Target::to_string).collect(),
-        throttled: settings.rate().wait(throttle::stamp(dir, settings.rate(), now), now).as_secs(),
+        throttled: limited.as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
             wait: wait.as_secs(),
+            since: retry.first,
             failures: retry.failures,
             code: retry.code,
             text: retry.text,
+            strike: retry.strike,
         }),
         mailboxes: pending,
         known_mailboxes: mailboxes.len(),
+        unread: unread.iter().map(|each| u64::from(each.unread)).sum(),
+        unread_mailboxes: unread,
+        refused,
+        held: held::of_account(context.account, settings, dir),
     }
 }
 
-/// The near side of a mailbox; `learned` if `clean` has changed with it.
+/// The near side of a mailbox, the messages there that mbsync has passed over, and how
+/// many are unread; `learned` if `clean` has changed with it.
 fn near_verdict(
     account: &Account,
     mailbox: &Mailbox,
     clean: &mut CleanState,
     by_run: Option<&Gone>,
     learned: &mut bool,
-) -> SideVerdict {
-    let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel);
+) -> (SideVerdict, UidSet, Option<u32>) {
+    let unknown = |why: String| (SideVerdict::Unknown(why), UidSet::EMPTY, None);
+    let channel = account.channel(&mailbox.channel);
     let rules = match channel.map(Rules::of) {
         Some(Ok(rules)) => rules,
-        Some(Err(why)) => return SideVerdict::Unknown(why),
-        None => return SideVerdict::Clean,
+        Some(Err(why)) => return unknown(why),
+        None => return (SideVerdict::Clean, UidSet::EMPTY, None),
     };
     let Some((scan, memory)) = maildir::scan_mailbox(mailbox, &rules, clean, by_run, None) else {
-        return SideVerdict::Unknown("it has no Maildir here".into());
+        return unknown("it has no Maildir here".into());
     };
     // Without stamps the next scan would have to list all the same.
     if let Some(memory) = memory.filter(|memory| memory.stamps.is_some()) {
         clean.near = Some(memory);
         *learned = true;
     }
-    scan.verdict
+    (scan.verdict, scan.left, scan.unread)
+}
+
+/// What a program may rely on of the last run: 0.1.0 had milliseconds beside seconds.
+#[allow(clippy::cast_precision_loss, clippy::ref_option)] // milliseconds; serde's form
+fn in_seconds<S: Serializer>(last: &Option<LastRun>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct InSeconds<'l> {
+        runs: u64,
+        started: f64,
+        took: f64,
+        code: u8,
+        text: &'l str,
+        whole: bool,
+        last_success: Option<u64>,
+        last_whole: Option<u64>,
+        changes: &'l [Change],
+    }
+    let last = last.as_ref().map(|last| InSeconds {
+        runs: last.runs,
+        started: last.started as f64 / 1000.0,
+        took: last.took as f64 / 1000.0,
+        code: last.code,
+        text: &last.text,
+        whole: last.whole,
+        last_success: last.last_success,
+        last_whole: last.last_whole,
+        changes: &last.changes,
+    });
+    last.serialize(to)
 }
 
 /// A line for each mailbox that is not in step.
 #[must_use]
 pub fn pending_lines(status: &AccountStatus) -> Vec<String> {
-    let line = |each: &Pending| match (&each.push, &each.unknown) {
-        (Some(changes), _) => format!("  {}: {changes} to push", each.name),
-        (None, why) => format!("  {}: {}", each.name, why.as_deref().unwrap_or("unknown")),
+    let line = |each: &Pending| {
+        let push = each.push.map(|changes| format!("{changes} to push"));
+        let pull = each.pull.map(|changes| format!("{changes} to pull"));
+        let parts: Vec<String> = [pull, push, each.unknown.clone()].into_iter().flatten().collect();
+        format!("  {}: {}", each.name, parts.join(", "))
     };
     status.mailboxes.iter().map(line).collect()
 }
@@ -190,9 +324,13 @@ pub fn line_state(accounts: &[AccountStatus]) -> LineState {
     LineState {
         push: accounts.iter().map(push).sum(),
         running: accounts.iter().any(|status| status.running),
-        waiting: accounts.iter().any(|status| !status.wanted.is_empty()),
+        waiting: accounts.iter().any(|status| status.waiting),
         trouble,
         attended: accounts.iter().any(|status| status.waiter || status.queued),
+        refused: accounts
+            .iter()
+            .any(|status| status.refused.iter().any(|each| each.text.is_some())),
+        held: accounts.iter().any(|status| !status.held.is_empty()),
     }
 }
 
@@ -211,7 +349,15 @@ fn trouble(exit: ExitStatus) -> Option<Trouble> {
 #[must_use]
 pub fn text(status: &AccountStatus, now: SystemTime) -> String {
     let mut lines = vec![format!("{}: {}", status.account, summary(status, now))];
-    if let Some(last) = status.last.as_ref().filter(|last| last.code != 0) {
+    // Why a backoff is in force follows.
+    let last = status.last.as_ref().filter(|last| last.code != 0);
+    let same = |last: &&LastRun| {
+        status.backoff.as_ref().is_some_and(|backoff| {
+            backoff.text == last.text
+                || [backoff.code, last.code].iter().all(|code| *code == ExitStatus::Offline.code())
+        })
+    };
+    if let Some(last) = last.filter(|last| !same(last)) {
         lines.push(match ExitStatus::from_code(last.code) {
             ExitStatus::Signal(_) => "  last run was interrupted".into(),
             _ => format!("  last run failed ({}): {}", last.code, last.text),
@@ -219,7 +365,12 @@ pub fn text(status: &AccountStatus, now: SystemTime) -> String {
     }
     if let Some(backoff) = &status.backoff {
         let wait = short(Duration::from_secs(backoff.wait));
-        lines.push(format!("  next try in {wait} (now: -f): {}", backoff.text));
+        let since = backoff.since.filter(|_| backoff.code == ExitStatus::Offline.code());
+        let offline = since.map_or(String::new(), |since| {
+            let ago = Duration::from_secs(seconds(now).saturating_sub(since));
+            format!("offline for {}, ", short(ago))
+        });
+        lines.push(format!("  {offline}next try in {wait} (now: -f): {}", backoff.text));
     }
     if !status.wanted.is_empty() {
         let who = match (status.running, status.waiter || status.queued) {
@@ -230,28 +381,49 @@ pub fn text(status: &AccountStatus, now: SystemTime) -> String {
         lines.push(format!("  asked for, {who}: {}", status.wanted.join(", ")));
     }
     lines.extend(pending_lines(status));
+    for each in &status.held {
+        lines.push(format!("  {}", each.line(now)));
+        lines.push(format!("    fix: {}", each.fix()));
+    }
+    for each in &status.refused {
+        lines.push(format!("  {}", each.line(now)));
+        lines.push(format!("    fix: {}", each.fix()));
+    }
     lines.iter().map(|line| sanitize(line)).collect::<Vec<_>>().join("\n")
 }
 
 fn summary(status: &AccountStatus, now: SystemTime) -> String {
     let mut parts = Vec::new();
-    let to_push = status.mailboxes.iter().filter(|each| each.push.is_some()).count();
-    parts.push(match (to_push, status.known_mailboxes) {
-        (_, 0) => "no mailboxes here yet".to_owned(),
-        (0, all) => format!("in sync ({})", counted(all, "mailbox")),
-        (some, all) => format!("{some} of {} to push", counted(all, "mailbox")),
+    let count = |is: fn(&Pending) -> bool| status.mailboxes.iter().filter(|each| is(each)).count();
+    let (to_push, to_pull) = (count(|each| each.push.is_some()), count(|each| each.pull.is_some()));
+    let all = counted(status.known_mailboxes, "mailbox");
+    parts.push(match (to_push, to_pull, status.known_mailboxes) {
+        (_, _, 0) => "no mailboxes here yet".to_owned(),
+        (0, 0, _) => format!("in sync ({all})"),
+        (some, 0, _) => format!("{some} of {all} to push"),
+        (0, some, _) => format!("{some} of {all} to pull"),
+        (push, pull, _) => format!("{push} of {all} to push, {pull} to pull"),
     });
     if status.running {
         parts.push("syncing".into());
     }
-    match status.last.as_ref().and_then(|last| last.last_success) {
+    match status.last.as_ref().and_then(LastRun::last_synced) {
         Some(then) => {
             let ago = Duration::from_secs(seconds(now).saturating_sub(then));
             parts.push(format!("last run {} ago", short(ago)));
         }
         None => parts.push("never synced".into()),
     }
-    parts.push(if status.waiter { "watching" } else { "no waiter" }.into());
+    let inbox = status.unread_mailboxes.iter().filter(|each| each.is_inbox);
+    let inbox: u32 = inbox.map(|each| each.unread).sum();
+    if inbox > 0 {
+        parts.push(format!("{inbox} unread"));
+    }
+    parts.push(match (&status.watching, status.waiter) {
+        (Some(mode), _) => format!("watching by {mode}"),
+        (None, true) => "watching".into(),
+        (None, false) => "no waiter".into(),
+    });
     if status.throttled > 0 {
         parts.push(format!("rate limit for {}", short(Duration::from_secs(status.throttled))));
     }

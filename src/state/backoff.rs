@@ -1,7 +1,9 @@
 //! The backoff after a failure: exponential, jittered, kept in `retry.json`, so
 //! that no restart starts a storm.
 //!
-//! Knows wall-clock times and a failure's exit status as values; reads no clock.
+//! Knows wall-clock times and a failure's exit status as values.
+//!
+//! Does not depend on: clocks, files, what was tried.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,12 +21,22 @@ pub struct Backoff {
     pub failures: u32,
     /// Exit status of the last one.
     pub code: u8,
+    /// Seconds since the epoch at which the first of them with this status failed;
+    /// 0.1.0 does not note it.
+    #[serde(default)]
+    pub first: Option<u64>,
     /// Seconds since the epoch at which it failed.
     pub since: u64,
     /// Seconds since the epoch before which there is no automatic try.
     pub until: u64,
     /// What it said.
     pub text: String,
+    /// See [`crate::error::Error::strike`]; 0.1.0 does not note it.
+    #[serde(default)]
+    pub strike: bool,
+    /// The password command failed; 0.1.0 does not note it.
+    #[serde(default)]
+    pub password_command: bool,
 }
 
 /// The two settings.
@@ -60,12 +72,16 @@ impl BackoffPolicy {
     ) -> Backoff {
         let failures = before.map_or(0, |retry| retry.failures).saturating_add(1);
         let delay = self.delay(failures, exit).mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0));
+        let alike = before.filter(|retry| retry.code == exit.code());
         Backoff {
             failures,
             code: exit.code(),
+            first: Some(alike.map_or(seconds(now), |retry| retry.first.unwrap_or(retry.since))),
             since: seconds(now),
             until: seconds(now).saturating_add(delay.as_secs().max(u64::from(!delay.is_zero()))),
             text: text.to_owned(),
+            strike: exit == ExitStatus::Denied,
+            password_command: false,
         }
     }
 
@@ -119,7 +135,10 @@ mod tests {
         let full = POLICY.after(None, ExitStatus::Offline, "", at(1000), 0.0);
         let short = POLICY.after(None, ExitStatus::Offline, "", at(1000), 1.0);
         assert_eq!((full.until, short.until), (1030, 1022));
-        assert_eq!(POLICY.after(Some(&full), ExitStatus::Offline, "", at(1030), 0.0).failures, 2);
+        let second = POLICY.after(Some(&full), ExitStatus::Offline, "", at(1030), 0.0);
+        assert_eq!((second.failures, second.first), (2, Some(1000)));
+        let other = POLICY.after(Some(&second), ExitStatus::Denied, "", at(1060), 0.0);
+        assert_eq!((other.failures, other.first), (3, Some(1060)));
         // Less than a second is one, for seconds are kept; none is none.
         let until = |first| {
             let policy = BackoffPolicy { first, ..POLICY };

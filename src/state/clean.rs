@@ -1,8 +1,10 @@
-//! `seen.json`, `stuck.json` and `gone.json`: what each mailbox looked like when
+//! `seen.json`, `stuck.json`, `pull.json` and `gone.json`: what each mailbox looked like when
 //! it was last found clean, and before the last run that left it dirty; and what
 //! runs have removed without saying so in mbsync's record.
 //!
 //! Knows names of files and of entries; the values are the verdict's.
+//!
+//! Does not depend on: how a mailbox is judged.
 
 use crate::model::{Account, Mailbox, Target};
 
@@ -10,6 +12,8 @@ use crate::model::{Account, Mailbox, Target};
 pub const FILE: &str = "seen.json";
 /// What stayed dirty, by [`key`].
 pub const STUCK: &str = "stuck.json";
+/// What a waiter knows that a run would pull, by [`key`]. It holds as long as there is one.
+pub const PULL: &str = "pull.json";
 /// What runs have removed, by [`key`]. Written by who holds the account's lock.
 pub const GONE: &str = "gone.json";
 

@@ -1,11 +1,14 @@
 //! Locks between processes: flock(2) on files that are never removed.
 //!
 //! `lock` while a run lasts, `queue.lock` while one waits out throttle or
-//! backoff, `waiter.lock` while a waiter lives. The text of `lock` is the run:
+//! backoff, `waiter.lock` while a waiter lives (its text is how the waiter watches the
+//! server, and is read by nothing but reports). The text of `lock` is the run:
 //! its process and start time, so that the process that takes the lock from a
 //! killed holder can wait for an mbsync that still lives. The descriptor is closed on
 //! exec, so neither mbsync nor a daemon that its password command starts can
 //! hold the lock.
+//!
+//! Does not depend on: what a lock is for, mail.
 
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
@@ -84,6 +87,20 @@ impl Lock {
         Ok(None)
     }
 
+    /// Takes a lock that is held for a moment only, while a file is changed: one that
+    /// is not free after a second is not waited for.
+    pub fn take_briefly(path: &Path) -> io::Result<Option<Lock>> {
+        let mut lock = Self::try_take(path)?;
+        for _ in 0..200 {
+            if lock.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            lock = Self::try_take(path)?;
+        }
+        Ok(lock)
+    }
+
     /// Waits for the lock. Every `slice` it asks whether the holder shows life;
     /// if not, it has lasted too long.
     ///
@@ -141,6 +158,18 @@ impl Lock {
         let group = if own_group { "group" } else { "tree" };
         let (pid, started) = (run.pid.as_raw_nonzero(), run.started);
         self.write(&format!("{pid} {started} {group} {}\n", boot()))
+    }
+
+    /// Notes what the holder does, for reports.
+    pub fn describe(&mut self, text: &str) -> io::Result<()> {
+        self.write(&format!("{text}\n"))
+    }
+
+    /// What the holder has noted; empty without a holder.
+    #[must_use]
+    pub fn description(path: &Path) -> String {
+        let text = || file::read_text(path, LONGEST_TEXT).unwrap_or_default();
+        if Self::is_held(path) { text().trim().to_owned() } else { String::new() }
     }
 
     /// Notes that no run is under way.
@@ -317,6 +346,19 @@ mod tests {
     }
 
     #[test]
+    fn only_a_holder_is_described() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waiter.lock");
+        let mut lock = Lock::try_take(&path).unwrap().unwrap();
+        assert_eq!(Lock::description(&path), "");
+        lock.describe("STATUS now and then").unwrap();
+        lock.describe("IDLE").unwrap();
+        assert_eq!(Lock::description(&path), "IDLE");
+        drop(lock);
+        assert_eq!(Lock::description(&path), "");
+    }
+
+    #[test]
     fn g2_a_process_that_only_looks_is_not_taken_for_a_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
@@ -402,14 +444,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Lock::try_take(&dir.path().join("lock")).unwrap().unwrap();
         let shutdown = Shutdown::on_signals().unwrap();
-        let outlive = |lock: &mut Lock, ms| {
+        let is_over = |lock: &mut Lock, ms| {
             lock.reap_orphan(Duration::from_millis(ms), &shutdown) == Orphan::Over
         };
-        assert!(outlive(&mut lock, 0));
+        assert!(is_over(&mut lock, 0));
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         lock.record(process, false).unwrap();
-        assert!(outlive(&mut lock, 10));
+        assert!(is_over(&mut lock, 10));
         assert!(!process.is_alive());
         assert_eq!(lock.file.metadata().unwrap().len(), 0, "no later holder looks for it again");
         child.wait().unwrap();
@@ -418,9 +460,9 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::with_pid(Pid::from_child(&child)).unwrap();
         lock.record(Process { started: process.started + 1, ..process }, false).unwrap();
-        assert!(outlive(&mut lock, 0));
+        assert!(is_over(&mut lock, 0));
         lock.write(&format!("{} {} tree earlier\n", child.id(), process.started)).unwrap();
-        assert!(outlive(&mut lock, 0));
+        assert!(is_over(&mut lock, 0));
         assert!(process.is_alive());
         child.kill().unwrap();
         child.wait().unwrap();

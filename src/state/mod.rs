@@ -1,23 +1,29 @@
 //! What is remembered between commands: the files under
 //! `$XDG_STATE_HOME/mutt-sync/ACCOUNT/`.
 //!
-//! One file per idea below this folder. Knows how each file is written so that
-//! it is whole after a crash; knows nothing of mail, of mbsync, or of why
-//! something is remembered. A file that does not parse counts as absent.
+//! One file per idea below this folder. Knows how each file is written so that it
+//! is whole after a crash. A file that does not parse counts as absent.
+//!
+//! Does not depend on: mail, mbsync, why something is remembered.
 
 pub mod backoff;
 pub mod clean;
+pub mod held;
 pub mod last_run;
 pub mod lock;
 pub mod names;
+pub mod pace;
+pub mod refused;
 pub mod requests;
+pub mod stamp;
 pub mod throttle;
 pub mod watch;
 
-use std::fs::DirBuilder;
-use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
 
 use crate::error::{Error, ExitStatus, no_descriptor_left};
 use crate::os::file;
@@ -33,20 +39,21 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// The directory of `account` below `base`, made if need be.
+    /// The directory of `account` below `base`, made if need be. No other user can
+    /// look into either.
     ///
     /// # Errors
-    /// 78 when it cannot be made or is not ours to write; 75 when the disk is full.
+    /// 78 when it cannot be made, belongs to another user, or cannot be written; 75
+    /// when the disk is full.
     pub fn open(base: &Path, account: &str) -> Result<Self, Error> {
         let dir = base.join(names::directory(account));
-        let (requests, run) = (dir.join("want"), dir.join("run"));
-        // Made last, so where it is all is.
-        if run.is_dir() {
-            return Ok(StateDir { dir });
-        }
-        for part in [requests, run] {
-            DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(|error| {
-                state_failure(&error, &format!("cannot make {}", part.display()))
+        for part in [base, &dir, &dir.join("want"), &dir.join("run")] {
+            // Asked for before anything is written: a request that cannot be would
+            // keep a process waiting with it.
+            let usable = || access(part, Access::WRITE_OK | Access::EXEC_OK);
+            file::own_directory(part).and_then(|()| Ok(usable()?)).map_err(|error| {
+                let (what, at) = if dir.exists() { ("use", part) } else { ("make", &*dir) };
+                state_failure(&error, &format!("cannot {what} {}", at.display()))
             })?;
         }
         Ok(StateDir { dir })
@@ -83,9 +90,13 @@ impl StateDir {
 
     /// Replaces this JSON file as a whole: temporary file, fsync, rename.
     pub fn write_json<T: serde::Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
-        let mut text = serde_json::to_vec(value)?;
-        text.push(b'\n');
-        self.replace(name, &text)
+        self.replace(name, |file| {
+            // Not all of it as text first: it may be of tens of thousands of mailboxes.
+            let mut writer = BufWriter::new(file);
+            serde_json::to_writer(&mut writer, value)?;
+            writer.write_all(b"\n")?;
+            writer.flush()
+        })
     }
 
     /// Removes a file; one that is not there is as good as removed.
@@ -108,9 +119,10 @@ impl StateDir {
         }
     }
 
-    fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
+    fn replace(&self, name: &str, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         let temporary = self.file(&format!(".{name}.{}", std::process::id()));
-        let written = file::write(&temporary, text).and_then(|file| file.sync_all());
+        let written = file::write(&temporary, b"")
+            .and_then(|file| write(&file).and_then(|()| file.sync_all()));
         let renamed = written.and_then(|()| std::fs::rename(&temporary, self.file(name)));
         if renamed.is_err() {
             let _ = std::fs::remove_file(&temporary);

@@ -1,7 +1,7 @@
 //! Names from the configuration as file names: any name is safe as one path
 //! component, and targets can be read back.
 //!
-//! Knows only strings.
+//! Does not depend on: files, configuration: strings in, strings out.
 
 use std::fmt::Write as _;
 
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_too_long_is_a_wider_want() {
+    fn a_name_too_long_is_a_wider_target() {
         let long = "ä".repeat(100);
         let mailbox = Target::Mailbox { channel: "Home".into(), name: long.clone() };
         assert_eq!(target_of(&file_of(&mailbox)), Some(Target::Channel("Home".into())));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_would_not_write_is_no_want() {
+    fn what_we_would_not_write_is_no_target() {
         for file in ["%zz", "a:b:c", ".x", "a b", "", "a%2fb"] {
             assert_eq!(target_of(file), None, "{file}");
         }
@@ -119,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn wants_are_read_back(channel in "\\PC{0,30}", name in "\\PC{0,30}") {
+        fn targets_are_read_back(channel in "\\PC{0,30}", name in "\\PC{0,30}") {
             for value in [
                 Target::Channel(channel.clone()),
                 Target::Mailbox { channel: channel.clone(), name: name.clone() },

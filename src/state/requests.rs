@@ -11,7 +11,10 @@
 //! Making one is a single open(2): if the file exists already, the holder has
 //! yet to move it, and the run starts after that.
 //!
-//! The file `urgent` beside them means: do not throttle (`--force`).
+//! The file `urgent` beside them means: do not throttle (`--force`). Three more files in
+//! the directory, which move with the requests, say how: `=foreground`, a command
+//! waits for the answer; `=person`, a person does; `=full`, mbsync is to run whatever
+//! differs (`--full`).
 //!
 //! Does not depend on: locks, mbsync, when a run is allowed.
 
@@ -86,15 +89,107 @@ impl Found {
 /// The targets that a run serves, each with its number of earlier failures.
 pub type Claimed = BTreeMap<Target, u32>;
 
+/// How requests are to be served.
+#[allow(clippy::struct_excessive_bools)] // each is a file of its own
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// `--force`: not throttled.
+    pub urgent: bool,
+    /// A command in the foreground waits for the answer.
+    pub foreground: bool,
+    /// A person waits for it.
+    pub person: bool,
+    /// `--full`: by a run of mbsync, whatever differs.
+    pub full: bool,
+}
+
+/// The files of the marks that move with the requests. No target's file has such a name.
+const FOREGROUND: &str = "=foreground";
+const PERSON: &str = "=person";
+const FULL: &str = "=full";
+const MARKS: [&str; 3] = [FOREGROUND, PERSON, FULL];
+
 /// Makes requests. Each must be fresh when this returns.
-pub fn submit(dir: &StateDir, targets: &BTreeSet<Target>, urgent: bool) -> io::Result<()> {
-    for target in targets {
-        create(&dir.file("want").join(names::file_of(target)))?;
+pub fn submit(dir: &StateDir, targets: &BTreeSet<Target>, marks: Marks) -> io::Result<()> {
+    let want = dir.file("want");
+    // Before the requests, so that no request is claimed without its mark.
+    for (name, _) in [(FOREGROUND, marks.foreground), (PERSON, marks.person), (FULL, marks.full)]
+        .iter()
+        .filter(|(_, set)| *set)
+    {
+        create(&want.join(name))?;
     }
-    if urgent {
+    for target in targets {
+        create(&want.join(names::file_of(target)))?;
+    }
+    if marks.urgent {
         create(&dir.file("urgent"))?;
     }
     Ok(())
+}
+
+/// Whether a command in the foreground waits for requests that are not claimed yet.
+#[must_use]
+pub fn is_foreground(dir: &StateDir) -> bool {
+    dir.file("want").join(FOREGROUND).exists()
+}
+
+/// Whether one of these requests is on disk and not claimed yet.
+#[must_use]
+pub fn any_unclaimed(dir: &StateDir, targets: &BTreeSet<Target>) -> bool {
+    targets.iter().any(|target| dir.file("want").join(names::file_of(target)).exists())
+}
+
+/// The marks of claimed requests, and of those made meanwhile: a mark too many costs
+/// a little, one too few a request's meaning.
+#[must_use]
+pub fn claimed_marks(dir: &StateDir) -> Marks {
+    let set = |name: &str| ["want", "run"].iter().any(|part| dir.file(part).join(name).exists());
+    let [foreground, person, full] = MARKS.map(set);
+    Marks { urgent: false, foreground, person, full }
+}
+
+/// Takes the marks away with the requests that are served.
+pub fn served_marks(dir: &StateDir) {
+    for name in MARKS {
+        let _ = dir.remove(&format!("run/{name}"));
+    }
+}
+
+/// Puts claimed requests back as they were: nobody has tried to serve them. `urgent`:
+/// they had been claimed with that mark.
+pub fn unclaim(dir: &StateDir, claimed: &Claimed, urgent: bool) {
+    if urgent {
+        let _ = create(&dir.file("urgent"));
+    }
+    for name in claimed.keys().map(names::file_of).chain(MARKS.map(String::from)) {
+        let (run, want) = (dir.file("run").join(&name), dir.file("want").join(&name));
+        let moved = renameat_with(CWD, &run, CWD, &want, RenameFlags::NOREPLACE);
+        // Asked for again meanwhile. What cannot be moved is as fresh in run/.
+        if moved == Err(rustix::io::Errno::EXIST) {
+            let _ = fs::remove_file(&run);
+        }
+    }
+}
+
+/// Puts narrower requests in place of claimed ones: what a run is needed for. Those
+/// are on disk before these go.
+pub fn narrow(dir: &StateDir, claimed: &Claimed, needed: &BTreeSet<Target>) -> io::Result<Claimed> {
+    let mut narrowed = Claimed::new();
+    for target in needed {
+        let wider = [Some(Target::Account), target.channel().map(Target::Channel)];
+        let covering = wider.iter().flatten().chain([target]);
+        let failures = covering.filter_map(|each| claimed.get(each)).max().copied().unwrap_or(0);
+        if !claimed.contains_key(target) {
+            create(&dir.file("run").join(names::file_of(target)))?;
+        }
+        narrowed.insert(target.clone(), failures);
+    }
+    let kept: BTreeSet<String> = needed.iter().map(names::file_of).collect();
+    for target in claimed.keys().filter(|target| !kept.contains(&names::file_of(target))) {
+        served(dir, target)?;
+    }
+    Ok(narrowed)
 }
 
 /// Makes failed requests fresh again, after a login that works. A request that a run
@@ -118,17 +213,22 @@ pub fn request_state(dir: &StateDir, targets: &BTreeSet<Target>) -> RequestState
             Found::Nothing => fresh |= dir.file("run").join(&name).exists(),
         }
     }
+    // What a crash has left of a wider request.
+    fresh |= entries(&dir.file("run")).any(|(_, part)| part.is_in(targets));
     if fresh {
         return RequestState::Fresh;
     }
-    // After a run of the whole account, the mailboxes that failed are still pending.
-    let part_failed = || {
-        entries(&dir.file("want")).any(|(name, part)| {
-            targets.iter().any(|target| target.covers(&part))
-                && matches!(found(&dir.file("want").join(name)), Found::Failed(_))
-        })
-    };
-    if part_failed() { RequestState::Failed } else { RequestState::Served }
+    // Where the rest was in sync, the mailboxes that a run was needed for are still
+    // pending; and one that failed may have been asked for again.
+    let mut failed = false;
+    for (name, _) in entries(&dir.file("want")).filter(|(_, part)| part.is_in(targets)) {
+        match found(&dir.file("want").join(name)) {
+            Found::Fresh => return RequestState::Fresh,
+            Found::Failed(_) => failed = true,
+            Found::Nothing => {}
+        }
+    }
+    if failed { RequestState::Failed } else { RequestState::Served }
 }
 
 /// How long until a request can be claimed: zero for fresh requests and those
@@ -175,6 +275,21 @@ pub fn all(dir: &StateDir) -> BTreeSet<Target> {
         .collect()
 }
 
+/// Whether a request is pending that has failed, or was made so long ago, for reports.
+#[must_use]
+pub fn any_older(dir: &StateDir, age: Duration, now: SystemTime) -> bool {
+    let is_older = |path: &Path| {
+        // Gone meanwhile: served.
+        let Ok(metadata) = fs::metadata(path) else { return false };
+        let made = metadata.modified().ok().and_then(|made| now.duration_since(made).ok());
+        metadata.len() > 0 || made.is_none_or(|made| made >= age)
+    };
+    ["want", "run"].iter().any(|part| {
+        let part = dir.file(part);
+        entries(&part).any(|(name, _)| is_older(&part.join(name)))
+    })
+}
+
 /// Moves what is due, and what is served along with it, from `want/` to `run/`,
 /// together with what a crash left there. A request made after this is a new
 /// file.
@@ -186,6 +301,9 @@ pub fn claim(dir: &StateDir, policy: BackoffPolicy, now: SystemTime) -> io::Resu
     // Before the requests: an urgent one made meanwhile is then either claimed
     // with them or still urgent.
     let _ = dir.remove("urgent");
+    for name in MARKS {
+        let _ = fs::rename(dir.file("want").join(name), dir.file("run").join(name));
+    }
     let mut claimed = Claimed::new();
     for (name, target) in left {
         claimed.insert(target, found(&dir.file("run").join(name)).failures());
@@ -305,7 +423,7 @@ mod tests {
         let (_base, dir) = dir();
         let targets = BTreeSet::from([Target::Account]);
         assert_eq!(request_state(&dir, &targets), RequestState::Served);
-        submit(&dir, &targets, true).unwrap();
+        submit(&dir, &targets, Marks { urgent: true, ..Marks::default() }).unwrap();
         assert!(is_urgent(&dir) && any_fresh(&dir));
         assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
         let claimed = claim(&dir, POLICY, at(0)).unwrap();
@@ -326,7 +444,7 @@ mod tests {
         let (_base, dir) = dir();
         let targets = BTreeSet::from([Target::Channel("c".into())]);
         let target = targets.first().unwrap();
-        submit(&dir, &targets, false).unwrap();
+        submit(&dir, &targets, Marks::default()).unwrap();
         let _ = claim(&dir, POLICY, at(100)).unwrap();
         let wait = POLICY.delay(1, ExitStatus::Mailbox);
         requeue(&dir, target, 1, at(100), wait).unwrap();
@@ -337,7 +455,7 @@ mod tests {
         assert_eq!(next_due(&dir, POLICY, at(99)), Some(Duration::ZERO));
         assert_eq!(claim(&dir, POLICY, at(130)).unwrap(), Claimed::from([(target.clone(), 1)]));
         // Asked for again while the run is under way: the failure does not hide it.
-        submit(&dir, &targets, false).unwrap();
+        submit(&dir, &targets, Marks::default()).unwrap();
         requeue(&dir, target, 2, at(130), wait).unwrap();
         assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
         assert!(entries(&dir.file("run")).next().is_none());
@@ -347,7 +465,7 @@ mod tests {
     fn g5_a_renewed_request_is_fresh_and_one_under_way_is_not_made_again() {
         let (_base, dir) = dir();
         let part = |name: &str| Target::Mailbox { channel: "c".into(), name: name.into() };
-        submit(&dir, &BTreeSet::from([part("a"), part("b")]), false).unwrap();
+        submit(&dir, &BTreeSet::from([part("a"), part("b")]), Marks::default()).unwrap();
         let claimed = claim(&dir, POLICY, at(100)).unwrap();
         assert_eq!(claimed.len(), 2);
         requeue(&dir, &part("a"), 1, at(100), Duration::from_secs(60)).unwrap();
@@ -363,9 +481,9 @@ mod tests {
     fn g6_a_request_made_during_a_run_is_not_served_by_it() {
         let (_base, dir) = dir();
         let targets = BTreeSet::from([Target::Channel("c".into())]);
-        submit(&dir, &targets, false).unwrap();
+        submit(&dir, &targets, Marks::default()).unwrap();
         let claimed = claim(&dir, POLICY, at(0)).unwrap();
-        submit(&dir, &targets, true).unwrap();
+        submit(&dir, &targets, Marks { urgent: true, ..Marks::default() }).unwrap();
         for target in claimed.keys() {
             served(&dir, target).unwrap();
         }
@@ -385,7 +503,7 @@ mod tests {
             request_state(&dir, &BTreeSet::from([Target::Channel("d".into())])),
             RequestState::Served
         );
-        submit(&dir, &all, false).unwrap();
+        submit(&dir, &all, Marks::default()).unwrap();
         assert_eq!(request_state(&dir, &all), RequestState::Fresh);
         let claimed = claim(&dir, POLICY, at(101)).unwrap();
         assert_eq!(claimed, Claimed::from([(Target::Account, 0), (part, 3)]));
@@ -420,7 +538,7 @@ mod tests {
         for target in [part("c"), part("d"), whole("c")] {
             requeue(&dir, &target, 2, at(100), Duration::from_secs(60)).unwrap();
         }
-        submit(&dir, &BTreeSet::from([whole("c"), part("e")]), false).unwrap();
+        submit(&dir, &BTreeSet::from([whole("c"), part("e")]), Marks::default()).unwrap();
         assert_eq!(all(&dir), BTreeSet::from([part("c"), part("d"), part("e"), whole("c")]));
         let claimed = claim(&dir, POLICY, at(101)).unwrap();
         assert_eq!(claimed, Claimed::from([(part("c"), 2), (part("e"), 0), (whole("c"), 0)]));

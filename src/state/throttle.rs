@@ -8,8 +8,9 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use super::StateDir;
-use crate::os::file;
+use super::{StateDir, stamp};
+
+const FILE: &str = "throttle";
 
 /// The two settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,32 +37,29 @@ impl Rate {
     #[must_use]
     pub fn consume(self, tat: Option<SystemTime>, now: SystemTime) -> SystemTime {
         let ahead = self.ahead(tat, now) + self.interval;
-        now + ahead.min(self.interval.saturating_mul(self.burst.max(1)))
+        now + ahead.min(self.longest())
+    }
+
+    /// How far the stamp can be ahead.
+    #[must_use]
+    pub fn longest(self) -> Duration {
+        self.interval.saturating_mul(self.burst.max(1))
     }
 
     fn ahead(self, tat: Option<SystemTime>, now: SystemTime) -> Duration {
-        let ahead = tat.and_then(|tat| tat.duration_since(now).ok()).unwrap_or_default();
-        ahead.min(self.interval.saturating_mul(self.burst.max(1)))
+        stamp::ahead(tat, self.longest(), now)
     }
 }
 
-/// The stamp on disk; `None` before the first run. One that is further ahead
-/// than any run puts it, because the clock was ahead, is set back on disk: else
-/// each check would find a whole interval left.
+/// The stamp on disk; `None` before the first run.
 #[must_use]
 pub fn stamp(dir: &StateDir, rate: Rate, now: SystemTime) -> Option<SystemTime> {
-    let tat = std::fs::metadata(dir.file("throttle")).and_then(|found| found.modified()).ok()?;
-    let believed = now + rate.ahead(Some(tat), now);
-    if tat > believed {
-        let _ = set_stamp(dir, believed);
-        return Some(believed);
-    }
-    Some(tat)
+    stamp::read(dir, FILE, rate.longest(), now)
 }
 
 /// Puts the stamp on disk.
 pub fn set_stamp(dir: &StateDir, tat: SystemTime) -> io::Result<()> {
-    file::open_or_create(&dir.file("throttle"))?.set_modified(tat)
+    stamp::write(dir, FILE, tat)
 }
 
 #[cfg(test)]

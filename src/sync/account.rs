@@ -1,50 +1,62 @@
-//! The real backend of the scheduler: an account's state directory, the clock,
-//! the lock, and a run of mbsync.
+//! The scheduler's backend for one account: its state directory, locks, waiting, and
+//! when a run may start. What is claimed then is served in `serve`.
 //!
-//! Fixes what is read and written when, and in which order. Does not depend on:
-//! when to run, connections, the modes of the program.
+//! Does not depend on: when to run, connections, the modes of the program.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod serve;
+
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::changes::Snapshot;
 use super::context::AccountContext;
 use super::hooks::{self, HookEnv};
-use super::mbsync::{self, Companion, Job, RunEnd};
-use super::output::Problem;
-use super::scheduler::{Backend, Gate, Locked, Paused, RequestState};
+use super::judge::{Blind, Judge};
+use super::limits::RunLimits;
+use super::refused::RetryRefused;
+use super::scheduler::{Backend, Gate, Locked, Marks, Paused, RequestState, Urgency};
+use super::settle;
 use crate::error::{Error, ExitStatus};
-use crate::mbsync_version::IsyncVersion;
-use crate::mbsyncrc::MbsyncWords;
-use crate::model::{CredentialSource, Mailbox, Target};
+use crate::model::{Mailbox, Target};
 use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::procfs;
 use crate::os::signals::Shutdown;
 use crate::os::wait;
 use crate::settings::Settings;
-use crate::state::backoff::{self, Backoff, seconds};
-use crate::state::last_run::{self, Change, LastRun};
+use crate::state::backoff::{self, Backoff};
+use crate::state::last_run::{self, LastRun};
 use crate::state::lock::{Lock, LockWait, Orphan};
 use crate::state::watch::StateWatch;
-use crate::state::{StateDir, clean, requests, state_failure, throttle};
+use crate::state::{StateDir, requests, state_failure};
 use crate::text::short;
-use crate::verdict::CleanState;
-use crate::verdict::gone::Gone;
+pub use serve::{Claim, RunReport, release_others};
 
 /// How long a child waits out failures before it leaves the request to the next command.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
+/// How long a command leaves it to the waiter to claim its request.
+const WAITER_CLAIMS: Duration = Duration::from_secs(2);
+/// Meanwhile it checks this often that there is a waiter.
+const WAITER_LIVES: Duration = Duration::from_millis(200);
+
 /// How a run presents itself.
+// Independent of each other.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
     /// Where mbsync may ask.
     pub prompt: Prompt,
-    /// Show mbsync's own counters.
+    /// Show mbsync's own counters, as it prints them.
     pub progress: bool,
+    /// Show in one line how far a run is that takes long.
+    pub live: bool,
     /// Say what is decided, pass on what mbsync says.
     pub verbose: bool,
+    /// A person waits for it: not throttled, and a failure does not lengthen the
+    /// backoff.
+    pub person: bool,
 }
 
 impl RunOptions {
@@ -52,7 +64,7 @@ impl RunOptions {
     #[must_use]
     pub fn in_background(settings: &Settings) -> Self {
         let prompt = if settings.prompt { Prompt::Environment } else { Prompt::Never };
-        RunOptions { prompt, progress: false, verbose: false }
+        RunOptions { prompt, progress: false, live: false, verbose: false, person: false }
     }
 }
 
@@ -60,6 +72,7 @@ impl RunOptions {
 #[derive(Debug)]
 pub struct AccountBackend<'a> {
     context: AccountContext<'a>,
+    judge: Box<dyn Judge + 'a>,
     dir: StateDir,
     shutdown: Shutdown,
     options: RunOptions,
@@ -75,35 +88,17 @@ pub struct AccountBackend<'a> {
     changed: Option<StateWatch>,
     opened: Instant,
     trouble: Option<Error>,
+    /// A run would be made over a connection that is open.
+    connected: bool,
+    retry: RetryRefused,
+    /// A person has been told that the request waits.
+    wait_is_said: bool,
 }
 
 #[derive(Debug, Default)]
 struct PendingWrites {
-    retry: Option<Backoff>,
+    backoff: Option<Backoff>,
     trigger: Option<(i64, i64)>,
-}
-
-/// What a run did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunReport {
-    /// How it ended.
-    pub ended: RunEnd,
-    /// What came and went.
-    pub changes: Vec<Change>,
-    /// How long it took.
-    pub took: Duration,
-    /// How long until the next automatic try.
-    pub retry: Option<Duration>,
-}
-
-impl super::scheduler::RunOutcome for RunReport {
-    fn is_hopeless(&self) -> bool {
-        self.ended.exit == ExitStatus::Config
-    }
-
-    fn stopped(&self) -> bool {
-        matches!(self.ended.exit, ExitStatus::Signal(_))
-    }
 }
 
 impl<'a> AccountBackend<'a> {
@@ -115,10 +110,12 @@ impl<'a> AccountBackend<'a> {
         context: AccountContext<'a>,
         shutdown: Shutdown,
         options: RunOptions,
+        judge: Box<dyn Judge + 'a>,
     ) -> Result<Self, Error> {
         let dir = StateDir::open(context.base, &context.account.name)?;
         Ok(AccountBackend {
             context,
+            judge,
             dir,
             shutdown,
             options,
@@ -130,7 +127,15 @@ impl<'a> AccountBackend<'a> {
             changed: None,
             opened: Instant::now(),
             trouble: None,
+            connected: false,
+            retry: RetryRefused::default(),
+            wait_is_said: false,
         })
+    }
+
+    /// Which refused mailboxes the next run tries again.
+    pub fn retry_refused(&mut self, which: RetryRefused) {
+        self.retry = which;
     }
 
     /// The account's state directory.
@@ -158,7 +163,7 @@ impl<'a> AccountBackend<'a> {
 
     fn say(&self, text: impl FnOnce() -> String) {
         if self.options.verbose {
-            say(self.context, &text());
+            self.context.say(&text());
         }
     }
 
@@ -176,7 +181,8 @@ impl<'a> AccountBackend<'a> {
     /// Where the account's trigger file is.
     #[must_use]
     pub fn trigger(&self) -> PathBuf {
-        trigger(&self.dir, self.context.settings)
+        let set = self.context.settings.trigger_of(&self.context.account.name);
+        set.unwrap_or_else(|| self.dir.file("trigger"))
     }
 
     fn trigger_is_new(&self) -> bool {
@@ -188,139 +194,53 @@ impl<'a> AccountBackend<'a> {
         self.dir.read_json(last_run::FILE).unwrap_or_default()
     }
 
-    fn secrets(&self) -> Vec<&'a str> {
-        match self.context.account.server.as_ref().and_then(|server| server.pass.as_ref()) {
-            Some(CredentialSource::Text(text)) => vec![text.as_str()],
-            _ => vec![],
-        }
-    }
-
     /// The mailboxes that a run for these targets may touch.
     fn scope(&self, targets: &BTreeSet<Target>) -> Vec<Mailbox> {
         if targets.iter().all(|target| matches!(target, Target::Mailbox { .. })) {
-            return targets
-                .iter()
-                .filter_map(|target| self.context.account.mailbox(target))
-                .collect();
+            let named = targets.iter().filter_map(|target| self.context.account.mailbox(target));
+            let mut named: Vec<Mailbox> = named.collect();
+            // As in every list of mailboxes.
+            named.sort_by_key(|mailbox| !mailbox.is_inbox());
+            return named;
         }
         let mut all = self.context.config.local_mailboxes(self.context.account);
-        all.retain(|mailbox| targets.iter().any(|target| target.covers_mailbox(mailbox)));
+        all.retain(|mailbox| Target::any_covers(targets, mailbox));
         all
     }
 
-    /// After the run: requests, backoff and memory say what it came to.
-    fn settle(
-        &mut self,
-        claimed: &requests::Claimed,
-        mut run: LastRun,
-        before: &LastRun,
-        ended: &RunEnd,
-    ) -> Option<Duration> {
-        let policy = self.context.settings.backoff_policy();
-        let now = SystemTime::now();
-        run.runs = before.runs + 1;
-        run.code = ended.exit.code();
-        run.text.clone_from(&ended.text);
-        run.last_success = before.last_success;
-        run.last_whole = before.last_whole;
-        let mut wait = None;
-        match ended.exit {
-            ExitStatus::Done => {
-                run.last_success = Some(seconds(now));
-                if run.whole {
-                    run.last_whole = run.last_success;
-                }
-                for target in claimed.keys() {
-                    let removed = requests::served(&self.dir, target);
-                    self.note("run", removed);
-                }
-                self.pending.retry = None;
-                let removed = self.dir.remove(backoff::FILE);
-                self.note(backoff::FILE, removed);
-            }
-            // What was taken stays in run/, where the next holder finds it fresh.
-            ExitStatus::Signal(_) => run.trigger = before.trigger,
-            ExitStatus::Mailbox => {
-                // The login worked: the account as a whole is not in trouble.
-                self.pending.retry = None;
-                let _ = self.dir.remove(backoff::FILE);
-                let failed = self.failed(claimed, &ended.problems);
-                for (target, failures) in &failed {
-                    let delay = policy.delay(*failures, ExitStatus::Mailbox);
-                    wait = wait.max(Some(delay));
-                    let put = requests::requeue(&self.dir, target, *failures, now, delay);
-                    self.note("want", put);
-                }
-                for target in claimed.keys().filter(|target| !failed.contains_key(target)) {
-                    let removed = requests::served(&self.dir, target);
-                    self.note("run", removed);
-                }
-                if failed.keys().all(|target| matches!(target, Target::Mailbox { .. })) && run.whole
-                {
-                    run.last_whole = Some(seconds(now));
-                }
-            }
-            _ => {
-                let earlier = self.retry();
-                let retry = policy.after(earlier.as_ref(), ended.exit, &ended.text, now, jitter());
-                wait = Some(policy.wait(Some(&retry), now));
-                // Held up by the account's backoff only, which a success elsewhere ends.
-                for (target, failures) in claimed {
-                    let put = requests::requeue(&self.dir, target, *failures, now, Duration::ZERO);
-                    self.note("want", put);
-                }
-                let written = self.dir.write_json(backoff::FILE, &retry);
-                self.pending.retry = written.is_err().then_some(retry);
-                self.note(backoff::FILE, written);
-            }
+    /// The mailboxes that a run for the pending requests may touch.
+    fn pending_scope(&self) -> Vec<Mailbox> {
+        let mut targets = requests::all(&self.dir);
+        targets.extend(self.unwritten.iter().cloned());
+        if self.trigger_is_new() {
+            targets.insert(Target::Account);
         }
-        let written = self.dir.write_json(last_run::FILE, &run);
-        self.pending.trigger = run.trigger.filter(|_| written.is_err());
-        self.note(last_run::FILE, written);
-        wait
-    }
-
-    fn retry(&self) -> Option<Backoff> {
-        self.pending.retry.clone().or_else(|| self.dir.read_json(backoff::FILE))
-    }
-
-    /// Which requests are still pending after a run that failed on some mailboxes:
-    /// those mailboxes, if mbsync named each; else all that it claimed.
-    fn failed(&self, claimed: &requests::Claimed, problems: &[Problem]) -> requests::Claimed {
-        let all =
-            || claimed.iter().map(|(target, failures)| (target.clone(), failures + 1)).collect();
-        let targets: BTreeSet<Target> = claimed.keys().cloned().collect();
-        let scope = self.scope(&targets);
-        let mut failed = requests::Claimed::new();
-        for problem in problems {
-            let Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } = problem else {
-                return all();
-            };
-            let Some(found) = scope.iter().find(|mailbox| {
-                mailbox.channel == *channel
-                    && [&mailbox.name, &mailbox.far, &mailbox.near].contains(&name)
-            }) else {
-                return all();
-            };
-            let target = found.target();
-            let failures = claimed.get(&target).copied().unwrap_or(0) + 1;
-            failed.insert(target, failures);
-        }
-        if failed.is_empty() { all() } else { failed }
+        self.scope(&targets)
     }
 }
 
-impl Backend for AccountBackend<'_> {
+impl<'a> Backend for AccountBackend<'a> {
     type Report = RunReport;
 
-    fn submit(&mut self, targets: &BTreeSet<Target>, urgent: bool) -> bool {
+    fn submit(&mut self, targets: &BTreeSet<Target>, marks: Marks) -> bool {
         hooks::mark_echo(&self.dir);
-        let written = requests::submit(&self.dir, targets, urgent).is_ok();
-        if !written {
+        let written = requests::submit(&self.dir, targets, marks);
+        let shared = written.is_ok();
+        if !shared {
             // A full disk loses nothing: the process keeps in memory what it cannot write.
             self.unwritten.extend(targets.iter().cloned());
         }
-        written
+        // What blocks the place of one file may go away; these do not by themselves.
+        let lasting = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied];
+        self.note(
+            "want",
+            written.or_else(
+                |error| {
+                    if lasting.contains(&error.kind()) { Err(error) } else { Ok(()) }
+                },
+            ),
+        );
+        shared
     }
 
     fn request_state(&mut self, targets: &BTreeSet<Target>) -> RequestState {
@@ -342,7 +262,8 @@ impl Backend for AccountBackend<'_> {
     }
 
     fn was_denied(&mut self) -> bool {
-        self.retry().is_some_and(|retry| ExitStatus::from_code(retry.code) == ExitStatus::Denied)
+        self.backoff()
+            .is_some_and(|backoff| ExitStatus::from_code(backoff.code) == ExitStatus::Denied)
     }
 
     fn lock(&mut self) -> Locked {
@@ -413,7 +334,25 @@ impl Backend for AccountBackend<'_> {
         Lock::is_held(&self.dir.file("waiter.lock"))
     }
 
+    fn await_waiter(&mut self, targets: &BTreeSet<Target>) -> Paused {
+        let deadline = Instant::now() + WAITER_CLAIMS;
+        let mut changes = StateWatch::of(&self.dir);
+        while requests::any_unclaimed(&self.dir, targets) && self.waiter_is_alive() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.paused() == Paused::Stopped {
+                break;
+            }
+            changes.wait(left.min(WAITER_LIVES), self.shutdown.cancel());
+        }
+        self.paused()
+    }
+
     fn leave_child(&mut self) -> bool {
+        let refused = self.trouble.as_ref().is_some_and(|it| it.status == ExitStatus::Config);
+        // Where nothing can ever be written, no process could come to an end with it.
+        if refused && !self.unwritten.is_empty() {
+            return false;
+        }
         match fork_detached() {
             Ok(Forked::Parent) => {
                 if let Some(queue) = self.queue.take() {
@@ -423,6 +362,13 @@ impl Backend for AccountBackend<'_> {
                 true
             }
             Ok(Forked::Child) => {
+                if self.judge.is_blind() && self.unwritten.is_empty() {
+                    // The program that can ask the server takes the queue by itself. Before
+                    // a signal is taken over: one that is only noted is lost in exec.
+                    self.queue = None;
+                    super::detached::become_queue_owner(self.context);
+                    let _ = self.try_queue();
+                }
                 // Its own pipe: the parent polls the old one.
                 let ours = Shutdown::on_signals();
                 // One that came before the new pipe was in place.
@@ -447,25 +393,32 @@ impl Backend for AccountBackend<'_> {
         }
     }
 
-    fn gate(&mut self, urgent: bool, impatient: bool) -> Gate {
-        if urgent || requests::is_urgent(&self.dir) {
-            return Gate::Open;
-        }
+    fn gate(&mut self, urgency: Urgency) -> Gate {
         let settings = self.context.settings;
         let now = SystemTime::now();
-        let backoff = match self.retry() {
-            Some(retry) if !impatient => settings.backoff_policy().wait(Some(&retry), now),
+        if urgency == Urgency::Urgent || requests::is_urgent(&self.dir) {
+            let wait = if self.connected { Duration::ZERO } else { self.limits().person_wait(now) };
+            return if wait.is_zero() { Gate::Open } else { Gate::Throttled(wait) };
+        }
+        let backoff = match self.backoff() {
+            Some(backoff) if urgency == Urgency::Usual => {
+                settings.backoff_policy().wait(Some(&backoff), now)
+            }
             _ => Duration::ZERO,
         };
         if !backoff.is_zero() {
             return Gate::BackingOff(backoff);
         }
-        let rate = settings.rate();
-        let wait = rate.wait(throttle::stamp(&self.dir, rate, now), now);
+        let limits = self.limits();
+        let wait = if self.connected { limits.pace_wait(now) } else { limits.login_wait(now) };
         if wait.is_zero() { Gate::Open } else { Gate::Throttled(wait) }
     }
 
     fn pause(&mut self, at_most: Duration) -> Paused {
+        if self.options.person && !std::mem::replace(&mut self.wait_is_said, true) {
+            let wait = short(at_most);
+            self.context.say(&format!("rate limit (10 logins a minute); syncs in {wait}"));
+        }
         if let Some(changes) = &mut self.changed {
             changes.wait(at_most, self.shutdown.cancel());
             return self.paused();
@@ -476,8 +429,15 @@ impl Backend for AccountBackend<'_> {
     }
 
     fn settle(&mut self) -> Paused {
-        wait::sleep(self.context.settings.settle, self.shutdown.cancel());
-        self.paused()
+        let until = Instant::now() + self.context.settings.settle;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            wait::sleep(settle::QUIET.min(left), self.shutdown.cancel());
+            let done = left <= settle::QUIET || self.paused() == Paused::Stopped;
+            if done || !settle::are_being_written(&self.pending_scope(), SystemTime::now()) {
+                return self.paused();
+            }
+        }
     }
 
     fn clock(&mut self) -> Duration {
@@ -485,168 +445,33 @@ impl Backend for AccountBackend<'_> {
     }
 
     fn run(&mut self) -> RunReport {
-        self.run_by(|attempt, lock| (attempt.run(lock, None), ())).0
+        let claim = self.claim();
+        let mut judge: Box<dyn Judge + 'a> = std::mem::replace(&mut self.judge, Box::new(Blind));
+        let report = self.serve(claim, &mut *judge);
+        self.judge = judge;
+        report
     }
 }
 
 impl AccountBackend<'_> {
+    /// A run would be made over a connection that is open, and costs no login.
+    pub fn set_connected(&mut self, connected: bool) {
+        self.connected = connected;
+    }
+
+    /// How soon it may log in or run.
+    #[must_use]
+    pub fn limits(&self) -> RunLimits<'_> {
+        RunLimits::new(&self.dir, self.context.settings, self.options.person)
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        self.pending.backoff.clone().or_else(|| self.dir.read_json(backoff::FILE))
+    }
+
     fn paused(&self) -> Paused {
         if self.shutdown.signal().is_some() { Paused::Stopped } else { Paused::Over }
     }
-
-    /// As [`Backend::run`], where `start` is what runs mbsync. Gives what that
-    /// gave beside the run's end, if there was anything to run.
-    pub fn run_by<T>(
-        &mut self,
-        start: impl FnOnce(&Attempt<'_>, &mut Lock) -> (RunEnd, T),
-    ) -> (RunReport, Option<T>) {
-        let Some(mut lock) = self.lock.take() else {
-            // Cannot happen: the protocol runs with the lock held.
-            let report = RunReport {
-                ended: RunEnd {
-                    exit: ExitStatus::Later,
-                    text: "the lock is not held".into(),
-                    problems: vec![],
-                    log: None,
-                },
-                changes: vec![],
-                took: Duration::ZERO,
-                retry: None,
-            };
-            return (report, None);
-        };
-        let settings = self.context.settings;
-        let (began, began_at) = (SystemTime::now(), Instant::now());
-        let rate = settings.rate();
-        let tat = rate.consume(throttle::stamp(&self.dir, rate, began), began);
-        let stamped = throttle::set_stamp(&self.dir, tat);
-        self.note("throttle", stamped);
-
-        self.dir.sweep();
-        let before = self.last();
-        let trigger = trigger_stamp(&self.trigger());
-        let (mut claimed, unreadable) =
-            match requests::claim(&self.dir, settings.backoff_policy(), began) {
-                Ok(claimed) => (claimed, None),
-                Err(error) => (requests::Claimed::new(), Some(error)),
-            };
-        let is_echo = hooks::take_echo(&self.dir);
-        claimed.extend(std::mem::take(&mut self.unwritten).into_iter().map(|target| (target, 0)));
-        if trigger.is_some() && trigger != before.trigger {
-            claimed.entry(Target::Account).or_default();
-        }
-        let targets: BTreeSet<Target> = claimed.keys().cloned().collect();
-        let named = self.context.config.mbsync_words(self.context.account, &targets);
-        let words = named.args();
-        // isync 1.5 does not record each deletion.
-        let logs = self.context.config.version == IsyncVersion::V1_5;
-        let gone: Option<BTreeMap<String, Gone>> =
-            if logs { self.dir.read_json(clean::GONE) } else { None };
-        let earlier = gone.clone().unwrap_or_default();
-        let snapshot = Snapshot::take(self.scope(&targets), self.context.account, logs, earlier);
-        let secrets = self.secrets();
-        let program = settings.mbsync.clone();
-        let job = Job {
-            program: &program,
-            file: &self.context.config.file,
-            words: &words,
-            prompt: self.options.prompt,
-            progress: self.options.progress,
-            logs,
-            verbose: self.options.verbose,
-            stall: settings.stall,
-            secrets: &secrets,
-        };
-        let mut given = None;
-        let ended = if let Some(error) = unreadable.filter(|_| targets.is_empty()) {
-            let requests = self.dir.file("want");
-            let failure = state_failure(
-                &error,
-                &format!("cannot read the requests in {}", requests.display()),
-            );
-            RunEnd { exit: failure.status, text: failure.to_string(), problems: vec![], log: None }
-        } else if named.all || !named.words.is_empty() {
-            let attempt =
-                Attempt { context: self.context, words: &named, job, shutdown: &self.shutdown };
-            let (ended, beside) = start(&attempt, &mut lock);
-            given = Some(beside);
-            ended
-        } else {
-            nothing_to_name(&named.unreachable)
-        };
-        let ended = with_advice(ended, &self.context.account.name);
-        let took = began_at.elapsed();
-        let scope = self.scope(&targets);
-        let by_scan = |key: &str| -> Option<Gone> {
-            let seen: BTreeMap<String, CleanState> = self.dir.read_json(clean::FILE)?;
-            seen.get(key)?.gone.clone()
-        };
-        let (changes, now_gone) = snapshot.changes(&scope, ended.log.as_ref(), &by_scan);
-        // Lost, a deletion is found once more and costs a run.
-        if now_gone.is_empty() {
-            let _ = self.dir.remove(clean::GONE);
-        } else if Some(&now_gone) != gone.as_ref() {
-            let _ = self.dir.write_json(clean::GONE, &now_gone);
-        }
-        hooks::refresh(&changes, &scope);
-        self.hook_env = HookEnv::of(settings, &changes, &scope, began, is_echo);
-        let run = LastRun {
-            started: millis(began),
-            took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            whole: targets.contains(&Target::Account),
-            trigger: trigger.or(before.trigger),
-            changes: changes.clone(),
-            ..LastRun::default()
-        };
-        let retry = self.settle(&claimed, run, &before, &ended);
-        let cleared = lock.clear();
-        self.note("lock", cleared);
-        self.lock = Some(lock);
-        (RunReport { ended, changes, took, retry }, given)
-    }
-}
-
-/// A run that is about to be made.
-#[derive(Debug)]
-pub struct Attempt<'a> {
-    /// The account.
-    pub context: AccountContext<'a>,
-    /// What it syncs.
-    pub words: &'a MbsyncWords,
-    job: Job<'a>,
-    shutdown: &'a Shutdown,
-}
-
-impl Attempt<'_> {
-    /// Runs mbsync; with a companion, over a connection of ours.
-    pub fn run<'r>(
-        &'r self,
-        lock: &mut Lock,
-        companion: Option<&'r mut (dyn Companion + 'r)>,
-    ) -> RunEnd {
-        let over = if companion.is_some() { ", over the connection that is open" } else { "" };
-        self.say(|| format!("running {}{over}", mbsync::command_line(&self.job).join(" ")));
-        mbsync::run(&self.job, lock, self.shutdown, companion)
-    }
-
-    /// Prints a decision, with `--verbose`.
-    pub fn say(&self, text: impl FnOnce() -> String) {
-        if self.job.verbose {
-            say(self.context, &text());
-        }
-    }
-}
-
-fn say(context: AccountContext<'_>, text: &str) {
-    use std::io::Write as _;
-    let line = format!("{}: {text}", context.account.name);
-    let _ = writeln!(std::io::stderr(), "{}", crate::text::sanitize(&line));
-}
-
-/// Where an account's trigger file is.
-#[must_use]
-pub fn trigger(dir: &StateDir, settings: &Settings) -> PathBuf {
-    settings.trigger.clone().unwrap_or_else(|| dir.file("trigger"))
 }
 
 /// ctime, which nobody can set back, of the trigger file.
@@ -654,47 +479,4 @@ pub fn trigger(dir: &StateDir, settings: &Settings) -> PathBuf {
 pub fn trigger_stamp(path: &Path) -> Option<(i64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).ok().map(|found| (found.ctime(), found.ctime_nsec()))
-}
-
-/// A login or a password command that fails has causes that `--check` finds.
-fn with_advice(ended: RunEnd, account: &str) -> RunEnd {
-    if ended.exit != ExitStatus::Denied {
-        return ended;
-    }
-    let text = format!("{} (mutt-sync --check {account} says more)", ended.text);
-    RunEnd { text, ..ended }
-}
-
-/// The end of a run without arguments for mbsync, which would reject an empty list.
-fn nothing_to_name(unreachable: &[String]) -> RunEnd {
-    let (exit, text) = match unreachable {
-        // Asked for when .mbsyncrc still had them.
-        [] => (ExitStatus::Done, String::new()),
-        names => {
-            let names = names.join(", ");
-            (
-                ExitStatus::Config,
-                format!("mbsync has no way to name {names}; rename it in .mbsyncrc"),
-            )
-        }
-    };
-    RunEnd { exit, text, problems: vec![], log: None }
-}
-
-/// A number from 0 to 1 that differs between processes and moments.
-#[must_use]
-pub fn jitter() -> f64 {
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    let mixed = (u64::from(nanos) ^ (u64::from(std::process::id()) << 20))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    #[allow(clippy::cast_precision_loss)]
-    let jitter = (mixed >> 40) as f64 / (1_u64 << 24) as f64;
-    jitter
-}
-
-fn millis(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,6 +9,8 @@
 //! mbsync says: how many messages it removed here, and to how many it gave other
 //! flags. Only where that is all that was removed and changed, in all mailboxes of
 //! the run, was no other program involved.
+//!
+//! Does not depend on: servers, why there was a run.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,9 +28,12 @@ use crate::verdict::gone::{Gone, KeptGone, LeftByRun, left_by_run};
 use crate::verdict::maildir::{self, Files, Moved, Stamp};
 use crate::verdict::record::{self, Entry, Record};
 
-/// Most records kept open; of further mailboxes only deletions are reported, by isync
-/// 1.5.
+/// Most records kept open; further ones are read.
 const MOST_OPEN: usize = 400;
+
+/// Most bytes of records read; of further mailboxes only what was pulled is reported,
+/// and deletions, by isync 1.5.
+const MOST_READ: u64 = 64 << 20;
 
 /// Most files whose names are kept.
 const MOST_FILES: u64 = 2_000_000;
@@ -37,17 +42,80 @@ const MOST_FILES: u64 = 2_000_000;
 #[derive(Debug)]
 pub struct Snapshot {
     taken: SystemTime,
-    records: Vec<(Mailbox, Option<File>)>,
-    /// By [`clean::key`]; empty for isync 1.4.
-    maildirs: BTreeMap<String, MaildirBefore>,
+    /// By [`clean::key`].
+    mailboxes: BTreeMap<String, SyncedBefore>,
     /// What earlier runs have removed, by [`clean::key`].
     gone: BTreeMap<String, Gone>,
+}
+
+/// A mailbox before a run.
+#[derive(Debug)]
+struct SyncedBefore {
+    record: RecordBefore,
+    /// Not for isync 1.4.
+    maildir: Option<Box<MaildirBefore>>,
+}
+
+/// A record before a run.
+#[derive(Debug)]
+struct RecordBefore {
+    id: Option<FileId>,
+    content: RecordContent,
+}
+
+#[derive(Debug)]
+enum RecordContent {
+    Open(File),
+    Read(Box<[u8]>),
+    /// There was none.
+    Empty,
+    Unknown,
+}
+
+impl RecordBefore {
+    /// `open`: it may be kept open. `room`: for what is read.
+    fn of(mailbox: &Mailbox, open: bool, room: &mut u64) -> RecordBefore {
+        let file = mailbox.state_file.as_ref().and_then(|path| file::open(path).ok());
+        let Some(file) = file else {
+            return RecordBefore { id: None, content: RecordContent::Empty };
+        };
+        let id = id(&file);
+        let content = if open {
+            RecordContent::Open(file)
+        } else {
+            match file::read_open(&file, record::LARGEST.min(*room)) {
+                Ok(bytes) => {
+                    *room = room.saturating_sub(bytes.len() as u64);
+                    RecordContent::Read(bytes.into_boxed_slice())
+                }
+                Err(_) => RecordContent::Unknown,
+            }
+        };
+        RecordBefore { id, content }
+    }
+
+    fn record(&self) -> Option<Record> {
+        match &self.content {
+            RecordContent::Open(file) => record(file),
+            RecordContent::Read(bytes) => record::parse(bytes).ok(),
+            RecordContent::Empty => Some(Record::default()),
+            RecordContent::Unknown => None,
+        }
+    }
+}
+
+/// Device, inode and change time: of a file that is not kept open the inode may be
+/// used again.
+type FileId = (u64, u64, i64, i64);
+
+fn id(file: &File) -> Option<FileId> {
+    let found = file.metadata().ok()?;
+    Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
 }
 
 /// A Maildir before a run.
 #[derive(Debug)]
 struct MaildirBefore {
-    path: PathBuf,
     /// What it is judged by, if it is.
     rules: Option<Rules>,
     info_delimiter: u8,
@@ -65,28 +133,22 @@ impl Snapshot {
     /// the Maildirs are listed, too. `gone`: what earlier runs have removed.
     #[must_use]
     pub fn take(
-        mailboxes: Vec<Mailbox>,
+        mailboxes: &[Mailbox],
         account: &Account,
         maildirs: bool,
         gone: BTreeMap<String, Gone>,
     ) -> Self {
         let taken = SystemTime::now();
-        let mut room = MOST_FILES;
-        let listed = mailboxes.iter().filter(|_| maildirs).filter_map(|mailbox| {
-            let maildir = MaildirBefore::of(mailbox, account, room)?;
-            room = room.saturating_sub(maildir.files.as_ref().map_or(0, Files::len));
-            Some((clean::key(mailbox), maildir))
-        });
-        let maildirs = listed.collect();
-        let records = mailboxes
-            .into_iter()
-            .take(MOST_OPEN)
-            .map(|mailbox| {
-                let file = mailbox.state_file.as_ref().and_then(|path| file::open(path).ok());
-                (mailbox, file)
-            })
-            .collect();
-        Snapshot { taken, records, maildirs, gone }
+        let (mut room, mut room_for_records) = (MOST_FILES, MOST_READ);
+        let of = |(at, mailbox)| {
+            let maildir = if maildirs { MaildirBefore::of(mailbox, account, room) } else { None };
+            let files = maildir.as_ref().and_then(|maildir| maildir.files.as_ref());
+            room = room.saturating_sub(files.map_or(0, Files::len));
+            let record = RecordBefore::of(mailbox, at < MOST_OPEN, &mut room_for_records);
+            (clean::key(mailbox), SyncedBefore { record, maildir: maildir.map(Box::new) })
+        };
+        let mailboxes = mailboxes.iter().enumerate().map(of).collect();
+        Snapshot { taken, mailboxes, gone }
     }
 
     /// What differs now, and what runs have removed, this one included. Mailboxes
@@ -94,29 +156,23 @@ impl Snapshot {
     /// record that cannot be read tells nothing.
     ///
     /// `log`: what mbsync said of a run that went well. `by_scan`: what a scan of the
-    /// far side has found gone, by [`clean::key`].
+    /// far side has found gone, by [`clean::key`]. `replaced` gets each record that is
+    /// another one now, with the one before.
     #[must_use]
     pub fn changes(
         &self,
         now: &[Mailbox],
         log: Option<&RunLog>,
         by_scan: &dyn Fn(&str) -> Option<Gone>,
+        replaced: &mut dyn FnMut(&Mailbox, &Record, &Record),
     ) -> (Vec<Change>, BTreeMap<String, Gone>) {
-        let before = |mailbox: &Mailbox| {
-            self.records
-                .iter()
-                .find(|(known, _)| known == mailbox)
-                .and_then(|(_, file)| file.as_ref())
-        };
-        let accounted = log.and_then(|log| Some((log, self.accounted(log)?)));
+        let accounted = log.and_then(|log| Some((log, self.accounted(now, log)?)));
         let (mut changes, mut gone) = (Vec::new(), self.gone.clone());
-        for (index, mailbox) in now.iter().enumerate() {
+        for mailbox in now {
             let key = clean::key(mailbox);
-            let mut change = None;
-            if index < MOST_OPEN {
-                let counted = |entry: &Entry| self.was_counted(&key, entry);
-                change = recorded(mailbox, before(mailbox), self.taken, counted);
-            }
+            let counted = |entry: &Entry| self.was_counted(&key, entry);
+            let before = self.mailboxes.get(&key).map(|before| &before.record);
+            let mut change = recorded(mailbox, before, self.taken, counted, replaced);
             let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
             if let Some((log, after)) = &accounted {
                 if let Some((removed, left)) =
@@ -146,22 +202,33 @@ impl Snapshot {
 
     /// The Maildirs that have changed; `None` if not all that was removed or changed
     /// in any is mbsync's doing.
-    fn accounted(&self, log: &RunLog) -> Option<After> {
+    fn accounted(&self, now: &[Mailbox], log: &RunLog) -> Option<After> {
         let mut after = After::new();
         let mut all = Moved::default();
-        for (key, maildir) in &self.maildirs {
-            let before = maildir.files.as_ref()?;
-            if maildir::dir_stamps(&maildir.path) == maildir.dirs {
+        let mut left = self.mailboxes.values().filter(|before| before.maildir.is_some()).count();
+        for mailbox in now {
+            let key = clean::key(mailbox);
+            let Some(maildir) = self.maildir(&key) else { continue };
+            left = left.saturating_sub(1);
+            let (before, path) = (maildir.files.as_ref()?, mailbox.maildir.as_deref()?);
+            if maildir::dir_stamps(path) == maildir.dirs {
                 continue;
             }
-            let now = Files::of(&maildir.path, maildir.info_delimiter)?;
+            let now = Files::of(path, maildir.info_delimiter)?;
             let moved = before.moved(&now);
             all.removed += moved.removed;
             all.flags += moved.flags + moved.undeleted;
-            after.insert(key.clone(), now);
+            after.insert(key, now);
+        }
+        if left > 0 {
+            return None;
         }
         // What mbsync removes it makes \Deleted first.
         (all.removed == log.near.removed && all.flags == log.near.flags).then_some(after)
+    }
+
+    fn maildir(&self, key: &str) -> Option<&MaildirBefore> {
+        self.mailboxes.get(key)?.maildir.as_deref()
     }
 
     /// Deletions that the run has carried over without saying so in the record, and
@@ -175,7 +242,7 @@ impl Snapshot {
         after: &After,
         by_scan: &dyn Fn(&str) -> Option<Gone>,
     ) -> Option<(u32, Gone)> {
-        let maildir = self.maildirs.get(key)?;
+        let maildir = self.maildir(key)?;
         let rules = maildir.rules.as_ref()?;
         let before = maildir.files.as_ref()?;
         if record.is_none() || record != maildir.record {
@@ -187,7 +254,7 @@ impl Snapshot {
         let record::RecordState::Known(text) = record::read(mailbox.state_file.as_ref()?) else {
             return None;
         };
-        if !maildir::is_numbered_by(&maildir.path, &text) {
+        if !maildir::is_numbered_by(mailbox.maildir.as_deref()?, &text) {
             return None;
         }
         let after = after.get(key).unwrap_or(before).numbered();
@@ -208,7 +275,7 @@ impl Snapshot {
 
     /// An earlier run has removed the message of this entry, and has reported it.
     fn was_counted(&self, key: &str, entry: &Entry) -> bool {
-        let record = self.maildirs.get(key).and_then(|maildir| maildir.record.as_ref());
+        let record = self.maildir(key).and_then(|maildir| maildir.record.as_ref());
         let kept = KeptGone { by_scan: None, by_run: self.gone.get(key) };
         kept.of_record(record).is_over(entry.far)
     }
@@ -216,46 +283,48 @@ impl Snapshot {
 
 impl MaildirBefore {
     fn of(mailbox: &Mailbox, account: &Account, room: u64) -> Option<MaildirBefore> {
-        let path = mailbox.maildir.clone()?;
-        let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel)?;
+        let path = mailbox.maildir.as_deref()?;
+        let channel = account.channel(&mailbox.channel)?;
         let StoreKind::Maildir(store) = &channel.near.store.kind else { return None };
         let info_delimiter = u8::try_from(store.info_delimiter).unwrap_or(b':');
-        let dirs = maildir::dir_stamps(&path);
+        let dirs = maildir::dir_stamps(path);
         let files = match dirs {
             // Not made yet.
             [None, None] => Some(Files::default()),
             _ if room == 0 => None,
-            _ => Files::of(&path, info_delimiter),
+            _ => Files::of(path, info_delimiter),
         };
         let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
         let rules = Rules::of(channel).ok().filter(|rules| !rules.alt_map);
-        Some(MaildirBefore { path, rules, info_delimiter, dirs, files, record })
+        Some(MaildirBefore { rules, info_delimiter, dirs, files, record })
     }
 }
 
 /// What the record says that was done, if it is another one now.
 fn recorded(
     mailbox: &Mailbox,
-    before: Option<&File>,
+    before: Option<&RecordBefore>,
     since: SystemTime,
     counted: impl Fn(&Entry) -> bool,
+    replaced: &mut dyn FnMut(&Mailbox, &Record, &Record),
 ) -> Option<Change> {
     let path: &PathBuf = mailbox.state_file.as_ref()?;
     let now = file::open(path).ok()?;
-    let id = |file: &File| file.metadata().ok().map(|found| (found.dev(), found.ino()));
-    if before.is_some_and(|before| id(before) == id(&now)) {
+    if before.is_some_and(|before| before.id.is_some() && before.id == id(&now)) {
         return None;
     }
-    let old = match before {
-        Some(before) => record(before)?,
-        None => Record::default(),
-    };
     let pulled = mailbox
         .maildir
         .as_ref()
         .and_then(|maildir| maildir::delivered(maildir, since).ok())
         .map_or(0, |files| u32::try_from(files.len()).unwrap_or(u32::MAX));
-    let counts = record(&now)?.changes_since(&old, pulled, counted);
+    let Some(old) = before.map_or(Some(Record::default()), RecordBefore::record) else {
+        let (channel, mailbox) = (mailbox.channel.clone(), mailbox.near.clone());
+        return Some(Change { channel, mailbox, pulled, ..Change::default() });
+    };
+    let new = record(&now)?;
+    replaced(mailbox, &old, &new);
+    let counts = new.changes_since(&old, pulled, counted);
     Some(Change {
         channel: mailbox.channel.clone(),
         mailbox: mailbox.near.clone(),

@@ -1,12 +1,14 @@
-//! What every command knows of one account.
-//!
-//! Depends on no other file of this module.
+//! What every command knows of one account: configuration, settings, places. Does
+//! not depend on: the rest of this module.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use crate::mbsyncrc::Config;
 use crate::model::Account;
+use crate::os::terminal;
 use crate::settings::Settings;
+use crate::text::sanitize;
 
 /// What a command knows of one account.
 #[derive(Debug, Clone, Copy)]
@@ -21,4 +23,12 @@ pub struct AccountContext<'a> {
     pub settings_file: Option<&'a Path>,
     /// Its state directory's parent.
     pub base: &'a Path,
+}
+
+impl AccountContext<'_> {
+    /// Prints a decision on the account.
+    pub fn say(&self, text: &str) {
+        let line = format!("{}: {text}", self.account.name);
+        let _ = terminal::above(|| writeln!(std::io::stderr(), "{}", sanitize(&line)));
+    }
 }

@@ -5,7 +5,7 @@
 //! from inside a command leaves a mark, and a run that finds the mark and
 //! changes nothing is followed by nothing.
 //!
-//! Knows nothing else of why the run was made.
+//! Does not depend on: why the run was made, servers.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -23,14 +23,20 @@ use crate::settings::Settings;
 use crate::state::StateDir;
 use crate::state::last_run::Change;
 use crate::state::lock::{Lock, LockWait};
+use crate::text::sanitize;
 use crate::verdict::maildir;
 
 /// How long one of the user's commands may take.
 const LIMIT: Duration = Duration::from_secs(2 * 60);
+/// How long they wait for those of earlier runs.
+const QUEUE_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// What it is given between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(5);
 /// Set for the user's commands, so that a mutt-sync called by one knows.
 const INSIDE: &str = "MUTT_SYNC_HOOK";
+/// Most bytes of mailbox names that they are given: the kernel takes no variable of
+/// 128 KiB, and nothing at all if the environment is too large.
+const MOST_NAMES: usize = 32 * 1024;
 /// The mark of a request that such a mutt-sync made.
 const ECHO: &str = "echo";
 
@@ -92,18 +98,22 @@ impl HookEnv {
 
     /// Starts a detached process that runs the commands; no process waits for it.
     pub fn run(&self, context: AccountContext<'_>) {
-        let headline = self
+        let message = self
             .newest
             .as_deref()
             .and_then(|newest| headers::summary_of_file(newest).ok())
             .unwrap_or_default();
-        let (new, mailboxes) = (self.new.to_string(), self.mailboxes.join(","));
+        let new = self.new.to_string();
+        // One on a line: a comma may be part of a name, a newline is not.
+        let lines = lines_of(&self.mailboxes);
+        let list = lines.replace('\n', ",");
         let hook_env = [
             ("MUTT_SYNC_ACCOUNT", context.account.name.as_str()),
-            ("MUTT_SYNC_BOX", &mailboxes),
+            ("MUTT_SYNC_BOX", &list),
+            ("MUTT_SYNC_BOXES", &lines),
             ("MUTT_SYNC_NEW", &new),
-            ("MUTT_SYNC_FROM", &headline.from),
-            ("MUTT_SYNC_SUBJECT", &headline.subject),
+            ("MUTT_SYNC_FROM", &message.from),
+            ("MUTT_SYNC_SUBJECT", &message.subject),
             (INSIDE, "1"),
         ];
         // Mail is synced; a notification that cannot be made is not worth a failure.
@@ -111,13 +121,26 @@ impl HookEnv {
     }
 }
 
+/// These names, sanitized, each on a line; as many as there is room for.
+fn lines_of(names: &[String]) -> String {
+    let mut lines = String::new();
+    for name in names {
+        let name = sanitize(name).replace('\t', "?");
+        if lines.len() + name.len() >= MOST_NAMES {
+            break;
+        }
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        lines.push_str(&name);
+    }
+    lines
+}
+
 /// Runs the commands, in the process left behind for it: one process at a time
 /// for each account, so that an indexer never meets itself.
 pub fn run_commands(settings: &Settings, dir: &StateDir, shutdown: &Shutdown) {
-    let path = dir.file("hook.lock");
-    let Ok(LockWait::Got(_alone)) = Lock::take(&path, LIMIT * 2, || false, shutdown) else {
-        return;
-    };
+    let Some(_alone) = after_earlier_ones(dir, LIMIT * 2, QUEUE_LIMIT, shutdown) else { return };
     let news = std::env::var("MUTT_SYNC_NEW").is_ok_and(|new| new != "0");
     for command in [&settings.after_sync, &settings.new_mail] {
         if std::ptr::eq(command, &raw const settings.new_mail) && !news {
@@ -126,6 +149,25 @@ pub fn run_commands(settings: &Settings, dir: &StateDir, shutdown: &Shutdown) {
         if let Some((program, arguments)) = command.split_first() {
             run_bounded(program, arguments, LIMIT, shutdown);
         }
+    }
+}
+
+/// The lock, when the commands of earlier runs have ended; `None` if they take longer
+/// than `limit`, or a signal comes. Those of one run may take as long as `each`.
+fn after_earlier_ones(
+    dir: &StateDir,
+    each: Duration,
+    limit: Duration,
+    shutdown: &Shutdown,
+) -> Option<Lock> {
+    let mut left = limit;
+    let may_wait = || {
+        left = left.saturating_sub(each);
+        !left.is_zero()
+    };
+    match Lock::take(&dir.file("hook.lock"), each, may_wait, shutdown) {
+        Ok(LockWait::Got(lock)) => Some(lock),
+        _ => None,
     }
 }
 
@@ -194,6 +236,37 @@ mod tests {
             assert!(started.elapsed() < limit + Duration::from_secs(60), "{text}");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[test]
+    fn g9_commands_wait_for_those_of_several_earlier_runs_and_not_for_ever() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let shutdown = Shutdown::on_signals().unwrap();
+        let (each, hour) = (Duration::from_millis(20), Duration::from_secs(3600));
+        for held in [0, 1, 3, 20] {
+            let earlier = Lock::try_take(&dir.file("hook.lock")).unwrap().unwrap();
+            let ended = std::thread::spawn(move || {
+                std::thread::sleep(each * held);
+                drop(earlier);
+            });
+            let started = Instant::now();
+            let lock = after_earlier_ones(&dir, each, hour, &shutdown);
+            assert!(lock.is_some(), "after {:?}", started.elapsed());
+            ended.join().unwrap();
+        }
+        let _endless = Lock::try_take(&dir.file("hook.lock")).unwrap().unwrap();
+        assert!(after_earlier_ones(&dir, each, each * 5, &shutdown).is_none());
+    }
+
+    #[test]
+    fn g10_names_for_commands_are_sanitized_one_on_a_line_and_bounded() {
+        let names = ["a\u{1b}[2Jb", "c\nd", "e\u{202e}f", "g,h", "i\tj"].map(str::to_owned);
+        assert_eq!(lines_of(&names), "a?[2Jb\nc?d\ne?f\ng,h\ni?j");
+        assert_eq!(lines_of(&[]), "");
+        let many = vec!["x".repeat(200); 1000];
+        let lines = lines_of(&many);
+        assert!(lines.len() < MOST_NAMES && lines.lines().all(|line| line.len() == 200));
     }
 
     #[test]

@@ -1,28 +1,34 @@
 //! One mbsync process: its command line, its output, its end.
 //!
-//! Knows how a run is started so that it cannot outlive us, how it is watched
-//! for life, and how it is ended with all that it started. Does not know what
-//! the run is for.
+//! Knows how a run is started so that it cannot outlive us, how it is watched for
+//! life, and how it is ended with all that it started.
+//!
+//! Does not depend on: what the run is for.
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{ChildStderr, ChildStdout, Command, ExitStatus as StdExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus as StdExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::forms::Collector;
 use super::output::{Problem, plain, problem, redact, says_nothing_of_the_run};
+use super::progress::Progress;
 use super::run_log::{RunLog, RunLogReader};
 use crate::error::{Error, ExitStatus, system_text};
 use crate::os::child::{Child, LOOK_EVERY, Prompt, Scope};
 use crate::os::fork;
 use crate::os::procfs::{self, Process};
 use crate::os::signals::Shutdown;
+use crate::os::terminal;
 use crate::os::wait::{self, Woken};
 use crate::state::lock::Lock;
+use crate::text::sanitize;
 
 /// How long TERM is given before KILL follows.
 const GRACE: Duration = Duration::from_secs(5);
@@ -30,6 +36,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const LONGEST_LINE: usize = 8 * 1024;
 /// Most lines kept for the report.
 const MOST_LINES: usize = 200;
+/// A run that takes longer shows how far it is.
+const LONG_RUN: Duration = Duration::from_secs(2);
+/// As often as mbsync 1.5 counts, which counts more often than anyone can read.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +54,8 @@ pub struct Job<'a> {
     pub prompt: Prompt,
     /// Show mbsync's own counters: its standard output stays ours.
     pub progress: bool,
+    /// Show how far it is, for the account of this name.
+    pub live: Option<&'a str>,
     /// It is isync 1.5, and to say what it does: see [`RunLog`].
     pub logs: bool,
     /// Pass its messages on to standard error as they come.
@@ -55,7 +67,7 @@ pub struct Job<'a> {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunEnd {
     /// The exit status that it leads to.
     pub exit: ExitStatus,
@@ -65,6 +77,8 @@ pub struct RunEnd {
     pub problems: Vec<Problem>,
     /// What it did, if it said so and nothing went wrong.
     pub log: Option<RunLog>,
+    /// What it could not carry, and what else it said.
+    pub said: Collector,
 }
 
 /// What goes on beside a run, in the same loop that watches it.
@@ -84,7 +98,7 @@ pub trait Companion {
 #[must_use]
 pub fn command_line(job: &Job<'_>) -> Vec<String> {
     let mut line = vec![job.program.display().to_string()];
-    if job.logs {
+    if job.logs || job.live.is_some() {
         line.push("-V".into());
     } else if !job.progress {
         line.push("-q".into());
@@ -104,7 +118,7 @@ pub fn run<'a>(
     beside: Option<&'a mut (dyn Companion + 'a)>,
 ) -> RunEnd {
     match start(job, lock, beside.as_deref()) {
-        Ok(child) => Supervised::new(job, child, beside)
+        Ok((child, terminal)) => Supervised::new(job, child, terminal, beside)
             .and_then(|run| run.follow(shutdown))
             .unwrap_or_else(|error| {
                 ended(
@@ -134,14 +148,14 @@ pub fn run<'a>(
 }
 
 fn ended(exit: ExitStatus, text: String, problems: Vec<Problem>) -> RunEnd {
-    RunEnd { exit, text, problems, log: None }
+    RunEnd { exit, text, problems, ..RunEnd::default() }
 }
 
 fn start(
     job: &Job<'_>,
     lock: &mut Lock,
     beside: Option<&(dyn Companion + '_)>,
-) -> io::Result<Child> {
+) -> io::Result<(Child, Option<File>)> {
     let mut line = command_line(job);
     let mut command = Command::new(job.program);
     if let Some(beside) = beside {
@@ -153,8 +167,21 @@ fn start(
         }
     }
     command.args(line.iter().skip(1)).stderr(Stdio::piped());
-    let inherits = job.progress && !job.logs;
-    command.stdout(if inherits { Stdio::inherit() } else { Stdio::piped() });
+    // It counts on a terminal only.
+    let (reads, prints) = match job.live.map(|_| terminal::pseudo_terminal()) {
+        Some(Ok((reads, prints))) => (Some(reads), Some(prints)),
+        _ => (None, None),
+    };
+    if prints.is_some() {
+        // As wide as its counters: it cuts them, and has no room for them in less than 33
+        // (isync 1.5.1, main_sync.c).
+        command.env("COLUMNS", "200");
+    }
+    command.stdout(match prints {
+        Some(prints) => Stdio::from(prints),
+        None if job.progress && !job.logs => Stdio::inherit(),
+        None => Stdio::piped(),
+    });
     let scope = job.prompt.prepare(&mut command);
     lock.clear()?;
     fork::die_with_parent(&mut command, lock.as_fd());
@@ -162,7 +189,7 @@ fn start(
     // On a full disk there is no record; it dies with us all the same.
     let _ =
         Process::with_pid(child.pid()).map(|process| lock.record(process, scope == Scope::Session));
-    Ok(child)
+    Ok((child, reads))
 }
 
 /// Reads lines without waiting, and keeps no more of them than is useful.
@@ -213,12 +240,16 @@ impl<R: Read + AsFd> Lines<R> {
     }
 }
 
-/// Whether a run has moved on from so many bytes to so many. Two bytes a second
-/// are none: a server that gives out its answers byte by byte would have it for
-/// ever, and no line is so slow.
+/// A run that moves fewer bytes a second than this is at a standstill: a server that
+/// gives out its answers byte by byte would have it for ever, and no line is so slow.
+/// Network and disk count together, in both directions.
+const SLOWEST: u64 = 256;
+
+/// Whether a run has moved on from so many bytes to so many.
 fn goes_on(before: Option<u64>, now: Option<u64>, stall: Duration) -> bool {
     match (before, now) {
-        (Some(before), Some(now)) => now.abs_diff(before) > stall.as_secs() * 2,
+        // Fewer: a child has ended, and its bytes are counted no more.
+        (Some(before), Some(now)) => now < before || now - before > stall.as_secs() * SLOWEST,
         (before, now) => before != now,
     }
 }
@@ -234,9 +265,11 @@ struct Supervised<'a> {
     job: &'a Job<'a>,
     child: Child,
     stderr: Lines<ChildStderr>,
-    stdout: Lines<ChildStdout>,
+    stdout: Lines<File>,
+    live: Option<LiveProgress<'a>>,
     problems: Vec<(Problem, String)>,
     other: Vec<String>,
+    said: Collector,
     log: Option<RunLogReader>,
     /// Something was said that may mean that not all was done.
     objected: bool,
@@ -251,16 +284,21 @@ impl<'a> Supervised<'a> {
     fn new(
         job: &'a Job<'a>,
         mut child: Child,
+        terminal: Option<File>,
         beside: Option<&'a mut (dyn Companion + 'a)>,
     ) -> io::Result<Self> {
         let (stdout, stderr) = child.take_output();
+        let stdout = stdout.map(|stdout| File::from(OwnedFd::from(stdout)));
+        let live = job.live.filter(|_| terminal.is_some()).map(LiveProgress::new);
         Ok(Supervised {
             job,
             child,
             stderr: Lines::new(stderr)?,
-            stdout: Lines::new(stdout)?,
+            stdout: Lines::new(stdout.or(terminal))?,
+            live,
             problems: Vec::new(),
             other: Vec::new(),
+            said: Collector::default(),
             log: job.logs.then(RunLogReader::default),
             objected: false,
             why: None,
@@ -285,9 +323,13 @@ impl<'a> Supervised<'a> {
             } else if self.child.is_ending() {
                 Instant::now() + LOOK_EVERY
             } else {
-                look_at
+                let shown_at = self.live.as_ref().and_then(LiveProgress::due);
+                shown_at.map_or(look_at, |at| at.min(look_at))
             };
             let only_beside = self.wait(shutdown, until, status.is_some())?;
+            if let Some(live) = &mut self.live {
+                live.show();
+            }
             if only_beside && status.is_none() && Instant::now() < look_at {
                 continue;
             }
@@ -348,7 +390,7 @@ impl<'a> Supervised<'a> {
 
     fn read(&mut self) {
         let (job, problems, other) = (self.job, &mut self.problems, &mut self.other);
-        let (names, objected) = (&self.names, &mut self.objected);
+        let (names, objected, said) = (&self.names, &mut self.objected, &mut self.said);
         let mut note = |line: &str| {
             let line = &*under_its_own_name(line, names.as_ref());
             let is_news = !says_nothing_of_the_run(line);
@@ -357,20 +399,17 @@ impl<'a> Supervised<'a> {
             if job.verbose {
                 eprint_line(&shown);
             }
-            match problem(line) {
-                Some(found) if problems.len() < MOST_LINES => {
-                    problems.push((found, shown.into_owned()));
-                }
-                _ if is_news && other.len() < MOST_LINES => other.push(shown.into_owned()),
-                _ => {}
-            }
+            note_line(line, &shown, is_news, (problems, other, said));
         };
         self.stderr.take(&mut note);
         // Without its standard output emptied, mbsync would wait for us for ever.
-        let log = &mut self.log;
+        let (log, live) = (&mut self.log, &mut self.live);
         self.stdout.take(|line| {
             if let Some(log) = log {
                 log.line(line);
+            }
+            if let Some(live) = live {
+                live.progress.line(line);
             }
             if job.verbose {
                 eprint_line(&redact(line, job.secrets));
@@ -398,22 +437,87 @@ impl<'a> Supervised<'a> {
     fn ended(mut self, status: StdExitStatus) -> RunEnd {
         let (job, problems, other) = (self.job, &mut self.problems, &mut self.other);
         // mbsync 1.4 says one thing without a line end.
-        let (names, objected) = (&self.names, &mut self.objected);
+        let (names, objected, said) = (&self.names, &mut self.objected, &mut self.said);
         self.stderr.rest(&mut |line| {
             let line = &*under_its_own_name(line, names.as_ref());
             let is_news = !says_nothing_of_the_run(line);
             *objected |= is_news;
-            let shown = redact(line, job.secrets).into_owned();
-            match problem(line) {
-                Some(found) => problems.push((found, shown)),
-                None if is_news => other.push(shown),
-                None => {}
-            }
+            let shown = redact(line, job.secrets);
+            note_line(line, &shown, is_news, (problems, other, said));
         });
+        if let Some(shown) = said.pending_reason() {
+            problems.push((Problem::Mailbox { channel: None, mailbox: None }, shown));
+        }
+        let mut said = std::mem::take(&mut self.said);
         let log = self.log.filter(|_| status.success() && !self.objected);
-        let ended = verdict_of(self.why, status, self.problems, &self.other, self.job.stall);
+        let refused = said.objections.first().map(|objection| objection.text.clone());
+        let ended =
+            verdict_of(self.why, status, &self.problems, &self.other, refused, self.job.stall);
+        if ended.exit == ExitStatus::Done {
+            // What would explain a failure explains nothing now, and is said all the same.
+            self.problems.iter().for_each(|(_, line)| said.notice(line));
+        } else {
+            said.notices.retain(|line| !ended.text.contains(line.as_str()));
+        }
         let log = log.filter(|_| ended.exit == ExitStatus::Done).and_then(RunLogReader::log);
-        RunEnd { log, ..ended }
+        RunEnd { log, said, ..ended }
+    }
+}
+
+/// How far a run is, on the terminal once it takes long. Gone with its value.
+struct LiveProgress<'a> {
+    account: &'a str,
+    progress: Progress,
+    /// When it may be shown next.
+    next: Instant,
+    shown: Option<String>,
+}
+
+impl<'a> LiveProgress<'a> {
+    fn new(account: &'a str) -> Self {
+        let progress = Progress::default();
+        LiveProgress { account, progress, next: Instant::now() + LONG_RUN, shown: None }
+    }
+
+    /// When there is something to show; `None` if nothing has changed.
+    fn due(&self) -> Option<Instant> {
+        let text = self.progress.text();
+        (text.is_some() && text != self.shown).then_some(self.next)
+    }
+
+    fn show(&mut self) {
+        if self.due().is_none_or(|due| Instant::now() < due) {
+            return;
+        }
+        self.next = Instant::now() + SHOW_EVERY;
+        self.shown = self.progress.text();
+        if let Some(text) = &self.shown {
+            // A tab would take more columns than it is counted for.
+            let line = sanitize(&format!("{}: {text}", self.account)).replace('\t', " ");
+            terminal::show(line);
+        }
+    }
+}
+
+impl Drop for LiveProgress<'_> {
+    fn drop(&mut self) {
+        terminal::show(String::new());
+    }
+}
+
+/// Takes in one line of mbsync's standard error. `is_news`: it is not one that each
+/// run prints.
+fn note_line(
+    line: &str,
+    shown: &str,
+    is_news: bool,
+    (problems, other, said): (&mut Vec<(Problem, String)>, &mut Vec<String>, &mut Collector),
+) {
+    let taken = said.take(line, shown);
+    match problem(line).filter(|_| !taken) {
+        Some(found) if problems.len() < MOST_LINES => problems.push((found, shown.to_owned())),
+        _ if is_news && other.len() < MOST_LINES => other.push(shown.to_owned()),
+        _ => {}
     }
 }
 
@@ -429,8 +533,9 @@ fn under_its_own_name<'a>(line: &'a str, names: Option<&(String, String)>) -> Co
 fn verdict_of(
     why: Option<Why>,
     status: StdExitStatus,
-    problems: Vec<(Problem, String)>,
+    problems: &[(Problem, String)],
     other: &[String],
+    refused: Option<String>,
     stall: Duration,
 ) -> RunEnd {
     match why {
@@ -466,9 +571,10 @@ fn verdict_of(
         .find(|(found, _)| found.exit() == exit)
         .map(|(_, line)| plain(line, said.map(String::as_str)))
         .or_else(|| status.signal().map(|signal| format!("mbsync was ended by signal {signal}")))
+        .or(refused)
         .or_else(|| said.cloned())
         .unwrap_or_else(|| format!("mbsync failed without a message ({status})"));
-    ended(exit, text, problems.into_iter().map(|(found, _)| found).collect())
+    ended(exit, text, problems.iter().map(|(found, _)| found.clone()).collect())
 }
 
 fn eprint_line(line: &str) {
@@ -485,8 +591,9 @@ mod tests {
         let stall = Duration::from_secs(120);
         assert!(!goes_on(Some(5000), Some(5000), stall));
         assert!(!goes_on(Some(5000), Some(5120), stall));
-        assert!(goes_on(Some(5000), Some(5241), stall));
-        // A child has ended, and its bytes are counted no more.
+        assert!(!goes_on(Some(5000), Some(5000 + 100 * 120), stall));
+        assert!(!goes_on(Some(5000), Some(5000 + 256 * 120), stall));
+        assert!(goes_on(Some(5000), Some(5001 + 256 * 120), stall));
         assert!(goes_on(Some(5000), Some(100), stall));
         assert!(goes_on(None, Some(0), stall) && !goes_on(None, None, stall));
         assert!(goes_on(Some(1), Some(2), Duration::from_millis(400)));

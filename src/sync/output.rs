@@ -1,18 +1,23 @@
 //! What mbsync's messages mean, and what must not be repeated of them.
 //!
 //! Forms as printed by mbsync 1.4.4 (observed) and 1.5.1 (read in its source).
-//! Knows text only.
+//!
+//! Does not depend on: processes, state: text in, values out.
 
 use std::borrow::Cow;
 
+use super::forms::{Subject, subject};
 use crate::error::ExitStatus;
-use crate::text::sanitize;
+use crate::imap::parse::is_temporary;
+use crate::text::{printable, sanitize};
 
 /// A message that tells why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
     /// Concerns the account as a whole.
     Account(ExitStatus),
+    /// The password command failed.
+    PasswordCommand,
     /// Concerns a channel, and one of its mailboxes if mbsync names it.
     Mailbox {
         /// The channel, if named.
@@ -28,6 +33,7 @@ impl Problem {
     pub fn exit(&self) -> ExitStatus {
         match self {
             Problem::Account(exit) => *exit,
+            Problem::PasswordCommand => ExitStatus::Denied,
             Problem::Mailbox { .. } => ExitStatus::Mailbox,
         }
     }
@@ -48,15 +54,15 @@ pub fn problem(line: &str) -> Option<Problem> {
     if let Some(rest) = line.strip_prefix("IMAP command '") {
         let reply = rest.split_once("' returned an error: ")?.1;
         if rest.starts_with("LOGIN ") || rest.starts_with("AUTHENTICATE ") {
-            let transient = ["[UNAVAILABLE]", "[INUSE]", "[LIMIT]"];
-            let reply = reply.strip_prefix("NO ").unwrap_or(reply).to_ascii_uppercase();
-            let transient = transient.iter().any(|code| reply.starts_with(code));
-            return account(if transient { ExitStatus::Later } else { ExitStatus::Denied });
+            let temporary = is_temporary(reply.strip_prefix("NO ").unwrap_or(reply));
+            return account(if temporary { ExitStatus::Later } else { ExitStatus::Denied });
         }
         return Some(Problem::Mailbox { channel: None, mailbox: None });
     }
-    if starts(&["Skipping account "])
-        || line.contains("no acceptable authentication mechanism")
+    if line.starts_with("Skipping account ") {
+        return Some(Problem::PasswordCommand);
+    }
+    if line.contains("no acceptable authentication mechanism")
         || line.contains("SASL mechanism")
         || line.contains("Error, certificate owner does not match")
         || line.contains("SSL support not available")
@@ -66,6 +72,10 @@ pub fn problem(line: &str) -> Option<Problem> {
     if line.starts_with("SSL error connecting") {
         let refused = line.contains("certificate") || line.contains("self-signed");
         return account(if refused { ExitStatus::Denied } else { ExitStatus::Offline });
+    }
+    if let Some(words) = line.strip_prefix("IMAP error: unexpected BYE response: ") {
+        let temporary = is_temporary(words);
+        return account(if temporary { ExitStatus::Later } else { ExitStatus::Offline });
     }
     if starts(&[
         "Error: Cannot resolve server ",
@@ -80,6 +90,11 @@ pub fn problem(line: &str) -> Option<Problem> {
     }
     if starts(&["Cannot open config file", "No channel"]) || is_config_complaint(line) {
         return account(ExitStatus::Config);
+    }
+    if let Some(Subject::Mailbox { channel, name }) =
+        line.starts_with("Error: channel ").then(|| subject(line))
+    {
+        return Some(Problem::Mailbox { channel: Some(channel), mailbox: Some(name) });
     }
     if let Some(rest) = line.strip_prefix("Error: channel ") {
         let (channel, rest) = rest.split_once(": ")?;
@@ -108,12 +123,22 @@ pub fn problem(line: &str) -> Option<Problem> {
 #[must_use]
 pub fn plain(line: &str, before: Option<&str>) -> String {
     let skipped = line.strip_prefix("Skipping account ").and_then(|rest| rest.rsplit_once(", "));
-    if let Some((command, status)) =
-        skipped.and_then(|(_, what)| what.split_once(" exited with status "))
-    {
-        let whose = if command == "UserCmd" { "user name" } else { "password" };
-        let said = before.map_or(String::new(), |said| format!(": {said}"));
-        return format!("{whose} command failed (status {status}){said}");
+    let whose = |command| match command {
+        "UserCmd" => Some("user name command"),
+        "PassCmd" => Some("password command"),
+        _ => None,
+    };
+    let command = skipped
+        .and_then(|(_, what)| what.split_once(' '))
+        .and_then(|(command, how)| whose(command).zip(Some(how)));
+    if let Some((command, how)) = command {
+        let how = match how.strip_prefix("exited with status ") {
+            Some(status) => format!("failed (status {status})"),
+            None if how == "produced no output" => "printed nothing".to_owned(),
+            None => how.to_owned(),
+        };
+        let said = before.map_or(String::new(), |said| format!(": {}", printable(said)));
+        return format!("{command} {how}{said}");
     }
     let login = line
         .strip_prefix("IMAP command '")
@@ -231,6 +256,7 @@ mod tests {
             ("Cannot connect to h (127.0.0.1:1): Connection refused", ExitStatus::Offline),
             ("Socket error on h (127.0.0.1:1): timeout.", ExitStatus::Offline),
             ("IMAP error: unexpected BYE response: x", ExitStatus::Offline),
+            ("IMAP error: unexpected BYE response: [UNAVAILABLE] x", ExitStatus::Later),
             ("/home/u/.mbsyncrc:12: unknown keyword", ExitStatus::Config),
             ("No channel or group named 'x' defined.", ExitStatus::Config),
             ("Maildir error: duplicate UID 10 in /m.", ExitStatus::Mailbox),
@@ -290,6 +316,15 @@ mod tests {
             "password command failed (status 2): gpg: No secret key"
         );
         assert_eq!(plain(failed, None), "password command failed (status 2)");
+        for (how, text) in [
+            ("PassCmd crashed", "password command crashed: vault is locked"),
+            ("UserCmd produced no output", "user name command printed nothing: vault is locked"),
+        ] {
+            let line = format!("Skipping account Home, {how}");
+            assert_eq!(plain(&line, Some("vault is locked")), text);
+        }
+        let long = plain(failed, Some(&"x".repeat(3000)));
+        assert!(long.len() < 300, "{long}");
         let user = "Skipping account a, b, UserCmd exited with status 1";
         assert_eq!(plain(user, None), "user name command failed (status 1)");
         for other in ["Skipping account Home, password command crashed", "Error: x", ""] {

@@ -1,7 +1,7 @@
 //! What mbsync 1.5 says of a run on its standard output, with `-V`: the mailboxes
 //! that it synchronized, and how many messages it changed.
 //!
-//! Depends on text only.
+//! Does not depend on: processes: text in, values out.
 
 /// Most mailboxes that are kept.
 const MOST: usize = 100_000;

@@ -10,8 +10,12 @@
 //! 1. A request is written to disk before anything else happens to it.
 //! 2. Only the holder of the account's lock claims requests and runs mbsync. It
 //!    claims them before the run starts.
+//!    Both sides of the mailboxes are judged after that; mbsync runs for those that
+//!    differ, and where none does, the judgement has served the requests.
 //! 3. A foreground command waits for the lock itself, and then checks whether its
-//!    request is still pending. If not, a run that started later has served it.
+//!    request is still pending. If not, a judgement or a run that started later has
+//!    served it. Where a waiter is alive, it is left the time to claim the request
+//!    first: what it knows makes the judgement quick.
 //! 4. A background command delegates its request: to the waiter, to the process
 //!    that owns the queue, or to a child that it starts as that process. A
 //!    request that could not be written to disk is invisible to other processes,
@@ -26,7 +30,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::Target;
-pub use crate::state::requests::RequestState;
+pub use crate::state::requests::{Marks, RequestState};
 
 /// How long a child waits before it tries for a lock again that it did not get.
 const LOCK_AGAIN: Duration = Duration::from_secs(30);
@@ -39,7 +43,7 @@ pub trait Backend {
 
     /// Puts the requests on disk. False if they cannot be: then only this
     /// process, and a child it starts, know of them.
-    fn submit(&mut self, targets: &BTreeSet<Target>, urgent: bool) -> bool;
+    fn submit(&mut self, targets: &BTreeSet<Target>, marks: Marks) -> bool;
     /// The state of requests made earlier. Only asked while the lock is held.
     fn request_state(&mut self, targets: &BTreeSet<Target>) -> RequestState;
     /// How long until some request is due; `None` if none is pending.
@@ -60,22 +64,25 @@ pub trait Backend {
     fn leave_queue(&mut self);
     /// A waiter is alive, and will see any request on disk.
     fn waiter_is_alive(&mut self) -> bool;
+    /// Waits until the waiter has claimed these requests, and no longer than it may take
+    /// for that.
+    fn await_waiter(&mut self, targets: &BTreeSet<Target>) -> Paused;
     /// Starts a child that takes over the queue if this process held it. False if
     /// there can be none.
     fn leave_child(&mut self) -> bool;
 
-    /// Whether throttle and backoff allow a run now. Neither holds up an urgent one,
-    /// and backoff does not hold up an impatient one.
-    fn gate(&mut self, urgent: bool, impatient: bool) -> Gate;
+    /// Whether throttle and backoff allow a run now.
+    fn gate(&mut self, urgency: Urgency) -> Gate;
     /// Waits; ends early when the account's files change, and may end early
     /// for no reason.
     fn pause(&mut self, at_most: Duration) -> Paused;
-    /// Waits the quiet time before a run in the background: mutt may still be
-    /// writing.
+    /// Waits the quiet time before a run in the background: mutt may be about to
+    /// write.
     fn settle(&mut self) -> Paused;
     /// Time passed since any fixed moment.
     fn clock(&mut self) -> Duration;
-    /// Claims what is due, runs mbsync, settles the requests. With the lock held.
+    /// Claims what is due, judges it, runs mbsync for what differs, and settles the
+    /// requests. With the lock held.
     fn run(&mut self) -> Self::Report;
 }
 
@@ -121,15 +128,36 @@ pub enum Gate {
     BackingOff(Duration),
 }
 
+/// What may hold up a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Urgency {
+    /// Throttle and backoff.
+    #[default]
+    Usual,
+    /// A user waits: the throttle alone.
+    Impatient,
+    /// `--force`: neither.
+    Urgent,
+}
+
 /// How a request is treated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestOptions {
-    /// `--force`: not throttled.
-    pub urgent: bool,
-    /// A user waits for it (or forces it): backoff does not hold it up.
-    pub impatient: bool,
+    /// What may hold it up.
+    pub urgency: Urgency,
     /// `--block`: stay until served.
     pub block: bool,
+    /// `--full`: by a run of mbsync, whatever differs.
+    pub full: bool,
+    /// A person waits for it.
+    pub person: bool,
+}
+
+impl RequestOptions {
+    fn marks(self) -> Marks {
+        let RequestOptions { urgency, full, person, .. } = self;
+        Marks { urgent: urgency == Urgency::Urgent, foreground: true, person, full }
+    }
 }
 
 /// What became of a request.
@@ -181,7 +209,10 @@ pub fn foreground<B: Backend>(
     targets: &BTreeSet<Target>,
     options: RequestOptions,
 ) -> RequestOutcome<B::Report> {
-    let shared = backend.submit(targets, options.urgent);
+    let shared = backend.submit(targets, options.marks());
+    if shared && backend.waiter_is_alive() && backend.await_waiter(targets) == Paused::Stopped {
+        return RequestOutcome::Stopped;
+    }
     let mut queue = false;
     let outcome = run_until_served(backend, targets, options, shared, &mut queue);
     if queue {
@@ -215,9 +246,9 @@ fn run_until_served<B: Backend>(
         // The run that failed may have had no user to ask for the password: a
         // key pressed in front of a terminal is not answered by its failure.
         let asks_itself = matches!(early, Some(RequestOutcome::Failed))
-            && options.impatient
+            && options.urgency != Urgency::Usual
             && backend.was_denied();
-        let wait = match backend.gate(options.urgent, options.impatient) {
+        let wait = match backend.gate(options.urgency) {
             Gate::Open => Duration::ZERO,
             Gate::Throttled(wait) => wait,
             Gate::BackingOff(wait) => {
@@ -228,7 +259,7 @@ fn run_until_served<B: Backend>(
         if (early.is_none() || asks_itself) && wait.is_zero() {
             if asks_itself {
                 // The failure has marked it to wait; asked for again, it is taken now.
-                backend.submit(targets, options.urgent);
+                backend.submit(targets, options.marks());
             }
             let report = backend.run();
             backend.unlock();
@@ -252,9 +283,9 @@ fn run_until_served<B: Backend>(
 pub fn background<B: Backend>(
     backend: &mut B,
     targets: &BTreeSet<Target>,
-    urgent: bool,
+    marks: Marks,
 ) -> RequestOutcome<B::Report> {
-    let shared = backend.submit(targets, urgent);
+    let shared = backend.submit(targets, marks);
     delegate(backend, Duration::ZERO, shared)
 }
 
@@ -303,7 +334,7 @@ fn drain_queue<B: Backend>(backend: &mut B, patience: Duration) -> Going {
         return Going::AtOnce;
     }
     while let Some(due) = backend.next_due() {
-        let (wait, trouble) = match backend.gate(false, false) {
+        let (wait, trouble) = match backend.gate(Urgency::Usual) {
             Gate::Open => (due, !due.is_zero()),
             Gate::Throttled(wait) => (wait.max(due), !due.is_zero()),
             Gate::BackingOff(wait) => (wait.max(due), true),
@@ -333,7 +364,8 @@ fn drain_queue<B: Backend>(backend: &mut B, patience: Duration) -> Going {
             }
         }
         // Another process may have run while this one waited for the lock.
-        if backend.gate(false, false) != Gate::Open || backend.next_due() != Some(Duration::ZERO) {
+        if backend.gate(Urgency::Usual) != Gate::Open || backend.next_due() != Some(Duration::ZERO)
+        {
             backend.unlock();
             continue;
         }
@@ -406,7 +438,10 @@ mod tests {
     impl Backend for ScriptedBackend {
         type Report = Came;
 
-        fn submit(&mut self, _: &BTreeSet<Target>, _: bool) -> bool {
+        fn await_waiter(&mut self, _: &BTreeSet<Target>) -> Paused {
+            Paused::Over
+        }
+        fn submit(&mut self, _: &BTreeSet<Target>, _: Marks) -> bool {
             self.done.push("submit");
             !self.unwritable
         }
@@ -455,7 +490,7 @@ mod tests {
             !self.childless
         }
 
-        fn gate(&mut self, _: bool, _: bool) -> Gate {
+        fn gate(&mut self, _: Urgency) -> Gate {
             self.gate.pop_front().unwrap_or(Gate::Open)
         }
 
@@ -484,12 +519,13 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn asked(script: &mut ScriptedBackend, block: bool) -> RequestOutcome<Came> {
-        let options = RequestOptions { urgent: false, impatient: true, block };
+        let urgency = Urgency::Impatient;
+        let options = RequestOptions { urgency, block, ..RequestOptions::default() };
         foreground(script, &BTreeSet::from([Target::Account]), options)
     }
 
     fn in_background(script: &mut ScriptedBackend) -> RequestOutcome<Came> {
-        background(script, &BTreeSet::from([Target::Account]), false)
+        background(script, &BTreeSet::from([Target::Account]), Marks::default())
     }
 
     /// One that stayed, throttled, and then ran.
@@ -540,20 +576,24 @@ mod tests {
 
     #[test]
     fn g12_only_who_can_ask_tries_again_after_a_denial() {
-        let answered = |denied, impatient, request_states| {
+        use Urgency::{Impatient, Usual};
+        let answered = |denied, urgency, request_states| {
             let mut script = ScriptedBackend {
                 denied,
                 request_states: VecDeque::from([request_states]),
                 ..ScriptedBackend::default()
             };
-            let options = RequestOptions { urgent: false, impatient, block: false };
+            let options = RequestOptions { urgency, ..RequestOptions::default() };
             foreground(&mut script, &BTreeSet::from([Target::Account]), options)
         };
-        assert_eq!(answered(true, true, RequestState::Failed), RequestOutcome::Ran(Came::Well));
-        assert_eq!(answered(true, false, RequestState::Failed), RequestOutcome::Failed);
-        assert_eq!(answered(false, true, RequestState::Failed), RequestOutcome::Failed);
-        assert_eq!(answered(true, true, RequestState::Served), RequestOutcome::Served);
-        assert_eq!(answered(false, false, RequestState::Fresh), RequestOutcome::Ran(Came::Well));
+        assert_eq!(
+            answered(true, Impatient, RequestState::Failed),
+            RequestOutcome::Ran(Came::Well)
+        );
+        assert_eq!(answered(true, Usual, RequestState::Failed), RequestOutcome::Failed);
+        assert_eq!(answered(false, Impatient, RequestState::Failed), RequestOutcome::Failed);
+        assert_eq!(answered(true, Impatient, RequestState::Served), RequestOutcome::Served);
+        assert_eq!(answered(false, Usual, RequestState::Fresh), RequestOutcome::Ran(Came::Well));
     }
 
     #[test]

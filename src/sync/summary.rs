@@ -1,9 +1,12 @@
-//! What a run did, in one line for people.
+//! What a run did, and when a request will be served, in one line for people.
 //!
-//! Does not depend on: how the run was made.
+//! Does not depend on: how the run was made, clocks.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::scheduler::Gate;
+use crate::error::ExitStatus;
+use crate::state::backoff::{Backoff, seconds};
 use crate::state::last_run::Change;
 use crate::text::{sanitize, short};
 
@@ -19,6 +22,39 @@ pub fn summary_line(changes: &[Change], took: Duration) -> String {
     }
     parts.push(short(took));
     parts.join(", ")
+}
+
+/// When a request in the background will be served, by what held it up when it was
+/// made: `queued for 50 s (rate limit)`. And what the last runs failed by, if they did.
+#[must_use]
+pub fn queued_line(gate: Gate, failure: Option<&Backoff>, now: SystemTime) -> String {
+    let (when, next) = match gate {
+        Gate::Open => ("syncing in the background".to_owned(), String::new()),
+        Gate::Throttled(wait) => {
+            (format!("queued for {} (rate limit)", short(wait)), String::new())
+        }
+        Gate::BackingOff(wait) => ("queued".to_owned(), format!(", next try in {}", short(wait))),
+    };
+    let failure =
+        failure.map_or(String::new(), |last| format!("; {}", failure_in_words(last, now)));
+    when + &failure + &next
+}
+
+fn failure_in_words(failure: &Backoff, now: SystemTime) -> String {
+    if failure.code != ExitStatus::Offline.code() {
+        return format!("last time: {}", clip(&sanitize(&failure.text), 60));
+    }
+    match failure.first.map_or(0, |first| seconds(now).saturating_sub(first)) {
+        0 => "offline".to_owned(),
+        ago => format!("offline for {}", short(Duration::from_secs(ago))),
+    }
+}
+
+fn clip(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 fn change_in_words(change: &Change) -> String {
@@ -52,5 +88,35 @@ mod tests {
         let took = Duration::from_millis(400);
         assert_eq!(summary_line(&changes, took), "INBOX 3 new, Sent 1 pushed 2 flags, 0.4 s");
         assert_eq!(summary_line(&[], took), "nothing to do, 0.4 s");
+    }
+
+    #[test]
+    fn a_request_in_the_background_says_what_it_waits_for() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
+        let failed = |exit: ExitStatus, first, text: &str| Backoff {
+            failures: 3,
+            code: exit.code(),
+            first,
+            since: 9990,
+            until: 10_120,
+            text: text.into(),
+            strike: false,
+            password_command: false,
+        };
+        let said = |gate, last: Option<&Backoff>| queued_line(gate, last, now);
+        let wait = Duration::from_secs(120);
+        let offline = failed(ExitStatus::Offline, Some(9280), "no route");
+        let older = failed(ExitStatus::Offline, None, "no route");
+        let denied = failed(ExitStatus::Denied, Some(9280), "login refused\u{1b}");
+        assert_eq!(said(Gate::Open, None), "syncing in the background");
+        let forced = "syncing in the background; offline for 12 min";
+        assert_eq!(said(Gate::Open, Some(&offline)), forced);
+        assert_eq!(said(Gate::Throttled(wait / 2), None), "queued for 60 s (rate limit)");
+        let waits = Gate::BackingOff(wait);
+        assert_eq!(said(waits, Some(&offline)), "queued; offline for 12 min, next try in 2 min");
+        assert_eq!(said(waits, Some(&older)), "queued; offline, next try in 2 min");
+        let refused = "queued; last time: login refused?, next try in 2 min";
+        assert_eq!(said(waits, Some(&denied)), refused);
+        assert_eq!(said(waits, None), "queued, next try in 2 min");
     }
 }

@@ -1,4 +1,5 @@
-//! Which of the known names a mistyped one was meant to be.
+//! Which of the known names a mistyped one was meant to be. Does not depend on:
+//! what the names name.
 
 /// Longer names are no typing error, and comparing two costs the product of their lengths.
 const LONGEST: usize = 100;

@@ -12,7 +12,7 @@
 //! that is \Deleted may be undeleted: then the far side is judged to differ, for
 //! nothing here keeps [`super::server::judge_server`] from comparing its flags.
 //!
-//! Depends on the record and on UIDs; not on files, connections or runs.
+//! Does not depend on: files, connections, runs.
 
 use super::Rules;
 use super::maildir::{Numbered, Stamp};
@@ -33,13 +33,20 @@ pub struct Gone {
     pub deleted: UidSet,
     /// Far messages that are gone, and their near ones still to be removed.
     pub pending: UidSet,
+    /// Far messages that have become \Deleted where that removes the near ones, too, if
+    /// they are not gone already.
+    #[serde(skip_serializing_if = "UidSet::is_empty")]
+    pub marked: UidSet,
 }
 
 impl Gone {
     /// Whether it says nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.deleted.is_empty() && self.pending.is_empty()
+        self.gone.is_empty()
+            && self.deleted.is_empty()
+            && self.pending.is_empty()
+            && self.marked.is_empty()
     }
 }
 
@@ -183,8 +190,13 @@ pub fn left_by_run(
 }
 
 /// In place of a scan that did not take place.
-static NONE: Gone =
-    Gone { record: None, gone: UidSet::EMPTY, deleted: UidSet::EMPTY, pending: UidSet::EMPTY };
+static NONE: Gone = Gone {
+    record: None,
+    gone: UidSet::EMPTY,
+    deleted: UidSet::EMPTY,
+    pending: UidSet::EMPTY,
+    marked: UidSet::EMPTY,
+};
 
 #[cfg(test)]
 mod tests {
@@ -205,7 +217,13 @@ mod tests {
     #[test]
     fn what_is_known_holds_for_one_record_alone() {
         let ((_a, one), (_b, other)) = (stamp("1"), stamp("22"));
-        let gone = Gone { record: Some(one), gone: set("3"), deleted: set("4"), pending: set("5") };
+        let gone = Gone {
+            record: Some(one),
+            gone: set("3"),
+            deleted: set("4"),
+            pending: set("5"),
+            ..Gone::default()
+        };
         let facts = |known: KnownGone<'_>, far| {
             (
                 known.is_gone(far),
@@ -234,12 +252,7 @@ mod tests {
     #[test]
     fn what_a_run_let_conclude_is_confirmed_by_a_look_that_saw_it_all() {
         let (_dir, record) = stamp("1");
-        let known = |gone, deleted| Gone {
-            record: Some(record),
-            gone,
-            deleted,
-            pending: UidSet::default(),
-        };
+        let known = |gone, deleted| Gone { record: Some(record), gone, deleted, ..Gone::default() };
         let run = known(set("3"), set("5:6"));
         let unconfirmed = |by_scan: Option<&Gone>| {
             KeptGone { by_scan, by_run: Some(&run) }.of_record(Some(&record)).is_unconfirmed()

@@ -1,9 +1,11 @@
 //! The near side: what in a Maildir differs from mbsync's record.
 //!
 //! [`judge_maildir`] is a pure function of the record and the names in cur and new.
-//! [`scan`] applies it to a Maildir on disk, and lists no directory whose time stamps
-//! are those of the last clean scan. Knows names and time stamps; opens no
-//! message, and knows nothing of servers.
+//! [`scan`] applies it to a Maildir on disk, and lists no directory whose time
+//! stamps are those of the last clean scan. Knows names and time stamps; opens no
+//! message.
+//!
+//! Does not depend on: servers, locks, runs.
 
 use super::gone::{Gone, KeptGone, KnownGone};
 use super::record::{self, Entry, EntryKind, Record, RecordState};
@@ -15,6 +17,7 @@ use super::{
 use crate::error::system_text;
 use crate::model::Mailbox;
 use crate::model::flags::Flags;
+use crate::model::uid_set::UidSet;
 use crate::os::file;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -35,6 +38,8 @@ pub struct MaildirListing {
     unnumbered: u32,
     /// A UID that no mbsync wrote.
     strange: bool,
+    /// Messages that are neither \Seen nor \Deleted.
+    unread: u32,
     digest: Digest,
 }
 
@@ -47,6 +52,7 @@ impl MaildirListing {
             numbered: Vec::new(),
             unnumbered: 0,
             strange: false,
+            unread: 0,
             digest: Digest::default(),
         }
     }
@@ -59,6 +65,9 @@ impl MaildirListing {
         }
         let name = Name::read(name, self.info_delimiter);
         self.digest.add(name.stem, name.flags);
+        if !name.flags.has(Flags::SEEN) && !name.flags.has(Flags::TRASHED) {
+            self.unread = self.unread.saturating_add(1);
+        }
         match name.uid {
             0 => self.unnumbered = self.unnumbered.saturating_add(1),
             uid if uid < u64::from(u32::MAX) => {
@@ -346,6 +355,15 @@ pub fn judge_maildir(
     SideVerdict::from_changes(changes)
 }
 
+/// Near messages that mbsync has passed over: numbered, not above the mark, without an
+/// entry, not \Deleted. Without Old, mbsync never looks at one again.
+pub fn left_over(record: &Record, messages: impl Iterator<Item = (u32, Flags)>) -> UidSet {
+    let passed = messages.filter(|(uid, flags)| {
+        *uid <= record.max_pushed && !flags.has(Flags::TRASHED) && record.of_near(*uid).is_none()
+    });
+    UidSet::from_uids(passed.map(|(uid, _)| uid))
+}
+
 /// What is to be done about an entry whose near message is gone.
 fn missing(entry: &Entry, rules: &Rules, known: KnownGone<'_>) -> Option<Difference> {
     // Neither message is there.
@@ -483,6 +501,12 @@ pub struct CleanMaildir {
     pub rules: Rules,
     /// Whether `$Forwarded` was then known to be taken by the server.
     pub forwarded: Option<bool>,
+    /// Messages that mbsync has passed over; `None` if nobody looked for them.
+    #[serde(default)]
+    pub left: Option<UidSet>,
+    /// How many messages are unread; `None` if nobody counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<u32>,
 }
 
 /// What a scan of a Maildir found.
@@ -502,6 +526,10 @@ pub struct MaildirScan {
     pub listed: bool,
     /// The record, if it was read: it is not when the stamps were enough.
     pub state: Option<RecordState>,
+    /// Messages that mbsync has passed over: see [`left_over`].
+    pub left: UidSet,
+    /// How many messages are unread; `None` if that is not known.
+    pub unread: Option<u32>,
 }
 
 impl MaildirScan {
@@ -513,6 +541,8 @@ impl MaildirScan {
             record: None,
             listed: false,
             state: None,
+            left: UidSet::default(),
+            unread: None,
         }
     }
 
@@ -535,6 +565,8 @@ impl MaildirScan {
             record: self.record,
             rules: rules.clone(),
             forwarded,
+            left: Some(self.left.clone()),
+            unread: self.unread,
         }
     }
 }
@@ -568,8 +600,13 @@ pub fn scan(
                 ));
             }
         };
-        if let Some(then) = remembered.filter(|then| then.stamps.as_ref() == Some(&before)) {
+        let same = |then: &&CleanMaildir| then.stamps.as_ref() == Some(&before);
+        if let Some((then, left, unread)) =
+            remembered.filter(same).and_then(|then| Some((then, then.left.clone()?, then.unread?)))
+        {
             return MaildirScan {
+                left,
+                unread: Some(unread),
                 verdict: SideVerdict::Clean,
                 record: before.record,
                 stamps: Some(before),
@@ -590,6 +627,12 @@ pub fn scan(
             known: kept.of_record(before.record.as_ref()),
         };
         let verdict = judge_on_disk(maildir, &state, &mut listing, rules, seen);
+        let left = match &state {
+            RecordState::Known(record) if !rules.alt_map && is_numbered_by(maildir, record) => {
+                left_over(record, listing.sorted())
+            }
+            _ => UidSet::default(),
+        };
         let undisturbed =
             DirStamps::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
         let settled = undisturbed && before.settled(now);
@@ -600,6 +643,8 @@ pub fn scan(
             digest: Some(listing.digest()),
             listed: true,
             state: Some(state),
+            left,
+            unread: Some(listing.unread),
         };
         if undisturbed {
             break;
@@ -715,10 +760,11 @@ fn judge_alt_map(
 }
 
 /// The messages of a Maildir with UIDs in its names; `None` where they cannot be
-/// read, or are not the ones that the record numbers.
+/// read, or are not the ones that the record numbers (with `AltMap`, only mbsync's
+/// database knows which is which).
 #[must_use]
 pub fn numbered(maildir: &Path, record: &Record, rules: &Rules) -> Option<Numbered> {
-    if !is_numbered_by(maildir, record) {
+    if rules.alt_map || !is_numbered_by(maildir, record) {
         return None;
     }
     let listing = listing(maildir, rules.info_delimiter).ok()?;
@@ -989,7 +1035,13 @@ mod tests {
         let (_dir, state) = maildir();
         let stamp = Stamp::of(&state).unwrap();
         let set = |uid: u32| UidSet::from_uids([uid]);
-        let known = Gone { record: Some(stamp), gone: set(1), deleted: set(2), pending: set(3) };
+        let known = Gone {
+            record: Some(stamp),
+            gone: set(1),
+            deleted: set(2),
+            pending: set(3),
+            ..Gone::default()
+        };
         let kept = KeptGone { by_scan: Some(&known), by_run: None };
         let found = |entries: &str, names: &[&str], rules: &Rules| {
             let mut listing = MaildirListing::new(b':');
@@ -1198,7 +1250,7 @@ mod tests {
         let first = scan(dir.path(), &state, &rules, None, None, KeptGone::default());
         assert!(matches!(first.verdict, SideVerdict::Unknown(_)));
         // Without the setting its UIDs are lost, whatever is remembered.
-        let memory = first.remembered(&RULES, None);
+        let memory = CleanMaildir { stamps: None, ..first.remembered(&RULES, None) };
         let lost =
             scan(dir.path(), &state, &RULES, Some(&memory), None, KeptGone::default()).verdict;
         assert!(matches!(lost, SideVerdict::Unknown(_)));
@@ -1238,6 +1290,8 @@ mod tests {
             record: None,
             rules: rules.clone(),
             forwarded: None,
+            left: None,
+            unread: None,
         };
         let before = ScanContext { remembered: Some(&memory), ..ScanContext::default() };
         let judged = |entries: &str| judge_alt_map(&record(entries), &listing, &rules, before);
@@ -1247,7 +1301,7 @@ mod tests {
     }
 
     #[test]
-    fn pulled_files_are_told_by_name_and_time() {
+    fn pulled_files_are_recognized_by_name_and_time() {
         let (dir, _) = maildir();
         let earlier = SystemTime::now();
         let second = earlier.duration_since(UNIX_EPOCH).unwrap().as_secs();

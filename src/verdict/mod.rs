@@ -13,12 +13,13 @@
 //! not depend on: connections, locks, the waiter.
 
 pub mod gone;
+pub mod guard;
 pub mod maildir;
 pub mod record;
 pub mod server;
 
 use crate::model::flags;
-use crate::model::{Channel, Sides, StoreKind};
+use crate::model::{Account, Channel, Mailbox, Sides, StoreKind};
 use record::{EntryKind, Placeholder, Record};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub struct Rules {
     pub expunge_near: bool,
     /// `MaxMessages`, 0: none.
     pub max_messages: u32,
+    /// `ExpireUnread yes`: unread messages expire, too.
+    #[serde(default)]
+    pub expire_unread: bool,
     /// `InfoDelimiter`, one byte as in mbsync.
     pub info_delimiter: u8,
     /// `AltMap`: a new Maildir keeps its UIDs outside the file names.
@@ -57,12 +61,37 @@ impl Rules {
             expunge_far: false,
             expunge_near: false,
             max_messages: 0,
+            expire_unread: false,
             info_delimiter: b':',
             alt_map: false,
             isync_1_5: false,
             pull_old: false,
             push_old: false,
         }
+    }
+
+    /// The rules of a mailbox, which are its channel's.
+    ///
+    /// # Errors
+    /// As [`Rules::of`]; the channel does not exist.
+    pub fn of_mailbox(mailbox: &Mailbox, account: &Account) -> Result<Rules, String> {
+        let channel = account.channel(&mailbox.channel);
+        channel.map_or_else(|| Err("no such channel".into()), Rules::of)
+    }
+
+    /// What it takes to read the near side of a mailbox, also where no verdict can be
+    /// given.
+    #[must_use]
+    pub fn of_near(mailbox: &Mailbox, account: &Account) -> Option<Rules> {
+        let channel = account.channel(&mailbox.channel)?;
+        let StoreKind::Maildir(near) = &channel.near.store.kind else { return None };
+        Some(Rules {
+            expunge_far: channel.expunge.far,
+            expunge_near: channel.expunge.near,
+            alt_map: near.alt_map,
+            info_delimiter: u8::try_from(near.info_delimiter).ok()?,
+            ..Rules::none()
+        })
     }
 
     /// The rules of a channel.
@@ -78,6 +107,9 @@ impl Rules {
         }
         if !channel.full_sync {
             return Err("Sync is not the usual one".to_owned());
+        }
+        if channel.expire_far && channel.max_messages > 0 {
+            return Err("messages expire on the far side".to_owned());
         }
         let old = channel.old != Sides::default();
         // What expired is then pulled again by rules of its own, and the size of
@@ -96,6 +128,7 @@ impl Rules {
             expunge_far: channel.expunge.far,
             expunge_near: channel.expunge.near,
             max_messages: channel.max_messages,
+            expire_unread: channel.expire_unread == Some(true),
             info_delimiter,
             alt_map: near.alt_map,
             isync_1_5: channel.isync_1_5,
@@ -285,12 +318,14 @@ impl Digest {
 /// lost a message do not count.
 pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::KnownGone<'_>) -> u32 {
     let mut count = 0_u32;
+    // isync 1.4 drops expired ones only with MaxMessages or Expunge.
+    let expunges = rules.expunge_far || rules.expunge_near;
+    let drops = rules.isync_1_5 || rules.max_messages > 0 || expunges;
     for entry in record.entries() {
         let pending = match (entry.far, entry.near) {
             (far, 0) => {
                 let below = far <= record.max_expired_far && far <= record.max_pulled;
-                // isync 1.4 drops the expired ones only with MaxMessages or Expunge.
-                below && (rules.max_messages > 0 || entry.kind == EntryKind::Expired)
+                below && drops && entry.kind == EntryKind::Expired
             }
             // Expired, and no far message left to count it by.
             (0, _) => rules.max_messages > 0 && entry.kind == EntryKind::Expired,
@@ -299,16 +334,13 @@ pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::Known
         count += u32::from(pending);
     }
     if rules.max_messages > 0 {
-        // Whether unread messages expire is ExpireUnread's to say; either
-        // answer that would change something counts.
-        let expiring = |unread_too| expiring(record, rules, unread_too, known);
-        count += expiring(false).max(expiring(true));
+        count += expiring(record, rules, known);
     }
     count
 }
 
 /// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
-fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::KnownGone<'_>) -> u32 {
+fn expiring(record: &Record, rules: &Rules, known: gone::KnownGone<'_>) -> u32 {
     let expired = |entry: &record::Entry| entry.kind == EntryKind::Expired;
     let alive = |entry: &&record::Entry| {
         entry.near != 0
@@ -321,7 +353,7 @@ fn expiring(record: &Record, rules: &Rules, unread_too: bool, known: gone::Known
     let mut count = 0;
     for entry in pairs {
         let important = entry.flags.has(flags::Flags::FLAGGED)
-            || !(entry.flags.has(flags::Flags::SEEN) || unread_too);
+            || !(entry.flags.has(flags::Flags::SEEN) || rules.expire_unread);
         let expires = !important && (excess > 0 || expired(entry));
         if important || expires {
             excess -= 1;
@@ -481,6 +513,8 @@ mod tests {
             record: None,
             rules: rules.clone(),
             forwarded: Some(true),
+            left: None,
+            unread: None,
         };
         let status = server::ServerStatus {
             uid_validity: 1,
@@ -488,7 +522,9 @@ mod tests {
             messages: 3,
             highest_modseq: Some(4),
         };
-        let far = server::CleanServer { status, rules, max_pulled: 5, max_pushed: 6 };
+        let left = crate::model::uid_set::UidSet::EMPTY;
+        let (max_pulled, max_pushed, record) = (5, 6, None);
+        let far = server::CleanServer { status, rules, max_pulled, max_pushed, record, left };
         let state = CleanState { near: Some(near), far: Some(far), forwarded: None, gone: None };
         let rules = r#"{"expunge_far":false,"expunge_near":false,"max_messages":0,"info_delimiter":58,"alt_map":false}"#;
         let near = format!(
@@ -553,9 +589,9 @@ mod tests {
         assert_eq!(cleanup((9, 5), "0 0 \n1 1 \n", &none), 0, "no entry at all");
         // Expired, and up to both marks.
         for (entry, kept, limited) in [
-            ("5 0 ~\n", 1, 1),
+            ("5 0 ~\n", 0, 1),
             ("6 0 ~\n", 0, 0),
-            ("5 0 \n", 0, 1),
+            ("5 0 \n", 0, 0),
             ("6 0 \n", 0, 0),
             ("0 4 ~\n", 0, 1),
             ("0 4 \n", 0, 0),
@@ -563,8 +599,11 @@ mod tests {
             assert_eq!(cleanup((9, 5), entry, &none), kept, "{entry}");
             assert_eq!(cleanup((9, 5), entry, &TWO), limited, "{entry}");
         }
-        assert_eq!(cleanup((9, 20), "9 0 ~\n", &none), 1);
-        assert_eq!(cleanup((9, 20), "10 0 ~\n", &none), 0);
+        let expunges = Rules { expunge_near: true, ..Rules::none() };
+        assert_eq!(cleanup((9, 20), "9 0 ~\n", &expunges), 1);
+        assert_eq!(cleanup((9, 20), "10 0 ~\n", &expunges), 0);
+        let newer = Rules { isync_1_5: true, ..Rules::none() };
+        assert_eq!(cleanup((9, 20), "9 0 ~\n", &newer), 1, "1.5 always drops them");
     }
 
     #[test]
@@ -577,8 +616,11 @@ mod tests {
         assert_eq!(counted(&["1 1 FS", "2 2 S", "3 3 S"]), 0);
         assert_eq!(counted(&["1 1 FS", "2 2 S", "3 3 S", "4 4 S"]), 1);
         assert_eq!(counted(&["1 1 F", "2 2 FS", "3 3 FS"]), 0);
-        // Unread ones may: ExpireUnread is not known here.
-        assert_eq!(counted(&["1 1 ", "2 2 S", "3 3 S"]), 1);
+        // Unread ones only where ExpireUnread says so.
+        let unread = "1 1 \n2 2 S\n3 3 S\n";
+        let expire_unread = Rules { expire_unread: true, ..TWO };
+        assert_eq!(cleanup((9, 0), unread, &TWO), 0);
+        assert_eq!(cleanup((9, 0), unread, &expire_unread), 1);
         // What has expired stays so, counted or not, until it becomes important.
         assert_eq!(counted(&["1 1 ~S", "2 2 S", "3 3 S"]), 0);
         assert_eq!(counted(&["1 1 ~S", "2 2 S"]), 0);

@@ -1,9 +1,10 @@
 //! mbsync's record of a mailbox pair: `.mbsyncstate` and its kin.
 //!
-//! Knows the file as isync 1.3 (Master and Slave in its keys), 1.4 and 1.5
-//! write it. What it does not understand to the letter makes the record
-//! unreadable: a guess here could call a mailbox clean that is not. Knows
-//! nothing of Maildirs, servers or channels.
+//! Knows the file as isync 1.3 (Master and Slave in its keys), 1.4 and 1.5 write
+//! it. What it does not understand to the letter makes the record unreadable: a
+//! guess here could call a mailbox clean that is not.
+//!
+//! Does not depend on: Maildirs, servers, channels.
 
 use crate::error::system_text;
 use crate::model::flags::Flags;
@@ -274,6 +275,17 @@ impl Record {
             return Err("a near UID is recorded twice");
         }
         Ok(())
+    }
+
+    /// The same record with other marks, of pushed and pulled messages, and of its entries
+    /// those to be kept.
+    #[must_use]
+    pub fn changed(mut self, marks: [u32; 2], keep: impl Fn(&Entry) -> bool) -> Self {
+        [self.max_pushed, self.max_pulled] = marks;
+        self.entries.retain(keep);
+        // A part of what was in order is in order.
+        let _ = self.index();
+        self
     }
 
     /// All entries, by far UID.

@@ -2,7 +2,7 @@
 //!
 //! In two steps, because the second costs round trips: [`compare_status`] compares
 //! STATUS with that of the last clean scan, [`judge_server`] judges what SEARCH and
-//! FETCH then show. Pure functions over values; does not depend on connections.
+//! FETCH then show. Does not depend on: files, clocks, connections.
 //!
 //! A scan is: STATUS; EXAMINE; `UID SEARCH RETURN (ALL) ALL`, or `UID SEARCH
 //! ALL` without ESEARCH; `UID FETCH 1:* (FLAGS)`, with `(CHANGEDSINCE m)` where
@@ -10,7 +10,7 @@
 //! remembered, so that what happened meanwhile is found by the next one.
 
 use super::gone::{Gone, KnownGone};
-use super::maildir::Numbered;
+use super::maildir::{Numbered, Stamp};
 use super::record::{Entry, EntryKind, Placeholder, Record};
 use super::{Changes, Difference, Rules, SideVerdict, asks_for_whole, carried};
 use crate::model::flags::Flags;
@@ -42,18 +42,50 @@ pub struct CleanServer {
     pub max_pulled: u32,
     /// The other mark.
     pub max_pushed: u32,
+    /// The record that it was judged by. `None`: it is not known, so that nothing
+    /// follows from this memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Stamp>,
+    /// Messages that mbsync has passed over.
+    #[serde(default, skip_serializing_if = "UidSet::is_empty")]
+    pub left: UidSet,
 }
 
 impl CleanServer {
-    /// What to remember of a clean scan of the far side.
+    /// What to remember of a clean scan of the far side, judged by the record with
+    /// this stamp.
     #[must_use]
-    pub fn new(status: ServerStatus, record: &Record, rules: &Rules) -> CleanServer {
+    pub fn new(
+        status: ServerStatus,
+        record: &Record,
+        rules: &Rules,
+        stamp: Option<Stamp>,
+    ) -> CleanServer {
         CleanServer {
             status,
             rules: rules.clone(),
             max_pulled: record.max_pulled,
             max_pushed: record.max_pushed,
+            record: stamp,
+            left: UidSet::default(),
         }
+    }
+
+    /// Whether it was judged by the record that has this stamp now: not if mbsync was
+    /// run by hand, or if a backup was restored.
+    #[must_use]
+    pub fn is_of_record(&self, stamp: Option<&Stamp>) -> bool {
+        stamp.is_some() && self.record.as_ref() == stamp
+    }
+
+    /// A run of ours has replaced the record, of which this was the memory until then:
+    /// what it changed on the server has another modification sequence.
+    pub fn follow_run(&mut self, before: Option<&Stamp>, after: Option<Stamp>) -> bool {
+        let follows = self.is_of_record(before) && self.record != after;
+        if follows {
+            self.record = after;
+        }
+        follows
     }
 }
 
@@ -79,12 +111,13 @@ pub enum FetchScope {
 }
 
 /// Whether the far side can differ from the record, going by its STATUS now and
-/// what was remembered of the last clean scan.
+/// what was remembered of the last clean scan, which must be
+/// [of this record](CleanServer::is_of_record).
 ///
-/// `record` is `None` where the state file is known to be that of the last
-/// clean scan. Without HIGHESTMODSEQ, a change of flags alone does not show
-/// in STATUS and is left to the timer. `known`: what is known to be gone; where a
-/// scan is to confirm it, the same STATUS is not enough.
+/// `record` is `None` where the caller has not read it. Without HIGHESTMODSEQ, a
+/// change of flags alone does not show in STATUS, and only a scan tells. `known`:
+/// what is known to be gone; where a scan is to confirm it, the same STATUS is not
+/// enough.
 #[must_use]
 pub fn compare_status(
     now: &ServerStatus,
@@ -110,7 +143,7 @@ pub fn compare_status(
         return StatusVerdict::Scan(FetchScope::Whole);
     };
     if then.status == *now {
-        return if known.is_unconfirmed() {
+        return if known.is_unconfirmed() || now.highest_modseq.is_none() {
             StatusVerdict::Scan(FetchScope::Whole)
         } else {
             StatusVerdict::Clean
@@ -145,6 +178,34 @@ pub struct Settled {
     pub verdict: SideVerdict,
     /// What is gone, for judging the near side; without the record's stamp.
     pub gone: Gone,
+    /// Messages that mbsync has passed over: up to the mark, without an entry, not
+    /// \Deleted, and not expired. Of those whose flags were not fetched, the caller
+    /// knows from before.
+    pub left: LeftOnServer,
+}
+
+/// Messages up to the record's mark that have no entry.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeftOnServer {
+    /// Those that are not \Deleted.
+    pub known: UidSet,
+    /// Those whose flags were not fetched: nothing of them has changed since.
+    pub unchanged: UidSet,
+}
+
+impl LeftOnServer {
+    /// All that were passed over, given those of the scan before.
+    #[must_use]
+    pub fn with(self, before: &UidSet) -> UidSet {
+        let mut all = self.known;
+        // What comes from the server is not expanded; what was known before is.
+        for &(first, last) in before.ranges() {
+            let still = (first..=last).filter(|uid| self.unchanged.contains(*uid));
+            still.for_each(|uid| all.push(uid, uid));
+        }
+        all.tidy();
+        all
+    }
 }
 
 /// What on the far side differs from the record: `uids` are all that SEARCH
@@ -164,17 +225,13 @@ pub fn judge_server(
 ) -> Settled {
     if record.max_expired_near > 0 {
         let verdict = SideVerdict::Unknown("messages expire on the far side".to_owned());
-        return Settled { verdict, gone: Gone::default() };
+        return Settled { verdict, gone: Gone::default(), left: LeftOnServer::default() };
     }
     let (flags, whole) = match fetched {
         Fetched::Whole(flags) => (flags, true),
         Fetched::ChangedSince(flags) => (flags, false),
     };
-    // A server may send a message's flags more than once; the last ones hold.
-    let mut flags = flags.clone();
-    flags.reverse();
-    flags.sort_by_key(|&(uid, _)| uid);
-    flags.dedup_by_key(|&mut (uid, _)| uid);
+    let flags = last_flags(flags);
     let flags_of = |uid: u32| {
         let at = flags.binary_search_by_key(&uid, |&(uid, _)| uid).ok()?;
         flags.get(at).map(|&(_, flags)| flags)
@@ -182,7 +239,7 @@ pub fn judge_server(
 
     let mut near = Halves { ask: Some(near), listing: None };
     let (mut changes, mut gone) = (Changes::default(), Gone::default());
-    let mut recorded_above = 0;
+    let (mut recorded_above, mut recorded) = (0, 0);
     for entry in record.with_far() {
         let far = entry.far;
         if !uids.contains(far) {
@@ -205,6 +262,7 @@ pub fn judge_server(
             }
             continue;
         }
+        recorded += 1;
         recorded_above += u64::from(far > record.max_pulled);
         let Some(seen) = flags_of(far) else {
             if whole && entry.near != 0 {
@@ -214,6 +272,13 @@ pub fn judge_server(
             }
             continue;
         };
+        let marked = seen.has(Flags::TRASHED)
+            && !entry.flags.has(Flags::TRASHED)
+            && (rules.expunge_far || rules.expunge_near)
+            && entry.kind == EntryKind::Plain;
+        if marked && matches!(near.half(entry), Half::There(_) | Half::Gone) {
+            gone.marked.push(far, far);
+        }
         if seen.has(Flags::TRASHED) && rules.expunge_far {
             changes.count(Difference::Deleted);
         } else if let Some(kind) = far_difference(entry, seen, rules) {
@@ -236,11 +301,15 @@ pub fn judge_server(
             }
         }
     }
+    let left = if recorded - recorded_above < passed(record, uids) {
+        left_on_server(record, uids, &flags, whole)
+    } else {
+        LeftOnServer::default()
+    };
     // Whatever is above the mark and not recorded is new, with Old whatever is not
     // recorded: flags not fetched, it may be anything.
     let mut new = if rules.pull_old {
-        let recorded = record.with_far().iter().filter(|entry| uids.contains(entry.far)).count();
-        uids.len().saturating_sub(recorded as u64)
+        uids.len().saturating_sub(recorded)
     } else {
         uids.count_above(record.max_pulled).saturating_sub(recorded_above)
     };
@@ -258,7 +327,44 @@ pub fn judge_server(
         }
     }
     changes.new = changes.new.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
-    Settled { verdict: SideVerdict::from_changes(changes), gone }
+    Settled { verdict: SideVerdict::from_changes(changes), gone, left }
+}
+
+/// A server may send a message's flags more than once; the last ones hold.
+fn last_flags(fetched: &[(u32, Flags)]) -> Vec<(u32, Flags)> {
+    let mut flags = fetched.to_vec();
+    flags.reverse();
+    flags.sort_by_key(|&(uid, _)| uid);
+    flags.dedup_by_key(|&mut (uid, _)| uid);
+    flags
+}
+
+/// How many messages there are up to the mark.
+fn passed(record: &Record, uids: &UidSet) -> u64 {
+    uids.len().saturating_sub(uids.count_above(record.max_pulled))
+}
+
+/// The messages up to the mark that the record does not have.
+fn left_on_server(
+    record: &Record,
+    uids: &UidSet,
+    flags: &[(u32, Flags)],
+    whole: bool,
+) -> LeftOnServer {
+    let mut left = LeftOnServer::default();
+    let from = record.max_expired_far.saturating_add(1);
+    let entries = record.with_far().iter().map(|entry| entry.far);
+    let all = uids.between_without(from, record.max_pulled, entries);
+    for &(uid, seen) in flags.iter().filter(|(uid, _)| all.contains(*uid)) {
+        if !seen.has(Flags::TRASHED) {
+            left.known.push(uid, uid);
+        }
+    }
+    if !whole {
+        let fetched = flags.iter().map(|&(uid, _)| uid);
+        left.unchanged = all.between_without(from, record.max_pulled, fetched);
+    }
+    left
 }
 
 /// The near side, listed when it first matters.
@@ -348,7 +454,7 @@ mod tests {
     #[test]
     fn the_same_status_is_clean_and_another_needs_a_scan() {
         let record = record("1 1 S\n");
-        let then = CleanServer::new(STATUS, &record, &RULES);
+        let then = CleanServer::new(STATUS, &record, &RULES, None);
         let at = |now: ServerStatus| {
             compare_status(&now, Some(&then), Some(&record), &RULES, KnownGone::NOTHING)
         };
@@ -438,7 +544,7 @@ mod tests {
         let record = record("1 1 S\n");
         let changed = ServerStatus { highest_modseq: Some(51), ..STATUS };
         for (rules, needed) in [(&near, FetchScope::Whole), (&far, FetchScope::ChangedSince(50))] {
-            let then = CleanServer::new(STATUS, &record, rules);
+            let then = CleanServer::new(STATUS, &record, rules, None);
             let asked =
                 compare_status(&changed, Some(&then), Some(&record), rules, KnownGone::NOTHING);
             assert_eq!(asked, StatusVerdict::Scan(needed));
@@ -451,7 +557,7 @@ mod tests {
         let stamp = super::super::maildir::Stamp::of(file.path()).unwrap();
         let run = Gone { record: Some(stamp), deleted: UidSet::from_uids([1]), ..Gone::default() };
         let record = record("1 1 S\n");
-        let then = CleanServer::new(STATUS, &record, &RULES);
+        let then = CleanServer::new(STATUS, &record, &RULES, None);
         let asked = |by_scan: Option<&Gone>, now: ServerStatus| {
             let known = KeptGone { by_scan, by_run: Some(&run) }.of_record(Some(&stamp));
             compare_status(&now, Some(&then), Some(&record), &RULES, known)

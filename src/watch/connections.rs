@@ -4,22 +4,26 @@
 //! Knows mailboxes by index. Does not depend on: records, local mail, when to
 //! connect, what a change leads to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::scan::FarSide;
 use crate::error::{Error, ExitStatus};
-use crate::imap::names::{Naming, from_utf7, to_utf7};
-use crate::imap::{self, Capabilities, Client, ClientError, Opening, ServerEvent};
+use crate::imap::{Capabilities, Client, ClientError, MailboxStatus, Opening, ServerEvent};
 use crate::mbsync_version::IsyncVersion;
-use crate::mbsyncrc::pattern;
-use crate::model::{Account, Channel, ImapStore, Mailbox, Server, StoreKind};
+use crate::model::{Account, Mailbox, Server, Target};
+use crate::os::child::Prompt;
 use crate::os::wait::Cancel;
+use crate::survey;
+use crate::survey::scan::{FarSide, ScanScope, Scanned};
+use crate::survey::server::{ServerMailboxes, inventory_scope};
 use crate::verdict::server::ServerStatus;
 
 /// An IDLE that the server ends sooner than this is none.
 const SHORT_IDLE: Duration = Duration::from_secs(1);
+/// A mailbox is watched in place of another when it has changed so much more often.
+const ACTIVITY_LEAD: u32 = 2;
 /// After this many of them, or of overflows, the server is watched otherwise.
 const LIMIT: u32 = 3;
 
@@ -52,7 +56,7 @@ impl WatchMode {
 pub fn start_notify(
     client: &mut Client,
     names: &[String],
-) -> Result<Option<Vec<(String, imap::MailboxStatus)>>, ClientError> {
+) -> Result<Option<Vec<(String, MailboxStatus)>>, ClientError> {
     let can = client.capabilities();
     if !(can.notify() && can.idle()) {
         return Ok(None);
@@ -79,7 +83,7 @@ impl std::fmt::Display for WatchMode {
 pub struct WatchPlan<'a> {
     pub server: &'a Server,
     pub account: &'a Account,
-    pub mailboxes: &'a [Mailbox],
+    pub mailboxes: &'a [&'a Mailbox],
     /// The setting `boxes`: of mailboxes that are only on the server, those that
     /// count. Empty: all.
     pub boxes: &'a [String],
@@ -89,6 +93,24 @@ pub struct WatchPlan<'a> {
     pub best: WatchMode,
     /// The most connections to open.
     pub connections: usize,
+    /// What changes often is watched first.
+    pub activity: &'a Activity,
+}
+
+/// How often each mailbox, by wire name, has been seen to change.
+#[derive(Debug, Default)]
+pub struct Activity(HashMap<String, u32>);
+
+impl Activity {
+    pub fn count(&mut self, name: &str) {
+        let seen = self.0.entry(name.to_owned()).or_default();
+        *seen = seen.saturating_add(1);
+    }
+
+    /// INBOX before all.
+    fn of(&self, name: &str) -> u32 {
+        if name == "INBOX" { u32::MAX } else { self.0.get(name).copied().unwrap_or_default() }
+    }
 }
 
 /// What the server has sent.
@@ -116,20 +138,14 @@ pub struct Connections {
     mode: WatchMode,
     /// The first one also asks; it is lent to runs.
     open: Vec<IdleConnection>,
-    /// Wire name of each mailbox; `None` for one that cannot be asked about.
-    names: Vec<Option<String>>,
-    /// Mailboxes by wire name; two channels may have the same one.
-    by_name: HashMap<String, Vec<usize>>,
-    /// By channel.
-    namings: Vec<(String, Naming)>,
-    status: Vec<Option<ServerStatus>>,
-    /// Mailboxes that are on the server but not here, by wire name.
-    only_on_server: BTreeSet<String>,
+    mailboxes: ServerMailboxes,
     /// See [`ServerEvents::changed`].
     changed: BTreeMap<usize, bool>,
     list_changed: bool,
-    /// NOTIFY is on.
-    notified: bool,
+    /// The most connections, as far as the server has refused more.
+    limit: usize,
+    /// NOTIFY was renewed after the server listed mailboxes for no reason.
+    notified_again: bool,
     overflows: u32,
     idle_since: Option<Instant>,
     /// In a row.
@@ -139,71 +155,126 @@ pub struct Connections {
 impl Connections {
     /// Logs in and starts to watch: from now on no change is missed.
     pub fn open(plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<Self, Error> {
-        let mut client = Client::open(plan.server, false, interrupt)?;
-        let namespace = client.namespace().map_err(ClientError::into_failure)?;
-        let naming = |channel: &Channel| {
-            Some((channel.name.clone(), Naming::of(far_store(channel)?, &namespace, None)))
-        };
+        let client = Client::open(plan.server, Prompt::Never, interrupt)?;
         let mut all = Connections {
             mode: plan.best,
             open: vec![IdleConnection { client, mailbox: None }],
-            names: Vec::new(),
-            by_name: HashMap::new(),
-            namings: plan.account.channels.iter().filter_map(naming).collect(),
-            status: Vec::new(),
-            only_on_server: BTreeSet::new(),
+            mailboxes: ServerMailboxes::default(),
             changed: BTreeMap::new(),
             list_changed: false,
-            notified: false,
+            limit: usize::MAX,
+            notified_again: false,
             overflows: 0,
             idle_since: None,
             short_idles: 0,
         };
-        all.watch(plan, interrupt).map_err(ClientError::into_failure)?;
+        all.watch(plan, interrupt).map_err(|error| error.into_error().as_strike())?;
         Ok(all)
     }
 
     /// Watches these mailboxes from now on, over the same login.
     pub fn watch(&mut self, plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<(), ClientError> {
-        self.names = plan.mailboxes.iter().map(|mailbox| self.wire_name(plan, mailbox)).collect();
-        self.by_name.clear();
-        for (at, name) in self.names.iter().enumerate() {
-            if let Some(name) = name {
-                self.by_name.entry(name.clone()).or_default().push(at);
-            }
-        }
-        self.status = vec![None; self.names.len()];
-        self.open.truncate(1);
-        self.find_only_on_server(plan)?;
-        self.start(plan.server, plan.connections, interrupt)?;
+        self.keep(1);
+        let inventory = self.first()?.inventory(&inventory_scope(plan.account, false))?;
+        self.mailboxes = ServerMailboxes::new(
+            plan.account,
+            plan.version,
+            plan.mailboxes,
+            plan.boxes,
+            &inventory,
+        );
+        drop(inventory);
+        self.start(plan, interrupt)?;
         // Reports that came on the way are part of the STATUS by now.
         self.changed.clear();
         Ok(())
-    }
-
-    fn wire_name(&self, plan: &WatchPlan<'_>, mailbox: &Mailbox) -> Option<String> {
-        let (_, naming) = self.namings.iter().find(|(name, _)| *name == mailbox.channel)?;
-        let wire = naming.to_wire(&mailbox.far)?;
-        // isync 1.4 takes names as they are on the wire, 1.5 in UTF-8.
-        Some(if plan.version == IsyncVersion::V1_5 { to_utf7(&wire) } else { wire })
     }
 
     pub fn mode(&self) -> WatchMode {
         self.mode
     }
 
+    /// Whether all mailboxes are asked about in one command.
+    pub fn sweeps_in_one(&self) -> bool {
+        self.open.first().is_some_and(|first| first.client.lists_status())
+    }
+
     pub fn count(&self) -> usize {
         self.open.len()
     }
 
-    /// What was last reported of each mailbox; `None` for one that is not there.
-    pub fn statuses(&self) -> &[Option<ServerStatus>] {
-        &self.status
+    /// The wire name of a mailbox.
+    pub fn name(&self, mailbox: usize) -> Option<&String> {
+        self.mailboxes.name(mailbox)
     }
 
-    /// Mailboxes that a channel would sync and that are not here yet.
-    pub fn only_on_server(&self) -> &BTreeSet<String> {
-        &self.only_on_server
+    /// What was last reported of each mailbox; `None` for one that is not there.
+    pub fn statuses(&self) -> &[Option<ServerStatus>] {
+        self.mailboxes.statuses()
+    }
+
+    /// Mailboxes that a channel would sync and that are not here yet, by wire name, and
+    /// what to ask for to get them.
+    pub fn only_on_server(&self) -> &[(String, Target)] {
+        self.mailboxes.only_on_server()
+    }
+
+    /// STATUS of these mailboxes, from a server that answers within `time` or is lost;
+    /// with a plan, the mailboxes there are listed again, too: a server that reports new
+    /// ones does so when it likes.
+    pub fn confirm(
+        &mut self,
+        plan: Option<&WatchPlan<'_>>,
+        mailboxes: &BTreeSet<usize>,
+        time: Duration,
+    ) -> Result<(), ClientError> {
+        let step = self.first()?.set_step(time);
+        let asked = self.settle_selected().and_then(|()| match plan {
+            Some(plan) => self.list_again(plan, mailboxes),
+            None => self.refresh(mailboxes),
+        });
+        if let Ok(client) = self.first() {
+            client.set_step(step);
+        }
+        asked
+    }
+
+    /// The mailboxes on the server and STATUS of these, in one round trip where the server
+    /// has LIST-STATUS.
+    fn list_again(
+        &mut self,
+        plan: &WatchPlan<'_>,
+        mailboxes: &BTreeSet<usize>,
+    ) -> Result<(), ClientError> {
+        self.prepare_status()?;
+        let inventory = self.first()?.inventory(&inventory_scope(plan.account, true))?;
+        let WatchPlan { account, version, mailboxes: here, boxes, .. } = *plan;
+        self.mailboxes.find_only_on_server(account, version, here, boxes, &inventory);
+        let absent = self.absent(mailboxes);
+        let mut left = mailboxes.clone();
+        left.retain(|at| {
+            let answer = self.mailboxes.name(*at).and_then(|name| inventory.statuses.get(name));
+            !answer.is_some_and(MailboxStatus::is_complete)
+        });
+        for (name, status) in inventory.statuses.iter().filter(|(_, it)| it.is_complete()) {
+            self.answered(name, *status);
+        }
+        // Only NOTIFY needs to be told of it.
+        self.list_changed |= self.mode == WatchMode::Notify
+            && absent.into_iter().any(|at| self.mailboxes.status(at).is_some());
+        if left.is_empty() { Ok(()) } else { self.refresh(&left) }
+    }
+
+    /// What the server has to say of the mailbox that the first connection has open: its
+    /// STATUS shows no more than that session has seen.
+    fn settle_selected(&mut self) -> Result<(), ClientError> {
+        let Some(connection) = self.open.first_mut().filter(|first| first.mailbox.is_some()) else {
+            return Ok(());
+        };
+        match connection.client.noop() {
+            Ok(()) | Err(ClientError::Refused(_)) => Ok(()),
+            Err(lost) => Err(lost),
+        }
     }
 
     fn first(&mut self) -> Result<&mut Client, ClientError> {
@@ -213,20 +284,10 @@ impl Connections {
         }
     }
 
-    fn all_names(&self) -> Vec<String> {
-        self.names.iter().flatten().cloned().collect()
-    }
-
-    fn start(
-        &mut self,
-        server: &Server,
-        connections: usize,
-        interrupt: &Cancel,
-    ) -> Result<(), ClientError> {
-        let names = self.all_names();
+    fn start(&mut self, plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<(), ClientError> {
+        let names = self.mailboxes.names();
         if self.mode == WatchMode::Notify {
             if let Some(statuses) = start_notify(self.first()?, &names)? {
-                self.notified = true;
                 for (name, status) in statuses {
                     self.set_status(&name, status);
                 }
@@ -234,38 +295,71 @@ impl Connections {
                 return self.ask_missing();
             }
         }
-        if std::mem::take(&mut self.notified) {
-            // Or it would keep to what was asked for, and not report on what is open.
-            match self.first()?.notify_none() {
-                Ok(()) | Err(ClientError::Refused(_)) => {}
-                Err(lost) => return Err(lost),
-            }
-        }
+        // Or it would keep to what was asked for, and not report on what is open.
+        self.first()?.notify_none()?;
         self.mode = self.mode.max(WatchMode::best(self.first()?.capabilities(), false));
         self.ask(&names)?;
         if self.mode == WatchMode::Idle {
-            self.open_idle_connections(server, connections, interrupt)?;
+            self.open_idle_connections(plan, interrupt)?;
         }
         Ok(())
     }
 
-    /// One connection for each of the first mailboxes that exist.
+    /// The mailboxes that exist, those that change most first.
+    fn by_activity(&self, activity: &Activity) -> Vec<usize> {
+        let mut there: Vec<usize> =
+            (0..self.mailboxes.len()).filter(|at| self.mailboxes.status(*at).is_some()).collect();
+        there.sort_by_key(|at| Reverse(self.activity(*at, activity)));
+        there
+    }
+
+    fn activity(&self, mailbox: usize, activity: &Activity) -> u32 {
+        self.mailboxes.name(mailbox).map_or(0, |name| activity.of(name))
+    }
+
+    /// Has the connections idle in the mailboxes that change most by now. Gives the names of
+    /// one that is left and one that is watched in its place.
+    pub fn follow(&mut self, activity: &Activity) -> Option<(String, String)> {
+        if self.mode != WatchMode::Idle {
+            return None;
+        }
+        let idled: Vec<usize> = self.open.iter().filter_map(|each| each.mailbox).collect();
+        let of = |at: &usize| self.activity(*at, activity);
+        let next = self.by_activity(activity).into_iter().find(|at| !idled.contains(at))?;
+        let least = idled.iter().copied().min_by_key(of)?;
+        if of(&next) <= of(&least).saturating_add(ACTIVITY_LEAD) {
+            return None;
+        }
+        let names = self.mailboxes.name(least).cloned().zip(self.mailboxes.name(next).cloned());
+        if self.mailboxes.status(least).is_some_and(|status| status.highest_modseq.is_none()) {
+            // Its flags are not in STATUS: what it was about to report is looked for.
+            self.changed.insert(least, true);
+        }
+        let connection = self.open.iter_mut().find(|each| each.mailbox == Some(least))?;
+        connection.mailbox = Some(next);
+        names
+    }
+
+    /// One connection for each of the first mailboxes.
     fn open_idle_connections(
         &mut self,
-        server: &Server,
-        connections: usize,
+        plan: &WatchPlan<'_>,
         interrupt: &Cancel,
     ) -> Result<(), ClientError> {
-        let there: Vec<usize> = (0..self.names.len())
-            .filter(|at| FarSide::status(self, *at).is_some())
-            .take(connections.max(1))
-            .collect();
+        let mut there = self.by_activity(plan.activity);
+        there.truncate(plan.connections.min(self.limit).max(1));
         for (number, mailbox) in there.into_iter().enumerate() {
             if number > 0 {
-                match Client::open(server, false, interrupt) {
+                match Client::open(plan.server, Prompt::Never, interrupt) {
                     Ok(client) => self.open.push(IdleConnection { client, mailbox: None }),
-                    // The server limits connections: the sweep covers the rest.
-                    Err(_) => break,
+                    Err(_) if interrupt.is_raised() => break,
+                    Err(_) => {
+                        // The server limits connections: the sweep covers the rest, and one
+                        // is given back for mbsync run by hand and other clients.
+                        self.limit = self.open.len().max(2) - 1;
+                        self.keep(self.limit);
+                        break;
+                    }
                 }
             }
             if let Some(connection) = self.open.last_mut() {
@@ -275,20 +369,36 @@ impl Connections {
         self.resume()
     }
 
+    /// One connection less from now on; false if there is none left.
+    pub fn give_back(&mut self) -> bool {
+        self.limit = self.open.len().saturating_sub(1);
+        self.keep(self.limit);
+        self.limit > 0
+    }
+
+    /// Logs out of the connections beyond so many, and beyond the first.
+    fn keep(&mut self, connections: usize) {
+        while self.open.len() > connections.max(1) {
+            if let Some(connection) = self.open.pop() {
+                connection.client.leave();
+            }
+        }
+    }
+
     /// Each idling connection is in its mailbox again. What changed meanwhile is an event.
     fn resume(&mut self) -> Result<(), ClientError> {
         for connection in &mut self.open {
             let Some(mailbox) = connection.mailbox else { continue };
-            let Some(Some(name)) = self.names.get(mailbox) else { continue };
+            let Some(name) = self.mailboxes.name(mailbox).cloned() else { continue };
             // To open it again would hide what the server has to report of it: without
             // CONDSTORE no number shows that a flag was set meanwhile.
-            if connection.client.is_open(name) {
+            if connection.client.is_open(&name) {
                 continue;
             }
-            match connection.client.open_mailbox(name, Opening::Examine) {
+            match connection.client.open_mailbox(&name, Opening::Examine) {
                 Ok(opened) => {
-                    if merge(self.status.get_mut(mailbox), opened.status) {
-                        self.changed.entry(mailbox).or_default();
+                    for at in self.mailboxes.report(&name, opened.status) {
+                        self.changed.entry(at).or_default();
                     }
                 }
                 Err(ClientError::Refused(_)) => {}
@@ -299,58 +409,65 @@ impl Connections {
     }
 
     fn ask_missing(&mut self) -> Result<(), ClientError> {
-        let missing: Vec<String> = self
-            .names
-            .iter()
-            .zip(&self.status)
-            .filter(|(_, status)| status.is_none())
-            .filter_map(|(name, _)| name.clone())
-            .collect();
+        let missing = self.mailboxes.names_without_status();
         if missing.is_empty() {
             return Ok(());
         }
         self.ask(&missing)
     }
 
+    /// The mailboxes on the server and STATUS of all: without NOTIFY, nothing else shows
+    /// which come and go.
+    pub fn list_and_sweep(&mut self, plan: &WatchPlan<'_>) -> Result<(), ClientError> {
+        // Yahoo's IDLE reports no deletions.
+        self.settle_selected()?;
+        let all = (0..self.mailboxes.len()).collect();
+        self.list_again(plan, &all)
+    }
+
     /// STATUS of all mailboxes.
     pub fn sweep(&mut self) -> Result<(), ClientError> {
-        let all: BTreeSet<usize> = (0..self.names.len()).collect();
+        let all: BTreeSet<usize> = (0..self.mailboxes.len()).collect();
         self.refresh(&all)
     }
 
     /// STATUS of these mailboxes.
     pub fn refresh(&mut self, mailboxes: &BTreeSet<usize>) -> Result<(), ClientError> {
         let asked: Vec<String> =
-            mailboxes.iter().filter_map(|at| self.names.get(*at).cloned().flatten()).collect();
-        let missing: Vec<usize> =
-            mailboxes.iter().copied().filter(|at| FarSide::status(self, *at).is_none()).collect();
+            mailboxes.iter().filter_map(|at| self.mailboxes.name(*at).cloned()).collect();
+        let absent = self.absent(mailboxes);
         self.ask(&asked)?;
         // One that was created meanwhile is not among those that NOTIFY reports.
-        self.list_changed |= missing.into_iter().any(|at| FarSide::status(self, at).is_some());
+        self.list_changed |= absent.into_iter().any(|at| self.mailboxes.status(at).is_some());
         Ok(())
     }
 
-    fn ask(&mut self, names: &[String]) -> Result<(), ClientError> {
-        // Of a mailbox that is open, STATUS shows what this session has seen of it.
+    fn absent(&self, mailboxes: &BTreeSet<usize>) -> Vec<usize> {
+        mailboxes.iter().copied().filter(|at| self.mailboxes.status(*at).is_none()).collect()
+    }
+
+    /// Of a mailbox that is open, STATUS shows what this session has seen of it.
+    fn prepare_status(&mut self) -> Result<(), ClientError> {
         if self.mode == WatchMode::Sweep {
-            self.open.truncate(1);
+            self.keep(1);
             for connection in &mut self.open {
                 if connection.mailbox.take().is_some() {
                     connection.client.close_mailbox()?;
                 }
             }
         }
+        Ok(())
+    }
+
+    fn ask(&mut self, names: &[String]) -> Result<(), ClientError> {
+        self.prepare_status()?;
         let answers = self.first()?.status(names)?;
         for (name, status) in names.iter().zip(answers) {
             match status {
-                Some(status) => self.set_status(name, status),
+                Some(status) => self.answered(name, status),
                 None => {
-                    for at in self.indices(name) {
-                        if let Some(slot) = self.status.get_mut(at) {
-                            if slot.take().is_some() {
-                                self.changed.entry(at).or_default();
-                            }
-                        }
+                    for at in self.mailboxes.report_absent(name) {
+                        self.changed.entry(at).or_default();
                     }
                 }
             }
@@ -358,16 +475,16 @@ impl Connections {
         Ok(())
     }
 
-    fn indices(&self, name: &str) -> Vec<usize> {
-        self.by_name.get(name).cloned().unwrap_or_default()
+    /// The answer to STATUS. What it leaves out is not known any more.
+    fn answered(&mut self, name: &str, status: MailboxStatus) {
+        for at in self.mailboxes.answer(name, status) {
+            self.changed.entry(at).or_default();
+        }
     }
 
-    /// Two channels may have the same far mailbox.
-    fn set_status(&mut self, name: &str, status: imap::MailboxStatus) {
-        for at in self.indices(name) {
-            if merge(self.status.get_mut(at), status) {
-                self.changed.entry(at).or_default();
-            }
+    fn set_status(&mut self, name: &str, status: MailboxStatus) {
+        for at in self.mailboxes.report(name, status) {
+            self.changed.entry(at).or_default();
         }
     }
 
@@ -376,7 +493,7 @@ impl Connections {
     pub fn events(&mut self) -> Result<ServerEvents, ClientError> {
         let mut events = ServerEvents::default();
         let mut ask = Vec::new();
-        let (mut overflow, mut idle_ended) = (false, false);
+        let (mut overflow, mut idle_ended, mut listed) = (false, false, false);
         for at in 0..self.open.len() {
             let Some(connection) = self.open.get_mut(at) else { break };
             let mailbox = connection.mailbox;
@@ -388,7 +505,10 @@ impl Connections {
                         self.set_status(&name, status);
                     }
                     ServerEvent::Selected => ask.extend(mailbox.map(|mailbox| (at, mailbox))),
-                    ServerEvent::Listed(_) => self.list_changed = true,
+                    ServerEvent::Listed(listed) if self.mailboxes.is_new(&listed) => {
+                        self.list_changed = true;
+                    }
+                    ServerEvent::Listed(_) => listed = true,
                     ServerEvent::Overflow => overflow = true,
                     ServerEvent::IdleEnded => idle_ended = true,
                 }
@@ -408,6 +528,12 @@ impl Connections {
         if overflow {
             self.start_again()?;
         }
+        // Dovecot 2.3.19 lists what has always been there where nobody has asked for it yet,
+        // and may report nothing more.
+        if listed && self.mode == WatchMode::Notify && !self.notified_again {
+            self.notified_again = true;
+            self.notify_again()?;
+        }
         events.changed = std::mem::take(&mut self.changed);
         events.list_changed = std::mem::take(&mut self.list_changed);
         Ok(events)
@@ -415,7 +541,7 @@ impl Connections {
 
     /// Something happened in the mailbox that this connection has open.
     fn ask_selected(&mut self, connection: usize, mailbox: usize) -> Result<(), ClientError> {
-        let name = self.names.get(mailbox).cloned().flatten();
+        let name = self.mailboxes.name(mailbox).cloned();
         let Some((name, connection)) = name.zip(self.open.get_mut(connection)) else {
             return Ok(());
         };
@@ -423,7 +549,7 @@ impl Connections {
         if let Some(Some(status)) = answers.into_iter().next() {
             self.set_status(&name, status);
         }
-        let shown = FarSide::status(self, mailbox).is_some_and(|now| now.highest_modseq.is_some());
+        let shown = self.mailboxes.status(mailbox).is_some_and(|now| now.highest_modseq.is_some());
         if !shown {
             self.changed.insert(mailbox, true);
         }
@@ -500,7 +626,12 @@ impl Connections {
             // It is in its mailbox again before it idles.
             return Ok(());
         }
-        let names = self.all_names();
+        self.notify_again()
+    }
+
+    /// NOTIFY for the same mailboxes. What changed meanwhile is an event.
+    fn notify_again(&mut self) -> Result<(), ClientError> {
+        let names = self.mailboxes.names();
         match self.first()?.notify(&names) {
             Ok(statuses) => {
                 for (name, status) in statuses {
@@ -523,128 +654,38 @@ impl Connections {
             connection.client.log_out();
         }
     }
-
-    /// Finds the mailboxes that only the server has, and that a run of the whole
-    /// channel would create here.
-    fn find_only_on_server(&mut self, plan: &WatchPlan<'_>) -> Result<(), ClientError> {
-        self.only_on_server.clear();
-        let WatchPlan { account, mailboxes, version, .. } = *plan;
-        for channel in account.channels.iter().filter(|channel| channel.create.near) {
-            let naming = self.namings.iter().find(|(name, _)| *name == channel.name);
-            let (Some((_, naming)), Some(store), true) =
-                (naming.cloned(), far_store(channel), channel.patterns.is_some())
-            else {
-                continue;
-            };
-            let listed = match self.first()?.list(&store.path) {
-                Ok(listed) => listed,
-                Err(ClientError::Refused(_)) => continue,
-                Err(lost) => return Err(lost),
-            };
-            let here = mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name);
-            let known: HashSet<&str> = here.map(|mailbox| mailbox.far.as_str()).collect();
-            for each in listed.iter().filter(|each| each.selectable()) {
-                let name = match version {
-                    IsyncVersion::V1_4 => Some(each.name.clone()),
-                    IsyncVersion::V1_5 => from_utf7(&each.name),
-                };
-                let Some(far) = name.and_then(|name| naming.from_wire(&name)) else { continue };
-                let known = known.contains(far.as_str());
-                let asked_for = plan.boxes.is_empty() || pattern::admits(plan.boxes, &far);
-                if !known && asked_for && channel.admits_far(&far) {
-                    self.only_on_server.insert(each.name.clone());
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 impl FarSide for Connections {
     fn status(&self, mailbox: usize) -> Option<ServerStatus> {
-        self.status.get(mailbox).copied().flatten()
+        self.mailboxes.status(mailbox)
     }
 
     /// The STATUS from before the scan is what a clean verdict belongs to.
-    fn scan(
-        &mut self,
-        mailbox: usize,
-        opening: Opening,
-        since: Option<u64>,
-    ) -> Result<Option<imap::MailboxScan>, ClientError> {
-        let Some(name) = self.names.get(mailbox).cloned().flatten() else { return Ok(None) };
-        let scan = self.first()?.look(&name, opening, since)?;
-        self.set_status(&name, scan.after);
-        Ok(Some(scan))
+    fn scan_all(&mut self, scans: &[(usize, ScanScope)]) -> Result<Vec<Scanned>, ClientError> {
+        let names = |at| self.mailboxes.name(at).cloned();
+        let names: Vec<Option<String>> = scans.iter().map(|(at, _)| names(*at)).collect();
+        let scanned = survey::scan_all(self.first()?, &names, scans)?;
+        for (name, scan) in names.iter().zip(&scanned) {
+            if let (Some(name), Some(Ok(scan))) = (name, scan) {
+                self.set_status(name, scan.after);
+            }
+        }
+        Ok(scanned)
     }
-}
-
-fn far_store(channel: &Channel) -> Option<&ImapStore> {
-    match &channel.far.store.kind {
-        StoreKind::Imap(store) => Some(store),
-        StoreKind::Maildir(_) => None,
-    }
-}
-
-/// Puts a report over what is known; whether that makes a difference. An event of
-/// NOTIFY leaves items out, and where no STATUS was ever complete there is nothing
-/// to compare with.
-fn merge(slot: Option<&mut Option<ServerStatus>>, report: imap::MailboxStatus) -> bool {
-    let Some(slot) = slot else { return false };
-    let modseq = |value: Option<u64>| value.filter(|&value| value > 0);
-    let now = match *slot {
-        Some(then) => ServerStatus {
-            uid_validity: report.uid_validity.unwrap_or(then.uid_validity),
-            uid_next: report.uid_next.unwrap_or(then.uid_next),
-            messages: report.messages.unwrap_or(then.messages),
-            highest_modseq: modseq(report.highest_mod_seq).or(then.highest_modseq),
-        },
-        None => match (report.uid_validity, report.uid_next, report.messages) {
-            (Some(uid_validity), Some(uid_next), Some(messages)) => ServerStatus {
-                uid_validity,
-                uid_next,
-                messages,
-                highest_modseq: modseq(report.highest_mod_seq),
-            },
-            _ => return false,
-        },
-    };
-    let moved = *slot != Some(now);
-    *slot = Some(now);
-    moved
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::imap::MailboxStatus;
+    use crate::imap::parse::capabilities;
 
     #[test]
     fn the_mode_follows_from_what_the_server_supports() {
-        let best = |words: &str, notified| {
-            WatchMode::best(&imap::parse::capabilities(words.as_bytes()), notified)
-        };
+        let best =
+            |words: &str, notified| WatchMode::best(&capabilities(words.as_bytes()), notified);
         assert_eq!(best("IMAP4rev1 IDLE NOTIFY", true), WatchMode::Notify);
         assert_eq!(best("IMAP4rev1 IDLE NOTIFY", false), WatchMode::Idle);
         assert_eq!(best("IMAP4rev1 NOTIFY", true), WatchMode::Sweep);
-    }
-
-    #[test]
-    fn a_report_is_put_over_what_is_known() {
-        let mut slot = None;
-        let part = MailboxStatus { messages: Some(2), ..MailboxStatus::default() };
-        assert!(!merge(Some(&mut slot), part) && slot.is_none(), "nothing to compare with");
-        let whole = MailboxStatus {
-            messages: Some(1),
-            uid_next: Some(5),
-            uid_validity: Some(7),
-            ..MailboxStatus::default()
-        };
-        assert!(merge(Some(&mut slot), whole) && !merge(Some(&mut slot), whole));
-        assert!(merge(Some(&mut slot), part) && !merge(Some(&mut slot), part));
-        let known = slot.unwrap();
-        assert_eq!((known.messages, known.uid_next, known.uid_validity), (2, 5, 7));
-        assert_eq!(known.highest_modseq, None);
-        assert!(!merge(None, whole));
     }
 }

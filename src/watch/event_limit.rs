@@ -1,9 +1,11 @@
-//! A limit on how many server events are handled. Pure: reads no clock.
+//! A limit on how many server events are handled.
 //!
 //! Each event may cost a question, and its answer may be the next event: a
 //! server that always sends one more would keep both ends busy. So events are
 //! counted, and above the limit the server is not read until the window is
 //! over. What it sent meanwhile is not lost, only late.
+//!
+//! Does not depend on: clocks, what an event says.
 
 use std::time::Duration;
 

@@ -5,6 +5,8 @@
 //! from it. Only cur and new are watched: the rest of a Maildir changes in every
 //! run of mbsync, also in one that does nothing. Mailboxes that the kernel has no
 //! watch for are unwatched: they have to be scanned at intervals.
+//!
+//! Does not depend on: records, the server, what follows from an event.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -19,6 +21,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use super::log::Log;
 use crate::error::{no_descriptor_left, system_text};
 use crate::model::{Account, Mailbox, StoreKind};
+use crate::state::clean;
 use crate::text::short;
 
 /// How often unwatched mailboxes are scanned.
@@ -276,7 +279,8 @@ pub struct InotifyWatches {
     /// any time, by a password command for one.
     configs: Inotify,
     config_names: HashMap<WatchDescriptor, Vec<OsString>>,
-    kinds: HashMap<WatchDescriptor, Vec<WatchKind>>,
+    /// In the order of the descriptors, one of which may have several kinds.
+    kinds: Vec<(WatchDescriptor, WatchKind)>,
     /// Mailboxes that the kernel had no watch left for.
     pub unwatched: Vec<usize>,
 }
@@ -288,7 +292,7 @@ impl InotifyWatches {
             inotify: Inotify::init()?,
             configs: Inotify::init()?,
             config_names: HashMap::new(),
-            kinds: HashMap::new(),
+            kinds: Vec::new(),
             unwatched: vec![],
         };
         // Requests first: they must not be missed for lack of watches.
@@ -334,6 +338,8 @@ impl InotifyWatches {
                 all.unwatched.push(index);
             }
         }
+        all.kinds.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all.kinds.shrink_to_fit();
         Ok(all)
     }
 
@@ -341,7 +347,7 @@ impl InotifyWatches {
     fn add(&mut self, path: PathBuf, mask: WatchMask, kind: WatchKind) -> bool {
         match self.inotify.watches().add(path, mask | WatchMask::MASK_ADD | WatchMask::ONLYDIR) {
             Ok(watch) => {
-                self.kinds.entry(watch).or_default().push(kind);
+                self.kinds.push((watch, kind));
                 true
             }
             Err(error) => {
@@ -357,9 +363,9 @@ impl InotifyWatches {
             if mask.contains(EventMask::Q_OVERFLOW) {
                 events.overflow = true;
             }
-            for kind in kinds.get(watch).into_iter().flatten() {
-                kind.note(mask, name, &mut events);
-            }
+            let first = kinds.partition_point(|(each, _)| each < watch);
+            let of_watch = kinds.iter().skip(first).take_while(|(each, _)| each == watch);
+            of_watch.for_each(|(_, kind)| kind.note(mask, name, &mut events));
         });
         let names = &self.config_names;
         drain(&mut self.configs, |watch, mask, name| {
@@ -400,10 +406,11 @@ impl WatchKind {
                 events.folders |= mask.contains(EventMask::ISDIR) && !own;
             }
             WatchKind::State => {
-                // Temporary files and the locks of queue and waiter mean nothing.
+                // Temporary files, the locks of queue and waiter and the waiter's own notes
+                // mean nothing.
                 let name = name.and_then(|name| name.to_str()).unwrap_or_default();
-                events.state |=
-                    !name.starts_with('.') && name != "queue.lock" && name != "waiter.lock";
+                let own = ["queue.lock", "waiter.lock", clean::PULL];
+                events.state |= !name.starts_with('.') && !own.contains(&name);
             }
             WatchKind::Trigger(trigger) => events.state |= name_is(trigger),
         }
@@ -413,9 +420,10 @@ impl WatchKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::LogLevel;
 
     fn log() -> Rc<Log> {
-        Rc::new(Log::new("Home", false))
+        Rc::new(Log::new("Home", LogLevel::Errors))
     }
 
     fn only(change: impl FnOnce(&mut LocalEvents)) -> LocalEvents {

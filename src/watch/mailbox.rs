@@ -1,22 +1,31 @@
-//! What the waiter knows of one mailbox, and how events change it. Pure: values
-//! in, values out.
+//! What the waiter knows of one mailbox, how events change it, and whether it needs a
+//! run.
 //!
 //! Each side of a mailbox is clean, dirty, or unscanned. An event makes it
 //! unscanned again, with one exception: what the server reports of a mailbox known
 //! to be clean, while no run is active, cannot be an echo and needs no scan.
+//!
+//! A dirty mailbox is synced once for each of its states: if it is as dirty
+//! after a run as before (one-way Sync, a refused message, `MaxMessages`),
+//! another run would do the same again. The same holds for a mailbox on which
+//! no verdict can be given.
+//!
+//! Does not depend on: files, clocks, connections: values in, values out.
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Account, Mailbox};
 use crate::state::clean;
+use crate::sync::settle::QUIET;
 use crate::verdict::server::ServerStatus;
 use crate::verdict::{
     Changes, CleanState, Digest, Fingerprint, Rules, SideVerdict, Verdict, maildir,
 };
 
-/// A mailbox that changes all the time is not waited for longer than this many
-/// times the quiet time (`settle`).
-const MAX_QUIET_TIMES: u32 = 5;
+/// A server that goes on reporting changes is not waited for longer.
+pub const LONGEST_REPORT: Duration = Duration::from_millis(600);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NearState {
@@ -52,25 +61,66 @@ impl Debounce {
         each.reduce(|a, b| Debounce { first: a.first.min(b.first), last: a.last.max(b.last) })
     }
 
-    /// When it has been quiet for `settle`, or has lasted too long to be waited for.
-    pub fn settled_at(self, settle: Duration) -> Duration {
-        (self.last + settle).min(self.first + settle * MAX_QUIET_TIMES)
+    /// When it has been quiet, or has lasted for `longest`.
+    pub fn settled_at(self, longest: Duration) -> Duration {
+        (self.last + QUIET).min(self.first + longest)
+    }
+}
+
+/// The state of a mailbox before the last run that did not make it clean. Each
+/// side is kept on its own, and forgotten when that side is found clean.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stuck {
+    /// When the near side was dirty.
+    pub near: Option<Fingerprint>,
+    /// When the far side was.
+    pub far: Option<Fingerprint>,
+}
+
+impl Stuck {
+    /// What to keep of a mailbox that a run has just synced, from its state
+    /// before. A side that was clean then leaves nothing to keep.
+    pub fn after_run(verdict: &Verdict, before: &Fingerprint) -> Stuck {
+        let dirty = |side: &SideVerdict| (*side != SideVerdict::Clean).then(|| before.clone());
+        Stuck { near: dirty(&verdict.near), far: dirty(&verdict.far) }
+    }
+
+    /// The part of the verdict that calls for a run; `None` if nothing does.
+    pub fn why_dirty(&self, mut verdict: Verdict, now: &Fingerprint) -> Option<Verdict> {
+        if self.near.as_ref().is_some_and(|then| {
+            (&then.near, &then.record, then.unfinished) == (&now.near, &now.record, now.unfinished)
+        }) {
+            verdict.near = SideVerdict::Clean;
+        }
+        let is_same = |then: &Fingerprint| (then.far, &then.record) == (now.far, &now.record);
+        if self.far.as_ref().is_some_and(is_same) {
+            verdict.far = SideVerdict::Clean;
+        }
+        (verdict != Verdict::CLEAN).then_some(verdict)
     }
 }
 
 #[derive(Debug, Clone)]
+// Each is a fact of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct MailboxState {
     pub mailbox: Mailbox,
     /// Why no verdict can be given, if there are no rules.
     pub rules: Result<Rules, String>,
     pub near: NearState,
     pub far: FarState,
+    /// A scan has shown it, and not STATUS alone.
+    pub far_is_scanned: bool,
     /// Events in the Maildir since its last scan.
     pub touched: Option<Debounce>,
     /// The near side's digest at the last scan.
     pub digest: Option<Digest>,
     /// The record's stamp at the last scan.
     pub record: Option<maildir::Stamp>,
+    /// It was still being written when it was last scanned, after the longest wait:
+    /// mbsync is going to sleep for it.
+    pub busy: bool,
     /// mbsync was interrupted in it.
     pub unfinished: bool,
     /// What is gone on the server was concluded from a run: a scan is to confirm it.
@@ -79,15 +129,16 @@ pub struct MailboxState {
 
 impl MailboxState {
     pub fn new(mailbox: Mailbox, account: &Account) -> MailboxState {
-        let channel = account.channels.iter().find(|channel| channel.name == mailbox.channel);
         MailboxState {
-            rules: channel.map_or_else(|| Err("no such channel".into()), Rules::of),
+            rules: Rules::of_mailbox(&mailbox, account),
             mailbox,
             near: NearState::Unscanned,
             far: FarState::Unwatched,
+            far_is_scanned: false,
             touched: None,
             digest: None,
             record: None,
+            busy: false,
             unfinished: false,
             unconfirmed: false,
         }
@@ -99,9 +150,13 @@ impl MailboxState {
     }
 
     /// The far side's STATUS at the last clean scan, if it was judged by the
-    /// rules that hold now.
-    pub fn clean_status(&self, clean: &CleanState) -> Option<ServerStatus> {
-        let then = clean.far.as_ref()?;
+    /// rules that hold now, and by the record that is there now (with this stamp).
+    pub fn clean_status(
+        &self,
+        clean: &CleanState,
+        record: Option<maildir::Stamp>,
+    ) -> Option<ServerStatus> {
+        let then = clean.far.as_ref().filter(|then| then.is_of_record(record.as_ref()))?;
         (self.rules.as_ref() == Ok(&then.rules)).then_some(then.status)
     }
 
@@ -122,11 +177,20 @@ impl MailboxState {
         verdict
     }
 
-    /// Whether mutt may be about to change more in it, and nothing on the server
-    /// calls for a run now.
+    /// What of it calls for a run; `None` if nothing does. `far`: what the server last
+    /// reported. `stuck`: see [`Stuck`].
+    pub fn why_dirty(&self, far: Option<ServerStatus>, stuck: Option<&Stuck>) -> Option<Verdict> {
+        let (verdict, none) = (self.verdict(), Stuck::default());
+        // The usual case, which costs nothing.
+        if verdict == Verdict::CLEAN {
+            return None;
+        }
+        stuck.unwrap_or(&none).why_dirty(verdict, &self.fingerprint(far))
+    }
+
+    /// Whether mutt may be about to change more in it.
     pub fn is_settling(&self) -> bool {
-        let far_is_dirty = matches!(&self.far, FarState::Known(far) if *far != SideVerdict::Clean);
-        self.touched.is_some() && !far_is_dirty
+        self.touched.is_some() && !self.busy
     }
 
     /// Whether its Maildir is to be scanned now. `settled`: the mailboxes that were
@@ -153,6 +217,7 @@ impl MailboxState {
         self.near = NearState::Unscanned;
         if ours {
             self.touched = None;
+            self.busy = false;
         }
         if matches!(&self.far, FarState::Known(far) if ours || *far != SideVerdict::Clean) {
             self.far = FarState::Unscanned;
@@ -212,8 +277,6 @@ fn changes_between(then: ServerStatus, now: ServerStatus) -> Changes {
 mod tests {
     use super::*;
 
-    const SETTLE: Duration = Duration::from_secs(1);
-
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -228,16 +291,19 @@ mod tests {
 
     #[test]
     fn quiet_is_waited_for_but_not_forever() {
+        let longest = ms(1000);
         let mut touched = None;
-        for at in (0..20_000).step_by(500) {
+        for at in (0..20_000).step_by(100) {
             touched = Some(Debounce::again(touched, ms(at)));
         }
-        assert_eq!(touched.unwrap().settled_at(SETTLE), ms(5000));
+        assert_eq!(touched.unwrap().settled_at(longest), ms(1000));
+        assert_eq!(touched.unwrap().settled_at(LONGEST_REPORT), ms(600));
         let other = Debounce::again(None, ms(300));
-        assert_eq!(other.settled_at(SETTLE), ms(1300));
-        let late = Debounce::again(None, ms(900));
+        assert_eq!(other.settled_at(longest), ms(450));
+        assert_eq!(other.settled_at(ms(0)), ms(300));
+        let late = Debounce::again(None, ms(400));
         let both = Debounce::together([other, late].into_iter()).unwrap();
-        assert_eq!(both.settled_at(SETTLE), ms(1900));
+        assert_eq!(both.settled_at(longest), ms(550));
         assert_eq!(Debounce::together(std::iter::empty()), None);
     }
 
@@ -324,5 +390,68 @@ mod tests {
                 assert_eq!(state.touched.is_none(), ours);
             }
         }
+    }
+
+    fn far(uid_next: u32) -> ServerStatus {
+        ServerStatus { uid_validity: 1, uid_next, messages: 1, highest_modseq: None }
+    }
+
+    fn changed() -> SideVerdict {
+        SideVerdict::Changed(Changes { new: 1, ..Changes::default() })
+    }
+
+    fn unknown() -> SideVerdict {
+        SideVerdict::Unknown("x".into())
+    }
+
+    const CLEAN: SideVerdict = SideVerdict::Clean;
+
+    fn runs(near: &SideVerdict, far: &SideVerdict, now: &Fingerprint, stuck: &Stuck) -> bool {
+        let verdict = Verdict { near: near.clone(), far: far.clone() };
+        stuck.why_dirty(verdict, now).is_some()
+    }
+
+    fn stuck(near: &SideVerdict, far: &SideVerdict, before: &Fingerprint) -> Stuck {
+        Stuck::after_run(&Verdict { near: near.clone(), far: far.clone() }, before)
+    }
+
+    #[test]
+    fn dirty_runs_and_clean_does_not() {
+        let now = Fingerprint::default();
+        let none = Stuck::default();
+        assert!(runs(&changed(), &CLEAN, &now, &none));
+        assert!(runs(&CLEAN, &changed(), &now, &none));
+        assert!(!runs(&CLEAN, &CLEAN, &now, &none));
+        assert!(runs(&unknown(), &CLEAN, &now, &none));
+        let verdict = Verdict { near: CLEAN, far: changed() };
+        assert_eq!(none.why_dirty(verdict.clone(), &now), Some(verdict));
+    }
+
+    #[test]
+    fn g5_what_a_run_left_as_it_was_is_not_run_again() {
+        let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
+        for dirty in [changed(), unknown()] {
+            let both = stuck(&dirty, &dirty, &then);
+            assert!(!runs(&dirty, &CLEAN, &then, &both));
+            assert!(!runs(&CLEAN, &dirty, &then, &both));
+            assert!(!runs(&dirty, &dirty, &then, &both));
+            let now = Fingerprint { far: Some(far(2)), ..then.clone() };
+            assert!(runs(&CLEAN, &dirty, &now, &both));
+            // A change of the other side is no reason.
+            assert!(!runs(&dirty, &CLEAN, &now, &both));
+            // A lost connection is no change.
+            assert!(!runs(&dirty, &CLEAN, &Fingerprint::default(), &both));
+            // mbsync was killed meanwhile.
+            let now = Fingerprint { unfinished: true, ..then.clone() };
+            assert!(runs(&dirty, &CLEAN, &now, &both));
+        }
+    }
+
+    #[test]
+    fn a_side_that_was_clean_before_the_run_may_call_for_another() {
+        let then = Fingerprint { far: Some(far(1)), ..Fingerprint::default() };
+        let near_only = stuck(&changed(), &CLEAN, &then);
+        assert!(runs(&CLEAN, &changed(), &then, &near_only));
+        assert!(runs(&CLEAN, &unknown(), &then, &near_only));
     }
 }

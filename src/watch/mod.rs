@@ -3,20 +3,21 @@
 //!
 //! `waiter` is the loop over four parts: `local` (events on this disk), `server`
 //! (the connection and its timers), `mailboxes` (their states) and `runner` (lock,
-//! rate limit, run). Policies are values: `mailbox` (one mailbox), `plan` (what to run),
-//! `reconnect` (when to connect), `event_limit` and `silence` (what the server
-//! sends). `standby` is for the second waiter.
+//! rate limit, run). Policies are values: `mailbox` (one mailbox),
+//! `reconnect` (when to connect), `network` (when an address or a route has come),
+//! `event_limit` and `silence` (what the server sends). `standby` is for the second waiter.
+//!
+//! Does not depend on: options and their spelling, reports.
 
 pub(crate) mod connections;
 mod event_limit;
 pub(crate) mod local;
 mod log;
 mod mailbox;
-mod mailboxes;
-pub(crate) mod plan;
+pub(crate) mod mailboxes;
+mod network;
 mod reconnect;
 mod runner;
-mod scan;
 mod server;
 mod silence;
 mod standby;
@@ -25,11 +26,15 @@ mod waiter;
 use std::io;
 use std::path::PathBuf;
 
+pub use log::LogLevel;
+
 use crate::error::{Error, ExitStatus};
 use crate::mbsyncrc;
 use crate::os::signals::Shutdown;
 use crate::os::wait::Cancel;
 use crate::sync::context::AccountContext;
+
+pub(crate) use server::sweep_interval;
 
 /// How waiting ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +55,8 @@ pub enum WaitEnd {
 pub struct WatchOptions<'a> {
     /// `--loop`.
     pub loop_forever: bool,
-    /// Print each decision.
-    pub verbose: bool,
-    /// `-qq`: print only errors that will not go away by themselves.
-    pub only_permanent_errors: bool,
+    /// How much to print.
+    pub log: LogLevel,
     /// The files that the configuration came from.
     pub configs: Vec<PathBuf>,
     /// Whether they can be read as they are now.

@@ -1,20 +1,26 @@
-//! When to connect. Pure: reads no clock, connects to nothing.
+//! When to connect.
 //!
 //! A server that cannot be reached is tried every second at first, because most
 //! outages are short; then by the backoff that is kept on disk, which this module
-//! knows only as a duration. A refused login goes by that backoff at once, because
-//! each try may cost a prompt. A connection that is lost soon after it was made (a
-//! server that accepts logins and then disconnects) is tried again more and more
-//! slowly, though every login succeeds.
+//! knows only as a duration. A strike, such as a refused login or a Tunnel that fails,
+//! goes by that backoff at once, because each try may cost a prompt. A connection that
+//! is lost soon after it was made (a server that accepts logins and then disconnects)
+//! is tried again more and more slowly, though every login succeeds. An address or a
+//! default route that has come is worth one try of a server that was not reached, and the
+//! backoff, which another network has brought about, begins anew.
+//!
+//! Does not depend on: clocks, connections, the backoff's file.
 
 use std::time::Duration;
 
-use crate::error::ExitStatus;
+use crate::error::{Error, ExitStatus};
 
 /// A server that is gone is tried again this often at first.
 const QUICK: Duration = Duration::from_secs(1);
 /// For this long.
 const QUICK_FOR: Duration = Duration::from_secs(20);
+/// A connection that was lost sooner than this was of no use.
+const USELESS: Duration = Duration::from_secs(10);
 /// A connection that has lasted this long was a good one.
 const STEADY: Duration = Duration::from_secs(60);
 /// Longest wait after a connection that was lost soon.
@@ -27,6 +33,8 @@ pub enum Retry {
     Quick,
     /// Record the failure in the backoff on disk, then [`ReconnectPolicy::wait`].
     BackOff,
+    /// The same, as the first failure in a row.
+    StartOver,
     /// Trying again would change nothing.
     GiveUp,
 }
@@ -38,6 +46,8 @@ pub struct ReconnectPolicy {
     failing_since: Option<Duration>,
     connected: Option<Duration>,
     short_lived: u32,
+    /// The next try is one that the network has called for.
+    network_came: bool,
 }
 
 impl ReconnectPolicy {
@@ -48,6 +58,7 @@ impl ReconnectPolicy {
             failing_since: None,
             connected: None,
             short_lived: 0,
+            network_came: false,
         }
     }
 
@@ -66,7 +77,14 @@ impl ReconnectPolicy {
         self.failing_since.is_some_and(|since| now.saturating_sub(since) < QUICK_FOR)
     }
 
+    /// Whether the next try is made because the network has come, whatever the backoff on
+    /// disk says of a server that was not reached.
+    pub fn network_came(&self) -> bool {
+        self.network_came
+    }
+
     pub fn connected(&mut self, now: Duration) {
+        self.network_came = false;
         self.connected = Some(now);
         self.failing_since = None;
     }
@@ -80,24 +98,34 @@ impl ReconnectPolicy {
             Duration::ZERO
         } else {
             self.short_lived = self.short_lived.saturating_add(1);
-            // The first may be no more than the server's restart.
             let doubled = self.short_lived.saturating_sub(2).min(16);
+            let least = if lasted < USELESS { QUICK_FOR } else { QUICK };
+            // The first may be no more than the server's restart.
             if self.short_lived == 1 {
                 Duration::ZERO
             } else {
-                (QUICK * (1 << doubled)).min(LONGEST)
+                (QUICK * (1 << doubled)).clamp(least, LONGEST)
             }
         };
         self.try_in(wait, now);
         wait
     }
 
-    pub fn failed(&mut self, exit: ExitStatus, now: Duration) -> Retry {
+    pub fn failed(&mut self, failure: &Error, now: Duration) -> Retry {
+        let network_came = std::mem::take(&mut self.network_came);
         let since = *self.failing_since.get_or_insert(now);
-        match exit {
+        match failure.status {
             ExitStatus::Config => {
                 self.at = None;
                 Retry::GiveUp
+            }
+            _ if failure.strike => {
+                self.failing_since = None;
+                Retry::BackOff
+            }
+            ExitStatus::Offline if network_came => {
+                self.failing_since = None;
+                Retry::StartOver
             }
             ExitStatus::Offline if now.saturating_sub(since) < QUICK_FOR => {
                 self.try_in(QUICK, now);
@@ -115,7 +143,14 @@ impl ReconnectPolicy {
     }
 
     pub fn wait(&mut self, wait: Duration, now: Duration) {
+        self.network_came = false;
         self.try_in(wait, now);
+    }
+
+    /// The network has come, and the server was not reached before: one try, now.
+    pub fn try_once(&mut self, now: Duration) {
+        self.network_came = true;
+        self.try_in(Duration::ZERO, now);
     }
 
     /// The obstacle is gone: another process's run went well, or the machine woke.
@@ -140,6 +175,10 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn failure(exit: ExitStatus) -> Error {
+        Error::new(exit, "no")
+    }
+
     #[test]
     fn a_short_outage_is_over_within_a_second_or_two() {
         let mut policy = ReconnectPolicy::new(true, s(100));
@@ -148,23 +187,66 @@ mod tests {
         assert_eq!(policy.lost(s(1000)), s(0));
         assert!(policy.is_due(s(1000)));
         for second in 1000..1020 {
-            assert_eq!(policy.failed(ExitStatus::Offline, s(second)), Retry::Quick);
+            assert_eq!(policy.failed(&failure(ExitStatus::Offline), s(second)), Retry::Quick);
             assert!(!policy.is_due(s(second)) && policy.is_due(s(second + 1)));
             assert!(policy.is_quick(s(second)));
         }
-        assert_eq!(policy.failed(ExitStatus::Offline, s(1020)), Retry::BackOff);
+        assert_eq!(policy.failed(&failure(ExitStatus::Offline), s(1020)), Retry::BackOff);
         policy.wait(s(30), s(1020));
         assert!(!policy.is_quick(s(1040)) && !policy.is_due(s(1049)) && policy.is_due(s(1050)));
         policy.connected(s(1050));
         assert_eq!(policy.lost(s(2000)), s(0));
-        assert_eq!(policy.failed(ExitStatus::Offline, s(2000)), Retry::Quick);
+        assert_eq!(policy.failed(&failure(ExitStatus::Offline), s(2000)), Retry::Quick);
     }
 
     #[test]
     fn g12_a_refused_login_is_not_tried_quickly() {
         let mut policy = ReconnectPolicy::new(true, s(0));
-        assert_eq!(policy.failed(ExitStatus::Denied, s(0)), Retry::BackOff);
-        assert_eq!(policy.failed(ExitStatus::Later, s(1)), Retry::BackOff);
+        assert_eq!(policy.failed(&failure(ExitStatus::Denied), s(0)), Retry::BackOff);
+        assert_eq!(policy.failed(&failure(ExitStatus::Later), s(1)), Retry::BackOff);
+    }
+
+    #[test]
+    fn g12_what_costs_somebody_something_is_not_repeated_quickly() {
+        let mut policy = ReconnectPolicy::new(true, s(0));
+        assert_eq!(policy.failed(&failure(ExitStatus::Offline), s(0)), Retry::Quick);
+        let strike = failure(ExitStatus::Offline).as_strike();
+        assert_eq!(policy.failed(&strike, s(1)), Retry::BackOff);
+        assert!(!policy.is_quick(s(1)));
+    }
+
+    #[test]
+    fn g12_the_network_calls_for_one_try_and_no_quick_ones() {
+        let mut policy = ReconnectPolicy::new(true, s(0));
+        policy.wait(s(900), s(0));
+        policy.try_once(s(100));
+        assert!(policy.network_came() && policy.is_due(s(100)) && !policy.is_quick(s(100)));
+        // It is still to be made when something more urgent was done first.
+        policy.interrupted(s(2), s(101));
+        assert!(policy.network_came() && policy.is_due(s(103)));
+        assert_eq!(policy.failed(&failure(ExitStatus::Offline), s(103)), Retry::StartOver);
+        policy.wait(s(30), s(103));
+        assert!(!policy.network_came() && !policy.is_quick(s(104)) && !policy.is_due(s(132)));
+        // What costs somebody something goes by the backoff as ever.
+        for failed in [failure(ExitStatus::Denied), failure(ExitStatus::Offline).as_strike()] {
+            policy.try_once(s(200));
+            assert_eq!(policy.failed(&failed, s(200)), Retry::BackOff);
+        }
+        policy.try_once(s(300));
+        policy.connected(s(300));
+        assert!(!policy.network_came());
+    }
+
+    #[test]
+    fn a_server_that_disconnects_is_not_forgotten_when_the_network_comes() {
+        let mut policy = ReconnectPolicy::new(true, s(0));
+        for _ in 0..8 {
+            policy.connected(s(0));
+            policy.lost(s(1));
+        }
+        policy.try_once(s(10));
+        policy.connected(s(10));
+        assert!(policy.lost(s(11)) >= s(64));
     }
 
     #[test]
@@ -188,7 +270,13 @@ mod tests {
             waits.push(wait.as_secs());
             now += s(1) + wait;
         }
-        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(waits, [0, 20, 20, 20, 20, 20, 32, 64, 128, 256, 300, 300]);
+        // One that had worked for a while.
+        policy.try_now(now);
+        for wait in [0, 1, 2] {
+            policy.connected(now);
+            assert_eq!(policy.lost(now + s(30)), s(wait));
+        }
         policy.connected(now);
         assert_eq!(policy.lost(now + s(3600)), s(0));
         assert_eq!(policy.lost(now + s(3601)), s(0));
@@ -197,7 +285,7 @@ mod tests {
     #[test]
     fn a_try_that_cannot_help_is_not_made() {
         let mut policy = ReconnectPolicy::new(true, s(0));
-        assert_eq!(policy.failed(ExitStatus::Config, s(0)), Retry::GiveUp);
+        assert_eq!(policy.failed(&failure(ExitStatus::Config), s(0)), Retry::GiveUp);
         policy.try_now(s(5));
         policy.wait(s(1), s(5));
         assert_eq!(policy.at(), None);

@@ -4,26 +4,35 @@
 //! Knows the account's state directory. Does not depend on: the connection's
 //! events, inotify.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use super::log::{Log, print};
+use super::log::{Log, LogLevel, print};
 use super::mailbox::Debounce;
-use super::plan::{self, RunPlan};
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ErrorKind, ExitStatus};
+use crate::headers::MessageIdentity;
 use crate::imap::Client;
-use crate::lend::{Lease, LeaseOutcome, LeaseStats, Returned};
-use crate::model::Target;
+use crate::lend::{Lease, LeaseOutcome, LeaseStats, Returned, RunMailboxes};
+use crate::model::uid_set::UidSet;
+use crate::model::{Mailbox, Target};
+use crate::os::clock;
 use crate::os::signals::Shutdown;
 use crate::state::StateDir;
 use crate::state::backoff::{self, Backoff, seconds};
+use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
+use crate::state::refused::RefusedState;
 use crate::state::requests;
-use crate::sync::account::{self, AccountBackend, RunOptions, RunReport};
+use crate::survey::far::FarMessages;
+use crate::sync::account::{AccountBackend, Claim, RunOptions, RunReport, release_others};
 use crate::sync::context::AccountContext;
-use crate::sync::scheduler::{self, Backend as _, Gate, Locked};
+use crate::sync::judge::{Attempt, Blind, Judge, Judgement, Question};
+use crate::sync::lost::LostMessages;
+use crate::sync::mbsync::RunEnd;
+use crate::sync::refused::{self, RetryRefused};
+use crate::sync::scheduler::{self, Backend as _, Gate, Locked, Marks, Urgency};
 use crate::sync::summary::summary_line;
 use crate::text::short;
 
@@ -33,13 +42,85 @@ pub const ECHO: Duration = Duration::from_secs(3);
 /// The kernel reports the end of another process's run; this is for the case that
 /// it did not.
 const TRY_LOCK: Duration = Duration::from_secs(1);
+/// For so long a request is left to the command that waits for it.
+const LEFT: Duration = Duration::from_secs(1);
+
+/// So often requests are judged, in the long run.
+const QUESTION_EVERY: Duration = Duration::from_secs(1);
+/// So much of that at once.
+const QUESTIONS: Duration = Duration::from_secs(4);
+
+/// A run that was decided on, over the waiter's connection if there is one.
+struct Lending<'r> {
+    context: AccountContext<'r>,
+    client: Option<&'r mut Client>,
+    needed: &'r BTreeSet<Target>,
+    /// What is gone on the server, by key.
+    gone: &'r BTreeMap<String, UidSet>,
+    /// What is known of the mailboxes, for a run.
+    mailboxes: RunMailboxes,
+    far: FarMessages,
+    /// Else it is only asked.
+    may_lend: bool,
+    outcome: Option<LeaseOutcome>,
+}
+
+impl std::fmt::Debug for Lending<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lending").field("needed", self.needed).finish()
+    }
+}
+
+impl Judge for Lending<'_> {
+    fn logs_in(&self) -> bool {
+        self.client.is_none() || !self.may_lend
+    }
+
+    fn names_nested(&self) -> bool {
+        let has = |client: &&mut Client| client.capabilities().namespace();
+        self.may_lend || self.client.as_ref().is_none_or(has)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.outcome.as_ref().map_or(0, LeaseOutcome::bytes)
+    }
+
+    fn judge(&mut self, _: &Question<'_>) -> Judgement {
+        Judgement::Run(self.needed.clone())
+    }
+
+    fn gone_there(&self, mailbox: &Mailbox) -> Option<UidSet> {
+        self.gone.get(&clean::key(mailbox)).cloned()
+    }
+
+    fn messages_there(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {
+        self.far.of(self.client.as_deref_mut()?, self.context, mailbox, uids)
+    }
+
+    fn find_elsewhere(&mut self, wanted: &mut LostMessages) {
+        if let Some(client) = self.client.as_deref_mut() {
+            self.far.find_elsewhere(client, self.context, wanted);
+        }
+    }
+
+    fn is_trash(&mut self, mailbox: &Mailbox) -> bool {
+        let Some(client) = self.client.as_deref_mut() else { return false };
+        self.far.is_trash(client, self.context, mailbox)
+    }
+
+    fn run(&mut self, attempt: &Attempt<'_>, lock: &mut Lock) -> RunEnd {
+        let lent = self.client.as_deref_mut().filter(|_| self.may_lend);
+        let Some(client) = lent else { return attempt.run(lock, None) };
+        let mailboxes = std::mem::take(&mut self.mailboxes);
+        let (ended, outcome) = Lease::run(client, attempt, lock, mailboxes);
+        self.outcome = Some(outcome);
+        ended
+    }
+}
 
 pub struct Runner<'a> {
     context: AccountContext<'a>,
     backend: AccountBackend<'a>,
-    verbose: bool,
-    /// `-qq`.
-    only_permanent_errors: bool,
     leases: LeaseStats,
     /// When a request was first noticed.
     requested: Option<Debounce>,
@@ -47,8 +128,12 @@ pub struct Runner<'a> {
     run_ended: Duration,
     /// Number and start of the last run.
     last_run: (u64, u64),
-    /// When a full run was last tried.
+    /// When a comparison or run of everything was last tried.
     full_tried: Option<Duration>,
+    /// Before this, no request is judged.
+    questions_from: Duration,
+    /// Until then a request is left to the command that waits for its answer.
+    left_until: Duration,
     /// Another process holds the account's lock.
     lock_is_held: bool,
     log: Rc<Log>,
@@ -72,21 +157,20 @@ impl<'a> Runner<'a> {
     pub fn open(
         context: AccountContext<'a>,
         shutdown: Shutdown,
-        verbose: bool,
-        only_permanent_errors: bool,
         log: Rc<Log>,
     ) -> Result<Self, Error> {
+        let verbose = log.level() == LogLevel::Decisions;
         let options = RunOptions { verbose, ..RunOptions::in_background(context.settings) };
         Ok(Runner {
             context,
-            backend: AccountBackend::open(context, shutdown, options)?,
-            verbose,
-            only_permanent_errors,
+            backend: AccountBackend::open(context, shutdown, options, Box::new(Blind))?,
             leases: LeaseStats::default(),
             requested: None,
             run_ended: Duration::ZERO,
             last_run: (0, 0),
             full_tried: None,
+            questions_from: Duration::ZERO,
+            left_until: Duration::ZERO,
             lock_is_held: false,
             log,
         })
@@ -139,27 +223,41 @@ impl<'a> Runner<'a> {
         let _ = self.dir().remove(backoff::FILE);
     }
 
-    /// A connection failed: the backoff on disk, which is also that of runs.
-    pub fn record_failure(&self, failure: &Error, wall: SystemTime) -> Duration {
+    /// A connection failed: the backoff on disk, which is also that of runs. `first`: what
+    /// failed before does not count.
+    pub fn record_failure(&self, failure: &Error, first: bool, wall: SystemTime) -> Duration {
         let policy = self.context.settings.backoff_policy();
-        let earlier = self.backoff();
+        let mut earlier = self.backoff();
+        if let Some(earlier) = earlier.as_mut().filter(|_| first) {
+            earlier.failures = 0;
+        }
         let (exit, text) = (failure.status, &failure.to_string());
-        let retry = policy.after(earlier.as_ref(), exit, text, wall, account::jitter());
+        let retry = policy.after(earlier.as_ref(), exit, text, wall, clock::jitter());
         let wait = policy.wait(Some(&retry), wall);
+        let retry = Backoff {
+            strike: retry.strike || failure.strike,
+            password_command: failure.kind == ErrorKind::PasswordCommand,
+            ..retry
+        };
         if self.dir().write_json(backoff::FILE, &retry).is_err() {
             self.log.say(|| "the backoff could not be written".into());
         }
-        if !(self.only_permanent_errors && exit.is_passing()) {
-            self.log.report(text);
-        }
+        self.log.report_failure(failure, Some(wait));
         self.log.say(|| format!("{text}; again in {}", short(wait)));
         wait
+    }
+
+    /// Whether the server was not reached, and no try of it costs anybody anything.
+    pub fn is_offline(&self) -> bool {
+        let offline = ExitStatus::Offline.code();
+        self.backoff().is_some_and(|backoff| backoff.code == offline && !backoff.strike)
     }
 
     /// The login works: the cause of the backoff is gone, and the requests that
     /// failed for it are due now.
     pub fn login_works(&mut self) {
-        if self.backoff().is_some() {
+        if let Some(backoff) = self.backoff() {
+            release_others(self.context, &backoff);
             self.clear_backoff();
             // Failed requests are tried again now.
             requests::renew(self.dir());
@@ -183,19 +281,50 @@ impl<'a> Runner<'a> {
         by_wall.max(tried.unwrap_or_default())
     }
 
-    /// What to run now, if anything.
+    /// What the timer asks for. `connected`: everything can be compared.
+    fn timer(&self, connected: bool, now: Duration, wall: SystemTime) -> TimerDue {
+        let settings = self.context.settings;
+        let tried = self.full_tried.is_some_and(|at| now < at + settings.every);
+        let run_is_due =
+            !tried && self.last().full_is_due(settings.full_every, settings.every, wall);
+        if run_is_due || !connected && self.full_run_in(now, wall).is_zero() {
+            TimerDue::FullRun
+        } else if self.full_run_in(now, wall).is_zero() {
+            TimerDue::Compare
+        } else {
+            TimerDue::No
+        }
+    }
+
+    /// What to do now, if anything. `connected`: the server can be asked.
     pub fn plan(
         &mut self,
         dirty: Vec<(Target, String)>,
-        new_on_server: bool,
+        new_on_server: Vec<Target>,
+        connected: bool,
         now: Duration,
     ) -> Option<RunPlan> {
         self.lock_is_held = false;
-        let requested =
-            self.backend.next_due() == Some(Duration::ZERO) && self.request_has_settled(now);
-        let requested = requested.then(|| requests::all(self.dir()));
-        let full = self.full_run_in(now, SystemTime::now()).is_zero();
-        plan::plan(dirty, requested, full, new_on_server)
+        let dirty = self.with_refused(dirty);
+        let requested = self.backend.next_due() == Some(Duration::ZERO)
+            && self.request_has_settled(now)
+            && (!connected || now >= self.questions_from)
+            && now >= self.left_until;
+        plan(dirty, new_on_server, requested, self.timer(connected, now, SystemTime::now()))
+    }
+
+    /// The mailboxes to run for, with those that are tried again: freed quota shows on
+    /// neither side.
+    fn with_refused(&self, mut dirty: Vec<(Target, String)>) -> Vec<(Target, String)> {
+        let state = RefusedState::read(self.dir());
+        for key in state.due(SystemTime::now()) {
+            let mailbox = clean::mailbox(self.context.account, key);
+            dirty.extend(mailbox.map(|mailbox| {
+                let why = format!("{} trying again what was refused", mailbox.near);
+                (mailbox.target(), why)
+            }));
+        }
+        dirty
     }
 
     /// A request in the background often comes from mutt, about to write its folder.
@@ -203,13 +332,32 @@ impl<'a> Runner<'a> {
         let settle = self.context.settings.settle;
         self.requested.is_none_or(|requested| now >= requested.settled_at(settle))
             || requests::is_urgent(self.dir())
+            || requests::is_foreground(self.dir())
     }
 
-    /// Takes the account's lock, if nothing forbids a run.
+    /// Whether a run would be made over a connection that is open.
+    pub fn set_connected(&mut self, connected: bool) {
+        let lends = self.context.settings.handover && self.leases.allow_another();
+        self.backend.set_connected(connected && lends);
+    }
+
+    /// We have logged in, and not for a run.
+    pub fn count_login(&self) {
+        self.backend.limits().count_login(false);
+    }
+
+    /// How long until another process may log in.
+    pub fn login_wait(&self) -> Duration {
+        self.backend.limits().login_wait(SystemTime::now())
+    }
+
+    /// Whether a run may start.
+    pub fn gate(&mut self) -> Gate {
+        self.backend.gate(Urgency::Usual)
+    }
+
+    /// Takes the account's lock.
     pub fn start(&mut self, now: Duration) -> Start {
-        if self.backend.gate(false, false) != Gate::Open {
-            return Start::NotNow;
-        }
         if Lock::is_held(&self.dir().file("lock")) {
             // Its end is an event; meanwhile server and disk are still watched.
             self.lock_is_held = true;
@@ -233,70 +381,141 @@ impl<'a> Runner<'a> {
             self.other_ran(now);
             return Start::OtherRan;
         }
-        if self.backend.gate(false, false) != Gate::Open {
-            self.backend.unlock();
-            return Start::NotNow;
-        }
         Start::Ready
     }
 
-    /// Puts what is to be run on disk, where the run takes it from.
+    /// Puts what is to be run on disk, where a killed run leaves it to the next.
     pub fn submit(&mut self, plan: &RunPlan) {
         self.log.say(|| format!("syncing: {}", plan.why.join(", ")));
-        self.backend.submit(&self.context.account.canonical(&plan.new_requests), false);
+        let marks = Marks { full: plan.full, ..Marks::default() };
+        self.backend.submit(&self.context.account.widened(&plan.dirty), marks);
+        self.backend.retry_refused(if plan.full { RetryRefused::All } else { RetryRefused::Due });
     }
 
-    /// Runs mbsync, over `connection` if it can be lent; with the lock held, which is
-    /// given up. Also returns what became of the connection, if it was offered.
-    pub fn run(&mut self, connection: Option<&mut Client>) -> (RunReport, Option<LeaseOutcome>) {
-        let may_lend = self.context.settings.handover && self.leases.allow_another();
-        let (report, outcome) =
-            self.backend.run_by(|attempt, lock| match connection.filter(|_| may_lend) {
-                Some(client) => {
-                    let (ended, outcome) = Lease::run(client, attempt, lock);
-                    (ended, Some(outcome))
-                }
-                None => (attempt.run(lock, None), None),
-            });
+    /// Claims the requests, with the lock held.
+    pub fn claim(&mut self, now: Duration) -> Claim {
+        self.questions_from =
+            self.questions_from.max(now.saturating_sub(QUESTIONS)) + QUESTION_EVERY;
+        self.requested = None;
+        self.backend.claim()
+    }
+
+    /// Of what is asked for, what is to be tried again because it was refused.
+    pub fn refused_among(&self, targets: &BTreeSet<Target>, claim: &Claim) -> BTreeSet<Target> {
+        refused::to_try_again(self.dir(), self.context, targets, claim.retry)
+    }
+
+    /// Gives claimed requests back, and the lock up. They are judged again after `wait`
+    /// at the soonest.
+    pub fn unclaim(&mut self, claim: &Claim, wait: Duration, now: Duration) {
+        self.backend.unclaim(claim);
         self.backend.unlock();
-        (report, outcome.flatten())
+        self.questions_from = self.questions_from.max(now + wait);
+    }
+
+    /// Gives back claimed requests that could not be judged. A command that waits for the
+    /// answer takes the lock now, and judges over a connection of its own.
+    pub fn leave_to_command(&mut self, claim: &Claim, now: Duration) {
+        self.unclaim(claim, Duration::ZERO, now);
+        if claim.marks.foreground {
+            self.left_until = now + LEFT;
+        }
+    }
+
+    /// Nothing differs in what was asked for. `complete`: nothing differs in the account,
+    /// compared without short cuts.
+    pub fn in_sync(&mut self, claim: &Claim, complete: bool, now: Duration) {
+        self.log.say(|| "nothing to do".into());
+        self.backend.serve_in_sync(claim, complete);
+        self.backend.unlock();
+        if complete {
+            self.full_tried = Some(now);
+        }
+    }
+
+    /// Runs mbsync for what is needed, over `connection` if it can be lent; with the
+    /// lock held, which is given up. Also returns what became of the connection, if it
+    /// was offered.
+    pub fn run(
+        &mut self,
+        mut claim: Claim,
+        needed: &BTreeSet<Target>,
+        connection: Option<&mut Client>,
+        gone: &BTreeMap<String, UidSet>,
+        mailboxes: RunMailboxes,
+    ) -> (RunReport, Option<LeaseOutcome>) {
+        // What a comparison has found was no request.
+        for target in needed {
+            claim.claimed.entry(target.clone()).or_default();
+        }
+        let may_lend = self.context.settings.handover && self.leases.allow_another();
+        let mut lending = Lending {
+            context: self.context,
+            client: connection,
+            may_lend,
+            needed,
+            gone,
+            mailboxes,
+            far: FarMessages::default(),
+            outcome: None,
+        };
+        let report = self.backend.serve(claim, &mut lending);
+        self.backend.unlock();
+        (report, lending.outcome)
     }
 
     /// A run of ours has ended.
     pub fn ran(&mut self, targets: &BTreeSet<Target>, report: &RunReport, now: Duration) {
         self.note_last_run();
         self.run_ended = now;
-        self.requested = None;
         if targets.contains(&Target::Account) {
             self.full_tried = Some(now);
         }
-        let name = &self.context.account.name;
+        // A service's log has a line for each sync, and none for a run that had nothing to do.
+        let decided =
+            self.log.level() == LogLevel::Decisions && report.ended.exit == ExitStatus::Done;
+        if !report.changes.is_empty() || decided {
+            self.log.tell(&summary_line(&report.changes, report.took));
+        }
+        for line in &report.news {
+            print(&format!("mutt-sync: {line}"));
+        }
         match report.ended.exit {
-            ExitStatus::Done if self.verbose => {
-                print(&format!("{name}: {}", summary_line(&report.changes, report.took)));
+            ExitStatus::Done => self.log.reached(),
+            ExitStatus::Signal(_) => {}
+            exit => {
+                let failure = Error::new(exit, report.ended.text.clone());
+                let wait = report.retry.filter(|_| exit != ExitStatus::Config);
+                self.log.report_failure(&failure, wait);
             }
-            ExitStatus::Done | ExitStatus::Signal(_) => {}
-            exit if exit.is_passing() && self.only_permanent_errors => {}
-            _ => print(&format!("mutt-sync: {name}: {}", report.ended.text)),
         }
     }
 
-    /// When a run is due without an event. `needed`: a mailbox needs one now.
-    pub fn next_due(&mut self, needed: bool, now: Duration) -> Duration {
+    /// When a run or a judgement is due without an event. `needed`: a mailbox needs a run
+    /// now.
+    pub fn next_due(&mut self, needed: bool, connected: bool, now: Duration) -> Duration {
         let settle = self.context.settings.settle;
         // Whole seconds on the wall clock: not before they have passed.
-        let mut due =
-            if needed { Duration::ZERO } else { self.full_run_in(now, SystemTime::now()) };
-        if let Some(request) = self.backend.next_due() {
-            let settled = self.requested.map_or(now, |requested| requested.settled_at(settle));
-            due = due.min(if request.is_zero() { settled.saturating_sub(now) } else { request });
+        let mut run = self.full_run_in(now, SystemTime::now());
+        if needed {
+            run = Duration::ZERO;
         }
-        let gate = match self.backend.gate(false, false) {
+        let refused = RefusedState::read(self.dir()).next_due(SystemTime::now());
+        run = run.min(refused.unwrap_or(Duration::MAX));
+        let gate = match self.gate() {
             Gate::Open => Duration::ZERO,
             Gate::Throttled(wait) | Gate::BackingOff(wait) => wait,
         };
+        let mut due = run.max(gate);
+        if let Some(request) = self.backend.next_due() {
+            let settled = self.requested.map_or(now, |requested| requested.settled_at(settle));
+            let request = request.max(settled.saturating_sub(now));
+            let allowed = if connected { self.questions_from.saturating_sub(now) } else { gate };
+            let left = self.left_until.saturating_sub(now);
+            due = due.min(request.max(allowed).max(left));
+        }
         let least = if self.lock_is_held { TRY_LOCK } else { Duration::from_millis(10) };
-        now + due.max(gate).max(least)
+        now + due.max(least)
     }
 
     /// A request that came while other processes still saw a waiter.
@@ -313,11 +532,68 @@ impl<'a> Runner<'a> {
                 self.log.say(|| format!("not over the connection that is open: {why}"));
                 return None;
             }
-            LeaseOutcome::Used(returned) | LeaseOutcome::Failed(_, returned) => returned,
+            LeaseOutcome::Used { returned, .. } | LeaseOutcome::Failed { returned, .. } => returned,
         };
         self.log.say(|| self.leases.to_string());
         Some(returned)
     }
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunPlan {
+    /// What is known to differ.
+    pub dirty: BTreeSet<Target>,
+    /// Requests are due.
+    pub requested: bool,
+    /// Everything is to be compared with the record, without short cuts.
+    pub compare: bool,
+    /// A run of everything is due, whatever differs.
+    pub full: bool,
+    /// Why, in a few words each.
+    pub why: Vec<String>,
+}
+
+/// What the timer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TimerDue {
+    /// Nothing.
+    No,
+    /// To compare everything with the record.
+    Compare,
+    /// A run of everything.
+    FullRun,
+}
+
+/// What to do: for dirty mailboxes, for those that only the server has, for requests
+/// that are due, for the timer.
+fn plan(
+    dirty: Vec<(Target, String)>,
+    new_on_server: Vec<Target>,
+    requested: bool,
+    timer: TimerDue,
+) -> Option<RunPlan> {
+    if dirty.is_empty() && new_on_server.is_empty() && !requested && timer == TimerDue::No {
+        return None;
+    }
+    let (mut dirty, mut why): (BTreeSet<Target>, Vec<String>) = dirty.into_iter().unzip();
+    if requested {
+        why.push("asked for".into());
+    }
+    match timer {
+        TimerDue::No => {}
+        TimerDue::Compare => why.push("everything is to be compared".into()),
+        TimerDue::FullRun => why.push("a full run is due".into()),
+    }
+    if !new_on_server.is_empty() {
+        why.push("new mailboxes on the server".into());
+        dirty.extend(new_on_server);
+    }
+    let (compare, full) = (timer == TimerDue::Compare, timer == TimerDue::FullRun);
+    if full {
+        dirty = BTreeSet::from([Target::Account]);
+    }
+    Some(RunPlan { dirty, requested, compare, full, why })
 }
 
 #[cfg(test)]
@@ -327,6 +603,7 @@ mod tests {
     use crate::mbsyncrc::{Config, Env, parse};
     use crate::settings::Settings;
     use crate::state::throttle;
+    use crate::sync::settle::QUIET;
     use std::path::PathBuf;
 
     fn s(seconds: u64) -> Duration {
@@ -362,13 +639,14 @@ mod tests {
                 settings_file: None,
                 base: self.base.path(),
             };
-            let log = Rc::new(Log::new("Home", false));
-            let mut runner =
-                Runner::open(context, Shutdown::never().unwrap(), false, false, log).unwrap();
+            let log = Rc::new(Log::new("Home", LogLevel::Errors));
+            let mut runner = Runner::open(context, Shutdown::never().unwrap(), log).unwrap();
             runner.note_last_run();
             runner
         }
     }
+
+    const URGENT: Marks = Marks { urgent: true, foreground: false, person: false, full: false };
 
     fn whole() -> BTreeSet<Target> {
         BTreeSet::from([Target::Account])
@@ -396,38 +674,99 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_run_once_it_has_settled() {
+    fn a_request_is_due_once_it_has_settled() {
         let account = Fixture::new();
         let mut runner = account.runner();
         let now = seconds(SystemTime::now());
         note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
-        assert_eq!(runner.plan(vec![], false, s(10)), None);
-        requests::submit(runner.dir(), &whole(), false).unwrap();
+        assert_eq!(runner.plan(vec![], vec![], true, s(10)), None);
+        requests::submit(runner.dir(), &whole(), Marks::default()).unwrap();
         runner.note_request(s(10));
-        assert_eq!(runner.plan(vec![], false, s(10)), None, "mutt may still be writing");
-        assert_eq!(runner.next_due(false, s(10)), s(11));
-        let plan = runner.plan(vec![], false, s(11)).unwrap();
-        assert_eq!((plan.targets, plan.new_requests.len()), (whole(), 0));
-        requests::submit(runner.dir(), &whole(), true).unwrap();
-        assert!(runner.plan(vec![], false, s(10)).is_some(), "--force does not wait");
+        assert_eq!(runner.plan(vec![], vec![], true, s(10)), None, "mutt may still be writing");
+        assert_eq!(runner.next_due(false, true, s(10)), s(10) + QUIET);
+        let plan = runner.plan(vec![], vec![], true, s(11)).unwrap();
+        assert!(plan.requested && plan.dirty.is_empty());
+        for at_once in [URGENT, Marks { foreground: true, ..Marks::default() }] {
+            requests::submit(runner.dir(), &whole(), at_once).unwrap();
+            assert!(runner.plan(vec![], vec![], true, s(10)).is_some(), "{at_once:?}");
+            let _ = runner.dir().remove("urgent");
+            let _ = runner.dir().remove("want/=foreground");
+        }
+    }
+
+    #[test]
+    fn requests_are_judged_once_a_second_in_the_long_run() {
+        let account = Fixture::new();
+        let mut runner = account.runner();
+        let now = seconds(SystemTime::now());
+        note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
+        let mut judged = 0;
+        for tenth in 0..200 {
+            let at = s(100) + Duration::from_millis(tenth * 100);
+            requests::submit(runner.dir(), &whole(), URGENT).unwrap();
+            if runner.plan(vec![], vec![], true, at).is_some() {
+                assert_eq!(runner.start(at), Start::Ready);
+                let claim = runner.claim(at);
+                runner.in_sync(&claim, false, at);
+                judged += 1;
+            }
+        }
+        assert!((20..=25).contains(&judged), "{judged}");
+        assert_eq!(runner.last().runs, 0, "no run is made");
     }
 
     #[test]
     fn a_run_serves_the_request_and_is_known_as_ours() {
         let account = Fixture::new();
         let mut runner = account.runner();
-        requests::submit(runner.dir(), &whole(), false).unwrap();
-        let plan = runner.plan(vec![], false, s(10)).unwrap();
+        requests::submit(runner.dir(), &whole(), Marks::default()).unwrap();
+        let plan = runner.plan(vec![], vec![], false, s(10)).unwrap();
+        assert!(plan.full, "never synced");
         assert_eq!(runner.start(s(10)), Start::Ready);
         runner.submit(&plan);
-        let (report, outcome) = runner.run(None);
+        let claim = runner.claim(s(10));
+        let (report, outcome) =
+            runner.run(claim, &whole(), None, &BTreeMap::new(), RunMailboxes::default());
         assert_eq!(report.ended.exit, ExitStatus::Done, "{report:?}");
-        assert!(outcome.is_none());
-        runner.ran(&plan.targets, &report, s(12));
+        assert!(outcome.is_none() && report.ran);
+        runner.ran(&whole(), &report, s(12));
         assert!(requests::all(runner.dir()).is_empty() && !runner.other_ran(s(13)));
         assert!(!runner.is_quiet(s(12) + ECHO) && runner.is_quiet(s(13) + ECHO));
         let settled = runner.full_run_in(s(12), SystemTime::now());
         assert!(settled > s(890), "{settled:?}");
+    }
+
+    #[test]
+    fn g2_what_could_not_be_judged_is_still_asked_for() {
+        let account = Fixture::new();
+        let mut runner = account.runner();
+        let now = seconds(SystemTime::now());
+        note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
+        let foreground = Marks { foreground: true, ..Marks::default() };
+        requests::submit(runner.dir(), &whole(), foreground).unwrap();
+        assert_eq!(runner.start(s(10)), Start::Ready);
+        let claim = runner.claim(s(10));
+        assert!(claim.marks.foreground && claim.targets() == whole());
+        runner.unclaim(&claim, s(7), s(10));
+        assert!(requests::any_fresh(runner.dir()) && requests::is_foreground(runner.dir()));
+        assert_eq!(runner.plan(vec![], vec![], true, s(10)), None, "asked again later");
+        assert_eq!(runner.next_due(false, true, s(10)), s(17));
+        assert!(runner.plan(vec![], vec![], true, s(17)).is_some());
+    }
+
+    #[test]
+    fn everything_is_compared_by_the_timer_and_run_once_a_day() {
+        let account = Fixture::new();
+        let runner = account.runner();
+        let wall = |at: u64| SystemTime::UNIX_EPOCH + s(at);
+        let day = 24 * 3600;
+        let run = LastRun { last_whole: Some(day), last_full: Some(3600), ..LastRun::default() };
+        note(runner.dir(), &run);
+        let timer = |connected, at| runner.timer(connected, s(10), wall(at));
+        assert_eq!(timer(true, day + 100), TimerDue::No);
+        assert_eq!(timer(true, day + 900), TimerDue::Compare);
+        assert_eq!(timer(false, day + 900), TimerDue::FullRun, "nothing to compare with");
+        assert_eq!(timer(true, day + 3600), TimerDue::FullRun);
     }
 
     #[test]
@@ -437,7 +776,7 @@ mod tests {
         let lock = Lock::try_take(&runner.dir().file("lock")).unwrap();
         assert_eq!(runner.start(s(10)), Start::NotNow);
         assert!(!runner.is_quiet(s(10)));
-        assert_eq!(runner.next_due(true, s(10)), s(11), "its end may go unreported");
+        assert_eq!(runner.next_due(true, true, s(10)), s(11), "its end may go unreported");
         drop(lock);
         note(runner.dir(), &LastRun { runs: 7, ..LastRun::default() });
         assert_eq!(runner.start(s(10)), Start::OtherRan);
@@ -449,28 +788,50 @@ mod tests {
         let account = Fixture::new();
         let mut runner = account.runner();
         let failure = Error::new(ExitStatus::Denied, "login refused");
-        let wait = runner.record_failure(&failure, SystemTime::now());
+        let wait = runner.record_failure(&failure, false, SystemTime::now());
         assert!(wait > s(80), "{wait:?}");
-        assert_eq!(runner.start(s(10)), Start::NotNow);
-        assert!(runner.next_due(true, s(10)) > s(80));
+        assert!(matches!(runner.gate(), Gate::BackingOff(_)));
+        assert!(runner.next_due(true, true, s(10)) > s(80));
         runner.login_works();
         assert!(runner.backoff().is_none());
-        assert_eq!(runner.start(s(10)), Start::Ready);
-        runner.backend.unlock();
+        assert_eq!(runner.gate(), Gate::Open);
         let ahead = SystemTime::now() + s(600);
         throttle::set_stamp(runner.dir(), ahead).unwrap();
-        assert_eq!(runner.start(s(10)), Start::NotNow);
+        assert!(matches!(runner.gate(), Gate::Throttled(_)));
+    }
+
+    #[test]
+    fn g12_offline_is_what_was_not_reached_and_costs_nobody_anything() {
+        let account = Fixture::new();
+        let runner = account.runner();
+        assert!(!runner.is_offline(), "nothing failed");
+        let gone = Error::new(ExitStatus::Offline, "no route");
+        let record = |failure: &Error, first| {
+            runner.record_failure(failure, first, SystemTime::now());
+            (runner.is_offline(), runner.backoff().unwrap().failures)
+        };
+        assert_eq!(record(&gone, false), (true, 1));
+        assert_eq!(record(&gone, false), (true, 2));
+        let first = runner.backoff().unwrap().first;
+        assert_eq!(record(&gone, true), (true, 1), "the network has come");
+        assert_eq!(runner.backoff().unwrap().first, first, "offline since then all the same");
+        assert_eq!(record(&gone.clone().as_strike(), false), (false, 2), "a Tunnel");
+        for exit in [ExitStatus::Denied, ExitStatus::Later, ExitStatus::Mailbox] {
+            assert!(!record(&Error::new(exit, "no"), false).0, "{exit:?}");
+        }
     }
 
     #[test]
     fn three_runs_that_fail_over_the_lent_connection_end_the_lending() {
         let account = Fixture::new();
         let mut runner = account.runner();
-        let failed = LeaseOutcome::Failed("no".into(), Returned::Whole);
+        let (why, returned, bytes) = ("no".to_owned(), Returned::Whole, 7);
+        let failed = LeaseOutcome::Failed { why, returned, bytes };
+        assert_eq!(failed.bytes(), 7);
         for _ in 0..2 {
             assert!(matches!(runner.note_lease(&failed), Some(Returned::Whole)));
         }
-        let used = LeaseOutcome::Used(Returned::Whole);
+        let used = LeaseOutcome::Used { returned: Returned::Whole, bytes: 0, spared: 0 };
         assert!(matches!(runner.note_lease(&used), Some(Returned::Whole)));
         for _ in 0..3 {
             assert!(runner.leases.allow_another());
@@ -478,5 +839,32 @@ mod tests {
         }
         assert!(!runner.leases.allow_another());
         assert!(runner.note_lease(&LeaseOutcome::Declined("no".into())).is_none());
+    }
+
+    fn inbox() -> Target {
+        Target::Mailbox { channel: "Home".into(), name: "INBOX".into() }
+    }
+
+    #[test]
+    fn a_run_names_just_what_calls_for_it() {
+        let nothing = TimerDue::No;
+        assert_eq!(plan(vec![], vec![], false, nothing), None);
+        let dirty = vec![(inbox(), "INBOX to push: 1 new".to_owned())];
+        let some = plan(dirty.clone(), vec![], false, nothing).unwrap();
+        assert_eq!(some.dirty, BTreeSet::from([inbox()]));
+        assert_eq!(some.why, ["INBOX to push: 1 new"]);
+        let new = Target::Mailbox { channel: "Home".into(), name: "New".into() };
+        let both = plan(dirty.clone(), vec![new.clone()], false, nothing).unwrap();
+        assert_eq!(both.dirty, BTreeSet::from([inbox(), new]));
+        let full = plan(dirty.clone(), vec![], false, TimerDue::FullRun).unwrap();
+        assert_eq!((full.dirty, full.full), (BTreeSet::from([Target::Account]), true));
+        let compared = plan(dirty, vec![], false, TimerDue::Compare).unwrap();
+        assert_eq!((compared.dirty, compared.compare), (BTreeSet::from([inbox()]), true));
+    }
+
+    #[test]
+    fn a_request_is_a_question_and_no_run() {
+        let asked = plan(vec![], vec![], true, TimerDue::No).unwrap();
+        assert!(asked.dirty.is_empty() && asked.requested && !asked.full);
     }
 }

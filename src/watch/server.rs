@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use super::connections::{Connections, ServerEvents, WatchMode, WatchPlan};
+use super::connections::{Activity, Connections, ServerEvents, WatchMode, WatchPlan};
 use super::event_limit::EventLimiter;
 use super::log::Log;
 use super::reconnect::{ReconnectPolicy, Retry};
@@ -17,7 +17,7 @@ use super::silence::SilenceCheck;
 use crate::error::{Error, ExitStatus};
 use crate::imap::{Client, ClientError};
 use crate::mbsync_version::IsyncVersion;
-use crate::model::{Account, Mailbox};
+use crate::model::{Account, Mailbox, Target};
 use crate::os::wait::Cancel;
 use crate::settings::Settings;
 use crate::state::backoff::Backoff;
@@ -29,8 +29,17 @@ use crate::verdict::server::ServerStatus;
 const RENEW: Duration = Duration::from_secs(5 * 60);
 /// The server must agree to the end of IDLE within this time.
 const REPLY: Duration = Duration::from_secs(20);
-/// The same after a sleep, when the connection is probably dead.
-const REPLY_AFTER_SLEEP: Duration = Duration::from_secs(5);
+/// The same after a sleep and after a change of the network, when the connection is
+/// probably dead.
+const REPLY_AFTER_CHANGE: Duration = Duration::from_secs(5);
+
+/// Where one command sweeps all mailboxes, they are swept this often at most.
+const QUICK_SWEEP: Duration = Duration::from_secs(60);
+/// After so many sweeps without a change the interval doubles.
+const QUIET_SWEEPS: u32 = 10;
+
+/// The same while a request waits for the answer.
+const CONFIRM: Duration = Duration::from_secs(2);
 
 pub struct ServerWatch<'a> {
     account: &'a Account,
@@ -41,12 +50,17 @@ pub struct ServerWatch<'a> {
     /// The best mode to try.
     best: WatchMode,
     reconnect: ReconnectPolicy,
+    /// The next try is held back by the backoff on disk.
+    held_back: bool,
     /// How many attempts to connect in a row were interrupted.
     interrupted_connects: u32,
     limiter: EventLimiter,
     silence_check: SilenceCheck,
     renew_at: Duration,
     sweep_at: Duration,
+    activity: Activity,
+    /// Sweeps since something last changed.
+    quiet_sweeps: u32,
     log: Rc<Log>,
 }
 
@@ -67,17 +81,25 @@ impl<'a> ServerWatch<'a> {
             connections: None,
             best: WatchMode::Notify,
             reconnect: ReconnectPolicy::new(account.server.is_some(), now),
+            held_back: false,
             interrupted_connects: 0,
             limiter: EventLimiter::default(),
             silence_check: SilenceCheck::default(),
             renew_at: now + RENEW,
             sweep_at: now + settings.sweep,
+            activity: Activity::default(),
+            quiet_sweeps: 0,
             log,
         }
     }
 
     pub fn is_connected(&self) -> bool {
         self.connections.is_some()
+    }
+
+    /// How the server is watched; `None` without a connection.
+    pub fn mode(&self) -> Option<WatchMode> {
+        self.connections.as_ref().map(Connections::mode)
     }
 
     pub fn connections(&mut self) -> Option<&mut Connections> {
@@ -94,12 +116,27 @@ impl<'a> ServerWatch<'a> {
         self.connections.as_ref().map_or(&[], Connections::statuses)
     }
 
-    /// Mailboxes that are on the server but not here; `None` without a connection.
-    pub fn only_on_server(&self) -> Option<&BTreeSet<String>> {
-        self.connections.as_ref().map(Connections::only_on_server)
+    /// Mailboxes that are on the server but not here, by wire name, and what to ask for
+    /// to get them; none without a connection.
+    pub fn only_on_server(&self) -> &[(String, Target)] {
+        self.connections.as_ref().map_or(&[], Connections::only_on_server)
     }
 
-    fn plan<'p>(&'p self, mailboxes: &'p [Mailbox]) -> Option<WatchPlan<'p>> {
+    /// Asks about these mailboxes, and for mailboxes that are new, `list`ed again: a
+    /// server that is silent for so long is lost. False without a connection.
+    pub fn confirm(
+        &mut self,
+        list: Option<&[&Mailbox]>,
+        mailboxes: &BTreeSet<usize>,
+    ) -> Result<bool, ClientError> {
+        let Some(mut connections) = self.connections.take() else { return Ok(false) };
+        let plan = list.and_then(|list| self.plan(list));
+        let confirmed = connections.confirm(plan.as_ref(), mailboxes, CONFIRM);
+        self.connections = Some(connections);
+        confirmed.map(|()| true)
+    }
+
+    fn plan<'p>(&'p self, mailboxes: &'p [&'p Mailbox]) -> Option<WatchPlan<'p>> {
         let connections = if self.loop_forever { self.settings.connections } else { 1 };
         Some(WatchPlan {
             server: self.account.server.as_ref()?,
@@ -109,6 +146,7 @@ impl<'a> ServerWatch<'a> {
             version: self.version,
             best: self.best,
             connections: usize::try_from(connections).unwrap_or(1),
+            activity: &self.activity,
         })
     }
 
@@ -127,18 +165,30 @@ impl<'a> ServerWatch<'a> {
         // A server that was lost a moment ago is tried whatever a run's failure
         // says; where a password is in question, the backoff holds.
         let offline = backoff.is_some_and(|backoff| backoff.code == ExitStatus::Offline.code());
-        if wait.is_zero() || offline && self.reconnect.is_quick(now) {
+        let tried = self.reconnect.is_quick(now) || self.reconnect.network_came();
+        if wait.is_zero() || offline && tried {
             return false;
         }
         self.log.say(|| format!("next connection in {} (backoff)", short(wait)));
-        self.reconnect.wait(wait, now);
+        self.hold_back(wait, now);
         true
+    }
+
+    /// The backoff on disk has been written: no try for so long.
+    pub fn hold_back(&mut self, wait: Duration, now: Duration) {
+        self.held_back = true;
+        self.reconnect.wait(wait, now);
+    }
+
+    /// Whether the backoff on disk holds the next try back. Then its end is an event.
+    pub fn awaits_backoff(&self) -> bool {
+        self.held_back && self.connections.is_none()
     }
 
     /// Connects, and watches these mailboxes. `clock` is read before and after.
     pub fn connect(
         &mut self,
-        mailboxes: &[Mailbox],
+        mailboxes: &[&Mailbox],
         interrupt: &Cancel,
         clock: impl Fn() -> Duration,
     ) -> Result<(), Error> {
@@ -154,13 +204,15 @@ impl<'a> ServerWatch<'a> {
             let noun = if count == 1 { "connection" } else { "connections" };
             format!("connected by {mode}, {count} {noun}, in {took}")
         });
+        self.held_back = false;
         self.reconnect.connected(now);
         self.silence_check.connected();
         self.interrupted_connects = 0;
         self.renew_at = now + RENEW;
-        self.sweep_at = now + self.settings.sweep;
-        self.log.forget_reported();
+        self.quiet_sweeps = 0;
+        self.log.connected();
         self.connections = Some(connections);
+        self.sweep_at = now + self.sweep_interval();
         Ok(())
     }
 
@@ -174,18 +226,18 @@ impl<'a> ServerWatch<'a> {
         self.reconnect.interrupted(wait, now);
     }
 
-    /// An attempt failed. [`Retry::BackOff`]: the caller is to record the failure on
-    /// disk and to [`ServerWatch::wait`].
+    /// An attempt failed. [`Retry::BackOff`], [`Retry::StartOver`]: the caller is to record
+    /// the failure on disk and to [`ServerWatch::hold_back`].
     pub fn connect_failed(&mut self, failure: &Error, now: Duration) -> Retry {
         self.interrupted_connects = 0;
-        let retry = self.reconnect.failed(failure.status, now);
+        let retry = self.reconnect.failed(failure, now);
         match retry {
             // mbsync itself may manage.
             Retry::GiveUp => {
                 self.log.report(&format!("{failure}; not watching the server"));
             }
             Retry::Quick => self.log.say(|| failure.to_string()),
-            Retry::BackOff => {}
+            Retry::BackOff | Retry::StartOver => {}
         }
         retry
     }
@@ -195,7 +247,24 @@ impl<'a> ServerWatch<'a> {
     }
 
     pub fn try_now(&mut self, now: Duration) {
+        self.held_back = false;
         self.reconnect.try_now(now);
+    }
+
+    /// Whether a server that is gone is tried at short intervals.
+    pub fn is_quick(&self, now: Duration) -> bool {
+        self.reconnect.is_quick(now)
+    }
+
+    /// The network has come, and the server was not reached before.
+    pub fn try_once(&mut self, now: Duration) {
+        self.reconnect.try_once(now);
+    }
+
+    /// Asks whether the connection works: the addresses of this machine may be others now.
+    pub fn probe(&mut self, now: Duration) -> Result<(), ClientError> {
+        self.renew_at = now + RENEW;
+        self.connections.as_mut().map_or(Ok(()), |all| all.probe(REPLY_AFTER_CHANGE))
     }
 
     /// Drops the connection, and connects again.
@@ -213,6 +282,15 @@ impl<'a> ServerWatch<'a> {
         }
     }
 
+    /// The server refuses mbsync a connection of its own, and one of ours may be in its way.
+    pub fn give_way(&mut self, now: Duration) {
+        let Some(connections) = &mut self.connections else { return };
+        self.log.say(|| "mbsync was refused; giving a connection back".into());
+        if !connections.give_back() {
+            self.restart(now);
+        }
+    }
+
     /// Logs out.
     pub fn close(self) {
         if let Some(connections) = self.connections {
@@ -221,7 +299,7 @@ impl<'a> ServerWatch<'a> {
     }
 
     /// Watches these mailboxes from now on.
-    pub fn watch(&mut self, mailboxes: &[Mailbox], interrupt: &Cancel) -> Result<(), ClientError> {
+    pub fn watch(&mut self, mailboxes: &[&Mailbox], interrupt: &Cancel) -> Result<(), ClientError> {
         let Some(mut connections) = self.connections.take() else { return Ok(()) };
         let watched = self.plan(mailboxes).map(|plan| connections.watch(&plan, interrupt));
         self.connections = Some(connections);
@@ -241,6 +319,15 @@ impl<'a> ServerWatch<'a> {
             return Ok(ServerEvents::default());
         };
         let events = connections.events()?;
+        for mailbox in events.changed.keys() {
+            if let Some(name) = connections.name(*mailbox) {
+                self.activity.count(name);
+            }
+        }
+        if !events.changed.is_empty() || events.list_changed {
+            self.quiet_sweeps = 0;
+            self.sweep_at = self.sweep_at.min(now + self.sweep_interval());
+        }
         self.silence_check.record(events.unsolicited);
         if events.any {
             self.record_event(now);
@@ -289,9 +376,14 @@ impl<'a> ServerWatch<'a> {
         }
     }
 
-    /// Renews IDLE, asks for STATUS and checks the connection as it becomes due.
-    /// True if something was done.
-    pub fn keep_alive(&mut self, woke: bool, now: Duration) -> Result<bool, ClientError> {
+    /// Renews IDLE, asks for LIST and STATUS and checks the connection as it becomes due.
+    /// `list`: the mailboxes here. True if something was done.
+    pub fn keep_alive<'m>(
+        &mut self,
+        list: impl FnOnce() -> Vec<&'m Mailbox>,
+        woke: bool,
+        now: Duration,
+    ) -> Result<bool, ClientError> {
         if self.silence_check.is_silent(self.connections.is_some(), now) {
             self.log.report("the server accepted NOTIFY but reports nothing; using IDLE");
             self.best = WatchMode::Idle;
@@ -300,11 +392,12 @@ impl<'a> ServerWatch<'a> {
         }
         let Some(connections) = &mut self.connections else { return Ok(false) };
         if woke {
-            connections.probe(REPLY_AFTER_SLEEP)?;
-            connections.sweep()?;
+            connections.probe(REPLY_AFTER_CHANGE)?;
+            self.sweep(&list())?;
         } else if now >= self.sweep_at && connections.mode() != WatchMode::Notify {
-            self.sweep_at = now + self.settings.sweep;
-            connections.sweep()?;
+            self.quiet_sweeps = self.quiet_sweeps.saturating_add(1);
+            self.sweep_at = now + self.sweep_interval();
+            self.sweep(&list())?;
         } else if now >= self.renew_at {
             self.renew_at = now + RENEW;
             connections.probe(REPLY)?;
@@ -312,6 +405,22 @@ impl<'a> ServerWatch<'a> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    fn sweep_interval(&self) -> Duration {
+        let in_one = self.connections.as_ref().is_some_and(Connections::sweeps_in_one);
+        sweep_interval(self.settings.sweep, in_one, self.quiet_sweeps)
+    }
+
+    /// Asks which mailboxes there are, and their STATUS.
+    fn sweep(&mut self, list: &[&Mailbox]) -> Result<(), ClientError> {
+        let Some(mut connections) = self.connections.take() else { return Ok(()) };
+        let swept = self.plan(list).map(|plan| connections.list_and_sweep(&plan));
+        if let Some((left, watched)) = connections.follow(&self.activity) {
+            self.log.say(|| format!("idling in {watched} in place of {left}, which changes less"));
+        }
+        self.connections = Some(connections);
+        swept.unwrap_or(Ok(()))
     }
 
     /// When something is due without an event.
@@ -325,16 +434,32 @@ impl<'a> ServerWatch<'a> {
     }
 }
 
+/// The time to the next sweep. `in_one`: one command sweeps all mailboxes; `quiet`: so many
+/// sweeps have found nothing.
+pub fn sweep_interval(longest: Duration, in_one: bool, quiet: u32) -> Duration {
+    if in_one { longest.min(QUICK_SWEEP * (1 << (quiet / QUIET_SWEEPS).min(10))) } else { longest }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{CredentialSource, Server, TlsMode};
+    use crate::watch::LogLevel;
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
     use zeroize::Zeroizing;
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn one_command_is_cheap_enough_for_every_minute_while_something_moves() {
+        let intervals =
+            [0, 9, 10, 20, 30, 1000].map(|quiet| sweep_interval(s(300), true, quiet).as_secs());
+        assert_eq!(intervals, [60, 60, 120, 240, 300, 300]);
+        assert_eq!(sweep_interval(s(300), false, 0), s(300));
+        assert_eq!(sweep_interval(s(10), true, 0), s(10));
     }
 
     fn account(port: u16) -> Account {
@@ -351,7 +476,7 @@ mod tests {
     }
 
     fn watch<'a>(account: &'a Account, settings: &'a Settings) -> ServerWatch<'a> {
-        let log = Rc::new(Log::new("Home", false));
+        let log = Rc::new(Log::new("Home", LogLevel::Errors));
         ServerWatch::new(account, settings, IsyncVersion::V1_4, true, log, s(100))
     }
 
@@ -404,11 +529,11 @@ mod tests {
         assert!(watch.is_connected() && !watch.is_due(s(101)));
         assert_eq!(watch.connections().unwrap().mode(), WatchMode::Idle);
         assert_eq!(watch.next_due(s(101)), Some(s(401)));
-        assert!(!watch.keep_alive(false, s(400)).unwrap());
-        assert!(watch.keep_alive(false, s(401)).unwrap(), "sweeps");
-        assert!(watch.keep_alive(false, s(401)).unwrap(), "renews");
-        assert!(!watch.keep_alive(false, s(401)).unwrap());
-        assert!(watch.keep_alive(true, s(402)).unwrap(), "after a sleep");
+        assert!(!watch.keep_alive(Vec::new, false, s(400)).unwrap());
+        assert!(watch.keep_alive(Vec::new, false, s(401)).unwrap(), "sweeps");
+        assert!(watch.keep_alive(Vec::new, false, s(401)).unwrap(), "renews");
+        assert!(!watch.keep_alive(Vec::new, false, s(401)).unwrap());
+        assert!(watch.keep_alive(Vec::new, true, s(402)).unwrap(), "after a sleep");
         assert_eq!(watch.next_due(s(402)), Some(s(701)));
         assert_eq!(watch.start_idling(s(402)).unwrap(), ServerEvents::default());
         watch.close();
@@ -466,13 +591,21 @@ mod tests {
         let backoff = |exit: ExitStatus| Backoff {
             failures: 1,
             code: exit.code(),
+            first: None,
             since: 990,
             until: 1020,
             text: String::new(),
+            strike: false,
+            password_command: false,
         };
         let mut watch = watch(&account, &settings);
         assert!(!watch.is_held_back(None, wall, s(100)));
         assert_eq!(watch.connect_failed(&failure(ExitStatus::Offline), s(100)), Retry::Quick);
+        assert!(!watch.is_held_back(Some(&backoff(ExitStatus::Offline)), wall, s(101)));
+        assert!(watch.is_held_back(Some(&backoff(ExitStatus::Denied)), wall, s(101)));
+        assert_eq!(watch.next_due(s(101)), Some(s(121)));
+        // Nor does a network that has come.
+        watch.try_once(s(101));
         assert!(!watch.is_held_back(Some(&backoff(ExitStatus::Offline)), wall, s(101)));
         assert!(watch.is_held_back(Some(&backoff(ExitStatus::Denied)), wall, s(101)));
         assert_eq!(watch.next_due(s(101)), Some(s(121)));
@@ -502,7 +635,7 @@ mod tests {
         let account = Account { server: None, ..account(1) };
         let mut watch = watch(&account, &settings);
         assert!(!watch.is_due(s(1000)) && watch.next_due(s(1000)).is_none());
-        assert!(!watch.keep_alive(true, s(1000)).unwrap());
+        assert!(!watch.keep_alive(Vec::new, true, s(1000)).unwrap());
         assert!(!watch.refresh(None).unwrap());
     }
 }

@@ -1,8 +1,10 @@
-//! Whether a server that accepted NOTIFY reports changes at all. Pure.
+//! Whether a server that accepted NOTIFY reports changes at all.
 //!
 //! When the timer's run pulls mail that NOTIFY had not reported, the report may
 //! still be on its way. If none follows, twice in a row, the server accepts the
 //! command and stays silent: it is watched by IDLE from then on.
+//!
+//! Does not depend on: clocks, connections.
 
 use std::time::Duration;
 

@@ -6,8 +6,10 @@
 //!
 //! What each part knows is its own: [`super::local`], [`super::server`],
 //! [`super::mailboxes`], [`super::runner`]. Here they are connected.
+//!
+//! Does not depend on: IMAP's commands, records, how mbsync is run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -16,35 +18,40 @@ use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, epoll};
 
-use super::connections::{Connections, ServerEvents};
+use super::connections::{Connections, ServerEvents, WatchMode};
 use super::local::{LocalWatcher, WatchPaths};
 use super::log::{Log, print};
-use super::mailboxes::{BeforeRun, Mailboxes};
-use super::plan::RunPlan;
+use super::mailbox::{Debounce, LONGEST_REPORT};
+use super::mailboxes::Mailboxes;
+use super::network::NetworkWatch;
 use super::reconnect::Retry;
-use super::runner::{ECHO, Runner, Start};
+use super::runner::{ECHO, RunPlan, Runner, Start};
 use super::server::ServerWatch;
 use super::standby::{self, Standby};
 use super::{WaitEnd, WatchOptions};
 use crate::error::{Error, ExitStatus, system_text};
 use crate::imap::ClientError;
-use crate::lend::{LeaseOutcome, Returned};
+use crate::lend::{LeaseOutcome, Returned, RunMailboxes};
 use crate::mbsyncrc::pattern;
 use crate::model::{Mailbox, Target};
 use crate::os::clock::{self, Alarm, Jump};
 use crate::os::signals::Shutdown;
 use crate::os::wait::{self, Cancel};
 use crate::state::lock::Lock;
-use crate::state::state_failure;
+use crate::state::{clean, state_failure};
+use crate::survey;
+use crate::sync::account::Claim;
 use crate::sync::context::AccountContext;
+use crate::sync::scheduler::Gate;
 use crate::text::counted;
+use crate::verdict::Changes;
 
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often mailboxes are listed again that appear during the listing.
 const MOST_LISTINGS: usize = 3;
-/// After this many scans on the server, what they have learned is saved.
-const SAVE_EVERY: usize = 64;
+/// How often mailboxes that change while they are scanned are scanned for one answer.
+const MOST_FAR_SCANS: usize = 64;
 
 struct Waiter<'a> {
     context: AccountContext<'a>,
@@ -61,8 +68,18 @@ struct Waiter<'a> {
     config_prints: Vec<Option<u64>>,
     local: LocalWatcher,
     server: ServerWatch<'a>,
+    network: NetworkWatch,
     mailboxes: Mailboxes,
     runner: Runner<'a>,
+    /// A run of ours has served something, and the process ends as soon as it may.
+    has_synced: bool,
+    lock: Lock,
+    /// The mode of watching that the lock's text names.
+    noted_mode: Option<WatchMode>,
+    /// What is on disk of what a run would pull.
+    noted_pull: BTreeMap<String, Changes>,
+    /// The server's last reports: a move is reported in pieces.
+    reported: Option<Debounce>,
 }
 
 /// Waits for one account.
@@ -74,9 +91,8 @@ pub fn wait(
     cancel: &Cancel,
 ) -> WaitEnd {
     let config_prints = options.config_prints();
-    let log = Rc::new(Log::new(&context.account.name, options.verbose));
-    let (verbose, quiet) = (options.verbose, options.only_permanent_errors);
-    let runner = Runner::open(context, shutdown.clone(), verbose, quiet, Rc::clone(&log));
+    let log = Rc::new(Log::new(&context.account.name, options.log));
+    let runner = Runner::open(context, shutdown.clone(), Rc::clone(&log));
     let runner = match runner {
         Ok(runner) => runner,
         Err(failure) => return WaitEnd::Failed(failure),
@@ -85,21 +101,23 @@ pub fn wait(
         Ok(lock) => lock,
         Err(end) => return end,
     };
-    let waiter = Waiter::new(context, options, is_first, shutdown, cancel, log, runner);
+    let waiter = Waiter::new(context, options, shutdown, cancel, log, runner, lock);
     let mut waiter = match waiter {
         Ok(waiter) => waiter,
         Err(error) => {
             return WaitEnd::Failed(Error::system("cannot wait", &error));
         }
     };
+    waiter.is_first = is_first;
     waiter.config_prints = config_prints;
     waiter.list_mailboxes();
     let end = waiter.run();
     waiter.save();
-    let Waiter { server, mut runner, .. } = waiter;
+    let Waiter { server, mut runner, mut lock, .. } = waiter;
     if !matches!(end, WaitEnd::Stopped(_)) {
         server.close();
     }
+    let _ = lock.clear();
     drop(lock);
     // A request that came while other processes still saw a waiter. After a signal
     // nothing of ours is to go on; the next command serves it.
@@ -117,11 +135,11 @@ fn stand_by(
     log: &Log,
 ) -> Result<Lock, WaitEnd> {
     let file = runner.dir().file("waiter.lock");
-    let on_standby = || log.say(|| "another waiter is running; on standby".into());
+    let on_standby = || log.tell("another mutt-sync waits for this account; on standby");
     match standby::wait(&file, shutdown, cancel, on_standby) {
         Ok(Standby::Ours { lock, waited }) => {
             if waited {
-                log.say(|| "the other waiter has ended".into());
+                log.tell("the other mutt-sync has ended; waiting");
             }
             Ok(lock)
         }
@@ -138,19 +156,22 @@ impl<'a> Waiter<'a> {
     fn new(
         context: AccountContext<'a>,
         options: &'a WatchOptions<'a>,
-        is_first: bool,
         shutdown: &'a Shutdown,
         cancel: &'a Cancel,
         log: Rc<Log>,
         mut runner: Runner<'a>,
+        mut lock: Lock,
     ) -> io::Result<Self> {
         let AccountContext { config, account, settings, .. } = context;
-        let (now, version, endless) = (clock::now(), config.version, options.loop_forever);
+        let (now, version, loop_forever) = (clock::now(), config.version, options.loop_forever);
         runner.note_last_run();
+        // What a waiter that was killed has left.
+        let _ = lock.clear();
+        let _ = runner.dir().remove(clean::PULL);
         Ok(Waiter {
             context,
             options,
-            is_first,
+            is_first: true,
             shutdown,
             cancel,
             alarm: Alarm::new()?,
@@ -158,10 +179,23 @@ impl<'a> Waiter<'a> {
             slept: clock::slept(),
             config_prints: Vec::new(),
             local: LocalWatcher::new(Rc::clone(&log), now),
-            server: ServerWatch::new(account, settings, version, endless, Rc::clone(&log), now),
+            server: ServerWatch::new(
+                account,
+                settings,
+                version,
+                loop_forever,
+                Rc::clone(&log),
+                now,
+            ),
+            network: NetworkWatch::new(account.server.is_some(), Rc::clone(&log)),
             mailboxes: Mailboxes::read(runner.dir(), settings.settle, Rc::clone(&log)),
             runner,
             log,
+            lock,
+            noted_mode: None,
+            noted_pull: BTreeMap::new(),
+            reported: None,
+            has_synced: false,
         })
     }
 
@@ -174,6 +208,9 @@ impl<'a> Waiter<'a> {
         loop {
             if let Some(end) = self.is_stopped() {
                 return end;
+            }
+            if self.has_synced && !self.goes_on() {
+                return WaitEnd::Synced;
             }
             if self.collect_events() {
                 return WaitEnd::Reload;
@@ -194,7 +231,11 @@ impl<'a> Waiter<'a> {
             if self.local.has_pending() {
                 continue;
             }
-            if self.connect_if_due() || self.scan_server() || self.keep_alive() {
+            if self.follow_network()
+                || self.connect_if_due()
+                || self.scan_server()
+                || self.keep_alive()
+            {
                 continue;
             }
             self.save();
@@ -223,6 +264,9 @@ impl<'a> Waiter<'a> {
             if self.runner.other_ran(now) {
                 self.other_ran();
             }
+            if self.server.awaits_backoff() && self.runner.backoff().is_none() {
+                self.server.try_now(now);
+            }
             self.runner.note_request(now);
         }
         if events.folders || events.overflow {
@@ -244,7 +288,11 @@ impl<'a> Waiter<'a> {
     }
 
     fn apply(&mut self, events: &ServerEvents) {
-        let quiet = !events.changed.is_empty() && self.runner.is_quiet(clock::now());
+        let now = clock::now();
+        if !events.changed.is_empty() || events.list_changed {
+            self.reported = Some(Debounce::again(self.reported, now));
+        }
+        let quiet = !events.changed.is_empty() && self.runner.is_quiet(now);
         for (at, hidden) in &events.changed {
             let status = self.server.statuses().get(*at).copied().flatten();
             self.mailboxes.server_changed(*at, status, *hidden, quiet);
@@ -255,8 +303,9 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    /// Lists the account's mailboxes and watches them.
-    fn list_mailboxes(&mut self) {
+    /// Lists the account's mailboxes and watches them. True if they are not the same as
+    /// before.
+    fn list_mailboxes(&mut self) -> bool {
         self.local.listing();
         let mut changed = false;
         let mut found = self.find_mailboxes();
@@ -276,6 +325,7 @@ impl<'a> Waiter<'a> {
             self.log.say(|| counted(self.mailboxes.len(), "mailbox"));
             self.watch_server();
         }
+        changed
     }
 
     /// The mailboxes that are here now.
@@ -290,7 +340,7 @@ impl<'a> Waiter<'a> {
 
     fn watch_paths(&self) -> WatchPaths {
         let state = self.runner.dir().path().to_owned();
-        let trigger = self.context.settings.trigger.clone();
+        let trigger = self.context.settings.trigger_of(&self.context.account.name);
         let configs = self.options.configs.clone();
         WatchPaths::of(self.context.account, self.mailboxes.iter(), state, trigger, configs)
     }
@@ -319,33 +369,56 @@ impl<'a> Waiter<'a> {
             }
             self.mailboxes.rescan(&self.local.unwatched(self.mailboxes.len()));
         }
-        self.mailboxes.scan_near_sides(now)
+        self.mailboxes.scan_near_sides(now, SystemTime::now())
     }
 
-    /// What to run now, if anything. Scans on the server that are under way come first.
+    /// What to do now, if anything. Scans on the server that are under way come first.
     fn plan(&mut self) -> Option<RunPlan> {
         let now = clock::now();
-        if self.mailboxes.is_scanning(now) {
+        if self.mailboxes.is_scanning(now) || self.server_settles_at(now).is_some() {
             return None;
         }
-        self.runner.plan(self.dirty(), self.is_new_on_server(), now)
+        let connected = self.server.is_connected();
+        self.runner.plan(self.dirty(), self.new_on_server(), connected, now)
+    }
+
+    /// When the server will have reported all of a change; `None` if it has.
+    fn server_settles_at(&mut self, now: Duration) -> Option<Duration> {
+        let at = self.reported?.settled_at(LONGEST_REPORT);
+        if now >= at {
+            self.reported = None;
+        }
+        self.reported.map(|_| at)
     }
 
     fn dirty(&self) -> Vec<(Target, String)> {
         self.mailboxes.dirty(self.server.statuses())
     }
 
-    /// Whether a run would create mailboxes here.
-    fn is_new_on_server(&self) -> bool {
-        self.server.only_on_server().is_some_and(|only| self.mailboxes.are_new(only))
+    /// Mailboxes that a run would create here.
+    fn new_on_server(&self) -> Vec<Target> {
+        let only = self.server.only_on_server().iter();
+        only.filter(|(name, _)| self.mailboxes.is_new(name)).map(|(_, new)| new.clone()).collect()
     }
 
     fn sync(&mut self, plan: &RunPlan) -> AfterSync {
-        if plan.new_requests.contains(&Target::Account) && self.local.must_list() {
+        if (plan.full || plan.compare) && self.local.must_list() {
             self.list_mailboxes();
             return AfterSync::Again;
         }
-        match self.runner.start(clock::now()) {
+        let now = clock::now();
+        let connected = self.server.is_connected();
+        self.runner.set_connected(connected);
+        let wait = match self.runner.gate() {
+            Gate::Open => None,
+            Gate::Throttled(wait) | Gate::BackingOff(wait) => Some(wait),
+        };
+        // A question costs no login and no run.
+        let asks = connected && (plan.requested || plan.compare) && !plan.full;
+        if wait.is_some() && !asks {
+            return AfterSync::Nothing;
+        }
+        match self.runner.start(now) {
             Start::Ready => {}
             Start::NotNow => return AfterSync::Nothing,
             Start::Stopped => return AfterSync::Again,
@@ -354,17 +427,131 @@ impl<'a> Waiter<'a> {
                 return AfterSync::Again;
             }
         }
-        self.runner.submit(plan);
-        let targets = self.context.account.canonical(&plan.targets);
-        let statuses = self.server.statuses();
-        let only_on_server = self.server.only_on_server();
-        let before = self.mailboxes.before_run(&targets, statuses, only_on_server);
-        let was_clean = plan.full && self.dirty().is_empty();
-        let (report, lease) = self.runner.run(self.server.lend());
-        if let Some(lease) = lease {
-            self.take_back(&lease);
+        let mut needed = BTreeSet::new();
+        if wait.is_none() && !plan.dirty.is_empty() {
+            self.runner.submit(plan);
+            needed.clone_from(&plan.dirty);
         }
-        self.runner.ran(&targets, &report, clock::now());
+        let claim = self.runner.claim(now);
+        // By the timer alone, and not by an event: if it brings something, the server should
+        // have said so.
+        let was_clean = (plan.full || plan.compare) && self.dirty().is_empty();
+        let Some(more) = self.judge_claim(&claim, &needed, plan.compare) else {
+            self.runner.leave_to_command(&claim, clock::now());
+            return AfterSync::Again;
+        };
+        needed.extend(more);
+        if needed.is_empty() {
+            self.runner.in_sync(&claim, plan.compare, clock::now());
+            return AfterSync::Again;
+        }
+        if let Some(wait) = wait.filter(|_| !claim.marks.foreground) {
+            self.runner.unclaim(&claim, wait, clock::now());
+            return AfterSync::Nothing;
+        }
+        if !self.scan_losses(&needed) {
+            self.runner.unclaim(&claim, Duration::ZERO, clock::now());
+            return AfterSync::Again;
+        }
+        self.run_mbsync(claim, &needed, was_clean)
+    }
+
+    /// What needs a run of what was asked for beside `needed`, and with `compare` of all;
+    /// `None` if the server does not answer.
+    fn judge_claim(
+        &mut self,
+        claim: &Claim,
+        needed: &BTreeSet<Target>,
+        compare: bool,
+    ) -> Option<BTreeSet<Target>> {
+        let mut asked = claim.targets();
+        asked.retain(|target| !needed.contains(target));
+        if compare {
+            self.log.say(|| "everything is to be compared".into());
+            asked.insert(Target::Account);
+        }
+        let connected = self.server.is_connected();
+        if claim.marks.full || !connected {
+            // What is gone on the server must be known before a run of everything.
+            if connected {
+                self.judge(&asked, true, false)?;
+            }
+            return Some(asked);
+        }
+        if asked.is_empty() {
+            return Some(asked);
+        }
+        // What a run has failed on is tried again, though it looks as it did.
+        let failed = claim.claimed.values().any(|failures| *failures > 0);
+        let mut more = self.judge(&asked, claim.marks.foreground || failed, compare)?;
+        more.extend(self.runner.refused_among(&asked, claim));
+        Some(more)
+    }
+
+    /// Scans the far sides of which STATUS alone says that much may be gone. False if the
+    /// connection was lost.
+    fn scan_losses(&mut self, needed: &BTreeSet<Target>) -> bool {
+        let among = self.mailboxes.among(needed);
+        let among = self.mailboxes.rescan_losses(&among, self.server.statuses());
+        self.scan_far_sides(&among)
+    }
+
+    /// Scans on the server what is unscanned of these. False if the connection was lost.
+    fn scan_far_sides(&mut self, among: &BTreeSet<usize>) -> bool {
+        for _ in 0..MOST_FAR_SCANS {
+            if !self.mailboxes.any_unscanned(among) {
+                break;
+            }
+            let Some(connections) = self.server.connections() else {
+                self.mailboxes.disconnected();
+                return false;
+            };
+            let scanned = self.mailboxes.scan_far_sides(Some(among), connections, clock::now);
+            if let Err(error) = scanned {
+                self.lost(&error);
+                return false;
+            }
+            self.collect_server_events();
+        }
+        true
+    }
+
+    /// What a run of these has to know.
+    fn for_run(&mut self, needed: &BTreeSet<Target>) -> RunMailboxes {
+        let among = self.mailboxes.among(needed);
+        let Some(connections) = self.server.connections() else { return RunMailboxes::default() };
+        let names = among.iter().filter_map(|at| Some((*at, connections.name(*at)?)));
+        self.mailboxes.for_run(names, self.context.settings.changedsince)
+    }
+
+    fn run_mbsync(
+        &mut self,
+        claim: Claim,
+        needed: &BTreeSet<Target>,
+        was_clean: bool,
+    ) -> AfterSync {
+        let needed = self.context.account.widened(needed);
+        let statuses = self.server.statuses();
+        let only: BTreeSet<String> =
+            self.server.only_on_server().iter().map(|(name, _)| name.clone()).collect();
+        let new = self.new_on_server();
+        let makes_new = needed.contains(&Target::Account)
+            || !new.is_empty() && new.iter().all(|new| new.is_in(&needed));
+        let only = Some(&only).filter(|_| makes_new && self.server.is_connected());
+        let before = self.mailboxes.before_run(&needed, statuses, only);
+        let goes_on = self.goes_on();
+        let gone = self.mailboxes.gone_there();
+        let mailboxes = self.for_run(&needed);
+        let (report, lease) = self.runner.run(claim, &needed, self.server.lend(), &gone, mailboxes);
+        if let Some(lease) = &lease {
+            self.take_back(lease, goes_on);
+        }
+        self.runner.ran(&needed, &report, clock::now());
+        let over_ours = matches!(lease, Some(LeaseOutcome::Used { .. }));
+        // Not where the password is refused: there may be no other connection then.
+        if report.ended.exit == ExitStatus::Later && !over_ours {
+            self.give_way();
+        }
         self.mailboxes.read_gone(self.runner.dir());
         if let ExitStatus::Signal(signal) = report.ended.exit {
             return AfterSync::End(WaitEnd::Stopped(signal));
@@ -376,21 +563,91 @@ impl<'a> Waiter<'a> {
         if served && was_clean && report.changes.iter().any(|change| change.pulled > 0) {
             self.server.check_silence(clock::now() + ECHO);
         }
-        self.ask_again(&targets, &before, report.ended.exit == ExitStatus::Done);
-        if served && !self.options.loop_forever {
+        let synced = self.mailboxes.our_run_ended(&before, report.ended.exit == ExitStatus::Done);
+        if served && !goes_on {
             return AfterSync::End(WaitEnd::Synced);
         }
+        self.has_synced |= served;
+        self.ask_again(makes_new, &synced);
         AfterSync::Again
     }
 
+    fn give_way(&mut self) {
+        self.server.give_way(clock::now());
+        if !self.server.is_connected() {
+            self.mailboxes.disconnected();
+        }
+    }
+
+    /// Judges both sides of what is asked for, and gives what needs a run; `None` if the
+    /// server does not answer. `stuck_too`: with what a run did not change. `thorough`:
+    /// without short cuts.
+    fn judge(
+        &mut self,
+        asked: &BTreeSet<Target>,
+        stuck_too: bool,
+        thorough: bool,
+    ) -> Option<BTreeSet<Target>> {
+        let AccountContext { config, account, .. } = self.context;
+        let wide = asked.iter().any(|target| !matches!(target, Target::Mailbox { .. }));
+        if wide && self.local.must_list() {
+            self.list_mailboxes();
+        }
+        let among = self.mailboxes.among(asked);
+        if thorough {
+            self.mailboxes.forget(&among);
+        }
+        self.mailboxes.scan_asked(&among);
+        let list = wide.then(|| self.mailboxes.list());
+        let confirmed = self.server.confirm(list.as_deref(), &among);
+        if !self.or_lost(confirmed) {
+            return None;
+        }
+        self.collect_server_events();
+        if !self.scan_far_sides(&among) {
+            return None;
+        }
+        self.note_clean();
+        // What a scan on the server has shown may answer for the near side.
+        self.mailboxes.scan_near_sides(clock::now(), SystemTime::now());
+        let found = self.mailboxes.needed(&among, self.server.statuses(), stuck_too);
+        for (_, why) in &found {
+            self.log.say(|| why.clone());
+        }
+        let mut needed: BTreeSet<Target> = found.into_iter().map(|(target, _)| target).collect();
+        for (name, new) in self.server.only_on_server() {
+            if new.is_in(asked) && (stuck_too || self.mailboxes.is_new(name)) {
+                needed.insert(new.clone());
+            }
+        }
+        // Not watched, or not here: unknown.
+        let known: BTreeSet<Target> = self.mailboxes.iter().map(Mailbox::target).collect();
+        let named = asked.iter().filter(|target| matches!(target, Target::Mailbox { .. }));
+        needed.extend(named.filter(|target| !known.contains(target)).cloned());
+        if wide && !self.context.settings.boxes.is_empty() {
+            let all = config.local_mailboxes(account).into_iter();
+            let covered = |mailbox: &Mailbox| Target::any_covers(asked, mailbox);
+            let all = all.filter(covered).map(|mailbox| mailbox.target());
+            needed.extend(all.filter(|target| !known.contains(target)));
+        }
+        Some(needed)
+    }
+
+    /// Whether the waiting goes on after a run. Without a loop, too, while the next process
+    /// could not log in: then its events are served over the connection that is there.
+    fn goes_on(&self) -> bool {
+        self.options.loop_forever
+            || self.server.is_connected() && !self.runner.login_wait().is_zero()
+    }
+
     /// The connection that was lent to a run watches again, or is replaced.
-    fn take_back(&mut self, lease: &LeaseOutcome) {
+    fn take_back(&mut self, lease: &LeaseOutcome, goes_on: bool) {
         match self.runner.note_lease(lease) {
             Some(Returned::Broken(why)) => {
                 self.lost(&ClientError::Lost(Error::new(ExitStatus::Offline, why.clone())));
             }
             // Without a loop it ends with this process.
-            Some(Returned::Whole) if self.options.loop_forever => {
+            Some(Returned::Whole) if goes_on => {
                 let taken = self.server.connections().map_or(Ok(()), Connections::reattach);
                 self.or_lost(taken);
             }
@@ -399,22 +656,15 @@ impl<'a> Waiter<'a> {
     }
 
     /// After a run of ours: what it changed is asked about again.
-    fn ask_again(&mut self, targets: &BTreeSet<Target>, before: &BeforeRun, well: bool) {
-        let synced = self.mailboxes.our_run_ended(before, well);
-        if !self.options.loop_forever {
-            return;
+    /// `made_new`: it may have created mailboxes here.
+    fn ask_again(&mut self, made_new: bool, synced: &BTreeSet<usize>) {
+        if made_new && self.list_mailboxes() {
+            // Dovecot reports nothing of a mailbox that was created while the
+            // connection was lent, whatever NOTIFY it is given: connect again.
+            self.server.restart(clock::now());
+            self.mailboxes.disconnected();
         }
-        if targets.contains(&Target::Account) {
-            let before = self.mailboxes.list();
-            self.list_mailboxes();
-            if before != self.mailboxes.list() {
-                // Dovecot reports nothing of a mailbox that was created while the
-                // connection was lent, whatever NOTIFY it is given: connect again.
-                self.server.restart(clock::now());
-                self.mailboxes.disconnected();
-            }
-        }
-        self.refresh(Some(&synced));
+        self.refresh(Some(synced));
     }
 
     /// Another process has synced: everything is asked again, and its success ends
@@ -433,6 +683,34 @@ impl<'a> Waiter<'a> {
         if self.or_lost(asked) {
             self.collect_server_events();
         }
+    }
+
+    /// An address or a default route has come: a server that was not reached is tried, and
+    /// one that is connected asked whether it still is. True if something is to be done.
+    fn follow_network(&mut self) -> bool {
+        let now = clock::now();
+        if !self.network.is_due(now) {
+            return false;
+        }
+        if self.server.is_connected() {
+            self.log.say(|| "the network has changed; asking the server".into());
+            self.network.tries.tried(now);
+            let asked = self.server.probe(now);
+            self.or_lost(asked);
+            return true;
+        }
+        if self.server.is_quick(now) {
+            self.network.tries.later(now);
+            return false;
+        }
+        if !self.runner.is_offline() {
+            self.network.tries.dismiss();
+            return false;
+        }
+        self.log.say(|| "the network has come; connecting".into());
+        self.network.tries.tried(now);
+        self.server.try_once(now);
+        true
     }
 
     /// Connects if it is time. True if it tried.
@@ -466,9 +744,14 @@ impl<'a> Waiter<'a> {
             Err(_) if interrupted => self.server.connect_interrupted(clock::now()),
             Err(failure) => {
                 let now = clock::now();
-                if self.server.connect_failed(&failure, now) == Retry::BackOff {
-                    let wait = self.runner.record_failure(&failure, SystemTime::now());
-                    self.server.wait(wait, now);
+                let retry = self.server.connect_failed(&failure, now);
+                if matches!(retry, Retry::BackOff | Retry::StartOver) {
+                    let first = retry == Retry::StartOver;
+                    let wait = self.runner.record_failure(&failure, first, SystemTime::now());
+                    self.server.hold_back(wait, now);
+                    if first {
+                        self.network.tries.failed(now);
+                    }
                 }
             }
         }
@@ -477,10 +760,13 @@ impl<'a> Waiter<'a> {
     }
 
     fn connected(&mut self) {
+        self.network.tries.dismiss();
+        self.runner.count_login();
         self.runner.login_works();
         self.mailboxes.connected(self.server.statuses());
-        if let Some(only) = self.server.only_on_server().filter(|only| !only.is_empty()) {
-            self.log.say(|| format!("{} mailboxes are only on the server", only.len()));
+        let only = self.server.only_on_server().len();
+        if only > 0 {
+            self.log.say(|| format!("only on the server: {}", counted(only, "mailbox")));
         }
     }
 
@@ -497,19 +783,21 @@ impl<'a> Waiter<'a> {
         })
     }
 
-    /// Scans one mailbox on the server. True if there was one.
+    /// Scans mailboxes on the server. True if there was one.
     fn scan_server(&mut self) -> bool {
         let now = clock::now();
         // A mailbox that changes during every scan is muted with the rest.
         if self.server.muted_until(now).is_some() {
             return false;
         }
-        let Some(at) = self.mailboxes.next_far_scan() else { return false };
+        if !self.mailboxes.needs_far_scan() {
+            return false;
+        }
         let Some(connections) = self.server.connections() else {
             self.mailboxes.disconnected();
             return true;
         };
-        match self.mailboxes.scan_far_side(at, connections, clock::now) {
+        match self.mailboxes.scan_far_sides(None, connections, clock::now) {
             Ok(true) => {}
             Ok(false) => self.server.record_event(clock::now()),
             Err(error) => {
@@ -517,10 +805,20 @@ impl<'a> Waiter<'a> {
                 return true;
             }
         }
-        if at % SAVE_EVERY == 0 {
+        // Once for all of them: it reads and writes what is kept of all.
+        if !self.mailboxes.needs_far_scan() {
+            self.note_clean();
             self.save();
         }
         true
+    }
+
+    /// The far sides that were scanned and found clean.
+    fn note_clean(&mut self) {
+        let found = self.mailboxes.take_found_clean();
+        for line in survey::note_clean(self.context.account, self.runner.dir(), &found) {
+            print(&format!("mutt-sync: {line}"));
+        }
     }
 
     /// Keeps the connection alive as it becomes due. True if something was done.
@@ -531,11 +829,13 @@ impl<'a> Waiter<'a> {
         self.slept = slept;
         if woke {
             self.log.say(|| "the machine has slept".into());
-            // Waking ends every backoff.
-            self.runner.clear_backoff();
-            self.server.try_now(now);
+            // Waking ends no backoff that keeps somebody from being asked again and again.
+            if self.runner.backoff().is_none_or(|backoff| !backoff.strike) {
+                self.runner.clear_backoff();
+                self.server.try_now(now);
+            }
         }
-        match self.server.keep_alive(woke, now) {
+        match self.server.keep_alive(|| self.mailboxes.list(), woke, now) {
             Ok(done) => done || woke,
             Err(error) => {
                 self.lost(&error);
@@ -546,6 +846,28 @@ impl<'a> Waiter<'a> {
 
     fn save(&mut self) {
         self.mailboxes.save(self.runner.dir());
+        // Only `--status` reads these. What is about to be run need not be noted.
+        if self.reported.is_none() {
+            self.note_pull();
+        }
+        let mode = self.server.mode();
+        if mode != self.noted_mode {
+            self.noted_mode = mode;
+            let _ = self.lock.describe(&mode.map_or(String::new(), |mode| mode.to_string()));
+        }
+    }
+
+    fn note_pull(&mut self) {
+        let pull = self.mailboxes.to_pull(self.server.statuses());
+        if pull != self.noted_pull {
+            let dir = self.runner.dir();
+            let _ = if pull.is_empty() {
+                dir.remove(clean::PULL)
+            } else {
+                dir.write_json(clean::PULL, &pull)
+            };
+            self.noted_pull = pull;
+        }
     }
 
     /// Sleeps until an event, or until something is due.
@@ -557,7 +879,8 @@ impl<'a> Waiter<'a> {
         }
         let now = clock::now();
         let local = self.next_local(now);
-        let deadline = self.server.next_due(now).map_or(local, |server| server.min(local));
+        let others = self.server.next_due(now).into_iter().chain(self.network.tries.due());
+        let deadline = others.fold(local, Duration::min);
         if self.alarm.set(deadline).is_err() {
             std::thread::sleep(Duration::from_millis(100));
             return;
@@ -569,7 +892,13 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    fn poll(&self, now: Duration) {
+    fn poll(&mut self, now: Duration) {
+        let read = self.poll_all(now);
+        self.network.note(read, clock::now());
+    }
+
+    /// Ends with an event, and says whether the network may have come.
+    fn poll_all(&self, now: Duration) -> io::Result<bool> {
         let local = self.local.fd();
         let configs = self.local.configs_fd();
         let server = self.server.poll_fds(now);
@@ -582,14 +911,32 @@ impl<'a> Waiter<'a> {
         fds.extend(local.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(configs.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(server.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let _ = wait::wait(&mut fds, None, None);
+        let network = self.network.fd();
+        fds.extend(network.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        // A route that is no news, such as a router's advertisement, is not worth a round of
+        // all questions.
+        loop {
+            if wait::wait(&mut fds, None, None).is_err() {
+                return Ok(false);
+            }
+            let others = fds.len() - usize::from(network.is_some());
+            let ready = |fds: &[PollFd<'_>]| fds.iter().any(|fd| !fd.revents().is_empty());
+            let (others, reported) = fds.split_at(others);
+            let came = if ready(reported) { self.network.read() } else { Ok(false) };
+            if ready(others) || !matches!(came, Ok(false)) {
+                return came;
+            }
+        }
     }
 
     /// When something is due that has nothing to do with the connection.
     fn next_local(&mut self, now: Duration) -> Duration {
-        let needed = !self.dirty().is_empty() || self.is_new_on_server();
-        let run = self.runner.next_due(needed, now);
-        let others = [self.mailboxes.settled_at(), self.local.next_due()];
+        let needed = !self.dirty().is_empty() || !self.new_on_server().is_empty();
+        let run = self.runner.next_due(needed, self.server.is_connected(), now);
+        let run = self.server_settles_at(now).map_or(run, |at| run.max(at));
+        let ends = self.has_synced && !self.options.loop_forever;
+        let end = ends.then(|| now + self.runner.login_wait());
+        let others = [self.mailboxes.settled_at(), self.local.next_due(), end];
         others.into_iter().flatten().fold(run.min(now + DAY), Duration::min)
     }
 

@@ -32,13 +32,13 @@ pub fn configs() -> Vec<PathBuf> {
 }
 
 /// Whether a file of this name is one that this mbsync takes.
-fn is_taken(file: &Path, dialect: IsyncVersion) -> bool {
+fn is_taken(file: &Path, version: IsyncVersion) -> bool {
     let name = file.file_name().unwrap().to_str().unwrap();
     match name.split('-').next() {
         Some("ok") => true,
         Some("bad") => false,
-        Some("old") => dialect == IsyncVersion::V1_4,
-        Some("new") => dialect == IsyncVersion::V1_5,
+        Some("old") => version == IsyncVersion::V1_4,
+        Some("new") => version == IsyncVersion::V1_5,
         _ => panic!("{name}: what does mbsync say?"),
     }
 }

@@ -12,11 +12,11 @@ use std::process::Command;
 const TUNNEL: &str = "exec /proc/self/fd/9 --child tunnel 8";
 
 /// The files that this mbsync takes; tests/config/acceptance.rs sees to the names.
-fn configs(dialect: IsyncVersion) -> Vec<PathBuf> {
+fn configs(version: IsyncVersion) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
     let mut files: Vec<PathBuf> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let own = if dialect == IsyncVersion::V1_4 { "old-" } else { "new-" };
+    let own = if version == IsyncVersion::V1_4 { "old-" } else { "new-" };
     files.retain(|file| {
         let name = file.file_name().unwrap().to_str().unwrap();
         name.starts_with("ok-") || name.starts_with(own)
@@ -72,14 +72,14 @@ fn secrets(text: &str) -> Vec<&str> {
 #[test]
 fn g11_the_copy_differs_in_the_connection_only_and_mbsync_takes_it() {
     let mut copies = 0;
-    let dialect =
+    let version =
         if rig::mbsync_version() < (1, 5) { IsyncVersion::V1_4 } else { IsyncVersion::V1_5 };
-    for file in configs(dialect) {
+    for file in configs(version) {
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         let home = tempfile::tempdir().unwrap();
         let path = placed(&file, home.path());
         let env = Env::new(home.path(), home.path());
-        let config = mbsyncrc::read(&path, &env, dialect).unwrap();
+        let config = mbsyncrc::read(&path, &env, version).unwrap();
         let text = fs::read(&path).unwrap();
         for account in &config.accounts {
             let channels: Vec<&str> = account.channels.iter().map(|c| c.name.as_str()).collect();
@@ -102,7 +102,7 @@ fn g11_the_copy_differs_in_the_connection_only_and_mbsync_takes_it() {
             }
             // The same from any directory: relative paths keep their meaning.
             let away = Env::new(home.path(), elsewhere.path());
-            let again = mbsyncrc::parse(&copied, &there, &away, dialect).unwrap();
+            let again = mbsyncrc::parse(&copied, &there, &away, version).unwrap();
             assert_eq!(again.base, None, "{name}: a path is still relative");
             let [same] = &again.accounts[..] else {
                 panic!("{name}: {:?}", again.accounts);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acceptance;
+mod init;
 mod lend_config;
 mod paths;
 mod selection;

@@ -9,21 +9,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-fn parse(text: &str, dialect: IsyncVersion) -> Result<Config, Error> {
+fn parse(text: &str, version: IsyncVersion) -> Result<Config, Error> {
     let mut env = Env::new("/home/u", "/work");
     env.readable = |_| true;
     env.user_home = |user| (user == "ann").then(|| "/home/ann".into());
     // Not on this machine's disk: 1.5 looks for old states there.
     env.state_home = Some("/nonexistent".into());
-    mbsyncrc::parse(text.as_bytes(), Path::new("/home/u/.mbsyncrc"), &env, dialect)
+    mbsyncrc::parse(text.as_bytes(), Path::new("/home/u/.mbsyncrc"), &env, version)
 }
 
-fn good(text: &str, dialect: IsyncVersion) -> Config {
-    parse(text, dialect).unwrap_or_else(|failure| panic!("{failure}\n{text}"))
+fn good(text: &str, version: IsyncVersion) -> Config {
+    parse(text, version).unwrap_or_else(|failure| panic!("{failure}\n{text}"))
 }
 
-fn bad(text: &str, dialect: IsyncVersion) -> String {
-    let failure = parse(text, dialect).expect_err(text);
+fn bad(text: &str, version: IsyncVersion) -> String {
+    let failure = parse(text, version).expect_err(text);
     assert_eq!(failure.status, ExitStatus::Config);
     failure.to_string()
 }
@@ -36,14 +36,14 @@ fn account(lines: &str) -> String {
     )
 }
 
-fn server(lines: &str, dialect: IsyncVersion) -> Server {
-    good(&account(lines), dialect).accounts[0].server.clone().unwrap()
+fn server(lines: &str, version: IsyncVersion) -> Server {
+    good(&account(lines), version).accounts[0].server.clone().unwrap()
 }
 
 /// A file with these lines in its channel, and these globals.
-fn channel_with(globals: &str, lines: &str, dialect: IsyncVersion) -> Channel {
+fn channel_with(globals: &str, lines: &str, version: IsyncVersion) -> Channel {
     let text = format!("{globals}\n\n{}{lines}\n", account("Host h"));
-    good(&text, dialect).accounts[0].channels[0].clone()
+    good(&text, version).accounts[0].channels[0].clone()
 }
 
 fn text_of(given: Option<&CredentialSource>) -> String {
@@ -79,8 +79,8 @@ fn passwords_and_commands_are_taken_as_mbsync_takes_them() {
     let two = server("Host h\nUserCmd +\"id -un\"\nPassCmd \"++x\"", IsyncVersion::V1_4);
     assert_eq!(text_of(two.user.as_ref()), "command id -un");
     assert_eq!(text_of(two.pass.as_ref()), "command +x");
-    let sanitize = format!("{one:?}");
-    assert!(!sanitize.contains("p#") && !sanitize.contains("a b"), "{sanitize}");
+    let shown = format!("{one:?}");
+    assert!(!shown.contains("p#") && !shown.contains("a b"), "{shown}");
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn tls_versions_become_a_range() {
 
 /// The one to change, in a file that has it, and the one to write in another.
 #[test]
-fn a15_the_keyword_for_tls_is_the_one_in_the_file() {
-    let keyword = |lines: &str, dialect| server(&format!("Host h\n{lines}"), dialect).tls_keyword;
+fn the_keyword_for_tls_is_the_one_in_the_file() {
+    let keyword = |lines: &str, version| server(&format!("Host h\n{lines}"), version).tls_keyword;
     for (lines, expected) in [
         ("", "TLSType"),
         ("TLSType None", "TLSType"),
@@ -136,7 +136,7 @@ fn a15_the_keyword_for_tls_is_the_one_in_the_file() {
 
 /// As tried with mbsync 1.5.1; 1.4 takes them all.
 #[test]
-fn a15_a_path_lies_in_an_inbox_by_its_final_slash() {
+fn a_path_lies_in_an_inbox_by_its_final_slash() {
     for (path, inbox, taken) in [
         ("x/", "x/", true),
         ("x/sub/", "x/", true),
@@ -319,13 +319,13 @@ fn a_group_with_an_unknown_member_is_what_each_version_makes_of_it() {
 fn the_file_is_the_one_that_mbsync_reads() {
     let dir = tempfile::tempdir().unwrap();
     let mut env = Env::new(dir.path(), "/");
-    let found = |env: &Env, dialect| mbsyncrc::locate(env, dialect).map_err(|f| f.to_string());
+    let found = |env: &Env, version| mbsyncrc::locate(env, version).map_err(|f| f.to_string());
     let (old, new) = (dir.path().join(".mbsyncrc"), dir.path().join(".config/isyncrc"));
     let missing = found(&env, Some(IsyncVersion::V1_5)).unwrap_err();
     assert!(missing.contains("~/.mbsyncrc and no ~/.config/isyncrc"), "{missing}");
     fs::write(&old, account("Host h")).unwrap();
-    for dialect in [None, Some(IsyncVersion::V1_4), Some(IsyncVersion::V1_5)] {
-        assert_eq!(found(&env, dialect).unwrap(), old);
+    for version in [None, Some(IsyncVersion::V1_4), Some(IsyncVersion::V1_5)] {
+        assert_eq!(found(&env, version).unwrap(), old);
     }
     fs::create_dir(dir.path().join(".config")).unwrap();
     fs::write(&new, account("Host h")).unwrap();
@@ -410,11 +410,11 @@ proptest! {
 
     #[test]
     fn any_bytes_are_taken_or_refused(text in fragments(), new in any::<bool>()) {
-        let dialect = if new { IsyncVersion::V1_5 } else { IsyncVersion::V1_4 };
+        let version = if new { IsyncVersion::V1_5 } else { IsyncVersion::V1_4 };
         let mut env = Env::new("/nonexistent/u", "/nonexistent");
         env.readable = |_| true;
         let file = Path::new("/nonexistent/u/.mbsyncrc");
-        if let Err(failure) = mbsyncrc::parse(&text, file, &env, dialect) {
+        if let Err(failure) = mbsyncrc::parse(&text, file, &env, version) {
             prop_assert_eq!(failure.status, ExitStatus::Config);
             prop_assert!(failure.to_string().starts_with("~/.mbsyncrc:"), "{failure}");
             prop_assert!(failure.to_string().len() < 4000, "{failure}");

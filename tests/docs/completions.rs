@@ -12,6 +12,7 @@ use super::{SHORT, house, options, spellings, text};
 fn home() -> Home {
     let home = Home::fake(&["Home", "Work"]);
     std::os::unix::fs::symlink(mutt_sync(), home.path("bin/mutt-sync")).unwrap();
+    home.write(".mbsyncrc", &format!("{}\nGroup All Home Work\n", home.read(".mbsyncrc")));
     home.write("other.rc", &home.read(".mbsyncrc").replace("Channel Work", "Channel Elsewhere"));
     home
 }
@@ -101,12 +102,48 @@ fn prompt(screen: &str) -> &str {
     screen.lines().rfind(|line| line.starts_with("ready>")).unwrap_or("")
 }
 
+/// A shell at its prompt, with our completions.
+pub(super) fn bash(home: &Home) -> Terminal {
+    let file = house().join("completions/mutt-sync.bash");
+    home.write(
+        ".bashrc",
+        &format!("bind 'set enable-bracketed-paste off'\nPS1='ready>'\n. {}\n", file.display()),
+    );
+    Terminal::start(home, &["bash", "--rcfile", ".bashrc", "-i"])
+}
+
+pub(super) fn zsh(home: &Home) -> Terminal {
+    home.write(
+        ".zshrc",
+        &format!(
+            "fpath=({} $fpath)\nautoload -Uz compinit\ncompinit -u -D\nunsetopt prompt_cr prompt_sp\n\
+             PS1='ready>'\nbindkey -e\n",
+            house().join("completions").display()
+        ),
+    );
+    Terminal::start(home, &["zsh", "-i"])
+}
+
+pub(super) fn fish(home: &Home) -> Terminal {
+    home.write(
+        ".config/fish/config.fish",
+        &format!(
+            "function fish_prompt; echo -n 'ready>'; end\nset -U fish_greeting ''\n\
+             set -g fish_autosuggestion_enabled 0\nsource {}\n",
+            house().join("completions/mutt-sync.fish").display()
+        ),
+    );
+    Terminal::start(home, &["fish", "-i"])
+}
+
 /// What every shell must be able to do.
-const COMMON: [(&str, &str); 7] = [
+const COMMON: [(&str, &str); 9] = [
     ("mutt-sync --dry", "mutt-sync --dry-run"),
     ("mutt-sync -b Wo", "mutt-sync -b Work"),
     ("mutt-sync --wait Home-f", "mutt-sync --wait Home-frequent"),
     ("mutt-sync Home:INB", "mutt-sync Home:INBOX"),
+    ("mutt-sync All:INB", "mutt-sync All:INBOX"),
+    ("mutt-sync --muttrc Wo", "mutt-sync --muttrc Work"),
     ("mutt-sync Home:INBOX,Tr", "mutt-sync Home:INBOX,Trash"),
     ("mutt-sync Home:INBOX,Trash,Dr", "mutt-sync Home:INBOX,Trash,Drafts"),
     ("mutt-sync --mbsyncrc other.rc El", "mutt-sync --mbsyncrc other.rc Elsewhere"),
@@ -115,12 +152,7 @@ const COMMON: [(&str, &str); 7] = [
 #[test]
 fn bash_completes() {
     let home = home();
-    let file = house().join("completions/mutt-sync.bash");
-    home.write(
-        ".bashrc",
-        &format!("bind 'set enable-bracketed-paste off'\nPS1='ready>'\n. {}\n", file.display()),
-    );
-    let shell = Terminal::start(&home, &["bash", "--rcfile", ".bashrc", "-i"]);
+    let shell = bash(&home);
     shell.wait_for("ready>", SHORT);
     for (typed, expected) in COMMON {
         complete(&shell, typed, expected);
@@ -132,35 +164,18 @@ fn bash_completes() {
 #[test]
 fn zsh_completes() {
     let home = home();
-    home.write(
-        ".zshrc",
-        &format!(
-            "fpath=({} $fpath)\nautoload -Uz compinit\ncompinit -u -D\nunsetopt prompt_cr prompt_sp\n\
-             PS1='ready>'\nbindkey -e\n",
-            house().join("completions").display()
-        ),
-    );
-    let shell = Terminal::start(&home, &["zsh", "-i"]);
+    let shell = zsh(&home);
     shell.wait_for("ready>", SHORT);
     for (typed, expected) in COMMON {
         complete(&shell, typed, expected);
     }
     complete(&shell, "mutt-sync --every 3", "mutt-sync --every 30m");
-    complete(&shell, "mutt-sync --muttrc Wo", "mutt-sync --muttrc Work");
 }
 
 #[test]
 fn fish_completes() {
     let home = home();
-    home.write(
-        ".config/fish/config.fish",
-        &format!(
-            "function fish_prompt; echo -n 'ready>'; end\nset -U fish_greeting ''\n\
-             set -g fish_autosuggestion_enabled 0\nsource {}\n",
-            house().join("completions/mutt-sync.fish").display()
-        ),
-    );
-    let shell = Terminal::start(&home, &["fish", "-i"]);
+    let shell = fish(&home);
     shell.wait_for("ready>", SHORT);
     for (typed, expected) in COMMON {
         complete(&shell, typed, expected);

@@ -47,6 +47,7 @@ fn expected(zsh: &str) -> BTreeSet<String> {
         "share/bash-completion/completions/mutt-sync",
         "share/fish/vendor_completions.d/mutt-sync.fish",
         zsh,
+        "lib/systemd/user/mutt-sync-all.service",
         "lib/systemd/user/mutt-sync.service",
         "lib/systemd/user/mutt-sync.timer",
         "lib/systemd/user/mutt-sync@.service",
@@ -88,8 +89,8 @@ fn make_install_places_everything_and_uninstall_leaves_nothing() {
         let manuals = root.path().join(&prefix[1..]).join("share/man");
         for (part, name) in [("1", "mutt-sync"), ("5", "mutt-sync.toml")] {
             let page = manuals.join(format!("man{part}/{name}.{part}"));
-            let sanitize = run(Command::new("mandoc").arg("-Tascii").arg(page), SHORT).ok();
-            assert!(sanitize.stdout.contains("mutt-sync"));
+            let shown = run(Command::new("mandoc").arg("-Tascii").arg(page), SHORT).ok();
+            assert!(shown.stdout.contains("mutt-sync"));
         }
         run(&mut make(&["uninstall", &to[0], &to[1]]), SHORT).ok();
         assert_eq!(below(root.path()), BTreeSet::new());

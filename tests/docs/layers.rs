@@ -120,6 +120,45 @@ fn no_import_goes_upwards() {
     assert!(upwards.is_empty(), "{}", upwards.join("\n"));
 }
 
+/// What a head may promise, and what code that breaks the promise contains.
+const PROMISES: [(&str, &[&str]); 4] = [
+    ("clocks", &["os::clock", "Instant::now(", "SystemTime::now("]),
+    ("files", &["os::file", "fs::", "File::"]),
+    ("processes", &["os::child", "process::Command", "Command::new("]),
+    ("connections", &["imap::connect", "imap::session", "TcpStream", "UnixStream"]),
+];
+
+/// What a source must not depend on, as its head says.
+fn independent_of(source: &str) -> Option<String> {
+    let head: Vec<&str> =
+        source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+    let head = head.join(" ");
+    let (_, list) = head.split_once("oes not depend on: ")?;
+    Some(list.split_once('.').map_or(list, |(first, _)| first).to_owned())
+}
+
+#[test]
+fn every_head_says_what_the_module_must_not_depend_on() {
+    let head = "//! Sums. Does not\n//! depend on: clocks, files. Fast.\nuse std::fs::File;\n";
+    assert_eq!(independent_of(head).as_deref(), Some("clocks, files"));
+    let mut wrong = Vec::new();
+    for (file, source) in sources().filter(|(file, _)| file != "src/lib.rs") {
+        let Some(list) = independent_of(&source) else {
+            wrong.push(format!("{file}: does not say it"));
+            continue;
+        };
+        let body = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let promised: Vec<&str> = list.split([',', ':']).map(str::trim).collect();
+        for (word, signs) in PROMISES.iter().filter(|(word, _)| promised.contains(word)) {
+            let broken = |line: &&str| signs.iter().any(|sign| code(line).contains(sign));
+            for line in body.lines().filter(broken) {
+                wrong.push(format!("{file}: {word}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn imports_are_found_in_every_form() {
     let found = |source: &str| -> Vec<String> {

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used)] // what is wrong here fails the test
 
 mod breakages;
+mod completion_quoting;
 mod completions;
 mod install;
+mod isync_forms;
 mod layers;
 mod manual;
 mod rig_self;

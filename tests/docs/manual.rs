@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use mutt_sync::error::ExitStatus;
-use mutt_sync::mbsyncrc::IsyncVersion;
+use mutt_sync::mbsyncrc::{Env, IsyncVersion};
 use mutt_sync::settings::{File, KEYS, Place};
 use rig::{Home, Server, message, run};
 
@@ -40,9 +40,8 @@ fn mandoc_finds_nothing_in_the_manuals() {
             .filter(|line| !line.contains("outdated mandoc.db"))
             .collect();
         assert!(said.is_empty(), "{page}: {said:#?}");
-        let sanitize =
-            run(Command::new("mandoc").arg("-Tascii").arg(house().join(page)), SHORT).ok();
-        assert!(sanitize.stdout.len() > 2000, "{page} is shown");
+        let shown = run(Command::new("mandoc").arg("-Tascii").arg(house().join(page)), SHORT).ok();
+        assert!(shown.stdout.len() > 2000, "{page} is shown");
     }
 }
 
@@ -257,6 +256,38 @@ fn the_settings_in_examples_are_taken() {
     assert_eq!(tried, 2);
 }
 
+/// Each recipe is read as a whole file, in the language of both versions, and by the mbsync
+/// that is installed.
+#[test]
+fn the_recipes_for_providers_are_taken() {
+    let home = Home::empty();
+    home.write(".config/proton-bridge.pem", rig::Ca::shared().cert());
+    let env = Env::new(home.path(""), home.path(""));
+    let mut names = Vec::new();
+    for recipe in displays("man/mutt-sync.1", "PROVIDERS") {
+        if !recipe.starts_with("IMAPAccount") {
+            assert!(recipe.lines().all(|line| line.starts_with("PassCmd \"")), "{recipe}");
+            continue;
+        }
+        let old = recipe.replace("TLSType", "SSLType");
+        for (version, text) in [(IsyncVersion::V1_5, &recipe), (IsyncVersion::V1_4, &old)] {
+            let file = home.write(".mbsyncrc", text);
+            let config = mutt_sync::mbsyncrc::read(&file, &env, version).expect("it is taken");
+            let [account] = &config.accounts[..] else { panic!("accounts in {recipe}") };
+            let server = account.server.as_ref().unwrap();
+            assert!(server.host.is_some() && server.pass.is_some(), "{recipe}");
+            let [channel] = &account.channels[..] else { panic!("channels in {recipe}") };
+            assert_eq!(channel.name, account.name);
+            names.extend((version == IsyncVersion::V1_5).then(|| account.name.clone()));
+        }
+        home.write(".mbsyncrc", if tls_keyword() == "TLSType" { &recipe } else { &old });
+        let output = home.mbsync(&["none"]);
+        let said = output.stderr.lines().next().unwrap_or_default();
+        assert_eq!(said, "No channel or group named 'none' defined.", "{recipe}");
+    }
+    assert_eq!(names, ["Gmail", "Outlook", "Proton", "Exchange", "Fastmail", "iCloud"]);
+}
+
 #[test]
 fn the_commands_in_examples_are_commands() {
     let home = Home::fake(&["Home", "Work"]);
@@ -285,8 +316,9 @@ fn indented(below: &str) -> String {
 
 /// The keyword, by what the README says of isync 1.4.
 fn tls_keyword() -> &'static str {
-    let hint = "isync 1.4, as in Debian 12, calls `TLSType`\n`SSLType`";
-    assert!(text("README.md").contains(hint));
+    let hint = "isync 1.4, as in Debian 12, calls `TLSType` `SSLType`";
+    let readme = text("README.md");
+    assert!(readme.split_whitespace().collect::<Vec<_>>().join(" ").contains(hint));
     let memory = tempfile::tempdir().unwrap();
     match mutt_sync::mbsync_version::of_mbsync(&rig::real_mbsync(), memory.path()) {
         Some(IsyncVersion::V1_4) => "SSLType",
@@ -358,4 +390,20 @@ fn the_manual_names_every_file_of_an_account() {
         seen += 1;
     }
     assert!(seen >= 6, "only {seen} files");
+}
+
+/// Every row of the table has its test.
+#[test]
+fn the_oddities_of_servers_have_their_tests() {
+    let table = text("tests/servers/README.md");
+    let rows: Vec<&str> = table.lines().filter(|line| line.ends_with("` |")).collect();
+    assert!(rows.len() > 15, "{rows:?}");
+    let sources: String = files("tests")
+        .iter()
+        .filter_map(|file| fs::read_to_string(house().join(file)).ok())
+        .collect();
+    for row in rows {
+        let test = row.trim_end_matches("` |").rsplit('`').next().unwrap();
+        assert!(sources.contains(&format!("fn {test}()")), "{row}");
+    }
 }

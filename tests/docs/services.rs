@@ -61,7 +61,10 @@ fn the_scripts_of_runit_and_s6_start_a_waiter_for_the_directory_s_account() {
         let seen = home.path("seen");
         home.write(
             ".local/bin/mutt-sync",
-            &format!("#!/bin/sh\necho \"$SSH_AUTH_SOCK\" \"$@\" >{}\n", seen.display()),
+            &format!(
+                "#!/bin/sh\necho \"$SSH_AUTH_SOCK\" \"$@\" >{seen}\necho \"$PATH\" >{seen}-path\n",
+                seen = seen.display()
+            ),
         );
         let program = home.path(".local/bin/mutt-sync");
         fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -70,9 +73,19 @@ fn the_scripts_of_runit_and_s6_start_a_waiter_for_the_directory_s_account() {
         let service = home.path("service/Home");
         run(bare(&home, "./run").current_dir(&service), SHORT).ok();
         assert_eq!(home.read("seen"), "/run/agent --wait --loop -- Home\n", "{kind}");
+        // What the supervisor has, first.
+        let path = home.read("seen-path");
+        assert!(path.starts_with("/usr/bin:/bin:") && path.contains("/.local/bin:"), "{path}");
         home.write("service/Home/name", "My Mail\n");
         run(bare(&home, "./run").current_dir(&service), SHORT).ok();
         assert_eq!(home.read("seen"), "/run/agent --wait --loop -- My Mail\n", "{kind}");
+        install(&home, &format!("contrib/{kind}-all"), "service/all");
+        run(bare(&home, "./run").current_dir(home.path("service/all")), SHORT).ok();
+        assert_eq!(home.read("seen"), "/run/agent --wait --loop --all\n", "{kind}");
+        for file in ["finish", "log/run"] {
+            let of = |kind: &str| text(&format!("contrib/{kind}/{file}"));
+            assert_eq!(of(kind), of(&format!("{kind}-all")), "{file}");
+        }
     }
 }
 
@@ -166,7 +179,7 @@ fn systemd_finds_nothing_in_the_units() {
         fs::copy(house().join(&file), units.join(&name)).unwrap();
         given.push(units.join(name.replace("@.", "@Home.")));
     }
-    assert_eq!(given.len(), 3);
+    assert_eq!(given.len(), 4);
     fs::copy(units.join("mutt-sync@.service"), units.join("mutt-sync@Home.service")).unwrap();
     let mut command = home.command("systemd-analyze");
     command.args(["--user", "verify", "--man=no"]).args(&given);
@@ -177,8 +190,9 @@ fn systemd_finds_nothing_in_the_units() {
 
 #[test]
 fn the_units_run_the_program() {
-    // As systemd would: the words after ExecStart, with the unit's PATH.
-    for (unit, mail) in [("mutt-sync.service", true), ("mutt-sync@.service", false)] {
+    // As systemd would, with its own quoting undone: `$$` is a dollar sign.
+    let units = ["mutt-sync.service", "mutt-sync@.service", "mutt-sync-all.service"];
+    for (unit, mail) in units.map(|unit| (unit, unit == "mutt-sync.service")) {
         let source = text(&format!("contrib/systemd/{unit}"));
         let line =
             |key: &str| source.lines().find_map(|line| line.strip_prefix(key)).unwrap().to_owned();
@@ -186,11 +200,9 @@ fn the_units_run_the_program() {
         let home = Home::on(&server, &["Home"]);
         server.imap("home").append("INBOX", &message("one", "body"), &[]);
         on_path(&home);
-        let words = line("ExecStart=").replace("%I", "Home");
-        let words: Vec<&str> = words.split(' ').collect();
-        let path = line("Environment=PATH=").replace("%h", home.path("").to_str().unwrap());
-        let mut command = bare(&home, words[0]);
-        command.args(&words[1..]).env("PATH", path);
+        let words = line("ExecStart=").replace("%I", "Home").replace("$$", "$");
+        let mut command = bare(&home, "sh");
+        command.args(["-c", &format!("exec {words}")]);
         let process = Running::start(command);
         let inbox = home.maildir("Home", "INBOX");
         wait_until(SHORT, "the message", || inbox.exists() && inbox.len() == 1);
@@ -244,4 +256,52 @@ fn a_timer_is_quiet_and_succeeds_while_the_server_is_away() {
         assert!(line.is_some_and(|codes| codes.split(' ').any(|code| code == expected)));
     }
     home.wait_no_leftovers(SHORT);
+}
+
+/// As root with the programs that make it another user's, and as that user.
+#[test]
+fn the_script_for_a_network_that_comes_tries_what_was_offline() {
+    let (mut server, refusing) = (Server::start(), Server::start());
+    let home = Home::with(vec![
+        rig::Account::on(&server, "Home"),
+        rig::Account::on(&refusing, "Work").login("work", "wrong"),
+        rig::Account::fake("Far").account_line("Tunnel ~/bin/tunnel"),
+    ]);
+    server.imap("home").append("INBOX", &message("one", "body"), &[]);
+    home.program("tunnel", "echo started >>\"$HOME/tunnels\"; exit 1");
+    server.stop();
+    for (account, code) in [("Home", 69), ("Work", 77), ("Far", 69)] {
+        home.mutt_sync(&[account]).expect_code(code);
+    }
+    server.restart();
+    on_path(&home);
+    let passwd = format!("echo \"$2:x:1000:1000::{}:/bin/sh\"", home.path("").display());
+    home.program("getent", &passwd);
+    home.program("id", "echo 0");
+    home.program("ps", "echo 1000");
+    home.program("runuser", "echo \"$2\" >>\"$HOME/users\"; shift 3; exec \"$@\"");
+    let script = |words: &[&str]| {
+        let mut command = bare(&home, "contrib/network/50-mutt-sync");
+        command.current_dir(house()).args(words);
+        let path = [home.path("bin"), home.path(".local/bin")].map(|dir| dir.display().to_string());
+        run(command.env("PATH", format!("{}:/usr/bin:/bin", path.join(":"))), SHORT).ok()
+    };
+    let inbox = home.maildir("Home", "INBOX");
+    for words in [&["eth0", "down"][..], &["eth0", "pre-up"]] {
+        let output = script(words);
+        assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output}");
+        assert_eq!(home.read("users"), "");
+    }
+    let refused = (refusing.failed_logins(), home.read("tunnels"));
+    script(&["eth0", "up"]);
+    wait_until(SHORT, "the message", || inbox.exists() && inbox.len() == 1);
+    assert_eq!(home.read("users"), "1000\n");
+    home.wait_no_leftovers(SHORT);
+    assert_eq!((refusing.failed_logins(), home.read("tunnels")), refused);
+    // Nothing is offline any more, and without arguments the network has come.
+    let runs = home.read(".local/state/mutt-sync/Home/last.json");
+    script(&[]);
+    assert_eq!(home.read("users"), "1000\n1000\n");
+    home.wait_no_leftovers(SHORT);
+    assert_eq!(home.read(".local/state/mutt-sync/Home/last.json"), runs);
 }

@@ -4,9 +4,31 @@
 use crate::{files, text};
 
 /// Words that no reader of mail, IMAP or Unix would expect.
-const OLD_WORDS: [&str; 15] = [
-    "mend", "mends", "mended", "mending", "whoever", "gravest", "deaf", "ears", "hushed", "ladder",
-    "rung", "rungs", "parted", "spoilt", "amiss",
+const OLD_WORDS: [&str; 24] = [
+    "mend",
+    "mends",
+    "mended",
+    "mending",
+    "whoever",
+    "gravest",
+    "deaf",
+    "ears",
+    "hushed",
+    "ladder",
+    "rung",
+    "rungs",
+    "parted",
+    "spoilt",
+    "amiss",
+    "coat",
+    "dialect",
+    "dice",
+    "headline",
+    "manner",
+    "scene",
+    "stranger",
+    "surroundings",
+    "whilst",
 ];
 /// The same, of more than one word.
 const OLD_PHRASES: [&str; 8] = [
@@ -23,7 +45,12 @@ const OLD_PHRASES: [&str; 8] = [
 /// The texts that users and contributors read.
 fn read_by_people() -> Vec<String> {
     let below = ["src", "man", "completions", "contrib", "muttrc.d"];
-    let mut all: Vec<String> = below.iter().flat_map(|below| files(below)).collect();
+    let mut all = Vec::new();
+    for below in below {
+        let found = files(below);
+        assert!(!found.is_empty(), "nothing below {below}");
+        all.extend(found);
+    }
     all.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile"].map(str::to_owned));
     all
 }

@@ -64,7 +64,7 @@ fn g4_a_stamp_of_the_future_does_not_stop_the_timer() {
     for off in [DAY, -DAY] {
         let home = Home::on(&server, &["Home"]);
         let mbsync = home.wrap_mbsync();
-        home.settings(&format!("{QUICK}every = \"3s\""));
+        home.settings(&format!("{QUICK}every = \"3s\"\nfull_every = \"3s\""));
         home.mutt_sync(&["Home"]).ok();
         written_at(&home, off);
         fs::remove_file(home.state("Home").join("retry.json")).unwrap();

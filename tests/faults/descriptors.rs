@@ -39,7 +39,7 @@ fn g2_a_command_without_descriptors_serves_or_says_what_is_wrong() {
             let text = output.stdout.clone() + &output.stderr;
             match code {
                 0 if !in_background => assert!(ran(&mbsync, "INBOX"), "{most}: {output}"),
-                0 => assert_eq!(text, "Home: queued\n", "{most}"),
+                0 => assert_eq!(text, "Home: syncing in the background\n", "{most}"),
                 75 if in_background => {
                     let told =
                         text.contains("the request stays queued") || text.contains("ask again");
@@ -118,7 +118,10 @@ fn g2_g7_a_waiter_that_loses_its_descriptors_and_gets_them_back_misses_nothing()
     limit("3");
     imap.append("INBOX", &message("far", "far"), &[]);
     home.maildir("Home", "Archive").add(&message("near", "near"), "S");
-    assert_eq!(home.mutt_sync(&["-b", "Home:Sent"]).ok().stdout, "Home: queued\n");
+    assert_eq!(
+        home.mutt_sync(&["-b", "Home:Sent"]).ok().stdout,
+        "Home: syncing in the background\n"
+    );
     waiter.wait_for("Too many open files", SOON);
     sleep(ms(1500));
     assert!(waiter.runs(), "{waiter}");

@@ -10,24 +10,10 @@ use std::thread::sleep;
 /// A directory in the place of each: it can be neither written nor replaced.
 #[test]
 fn g2_no_file_of_state_that_cannot_be_written_loses_a_request_or_makes_a_loop() {
-    const NAMES: [&str; 14] = [
-        "lock",
-        "queue.lock",
-        "waiter.lock",
-        "throttle",
-        "last.json",
-        "retry.json",
-        "seen.json",
-        "stuck.json",
-        "gone.json",
-        "urgent",
-        "echo",
-        "hook.lock",
-        "want/Home:INBOX",
-        "want/Home:Sent",
-    ];
+    let others = ["urgent", "echo", "hook.lock", "want/Home:INBOX", "want/Home:Sent"];
+    let names = [&rig::STATE_FILES[..], &others].concat();
     std::thread::scope(|scope| {
-        for some in NAMES.chunks(6) {
+        for some in names.chunks(6) {
             scope.spawn(|| some.iter().for_each(|name| unwritable(name)));
         }
     });
@@ -77,7 +63,7 @@ fn unwritable(name: &str) {
 }
 
 #[test]
-fn g2_a_read_only_disk_is_named_and_background_requests_are_served_later() {
+fn g2_a_read_only_disk_is_named_and_no_process_waits_for_it() {
     let home = Home::fake(&["Home"]);
     home.settings(QUICK);
     let mbsync = home.fake_mbsync();
@@ -85,20 +71,52 @@ fn g2_a_read_only_disk_is_named_and_background_requests_are_served_later() {
     mounts.small_disk(&state, 256, 100);
     mounts.mutt_sync(&["Home"]).ok();
     mounts.read_only(&state);
-    for args in [&["--force", "Home:INBOX"][..], &["--wait", "Home"]] {
+    for args in [&["--force", "Home:INBOX"][..], &["--wait", "Home"], &["-b", "Home:Sent"]] {
         let output = mounts.mutt_sync(args).expect_code(78);
+        let text = output.stdout.clone() + &output.stderr;
         for part in ["Read-only file system", "mutt-sync/Home", "XDG_STATE_HOME"] {
-            assert!(output.stderr.contains(part), "`{part}` is missing: {output}");
+            assert!(text.contains(part), "`{part}` is missing: {output}");
         }
     }
-    assert_eq!(mounts.mutt_sync(&["-b", "Home:Sent"]).ok().stdout, "Home: queued\n");
+    wait_until(SOON, "no process is left", || {
+        !home.leftovers().iter().any(|(_, line)| line.contains("mutt-sync"))
+    });
     assert_eq!(mounts.mutt_sync(&["--status-line", "x"]).ok().stderr, "");
     sleep(ms(500));
     assert_eq!(mbsync.runs().len(), 1);
     mounts.writable(&state);
-    // The child that carries it tries every half minute.
-    wait_until(SOON, "the request is served", || ran(&mbsync, "Sent") && mbsync.runs().len() == 2);
+    mounts.mutt_sync(&["--force", "Home:Sent"]).ok();
     assert_eq!(mbsync.runs()[1].names(), ["Home:Sent"]);
+}
+
+/// By bytes and by inodes, for the mail and for our own state.
+#[test]
+fn a_disk_with_no_room_is_named_by_check() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.mutt_sync(&["Home"]).ok();
+    let (mounts, mail, state) = (Mounts::new(&home), home.path("spare"), home.state("Home"));
+    let check = || {
+        let output = mounts.mutt_sync(&["--check", "Home"]);
+        (output.code(), output.stdout.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    for (dir, code, disk) in [(&mail, 1, "~/spare"), (&state, 0, "~/.local/state/mutt-sync/Home")] {
+        mounts.small_disk(dir, 256, 100);
+        if code == 1 {
+            let file = home.read(".mbsyncrc");
+            fs::create_dir_all(mounts.path(dir).join("INBOX")).unwrap();
+            home.write(".mbsyncrc", &file.replace("~/Mail/Home/", "~/spare/"));
+        }
+        let (before, text) = check();
+        assert!(before == 0 && !text.contains(" left on the disk of "), "{disk}: {text}");
+        mounts.fill(dir);
+        let (after, text) = check();
+        assert_eq!(after, code, "{text}");
+        assert!(text.contains(&format!(" left on the disk of {disk}")), "{text}");
+        assert!(text.contains("free some (see df -"), "{text}");
+        mounts.empty(dir);
+        assert_eq!(check().0, 0);
+    }
 }
 
 #[test]
@@ -123,7 +141,10 @@ fn g2_g5_a_waiter_on_a_full_disk_syncs_all_the_same_and_once() {
     let runs = mbsync.runs().len() - before;
     assert_eq!(runs, 2, "runs for two changes; {waiter}");
     // An empty file needs no room: the request is made, and the waiter serves it.
-    assert_eq!(mounts.mutt_sync(&["-b", "Home:Sent"]).ok().stdout, "Home: queued\n");
+    assert_eq!(
+        mounts.mutt_sync(&["-b", "--full", "Home:Sent"]).ok().stdout,
+        "Home: syncing in the background\n"
+    );
     mbsync.wait_for_starts(before + 3, SOON);
     quiet(&mbsync, ms(2000));
     assert_eq!(mbsync.runs().len(), before + 3, "{waiter}");

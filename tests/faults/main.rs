@@ -6,6 +6,7 @@ mod chaos;
 mod clocks;
 mod descriptors;
 mod disk;
+mod held;
 mod inotify;
 mod machines;
 mod mounts;

@@ -31,7 +31,7 @@ fn offline(texts: &'static [&'static str]) -> Expected {
 
 /// What this fault must lead to at this step.
 pub fn expected(step: Step, fault: Fault) -> Expected {
-    let by_crate = matches!(step, Step::Capable | Step::Examine | Step::Select);
+    let by_crate = matches!(step, Step::Capable | Step::Examine);
     match (fault, step) {
         (Fault::Silence | Fault::Trickle, _) => offline(LATE),
         (Fault::Close | Fault::HalfLine, _) => offline(CLOSED),

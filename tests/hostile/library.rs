@@ -6,8 +6,9 @@ use crate::faults::{FAULTS, Fault};
 use crate::server::{Fake, PASSWORD, Peer, holds_password};
 use crate::steps::{STEPS, Script, Step, converse};
 use mutt_sync::error::{Error, ExitStatus};
-use mutt_sync::imap::{Client, ClientError, Opening};
+use mutt_sync::imap::{Client, ClientError, InventoryScope, Opening};
 use mutt_sync::model::{CredentialSource, Server, TlsMode};
+use mutt_sync::os::child::Prompt;
 use mutt_sync::os::wait::Cancel;
 use rig::Ca;
 use std::path::PathBuf;
@@ -62,7 +63,7 @@ pub fn section_for(step: Step, port: u16) -> Server {
 
 /// Opens a connection to this; the failure, if it could not be.
 pub fn open(section: &Server) -> Result<Client, Error> {
-    Client::open(section, false, &Cancel::new().unwrap())
+    Client::open(section, Prompt::Never, &Cancel::new().unwrap())
 }
 
 /// A server of any kind, and the section that names it.
@@ -100,10 +101,15 @@ impl Served {
     }
 }
 
+/// All mailboxes.
+fn everything() -> InventoryScope {
+    InventoryScope { prefixes: vec![String::new()], ..InventoryScope::default() }
+}
+
 /// Every question there is, one after the other. What is refused is passed over.
 fn exercise(section: &Server) -> Result<(), Error> {
     let step = section.timeout.unwrap();
-    let mut link = open(section)?;
+    let mut client = open(section)?;
     let pass = |error: ClientError| match error {
         ClientError::Refused(answer) => {
             assert!(!answer.text.contains('\x1b') && answer.text.len() < 1000, "{answer:?}");
@@ -111,30 +117,29 @@ fn exercise(section: &Server) -> Result<(), Error> {
         }
         ClientError::Lost(failure) => Err(failure),
     };
-    let can = link.capabilities().clone();
-    link.namespace().map_err(ClientError::into_failure)?;
-    link.list("").map(drop).or_else(pass)?;
+    let can = client.capabilities().clone();
+    client.inventory(&everything()).map_err(ClientError::into_error)?;
     let boxes = ["INBOX".to_owned()];
     if can.notify() {
-        match link.notify(&boxes) {
+        match client.notify(&boxes) {
             Ok(told) => assert!(told.len() <= 1, "{} for one mailbox", told.len()),
             Err(error) => pass(error)?,
         }
     } else {
-        link.status(&boxes).map(drop).or_else(pass)?;
-        link.open_mailbox("INBOX", Opening::Examine).map(drop).or_else(pass)?;
+        client.status(&boxes).map(drop).or_else(pass)?;
+        client.open_mailbox("INBOX", Opening::Examine).map(drop).or_else(pass)?;
     }
     if can.idle() {
-        link.idle_start().or_else(pass)?;
+        client.idle_start().or_else(pass)?;
     }
     // What is said to IDLE may come in pieces, and is not waited for.
-    assert!(link.events().map_err(ClientError::into_failure)?.len() <= 4097);
-    link.idle_done(step).map_err(ClientError::into_failure)?;
-    match link.look("INBOX", Opening::Select, None) {
+    assert!(client.events().map_err(ClientError::into_error)?.len() <= 4097);
+    client.idle_done(step).map_err(ClientError::into_error)?;
+    match client.scan("INBOX", Opening::Select, None) {
         Ok(look) => assert!(look.uids.len() <= 1 && look.flags.len() <= 2, "{look:?}"),
         Err(error) => pass(error)?,
     }
-    link.log_out();
+    client.log_out();
     Ok(())
 }
 
@@ -281,12 +286,12 @@ fn g10_a_flood_while_idling_ends_the_link_and_not_us() {
         });
         let mut section = section(fake.port);
         section.timeout = Some(Duration::from_secs(5));
-        let mut link = open(&section).unwrap();
-        link.idle_start().unwrap();
+        let mut client = open(&section).unwrap();
+        client.idle_start().unwrap();
         let begun = Instant::now();
         let mut kept = 0;
         let ended = loop {
-            match link.events() {
+            match client.events() {
                 Ok(events) => kept = kept.max(events.len()),
                 Err(error) => break error,
             }
@@ -321,12 +326,12 @@ fn an_interrupt_ends(fault: Fault, steps: &[Step]) {
             drop(write);
         });
         let begun = Instant::now();
-        let came = Client::open(&section, false, &interrupt).and_then(|mut link| {
-            let lost = ClientError::into_failure;
-            link.list("").map_err(lost)?;
-            link.notify(&["INBOX".to_owned()]).map_err(lost)?;
-            link.idle_start().map_err(lost)?;
-            link.look("INBOX", Opening::Examine, None).map(|_| ()).map_err(lost)
+        let came = Client::open(&section, Prompt::Never, &interrupt).and_then(|mut client| {
+            let lost = ClientError::into_error;
+            client.inventory(&everything()).map_err(lost)?;
+            client.notify(&["INBOX".to_owned()]).map_err(lost)?;
+            client.idle_start().map_err(lost)?;
+            client.scan("INBOX", Opening::Examine, None).map(|_| ()).map_err(lost)
         });
         let failure = came.unwrap_err();
         assert_eq!(failure.status, ExitStatus::Later, "{step:?}: {failure}");

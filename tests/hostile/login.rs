@@ -82,7 +82,7 @@ fn tokens_are_sent_as_the_mechanism_requires_and_refusals_are_answered() {
                 let wanted = wanted.replace("PORT", &fake.section.port.to_string());
                 assert_eq!(STANDARD.decode(&*said.lock().unwrap()).unwrap(), wanted.as_bytes());
                 match came {
-                    Ok(link) => assert!(accept && link.capabilities().idle()),
+                    Ok(client) => assert!(accept && client.capabilities().idle()),
                     Err(failure) => {
                         assert!(!accept);
                         assert_eq!(failure.status, ExitStatus::Denied);

@@ -7,7 +7,8 @@
 //! looked at before and after. What fits into no cell stands beside: [`tls`]
 //! (who may hear a password), [`login`] (what it is said by), [`bulk`] (too much of
 //! what is right), [`rest`] (no end to it), [`names`] (mailboxes that real mbsync
-//! would have to make).
+//! would have to make). [`inputs`] is a table of what no server says: places, other
+//! users, signals; [`files`] one of what is no file, where one is read.
 //!
 //!     cargo test --test hostile -- --nocapture table     shows the table
 // A test that goes wrong shall panic, also in what its functions share.
@@ -16,8 +17,11 @@
 mod bulk;
 mod expected;
 mod faults;
+mod files;
+mod inputs;
 mod library;
 mod login;
+mod many;
 mod names;
 mod program;
 mod rest;
@@ -40,7 +44,7 @@ fn the_table_has_a_place_for_every_step_and_fault() {
     for step in STEPS {
         let mut row = format!("{:13}", format!("{step:?}"));
         for (fault, name) in FAULTS.iter().zip(&names) {
-            let sanitize = match expected::expected(step, *fault) {
+            let shown = match expected::expected(step, *fault) {
                 Expected::GoesOn => {
                     goes_on += 1;
                     ".".to_owned()
@@ -52,7 +56,7 @@ fn the_table_has_a_place_for_every_step_and_fault() {
                     format!("{}{}", exit.code(), if late { "t" } else { "" })
                 }
             };
-            let _ = write!(row, " {sanitize:width$}", width = name.len());
+            let _ = write!(row, " {shown:width$}", width = name.len());
         }
         println!("{row}");
     }

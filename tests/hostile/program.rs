@@ -10,6 +10,7 @@ use crate::faults::{FAULTS, Fault};
 use crate::library::in_parallel;
 use crate::server::{Fake, PASSWORD, holds_password};
 use crate::steps::{STEPS, Script, Step, converse};
+use rig::process::peak_kib;
 use rig::{Ca, Home, Output, Running, Seeded, Signal, soak};
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,23 +33,8 @@ pub struct Lair {
     before: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-/// The files of mutt-sync's own that may be there afterwards.
-const OWN: [&str; 14] = [
-    "lock",
-    "want",
-    "run",
-    "trigger",
-    "queue.lock",
-    "waiter.lock",
-    "throttle",
-    "last.json",
-    "retry.json",
-    "seen.json",
-    "stuck.json",
-    "gone.json",
-    "pushed.json",
-    "failed",
-];
+/// What of mutt-sync's own may be there afterwards, beside [`rig::STATE_FILES`].
+const OWN: [&str; 3] = ["want", "run", "trigger"];
 
 impl Lair {
     /// For a server at this port; `time`: the `Timeout`, in seconds.
@@ -141,8 +127,9 @@ impl Lair {
             if let Ok(own) = path.strip_prefix(".local/state/mutt-sync") {
                 let name = own.strip_prefix("Home").unwrap_or(own).iter().next();
                 let name = name.and_then(|name| name.to_str()).unwrap_or_default();
-                let known =
-                    OWN.contains(&name) || ["", "mbsync.json", "directories.json"].contains(&name);
+                let known = rig::STATE_FILES.contains(&name)
+                    || OWN.contains(&name)
+                    || ["", "mbsync.json", "directories.json"].contains(&name);
                 if !known {
                     return Some(format!("made: {}", path.display()));
                 }
@@ -180,17 +167,6 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
-}
-
-/// KiB that the process had at most so far; 0 if it is gone.
-pub fn peak_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    // Until it is itself, its memory is that of whoever has started it.
-    if !status.starts_with("Name:\tmutt-sync") {
-        return 0;
-    }
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 /// Runs it to its end, and looks at its memory all the while.
@@ -306,6 +282,8 @@ fn status_of_check(step: Step, fault: Fault) -> Option<u8> {
     Some(match expected(step, fault) {
         // No login in common with what such a server offers.
         Expected::Ends(exit, _) if step != Step::Notify => exit.code(),
+        // The mailbox was synced before, and the server has none of its name.
+        _ if step == Step::MailboxStatus && matches!(fault, Fault::No | Fault::Echo) => 1,
         // Nothing that a sync needs.
         _ => 0,
     })

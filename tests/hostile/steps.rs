@@ -121,8 +121,21 @@ impl Step {
 
     /// Whether the answer may be long, so that it has six times a step's time.
     pub fn is_bulk(self) -> bool {
-        use Step::{Fetch, List, MailboxStatus, Notify, Search, StatusAfter, Unselect};
-        matches!(self, List | Notify | MailboxStatus | Search | Fetch | Unselect | StatusAfter)
+        use Step::{
+            Fetch, List, MailboxStatus, Namespace, Notify, Search, Select, StatusAfter, Unselect,
+        };
+        matches!(
+            self,
+            Namespace
+                | List
+                | Notify
+                | MailboxStatus
+                | Select
+                | Search
+                | Fetch
+                | Unselect
+                | StatusAfter
+        )
     }
 }
 

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use mutt_sync::imap::Client;
 use mutt_sync::model::{CredentialSource, Server, TlsMode};
+use mutt_sync::os::child::Prompt;
 use mutt_sync::os::wait::Cancel;
 use rig::{ServerOptions, Tls};
 use std::io::{Read, Seek, SeekFrom};
@@ -73,7 +74,7 @@ fn child() {
         timeout: Some(Duration::from_secs(10)),
         ..Server::default()
     };
-    let link = Client::open(&section, false, &Cancel::new().unwrap()).unwrap();
+    let client = Client::open(&section, Prompt::Never, &Cancel::new().unwrap()).unwrap();
     let counts: Vec<usize> =
         get("SECRETS_NEEDLES").split(' ').map(|needle| found_in_memory(&unhex(needle))).collect();
     // What is there is found, or the test would show nothing.
@@ -82,7 +83,7 @@ fn child() {
     assert!(found_in_memory(&there) > 0);
     drop(plain);
     println!("FOUND {counts:?}");
-    drop(link);
+    drop(client);
 }
 
 #[test]

@@ -271,6 +271,37 @@ fn hooks_match_their_account_only() {
     }
 }
 
+/// mutt-sync(1), MOVING OVER and EXAMPLES.
+#[test]
+fn hooks_and_settings_of_ones_own_hold_after_those_that_are_printed() {
+    let home = tempfile::tempdir().unwrap();
+    let mail = home.path().join("Mail");
+    let accounts = [account("Home", &mail.join("Home"), &["INBOX", "Sent"])];
+    stand_in(home.path(), "exit 0");
+    let (out, rc) = (home.path().join("out"), home.path().join("muttrc"));
+    let text = muttrc(&all(&accounts), Theirs::default(), home.path(), Path::is_dir);
+    for setting in ["delete", "quit", "move", "sleep_time", "mail_check", "timeout"] {
+        assert!(text.contains(&format!("{setting}=")), "the manual names {setting}");
+    }
+    let text = text.split("# Where mutt starts.").next().unwrap();
+    let own = format!(
+        "set my_account=\"\" folder={} quit=yes delete=ask-no sleep_time=1\n\
+         folder-hook =Home/ 'set my_own=\"own, of $my_account\"'\n\
+         push '<enter-command>setenv SEEN \"$my_own, $delete, $sleep_time\"; \
+         set my_x=\"`printenv SEEN >{}`\"<enter><exit>'\n",
+        mail.display(),
+        out.display()
+    );
+    fs::write(&rc, format!("{text}{own}")).unwrap();
+    for program in CLIENTS {
+        let _ = fs::remove_file(&out);
+        make_maildir(&mail.join("Home/INBOX"));
+        on_terminal(program, home.path(), &["-F", rc.to_str().unwrap(), "-f", "=Home/INBOX"]);
+        let seen = fs::read_to_string(&out).unwrap();
+        assert_eq!(seen.trim_end(), "own, of Home, ask-no, 1", "{program}");
+    }
+}
+
 #[test]
 fn a_folder_regexp_is_literal() {
     // What the clients do with it is shown above; here that nothing else matches.
@@ -327,15 +358,7 @@ fn no_account_leaves_anything_behind() {
             file
         })
         .collect();
-    let told: Vec<_> = accounts
-        .iter()
-        .zip(&files)
-        .map(|((account, mailboxes), file)| AccountMail {
-            account,
-            mailboxes,
-            identity_file: Some(file),
-        })
-        .collect();
+    let told = with_files(&accounts, &files);
     let printed = muttrc(&told, Theirs::default(), home.path(), Path::is_dir);
     let folders = accounts.each_ref().map(|(_, mailboxes)| {
         mailboxes[0].maildir.as_deref().unwrap().to_str().unwrap().to_owned()

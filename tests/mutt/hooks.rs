@@ -89,12 +89,12 @@ fn notifications_are_capped_and_muted() {
         assert!((5..=10).contains(&notes(&home)), "{}", notes(&home));
     }
     // The next minute begins anew; nonsense in the file stops nothing.
-    let sanitize = notes(&home);
+    let noted = notes(&home);
     home.write(".local/state/mutt-sync/notified", "1 99\n");
     send("A", "");
     home.write(".local/state/mutt-sync/notified", "x y z");
     send("A", "");
-    assert_eq!(notes(&home), sanitize + 2);
+    assert_eq!(notes(&home), noted + 2);
 }
 
 #[test]

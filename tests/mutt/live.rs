@@ -101,9 +101,9 @@ fn new_mail_in_every_account_is_counted() {
             terminal.wait_for(&format!("New mail in ={name}/{mailbox}"), SHORT);
             terminal.wait_for(&format!("{name}/{mailbox}:1;"), SHORT);
         }
-        // buffy-list: the folders in their order, INBOXes first.
+        // buffy-list: the folders in their order, by account.
         terminal.keys(&["."]);
-        terminal.wait_for("=Work/INBOX, =Other/INBOX, =Work/Archive", SHORT);
+        terminal.wait_for("=Work/INBOX, =Work/Archive, =Other/INBOX", SHORT);
         // What the hooks did meanwhile has brought no line of its own.
         terminal.text("c=Other/INBOX\n");
         terminal.wait_for("News", SHORT);

@@ -7,6 +7,7 @@ mod hooks;
 mod leaks;
 mod live;
 mod matrix;
+mod notify_bus;
 mod screen;
 mod send;
 mod status;

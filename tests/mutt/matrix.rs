@@ -95,8 +95,8 @@ impl Cells {
         while !open(&self.terminal.screen()) {
             assert!(Instant::now() < until, "{}", self.terminal.screen());
             self.terminal.text(":");
-            let sanitize = Instant::now() + Duration::from_secs(5);
-            while !open(&self.terminal.screen()) && Instant::now() < sanitize {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while !open(&self.terminal.screen()) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -151,7 +151,8 @@ impl Cells {
             }
             (_, World::ReadOnly) => {
                 terminal.wait(&cell, SHORT, |screen| {
-                    bottom(screen).contains("read-only") || bottom(screen).contains("Home: queued")
+                    bottom(screen).contains("read-only")
+                        || bottom(screen).contains("Home: syncing in the background")
                 });
                 wait_until(SHORT, &cell, called);
             }
@@ -160,7 +161,9 @@ impl Cells {
                 assert!(called(), "{cell}: {}", home.read("log"));
             }
             (_, World::Well | World::NoServer) => {
-                terminal.wait(&cell, SHORT, |screen| bottom(screen).contains("Home: queued"));
+                terminal.wait(&cell, SHORT, |screen| {
+                    bottom(screen).contains("Home: syncing in the background")
+                });
                 assert!(called(), "{cell}: {}", home.read("log"));
             }
         }
@@ -237,7 +240,9 @@ fn every_key_in_the_pager() {
             let want = format!("{call}|{}\n", account(key));
             wait_until(SHORT, "the call", || home.read("log") == want);
             if key != "F8" {
-                terminal.wait(key, SHORT, |screen| bottom(screen).contains("Home: queued"));
+                terminal.wait(key, SHORT, |screen| {
+                    bottom(screen).contains("Home: syncing in the background")
+                });
             }
             terminal.wait("the pager", SHORT, |screen| screen.contains("Subject: Message"));
             assert_eq!(cells.asked("wait_key"), cells.wait_key, "{client}, {key}");

@@ -102,14 +102,14 @@ fn keys_sync_write_and_report() {
             home.write("log", "");
             terminal.keys(&[key]);
             wait_log(&home, call);
-            wait_bottom(&terminal, "Home: queued");
+            wait_bottom(&terminal, "Home: syncing in the background");
             terminal.keys(&["j", "k"]);
         }
         // This folder, and the account's name is in its place again afterwards.
         home.write("log", "");
         terminal.keys(&["F7"]);
         wait_log(&home, "-b -f|Home:INBOX\n");
-        wait_bottom(&terminal, "Home: queued");
+        wait_bottom(&terminal, "Home: syncing in the background");
         home.write("log", "");
         terminal.keys(&["F5"]);
         wait_log(&home, "-b -f|Home\n");
@@ -118,7 +118,7 @@ fn keys_sync_write_and_report() {
         terminal.wait("the mark", SHORT, |screen| screen.contains("Del:1"));
         terminal.keys(&["F5"]);
         terminal.wait_without("Del:1", SHORT);
-        wait_bottom(&terminal, "Home: queued");
+        wait_bottom(&terminal, "Home: syncing in the background");
         assert_eq!(deleted(&inbox), 1, "{client}");
         // From the pager too; before F8, after which neomutt empties the message line
         // once (see wait_key_is_as_it_was).
@@ -127,7 +127,7 @@ fn keys_sync_write_and_report() {
         home.write("log", "");
         terminal.keys(&["F5"]);
         wait_log(&home, "-b -f|Home\n");
-        let screen = wait_bottom(&terminal, "Home: queued");
+        let screen = wait_bottom(&terminal, "Home: syncing in the background");
         assert!(screen.contains("Subject: Message"), "still in the pager: {screen}");
         terminal.keys(&["q"]);
         terminal.wait("the index", SHORT, |screen| !screen.contains("Subject: Message"));
@@ -160,12 +160,13 @@ fn keys_in_a_read_only_folder_are_never_half_run() {
             terminal.keys(&[key]);
             wait_log(&home, call);
             terminal.wait("an end", SHORT, |screen| {
-                bottom(screen).contains("read-only") || bottom(screen).contains("Home: queued")
+                bottom(screen).contains("read-only")
+                    || bottom(screen).contains("Home: syncing in the background")
             });
             // A left-over key would do something now.
             terminal.keys(&["Up", "Down"]);
             let screen = terminal.wait_for("Message 1", SHORT);
-            assert!(!bottom(&screen).contains(':') || bottom(&screen).contains("queued"));
+            assert!(!bottom(&screen).contains(':') || bottom(&screen).contains("syncing"));
         }
         home.write("log", "");
         terminal.keys(&["F8"]);
@@ -267,7 +268,7 @@ fn keys_with_the_server_down() {
         let last = || home.read(".local/state/mutt-sync/Home/last.json");
         for key in ["F5", "F6", "F7"] {
             terminal.keys(&[key]);
-            let screen = wait_bottom(&terminal, "Home: queued");
+            let screen = wait_bottom(&terminal, "Home: syncing in the background");
             assert!(screen.contains("Message 3"), "{screen}");
             terminal.keys(&["Up", "Down"]);
         }
@@ -277,7 +278,7 @@ fn keys_with_the_server_down() {
         terminal.keys(&["d"]);
         terminal.wait_for("Del:1", SHORT);
         terminal.keys(&["F5"]);
-        wait_bottom(&terminal, "Home: queued; offline, next try in ");
+        wait_bottom(&terminal, "Home: syncing in the background; offline");
         wait_until(SHORT, "written", || inbox.len() == 2);
         for left in [2, 1] {
             if left == 1 {

@@ -2,9 +2,9 @@
 //! a copy lies in that account's Sent.
 #![allow(clippy::unwrap_used, clippy::format_push_string)]
 
-use crate::support::{CLIENTS, account};
+use crate::support::{CLIENTS, account, with_files};
 use mutt_sync::mutt::identity::{identity, msmtp_senders};
-use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
+use mutt_sync::mutt::muttrc::{Theirs, muttrc};
 use rig::{Home, Running, Server, Terminal, compare, message, wait_until};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -188,15 +188,7 @@ fn printed_identities_send_by_their_own_account() {
                 home.write(&format!(".config/mutt/account/{}", account.name), &text)
             })
             .collect();
-        let told: Vec<_> = accounts
-            .iter()
-            .zip(&files)
-            .map(|((account, mailboxes), file)| AccountMail {
-                account,
-                mailboxes,
-                identity_file: Some(file),
-            })
-            .collect();
+        let told = with_files(&accounts, &files);
         home.write("printed", &muttrc(&told, Theirs::default(), &home.path(""), Path::is_dir));
         home.write(".muttrc", &format!("{}source \"mutt-sync --muttrc|\"\n", ground.plain));
         // Without reverse_name an answer is the account's in whose folder one is.

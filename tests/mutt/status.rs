@@ -47,11 +47,11 @@ fn status(screen: &str) -> &str {
 fn press_two_hundred_keys(terminal: &Terminal) {
     terminal.keys(&["1", "Enter"]);
     terminal.wait("the first", SHORT, |screen| screen.contains("Message 100"));
-    for (key, sanitize) in [("j", "Message 200"), ("k", "Message 100")] {
+    for (key, shown) in [("j", "Message 200"), ("k", "Message 100")] {
         for _ in 0..10 {
             terminal.keys(&[key; 10]);
         }
-        terminal.wait(sanitize, SHORT, |screen| screen.contains(sanitize));
+        terminal.wait(shown, SHORT, |screen| screen.contains(shown));
     }
 }
 

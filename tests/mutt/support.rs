@@ -6,6 +6,7 @@ use mutt_sync::model::{
     Account, Channel, CredentialSource, Mailbox, MaildirStore, Server, Side, Sides, Store,
     StoreKind, SubFolders, SyncState, TlsMode,
 };
+use mutt_sync::mutt::muttrc::AccountMail;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,10 +98,13 @@ pub fn account(name: &str, dir: &Path, mailboxes: &[&str]) -> (Account, Vec<Mail
             patterns: Some(vec!["*".into()]),
             full_sync: true,
             old: Sides::default(),
+            gone: Sides { far: true, near: true },
             isync_1_5: false,
             create: Sides::default(),
             expunge: Sides::default(),
             max_messages: 0,
+            expire_unread: None,
+            expire_far: false,
             max_size: false,
             sync_state: SyncState::InMailbox,
             field_delimiter: ':',
@@ -211,6 +215,17 @@ pub fn assert_accepted(program: &str, home: &Path, rc: &Path, what: &str) {
         output.status,
         fs::read_to_string(rc).unwrap_or_default()
     );
-    let sanitize = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(sanitize.lines().count(), 1, "{program} on {what} says more: {sanitize}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(shown.lines().count(), 1, "{program} on {what} says more: {shown}");
+}
+
+/// What `muttrc` is given: each account with its mailboxes and its identity file.
+pub fn with_files<'a>(
+    accounts: &'a [(Account, Vec<Mailbox>)],
+    files: &'a [PathBuf],
+) -> Vec<AccountMail<'a>> {
+    let mail = |((account, mailboxes), file): (&'a (Account, Vec<Mailbox>), &'a PathBuf)| {
+        AccountMail { account, mailboxes, identity_file: Some(file) }
+    };
+    accounts.iter().zip(files).map(mail).collect()
 }

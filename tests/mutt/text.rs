@@ -1,11 +1,11 @@
-//! The pure parts: headlines of messages, the status line, identities, and the
+//! The pure parts: summaries of messages, the status line, identities, and the
 //! order of what `--muttrc` prints.
 
 #![allow(clippy::unwrap_used, clippy::format_push_string, clippy::format_collect)]
 
 use crate::support::*;
 use mutt_sync::headers::{
-    HEAD_LIMIT, MessageSummary, TEXT_LIMIT, headline, sanitize, summary_of_file,
+    HEAD_LIMIT, MessageSummary, TEXT_LIMIT, sanitize, summary_of, summary_of_file,
 };
 use mutt_sync::mbsyncrc;
 use mutt_sync::model::Mailbox;
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn lines_of(message: &str) -> (String, String) {
-    let MessageSummary { from, subject } = headline(message.as_bytes());
+    let MessageSummary { from, subject } = summary_of(message.as_bytes());
     (from, subject)
 }
 
@@ -53,7 +53,7 @@ fn headers_are_decoded() {
 }
 
 #[test]
-fn headlines_are_safe_to_show() {
+fn summaries_are_safe_to_show() {
     let cases = [
         ("\u{1b}[31mred\u{1b}[0m", "red"),
         ("\u{1b}]0;title\u{7}text", "text"),
@@ -99,14 +99,14 @@ proptest! {
     })]
 
     #[test]
-    fn any_bytes_give_a_fit_headline(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        let MessageSummary { from, subject } = headline(&bytes);
+    fn any_bytes_give_a_fit_summary(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        let MessageSummary { from, subject } = summary_of(&bytes);
         assert_fit(&from);
         assert_fit(&subject);
     }
 
     #[test]
-    fn any_headers_give_a_fit_headline(
+    fn any_headers_give_a_fit_summary(
         from in prop::collection::vec(any::<u8>(), 0..200),
         subject in "(=\\?(utf-8|iso-2022-jp|x|utf-7)\\?[QBqb]\\?[ -~]{0,40}(\\?=)?|\\PC|\\u{1b}\\[|\\u{202e}|\\n ){0,12}",
     ) {
@@ -115,7 +115,7 @@ proptest! {
         message.extend(b"\nSubject: ");
         message.extend(subject.bytes());
         message.extend(b"\n\n");
-        let MessageSummary { from, subject } = headline(&message);
+        let MessageSummary { from, subject } = summary_of(&message);
         assert_fit(&from);
         assert_fit(&subject);
     }
@@ -131,10 +131,10 @@ proptest! {
     fn the_status_line_cannot_be_expanded_again(
         line in "[%|`$ \\-a-z\\PC\\n]{0,60}",
         push in 0usize..2000,
-        running: bool, waiting: bool, attended: bool, failed: bool,
+        running: bool, waiting: bool, attended: bool, failed: bool, refused: bool, held: bool,
     ) {
         let trouble = failed.then_some(Trouble::Offline);
-        let state = LineState { push, running, waiting, trouble, attended };
+        let state = LineState { push, running, waiting, trouble, attended, refused, held };
         let marked = with_mark(&line, state);
         prop_assert!(!marked.ends_with('%'), "{marked}");
         prop_assert!(!marked.chars().any(char::is_control));
@@ -186,6 +186,9 @@ fn marks_are_short_and_keep_the_width() {
     assert_eq!(mark(LineState { running: true, push: 1200, ..pushing }), "[*^999]");
     let trouble = Some(Trouble::Login);
     assert_eq!(mark(LineState { waiting: true, trouble, ..state }), "[~!login]");
+    assert_eq!(mark(LineState { refused: true, ..state }), "[!refused]");
+    assert_eq!(mark(LineState { refused: true, trouble, ..state }), "[!login]", "the graver");
+    assert_eq!(mark(LineState { refused: true, attended: false, ..state }), "[!refused]");
     assert_eq!(with_mark("=Home", pushing), "=Home [^3]");
     let line = "-Mutt: =Home---(date)---------------(all)---";
     let marked = with_mark(line, pushing);
@@ -302,7 +305,7 @@ fn what_the_server_files_itself_is_not_filed_twice() {
 }
 
 #[test]
-fn inboxes_come_first_and_nothing_twice() {
+fn folders_come_by_account_its_inbox_first_and_nothing_twice() {
     let accounts = [
         account("A", Path::new("/m/A"), &["Sent", "INBOX", "Lists"]),
         account("B", Path::new("/m/B"), &["INBOX", "Sent"]),
@@ -317,7 +320,7 @@ fn inboxes_come_first_and_nothing_twice() {
         text.lines().filter_map(|line| line.strip_prefix("mailboxes ")).collect();
     assert_eq!(
         mailboxes,
-        ["\"/m/A/INBOX\"", "\"/m/B/INBOX\"", "\"/m/A/Sent\"", "\"/m/A/Lists\"", "\"/m/B/Sent\""]
+        ["\"/m/A/INBOX\"", "\"/m/A/Sent\"", "\"/m/A/Lists\"", "\"/m/B/INBOX\"", "\"/m/B/Sent\""]
     );
     // The order that the hooks need: left, account, folder, entered.
     let place = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} in {text}"));

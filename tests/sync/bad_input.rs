@@ -57,6 +57,68 @@ fn an_unknown_name_is_refused_and_the_near_one_named() {
 }
 
 #[test]
+fn a_first_configuration_is_printed_where_there_is_none_and_nothing_is_written() {
+    let home = Home::empty();
+    let said = home.mutt_sync(&["--init", "me@gmail.com"]).ok().stdout;
+    assert!(said.contains("\nIMAPAccount gmail\nHost imap.gmail.com\n"), "{said}");
+    let tls = if rig::mbsync_version() < (1, 5) { "SSLType" } else { "TLSType" };
+    assert!(said.contains(&format!("\n{tls} IMAPS\n")), "{said}");
+    let said = home.mutt_sync(&["--init", "me@gmail.com", "--msmtp"]).ok().stdout;
+    assert!(said.contains("\nhost smtp.gmail.com\n"), "{said}");
+    for file in [".mbsyncrc", ".msmtprc"] {
+        assert!(!home.path(file).exists(), "{file}");
+    }
+    for wrong in [&["--init", "me"][..], &["--init", "me@tuta.com"], &["--msmtp", "Home"]] {
+        home.mutt_sync(wrong).expect_code(2);
+    }
+}
+
+#[test]
+fn no_option_is_ignored() {
+    let (home, mbsync) = home();
+    for args in [
+        &["--json", "Home"][..],
+        &["--json", "--status-line"],
+        &["--loop", "--status"],
+        &["--msmtp", "--status"],
+        &["-a", "Home"],
+        &["--muttrc", "Home", "Work"],
+        &["--wait", "-n", "Home"],
+        &["--wait", "-f", "Home"],
+        &["--status", "--full"],
+        &["--list", "-f"],
+        &["--check", "-n"],
+        &["--acknowledge", "--block", "Home"],
+        &["-b", "--block", "Home"],
+    ] {
+        let output = home.mutt_sync(args).expect_code(2);
+        assert!(output.stdout.is_empty() && output.stderr.contains("--"), "{output}");
+    }
+    assert_eq!(mbsync.runs().len(), 0);
+    for (args, parts, absent) in [
+        (&["--list"][..], &["Home:INBOX", "Work:INBOX", "groups: "][..], &[][..]),
+        (&["--list", "Work"], &["Work:INBOX", "Work:Sent"], &["Home", "groups"]),
+        (&["--list", "Home:Sent"], &["Home:Sent"], &["INBOX", "Work"]),
+        (&["--list", "--json", "Work"], &["\"Work:INBOX\""], &["Home"]),
+        (&["--complete", "names"], &["Home\nHome-frequent\nWork\nWork-frequent\n"], &[":"]),
+        (&["--complete", "accounts"], &["Home\nWork\n"], &["frequent"]),
+        (
+            &["--complete", "mailboxes", "--", "Home-frequent"],
+            &["Home-frequent:INBOX\nHome-frequent:Sent\n"],
+            &["Work", "Drafts"],
+        ),
+    ] {
+        let said = home.mutt_sync(args).ok().stdout;
+        assert!(parts.iter().all(|part| said.contains(part)), "{args:?}: {said}");
+        // The configuration's own path is in the JSON.
+        let said = said.replace(&home.path("").display().to_string(), "");
+        assert!(!absent.iter().any(|part| said.contains(part)), "{args:?}: {said}");
+    }
+    home.mutt_sync(&["--list", "Nobody"]).expect_code(2);
+    assert_eq!(home.mutt_sync(&["--complete", "mailboxes", "Nobody"]).ok().stdout, "");
+}
+
+#[test]
 fn the_environment_may_name_the_account() {
     let (mut home, mbsync) = home();
     home.set_env("MUTT_SYNC_ACCOUNT", "Work");
@@ -214,7 +276,8 @@ fn requests_for_removed_mailboxes_are_dropped() {
 
 #[test]
 fn g10_an_account_named_like_a_path_stays_in_its_place() {
-    let home = Home::with(vec![Account::fake("../x"), Account::fake("a/b"), Account::fake("-n")]);
+    let names = ["../x", "a/b", "-n"];
+    let home = Home::with(names.map(|name| Account::fake(name).unjudged()).to_vec());
     let mbsync = home.fake_mbsync();
     home.mutt_sync(&["../x"]).ok();
     home.mutt_sync(&["a/b"]).ok();

@@ -6,6 +6,7 @@ use rig::{
     mutt_sync, real_mbsync, run,
 };
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -169,7 +170,7 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| {
         Server::with(ServerOptions {
             tls: Tls::Imaps,
-            users: vec!["home".into(), "work".into(), "nest".into(), "wait".into()],
+            users: ["home", "work", "nest", "wait", "flat"].map(String::from).to_vec(),
             ..ServerOptions::default()
         })
     })
@@ -209,7 +210,7 @@ fn as_version(home: &Home, version: &str) {
 }
 
 #[test]
-fn a15_directories_above_the_records_are_made_by_isync_1_5_alone() {
+fn directories_above_the_records_are_made_by_isync_1_5_alone() {
     for (version, fault) in [("1.4.4", true), ("1.5.1", false)] {
         let home = healthy();
         as_version(&home, version);
@@ -255,6 +256,7 @@ fn a_healthy_set_up_passes() {
         "login",
         "capabilities",
         "server",
+        "flags",
         "watching",
         "inotify",
         "muttrc",
@@ -267,11 +269,17 @@ fn a_healthy_set_up_passes() {
     assert!(checked.find("login").found.contains("as home by PLAIN"));
     assert!(checked.find("watching").found.contains("NOTIFY: all mailboxes on 1 connection"));
     assert!(checked.find("server").found.contains("5 mailboxes on both sides"));
+    assert_eq!(checked.find("flags").found, "only those that have changed are fetched");
     // Nothing was changed: not even our own directory was made.
     assert!(!home.path(".local/state/mutt-sync").exists());
     check_with(&home, &["Home:INBOX"]).assert_healthy();
     let output = home.mutt_sync(&["--check", "Hme"]).expect_code(2);
     assert!(output.stderr.contains("Home"), "{output:?}");
+    for key in ["changedsince", "handover"] {
+        home.settings(&format!("{key} = false\n"));
+        let found = format!("all are fetched at each run: {key} is off");
+        assert_eq!(check(&home).find("flags").found, found);
+    }
 }
 
 #[test]
@@ -292,15 +300,15 @@ fn text_is_plain_without_a_terminal_and_fits() {
 fn colour_only_on_a_terminal_that_wants_it() {
     let mut home = healthy();
     let program = mutt_sync().display().to_string();
-    let sanitize = |home: &Home| {
+    let shown = |home: &Home| {
         let terminal = Terminal::sized(home, 100, 60, &[&program, "--check"]);
         terminal.wait_for("Everything is in place.", LONG);
         terminal.coloured()
     };
-    let coloured = sanitize(&home);
+    let coloured = shown(&home);
     assert!(coloured.contains("\x1b[32m✓") && coloured.contains("\x1b[1mHome"), "{coloured}");
     home.set_env("NO_COLOR", "1");
-    let plain = sanitize(&home);
+    let plain = shown(&home);
     println!("{coloured}{plain}");
     assert!(plain.contains('✓') && !plain.contains("\x1b["), "{plain}");
 }
@@ -411,7 +419,8 @@ fn faults_of_settings_and_of_mbsync() {
             breaks: |home| drop(home.settings("mbsync = \"/nowhere/mbsync\"\n")),
             fixes: |home, fix| {
                 assert!(fix.starts_with("set `mbsync` in config.toml to where it is"), "{fix}");
-                edit(home, ".config/mutt-sync/config.toml", "/nowhere", "/usr/bin");
+                let real = rig::real_mbsync().display().to_string();
+                edit(home, ".config/mutt-sync/config.toml", "/nowhere/mbsync", &real);
             },
         },
         Case {
@@ -656,6 +665,51 @@ fn faults_of_the_password() {
             },
         },
         Case {
+            code: 77,
+            what: "password",
+            found: "PassCmd exited with status 1: vault is locked",
+            breaks: |home| {
+                edit(home, ".mbsyncrc", PASS, "PassCmd \"echo vault is locked >&2; exit 1\"");
+            },
+            fixes: |home, _| {
+                home.write("pass", "secret-of-home\n");
+                edit(home, ".mbsyncrc", "echo vault is locked >&2; exit 1", "cat ~/pass");
+            },
+        },
+        Case {
+            code: 77,
+            what: "password",
+            found: if mbsync_version() < (1, 5) {
+                "(SIGPIPE): it prints more after its first line"
+            } else {
+                "PassCmd exited with status 1"
+            },
+            // Slowly, so that mbsync fails each time.
+            breaks: |home| {
+                let lines = "(cat ~/pass; sleep 0.3; echo user: me)";
+                home.write("pass", "secret-of-home\n");
+                edit(home, ".mbsyncrc", PASS, &format!("PassCmd \"{lines}\""));
+            },
+            fixes: |home, fix| {
+                let end = fix.split('`').nth(1).expect("a command");
+                assert_eq!(end, "| head -n 1");
+                edit(home, ".mbsyncrc", "user: me)", &format!("user: me) {end}"));
+            },
+        },
+        Case {
+            code: 77,
+            what: "password",
+            found: "PassCmd prints a NUL byte",
+            breaks: |home| {
+                home.write("pass", "secret\0-of-home\n");
+                edit(home, ".mbsyncrc", PASS, "PassCmd \"cat ~/pass\"");
+            },
+            fixes: |home, fix| {
+                assert!(fix.ends_with("print the password alone"), "{fix}");
+                home.write("pass", "secret-of-home\n");
+            },
+        },
+        Case {
             code: 0,
             what: "password",
             found: "neither Pass nor PassCmd is set",
@@ -685,6 +739,76 @@ fn cat(home: &Home, file: &str) -> Output {
     run(shell.arg("-c").arg(format!("cat {file}")), LONG)
 }
 
+/// A file with DOS line ends.
+#[test]
+fn a_cr_at_the_end_of_the_password_is_named() {
+    let home = healthy();
+    home.write("pass", "secret-of-home\r\nmore\r\n");
+    edit(&home, ".mbsyncrc", PASS, "PassCmd \"cat ~/pass\"");
+    let checked = check(&home);
+    let wrong: Vec<&str> = checked.wrong().iter().map(|step| &*step.what).collect();
+    assert_eq!((checked.code, &wrong[..]), (77, &["password", "login"][..]), "{checked:#?}");
+    let step = checked.find("password");
+    assert!(step.found.starts_with("PassCmd prints a CR"), "{step:?}");
+    assert!(!home.mbsync(&["-a"]).status.success());
+    let end = step.fix.split('`').nth(1).expect("a command");
+    // The file needs its backslash twice.
+    let line = format!("PassCmd \"cat ~/pass {}\"", end.replace('\\', "\\\\"));
+    edit(&home, ".mbsyncrc", "PassCmd \"cat ~/pass\"", &line);
+    check(&home).assert_healthy();
+    home.mbsync(&["-a"]).ok();
+}
+
+#[test]
+fn old_forms_that_work_are_said_once() {
+    let home = healthy();
+    let file =
+        home.read(".mbsyncrc").replace("\nFar :", "\nMaster :").replace("\nNear :", "\nSlave :");
+    home.write(".mbsyncrc", &file);
+    let lines = file.lines().filter(|line| line.contains("er :") || line.contains("Slave :"));
+    assert!(lines.count() >= 2, "{file}");
+    let checked = check(&home);
+    checked.assert_healthy();
+    let old: Vec<&Step> =
+        checked.steps.iter().filter(|step| step.found.contains("Master and Slave")).collect();
+    assert!(old.len() == 1 && old[0].state == "note", "{old:#?}");
+    assert!(old[0].found.contains(" (1 other line as well)"), "{old:#?}");
+}
+
+/// Which mbsync refuses to make, whatever Create says.
+#[test]
+fn mailboxes_whose_names_flatten_makes_ambiguous_are_not_promised() {
+    server().imap("flat").create("lists.foo");
+    let account = rig::Account::on(server(), "Home").login("flat", "secret-of-flat");
+    let home = Home::with(vec![account.near_line("Flatten .")]);
+    complete(&home);
+    edit(&home, ".mbsyncrc", "SubFolders Verbatim\n", "");
+    let step = check(&home).one_fault(1, "server", "Flatten delimiter in them: lists.foo");
+    assert!(!mbsync(&home).status.success());
+    assert!(!home.mail("Home").join("lists.foo").exists());
+    assert!(step.fix.ends_with("leave them out by Patterns"), "{step:?}");
+    edit(&home, ".mbsyncrc", "Patterns *", "Patterns * !lists.foo");
+    check(&home).assert_healthy();
+    mbsync(&home).ok();
+}
+
+#[test]
+fn mailboxes_whose_names_have_the_servers_delimiter_are_not_promised() {
+    let dots = ServerOptions { tls: Tls::Imaps, separator: '.', ..ServerOptions::default() };
+    let server = Server::with(dots);
+    let home = Home::on(&server, &["Home"]);
+    first_sync(&home);
+    complete(&home);
+    home.maildir("Home", "INBOX.x").create();
+    let step = check(&home).one_fault(1, "server", "the server's delimiter in them: INBOX.x");
+    assert!(!mbsync(&home).status.success());
+    assert!(!server.imap("home").list().contains(&"INBOX.x".to_owned()));
+    assert!(step.fix.ends_with("leave them out by Patterns"), "{step:?}");
+    edit(&home, ".mbsyncrc", "Patterns *", "Patterns * !INBOX.x");
+    check(&home).assert_healthy();
+    mbsync(&home).ok();
+}
+
 #[test]
 fn a_password_command_that_needs_a_terminal_is_a_waiters_trouble() {
     let home = healthy();
@@ -699,7 +823,8 @@ fn a_password_command_that_needs_a_terminal_is_a_waiters_trouble() {
     assert_eq!(step.part, "Home");
     // On one it does, and a waiter is warned of.
     let program = mutt_sync().display();
-    let script = format!("{program} --check --json >out; echo $? >code; echo done");
+    // What a terminal shows of a program that has ended may have scrolled away.
+    let script = format!("{program} --check --json >out; echo $? >code; echo done; exec sleep 100");
     let terminal = Terminal::start(&home, &["/bin/sh", "-c", &script]);
     terminal.wait_for("done", LONG);
     assert_eq!(home.read("code"), "0\n");
@@ -1015,6 +1140,103 @@ fn a_server_that_has_no_time_is_tried_later() {
     check(&home).assert_healthy();
 }
 
+/// A server that says this when it greets, and takes no command.
+fn greeting(text: &'static str) -> u16 {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = server.local_addr().expect("address").port();
+    std::thread::spawn(move || {
+        for mut stream in server.incoming().flatten() {
+            let _ = stream.write_all(text.as_bytes());
+            let lines = BufReader::new(stream.try_clone().expect("a second handle"));
+            for line in lines.lines().map_while(Result::ok) {
+                let tag = line.split(' ').next().unwrap_or_default();
+                let _ = stream.write_all(format!("{tag} BAD no\r\n").as_bytes());
+            }
+        }
+    });
+    port
+}
+
+/// Outlook.
+#[test]
+fn a_server_that_takes_tokens_only_is_named() {
+    let port = greeting("* OK [CAPABILITY IMAP4rev1 LOGINDISABLED AUTH=XOAUTH2] ready\r\n");
+    let home = Home::with(vec![rig::Account::on(&Server::start(), "Home").port(port)]);
+    let checked = check(&home);
+    let step = checked.find("login");
+    assert!(step.state == "bad" && checked.code == 77, "{checked:?}");
+    assert!(step.found.contains("the server offers XOAUTH2"), "{step:?}");
+    assert!(step.fix.contains("set `AuthMechs XOAUTH2` and a PassCmd"), "{step:?}");
+    let offer = check_with(&Home::empty(), &[&format!("127.0.0.1:{port}")]);
+    assert!(offer.find("login").found.starts_with("XOAUTH2: a token only"), "{offer:?}");
+}
+
+#[test]
+fn what_a_server_offers_is_said_without_a_configuration() {
+    let mut home = Home::empty();
+    let server = Server::start();
+    let offer = check_with(&home, &[&format!("127.0.0.1:{}", server.port())]);
+    offer.one_fault(0, "connection", "greets, without TLS");
+    assert!(offer.find("login").found.ends_with("LOGIN"), "{offer:?}");
+    assert!(offer.find("capabilities").found.starts_with("IDLE"), "{offer:?}");
+    assert!(offer.find("watching").found.starts_with("by IDLE at least"), "{offer:?}");
+    let port = greeting("* OK [CAPABILITY IMAP4rev2 NOTIFY AUTH=PLAIN] ready\r\n");
+    let offer = check_with(&home, &[&format!("127.0.0.1:{port}")]);
+    assert!(offer.find("watching").found.starts_with("by NOTIFY"), "{offer:?}");
+
+    let authority = home.write("authority.pem", Ca::shared().cert());
+    for (tls, word) in [(Tls::Imaps, "IMAPS"), (Tls::StartTls, "STARTTLS")] {
+        let server = Server::with(ServerOptions { tls, ..ServerOptions::default() });
+        let name = format!("localhost:{}", server.port());
+        home.set_env("SSL_CERT_FILE", &authority.display().to_string());
+        let offer = check_with(&home, &[&name]);
+        offer.assert_healthy();
+        let found = format!("{name} greets (TLSType {word})");
+        assert_eq!(offer.find("connection").found, found);
+        home.set_env("SSL_CERT_FILE", "/dev/null");
+        let offer = check_with(&home, &[&name]);
+        offer.one_fault(77, "connection", "certificate");
+        assert_eq!(offer.find("login").state, "not-reached");
+    }
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    check_with(&home, &[&closed.to_string()]).one_fault(69, "connection", "refused");
+}
+
+/// An account may have a name like that.
+#[test]
+fn a_name_of_the_configuration_is_no_server() {
+    let account = rig::Account::on(server(), "mail.example").login("home", "secret-of-home");
+    let home = Home::with(vec![account]);
+    complete(&home);
+    let checked = check_with(&home, &["mail.example"]);
+    assert!(
+        checked.steps.iter().any(|step| step.part == "mail.example" && step.what == "password")
+    );
+}
+
+#[test]
+fn a_sasl_plugin_that_takes_the_password_for_a_token_is_named() {
+    let server =
+        Server::with(ServerOptions { tls: Tls::Imaps, xoauth2: true, ..ServerOptions::default() });
+    let mut home = Home::on(&server, &["Home"]);
+    let plugin = home.path("sasl/libxoauth2.so");
+    fs::create_dir(home.path("sasl")).unwrap();
+    home.set_env("SASL_PATH", &home.path("sasl").display().to_string());
+    let named = |home: &Home| {
+        let steps = check(home).steps.into_iter();
+        steps.filter(|step| step.found.contains("XOAUTH2")).collect::<Vec<_>>()
+    };
+    assert!(named(&home).is_empty());
+    fs::write(plugin, "").unwrap();
+    let steps = named(&home);
+    assert!(
+        matches!(&steps[..], [step] if step.state == "warning" && step.fix.contains("AuthMechs PLAIN")),
+        "{steps:?}"
+    );
+    edit(&home, ".mbsyncrc", "SSLType IMAPS\n", "SSLType IMAPS\nAuthMechs PLAIN\n");
+    assert!(named(&home).is_empty());
+}
+
 #[test]
 fn accounts_are_kept_apart() {
     let home = Home::on(server(), &["Home", "Work"]);
@@ -1043,7 +1265,7 @@ fn a_waiter_is_seen_and_left_alone() {
     let said = waiter.stderr();
     let checked = check(&home);
     checked.assert_healthy();
-    assert_eq!(checked.find("waiter").found, "one is alive");
+    assert_eq!(checked.find("waiter").found, "one is alive, watching by NOTIFY");
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(waiter.stderr(), said, "the check has woken it");
     assert!(waiter.runs());

@@ -94,7 +94,7 @@ fn all_but(gone: &[usize]) -> Vec<(usize, bool)> {
 }
 
 #[test]
-fn a15_deletion_here_is_one_run() {
+fn deletion_here_is_one_run() {
     let mut mail = Mail::with(BOTH);
     mail.delete_here(2);
     mail.is_to_push("1 deleted");
@@ -109,7 +109,7 @@ fn a15_deletion_here_is_one_run() {
 }
 
 #[test]
-fn a15_deletion_there_is_one_run() {
+fn deletion_there_is_one_run() {
     let mut mail = Mail::with(BOTH);
     mail.delete_there(2);
     assert_eq!(mail.sync(), "INBOX 1 gone");
@@ -128,7 +128,7 @@ fn a15_deletion_there_is_one_run() {
 }
 
 #[test]
-fn a15_deletions_on_both_sides_are_one_run() {
+fn deletions_on_both_sides_are_one_run() {
     let mut mail = Mail::with(BOTH);
     mail.delete_here(1);
     mail.delete_here(5);
@@ -146,7 +146,7 @@ fn a15_deletions_on_both_sides_are_one_run() {
 }
 
 #[test]
-fn a15_a_move_is_one_run() {
+fn a_move_is_one_run() {
     let mail = Mail::with(BOTH);
     let (inbox, archive) =
         (mail.home.maildir("Home", "INBOX"), mail.home.maildir("Home", "Archive"));
@@ -158,7 +158,7 @@ fn a15_a_move_is_one_run() {
 
 /// Without Expunge messages are made \Deleted, and stay.
 #[test]
-fn a15_deletion_without_expunge_is_one_run() {
+fn deletion_without_expunge_is_one_run() {
     let mut mail = Mail::with("Create Both\n");
     mail.delete_here(2);
     assert_eq!(mail.sync(), "INBOX 1 gone");
@@ -192,7 +192,7 @@ fn file(mail: &Mail, number: usize) -> String {
 /// A user deletes while a run is under way, after mbsync has read the Maildir: the
 /// message is still on the server.
 #[test]
-fn a15_deletion_during_a_run_stays_to_be_pushed() {
+fn deletion_during_a_run_stays_to_be_pushed() {
     for (there, here) in [(None, None), (Some(2), None), (None, Some(3)), (Some(2), Some(3))] {
         let mut mail = Mail::with(BOTH);
         let meanwhile = file(&mail, 5);
@@ -206,7 +206,8 @@ fn a15_deletion_during_a_run_stays_to_be_pushed() {
         if let Some(number) = here {
             mail.delete_here(number);
         }
-        mail.sync();
+        // Whatever differs.
+        mail.home.mutt_sync(&["--full", "Home"]).ok();
         let status = mail.status();
         assert!(
             status.contains("Home:INBOX: ") && status.contains(" to push\n"),
@@ -223,7 +224,7 @@ fn a15_deletion_during_a_run_stays_to_be_pushed() {
 
 /// Nothing was pushed, whatever the exit status says.
 #[test]
-fn a15_a_run_that_did_not_sync_the_mailbox_settles_nothing() {
+fn a_run_that_did_not_sync_the_mailbox_settles_nothing() {
     for script in [
         // A wrapper that does nothing without a network.
         "exit 0",
@@ -246,7 +247,7 @@ fn a15_a_run_that_did_not_sync_the_mailbox_settles_nothing() {
 
 /// What was kept of a run is lost, or is nonsense: one run more, never one less.
 #[test]
-fn a15_without_what_was_kept_a_deletion_is_found_again() {
+fn without_what_was_kept_a_deletion_is_found_again() {
     for nonsense in [None, Some("{\"Home\\nINBOX\": {\"gone\": \"1:*\"}}"), Some("{}"), Some("\0")]
     {
         let mail = Mail::with(BOTH);
@@ -272,7 +273,7 @@ fn a15_without_what_was_kept_a_deletion_is_found_again() {
 
 /// A record from a backup names messages that are there again.
 #[test]
-fn a15_what_was_kept_is_of_one_record_alone() {
+fn what_was_kept_is_of_one_record_alone() {
     let mut mail = Mail::with(BOTH);
     let record = mail.home.maildir("Home", "INBOX").path().join(".mbsyncstate");
     let old = fs::read(&record).unwrap();

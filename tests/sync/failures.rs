@@ -4,7 +4,8 @@
 
 use super::start;
 use rig::{
-    Account, Ca, Delay, Home, Server, ServerOptions, Signal, Terminal, Tls, compare_boxes, message,
+    Account, Ca, Delay, Home, Refuser, Server, ServerOptions, Signal, Terminal, Tls, compare_boxes,
+    message,
     process::{self, kill},
     run, wait_until,
 };
@@ -61,7 +62,7 @@ fn the_server_is_down_then_up_again() {
     server.stop();
     let down = home.mutt_sync(&["Home"]).expect_code(69);
     assert!(down.stderr.starts_with("mutt-sync: Home: "), "{down}");
-    assert!(down.stderr.contains("Connection refused"), "{down}");
+    assert!(down.stderr.contains("cannot connect: connection refused"), "{down}");
     assert!(down.stderr.contains("; will retry in "), "{down}");
     assert!(down.stderr.ends_with(" (now: mutt-sync -f Home)\n"), "{down}");
     assert!(state(&home, "retry.json").contains("\"code\":69"));
@@ -73,7 +74,8 @@ fn the_server_is_down_then_up_again() {
     );
     assert_eq!(home.mutt_sync(&["-qq", "Home"]).expect_code(75).stderr, "");
     home.mutt_sync(&["--force", "Home"]).expect_code(69);
-    assert!(state(&home, "retry.json").contains("\"failures\":2"));
+    // Somebody's own try does not lengthen the wait.
+    assert!(state(&home, "retry.json").contains("\"failures\":1"));
     server.restart();
     server.imap("home").append("INBOX", &message("one", "one"), &[]);
     let up = home.mutt_sync(&["--force", "Home:Sent"]).ok();
@@ -81,6 +83,28 @@ fn the_server_is_down_then_up_again() {
     assert!(up.stdout.contains("INBOX 1 new"), "{up}");
     assert_eq!(state(&home, "retry.json"), "");
     assert_eq!(home.wants("Home"), [""; 0]);
+}
+
+#[test]
+fn g12_the_tries_of_a_person_come_before_no_longer_wait_than_others() {
+    let mut server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings("retry = \"1s\"\n");
+    server.stop();
+    for _ in 0..3 {
+        home.mutt_sync(&["--force", "Home"]).expect_code(69);
+        assert!(state(&home, "retry.json").contains("\"failures\":0"));
+    }
+    let again = || home.mutt_sync(&["Home"]).code() == 69;
+    wait_until(Duration::from_secs(60), "the backoff of a second is over", again);
+    assert!(state(&home, "retry.json").contains("\"failures\":1"));
+}
+
+#[test]
+fn g12_a_tunnel_that_fails_is_a_strike() {
+    let home = Home::with(vec![Account::fake("Home").account_line("Tunnel false")]);
+    home.mutt_sync(&["Home"]).expect_code(69);
+    assert!(state(&home, "retry.json").contains("\"strike\":true"));
 }
 
 #[test]
@@ -103,7 +127,8 @@ fn g11_g12_a_wrong_password_is_tried_once_and_never_shown() {
 fn g11_what_mbsync_forgets_to_mask_is_masked() {
     let server = Server::start();
     let secret = "secret-in-the-file";
-    let home = Home::with(vec![Account::on(&server, "Home").login("home", secret)]);
+    let account = Account::on(&server, "Home").login("home", secret);
+    let home = Home::with(vec![account.unjudged()]);
     let mut mbsync = home.fake_mbsync();
     // The last line has no end.
     mbsync.stderr(&format!(
@@ -117,6 +142,40 @@ fn g11_what_mbsync_forgets_to_mask_is_masked() {
     let text = everything(&home, &outputs);
     assert!(!text.contains(secret) && !text.contains("dG9rZW4="), "{text}");
     assert!(text.contains("Error: ********"), "{text}");
+}
+
+/// The password manager's own words, whether its command is run by us or by mbsync, and
+/// never what it prints to standard output.
+#[test]
+fn g11_what_the_password_command_complains_of_is_said() {
+    let server = Server::start();
+    let secret = "hunter2-and-more";
+    let said = "gpg: decryption failed: No secret key";
+    let command = format!("echo {secret}; echo '{said}' >&2; exit 2");
+    let account = || Account::on(&server, "Home").pass_cmd(&command);
+    for (account, head) in [
+        (account(), "PassCmd exited with status 2: "),
+        (account().unjudged(), "password command failed (status 2): "),
+    ] {
+        let home = Home::with(vec![account]);
+        let output = home.mutt_sync(&["Home"]).expect_code(77);
+        assert_eq!(output.stderr.lines().count(), 1, "{output}");
+        assert!(output.stderr.contains(&format!("{head}{said}")), "{output}");
+        let mut outputs = vec![output];
+        for args in [&["--status", "Home"], &["--check", "Home"]] {
+            outputs.push(home.mutt_sync(args));
+            let text = &outputs.last().unwrap().stdout;
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(text.contains(said), "{args:?}: {text}");
+        }
+        assert!(!everything(&home, &outputs).contains(secret));
+    }
+    // Nor where it is in those words.
+    let command = format!("echo {secret}; echo 'cannot use {secret}' >&2; exit 2");
+    let home = Home::with(vec![Account::on(&server, "Home").pass_cmd(&command)]);
+    let output = home.mutt_sync(&["Home"]).expect_code(77);
+    assert!(output.stderr.contains("status 2: cannot use ********"), "{output}");
+    assert!(!everything(&home, &[output]).contains(secret));
 }
 
 #[test]
@@ -141,6 +200,9 @@ fn a_mailbox_that_cannot_be_opened_holds_up_no_other() {
     println!("{output}");
     assert!(output.stdout.contains("INBOX 1 new"), "{output}");
     assert!(output.stderr.contains("Nowhere"), "{output}");
+    let status = home.mutt_sync(&["--status", "Home"]).ok().stdout;
+    let summary = status.lines().next().unwrap();
+    assert!(summary.contains("last run ") && !summary.contains("never synced"), "{status}");
     compare_boxes(&mut imap, &home.mail("Home"), &["INBOX", "Sent"]).unwrap();
     // The account is well; one mailbox waits.
     assert_eq!(state(&home, "retry.json"), "");
@@ -156,7 +218,8 @@ fn a_mailbox_that_cannot_be_opened_holds_up_no_other() {
 fn g9_a_run_that_stalls_is_ended() {
     let server = Server::start();
     let delay = Delay::to(server.port(), Duration::ZERO);
-    let home = Home::with(vec![Account::on(&server, "Home").port(delay.port())]);
+    let account = Account::on(&server, "Home").port(delay.port()).unjudged();
+    let home = Home::with(vec![account]);
     home.settings("stall = \"400ms\"");
     delay.stall();
     let output = home.mutt_sync(&["Home"]).expect_code(69);
@@ -180,7 +243,7 @@ fn g9_a_run_that_stalls_is_ended() {
 fn g2_g12_a_success_elsewhere_ends_the_backoff_of_waiting_commands() {
     let server = Server::start();
     let account = Account::on(&server, "Home").pass_cmd("pass");
-    let home = Home::with(vec![account]);
+    let home = Home::with(vec![account.unjudged()]);
     let mbsync = home.exec_mbsync();
     home.settings("settle = \"0s\"\nretry = \"10m\"");
     home.program("pass", "echo x >> ~/asked; exit 1");
@@ -209,8 +272,8 @@ fn all_gone_at_once(home: &Home, pid: u32, signal: Signal) {
     let since = Instant::now();
     kill(pid, signal);
     wait_until(SHORT, "the process is gone", || !process::alive(pid));
-    let took = since.elapsed();
     home.assert_no_leftovers();
+    let took = since.elapsed();
     println!("{signal:?}: gone after {took:?}");
     assert!(took < NO_GRACE, "{took:?}");
 }
@@ -284,6 +347,31 @@ fn g8_signals_end_a_child_left_behind() {
 }
 
 #[test]
+fn g8_a_signal_ends_a_child_left_behind_at_every_moment_of_its_start() {
+    let home = Home::fake(&["Home"]);
+    home.settings("settle = \"1h\"");
+    let _mbsync = home.fake_mbsync();
+    // A start of some length, for each program that reads it.
+    let comments = "# a line that is passed over\n".repeat(30_000);
+    home.write(".mbsyncrc", &format!("{comments}{}", home.read(".mbsyncrc")));
+    for step in 0..20 {
+        home.mutt_sync(&["-b", "Home"]).ok();
+        std::thread::sleep(Duration::from_millis(5 * step));
+        // The process that is seen is the one that stays.
+        let mut seen = Vec::new();
+        rig::wait_until(SHORT, "a child", || {
+            seen = home.leftovers();
+            !seen.is_empty()
+        });
+        std::thread::sleep(Duration::from_millis(30));
+        for (pid, _) in seen {
+            rig::process::kill(pid, Signal::TERM);
+        }
+        home.wait_no_leftovers(SHORT);
+    }
+}
+
+#[test]
 fn g8_signals_on_a_terminal() {
     let server = Server::start();
     let delay = Delay::to(server.port(), Duration::ZERO);
@@ -350,7 +438,8 @@ fn g8_a_signal_to_one_that_stays_leaves_nobody_behind() {
         let file = std::fs::File::open(&queue);
         file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
     });
-    assert_eq!(home.mutt_sync(&["-b", "Home:INBOX"]).ok().stdout, "Home: queued\n");
+    let said = home.mutt_sync(&["-b", "Home:INBOX"]).ok().stdout;
+    assert!(said.starts_with("Home: queued for "), "{said}");
     kill(stays.id(), Signal::INT);
     assert_eq!(code_of(stays), 130);
     home.assert_no_leftovers();
@@ -411,10 +500,40 @@ fn g12_what_runs_in_the_background_never_asks() {
     wait_until(SHORT, "the failure is noted", || state(&home, "retry.json").contains("77"));
     let nothing_more = |screen: &str| {
         let lines: Vec<&str> = screen.lines().filter(|line| !line.trim().is_empty()).collect();
-        assert_eq!(lines, ["Home: queued", "here"], "{screen}");
+        assert_eq!(lines, ["Home: syncing in the background", "here"], "{screen}");
     };
     nothing_more(&screen);
     nothing_more(&terminal.screen());
     assert_eq!(home.wants("Home"), ["*"]);
     assert_eq!(ours(&home).len(), 1, "a child waits until it may try again");
+}
+
+/// The same words mean the same, whether we hear them or mbsync does.
+#[test]
+fn every_provider_s_words_of_refusal_have_one_status() {
+    let server = Server::start();
+    for (words, code) in [
+        // Gmail, mailbox.org, Yahoo, Stalwart, dovecot, Microsoft 365.
+        ("NO [ALERT] Too many simultaneous connections. (Failure)", 75),
+        ("NO [AUTHENTICATIONFAILED] failed. (Too many simultaneous connections.)", 75),
+        ("NO [LIMIT] LOGIN Rate limit hit.", 75),
+        ("NO [LIMIT] Too many concurrent sessions.", 75),
+        ("NO [UNAVAILABLE] Maximum number of connections from user+IP exceeded", 75),
+        ("NO Request is throttled. Suggested Backoff Time: 299961 milliseconds", 75),
+        // Gmail twice, Yahoo, Microsoft 365.
+        ("NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)", 77),
+        ("NO [ALERT] Application-specific password required: https://x.example (Failure)", 77),
+        ("NO [AUTHENTICATIONFAILED] LOGIN Invalid credentials", 77),
+        ("NO LOGIN failed.", 77),
+    ] {
+        let refuser = Refuser::before(server.port());
+        refuser.answer("LOGIN", words);
+        for by_mbsync in [false, true] {
+            let account = Account::on(&server, "Home").port(refuser.port());
+            let home = Home::with(vec![if by_mbsync { account.unjudged() } else { account }]);
+            let output = home.mutt_sync(&["-v", "-f", "Home"]).expect_code(code);
+            let ran = output.stderr.contains("running mbsync");
+            assert_eq!(ran, by_mbsync, "{output}");
+        }
+    }
 }

@@ -6,7 +6,11 @@ mod check;
 mod deletions;
 mod failures;
 mod guarantees;
+mod held;
+mod progress;
+mod question;
 mod real_mail;
+mod refused;
 mod single_flight;
 mod status;
 

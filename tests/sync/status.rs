@@ -48,6 +48,7 @@ fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     let (_server, home) = three_accounts_of_twenty();
     let said = home.mutt_sync(&["--status"]).ok().stdout;
     assert!(said.contains("Home: in sync (20 mailboxes), last run "), "{said}");
+    assert!(said.contains(", 1 unread, no waiter"), "{said}");
     let inbox = home.maildir("Home", "INBOX");
     inbox.set_flags(&inbox.find("body one"), "S");
     home.maildir("Home", "Lists3").add(&message("mine", "mine"), "S");
@@ -58,12 +59,28 @@ fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     assert!(!said.contains("Work"), "{said}");
     let json = home.mutt_sync(&["--status", "--json", "Home"]).ok().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json[0]["mailboxes"][0]["name"], "Home:INBOX");
-    assert_eq!(json[0]["mailboxes"][0]["push"]["flags"], 1);
+    assert_eq!(json["version"], 1);
+    let account = &json["accounts"][0];
+    // The manual has each key.
+    let manual = include_str!("../../man/mutt-sync.1");
+    let (_, manual) = manual.split_once(".Sh STATUS FOR PROGRAMS\n").expect("the section");
+    let manual = manual.split_once("\n.Sh ").expect("the next one").0;
+    let keys: Vec<&String> = [&json, account, &account["last"], &account["mailboxes"][0]]
+        .into_iter()
+        .flat_map(|object| object.as_object().expect("an object").keys())
+        .collect();
+    assert!(keys.len() > 25, "{keys:?}");
+    for key in keys {
+        let words =
+            manual.lines().filter(|line| line.starts_with(".Va") || line.starts_with(".It Va"));
+        assert!(words.flat_map(|line| line.split(' ')).any(|word| word == key), "{key}");
+    }
+    assert_eq!(account["mailboxes"][0]["name"], "Home:INBOX");
+    assert_eq!(account["mailboxes"][0]["push"]["flags"], 1);
     let line = home.mutt_sync(&["--status-line", "---folder---", "Home"]).ok().stdout;
     assert!(line.contains("^2"), "{line}");
     let dry = home.mutt_sync(&["-n", "Home:INBOX"]).ok().stdout;
-    assert!(dry.contains("-- Home:INBOX") && dry.contains("1 flag change to push"), "{dry}");
+    assert!(dry.contains("-- Home:INBOX") && dry.contains("INBOX to push: 1 flag change"), "{dry}");
     assert!(!dry.contains("Lists3"), "{dry}");
     home.age();
     home.mutt_sync(&["-f", "Home"]).ok();

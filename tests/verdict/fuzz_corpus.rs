@@ -9,6 +9,7 @@
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
+use rig::{Seeded, count};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,41 @@ fn g10_the_corpus_of_the_fuzzers_holds() {
             let bytes = std::fs::read(&path).unwrap();
             let held = catch_unwind(AssertUnwindSafe(|| target(&bytes)));
             assert!(held.is_ok(), "{name}: {}: see above", path.display());
+        }
+    }
+}
+
+/// A few bytes taken out, doubled, changed, or put in from another input.
+fn altered(random: &mut Seeded, input: &[u8], other: &[u8]) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    for _ in 0..random.usize(1..4) {
+        let mut part = |bytes: &[u8]| {
+            let from = random.usize(..=bytes.len());
+            from..(from + random.usize(..20)).min(bytes.len())
+        };
+        let (here, there) = (part(&bytes), part(other));
+        match random.u8(..4) {
+            0 => drop(bytes.drain(here)),
+            1 => bytes.extend_from_within(here),
+            2 => here.for_each(|at| bytes[at] ^= 1 << random.u8(..8)),
+            _ => drop(bytes.splice(here, other[there].iter().copied())),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn g10_inputs_near_the_corpus_hold_too() {
+    let mut random = Seeded::from_env_or(10);
+    for (name, target) in targets::ALL {
+        let mut all = inputs(&format!("fuzz/corpus/{name}"));
+        all.sort();
+        let all: Vec<Vec<u8>> = all.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        for _ in 0..count(100, 20_000) {
+            let (input, other) = (random.pick(&all), random.pick(&all));
+            let bytes = altered(&mut random, input, other);
+            let held = catch_unwind(AssertUnwindSafe(|| target(&bytes)));
+            assert!(held.is_ok(), "{name}: {:?}", String::from_utf8_lossy(&bytes));
         }
     }
 }

@@ -10,7 +10,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod during_run;
+mod guard;
 mod lend_equivalence;
+mod one_shot;
 
 use mutt_sync::mbsyncrc::{self, IsyncVersion};
 use mutt_sync::model::flags::{Flags, keeps_forwarded};
@@ -55,8 +58,8 @@ fn is_1_5() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {
         let memory = tempfile::tempdir().unwrap();
-        let dialect = mutt_sync::mbsync_version::of_mbsync(&real_mbsync(), memory.path());
-        dialect.expect("mbsync says its version") == IsyncVersion::V1_5
+        let version = mutt_sync::mbsync_version::of_mbsync(&real_mbsync(), memory.path());
+        version.expect("mbsync says its version") == IsyncVersion::V1_5
     })
 }
 
@@ -106,7 +109,7 @@ fn kinds() -> Vec<Kind> {
             ..plain("maxsizenone", "Create Both\nSyncState *\n", rules(false, false))
         },
         Kind {
-            rules: Some(Rules { max_messages: 5, ..rules(false, false) }),
+            rules: Some(Rules { max_messages: 5, expire_unread: true, ..rules(false, false) }),
             exact: false,
             ..plain("max", "Create Both\nMaxMessages 5\nExpireUnread yes\nSyncState *\n", both())
         },
@@ -258,6 +261,17 @@ impl World<'_> {
         lines.collect::<String>().into_bytes()
     }
 
+    /// Removes the mailboxes of a history on both sides.
+    fn remove(&mut self, number: usize) {
+        for pair in self.pairs(number).iter().rev() {
+            if self.exists_far(pair) {
+                self.imap.delete(&pair.name);
+            }
+            let _ = fs::remove_dir_all(&pair.maildir);
+            let _ = fs::remove_file(&pair.state_file);
+        }
+    }
+
     /// The two mailboxes of a history.
     fn pairs(&self, number: usize) -> [Pair; 2] {
         let top = format!("{}{number}", self.kind.name);
@@ -379,10 +393,11 @@ impl World<'_> {
             }
         };
         let near = || numbered(&pair.maildir, record, rules);
-        let Settled { verdict, gone } = judge_server(record, rules, &uids, &fetched, known, near);
+        let Settled { verdict, gone, .. } =
+            judge_server(record, rules, &uids, &fetched, known, near);
         pair.seen.gone = Some(Gone { record: stamp, ..gone });
         if verdict == SideVerdict::Clean {
-            pair.seen.far = Some(CleanServer::new(now, record, rules));
+            pair.seen.far = Some(CleanServer::new(now, record, rules, None));
         }
         (verdict, Some(now))
     }
@@ -624,8 +639,8 @@ fn account_of(home: &Home) -> Account {
     let at = home.path("");
     let mut env = mbsyncrc::Env::new(at.clone(), at);
     env.state_home = Some(home.path(".local/state"));
-    let dialect = if is_1_5() { IsyncVersion::V1_5 } else { IsyncVersion::V1_4 };
-    let config = mbsyncrc::read(&home.path(".mbsyncrc"), &env, dialect).unwrap();
+    let version = if is_1_5() { IsyncVersion::V1_5 } else { IsyncVersion::V1_4 };
+    let config = mbsyncrc::read(&home.path(".mbsyncrc"), &env, version).unwrap();
     config.accounts.into_iter().next().unwrap()
 }
 
@@ -680,11 +695,11 @@ fn history(
             let _ = writeln!(log, "  {}: {verdict}; run wanted: {wanted}", pair.name);
             said.push((before, verdict, print, wanted));
         }
-        let snapshot =
-            changes::Snapshot::take(mailboxes.clone(), &account, is_1_5(), by_run.clone());
+        let snapshot = changes::Snapshot::take(&mailboxes, &account, is_1_5(), by_run.clone());
         let output = world.sync(&pairs);
         let failed = output.code() != 0;
-        let (reported, gone) = snapshot.changes(&mailboxes, log_of(&output).as_ref(), &|_| None);
+        let (reported, gone) =
+            snapshot.changes(&mailboxes, log_of(&output).as_ref(), &|_| None, &mut |_, _, _| {});
         by_run = gone;
         if failed {
             let _ = writeln!(log, "  mbsync: {} {}", output.code(), output.stderr.trim());

@@ -196,6 +196,7 @@ fn rules(pair: &Pair) -> Rules {
         expunge_far: pair.expunge[F],
         expunge_near: pair.expunge[N],
         max_messages: pair.max_messages,
+        expire_unread: pair.expire_unread,
         isync_1_5: pair.isync_1_5,
         pull_old: pair.old[N],
         push_old: pair.old[F],
@@ -244,7 +245,7 @@ fn look_far(pair: &Pair, earlier: Option<(&Pair, &Gone)>) -> (SideVerdict, Gone)
     };
     let known = gone.map_or(KnownGone::NOTHING, known);
     let near = || Some(listing(pair).numbered());
-    let Settled { verdict, gone } =
+    let Settled { verdict, gone, .. } =
         judge_server(&record, &rules(pair), &uids, &fetched, known, near);
     (verdict, Gone { record: Some(stamp()), ..gone })
 }

@@ -13,8 +13,8 @@ use mutt_sync::model::Target;
 use mutt_sync::state::backoff::{Backoff, BackoffPolicy};
 use mutt_sync::state::throttle::Rate;
 use mutt_sync::sync::scheduler::{
-    self, Backend, Gate, Locked, Paused, RequestOptions, RequestOutcome, RequestState,
-    RunOutcome as _,
+    self, Backend, Gate, Locked, Marks, Paused, RequestOptions, RequestOutcome, RequestState,
+    RunOutcome as _, Urgency,
 };
 use rig::{Seeded, count};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,8 @@ const CHILD_PATIENCE: Duration = Duration::from_secs(3600);
 /// How long one waits for a lock whose holder shows no life.
 const LOCK_LIMIT: u64 = 130_000;
 const SETTLE: u64 = 1000;
+/// How long a command leaves it to the waiter to claim its request.
+const WAITER_CLAIMS: u64 = 2000;
 const LONGEST_RUN: u64 = 5000;
 
 type Pid = usize;
@@ -99,6 +101,8 @@ struct Request {
     /// Some run was started for it after it was made.
     tried: bool,
     served_at: Option<u64>,
+    /// What of it was not found in sync.
+    rest: Option<Target>,
     /// On disk; else only its maker knows of it.
     written: bool,
 }
@@ -287,11 +291,14 @@ impl Process {
             (0..world.requests.len()).filter(|&at| world.requests[at].maker == pid).collect()
         };
         let answer = match role {
-            Role::Foreground(wants, manner) => {
-                self.asks = if manner.urgent { Asks::User } else { Asks::Nobody };
-                scheduler::foreground(self, &wants, manner)
+            Role::Foreground(wants, options) => {
+                self.asks =
+                    if options.urgency == Urgency::Urgent { Asks::User } else { Asks::Nobody };
+                scheduler::foreground(self, &wants, options)
             }
-            Role::Background(wants, urgent) => scheduler::background(self, &wants, urgent),
+            Role::Background(wants, urgent) => {
+                scheduler::background(self, &wants, Marks { urgent, ..Marks::default() })
+            }
             Role::Child { holds, carries } => {
                 self.unwritten = carries;
                 self.carries_queue = holds;
@@ -337,7 +344,7 @@ impl Process {
         }
         let mut stopped = false;
         while runs > 0 && !stopped {
-            let wait = match (self.next_due(), self.gate(false, false)) {
+            let wait = match (self.next_due(), self.gate(Urgency::Usual)) {
                 (None, _) => Duration::from_secs(30),
                 (Some(due), Gate::Open) => due,
                 (Some(due), Gate::Throttled(wait) | Gate::BackingOff(wait)) => due.max(wait),
@@ -345,7 +352,8 @@ impl Process {
             if !wait.is_zero() {
                 stopped = self.pause(wait) == Paused::Stopped;
             } else if self.lock() == Locked::Held {
-                if self.gate(false, false) == Gate::Open && self.next_due() == Some(Duration::ZERO)
+                if self.gate(Urgency::Usual) == Gate::Open
+                    && self.next_due() == Some(Duration::ZERO)
                 {
                     stopped = self.run().stopped();
                     runs -= 1;
@@ -393,6 +401,56 @@ impl Process {
         taken
     }
 
+    /// Judges what was taken: it differs, or one mailbox of it does, or nothing. Gives
+    /// what a run is needed for.
+    fn judge(&self, taken: BTreeMap<Target, u32>) -> Option<BTreeMap<Target, u32>> {
+        let judged = self.step().events;
+        let covered = |request: &Request| {
+            let wants = [Some(&request.want), request.rest.as_ref()];
+            let asked = |want| wants.into_iter().flatten().any(|asked| covers(want, asked));
+            request.made < judged && taken.keys().any(asked)
+        };
+        let choice = self.step().rng.u32(..4);
+        if choice == 0 {
+            let mut world = self.step();
+            let now = world.now;
+            for request in world.requests.iter_mut().filter(|request| covered(request)) {
+                request.tried = true;
+                request.served_at.get_or_insert(now);
+            }
+            world.changes += 1;
+            drop(world);
+            for want in taken.keys() {
+                self.step().run.remove(want);
+            }
+            self.step().retry = None;
+            return None;
+        }
+        if choice > 1 || !taken.contains_key(&Target::Account) {
+            return Some(taken);
+        }
+        // The rest of what they asked for is in sync.
+        let part = Target::Mailbox { channel: "c".into(), name: "INBOX".into() };
+        {
+            let mut world = self.step();
+            world.run.entry(part.clone()).or_insert(Stands::Fresh);
+            let now = world.now;
+            for request in world.requests.iter_mut().filter(|request| covered(request)) {
+                if covers(&request.want, &part) {
+                    request.rest = Some(part.clone());
+                } else {
+                    request.tried = true;
+                    request.served_at.get_or_insert(now);
+                }
+            }
+        }
+        for want in taken.keys().filter(|want| **want != part) {
+            self.step().run.remove(want);
+        }
+        let failures = taken.values().copied().max().unwrap_or(0);
+        Some(BTreeMap::from([(part, failures)]))
+    }
+
     fn start(&self) -> (u64, u64) {
         let mut world = self.step();
         if world.mbsync.is_some() {
@@ -408,7 +466,23 @@ impl Process {
 impl Backend for Process {
     type Report = RunOutcome;
 
-    fn submit(&mut self, wants: &BTreeSet<Target>, urgent: bool) -> bool {
+    fn await_waiter(&mut self, wants: &BTreeSet<Target>) -> Paused {
+        let deadline = self.step().now + WAITER_CLAIMS;
+        loop {
+            let mut world = self.step();
+            let unclaimed = wants.iter().any(|want| world.want.contains_key(want));
+            let over = world.now >= deadline || world.waiter.is_none() || !unclaimed;
+            if over || self.stopped(&world) {
+                return self.ended(&world);
+            }
+            let (at, from) = (deadline.min(world.now + 200), world.changes);
+            drop(world);
+            world = self.until(Until::Time { at, or_changes_from: Some(from) });
+            drop(world);
+        }
+    }
+
+    fn submit(&mut self, wants: &BTreeSet<Target>, marks: Marks) -> bool {
         let full = {
             let mut world = self.step();
             world.conditions.hardship && world.rng.u32(..20) == 0
@@ -429,10 +503,11 @@ impl Backend for Process {
                 told: StatusUpdate::Nothing,
                 tried: false,
                 served_at: None,
+                rest: None,
                 written: !full,
             });
         }
-        if urgent {
+        if marks.urgent {
             let mut world = self.step();
             world.urgent_demands += 1;
             world.urgent |= !full;
@@ -462,8 +537,26 @@ impl Backend for Process {
                     return RequestState::Failed;
                 }
                 Some(Stands::Fresh) => standing = RequestState::Fresh,
-                None if world.run.contains_key(want) => standing = RequestState::Fresh,
+                // Or what a crash has left of it.
+                None if world.run.keys().any(|left| covers(want, left)) => {
+                    standing = RequestState::Fresh;
+                }
                 None => {}
+            }
+        }
+        // A part of it may have failed, for the rest was in sync.
+        let parts = |world: &World| -> Vec<Stands> {
+            let all = world.want.iter();
+            let covered = all.filter(|(part, _)| wants.iter().any(|want| covers(want, part)));
+            covered.map(|(_, stands)| *stands).collect()
+        };
+        if standing == RequestState::Served {
+            let parts = parts(&self.step());
+            if parts.contains(&Stands::Fresh) {
+                return RequestState::Fresh;
+            }
+            if !parts.is_empty() {
+                return RequestState::Failed;
             }
         }
         standing
@@ -579,11 +672,11 @@ impl Backend for Process {
         true
     }
 
-    fn gate(&mut self, urgent: bool, impatient: bool) -> Gate {
-        if urgent || self.step().urgent {
+    fn gate(&mut self, urgency: Urgency) -> Gate {
+        if urgency == Urgency::Urgent || self.step().urgent {
             return Gate::Open;
         }
-        if !impatient {
+        if urgency == Urgency::Usual {
             let world = self.step();
             let wait = PATIENCE.wait(world.retry.as_ref(), world.wall());
             if !wait.is_zero() {
@@ -639,10 +732,18 @@ impl Backend for Process {
         }
         let late = self.world.lock().unwrap().flaw == Flaw::LateTake;
         let early = late.then(|| self.start());
-        let taken = self.take();
+        let mut taken = self.take();
+        if !late {
+            match self.judge(taken) {
+                Some(needed) => taken = needed,
+                None => return RunOutcome { exit: ExitStatus::Done, stopped: false },
+            }
+        }
         let (started, ends) = early.unwrap_or_else(|| self.start());
         let served_by_this = |request: &Request| {
-            request.made < started && taken.keys().any(|want| covers(want, &request.want))
+            let wants = [Some(&request.want), request.rest.as_ref()];
+            let covered = |want| wants.into_iter().flatten().any(|asked| covers(want, asked));
+            request.made < started && taken.keys().any(covered)
         };
         let exit = {
             let mut world = self.until(Until::Time { at: ends, or_changes_from: None });
@@ -896,9 +997,18 @@ impl Scheduler {
             0..=4 => Role::Background(wants, urgent),
             5..=7 if conditions.hooks => Role::Background(wants, urgent),
             _ => {
-                let impatient = urgent || world.rng.bool();
+                let urgency = if urgent {
+                    Urgency::Urgent
+                } else if world.rng.bool() {
+                    Urgency::Impatient
+                } else {
+                    Urgency::Usual
+                };
                 let block = conditions.hooks || world.rng.u32(..3) == 0;
-                Role::Foreground(wants, RequestOptions { urgent, impatient, block })
+                Role::Foreground(
+                    wants,
+                    RequestOptions { urgency, block, ..RequestOptions::default() },
+                )
             }
         }
     }
@@ -1088,8 +1198,9 @@ fn history(seed: u64, conditions: Conditions, flaw: Flaw) -> Vec<String> {
         }
         let wants =
             BTreeSet::from([Target::Mailbox { channel: "c".into(), name: "Drafts".into() }]);
-        let manner = RequestOptions { urgent: false, impatient: true, block: true };
-        scheduler.start(Role::Foreground(wants, manner));
+        let urgency = Urgency::Impatient;
+        let options = RequestOptions { urgency, block: true, ..RequestOptions::default() };
+        scheduler.start(Role::Foreground(wants, options));
         scheduler.run(0);
         let mut world = scheduler.world();
         let lost: Vec<String> = (world.requests.iter())

@@ -43,11 +43,11 @@ fn each_deletion_is_one_run(channel: &str) {
 }
 
 #[test]
-fn a15_each_deletion_is_one_run_of_the_waiter() {
+fn each_deletion_is_one_run_of_the_waiter() {
     each_deletion_is_one_run("Create Both\nExpunge Both");
 }
 
 #[test]
-fn a15_each_deletion_is_one_run_of_the_waiter_without_expunge() {
+fn each_deletion_is_one_run_of_the_waiter_without_expunge() {
     each_deletion_is_one_run("Create Both");
 }

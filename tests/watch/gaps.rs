@@ -109,32 +109,65 @@ fn g2_requests_and_the_trigger_are_served_by_the_waiter() {
         assert_eq!(crate::support::one_run(&mbsync, runs.get()), names, "{}", waiter.said());
         runs.set(runs.get() + 1);
     };
+    // What differs is synced, and nothing else.
+    let archive = home.maildir("Home", "Archive");
+    archive.add(&message("one", "one"), "S");
     home.mutt_sync(&["-b", "Home:Archive"]).ok();
     step(&["Home:Archive"]);
+    let judged = || waiter.count("nothing to do");
+    let before = judged();
     home.mutt_sync(&["-b", "Home"]).ok();
-    step(&["Home"]);
+    wait_until(SOON, "the request is judged", || judged() == before + 1);
     std::fs::write(&trigger, "").unwrap();
+    wait_until(SOON, "the trigger is judged", || judged() == before + 2);
+    let output = home.mutt_sync(&["Home:INBOX"]).ok();
+    assert!(output.stdout.starts_with("Home: nothing to do"), "{output}");
+    assert_eq!((judged(), mbsync.runs().len()), (before + 3, runs.get()), "{}", waiter.said());
+    assert_eq!(home.requests("Home"), [""; 0]);
+    // Whatever differs.
+    home.mutt_sync(&["-b", "--full", "Home"]).ok();
     step(&["Home"]);
-    std::fs::write(&trigger, "").unwrap();
-    step(&["Home"]);
-    // A command of somebody else's: one run, and none of the waiter's for it.
-    home.mutt_sync(&["Home:INBOX"]).ok();
+    home.mutt_sync(&["--full", "Home:INBOX"]).ok();
     step(&["Home:INBOX"]);
     at_rest(&home, &waiter, &mbsync);
     assert_eq!(mbsync.runs().len(), runs.get(), "{}", waiter.said());
-    // Not while throttled; then by the waiter, at its time.
-    home.settings("throttle = \"5s\"\nburst = 1\nsettle = \"300ms\"\n[account.Home]\ntrigger = \"~/Mail/triggers/Home\"\n");
-    waiter.wait_count("connected by", 2, SOON);
-    let begun = Instant::now();
-    home.mutt_sync(&["Home:INBOX"]).ok();
-    step(&["Home:INBOX"]);
-    home.mutt_sync(&["-b", "Home:INBOX"]).ok();
-    step(&["Home:INBOX"]);
-    assert!(begun.elapsed() >= ms(4900), "{:?}", begun.elapsed());
+}
+
+/// After a run of d seconds the next that has a reason starts after nine times as long, but
+/// for somebody who waits for it.
+#[test]
+fn g4_runs_keep_a_pace_by_what_they_take() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let real = rig::real_mbsync().display().to_string();
+    let script = format!("case $1 in --version) ;; *) sleep 0.5 ;; esac\nexec {real} \"$@\"");
+    home.program("slow", &script);
+    home.settings("mbsync = \"slow\"\n");
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    waiter.wait_said("connected by", SOON);
+    wait_until(SOON, "all is in step", || waiter.count("in step with the server") >= 5);
+    let (archive, inbox) = (home.maildir("Home", "Archive"), home.maildir("Home", "INBOX"));
+    let started = || waiter.count("Home: running ");
+    let ended = || waiter.count("1 pushed");
+    let runs = started();
+    sleep(secs(6));
+    inbox.add(&message("one", "one"), "S");
+    wait_until(SOON, "a slow run", || ended() == 1);
+    let first = Instant::now();
+    archive.add(&message("two", "two"), "S");
+    home.mutt_sync(&["-b", "Home:Archive"]).ok();
     let before = rig::process::wakeups(waiter.pid());
-    home.mutt_sync(&["-b", "Home:INBOX"]).ok();
-    sleep(secs(1));
+    sleep(secs(2));
     let wakeups = rig::process::wakeups(waiter.pid()) - before;
-    assert!(wakeups < 30, "{wakeups} wake-ups while throttled");
-    step(&["Home:INBOX"]);
+    assert!(wakeups < 60, "{wakeups} wake-ups meanwhile");
+    assert_eq!(started(), runs + 1, "{}", waiter.said());
+    wait_until(SOON, "its run", || started() == runs + 2);
+    assert!(first.elapsed() >= secs(4), "{:?}", first.elapsed());
+    wait_until(SOON, "it ends", || ended() == 2);
+    let second = Instant::now();
+    inbox.add(&message("three", "three"), "S");
+    let output = home.mutt_sync(&["Home:INBOX"]).ok();
+    assert!(output.stdout.contains("1 pushed"), "{output}");
+    assert!(second.elapsed() < secs(4), "{:?}", second.elapsed());
+    assert_eq!(server.logins("home"), 2, "the first run's, and the waiter's");
 }

@@ -5,8 +5,8 @@
 
 use rig::process::wait_until;
 use rig::{
-    Account, Delay, Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, compare,
-    count, mbsync_version, message,
+    Account, Delay, Home, Imap, Maildir, Refuser, Running, Seeded, Server, ServerOptions, Signal,
+    compare, count, mbsync_version, message,
 };
 use std::fs;
 use std::path::PathBuf;
@@ -95,7 +95,7 @@ fn g12_one_login_and_one_password_command_for_each_connection() {
         match event % 3 {
             0 => drop(imap.append("INBOX", &message(&text, &text), &[])),
             1 => drop(home.maildir("Home", "INBOX").add(&message(&text, &text), "S")),
-            _ => drop(home.mutt_sync(&["-b", "Home"]).ok()),
+            _ => drop(home.mutt_sync(&["-b", "--full", "Home"]).ok()),
         }
         wait_until(LIMIT, "a run's end", || runs_ended(&home) > ran);
         until_equal(&text, &mut imap, &home, "Home", &waiting);
@@ -116,7 +116,7 @@ fn g12_one_login_and_one_password_command_for_each_connection() {
     println!("{events} events, {ours} runs over 2 connections, {wanted} logins and commands");
     ended(waiting, &home);
 
-    prompt(&home, "every = \"1s\"\n");
+    prompt(&home, "every = \"1s\"\nfull_every = \"1s\"\n");
     let waiting = waiter(&home);
     let turns = count(4, 30);
     wait_until(LIMIT * 2, "the timer's runs", || {
@@ -478,26 +478,145 @@ fn a_dead_connection_leads_to_a_plain_run() {
     ended(waiter, &home);
 }
 
+/// The end of the waiter's NOTIFY is still on its way when mbsync opens the mailbox.
 #[test]
-fn without_unselect_and_when_it_is_not_wanted_runs_are_plain() {
-    for (without, settings, says) in [
-        (
-            vec!["UNSELECT".to_owned()],
-            "",
-            "not over the connection that is open: the server has no",
-        ),
-        (vec![], "handover = false\n", ""),
-    ] {
-        let server = Server::with(ServerOptions { without, ..ServerOptions::default() });
-        let home = Home::on(&server, &["Home"]);
-        prompt(&home, settings);
+fn known_flags_are_not_fetched_over_a_long_line() {
+    for notify in [true, false] {
+        let server = Server::with(ServerOptions { notify, ..ServerOptions::default() });
+        let (home, _delay) = far_away(&server, 100);
         let mut imap = server.imap("home");
+        for n in 0..40 {
+            imap.append("INBOX", &message(&format!("old {n}"), "old"), &["\\Seen"]);
+        }
+        home.mutt_sync(&["Home"]).ok();
+        let waiter = waiter(&home);
+        waiter.wait_for("INBOX: in step with the server", LIMIT);
+        let told = || waiter.stderr().matches("known flags not fetched").count();
+        for n in 0..3 {
+            let (ran, before) = (runs_ended(&home), told());
+            let text = format!("new {n}");
+            imap.append("INBOX", &message(&text, &text), &[]);
+            until_equal(&text, &mut imap, &home, "Home", &waiter);
+            wait_until(LIMIT, "a run's end", || runs_ended(&home) > ran);
+            wait_until(LIMIT, "a run without flags", || told() > before);
+        }
+        assert!(!waiter.stderr().contains("not over the connection"), "{waiter}");
+        ended(waiter, &home);
+    }
+}
+
+/// Of what it says in place of all flags nothing is believed that does not fit the rest.
+#[test]
+fn g14_a_server_that_lies_of_what_there_is_has_nothing_deleted() {
+    let server = Server::start();
+    let refuser = Refuser::before(server.port());
+    let home = Home::with(vec![Account::on(&server, "Home").port(refuser.port())]);
+    prompt(&home, "");
+    let mut imap = server.imap("home");
+    for n in 0..20 {
+        imap.append("INBOX", &message(&format!("old {n}"), "old"), &["\\Seen"]);
+    }
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = waiter(&home);
+    waiter.wait_for("INBOX: in step with the server", LIMIT);
+    let before = private(waiter.pid());
+    // Fewer, more, none, others, not so many as it says, too few changes.
+    let lies = [
+        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID ALL 1:9"),
+        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID ALL 1:4294967295"),
+        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID"),
+        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID ALL 1:20,4000:4005"),
+        ("k1 ", "OK\r\n* 3 EXPUNGE"),
+        ("k2 ", "OK [MESSAGELIMIT 1 1] some"),
+        ("k2 ", "NO not today"),
+        ("k2 ", "OK\r\n* 1 FETCH (UID 4294967295 FLAGS (\\Deleted))"),
+    ];
+    let told = || waiter.stderr().matches("known flags not fetched").count();
+    for (at, (command, lie)) in lies.into_iter().enumerate() {
+        // After each lie the truth is believed again.
+        for (is_lie, which) in [(true, 2 * at), (false, 2 * at + 1)] {
+            if is_lie {
+                refuser.answer(command, lie);
+            }
+            let (ran, before) = (runs_ended(&home), told());
+            let text = format!("new {which}");
+            imap.append("INBOX", &message(&text, &text), &[]);
+            wait_until(LIMIT, "a run's end", || runs_ended(&home) > ran);
+            refuser.relent();
+            until_equal(&text, &mut imap, &home, "Home", &waiter);
+            assert_eq!(home.maildir("Home", "INBOX").len(), 21 + which, "{lie}\n{waiter}");
+            if !is_lie {
+                wait_until(LIMIT, "known flags are told", || told() > before);
+            }
+        }
+    }
+    let after = private(waiter.pid());
+    assert!(after < before + 1024, "{before} kB grew to {after} kB");
+    ended(waiter, &home);
+}
+
+#[test]
+fn all_flags_are_fetched_where_that_is_wanted() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    prompt(&home, "changedsince = false\n");
+    let mut imap = server.imap("home");
+    for n in 0..40 {
+        imap.append("INBOX", &message(&format!("old {n}"), "old"), &["\\Seen"]);
+    }
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = waiter(&home);
+    waiter.wait_for("INBOX: in step with the server", LIMIT);
+    imap.append("INBOX", &message("new", "new"), &[]);
+    waiter.wait_for("INBOX 1 new", LIMIT);
+    until_equal("new", &mut imap, &home, "Home", &waiter);
+    let log = waiter.stderr();
+    assert!(log.contains(OURS) && !log.contains("known flags"), "{waiter}");
+    ended(waiter, &home);
+}
+
+#[test]
+fn runs_are_plain_where_lending_is_not_wanted() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    prompt(&home, "handover = false\n");
+    let mut imap = server.imap("home");
+    let waiter = waiter(&home);
+    until_equal("at first", &mut imap, &home, "Home", &waiter);
+    imap.append("INBOX", &message("new", "new"), &[]);
+    until_equal("new", &mut imap, &home, "Home", &waiter);
+    assert!(!waiter.stderr().contains(&format!(", {OURS}")), "{waiter}");
+    ended(waiter, &home);
+}
+
+/// CLOSE is the only way to leave a mailbox then, and must not expunge what only mbsync
+/// may.
+#[test]
+fn without_unselect_the_connection_is_lent_and_nothing_is_expunged() {
+    for notify in [true, false] {
+        let server = Server::with(ServerOptions {
+            notify,
+            without: vec!["UNSELECT".to_owned(), "COMPRESS=DEFLATE".to_owned()],
+            ..ServerOptions::default()
+        });
+        let refuser = Refuser::before(server.port());
+        refuser.answer("UNSELECT", "BAD unknown");
+        let account = Account::on(&server, "Home").port(refuser.port());
+        let home = Home::with(vec![account.channel("Create Both\nExpunge None\nRemove None")]);
+        prompt(&home, "");
+        let mut imap = server.imap("home");
+        let deleted = imap.append("INBOX", &message("deleted", "x"), &["\\Deleted"]);
         let waiter = waiter(&home);
         until_equal("at first", &mut imap, &home, "Home", &waiter);
-        imap.append("INBOX", &message("new", "new"), &[]);
-        until_equal("new", &mut imap, &home, "Home", &waiter);
-        waiter.wait_for(says, LIMIT);
-        assert!(!waiter.stderr().contains(&format!(", {OURS}")), "{waiter}");
+        let logins = server.logins("home");
+        for n in 0..3 {
+            let text = format!("new {n}");
+            imap.append("INBOX", &message(&text, &text), &[]);
+            until_equal(&text, &mut imap, &home, "Home", &waiter);
+        }
+        assert!(waiter.stderr().matches(&format!(", {OURS}")).count() >= 3, "{waiter}");
+        assert_eq!(server.logins("home"), logins, "{waiter}");
+        assert!(imap.fetch_all("INBOX").iter().any(|message| message.uid == deleted));
         ended(waiter, &home);
     }
 }

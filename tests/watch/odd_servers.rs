@@ -1,11 +1,15 @@
 //! Servers that promise much and keep little: the waiter falls back step by step,
 //! does not spin, and mail arrives all the same.
 
-use crate::support::{Mangle, QUICK, SOON, Waiter, at_rest, one_run, secs};
-use rig::{Account, Home, Mbsync, Server, ServerOptions, message, process, wait_until};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::support::{Mangle, QUICK, SOON, Waiter, at_rest, ms, one_run, secs};
+use rig::{
+    Account, Home, Mbsync, Seeded, Server, ServerOptions, count, message, process, wait_until,
+};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread::sleep;
+use std::time::Instant;
 
 struct Odd {
     // First, so that its last words are still there when a test has failed.
@@ -92,6 +96,187 @@ fn what_a_run_was_faster_with_is_no_silence() {
         sleep(secs(4));
     }
     assert!(!odd.waiter.said().contains("reports nothing"), "{}", odd.waiter.said());
+}
+
+/// RFC 9051 has a server list the mailbox that is opened; mox does so.
+#[test]
+fn a_mailbox_that_is_opened_is_listed() {
+    let opened: Arc<Mutex<VecDeque<String>>> = Arc::default();
+    let names = Arc::clone(&opened);
+    let note = move |_: &str, command: &str| {
+        let name = command.strip_prefix("EXAMINE ").or(command.strip_prefix("SELECT "));
+        names.lock().unwrap().extend(name.map(ToOwned::to_owned));
+        None
+    };
+    let list = move |line: &str, _: bool| {
+        let name = line.contains("OK [READ-").then(|| opened.lock().unwrap().pop_front())??;
+        Some(format!("* LIST () \"/\" {name}\r\n{line}"))
+    };
+    let odd = odd(ServerOptions::default(), "", note, list);
+    odd.rests_and_works();
+    assert!(!odd.waiter.said().contains("created or removed"), "{}", odd.waiter.said());
+}
+
+#[test]
+fn mailboxes_of_any_script_are_heard_by_notify() {
+    let boxes = ["Entwürfe", "日本語", "Sent"].map(ToOwned::to_owned).to_vec();
+    let options = ServerOptions { boxes, ..ServerOptions::default() };
+    let odd = odd(options, "", |_, _| None, |_, _| None);
+    odd.waiter.wait_said("connected by NOTIFY", SOON);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    for name in ["Entw&APw-rfe", "&ZeVnLIqe-"] {
+        let before = odd.mbsync.runs().len();
+        odd.server.imap("home").append(name, &message(name, name), &[]);
+        assert_eq!(one_run(&odd.mbsync, before).len(), 1);
+    }
+}
+
+/// Nothing else tells of them without NOTIFY. A server that cannot give STATUS with LIST is
+/// asked for it once a connection.
+#[test]
+fn without_notify_mailboxes_that_come_are_seen_at_the_sweep() {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    let refuse = move |tag: &str, command: &str| {
+        (command.starts_with("LIST") && command.contains("STATUS (MESSAGES")).then(|| {
+            count.fetch_add(1, Relaxed);
+            format!("{tag} BAD unknown\r\n")
+        })
+    };
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let odd = odd(options, "sweep = \"1s\"\n", refuse, |_, _| None);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    let mut imap = odd.server.imap("home");
+    for name in ["Made", "Renamed"] {
+        let maildir = odd.home.maildir("Home", name);
+        if name == "Renamed" {
+            imap.raw("RENAME Made Renamed");
+        } else {
+            imap.create(name);
+        }
+        imap.append(name, &message(name, name), &[]);
+        wait_until(SOON, name, || maildir.path().is_dir() && !maildir.is_empty());
+        // Dovecot closes the connection on which a mailbox that goes is open.
+        odd.mbsync.wait_idle(SOON);
+        sleep(ms(500));
+    }
+    let (asked, said) = (refused.load(Relaxed), odd.waiter.said());
+    // Once for each connection; the last may be about to be made.
+    let connections = odd.waiter.count("connected by") + 1;
+    assert!((1..=connections).contains(&asked), "asked {asked} times: {said}");
+}
+
+/// Yahoo's.
+#[test]
+fn a_deletion_that_idle_does_not_report_is_seen_at_the_sweep() {
+    let untold = |line: &str, idling: bool| (idling && line.contains(" EXPUNGE")).then(String::new);
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let odd = odd(options, "sweep = \"1s\"\n", |_, _| None, untold);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    let mut imap = odd.server.imap("home");
+    let uid = imap.append("INBOX", &message("one", "one"), &[]);
+    let inbox = odd.home.maildir("Home", "INBOX");
+    wait_until(SOON, "it is here", || inbox.len() == 1);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    imap.select("INBOX");
+    imap.expunge(uid);
+    imap.unselect();
+    wait_until(SOON, "it is gone", || inbox.is_empty());
+}
+
+#[test]
+fn the_mailboxes_that_change_most_are_idled_in() {
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let odd = odd(options, "connections = 2\nsweep = \"1s\"\n", |_, _| None, |_, _| None);
+    let mut imap = odd.server.imap("home");
+    let maildir = odd.home.maildir("Home", "Trash");
+    for n in 1..=4 {
+        imap.append("Trash", &message(&n.to_string(), "x"), &[]);
+        wait_until(SOON, "its message", || maildir.len() == n);
+    }
+    odd.waiter.wait_said("idling in Trash in place of Archive", SOON);
+    for name in ["Archive", "Trash", "INBOX"] {
+        at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+        let before = odd.mbsync.runs().len();
+        imap.append(name, &message(name, "x"), &[]);
+        assert_eq!(one_run(&odd.mbsync, before), [format!("Home:{name}")]);
+    }
+}
+
+/// Without NOTIFY, and without a word in `config.toml`.
+#[test]
+fn a_change_that_no_connection_watches_is_seen_within_a_minute() {
+    let server = Server::with(ServerOptions {
+        notify: false,
+        boxes: (0..20).map(|n| format!("box {n:02}")).collect(),
+        ..ServerOptions::default()
+    });
+    let home = Home::on(&server, &["Home"]);
+    let mbsync = home.wrap_mbsync();
+    let waiter = Waiter::settled(&home, &mbsync);
+    let mut imap = server.imap("home");
+    let mut random = Seeded::from_env_or(5);
+    let mut times = Vec::new();
+    for n in 1..=count(1, 15) {
+        sleep(ms(random.u64(0..if count(0, 1) == 1 { 60_000 } else { 1 })));
+        let begun = Instant::now();
+        imap.append("box 19", &message(&n.to_string(), "x"), &[]);
+        wait_until(secs(75), "it is seen", || waiter.count("box 19: the server reports") >= n);
+        times.push(begun.elapsed());
+        wait_until(SOON, "it is here", || home.maildir("Home", "box 19").len() == n);
+    }
+    times.sort_unstable();
+    println!("seen after {:?} at most, median {:?}", times.last(), times[times.len() / 2]);
+    assert!(times.iter().all(|time| *time < secs(62)), "{times:?}");
+}
+
+/// mbsync would know no delimiter. Where no connection is lent, it gets the whole channel.
+#[test]
+fn nested_mailboxes_are_synced_without_namespace() {
+    for (settings, run) in [("", "Home:A/B"), ("handover = false\n", "Home")] {
+        let refuse = |tag: &str, command: &str| {
+            (command == "NAMESPACE").then(|| format!("{tag} BAD no\r\n"))
+        };
+        let options = ServerOptions {
+            separator: '.',
+            boxes: vec!["A.B".to_owned()],
+            without: vec!["NAMESPACE".to_owned()],
+            ..ServerOptions::default()
+        };
+        let odd = odd(options, settings, refuse, |_, _| None);
+        at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+        let before = odd.mbsync.runs().len();
+        odd.server.imap("home").append("A.B", &message("one", "one"), &[]);
+        assert_eq!(one_run(&odd.mbsync, before), [run]);
+        let maildir = odd.home.maildir("Home", "A/B");
+        wait_until(SOON, "its message", || maildir.len() == 1);
+        // By a command that has no waiter.
+        let Odd { waiter, home, server, .. } = &odd;
+        rig::process::kill(waiter.pid(), rig::Signal::KILL);
+        server.imap("home").append("A.B", &message("two", "two"), &[]);
+        home.mutt_sync(&["Home:A/B"]).ok();
+        assert_eq!(maildir.len(), 2);
+        assert!(!waiter.said().contains("rror"), "{}", waiter.said());
+    }
+}
+
+/// RFC 9738: what it leaves out is not gone.
+#[test]
+fn a_search_that_is_cut_short_shows_no_deletion() {
+    let cut = |line: &str, _: bool| {
+        let rest = line.split_once(" OK Search completed")?;
+        Some(format!("{} OK [MESSAGELIMIT 1 1] cut\r\n", rest.0))
+    };
+    let options = ServerOptions {
+        notify: false,
+        without: vec!["ESEARCH".to_owned()],
+        ..ServerOptions::default()
+    };
+    let odd = odd(options, "", |_, _| None, cut);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    odd.server.imap("home").append("INBOX", &message("one", "one"), &[]);
+    odd.waiter.wait_said("MESSAGELIMIT", SOON);
+    assert_eq!(odd.waiter.count("deleted"), 0, "{}", odd.waiter.said());
 }
 
 #[test]

@@ -112,3 +112,21 @@ fn g12_a_command_that_begins_to_hang_keeps_no_request_from_being_tried() {
     waiter.stop();
     home.wait_no_leftovers(NO_GRACE);
 }
+
+#[test]
+fn when_one_password_command_works_again_the_others_are_tried() {
+    let server = Server::start();
+    let account = |name: &str| {
+        let password = server.password(&name.to_lowercase());
+        Account::on(&server, name).pass_cmd(&format!("test -e $HOME/unlocked && echo {password}"))
+    };
+    let home = Home::with(vec![account("Home"), account("Work")]);
+    home.settings(&SETTINGS.replace("retry = \"2s\"\nretry_max = \"60s\"", "retry = \"10m\""));
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home", "Work"]);
+    let failed = |name: &str| home.state(name).join("retry.json").exists();
+    wait_until(SOON, "both fail", || failed("Home") && failed("Work"));
+    home.write("unlocked", "");
+    home.mutt_sync(&["-f", "Home"]).ok();
+    waiter.wait_said("Home: connected by", SOON);
+    waiter.wait_said("Work: connected by", SOON);
+}

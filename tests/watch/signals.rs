@@ -60,6 +60,24 @@ fn g8_while_connecting_and_in_backoff_and_at_the_password_command() {
 }
 
 #[test]
+fn g8_while_it_starts_again_with_another_configuration() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    home.mutt_sync(&["Home"]).ok();
+    let text = home.read(".mbsyncrc");
+    for step in 0..16 {
+        let mut waiter = begin(&home);
+        waiter.wait_said("connected by", SOON);
+        home.write(".mbsyncrc", &format!("{text}# {step}\n"));
+        sleep(ms(10 * step));
+        process::kill(waiter.pid(), Signal::TERM);
+        waiter.end(SOON);
+        home.wait_no_leftovers(NO_GRACE);
+    }
+}
+
+#[test]
 fn g8_a_signal_ends_it_while_idle_syncing_or_on_standby() {
     let server = Server::start();
     let home = Home::on(&server, &["Home"]);

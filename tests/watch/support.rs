@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -143,6 +143,31 @@ pub fn one_run(mbsync: &Mbsync, before: usize) -> Vec<String> {
     runs[before].names().into_iter().map(sorted).collect()
 }
 
+/// Whether this is a test inside a network of its own, of which the only link is `lo`, up.
+/// Outside of it the test of this name is run there, and has passed when this returns.
+#[track_caller]
+pub fn in_own_network(test: &str, limit: Duration) -> bool {
+    const INSIDE: &str = "NETWORK_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        ip("link set lo up");
+        return true;
+    }
+    let mut command = Command::new("unshare");
+    if !rig::is_root() {
+        command.args(["--user", "--map-current-user", "--keep-caps"]);
+    }
+    command.arg("--net").arg(std::env::current_exe().unwrap());
+    let inside = rig::run(command.args(["--exact", test]).env(INSIDE, "1"), limit).ok();
+    assert!(inside.stdout.contains("1 passed"), "{inside}");
+    false
+}
+
+/// `ip` with these words.
+#[track_caller]
+pub fn ip(words: &str) {
+    rig::run(Command::new("ip").args(words.split(' ')), secs(30)).ok();
+}
+
 /// A proxy that notes when the server says a line with a certain text in it.
 pub struct Tap {
     pub port: u16,
@@ -258,6 +283,55 @@ impl Mangle {
         });
         Mangle { port: own }
     }
+}
+
+/// A proxy that lets so many connections log in at once.
+pub struct Doorkeeper {
+    pub port: u16,
+}
+
+impl Doorkeeper {
+    pub fn before(port: u16, most: usize) -> Doorkeeper {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let inside = Arc::new(AtomicUsize::new(0));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let inside = Arc::clone(&inside);
+                std::thread::spawn(move || {
+                    if inside.fetch_add(1, Ordering::SeqCst) < most {
+                        let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                        let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                        std::thread::spawn(move || pass(down, client, |_| ()));
+                        pass(up, server, |_| ());
+                    } else {
+                        turn_away(client);
+                    }
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Doorkeeper { port: own }
+    }
+}
+
+/// As dovecot does beyond `mail_max_userip_connections`.
+fn turn_away(client: TcpStream) {
+    let mut out = client.try_clone().unwrap();
+    let _ = out.write_all(b"* OK [CAPABILITY IMAP4rev1] ready\r\n");
+    lines(client, |line| {
+        let text = String::from_utf8_lossy(line);
+        let (tag, command) = text.trim_end().split_once(' ').unwrap_or_default();
+        let answer = match command {
+            "CAPABILITY" => format!("* CAPABILITY IMAP4rev1\r\n{tag} OK done\r\n"),
+            "LOGOUT" => format!("* BYE\r\n{tag} OK done\r\n"),
+            _ => format!(
+                "{tag} NO [UNAVAILABLE] Maximum number of connections from user+IP exceeded\r\n"
+            ),
+        };
+        out.write_all(answer.as_bytes())
+    });
 }
 
 fn lines(from: TcpStream, mut each: impl FnMut(&[u8]) -> std::io::Result<()>) {

@@ -1,4 +1,5 @@
-//! What a server's certificate says of itself.
+//! What a server's certificate says of itself. Does not depend on: connections,
+//! whether it is accepted.
 
 use openssl::asn1::Asn1Time;
 use openssl::nid::Nid;

@@ -1,6 +1,8 @@
-//! From a server's name to its greeting. Nothing secret is said.
+//! From a server's name to its greeting.
 //!
 //! Each step has a connection of its own, so that the one that fails is known.
+//!
+//! Does not depend on: logins, secrets, mail.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -31,13 +33,13 @@ pub fn by_tunnel(
 ) -> Option<(bool, Capabilities)> {
     const WHAT: &str = "tunnel";
     match connect(server, report.stop.cancel()) {
-        Ok((mut wire, greeting)) => {
+        Ok((mut transport, greeting)) => {
             report.say(Step::good(WHAT, "the server greets through it"));
             let preauth = greeting.preauth;
             if preauth {
                 return Some((preauth, greeting.capabilities.unwrap_or_default()));
             }
-            Some((preauth, offered(&mut wire, greeting, server)))
+            Some((preauth, offered(&mut transport, greeting, server)))
         }
         Err(failure) => {
             let fix =
@@ -83,16 +85,15 @@ pub fn directly(
             return None;
         }
     };
-    let sanitize: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    let mut sanitize: Vec<String> =
-        sanitize.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-    sanitize.retain(|address| address != host);
+    let others: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    let mut others: Vec<String> = others.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    others.retain(|address| address != host);
     report.say(Step::good(
         "name",
-        if sanitize.is_empty() {
+        if others.is_empty() {
             format!("{host} is an address")
         } else {
-            format!("{host} is {}", some(&sanitize))
+            format!("{host} is {}", some(&others))
         },
     ));
     let begun = Instant::now();
@@ -116,9 +117,9 @@ pub fn directly(
         }
     }
     match connect_by_steps(server, report.stop.cancel()) {
-        Ok((mut wire, greeting)) => {
-            secured(context, server, &wire, loopback, report);
-            Some(offered(&mut wire, greeting, server))
+        Ok((mut transport, greeting)) => {
+            secured(context, server, &transport, loopback, report);
+            Some(offered(&mut transport, greeting, server))
         }
         Err(failure) => {
             refused(context, server, failure, &section, report);
@@ -131,7 +132,7 @@ pub fn directly(
 fn secured(
     context: &CheckContext<'_>,
     server: &Server,
-    wire: &Transport,
+    transport: &Transport,
     loopback: bool,
     report: &mut Checklist,
 ) {
@@ -148,8 +149,8 @@ fn secured(
         });
         return;
     }
-    let sanitize = wire.peer_certificate().as_deref().and_then(Certificate::read);
-    report.say(match sanitize {
+    let shown = transport.peer_certificate().as_deref().and_then(Certificate::read);
+    report.say(match shown {
         None => Step::good("TLS", "encrypted"),
         Some(certificate) if certificate.days < SOON => {
             Step::warning("TLS", certificate.to_string(), "the server's operator must renew it")
@@ -196,13 +197,14 @@ fn refused(
         report.say(Step::bad(what, failure.status, failure.message, fix));
         return;
     };
-    let sanitize = certificate_shown(server, report);
-    let certificate =
-        sanitize.as_ref().map_or_else(|| "certificate".to_owned(), ToString::to_string);
+    let shown = certificate_shown(server, report);
+    let certificate = shown.as_ref().map_or_else(|| "certificate".to_owned(), ToString::to_string);
+    let is_above = problem == CertificateProblem::Expired
+        && shown.as_ref().is_some_and(|shown| shown.days >= 0);
     let found = format!("{certificate}: refused ({problem})");
     let fix = match problem {
         CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
-            let names = sanitize.map(|sanitize| sanitize.names).unwrap_or_default();
+            let names = shown.map(|shown| shown.names).unwrap_or_default();
             match names.first() {
                 Some(name) => {
                     format!("set `Host {name}` in {section}, if that is the server you mean")
@@ -210,6 +212,9 @@ fn refused(
                 None => "the server's operator must give it a certificate with its name".to_owned(),
             }
         }
+        CertificateProblem::Expired if is_above => format!(
+            "an authority above it has expired: put its new certificate into CertificateFile in {section}, or ask the server's operator"
+        ),
         CertificateProblem::Expired | CertificateProblem::NotYetValid => problem.fix().to_owned(),
         CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
             let file = for_shell(
@@ -233,35 +238,35 @@ fn certificate_shown(server: &Server, report: &Checklist) -> Option<Certificate>
     let deadline = Instant::now() + time;
     let addresses = resolve(host, server.port, deadline, report.stop.cancel()).ok()?;
     let stream = first_to_answer(addresses, deadline, report.stop.cancel()).ok()?;
-    let mut wire = Transport::new(Stream::Tcp(stream), report.stop.cancel().clone());
-    wire.begin(Limits::small(time));
+    let mut transport = Transport::new(Stream::Tcp(stream), report.stop.cancel().clone());
+    transport.begin(Limits::small(time));
     if server.tls == TlsMode::StartTls {
-        read_greeting(&mut wire).ok()?;
-        wire.send(b"s1 STARTTLS\r\n").ok()?;
+        read_greeting(&mut transport).ok()?;
+        transport.send(b"s1 STARTTLS\r\n").ok()?;
         loop {
-            match parse::reply(&wire.response().ok()?) {
+            match parse::reply(&transport.response().ok()?) {
                 Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => break,
                 Reply::Tagged(..) => return None,
                 _ => {}
             }
         }
     }
-    wire.begin(Limits::small(time));
+    transport.begin(Limits::small(time));
     // This only looks: what is shown is neither believed nor answered.
     let connector = TlsConnector::builder()
         .danger_accept_invalid_certs(true)
         .danger_accept_invalid_hostnames(true)
         .build()
         .ok()?;
-    let wire = wire.start_tls(&connector, host).ok()?;
-    Certificate::read(&wire.peer_certificate()?)
+    let transport = transport.start_tls(&connector, host).ok()?;
+    Certificate::read(&transport.peer_certificate()?)
 }
 
 /// What the server says it can do, before login.
-fn offered(wire: &mut Transport, greeting: Greeting, server: &Server) -> Capabilities {
+pub fn offered(transport: &mut Transport, greeting: Greeting, server: &Server) -> Capabilities {
     if let Some(offered) = greeting.capabilities {
         return offered;
     }
-    wire.begin(Limits::small(step(server)));
-    session::capabilities(wire, "c1").result.unwrap_or_default()
+    transport.begin(Limits::small(step(server)));
+    session::capabilities(transport, "c1").result.unwrap_or_default()
 }

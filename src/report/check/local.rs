@@ -1,9 +1,12 @@
-//! An account's mail on this disk: mailboxes, Maildirs, mbsync's records.
+//! An account's mail on this disk: mailboxes, Maildirs, mbsync's records. Does not
+//! depend on: servers, our own state.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::permissions::{make_ours, writable};
+use super::permissions::{lack, make_ours, writable};
 use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
@@ -19,7 +22,33 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) -> Vec<Mailbox>
     resolution(context, &mailboxes, report);
     maildirs(context, &mailboxes, report);
     records(context, &mailboxes, report);
+    disks(context, &mailboxes, report);
     mailboxes
+}
+
+/// Where Maildirs and records are: a sync has to write there.
+fn disks(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
+    let stores = context.account.channels.iter().filter_map(|channel| {
+        let StoreKind::Maildir(store) = &channel.near.store.kind else { return None };
+        store.path.as_deref().map(Path::new)
+    });
+    let maildirs = mailboxes.iter().filter_map(|mailbox| mailbox.maildir.as_deref());
+    let records = mailboxes.iter().filter_map(|mailbox| mailbox.state_file.as_deref()?.parent());
+    let mut seen = BTreeSet::new();
+    for dir in stores.chain(maildirs).chain(records) {
+        let Ok(found) = dir.metadata() else { continue };
+        if !seen.insert(found.dev()) {
+            continue;
+        }
+        if let Some((what, by)) = lack(dir) {
+            report.say(Step::bad(
+                "disk",
+                ExitStatus::Mailbox,
+                format!("no {what} left on the disk of {}", context.sanitize(dir)),
+                format!("free some (see {by} {})", for_shell(context.asked.env, dir)),
+            ));
+        }
+    }
 }
 
 fn resolution(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
@@ -86,9 +115,9 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
             } else {
                 format!("mkdir -p {}", shell(&root))
             };
-            let sanitize = context.sanitize(&root);
+            let shown = context.sanitize(&root);
             faults.push(fault(
-                format!("{sanitize}, the Path of MaildirStore {}, {what}", side.store.name),
+                format!("{shown}, the Path of MaildirStore {}, {what}", side.store.name),
                 fix,
             ));
         } else if !writable(&root) {
@@ -114,7 +143,9 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
             }
             continue;
         }
-        let parts = ["", "cur", "new", "tmp"].map(|part| maildir.join(part));
+        // Not by joining an empty part: what is no directory does not exist with a slash.
+        let below = ["cur", "new", "tmp"].map(|part| maildir.join(part));
+        let parts = [std::slice::from_ref(maildir), &below].concat();
         if let Some(part) = parts.iter().find(|part| part.exists() && !part.is_dir()) {
             faults.push(fault(
                 format!("{} is not a directory", context.sanitize(part)),

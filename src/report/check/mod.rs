@@ -5,12 +5,15 @@
 //! find them. Runs the password command once and logs in once. Changes
 //! nothing: no request is made, no stamp is moved, nothing is written. Every
 //! step has an end, and a signal ends it at once. A step that cannot be tried
-//! because an earlier one failed is said to be out of reach, never to be wrong.
+//! because an earlier one failed is skipped, never said to be wrong.
+//!
+//! Does not depend on: how a run is made, how a waiter goes on.
 
 mod certificate;
 mod connection;
 mod local;
 mod mutt;
+mod offer;
 mod password;
 mod permissions;
 pub mod render;
@@ -136,7 +139,7 @@ pub struct Asked<'a> {
     pub names: &'a [String],
     /// `--mbsyncrc`.
     pub mbsyncrc: Option<&'a Path>,
-    /// The surroundings.
+    /// The environment.
     pub env: &'a Env,
     /// Where the accounts' state directories are.
     pub base: &'a Path,
@@ -160,9 +163,14 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
     let mut report = Checklist {
         parts: Vec::new(),
         secrets: Vec::new(),
-        manner: (!asked.json).then(|| render::Style::of_output(asked.quiet)),
+        style: (!asked.json).then(|| render::Style::of_output(asked.quiet)),
         stop,
     };
+    if let Some(server) = offer::server(asked) {
+        report.part(&server.0);
+        offer::steps(server, &mut report);
+        return Ok(report.end());
+    }
     report.part(&format!("mutt-sync {}", crate::VERSION));
     let Some(ground) = setup::steps(asked, &mut report) else {
         report.out_of_reach(&["accounts", "mutt"]);
@@ -240,7 +248,7 @@ struct Checklist {
     /// Texts that must not be printed, wherever they turn up.
     secrets: Vec<Zeroizing<String>>,
     /// `None`: nothing is said before the end.
-    manner: Option<render::Style>,
+    style: Option<render::Style>,
     stop: Shutdown,
 }
 
@@ -263,11 +271,11 @@ impl Checklist {
         step.fix = step.fix.map(|fix| clean(&fix, &secrets));
         let Some(part) = self.parts.last_mut() else { return };
         part.steps.push(step);
-        if let (Some(manner), Some(step)) = (&self.manner, part.steps.last()) {
-            if manner.shows(step) {
-                let first = !part.steps.iter().rev().skip(1).any(|step| manner.shows(step));
+        if let (Some(style), Some(step)) = (&self.style, part.steps.last()) {
+            if style.shows(step) {
+                let first = !part.steps.iter().rev().skip(1).any(|step| style.shows(step));
                 let title = first.then_some(part.title.as_str());
-                let _ = write!(io::stdout(), "{}", render::text(title, step, *manner));
+                let _ = write!(io::stdout(), "{}", render::text(title, step, *style));
             }
         }
     }
@@ -286,8 +294,8 @@ impl Checklist {
         if let Some(signal) = self.stop.signal() {
             return ExitStatus::Signal(signal);
         }
-        let text = match &self.manner {
-            Some(manner) => render::summary(&self.parts, *manner),
+        let text = match &self.style {
+            Some(style) => render::summary(&self.parts, *style),
             None => render::json(&self.parts),
         };
         let _ = write!(io::stdout(), "{text}");
@@ -320,11 +328,11 @@ fn some<S: AsRef<str>>(names: &[S]) -> String {
 
 /// A path as a word for the shell.
 fn for_shell(env: &Env, path: &Path) -> String {
-    let sanitize = env.tilde(path);
+    let shown = env.tilde(path);
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
-    let rest = sanitize.strip_prefix("~/").unwrap_or(&sanitize);
+    let rest = shown.strip_prefix("~/").unwrap_or(&shown);
     if rest.chars().all(plain) && !rest.is_empty() {
-        return sanitize;
+        return shown;
     }
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

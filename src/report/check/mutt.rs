@@ -1,4 +1,5 @@
-//! What mutt knows of us, and who sends.
+//! What mutt knows of us, and who sends. Does not depend on: servers, runs, our own
+//! state.
 
 use std::path::{Path, PathBuf};
 
@@ -97,11 +98,11 @@ fn msmtp(env: &Env, accounts: &[&Account]) -> Vec<Step> {
     else {
         return vec![Step::note(WHAT, "no msmtprc found: mail is sent in another way")];
     };
-    let sanitize = env.tilde(&file);
+    let shown = env.tilde(&file);
     if in_path(Path::new("msmtp")).is_none() {
         return vec![Step::warning(
             WHAT,
-            format!("{sanitize} is here, but msmtp is not"),
+            format!("{shown} is here, but msmtp is not"),
             "install msmtp",
         )];
     }
@@ -114,14 +115,14 @@ fn msmtp(env: &Env, accounts: &[&Account]) -> Vec<Step> {
                 let from = from.unwrap_or_default();
                 Step::good(
                     WHAT,
-                    format!("{}: account {}{from} of {sanitize}", account.name, sender.name),
+                    format!("{}: account {}{from} of {shown}", account.name, sender.name),
                 )
             }
             None => Step::warning(
                 WHAT,
-                format!("{sanitize} has no account for {}", account.name),
+                format!("{shown} has no account for {}", account.name),
                 format!(
-                    "add the lines `account {0}`, `host SERVER` and `from ADDRESS` to {sanitize}",
+                    "add the lines `account {0}`, `host SERVER` and `from ADDRESS` to {shown}",
                     account.name
                 ),
             ),

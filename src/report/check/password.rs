@@ -1,7 +1,10 @@
-//! The user's commands for name and password: run once, timed, never shown.
+//! The user's commands for name and password: run once, as mbsync runs them, timed,
+//! never shown.
 //!
 //! First as a waiter runs them, without anything to ask on. Only if that fails
 //! and there is something to ask on, as a sync from the terminal would.
+//!
+//! Does not depend on: what the secret is for.
 
 use std::io::{IsTerminal as _, stdin};
 use std::time::{Duration, Instant};
@@ -9,7 +12,9 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::{Checklist, Step};
-use crate::imap::credentials::{PromptPolicy, obtain};
+use crate::error::{ErrorKind, ExitStatus};
+use crate::imap::credentials::{PromptPolicy, Reading, obtain};
+use crate::mbsync_version::IsyncVersion;
 use crate::model::CredentialSource;
 use crate::os::child::Prompt;
 use crate::os::wait::Cancel;
@@ -23,6 +28,15 @@ pub struct PasswordSource<'a> {
     pub keyword: &'static str,
     /// The section: `IMAPAccount Home of ~/.mbsyncrc`.
     pub section: &'a str,
+    /// The mbsync that will run the command.
+    pub version: IsyncVersion,
+}
+
+impl PasswordSource<'_> {
+    fn asking(&self, prompt: Prompt, time: Duration, cancel: &Cancel) -> PromptPolicy {
+        let reading = Reading::AsMbsync(self.version);
+        PromptPolicy { prompt, time, cancel: cancel.clone(), reading }
+    }
 }
 
 /// What is given, and says the step. `None`: it cannot be had.
@@ -32,25 +46,27 @@ pub fn step(
     time: Duration,
     report: &mut Checklist,
 ) -> Option<Zeroizing<Vec<u8>>> {
-    let PasswordSource { what, keyword, section } = *source;
+    let PasswordSource { what, keyword, section, .. } = *source;
+    let asking = source.asking(Prompt::Never, time, report.stop.cancel());
     let CredentialSource::Command(_) = given else {
-        let text =
-            obtain(given, keyword, &asking(Prompt::Never, time, report.stop.cancel())).ok()?;
+        let text = obtain(given, keyword, &asking).ok()?;
         if what == "password" {
             report.say(Step::good(what, format!("stands in {section}")));
         }
         return Some(text);
     };
     let begun = Instant::now();
-    let failure = match obtain(given, keyword, &asking(Prompt::Never, time, report.stop.cancel())) {
+    let failure = match obtain(given, keyword, &asking) {
         Ok(text) => {
             report.secret(if what == "password" { &text } else { b"" });
-            report.say(took(what, keyword, begun.elapsed()));
-            return Some(text);
+            let odd = odd(source, &text);
+            let is_usable = odd.as_ref().is_none_or(|step| step.exit == ExitStatus::Done);
+            report.say(odd.unwrap_or_else(|| took(what, keyword, begun.elapsed())));
+            return is_usable.then_some(text);
         }
         Err(failure) => failure,
     };
-    let prompted = prompted(given, keyword, time, report.stop.cancel());
+    let prompted = prompted(given, source, time, report.stop.cancel());
     if let Some((text, on)) = prompted {
         report.secret(if what == "password" { &text } else { b"" });
         report.say(Step::warning(
@@ -67,13 +83,37 @@ pub fn step(
         what,
         failure.status,
         format!("{} (after {})", failure.message, short(begun.elapsed())),
-        format!("run the {keyword} of {section} by hand until it prints one line and ends well"),
+        if failure.kind == ErrorKind::OutputClosed {
+            format!(
+                "run the {keyword} of {section} by hand until it ends well and prints one line, which is all that mbsync reads (with `| head -n 1` at its end it does)"
+            )
+        } else {
+            format!(
+                "run the {keyword} of {section} by hand until it prints one line and ends well"
+            )
+        },
     ));
     None
 }
 
-fn asking(prompt: Prompt, time: Duration, cancel: &Cancel) -> PromptPolicy {
-    PromptPolicy { prompt, time, cancel: cancel.clone() }
+/// What is in the line that nobody means to be there.
+fn odd(source: &PasswordSource<'_>, line: &[u8]) -> Option<Step> {
+    let PasswordSource { what, keyword, section, .. } = *source;
+    if line.contains(&0) {
+        return Some(Step::bad(
+            what,
+            ExitStatus::Denied,
+            format!("{keyword} prints a NUL byte, and mbsync takes only what stands before it"),
+            format!("let the {keyword} of {section} print the {what} alone"),
+        ));
+    }
+    (line.last() == Some(&b'\r')).then(|| {
+        Step::warning(
+            what,
+            format!("{keyword} prints a CR (\\r) before the line's end, which is sent as a part of the {what}"),
+            format!("let the {keyword} of {section} remove it: end it with `| tr -d '\\r'`"),
+        )
+    })
 }
 
 fn took(what: &'static str, keyword: &str, time: Duration) -> Step {
@@ -87,7 +127,7 @@ fn took(what: &'static str, keyword: &str, time: Duration) -> Step {
 /// As a sync in the foreground would, where that is another way at all.
 fn prompted(
     given: &CredentialSource,
-    keyword: &str,
+    source: &PasswordSource<'_>,
     time: Duration,
     cancel: &Cancel,
 ) -> Option<(Zeroizing<Vec<u8>>, &'static str)> {
@@ -102,5 +142,5 @@ fn prompted(
     if cancel.is_raised() {
         return None;
     }
-    Some((obtain(given, keyword, &asking(prompt, time, cancel)).ok()?, on))
+    Some((obtain(given, source.keyword, &source.asking(prompt, time, cancel)).ok()?, on))
 }

@@ -1,6 +1,8 @@
 //! The checklist as text and as JSON.
 //!
-//! Knows steps as values and the terminal's manners. Finds nothing out.
+//! Knows steps as values and the terminal's manners.
+//!
+//! Does not depend on: how a step was found.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
@@ -71,15 +73,15 @@ impl Style {
 
 /// A step, below its part's title if that is to be shown too. Ends in a newline.
 #[must_use]
-pub fn text(title: Option<&str>, step: &Step, manner: Style) -> String {
+pub fn text(title: Option<&str>, step: &Step, style: Style) -> String {
     let mut text = String::new();
     if let Some(title) = title {
-        text.push_str(&manner.coloured(title, "1"));
+        text.push_str(&style.coloured(title, "1"));
         text.push('\n');
     }
-    let indent = if manner.marks { INDENT - 3 } else { INDENT };
-    let head = format!("  {}", manner.mark(step.state));
-    let name = indent - if manner.marks { 4 } else { 7 };
+    let indent = if style.marks { INDENT - 3 } else { INDENT };
+    let head = format!("  {}", style.mark(step.state));
+    let name = indent - if style.marks { 4 } else { 7 };
     let mut lines = broken(&step.found, WIDTH - indent).into_iter();
     let first = lines.next().unwrap_or_default();
     let _ = writeln!(text, "{head}{:name$}{first}", step.what);
@@ -90,7 +92,7 @@ pub fn text(title: Option<&str>, step: &Step, manner: Style) -> String {
     if let Some(fix) = &step.fix {
         let mut lead = "fix: ";
         for line in broken(fix, WIDTH - indent - lead.len()) {
-            let _ = writeln!(text, "{space}{}{line}", manner.coloured(lead, "1"));
+            let _ = writeln!(text, "{space}{}{line}", style.coloured(lead, "1"));
             lead = "     ";
         }
     }
@@ -99,12 +101,12 @@ pub fn text(title: Option<&str>, step: &Step, manner: Style) -> String {
 
 /// The last line, for people.
 #[must_use]
-pub fn summary(parts: &[Part], manner: Style) -> String {
+pub fn summary(parts: &[Part], style: Style) -> String {
     let count = |state| {
         parts.iter().flat_map(|part| &part.steps).filter(|step| step.state == state).count()
     };
     let (bad, warnings) = (count(StepState::Bad), count(StepState::Warning));
-    if manner.quiet {
+    if style.quiet {
         return String::new();
     }
     let warnings = (warnings > 0).then(|| counted(warnings, "warning"));
@@ -163,13 +165,13 @@ mod tests {
     #[test]
     fn steps_stand_in_columns_and_are_broken() {
         let step = Step::good("mbsync", "/usr/bin/mbsync, version 1.4.4");
-        let sanitize = text(Some("mutt-sync"), &step, PLAIN);
-        assert_eq!(sanitize, "mutt-sync\n  ok   mbsync           /usr/bin/mbsync, version 1.4.4\n");
+        let shown = text(Some("mutt-sync"), &step, PLAIN);
+        assert_eq!(shown, "mutt-sync\n  ok   mbsync           /usr/bin/mbsync, version 1.4.4\n");
         let long = "word ".repeat(30);
-        let sanitize = text(None, &Step::warning("name", long.trim(), long.trim()), PLAIN);
-        assert!(sanitize.lines().count() > 4);
-        assert!(sanitize.lines().all(|line| line.len() <= WIDTH), "{sanitize}");
-        assert_eq!(sanitize.matches("fix: ").count(), 1);
+        let shown = text(None, &Step::warning("name", long.trim(), long.trim()), PLAIN);
+        assert!(shown.lines().count() > 4);
+        assert!(shown.lines().all(|line| line.len() <= WIDTH), "{shown}");
+        assert_eq!(shown.matches("fix: ").count(), 1);
     }
 
     #[test]

@@ -1,24 +1,32 @@
 //! An account's server: the password, one login, and what can be asked and told
-//! over it. How it is reached is [`reach`]'s to find out.
+//! over it. How it is reached is in `connection`.
+//!
+//! Does not depend on: local mail, our own state, runs.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{CheckContext, Checklist, Step, connection, password, some};
+use super::{CheckContext, Checklist, Step, connection, offer, password, some};
 use crate::error::{ErrorKind, ExitStatus};
 use crate::imap::endpoint::step;
 use crate::imap::login::Mechanism;
-use crate::imap::names::{Naming, to_utf7};
-use crate::imap::{Capabilities, Client, ClientError, Listed};
-use crate::mbsync_version::IsyncVersion;
+use crate::imap::names::Naming;
+use crate::imap::{Capabilities, Client, ClientError, Inventory};
 use crate::mbsyncrc::SectionKind;
 use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
+use crate::os::child::Prompt;
+use crate::settings::Settings;
+use crate::state::StateDir;
+use crate::state::lock::Lock;
+use crate::survey::server::inventory_scope;
 use crate::text::counted;
 use crate::watch::connections::{WatchMode, start_notify};
+use crate::watch::sweep_interval;
 
 /// The steps.
 pub fn steps(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
@@ -35,14 +43,14 @@ pub fn steps(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Che
         secrets.zip(offered)
     };
     if let Some((server, offered)) = known {
-        if let Some(link) = log_in(context, &server, &offered, report) {
-            logged_in(context, link, mailboxes, report);
+        if let Some(client) = log_in(context, &server, &offered, report) {
+            logged_in(context, client, mailboxes, report);
         }
     }
     let before: &[_] =
         if tunnel { &["tunnel", "password"] } else { &["password", "name", "connection", "TLS"] };
     report.out_of_reach(before);
-    report.out_of_reach(&["login", "capabilities", "server", "watching"]);
+    report.out_of_reach(&["login", "capabilities", "flags", "server", "watching"]);
 }
 
 /// A tunnel may have logged in by itself.
@@ -76,8 +84,11 @@ fn secrets(context: &CheckContext<'_>, server: &Server, report: &mut Checklist) 
         ));
         return None;
     };
-    let source = password::PasswordSource { what: "user", keyword: "UserCmd", section: &section };
-    let user = password::step(user, &source, time, report)?;
+    let version = context.ground.config.version;
+    let source =
+        |what, keyword| password::PasswordSource { what, keyword, section: &section, version };
+    let source_of_user = source("user", "UserCmd");
+    let user = password::step(user, &source_of_user, time, report)?;
     if let Some(user) = text(&user) {
         server.user = Some(CredentialSource::Text(user));
     }
@@ -96,12 +107,10 @@ fn secrets(context: &CheckContext<'_>, server: &Server, report: &mut Checklist) 
             return None;
         }
     };
-    let source =
-        password::PasswordSource { what: "password", keyword: "PassCmd", section: &section };
     if let CredentialSource::Text(text) = pass {
         report.secret(text.as_bytes());
     }
-    let pass = password::step(pass, &source, time, report)?;
+    let pass = password::step(pass, &source("password", "PassCmd"), time, report)?;
     if let Some(CredentialSource::Text(user)) = &server.user {
         // As PLAIN says it (RFC 4616), should the server repeat that.
         let said = Zeroizing::new([b"\0", user.as_bytes(), b"\0", &pass].concat());
@@ -123,8 +132,8 @@ fn log_in(
     let encrypted = server.tls != TlsMode::None;
     let keyword = server.tls_keyword;
     let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted, keyword);
-    match Client::open_by_steps(server, false, report.stop.cancel()) {
-        Ok(link) => {
+    match Client::open_by_steps(server, Prompt::Never, report.stop.cancel()) {
+        Ok(client) => {
             let how = mechanism.map_or("", Mechanism::name);
             let user = match &server.user {
                 Some(CredentialSource::Text(user))
@@ -135,15 +144,26 @@ fn log_in(
                 _ => "done".to_owned(),
             };
             report.say(Step::good("login", user));
-            Some(link)
+            if let Some(step) = sasl_takes_token(context, server, offered) {
+                report.say(step);
+            }
+            Some(client)
         }
         Err(failure) => {
             let section = context.section();
             if let Err(unfit) = mechanism {
                 let cleartext = !encrypted && !offered.has("LOGINDISABLED");
                 let fix = if cleartext { "AuthMechs LOGIN" } else { "AuthMechs *" };
-                let fix =
-                    format!("set `{fix}` in {section}, or ask the server's people what it takes");
+                let mut mechanisms = offered.mechanisms();
+                let tokens = mechanisms.any(|name| ["XOAUTH2", "OAUTHBEARER"].contains(&name));
+                let fix = if tokens && offered.has("LOGINDISABLED") {
+                    format!(
+                        "the server takes a token: set {} in {section}",
+                        offer::token_lines(offered)
+                    )
+                } else {
+                    format!("set `{fix}` in {section}, or ask the server's people what it takes")
+                };
                 let found = unfit.message;
                 if unfit.kind == ErrorKind::UnknownMechanism {
                     // mbsync may know it by way of SASL.
@@ -160,6 +180,9 @@ fn log_in(
                 return None;
             }
             let fix = match failure.status {
+                ExitStatus::Later if waiter_connected(context) => {
+                    "a waiter of this account is connected, and the server lets nobody else in: set `connections = 1` in config.toml, or stop the waiter to check".to_owned()
+                }
                 ExitStatus::Later => "try again later".to_owned(),
                 ExitStatus::Denied => {
                     format!(
@@ -176,115 +199,227 @@ fn log_in(
     }
 }
 
+/// It has connections that count against the server's limit.
+fn waiter_connected(context: &CheckContext<'_>) -> bool {
+    let dir = StateDir::existing(context.asked.base, &context.account.name);
+    Lock::is_held(&dir.file("waiter.lock"))
+}
+
+/// Mechanisms that take a token for a password, and the names of their SASL plugins.
+const TOKEN_PLUGINS: [(&str, &str); 2] =
+    [("XOAUTH2", "libxoauth2.so"), ("OAUTHBEARER", "liboauthbearer.so")];
+
+/// With `AuthMechs *`, mbsync's SASL takes such a mechanism before PLAIN, if it has the plugin.
+fn sasl_takes_token(
+    context: &CheckContext<'_>,
+    server: &Server,
+    offered: &Capabilities,
+) -> Option<Step> {
+    if !server.auth_mechs.iter().any(|name| name == "*") {
+        return None;
+    }
+    let dirs = sasl_dirs();
+    let installed = |plugin: &str| dirs.iter().any(|dir| dir.join(plugin).exists());
+    let (mechanism, _) = TOKEN_PLUGINS
+        .into_iter()
+        .find(|(mechanism, plugin)| offered.auth(mechanism) && installed(plugin))?;
+    let found = format!(
+        "mbsync itself logs in by {mechanism}, whose SASL plugin is installed, and takes the password for a token"
+    );
+    let fix = format!(
+        "set `AuthMechs PLAIN` in {}, or `AuthMechs {mechanism}` if Pass is a token",
+        context.section()
+    );
+    Some(Step::warning("login", found, fix))
+}
+
+/// Where SASL looks for plugins.
+fn sasl_dirs() -> Vec<PathBuf> {
+    if let Some(path) = std::env::var_os("SASL_PATH") {
+        return std::env::split_paths(&path).collect();
+    }
+    let below = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut dirs: Vec<PathBuf> = below.take(1000).map(|entry| entry.path().join("sasl2")).collect();
+    dirs.extend(["/usr/lib/sasl2", "/usr/lib64/sasl2"].map(PathBuf::from));
+    dirs
+}
+
 /// What can be asked and told over a login.
 fn logged_in(
     context: &CheckContext<'_>,
-    mut link: Client,
+    mut client: Client,
     mailboxes: &[Mailbox],
     report: &mut Checklist,
 ) {
-    let can = link.capabilities().clone();
-    let wanted = ["NOTIFY", "IDLE", "CONDSTORE", "ESEARCH", "LIST-STATUS", "UNSELECT"];
-    let (has, lacks): (Vec<&str>, Vec<&str>) = wanted.iter().partition(|word| can.has(word));
-    let lacks = if lacks.is_empty() { String::new() } else { format!("; not {}", lacks.join(" ")) };
-    let has = if has.is_empty() { "none that help".to_owned() } else { has.join(" ") };
-    report.say(Step::good("capabilities", format!("{has}{lacks}")));
-    let lost = |error: ClientError| error.into_failure();
-    match far_side(context, &mut link, mailboxes, report).map_err(lost) {
-        Ok(there) => match watching(context, &mut link, &can, &there) {
+    let can = client.capabilities().clone();
+    report.say(offer::extensions(&can));
+    report.say(flags_fetched(context.settings(), &can));
+    let lost = |error: ClientError| error.into_error();
+    match far_side(context, &mut client, mailboxes, report).map_err(lost) {
+        Ok(there) => match watching(context, &mut client, &can, &there) {
             Ok(step) => report.say(step),
             Err(error) => {
                 let fix = "a waiter tries again by itself";
-                let failed = Step::failed("watching", &error.into_failure(), fix);
+                let failed = Step::failed("watching", &error.into_error(), fix);
                 report.say(Step::warning("watching", failed.found, failed.fix.unwrap_or_default()));
             }
         },
         Err(failure) => report.say(Step::failed("server", &failure, "try again later")),
     }
-    link.log_out();
+    client.log_out();
+}
+
+/// Whether a run fetches the flags of all messages.
+fn flags_fetched(settings: &Settings, can: &Capabilities) -> Step {
+    let lacks: Vec<&str> =
+        ["CONDSTORE", "ESEARCH"].into_iter().filter(|word| !can.has(word)).collect();
+    if !lacks.is_empty() {
+        let lacks = lacks.join(" nor ");
+        return Step::note("flags", format!("all are fetched at each run: no {lacks}"));
+    }
+    let off = [("handover", settings.handover), ("changedsince", settings.changedsince)];
+    match off.iter().find(|(_, on)| !on) {
+        Some((key, _)) => Step::note("flags", format!("all are fetched at each run: {key} is off")),
+        None => Step::good("flags", "only those that have changed are fetched"),
+    }
 }
 
 /// What both sides have, and what only one. Gives the wire names of those here
 /// that are there too.
 fn far_side(
     context: &CheckContext<'_>,
-    link: &mut Client,
+    client: &mut Client,
     mailboxes: &[Mailbox],
     report: &mut Checklist,
 ) -> Result<Vec<String>, ClientError> {
-    let utf8 = context.ground.config.version == IsyncVersion::V1_5;
-    let namespace = link.namespace()?;
-    let mut there = Vec::new();
-    let mut both = 0;
+    let inventory = client.inventory(&inventory_scope(context.account, false))?;
+    let mut both = Vec::new();
     let mut steps = Vec::new();
     for channel in &context.account.channels {
         let Some(store) = channel.far.imap() else { continue };
-        let naming = Naming::of(store, &namespace, None);
-        let listed: Vec<Listed> = match link.list(&store.path) {
-            Ok(listed) => listed,
-            Err(ClientError::Refused(_)) => Vec::new(),
-            Err(lost) => return Err(lost),
-        };
-        let mut only_there = Vec::new();
-        let mut admitted = 0;
-        for (_, far) in naming.synced(channel, context.ground.config.version, &listed) {
-            admitted += 1;
-            let here = |mailbox: &&Mailbox| mailbox.channel == channel.name && mailbox.far == far;
-            if !mailboxes.iter().any(|mailbox| here(&mailbox)) {
-                only_there.push(far);
-            }
-        }
-        let own: Vec<&Mailbox> =
-            mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name).collect();
-        let wires: Vec<Option<String>> = own
-            .iter()
-            .map(|mailbox| {
-                naming.to_wire(&mailbox.far).map(|wire| if utf8 { to_utf7(&wire) } else { wire })
-            })
-            .collect();
-        let asked: Vec<String> = wires.iter().flatten().cloned().collect();
-        let told = link.status(&asked)?;
-        let missing: BTreeSet<&String> = asked
-            .iter()
-            .zip(&told)
-            .filter(|(_, told)| told.is_none())
-            .map(|(name, _)| name)
-            .collect();
-        let mut only_here = Vec::new();
-        for (mailbox, wire) in own.iter().zip(&wires) {
-            match wire {
-                Some(wire) if !missing.contains(wire) => {
-                    both += 1;
-                    there.push(wire.clone());
-                }
-                _ => only_here.push(mailbox.near.clone()),
-            }
-        }
-        if let Some(step) = nested(context, channel, &only_there) {
-            steps.push(step);
-            // They are not made here whatever Create says.
-            only_there.retain(|far| !is_nested(channel, far));
-        }
-        steps.extend(one_sided(context, channel, &only_there, &only_here));
-        if channel.patterns.is_some() && admitted == 0 && own.is_empty() {
-            steps.push(Step::warning(
-                "server",
-                format!(
-                    "no mailbox matches the Patterns of channel {}, here or there",
-                    channel.name
-                ),
-                format!(
-                    "set `Patterns *` in {}, or what you mean",
-                    channel_section(context, channel)
-                ),
-            ));
-        }
+        let naming = Naming::of(store, &inventory.namespace, inventory.delimiter());
+        let sides = compare_sides(context, client, channel, &naming, mailboxes, &inventory)?;
+        steps.extend(one_sided(context, channel, &sides));
+        both.extend(sides.both);
     }
-    report.say(Step::good("server", format!("{} on both sides", counted(both, "mailbox"))));
+    report.say(Step::good("server", format!("{} on both sides", counted(both.len(), "mailbox"))));
     for step in steps {
         report.say(step);
     }
-    Ok(there)
+    Ok(both)
+}
+
+/// The mailboxes of a channel by where they are.
+#[derive(Default)]
+struct ChannelSides {
+    /// Wire names.
+    both: Vec<String>,
+    only_here: Vec<String>,
+    /// Only here, and synced before: mbsync makes none anew there.
+    lost: Vec<String>,
+    only_there: Vec<String>,
+    /// Only here, and with the server's delimiter as a plain character.
+    unnameable: Vec<String>,
+    /// The Patterns match none, here or there.
+    none_matches: bool,
+}
+
+fn compare_sides(
+    context: &CheckContext<'_>,
+    client: &mut Client,
+    channel: &Channel,
+    naming: &Naming,
+    mailboxes: &[Mailbox],
+    inventory: &Inventory,
+) -> Result<ChannelSides, ClientError> {
+    let version = context.ground.config.version;
+    let own: Vec<&Mailbox> =
+        mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name).collect();
+    let listed = inventory.listed.as_deref().unwrap_or_default();
+    let admitted: Vec<String> =
+        naming.synced(channel, version, listed).map(|(_, far)| far).collect();
+    let none_matches = channel.patterns.is_some() && admitted.is_empty() && own.is_empty();
+    let mut sides = ChannelSides { none_matches, ..ChannelSides::default() };
+    let is_here = |far: &String| own.iter().any(|mailbox| mailbox.far == *far);
+    sides.only_there.extend(admitted.into_iter().filter(|far| !is_here(far)));
+    let wires: Vec<Option<String>> =
+        own.iter().map(|mailbox| naming.wire_name(&mailbox.far, version)).collect();
+    let asked: Vec<String> = wires.iter().flatten().cloned().collect();
+    let statuses = client.status(&asked)?;
+    let missing: BTreeSet<&String> = asked
+        .iter()
+        .zip(&statuses)
+        .filter(|(_, status)| status.is_none())
+        .map(|(name, _)| name)
+        .collect();
+    for (mailbox, wire) in own.iter().zip(&wires) {
+        let was_synced = || mailbox.state_file.as_ref().is_some_and(|file| file.exists());
+        match wire {
+            Some(wire) if !missing.contains(wire) => sides.both.push(wire.clone()),
+            None => sides.unnameable.push(mailbox.near.clone()),
+            _ if was_synced() => sides.lost.push(mailbox.near.clone()),
+            _ => sides.only_here.push(mailbox.near.clone()),
+        }
+    }
+    Ok(sides)
+}
+
+/// What follows from mailboxes that only one side has.
+fn one_sided(context: &CheckContext<'_>, channel: &Channel, sides: &ChannelSides) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut only_there = sides.only_there.clone();
+    if let Some(step) = nested(context, channel, &only_there) {
+        steps.push(step);
+        // They are not made here whatever Create says.
+        only_there.retain(|far| !is_nested(channel, far));
+    }
+    if !sides.lost.is_empty() {
+        steps.push(Step::bad(
+            "server",
+            ExitStatus::Mailbox,
+            format!(
+                "only here, and synced before, so mbsync makes none there: {}",
+                some(&sides.lost)
+            ),
+            "make it on the server again, or move its messages to another mailbox",
+        ));
+    }
+    if !sides.unnameable.is_empty() {
+        steps.push(Step::bad(
+            "server",
+            ExitStatus::Mailbox,
+            format!(
+                "mbsync refuses names with the server's delimiter in them: {}",
+                some(&sides.unnameable)
+            ),
+            "rename them here, or leave them out by Patterns",
+        ));
+    }
+    let clashes = |far: &String| has_flat_delimiter(channel, far);
+    let (refused, only_there): (Vec<String>, Vec<String>) =
+        only_there.into_iter().partition(clashes);
+    if !refused.is_empty() {
+        steps.push(Step::bad(
+            "server",
+            ExitStatus::Mailbox,
+            format!("mbsync refuses names with the Flatten delimiter in them: {}", some(&refused)),
+            "rename them on the server, or leave them out by Patterns",
+        ));
+    }
+    steps.extend(not_created(context, channel, &only_there, &sides.only_here));
+    if sides.none_matches {
+        steps.push(Step::warning(
+            "server",
+            format!("no mailbox matches the Patterns of channel {}, here or there", channel.name),
+            format!("set `Patterns *` in {}, or what you mean", channel_section(context, channel)),
+        ));
+    }
+    steps
+}
+
+/// A name that the near store's Flatten would make ambiguous.
+fn has_flat_delimiter(channel: &Channel, far: &str) -> bool {
+    channel.near.store.flatten.as_ref().is_some_and(|flat| far.contains(flat.as_str()))
 }
 
 /// A mailbox below another, which a Maildir store cannot take.
@@ -316,7 +451,7 @@ fn channel_section(context: &CheckContext<'_>, channel: &Channel) -> String {
 }
 
 /// Mailboxes that are on one side only: made on the other, or in the way.
-fn one_sided(
+fn not_created(
     context: &CheckContext<'_>,
     channel: &Channel,
     only_there: &[String],
@@ -356,26 +491,34 @@ fn one_sided(
 
 fn watching(
     context: &CheckContext<'_>,
-    link: &mut Client,
+    client: &mut Client,
     can: &Capabilities,
     there: &[String],
 ) -> Result<Step, ClientError> {
-    let notified = start_notify(link, there)?.is_some();
-    let most = usize::try_from(context.settings().connections).unwrap_or(1);
+    let notified = start_notify(client, there)?.is_some();
     let mode = WatchMode::best(can, notified);
-    Ok(how_watched(mode, there.len(), most, context.settings().sweep))
+    let mut settings = context.settings().clone();
+    settings.sweep = sweep_interval(settings.sweep, client.lists_status(), 0);
+    Ok(how_watched(mode, can.condstore(), there.len(), &settings))
 }
 
-fn how_watched(mode: WatchMode, mailboxes: usize, most: usize, sweep: Duration) -> Step {
+fn how_watched(mode: WatchMode, condstore: bool, mailboxes: usize, settings: &Settings) -> Step {
     const WHAT: &str = "watching";
-    let every = humantime::format_duration(sweep);
+    let most = usize::try_from(settings.connections).unwrap_or(1);
+    let every = humantime::format_duration(settings.sweep);
+    let complete = humantime::format_duration(settings.every);
+    let flags = if condstore {
+        String::new()
+    } else {
+        format!("; flags set there are seen every {complete} (no CONDSTORE)")
+    };
     match mode {
         WatchMode::Notify => Step::good(WHAT, "by NOTIFY: all mailboxes on 1 connection"),
         WatchMode::Idle => {
             let with_loop = mailboxes.clamp(1, most);
             let rest = match mailboxes.saturating_sub(1) {
                 0 => String::new(),
-                _ => format!(", the rest asked every {every}"),
+                _ => format!(", the rest asked every {every}{flags}"),
             };
             Step::good(
                 WHAT,
@@ -386,7 +529,9 @@ fn how_watched(mode: WatchMode, mailboxes: usize, most: usize, sweep: Duration) 
         }
         WatchMode::Sweep => Step::note(
             WHAT,
-            format!("the server can neither NOTIFY nor IDLE: asked every {every} on 1 connection"),
+            format!(
+                "the server can neither NOTIFY nor IDLE: asked every {every} on 1 connection{flags}"
+            ),
         ),
     }
 }
@@ -397,8 +542,13 @@ mod tests {
 
     #[test]
     fn the_mode_of_watching_is_explained() {
-        let told = how_watched(WatchMode::Idle, 9, 4, Duration::from_secs(300));
-        assert!(told.found.contains("4 of them on 4 with --loop"), "{told:?}");
-        assert!(told.found.contains("every 5m"), "{told:?}");
+        let settings = Settings::default();
+        let step = how_watched(WatchMode::Idle, true, 9, &settings);
+        assert!(step.found.contains("4 of them on 4 with --loop"), "{step:?}");
+        assert!(step.found.ends_with("every 5m"), "{step:?}");
+        for mode in [WatchMode::Idle, WatchMode::Sweep] {
+            let step = how_watched(mode, false, 9, &settings);
+            assert!(step.found.ends_with("seen every 15m (no CONDSTORE)"), "{step:?}");
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! What holds for all accounts: our settings, mbsync itself, its configuration.
+//! Does not depend on: any one account, servers.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -26,25 +27,25 @@ pub fn steps(asked: &Asked<'_>, report: &mut Checklist) -> Option<CheckInputs> {
         Some(file) => Step::good("settings", asked.env.tilde(file)),
         None => Step::good("settings", "no config.toml; the defaults hold"),
     });
-    let dialect = mbsync(&settings.general.mbsync, report);
-    let config = configuration(asked, &settings, dialect, report)?;
-    strangers(asked.env, &settings, &config, asked.settings_file.as_deref(), report);
+    let version = mbsync(&settings.general.mbsync, report);
+    let config = configuration(asked, &settings, version, report)?;
+    unknown_accounts(asked.env, &settings, &config, asked.settings_file.as_deref(), report);
     Some(CheckInputs { config, settings })
 }
 
 /// The program, and which language it speaks.
 fn mbsync(program: &Path, report: &mut Checklist) -> Option<IsyncVersion> {
-    let sanitize = program.display();
+    let shown = program.display();
     let found = mbsync_version::in_path(program).filter(|file| file.exists());
     let Some(found) = found else {
         let (found, fix) = if program.components().count() > 1 {
             (
-                format!("there is no {sanitize}"),
-                format!("set `mbsync` in config.toml to where it is, or make {sanitize}"),
+                format!("there is no {shown}"),
+                format!("set `mbsync` in config.toml to where it is, or make {shown}"),
             )
         } else {
             (
-                format!("{sanitize} is not in the PATH"),
+                format!("{shown} is not in the PATH"),
                 "install isync (its program is mbsync), or name the program as `mbsync` in config.toml".to_owned(),
             )
         };
@@ -81,21 +82,17 @@ fn mbsync(program: &Path, report: &mut Checklist) -> Option<IsyncVersion> {
 fn configuration(
     asked: &Asked<'_>,
     settings: &settings::File,
-    dialect: Option<IsyncVersion>,
+    version: Option<IsyncVersion>,
     report: &mut Checklist,
 ) -> Option<Config> {
     const WHAT: &str = "configuration";
     let env = asked.env;
     let named = asked.mbsyncrc.or(settings.general.mbsyncrc.as_deref());
-    let file = match named {
-        Some(file) => Ok(env.cwd.join(file)),
-        None => mbsyncrc::locate(env, dialect),
-    };
-    let Ok(file) = file else {
+    let Ok(file) = mbsyncrc::file_of(named, env, version) else {
         report.say(nothing_to_read(env));
         return None;
     };
-    let config = match mbsyncrc::read(&file, env, dialect.unwrap_or(IsyncVersion::V1_4)) {
+    let config = match mbsyncrc::read(&file, env, version.unwrap_or(IsyncVersion::V1_4)) {
         Ok(config) => config,
         Err(failure) => {
             report.say(Step::failed(WHAT, &failure, "correct it; mbsync(1) has every keyword"));
@@ -113,8 +110,10 @@ fn configuration(
     }
     report.say(Step::good(WHAT, found));
     for notice in &config.notices {
-        let fix = notice.hint.as_deref().unwrap_or("see mbsync(1)");
-        report.say(Step::warning(WHAT, &*notice.message, fix));
+        report.say(match &notice.hint {
+            Some(fix) => Step::warning(WHAT, &*notice.message, fix),
+            None => Step::note(WHAT, &*notice.message),
+        });
     }
     if !config.idle_accounts.is_empty() {
         let idle = some(&config.idle_accounts);
@@ -133,21 +132,21 @@ fn both_files(env: &Env) -> [PathBuf; 2] {
 
 fn nothing_to_read(env: &Env) -> Step {
     let [old, new] = both_files(env);
-    let sanitize = env.tilde(&old);
+    let shown = env.tilde(&old);
     if new.exists() {
         return Step::bad(
             "configuration",
             ExitStatus::Config,
-            format!("{} is here, but this mbsync reads {sanitize} only", env.tilde(&new)),
+            format!("{} is here, but this mbsync reads {shown} only", env.tilde(&new)),
             format!("mv {} {}", for_shell(env, &new), for_shell(env, &old)),
         );
     }
     Step::bad(
         "configuration",
         ExitStatus::Config,
-        format!("there is no {sanitize}: mbsync is not set up yet"),
+        format!("there is no {shown}: mbsync is not set up yet"),
         format!(
-            "write {sanitize} (see mbsync(1)), or name the file with --mbsyncrc or as `mbsyncrc` in config.toml"
+            "write {shown} (mutt-sync --init ADDRESS prints one), or name the file with --mbsyncrc or as `mbsyncrc` in config.toml"
         ),
     )
 }
@@ -187,12 +186,12 @@ fn paths(env: &Env, config: &Config, report: &mut Checklist) {
                 continue;
             }
             seen.push((path, fails));
-            let sanitize = env.tilde(Path::new(path));
+            let shown = env.tilde(Path::new(path));
             let found = format!(
-                "MaildirStore {}: Path {sanitize} does not end in a slash: Sent is {sanitize}Sent",
+                "MaildirStore {}: Path {shown} does not end in a slash: Sent is {shown}Sent",
                 side.store.name
             );
-            let fix = format!("write Path {sanitize}/");
+            let fix = format!("write Path {shown}/");
             report.say(if fails {
                 Step::bad("configuration", ExitStatus::Mailbox, found, fix)
             } else {
@@ -208,7 +207,7 @@ fn holds_maildirs(dir: &Path) -> bool {
 }
 
 /// Tables of config.toml for accounts that there are not.
-fn strangers(
+fn unknown_accounts(
     env: &Env,
     settings: &settings::File,
     config: &Config,

@@ -2,14 +2,17 @@
 //! throttle and backoff, who waits, what was asked for.
 //!
 //! Only looks: a stamp that is wrong stays as it is.
+//!
+//! Does not depend on: servers, mail.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
-use super::permissions::{make_ours, writable};
+use super::permissions::{lack, make_ours, writable};
 use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::model::Target;
@@ -19,9 +22,10 @@ use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::Lock;
 use crate::state::{LARGEST, StateDir, requests};
+use crate::sync::{held, refused};
 use crate::text::{counted, short};
 use crate::verdict::CleanState;
-use crate::watch::plan::StuckState;
+use crate::watch::mailboxes::StuckState;
 
 /// The steps.
 pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
@@ -45,23 +49,67 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
     let waiter = Lock::is_held(&dir.file("waiter.lock"));
     let name = &context.account.name;
     report.say(if waiter {
-        Step::good("waiter", "one is alive")
+        Step::good(
+            "waiter",
+            match Lock::description(&dir.file("waiter.lock")) {
+                mode if mode.is_empty() => "one is alive".to_owned(),
+                mode => format!("one is alive, watching by {mode}"),
+            },
+        )
     } else {
         Step::note("waiter", format!("none: {name} is synced only when somebody asks for it"))
     });
     let attended = running || waiter || Lock::is_held(&dir.file("queue.lock"));
     requests(context, &dir, attended, report);
+    refused(context, &dir, report);
+    held(context, &dir, report);
+}
+
+/// What waits for an answer, with what to type.
+fn held(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
+    const WHAT: &str = "held";
+    let all = held::of_account(context.account, context.settings(), dir);
+    if all.is_empty() {
+        report.say(Step::good(WHAT, "nothing"));
+    }
+    for each in all {
+        report.say(Step::warning(WHAT, each.line(SystemTime::now()), each.fix()));
+    }
+}
+
+/// What mbsync could not carry, with what to do about it.
+fn refused(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
+    const WHAT: &str = "refused";
+    let now = SystemTime::now();
+    let all = refused::of_account(context.account, dir);
+    if all.is_empty() {
+        report.say(Step::good(WHAT, "nothing"));
+    }
+    for each in all {
+        report.say(Step::warning(WHAT, each.line(now), each.fix()));
+    }
 }
 
 fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) -> bool {
     const WHAT: &str = "state";
     let path = dir.path();
-    let parts = [path.to_owned(), dir.file("want"), dir.file("run")];
+    let base = context.asked.base.to_owned();
+    let parts = [base, path.to_owned(), dir.file("want"), dir.file("run")];
     let fix = |dir: &Path| {
         let fix = make_ours(context, dir);
         format!("{fix} (or set XDG_STATE_HOME to a place that is yours)")
     };
+    let us = rustix::process::geteuid().as_raw();
     for part in &parts {
+        if part.metadata().is_ok_and(|found| found.is_dir() && found.uid() != us) {
+            report.say(Step::bad(
+                WHAT,
+                ExitStatus::Config,
+                format!("{} belongs to another user", context.sanitize(part)),
+                fix(part),
+            ));
+            return false;
+        }
         if part.is_dir() && !writable(part) {
             report.say(Step::bad(
                 WHAT,
@@ -98,11 +146,19 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
             _ => {}
         }
     }
-    let sanitize = context.sanitize(path);
-    report.say(if path.is_dir() {
-        Step::good(WHAT, sanitize)
+    let shown = context.sanitize(path);
+    let there = path.ancestors().find(|above| above.is_dir());
+    let lack = there.and_then(|there| Some((there, lack(there)?)));
+    report.say(if let Some((there, (what, by))) = lack {
+        Step::warning(
+            WHAT,
+            format!("no {what} left on the disk of {shown}: what a sync did is not remembered"),
+            format!("free some (see {by} {})", for_shell(context.asked.env, there)),
+        )
+    } else if path.is_dir() {
+        Step::good(WHAT, shown)
     } else {
-        Step::good(WHAT, format!("{sanitize} is made when it is needed"))
+        Step::good(WHAT, format!("{shown} is made when it is needed"))
     });
     true
 }
@@ -154,7 +210,7 @@ fn pauses(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
 }
 
 fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
-    let times = counted(usize::try_from(retry.failures).unwrap_or(usize::MAX), "time");
+    let times = counted(usize::try_from(retry.failures.max(1)).unwrap_or(usize::MAX), "time");
     Step::warning(
         "backoff",
         format!("failed {times} in a row, next try in {}: {}", short(wait), retry.text),

@@ -1,4 +1,5 @@
-//! What only a waiter needs. Nothing here is in the way of a sync.
+//! What only a waiter needs. Nothing here stops a sync. Does not depend
+//! on: servers, runs.
 
 use std::path::{Path, PathBuf};
 
@@ -19,17 +20,15 @@ pub fn steps(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Che
 
 /// A trigger file that nobody could touch, or whose touch nobody would hear.
 fn trigger(context: &CheckContext<'_>, report: &mut Checklist) {
-    let Some(trigger) = &context.settings().trigger else { return };
-    let sanitize = context.sanitize(trigger);
+    let Some(trigger) = context.settings().trigger_of(&context.account.name) else { return };
+    let shown = context.sanitize(&trigger);
     report.say(match trigger.parent() {
         Some(dir) if !dir.is_dir() => Step::warning(
             "trigger",
-            format!(
-                "{sanitize}: its directory is not there, so touching it fails and is not heard"
-            ),
+            format!("{shown}: its directory is not there, so touching it fails and goes unnoticed"),
             format!("mkdir -p {}", for_shell(context.asked.env, dir)),
         ),
-        _ => Step::good("trigger", sanitize),
+        _ => Step::good("trigger", shown),
     });
 }
 
@@ -83,7 +82,7 @@ fn watches(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
     let configs: Vec<PathBuf> = std::iter::once(context.ground.config.file.clone())
         .chain(context.asked.settings_file.clone())
         .collect();
-    let trigger = context.settings().trigger.clone();
+    let trigger = context.settings().trigger_of(&context.account.name);
     let state = state.path().to_owned();
     let paths = WatchPaths::of(context.account, mailboxes.iter(), state, trigger, configs);
     let unwatched = InotifyWatches::open(&paths).map(|inotify| inotify.unwatched.len()).ok();

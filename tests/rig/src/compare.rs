@@ -1,5 +1,6 @@
 //! Whether both sides hold the same: message for message, flag for flag.
 
+use crate::home::mbsync_version;
 use crate::imap::Imap;
 use crate::maildir::Maildir;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,13 +75,41 @@ pub fn compare_boxes(imap: &mut Imap, root: &Path, boxes: &[&str]) -> Result<(),
     if diff.is_empty() { Ok(()) } else { Err(diff) }
 }
 
+/// isync 1.5 spells names in UTF-8 on disk, 1.4 as the server does.
 fn near_name(imap: &Imap, far: &str) -> String {
-    let slashed = far.replace(imap.delimiter(), "/");
+    let spelt = if mbsync_version() >= (1, 5) { decoded(far) } else { far.to_owned() };
+    let slashed = spelt.replace(imap.delimiter(), "/");
     match slashed.strip_prefix("INBOX/") {
         // With an `INBOX.` namespace the other mailboxes are its siblings.
         Some(rest) if imap.delimiter() == '.' => rest.to_owned(),
         _ => slashed,
     }
+}
+
+/// From modified UTF-7 (RFC 3501, 5.1.3).
+fn decoded(name: &str) -> String {
+    let mut text = String::new();
+    let mut parts = name.split('&');
+    text += parts.next().unwrap_or_default();
+    for part in parts {
+        let Some((code, rest)) = part.split_once('-') else { return name.to_owned() };
+        let mut bits = (0_u32, 0);
+        let mut units = Vec::new();
+        for letter in code.bytes() {
+            const LETTERS: &[u8] =
+                b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+,";
+            let value = LETTERS.iter().position(|&each| each == letter).unwrap_or_default();
+            bits = ((bits.0 << 6) | u32::try_from(value).unwrap_or_default(), bits.1 + 6);
+            if bits.1 >= 16 {
+                bits.1 -= 16;
+                units.push(u16::try_from((bits.0 >> bits.1) & 0xffff).unwrap_or_default());
+                bits.0 &= (1 << bits.1) - 1;
+            }
+        }
+        text += &if code.is_empty() { "&".to_owned() } else { String::from_utf16_lossy(&units) };
+        text += rest;
+    }
+    text
 }
 
 fn near_boxes(dir: &Path, prefix: &str, found: &mut BTreeSet<String>) {
@@ -95,5 +124,22 @@ fn near_boxes(dir: &Path, prefix: &str, found: &mut BTreeSet<String>) {
             found.insert(full.clone());
         }
         near_boxes(&entry.path(), &format!("{full}/"), found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decoded;
+
+    #[test]
+    fn names_are_decoded() {
+        for (name, text) in [
+            ("Entw&APw-rfe", "Entwürfe"),
+            ("&ZeVnLIqe-/x", "日本語/x"),
+            ("A&-B", "A&B"),
+            ("a", "a"),
+        ] {
+            assert_eq!(decoded(name), text);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that makes the way longer, or breaks it.
+//! A TCP proxy on loopback that makes the way longer or narrower, or breaks it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,6 +6,32 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// What passes at once where the rate is bounded.
+const PACKET: usize = 1500;
+
+/// One direction, of all connections together.
+#[derive(Default)]
+struct Way {
+    bytes: AtomicU64,
+    /// When what was sent last is through.
+    free: Mutex<Option<Instant>>,
+}
+
+impl Way {
+    /// When so many bytes are through that come now.
+    fn through(&self, bytes: usize, rate: u64) -> Instant {
+        let now = Instant::now();
+        if rate == 0 {
+            return now;
+        }
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let takes = Duration::from_nanos(bytes as u64 * 1_000_000_000 / rate);
+        let end = free.map_or(now, |free| free.max(now)) + takes;
+        *free = Some(end);
+        end
+    }
+}
 
 #[derive(Default)]
 struct Shared {
@@ -18,8 +44,10 @@ struct Shared {
     total: AtomicUsize,
     open: AtomicUsize,
     peak: AtomicUsize,
-    up: AtomicU64,
-    down: AtomicU64,
+    /// Bytes a second, each way; 0: no bound.
+    rate: AtomicU64,
+    up: Way,
+    down: Way,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -51,6 +79,11 @@ impl Delay {
     pub fn set_round_trip(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.shared.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    /// Lets no more than so many bytes a second pass each way; 0: as many as come.
+    pub fn set_rate(&self, bytes_per_second: u64) {
+        self.shared.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// Leads to another port from the next connection on.
@@ -100,7 +133,8 @@ impl Delay {
 
     /// Bytes so far, to the server and from it.
     pub fn bytes(&self) -> (u64, u64) {
-        (self.shared.up.load(Ordering::Relaxed), self.shared.down.load(Ordering::Relaxed))
+        let bytes = |way: &Way| way.bytes.load(Ordering::Relaxed);
+        (bytes(&self.shared.up), bytes(&self.shared.down))
     }
 }
 
@@ -144,9 +178,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Passes bytes one way, each half a round trip after it came, until either
-/// end closes; then closes both.
-fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Arc<Shared>, count: &AtomicU64) {
+/// Passes bytes one way, each half a round trip after it came and was through, until
+/// either end closes; then closes both.
+fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Arc<Shared>, way: &Way) {
     let (send, due) = mpsc::channel::<(Instant, Vec<u8>)>();
     let held = Arc::clone(shared);
     let writer = thread::spawn(move || {
@@ -166,9 +200,14 @@ fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Arc<Shared>, count: &At
         if n == 0 {
             break;
         }
-        count.fetch_add(n as u64, Ordering::Relaxed);
+        way.bytes.fetch_add(n as u64, Ordering::Relaxed);
         let half = Duration::from_micros(shared.round_trip.load(Ordering::Relaxed) / 2);
-        if send.send((Instant::now() + half, chunk[..n].to_vec())).is_err() {
+        let rate = shared.rate.load(Ordering::Relaxed);
+        let piece = if rate == 0 { n } else { PACKET };
+        let mut pieces = chunk[..n].chunks(piece);
+        if pieces
+            .any(|piece| send.send((way.through(piece.len(), rate) + half, piece.into())).is_err())
+        {
             break;
         }
     }

@@ -44,12 +44,12 @@ fn sync(home: &Home, args: &[&str]) -> Output {
 }
 
 /// What the waiter has said since the last time.
-fn said(waiter: &Running, sanitize: &mut usize) {
+fn said(waiter: &Running, seen: &mut usize) {
     let all = waiter.stdout() + &waiter.stderr();
-    for line in all.lines().skip(*sanitize) {
+    for line in all.lines().skip(*seen) {
         println!("   waiter: {line}");
     }
-    *sanitize = all.lines().count();
+    *seen = all.lines().count();
 }
 
 fn demo() {
@@ -75,10 +75,10 @@ fn demo() {
     show(&mutt.wait_for("Welcome", SOON));
     println!("   $ mutt-sync --wait --loop -v Home Work &");
     let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "Home", "Work"]));
-    let mut sanitize = 0;
+    let mut seen = 0;
     wait_until(SOON, "one connection for each account", || server.connections() == 2);
     sleep(Duration::from_secs(1));
-    said(&waiter, &mut sanitize);
+    said(&waiter, &mut seen);
 
     step("A message for each account arrives at the server, and nobody asks for it");
     let arrived = Instant::now();
@@ -90,7 +90,7 @@ fn demo() {
     let work = home.maildir("Work", "INBOX");
     wait_until(SOON, "the message for Work", || work.len() == 1);
     sleep(Duration::from_millis(500));
-    said(&waiter, &mut sanitize);
+    said(&waiter, &mut seen);
 
     step("It is read and flagged in mutt, and a copy saved to Archive");
     mutt.text("j");
@@ -120,7 +120,7 @@ fn demo() {
         println!("   {mailbox}: UID {}, {}", message.uid, message.flags.join(" "));
     }
     sleep(Duration::from_millis(500));
-    said(&waiter, &mut sanitize);
+    said(&waiter, &mut seen);
 
     step("Both sides are compared, message for message and flag for flag");
     for (account, far) in [("Home", &mut far), ("Work", &mut far_work)] {

@@ -79,6 +79,35 @@ pub fn mutt_sync() -> &'static Path {
     })
 }
 
+/// An older version of the program, to test and measure beside this one: what
+/// `OLDER` names (a path to its `mutt-sync`).
+pub fn older_mutt_sync() -> Option<PathBuf> {
+    let told = PathBuf::from(env::var_os("OLDER").filter(|told| !told.is_empty())?);
+    assert!(told.is_file(), "OLDER: no program {}", told.display());
+    Some(told)
+}
+
+/// The files that mutt-sync keeps for each account, but for its requests.
+pub const STATE_FILES: [&str; 17] = [
+    "bytes",
+    "logins",
+    "pace",
+    "held.json",
+    "held.lock",
+    "refused.json",
+    "refused.lock",
+    "lock",
+    "queue.lock",
+    "waiter.lock",
+    "throttle",
+    "last.json",
+    "retry.json",
+    "seen.json",
+    "stuck.json",
+    "gone.json",
+    "pull.json",
+];
+
 /// An account in `.mbsyncrc`, with one channel of the same name, and a group
 /// `NAME-frequent` of its INBOX and Sent.
 #[derive(Debug, Clone)]
@@ -189,6 +218,11 @@ impl Account {
         self
     }
 
+    /// With a `Sync` on which no verdict can be given: mbsync is run without a question.
+    pub fn unjudged(self) -> Self {
+        self.channel("Create Both\nExpunge Both\nRemove None\nSync PullNew PushNew")
+    }
+
     /// Its part of `.mbsyncrc`.
     pub fn sections(&self) -> String {
         let Account { name, host, port, user, password, patterns, .. } = self;
@@ -225,6 +259,7 @@ pub struct Home {
     accounts: Vec<Account>,
     env: Vec<(String, String)>,
     mark: String,
+    program: PathBuf,
 }
 
 impl Home {
@@ -255,6 +290,7 @@ impl Home {
             env: env.map(|(key, value)| (key.to_owned(), value)).to_vec(),
             mark,
             dir,
+            program: mutt_sync().to_owned(),
         };
         for sub in ["bin", "tmp", "Mail", ".config/mutt-sync", ".local/state"] {
             fs::create_dir_all(home.path(sub)).expect("make directory");
@@ -274,9 +310,11 @@ impl Home {
         Home::with(names.iter().map(|name| Account::on(server, name)).collect())
     }
 
-    /// With accounts for a fake mbsync, the mailboxes there but empty.
+    /// With accounts for a fake mbsync, the mailboxes there but empty. On them no verdict
+    /// can be given, so that no server is asked before a run.
     pub fn fake(names: &[&str]) -> Self {
-        let home = Home::with(names.iter().map(|name| Account::fake(name)).collect());
+        let account = |name: &&str| Account::fake(name).unjudged();
+        let home = Home::with(names.iter().map(account).collect());
         for name in names {
             for mailbox in ["INBOX", "Archive", "Drafts", "Sent", "Trash"] {
                 home.maildir(name, mailbox).create();
@@ -355,6 +393,8 @@ impl Home {
         let entries = places.iter().flat_map(list).flatten().flatten();
         let mut names: Vec<String> =
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        // Marks, which move with the requests.
+        names.retain(|name| !name.starts_with('='));
         names.sort();
         names
     }
@@ -400,9 +440,14 @@ impl Home {
         command
     }
 
+    /// Uses another mutt-sync than the one under test from now on.
+    pub fn use_mutt_sync(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
     /// mutt-sync with these arguments.
     pub fn cmd(&self, args: &[&str]) -> Command {
-        let mut command = self.command(mutt_sync());
+        let mut command = self.command(&self.program);
         command.args(args);
         command
     }
@@ -411,6 +456,18 @@ impl Home {
     #[track_caller]
     pub fn mutt_sync(&self, args: &[&str]) -> Output {
         run(&mut self.cmd(args), Duration::from_secs(60))
+    }
+
+    /// Runs mutt-sync as a person types it, with a terminal: its exit status, and what
+    /// that person sees.
+    #[track_caller]
+    pub fn typed(&self, args: &str) -> (i32, String) {
+        self.age();
+        let line = format!("{} {args}", mutt_sync().display());
+        let mut command = self.command("script");
+        command.args(["-qec", &line, "/dev/null"]);
+        let out = run(&mut command, Duration::from_secs(60));
+        (out.code(), out.stdout.replace('\r', ""))
     }
 
     /// Runs the real mbsync to its end.
@@ -469,10 +526,15 @@ impl Home {
 
     /// Running processes that came of this home: pid and command line.
     pub fn leftovers(&self) -> Vec<(u32, String)> {
-        process::marked(&self.mark)
-            .into_iter()
-            .map(|pid| (pid, process::command_line(pid)))
-            .collect()
+        // In the middle of an exec(2) a process has no environment: looked for again.
+        let mut found = process::marked(&self.mark);
+        for _ in 0..3 {
+            if found.is_empty() {
+                std::thread::sleep(Duration::from_millis(25));
+                found = process::marked(&self.mark);
+            }
+        }
+        found.into_iter().map(|pid| (pid, process::command_line(pid))).collect()
     }
 
     /// How many processes of this home have a command line that starts so.
@@ -480,21 +542,23 @@ impl Home {
         self.leftovers().iter().filter(|(_, line)| line.starts_with(start)).count()
     }
 
-    /// Fails the test if a process of this home runs.
+    /// Fails the test if a process of this home runs and stays.
     #[track_caller]
     pub fn assert_no_leftovers(&self) {
-        let left = self.leftovers();
-        assert!(left.is_empty(), "left behind: {left:?}");
+        // What was told to end takes a moment for it on a busy machine.
+        self.wait_no_leftovers(Duration::from_secs(1));
     }
 
     /// Waits until no process of this home runs.
     #[track_caller]
     pub fn wait_no_leftovers(&self, limit: Duration) {
         let start = Instant::now();
-        while !self.leftovers().is_empty() && start.elapsed() < limit {
+        let mut left = self.leftovers();
+        while !left.is_empty() && start.elapsed() < limit {
             std::thread::sleep(Duration::from_millis(5));
+            left = self.leftovers();
         }
-        self.assert_no_leftovers();
+        assert!(left.is_empty(), "left behind: {left:?}");
     }
 }
 

@@ -10,8 +10,12 @@ use std::time::Duration;
 pub struct Imap {
     stream: BufReader<TcpStream>,
     count: u32,
-    /// What LIST and NAMESPACE say: hierarchy delimiter and personal prefix.
+    /// What LIST says: the hierarchy delimiter.
     delimiter: char,
+    /// The server has these.
+    unselect: bool,
+    literal_plus: bool,
+    moves: bool,
 }
 
 /// A message on the server.
@@ -100,10 +104,21 @@ impl Imap {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to the test server");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("read timeout");
-        let mut imap = Imap { stream: BufReader::new(stream), count: 0, delimiter: '/' };
+        let mut imap = Imap {
+            stream: BufReader::new(stream),
+            count: 0,
+            delimiter: '/',
+            unselect: false,
+            literal_plus: false,
+            moves: false,
+        };
         let greeting = imap.response();
         assert!(greeting.text.starts_with("* OK"), "greeting: {}", greeting.text);
         imap.raw(&format!("LOGIN {} {}", quoted(user), quoted(password)));
+        let can = imap.capabilities();
+        let has = |word: &str| can.iter().any(|each| each == word);
+        (imap.unselect, imap.literal_plus, imap.moves) =
+            (has("UNSELECT"), has("LITERAL+"), has("MOVE"));
         let list = imap.raw("LIST \"\" \"\"");
         if let Some(delimiter) = list.iter().find_map(|line| line.split('"').nth(1)?.chars().next())
         {
@@ -206,7 +221,15 @@ impl Imap {
         let mut bytes = format!("{tag} APPEND {}", quoted(mailbox)).into_bytes();
         literal(&mut bytes, message, flags, date);
         bytes.extend_from_slice(b"\r\n");
-        self.send(&bytes);
+        match bytes.windows(4).position(|w| w == b"+}\r\n").filter(|_| !self.literal_plus) {
+            None => self.send(&bytes),
+            Some(at) => {
+                self.send(&[&bytes[..at], b"}\r\n"].concat());
+                let go = self.response().text;
+                assert!(go.starts_with('+'), "APPEND: {go}");
+                self.send(&bytes[at + 4..]);
+            }
+        }
         let answer = self.finish(&tag, "APPEND");
         let text = answer.last().map(|response| response.text.clone()).unwrap_or_default();
         text.split("APPENDUID ")
@@ -239,7 +262,14 @@ impl Imap {
 
     /// Leaves the selected mailbox, expunging nothing.
     pub fn unselect(&mut self) {
-        self.raw("UNSELECT");
+        if self.unselect {
+            self.raw("UNSELECT");
+        } else {
+            self.raw("EXAMINE INBOX");
+            self.send(b"close CLOSE\r\n");
+            // pymap refuses it.
+            while !self.response().text.starts_with("close ") {}
+        }
     }
 
     /// Adds flags to a message of the selected mailbox.
@@ -264,7 +294,12 @@ impl Imap {
     /// Moves a message of the selected mailbox.
     #[track_caller]
     pub fn move_to(&mut self, uid: u32, mailbox: &str) {
-        self.raw(&format!("UID MOVE {uid} {}", quoted(mailbox)));
+        if self.moves {
+            self.raw(&format!("UID MOVE {uid} {}", quoted(mailbox)));
+        } else {
+            self.raw(&format!("UID COPY {uid} {}", quoted(mailbox)));
+            self.expunge(uid);
+        }
     }
 
     /// Every message of a mailbox, in order of UID. Leaves it unselected.

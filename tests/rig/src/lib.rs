@@ -7,8 +7,10 @@
 //! is ended when its value is dropped, also by a panic.
 
 mod compare;
+pub mod crowd;
 mod delay;
 mod dovecot;
+mod gate;
 mod guard;
 mod home;
 mod imap;
@@ -16,19 +18,25 @@ mod maildir;
 mod mbsync;
 mod other_user;
 pub mod process;
+mod refuser;
 mod rng;
 mod server;
 mod terminal;
 mod tls;
 
 pub use compare::{compare, compare_boxes};
+pub use crowd::Crowd;
 pub use delay::Delay;
-pub use home::{Account, Home, mbsync_version, mutt_sync, real_mbsync};
+pub use gate::Gate;
+pub use home::{
+    Account, Home, STATE_FILES, mbsync_version, mutt_sync, older_mutt_sync, real_mbsync,
+};
 pub use imap::{Imap, RemoteMessage, Status};
 pub use maildir::{Entry, Maildir, message};
 pub use mbsync::{Mbsync, Overlap, Run};
 pub use other_user::{as_nobody, is_root, reached_by_nobody};
-pub use process::{Output, Running, now_ns, run, run_all, spawn, wait_until};
+pub use process::{Output, Running, now_ns, run, run_all, sleep_until_phase, spawn, wait_until};
+pub use refuser::Refuser;
 pub use rng::{Seeded, count, soak};
 pub use server::{Server, ServerOptions, Tls};
 pub use terminal::Terminal;

@@ -17,8 +17,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::NamedTempFile;
+
+/// Sleeps until so many milliseconds of a second have passed on the wall clock.
+pub fn sleep_until_phase(millis: u64) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let phase = u64::from(now.subsec_micros());
+    thread::sleep(Duration::from_micros((millis * 1000 + 1_000_000 - phase) % 1_000_000));
+}
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, comparable with the times in [`crate::Run`].
 pub fn now_ns() -> i64 {
@@ -78,9 +85,9 @@ impl std::fmt::Display for Output {
 #[allow(clippy::zombie_processes)]
 pub fn run(command: &mut Command, limit: Duration) -> Output {
     let start = Instant::now();
-    let sanitize = format!("{command:?}");
+    let shown = format!("{command:?}");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = spawn(command).unwrap_or_else(|error| panic!("{sanitize}: {error}"));
+    let mut child = spawn(command).unwrap_or_else(|error| panic!("{shown}: {error}"));
     let group = pid_of(child.id());
     let mut out = child.stdout.take().expect("stdout is piped");
     let mut err = child.stderr.take().expect("stderr is piped");
@@ -96,7 +103,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             let what = if ended.is_some() { "left its output open" } else { "did not end" };
             panic!(
-                "{sanitize} {what} within {limit:?}\n--- stdout\n{}\n--- stderr\n{}\n---",
+                "{shown} {what} within {limit:?}\n--- stdout\n{}\n--- stderr\n{}\n---",
                 text(&stdout),
                 text(&stderr)
             );
@@ -158,7 +165,7 @@ pub fn run_all(commands: Vec<Command>, limit: Duration) -> Vec<Output> {
 /// when dropped.
 pub struct Running {
     child: Child,
-    sanitize: String,
+    shown: String,
     start: Instant,
     stdout: NamedTempFile,
     stderr: NamedTempFile,
@@ -175,8 +182,8 @@ impl Running {
         command.stdin(Stdio::null()).stdout(writer(&stdout)).stderr(writer(&stderr));
         let child =
             spawn(command.process_group(0)).unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let sanitize = format!("{command:?}");
-        Running { child, sanitize, start: Instant::now(), stdout, stderr, ended: None }
+        let shown = format!("{command:?}");
+        Running { child, shown, start: Instant::now(), stdout, stderr, ended: None }
     }
 
     /// Its pid, and its group's.
@@ -233,7 +240,7 @@ impl Running {
 impl std::fmt::Display for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (out, err) = (self.stdout(), self.stderr());
-        write!(f, "{}\n--- stdout\n{out}\n--- stderr\n{err}\n---", self.sanitize)
+        write!(f, "{}\n--- stdout\n{out}\n--- stderr\n{err}\n---", self.shown)
     }
 }
 
@@ -346,6 +353,13 @@ pub fn open_fds(pid: u32) -> Vec<(i32, PathBuf)> {
     fds
 }
 
+/// Whether its memory and descriptors may be looked at: an ordinary user may not
+/// where the process is not dumpable.
+pub fn may_inspect(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/fd")).is_ok()
+        && fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).is_ok()
+}
+
 /// How many threads it has.
 pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
@@ -357,6 +371,13 @@ pub fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ")
 }
 
+/// Processor time of a process, and of those that it has waited for; in steps of 10 ms.
+pub fn processor_times(pid: u32) -> [Duration; 2] {
+    let stat = stat(pid).unwrap_or_default();
+    let ticks = |at: usize| stat.get(at).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0);
+    [11, 13].map(|at| Duration::from_millis((ticks(at) + ticks(at + 1)) * 10))
+}
+
 /// Private memory (USS) in KiB: what would be free if it ended.
 pub fn private_kib(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
@@ -364,6 +385,44 @@ pub fn private_kib(pid: u32) -> u64 {
         .filter(|line| line.starts_with("Private_"))
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum()
+}
+
+/// What the command takes of the processor, without what others on the machine make it
+/// wait; to the hundredth of a second. It must end well.
+#[track_caller]
+pub fn processor_time(command: &Command, limit: Duration) -> Duration {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "\"$@\" >/dev/null || exit; times", "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.env_clear().envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    if let Some(dir) = command.get_current_dir() {
+        shell.current_dir(dir);
+    }
+    let output = run(&mut shell, limit).ok();
+    // The shell's own are on the first line.
+    let children = output.stdout.lines().nth(1).expect("two lines of times");
+    let seconds = children.split_whitespace().map(|time| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').expect("0m0.00s");
+        let number = |text: &str| text.parse::<f64>().expect("a number");
+        60.0 * number(minutes) + number(seconds)
+    });
+    Duration::from_secs_f64(seconds.sum())
+}
+
+/// The most memory that it has taken so far (`VmHWM`), in KiB.
+pub fn peak_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmHWM:")
+}
+
+/// A figure of its memory, in KiB.
+pub fn status_kib(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    // Until it is itself, its memory is that of the process that has started it.
+    if !status.starts_with("Name:\tmutt-sync") {
+        return 0;
+    }
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 /// Voluntary context switches of all threads so far: wake-ups, in an idle process.

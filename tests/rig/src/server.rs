@@ -64,6 +64,10 @@ pub struct ServerOptions {
     pub client_authority: Option<String>,
     /// Rights (RFC 4314) in every mailbox: a line of an ACL file.
     pub rights: Option<String>,
+    /// Most KiB of a user's mail, and of one message; 0: no bound.
+    pub quota: Option<(u32, u32)>,
+    /// It offers XOAUTH2 as well, and takes no token.
+    pub xoauth2: bool,
     /// Further lines for its configuration, such as every version understands.
     pub extra: String,
 }
@@ -84,8 +88,19 @@ impl Default for ServerOptions {
             certificate: None,
             client_authority: None,
             rights: None,
+            quota: None,
+            xoauth2: false,
             extra: String::new(),
         }
+    }
+}
+
+impl ServerOptions {
+    /// A server that announces these capabilities, and no others of its own.
+    pub fn offering(words: &str) -> Self {
+        let kept: Vec<&str> = words.split_whitespace().collect();
+        let without = dovecot::capabilities().filter(|word| !kept.contains(word));
+        ServerOptions { without: without.map(str::to_owned).collect(), ..Self::default() }
     }
 }
 
@@ -271,6 +286,16 @@ impl Server {
         }
     }
 
+    /// The same with another quota.
+    #[track_caller]
+    pub fn restart_with_quota(&mut self, quota: (u32, u32)) {
+        self.options.quota = Some(quota);
+        let (dir, port, rig_port) = (self.dir.path(), self.port, self.rig_port);
+        let text = Dovecot::installed().configuration(&self.options, dir, port, rig_port);
+        fs::write(self.path("dovecot.conf"), text).expect("write");
+        self.restart();
+    }
+
     /// Ends it as an administrator would, closing connections with BYE.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -371,6 +396,12 @@ impl Server {
             }
         }
         self.log()
+    }
+
+    /// Processor time of all its processes so far.
+    pub fn processor_time(&self) -> Duration {
+        let all = self.child.iter().flat_map(|child| process::group(child.id()));
+        all.flat_map(process::processor_times).sum()
     }
 
     /// How many connections to the users' port are open now.

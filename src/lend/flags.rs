@@ -1,0 +1,774 @@
+//! mbsync fetches the flags of every message at each run. Of what has not changed since
+//! a clean verdict, its own record knows them: here its fetch is answered from that, and
+//! the server is asked only which messages there are and what has changed since.
+//!
+//! Exact or not at all: in doubt the fetch goes to the server. [`FlagsFetch`] is pure but
+//! for the record, which it reads when it is needed. Does not depend on: connections,
+//! runs, what the relay does with bytes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use crate::imap::parse::{self, Reply, Verb};
+use crate::model::Mailbox;
+use crate::model::flags::Flags;
+use crate::model::uid_set::UidSet;
+use crate::os::file;
+use crate::verdict::CleanState;
+use crate::verdict::gone::Gone;
+use crate::verdict::maildir::Stamp;
+use crate::verdict::record::{self, EntryKind, Placeholder};
+use crate::verdict::server::ServerStatus;
+
+/// With fewer messages the two questions are no less than their flags, about 40 bytes each.
+const FEWEST: u32 = 8;
+/// Most messages of a mailbox: more than a record can name.
+const MOST_MESSAGES: u32 = 8_000_000;
+/// Most messages whose flags the server tells us before its answer to mbsync is no more.
+const MOST_CHANGED: usize = 20_000;
+/// Longest list of UIDs in a question of ours. mbsync's are below 1100 bytes.
+const LONGEST_SET: usize = 4000;
+/// mbsync's tags are numbers, the waiter's begin with an `m`.
+const TAGS: [&str; 3] = ["k1", "k2", "k3"];
+
+/// A mailbox whose flags on the server the record knows, as they were at a modification
+/// sequence (RFC 7162): those of the last clean verdict.
+#[derive(Debug, Clone)]
+pub struct KnownFlags {
+    status: ServerStatus,
+    since: u64,
+    state_file: PathBuf,
+    stamp: Stamp,
+    /// Far messages whose flags may be others than the record says.
+    except: Vec<UidSet>,
+}
+
+impl KnownFlags {
+    /// What is known of a mailbox. `by_run`: what runs have removed.
+    #[must_use]
+    pub fn of(mailbox: &Mailbox, clean: &CleanState, by_run: Option<&Gone>) -> Option<KnownFlags> {
+        let far = clean.far.as_ref().filter(|far| far.status.messages >= FEWEST)?;
+        let since = far.status.highest_modseq.filter(|since| *since > 0)?;
+        let state_file = mailbox.state_file.clone()?;
+        let stamp = Stamp::of(&state_file).ok()?;
+        if !far.is_of_record(Some(&stamp)) || record::unfinished(&state_file) {
+            return None;
+        }
+        let gone = [clean.gone.as_ref(), by_run].into_iter().flatten();
+        let except = gone.flat_map(|gone| {
+            [&gone.gone, &gone.deleted, &gone.pending, &gone.marked].map(Clone::clone)
+        });
+        let except = except.filter(|set| !set.is_empty()).collect();
+        Some(KnownFlags { status: far.status, since, state_file, stamp, except })
+    }
+
+    /// Flags by far UID, sorted; `None` if the record is another one by now.
+    fn read(&self) -> Option<Vec<(u32, Flags)>> {
+        let same = || Stamp::of(&self.state_file).is_ok_and(|stamp| stamp == self.stamp);
+        let text = file::read(&self.state_file, record::LARGEST).ok().filter(|_| same())?;
+        let record = record::parse(&text).ok().filter(|_| same())?;
+        if record.far_validity != self.status.uid_validity {
+            return None;
+        }
+        let plain = record.with_far().iter().filter(|entry| {
+            entry.near != 0
+                && entry.kind == EntryKind::Plain
+                && entry.placeholder == Placeholder::None
+                && !self.except.iter().any(|set| set.contains(entry.far))
+        });
+        let known: Vec<(u32, Flags)> = plain.map(|entry| (entry.far, entry.flags)).collect();
+        // A message in two pairs is in doubt.
+        known.is_sorted_by(|(one, _), (other, _)| one < other).then_some(known)
+    }
+}
+
+/// What the server has said of the mailbox that mbsync has selected.
+#[derive(Debug, Clone, Default)]
+struct Selected {
+    name: String,
+    /// Until its SELECT is answered.
+    tag: Option<Vec<u8>>,
+    exists: Option<u32>,
+    uid_validity: Option<u32>,
+    highest_modseq: Option<u64>,
+}
+
+/// A fetch of mbsync's that is held back until our questions are answered.
+#[derive(Debug)]
+struct Held {
+    tag: Vec<u8>,
+    line: Vec<u8>,
+    wanted: UidSet,
+    messages: u32,
+    known: Vec<(u32, Flags)>,
+    /// Questions without an answer.
+    open: usize,
+    uids: Option<UidSet>,
+    /// Flags as the server tells them, with their parentheses.
+    told: BTreeMap<u32, Vec<u8>>,
+    /// Only the server can answer it now.
+    in_doubt: bool,
+    asked_for_rest: bool,
+    moved: u64,
+}
+
+/// An answer that is being given.
+#[derive(Debug)]
+struct FlagsAnswer {
+    tag: Vec<u8>,
+    wanted: UidSet,
+    messages: Messages,
+    /// The place among the ranges, the UID that is next, and its sequence number.
+    at: (usize, u32, u32),
+}
+
+/// The messages of a mailbox and their flags.
+#[derive(Debug)]
+struct Messages {
+    uids: UidSet,
+    known: Vec<(u32, Flags)>,
+    told: BTreeMap<u32, Vec<u8>>,
+}
+
+impl Messages {
+    fn flags(&self, uid: u32) -> Option<Vec<u8>> {
+        if let Some(told) = self.told.get(&uid) {
+            return Some(told.clone());
+        }
+        let at = self.known.binary_search_by_key(&uid, |(uid, _)| *uid).ok()?;
+        let flags = self.known.get(at)?.1;
+        Some(format!("({})", flags.imap_names().join(" ")).into_bytes())
+    }
+}
+
+/// What is to be done with a command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It goes to the server.
+    Pass,
+    /// It is held back, and this is asked first.
+    Ask(Vec<u8>),
+    /// [`FlagsFetch::give`] has the answer.
+    Answer,
+}
+
+/// What is to be done when the server has said something while a fetch is held.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It was for us.
+    More,
+    /// It is mbsync's.
+    Pass,
+    /// This is asked, too.
+    Ask(Vec<u8>),
+    /// [`FlagsFetch::give`] has the answer.
+    Answer,
+    /// The fetch, its tag and line, goes to the server.
+    GiveUp(Vec<u8>, Vec<u8>),
+}
+
+/// Answers mbsync's fetches of flags from what its record knows.
+#[derive(Debug, Default)]
+pub struct FlagsFetch {
+    known: HashMap<String, KnownFlags>,
+    selected: Option<Selected>,
+    held: Option<Held>,
+    answer: Option<FlagsAnswer>,
+    /// Of the last answer, until something else is said.
+    last: Option<Messages>,
+    /// Bytes given to mbsync that the server did not send, less those of the questions.
+    spared: i64,
+}
+
+impl FlagsFetch {
+    /// By wire name.
+    #[must_use]
+    pub fn new(known: HashMap<String, KnownFlags>) -> Self {
+        FlagsFetch { known, ..FlagsFetch::default() }
+    }
+
+    /// So many bytes the server did not have to send.
+    #[must_use]
+    pub fn spared(&self) -> u64 {
+        u64::try_from(self.spared).unwrap_or(0)
+    }
+
+    /// Whether questions of ours are open: what the server says is for [`FlagsFetch::hear`].
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Whether an answer is being given.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// A whole command without a literal. `at_rest`: nothing else is under way.
+    pub fn command(&mut self, line: &[u8], at_rest: bool) -> Decision {
+        if self.known.is_empty() {
+            return Decision::Pass;
+        }
+        let text = String::from_utf8_lossy(line);
+        let mut words = text.trim_end_matches(['\r', '\n']).splitn(3, ' ');
+        let (tag, verb) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let rest = words.next().unwrap_or_default();
+        let last = self.last.take();
+        match verb.to_ascii_uppercase().as_str() {
+            "SELECT" => {
+                let tag = Some(tag.as_bytes().to_vec());
+                let selected = mailbox_name(rest).filter(|_| at_rest);
+                self.selected = selected.map(|name| Selected { name, tag, ..Selected::default() });
+                return Decision::Pass;
+            }
+            "UID" => {}
+            "NOOP" => return Decision::Pass,
+            _ => {
+                self.selected = None;
+                return Decision::Pass;
+            }
+        }
+        let Some(wanted) = flags_fetch(rest) else {
+            self.selected = None;
+            return Decision::Pass;
+        };
+        if let Some(messages) = last {
+            self.begin_answer(tag.as_bytes(), wanted, messages);
+            return Decision::Answer;
+        }
+        // One try for each SELECT.
+        let is_small = wanted.len() < u64::from(FEWEST);
+        let Some(selected) = self.selected.take().filter(|_| at_rest && !is_small) else {
+            return Decision::Pass;
+        };
+        let Some((held, question)) = self.hold(&selected, tag, line, wanted) else {
+            return Decision::Pass;
+        };
+        self.held = Some(held);
+        Decision::Ask(question)
+    }
+
+    /// The fetch to be held, and what to ask first, if enough is known of the mailbox.
+    fn hold(
+        &self,
+        selected: &Selected,
+        tag: &str,
+        line: &[u8],
+        wanted: UidSet,
+    ) -> Option<(Held, Vec<u8>)> {
+        let known = self.known.get(&selected.name).filter(|_| selected.tag.is_none())?;
+        let messages =
+            selected.exists.filter(|exists| (FEWEST..=MOST_MESSAGES).contains(exists))?;
+        if selected.uid_validity != Some(known.status.uid_validity)
+            || selected.highest_modseq.is_none_or(|modseq| modseq < known.since)
+        {
+            return None;
+        }
+        let flags = known.read()?;
+        let [search, fetch, _] = TAGS;
+        let question = format!(
+            "{search} UID SEARCH RETURN (ALL) ALL\r\n\
+             {fetch} UID FETCH 1:* (UID FLAGS) (CHANGEDSINCE {})\r\n",
+            known.since
+        );
+        let held = Held {
+            tag: tag.as_bytes().to_vec(),
+            line: line.to_vec(),
+            wanted,
+            messages,
+            known: flags,
+            open: 2,
+            uids: None,
+            told: BTreeMap::new(),
+            in_doubt: false,
+            asked_for_rest: false,
+            moved: question.len() as u64,
+        };
+        Some((held, question.into_bytes()))
+    }
+
+    /// A response to mbsync, in passing.
+    pub fn overhear(&mut self, line: &[u8]) {
+        self.last = None;
+        let Some(selected) = &mut self.selected else { return };
+        match parse::reply(line) {
+            Reply::Tagged(tag, said) if selected.tag.as_deref() == Some(tag) => {
+                selected.tag = None;
+                if said.verb != Verb::Ok {
+                    self.selected = None;
+                }
+            }
+            // What comes after it, comes from elsewhere.
+            Reply::Numbered(number, word, _) if word.eq_ignore_ascii_case(b"EXISTS") => {
+                selected.exists = Some(number).filter(|_| selected.tag.is_some());
+            }
+            Reply::Numbered(_, word, _) if word.eq_ignore_ascii_case(b"EXPUNGE") => {
+                self.selected = None;
+            }
+            Reply::Condition(said) if said.verb == Verb::Ok => match said.number() {
+                Some(number) if said.has_code("UIDVALIDITY") => {
+                    selected.uid_validity = u32::try_from(number).ok();
+                }
+                Some(number) if said.has_code("HIGHESTMODSEQ") => {
+                    selected.highest_modseq = Some(number);
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// A response while questions of ours are open.
+    pub fn hear(&mut self, response: &[u8]) -> Next {
+        let Some(held) = &mut self.held else { return Next::Pass };
+        held.moved += response.len() as u64;
+        match parse::reply(response) {
+            Reply::Tagged(tag, said) if TAGS.iter().any(|ours| ours.as_bytes() == tag) => {
+                // OK with a code may be half an answer: MESSAGELIMIT (RFC 9738).
+                held.in_doubt |= said.verb != Verb::Ok
+                    || !said.code.is_empty() && !said.has_code("HIGHESTMODSEQ");
+                held.open = held.open.saturating_sub(1);
+                if held.open > 0 { Next::More } else { self.answered() }
+            }
+            Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"ESEARCH") => {
+                match parse::esearch(rest.trim_ascii_end(), TAGS[0]) {
+                    Some(uids) if held.uids.is_none() => held.uids = Some(uids),
+                    _ => held.in_doubt = true,
+                }
+                Next::More
+            }
+            Reply::Numbered(_, word, rest) if word.eq_ignore_ascii_case(b"FETCH") => {
+                match told_flags(rest) {
+                    Some((uid, flags)) if held.told.len() < MOST_CHANGED => {
+                        held.told.insert(uid, flags);
+                    }
+                    _ => held.in_doubt = true,
+                }
+                Next::More
+            }
+            Reply::Condition(said) if said.verb == Verb::Ok => {
+                // HIGHESTMODSEQ, which the first CHANGEDSINCE may bring (RFC 7162, 3.1).
+                if said.has_code("HIGHESTMODSEQ") { Next::More } else { Next::Pass }
+            }
+            // Another message, or one less.
+            _ => {
+                held.in_doubt = true;
+                Next::Pass
+            }
+        }
+    }
+
+    /// All questions are answered.
+    fn answered(&mut self) -> Next {
+        let Some(mut held) = self.held.take() else { return Next::More };
+        let give_up = |held: Held| Next::GiveUp(held.tag, held.line);
+        self.spared -= i64::try_from(std::mem::take(&mut held.moved)).unwrap_or(i64::MAX);
+        let Some(uids) = held.uids.take().filter(|_| !held.in_doubt) else { return give_up(held) };
+        // A server that leaves some out (MESSAGELIMIT, a bug) would have mbsync delete them.
+        if uids.len() != u64::from(held.messages) {
+            return give_up(held);
+        }
+        let known = |uid: u32| {
+            held.told.contains_key(&uid)
+                || held.known.binary_search_by_key(&uid, |(uid, _)| *uid).is_ok()
+        };
+        // As many as there are messages, so it may be walked.
+        let rest = UidSet::from_uids(uids.uids().filter(|uid| !known(*uid)));
+        if rest.is_empty() {
+            let messages = Messages { uids, known: held.known, told: held.told };
+            self.begin_answer(&held.tag, held.wanted, messages);
+            return Next::Answer;
+        }
+        let question = format!("{} UID FETCH {rest} (UID FLAGS)\r\n", TAGS[2]).into_bytes();
+        if held.asked_for_rest || question.len() > LONGEST_SET || rest.len() > MOST_CHANGED as u64 {
+            return give_up(held);
+        }
+        held.moved = question.len() as u64;
+        (held.open, held.asked_for_rest, held.uids) = (1, true, Some(uids));
+        self.held = Some(held);
+        Next::Ask(question)
+    }
+
+    fn begin_answer(&mut self, tag: &[u8], wanted: UidSet, messages: Messages) {
+        let first = messages.uids.ranges().first().map_or(0, |(first, _)| *first);
+        self.answer = Some(FlagsAnswer { tag: tag.to_vec(), wanted, messages, at: (0, first, 1) });
+    }
+
+    /// The next lines of the answer, about so many bytes.
+    pub fn give(&mut self, room: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        let Some(mut answer) = self.answer.take() else { return out };
+        let done = answer.give(room, &mut out);
+        self.spared += i64::try_from(out.len()).unwrap_or(0);
+        if done {
+            self.last = Some(answer.messages);
+        } else {
+            self.answer = Some(answer);
+        }
+        out
+    }
+}
+
+impl FlagsAnswer {
+    /// Whether that was the end.
+    fn give(&mut self, room: usize, out: &mut Vec<u8>) -> bool {
+        let (mut range, mut uid, mut sequence) = self.at;
+        while let Some(&(_, last)) = self.messages.uids.ranges().get(range) {
+            if out.len() >= room {
+                self.at = (range, uid, sequence);
+                return false;
+            }
+            if self.wanted.contains(uid) {
+                let flags = self.messages.flags(uid).unwrap_or_default();
+                out.extend_from_slice(format!("* {sequence} FETCH (UID {uid} FLAGS ").as_bytes());
+                out.extend_from_slice(&flags);
+                out.extend_from_slice(b")\r\n");
+            }
+            sequence += 1;
+            if uid < last {
+                uid += 1;
+            } else {
+                range += 1;
+                uid = self.messages.uids.ranges().get(range).map_or(0, |(first, _)| *first);
+            }
+        }
+        out.extend_from_slice(&self.tag);
+        out.extend_from_slice(b" OK from what has not changed\r\n");
+        true
+    }
+}
+
+/// The name in a SELECT: quoted or an atom.
+pub(super) fn mailbox_name(rest: &str) -> Option<String> {
+    let Some(quoted) = rest.strip_prefix('"') else {
+        return (!rest.is_empty() && !rest.contains([' ', '{', '"'])).then(|| rest.to_owned());
+    };
+    let (mut name, mut chars) = (String::new(), quoted.chars());
+    loop {
+        match chars.next()? {
+            '"' => return chars.next().is_none().then_some(name),
+            '\\' => name.push(chars.next()?),
+            other => name.push(other),
+        }
+    }
+}
+
+/// The set of a `FETCH set (UID FLAGS)`, in the form that both isyncs use (`drv_imap.c`,
+/// `imap_submit_load`).
+fn flags_fetch(rest: &str) -> Option<UidSet> {
+    let set = rest.strip_prefix("FETCH ")?.strip_suffix(" (UID FLAGS)")?;
+    UidSet::parse(set)
+}
+
+/// UID and flags of a FETCH response, the flags as they came, in parentheses.
+fn told_flags(rest: &[u8]) -> Option<(u32, Vec<u8>)> {
+    const ITEM: &[u8] = b"FLAGS (";
+    let (uid, _) = parse::fetch_flags(rest)?;
+    let at = rest.windows(ITEM.len()).position(|part| part.eq_ignore_ascii_case(ITEM))?;
+    let flags = rest.get(at + ITEM.len() - 1..)?;
+    let end = flags.iter().position(|byte| *byte == b')')?;
+    Some((uid, flags.get(..=end)?.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Rules;
+    use crate::verdict::server::CleanServer;
+
+    const STATUS: ServerStatus =
+        ServerStatus { uid_validity: 7, uid_next: 12, messages: 10, highest_modseq: Some(50) };
+    const SELECTED: [&str; 5] = [
+        "* 10 EXISTS",
+        "* OK [UIDVALIDITY 7] valid",
+        "* OK [UIDNEXT 12] next",
+        "* OK [HIGHESTMODSEQ 60] highest",
+        "3 OK [READ-WRITE] done",
+    ];
+    const FETCH: &str = "4 UID FETCH 1:11 (UID FLAGS)\r\n";
+
+    /// Messages 1 to 10, of which 3 is flagged and the others are seen.
+    fn home() -> (tempfile::TempDir, Mailbox) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(".mbsyncstate");
+        let mut text =
+            "FarUidValidity 7\nNearUidValidity 2\nMaxPulledUid 10\nMaxPushedUid 10\n\n".to_owned();
+        for uid in 1..=10 {
+            let flags = if uid == 3 { "F" } else { "S" };
+            text.extend([format!("{uid} {uid} {flags}\n")]);
+        }
+        std::fs::write(&file, text).unwrap();
+        let mailbox = Mailbox { state_file: Some(file), ..Mailbox::of_home("INBOX") };
+        (dir, mailbox)
+    }
+
+    fn clean(mailbox: &Mailbox) -> CleanState {
+        let file = mailbox.state_file.as_deref().unwrap();
+        let record = record::parse(&std::fs::read(file).unwrap()).unwrap();
+        let far = CleanServer::new(STATUS, &record, &Rules::none(), Stamp::of(file).ok());
+        CleanState { far: Some(far), ..CleanState::default() }
+    }
+
+    fn fetch_of(mailbox: &Mailbox, clean: &CleanState) -> FlagsFetch {
+        let known = KnownFlags::of(mailbox, clean, None).unwrap();
+        FlagsFetch::new(HashMap::from([("INBOX".to_owned(), known)]))
+    }
+
+    fn select(fetch: &mut FlagsFetch, said: &[&str]) {
+        assert_eq!(fetch.command(b"3 SELECT \"INBOX\"\r\n", true), Decision::Pass);
+        for line in said {
+            fetch.overhear(format!("{line}\r\n").as_bytes());
+        }
+    }
+
+    /// A fetch that is held.
+    fn held() -> (tempfile::TempDir, FlagsFetch) {
+        let (dir, mailbox) = home();
+        let mut fetch = fetch_of(&mailbox, &clean(&mailbox));
+        select(&mut fetch, &SELECTED);
+        let question = "k1 UID SEARCH RETURN (ALL) ALL\r\n\
+                        k2 UID FETCH 1:* (UID FLAGS) (CHANGEDSINCE 50)\r\n";
+        assert_eq!(fetch.command(FETCH.as_bytes(), true), Decision::Ask(question.into()));
+        (dir, fetch)
+    }
+
+    /// The last decision on what the server says.
+    fn hears(fetch: &mut FlagsFetch, said: &[&str]) -> Next {
+        let mut next = Next::More;
+        for line in said {
+            assert!(matches!(next, Next::More | Next::Pass), "{next:?} before {line}");
+            next = fetch.hear(format!("{line}\r\n").as_bytes());
+        }
+        next
+    }
+
+    fn given(fetch: &mut FlagsFetch) -> Vec<String> {
+        let mut out = Vec::new();
+        while fetch.is_answering() {
+            let part = fetch.give(64);
+            assert!(part.len() < 200, "bounded");
+            out.extend(part);
+        }
+        String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_response_code_without_a_number_leaves_the_one_before() {
+        let (_dir, mailbox) = home();
+        let mut fetch = fetch_of(&mailbox, &clean(&mailbox));
+        let [.., last] = SELECTED;
+        let said =
+            ["* OK [UIDVALIDITY x] ?", "* OK [HIGHESTMODSEQ] ?", "* OK [UIDVALIDITY] ?", last];
+        select(&mut fetch, &[&SELECTED[..4], &said].concat());
+        assert!(matches!(fetch.command(FETCH.as_bytes(), true), Decision::Ask(_)));
+    }
+
+    #[test]
+    fn what_has_not_changed_is_told_from_the_record() {
+        let (_dir, mut fetch) = held();
+        let said = [
+            "* ESEARCH (TAG \"k1\") UID ALL 1:3,5:11",
+            "k1 OK search done",
+            "* 2 FETCH (UID 2 FLAGS (\\Answered \\Recent word) MODSEQ (60))",
+            "* 10 FETCH (MODSEQ (61) FLAGS () UID 11)",
+            "* OK [HIGHESTMODSEQ 61] highest",
+            "k2 OK fetch done",
+        ];
+        assert_eq!(hears(&mut fetch, &said), Next::Answer);
+        let lines = given(&mut fetch);
+        assert_eq!(
+            lines[..4],
+            [
+                "* 1 FETCH (UID 1 FLAGS (\\Seen))",
+                "* 2 FETCH (UID 2 FLAGS (\\Answered \\Recent word))",
+                "* 3 FETCH (UID 3 FLAGS (\\Flagged))",
+                "* 4 FETCH (UID 5 FLAGS (\\Seen))",
+            ]
+        );
+        assert_eq!(lines[9..], ["* 10 FETCH (UID 11 FLAGS ())", "4 OK from what has not changed"]);
+        // A further part of the same fetch; then something else is said.
+        let part = fetch.command(b"5 UID FETCH 3,10:11 (UID FLAGS)\r\n", true);
+        assert_eq!(part, Decision::Answer);
+        assert_eq!(
+            given(&mut fetch),
+            [
+                "* 3 FETCH (UID 3 FLAGS (\\Flagged))",
+                "* 9 FETCH (UID 10 FLAGS (\\Seen))",
+                "* 10 FETCH (UID 11 FLAGS ())",
+                "5 OK from what has not changed"
+            ]
+        );
+        fetch.overhear(b"* 11 EXISTS\r\n");
+        assert_eq!(fetch.command(b"6 UID FETCH 1:9 (UID FLAGS)\r\n", true), Decision::Pass);
+    }
+
+    #[test]
+    fn what_the_record_does_not_know_is_fetched() {
+        let (_dir, mailbox) = home();
+        let file = mailbox.state_file.as_deref().unwrap();
+        // No near message; a placeholder; expired; no entry of 9.
+        let text = std::fs::read_to_string(file).unwrap();
+        let text = text
+            .replace("\n1 1 S\n", "\n1 0 S\n")
+            .replace("\n4 4 S\n", "\n4 4 >S\n")
+            .replace("\n6 6 S\n", "\n6 6 ~S\n")
+            .replace("\n9 9 S\n", "\n");
+        std::fs::write(file, text).unwrap();
+        let mut clean = clean(&mailbox);
+        let deleted = UidSet::from_uids([7]);
+        clean.gone = Some(Gone { deleted, ..Gone::default() });
+        let mut fetch = fetch_of(&mailbox, &clean);
+        select(&mut fetch, &SELECTED);
+        assert!(matches!(fetch.command(FETCH.as_bytes(), true), Decision::Ask(_)));
+        let said = ["* ESEARCH (TAG \"k1\") UID ALL 1:10", "k1 OK done", "k2 OK done"];
+        let question = Next::Ask(b"k3 UID FETCH 1,4,6:7,9 (UID FLAGS)\r\n".to_vec());
+        assert_eq!(hears(&mut fetch, &said), question);
+        let said: Vec<String> =
+            [1, 4, 6, 7].map(|uid| format!("* {uid} FETCH (UID {uid} FLAGS ())")).into();
+        let mut said: Vec<&str> = said.iter().map(String::as_str).collect();
+        said.extend(["* 9 FETCH (UID 9 FLAGS (\\Deleted))", "k3 OK done"]);
+        assert_eq!(hears(&mut fetch, &said), Next::Answer);
+        let lines = given(&mut fetch);
+        assert_eq!((lines.len(), &*lines[8]), (11, "* 9 FETCH (UID 9 FLAGS (\\Deleted))"));
+        assert_eq!(lines[1], "* 2 FETCH (UID 2 FLAGS (\\Seen))");
+    }
+
+    #[test]
+    fn in_doubt_the_server_is_asked() {
+        const UIDS: &str = "* ESEARCH (TAG \"k1\") UID ALL 1:10";
+        let rows: [&[&str]; 13] = [
+            // Fewer than there are, more, none, another's, twice.
+            &["* ESEARCH (TAG \"k1\") UID ALL 1:9", "k1 OK", "k2 OK"],
+            &["* ESEARCH (TAG \"k1\") UID ALL 1:4294967295", "k1 OK", "k2 OK"],
+            &["* ESEARCH (TAG \"k1\") UID", "k1 OK", "k2 OK"],
+            &["k1 OK", "k2 OK"],
+            &["* ESEARCH (TAG \"k9\") UID ALL 1:10", "k1 OK", "k2 OK"],
+            &[UIDS, UIDS, "k1 OK", "k2 OK"],
+            // Refused.
+            &[UIDS, "k1 NO [MESSAGELIMIT] too many", "k2 OK"],
+            &[UIDS, "k1 OK", "k2 BAD CHANGEDSINCE"],
+            // Not all of it.
+            &[UIDS, "k1 OK [MESSAGELIMIT 10 1] some", "k2 OK"],
+            &[UIDS, "k1 OK", "k2 OK [MESSAGELIMIT 1000 5] some"],
+            // Something happens meanwhile; flags of an unknown message.
+            &[UIDS, "k1 OK", "* 3 EXPUNGE", "k2 OK"],
+            &[UIDS, "* 11 EXISTS", "k1 OK", "k2 OK"],
+            &[UIDS, "k1 OK", "* 3 FETCH (FLAGS (\\Seen))", "k2 OK"],
+        ];
+        for said in rows {
+            let (_dir, mut fetch) = held();
+            let give_up = Next::GiveUp(b"4".to_vec(), FETCH.into());
+            assert_eq!(hears(&mut fetch, said), give_up, "{said:?}");
+            assert!(!fetch.is_asking() && !fetch.is_answering());
+        }
+        // The rest is not told either.
+        let (_dir, mut fetch) = held();
+        let said = ["* ESEARCH (TAG \"k1\") UID ALL 1:9,11", "k1 OK", "k2 OK"];
+        assert!(matches!(hears(&mut fetch, &said), Next::Ask(_)));
+        assert!(matches!(hears(&mut fetch, &["k3 OK"]), Next::GiveUp(..)));
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_is_not_answered() {
+        let replaced = |from: &str, to: &str| {
+            SELECTED.map(|line| if line.contains(from) { to.to_owned() } else { line.to_owned() })
+        };
+        for said in [
+            replaced("UIDVALIDITY", "* OK [UIDVALIDITY 8] another"),
+            replaced("HIGHESTMODSEQ", "* OK [NOMODSEQ] none"),
+            replaced("HIGHESTMODSEQ", "* OK [HIGHESTMODSEQ 49] counts backwards"),
+            replaced("EXISTS", "* 7 EXISTS"),
+            replaced("EXISTS", "* 8000001 EXISTS"),
+            replaced("3 OK", "3 NO not here"),
+        ] {
+            let (_dir, mailbox) = home();
+            let mut fetch = fetch_of(&mailbox, &clean(&mailbox));
+            select(&mut fetch, &said.each_ref().map(String::as_str));
+            assert_eq!(fetch.command(FETCH.as_bytes(), true), Decision::Pass, "{said:?}");
+        }
+        for command in [
+            "4 UID FETCH 1:11 (UID FLAGS RFC822.SIZE)\r\n",
+            "4 UID FETCH 1:11 (UID)\r\n",
+            "4 UID FETCH 1:* (UID FLAGS)\r\n",
+            "4 UID FETCH 1:11 (UID FLAGS BODY.PEEK[HEADER.FIELDS (X-TUID)])\r\n",
+            "4 FETCH 1:11 (UID FLAGS)\r\n",
+        ] {
+            let (_dir, mailbox) = home();
+            let mut fetch = fetch_of(&mailbox, &clean(&mailbox));
+            select(&mut fetch, &SELECTED);
+            assert_eq!(fetch.command(command.as_bytes(), true), Decision::Pass, "{command}");
+            // Nor what follows: mbsync is not loading the mailbox as it usually does.
+            assert_eq!(fetch.command(FETCH.as_bytes(), true), Decision::Pass, "{command}");
+        }
+        // Something else is under way; something has been said since.
+        let (dir, mailbox) = home();
+        let mut fetch = fetch_of(&mailbox, &clean(&mailbox));
+        select(&mut fetch, &SELECTED);
+        assert_eq!(fetch.command(FETCH.as_bytes(), false), Decision::Pass);
+        for said in ["* 3 EXPUNGE", "* 11 EXISTS"] {
+            select(&mut fetch, &SELECTED);
+            fetch.overhear(format!("{said}\r\n").as_bytes());
+            assert_eq!(fetch.command(FETCH.as_bytes(), true), Decision::Pass, "{said}");
+        }
+        // Another mailbox, another record.
+        assert_eq!(fetch.command(b"8 SELECT INBOX/b\r\n", true), Decision::Pass);
+        for line in SELECTED {
+            fetch.overhear(line.replace('3', "8").as_bytes());
+        }
+        assert_eq!(fetch.command(FETCH.as_bytes(), true), Decision::Pass);
+        select(&mut fetch, &SELECTED);
+        let file = dir.path().join(".mbsyncstate");
+        std::fs::copy(&file, dir.path().join("new")).unwrap();
+        std::fs::rename(dir.path().join("new"), &file).unwrap();
+        assert_eq!(fetch.command(FETCH.as_bytes(), true), Decision::Pass);
+        // Or known to be another one before.
+        let clean = clean(&mailbox);
+        std::fs::copy(&file, dir.path().join("new")).unwrap();
+        std::fs::rename(dir.path().join("new"), &file).unwrap();
+        assert!(KnownFlags::of(&mailbox, &clean, None).is_none());
+    }
+
+    #[test]
+    fn a_record_in_doubt_is_not_believed() {
+        for (from, to) in [
+            // Of another mailbox; a message in two pairs; not a record.
+            ("FarUidValidity 7", "FarUidValidity 8"),
+            ("\n5 5 S\n", "\n5 5 S\n5 25 F\n"),
+            ("\n5 5 S\n", "\n5 five S\n"),
+        ] {
+            let (_dir, mailbox) = home();
+            let file = mailbox.state_file.as_deref().unwrap();
+            let text = std::fs::read_to_string(file).unwrap();
+            let mut clean = clean(&mailbox);
+            std::fs::write(file, text.replace(from, to)).unwrap();
+            clean.far.as_mut().unwrap().record = Stamp::of(file).ok();
+            let mut fetch = fetch_of(&mailbox, &clean);
+            select(&mut fetch, &SELECTED);
+            assert_eq!(fetch.command(FETCH.as_bytes(), true), Decision::Pass, "{to}");
+        }
+        // What a run has begun, the next finishes first.
+        let (dir, mailbox) = home();
+        let clean = clean(&mailbox);
+        assert!(KnownFlags::of(&mailbox, &clean, None).is_some());
+        for suffix in ["journal", "new"] {
+            std::fs::write(dir.path().join(format!(".mbsyncstate.{suffix}")), "x").unwrap();
+        }
+        assert!(KnownFlags::of(&mailbox, &clean, None).is_none());
+    }
+
+    #[test]
+    fn names_of_mailboxes_are_read_as_mbsync_writes_them() {
+        for (said, name) in [
+            ("\"INBOX\"", Some("INBOX")),
+            ("INBOX", Some("INBOX")),
+            (r#""a \"b\" \\ c""#, Some(r#"a "b" \ c"#)),
+            ("\"a\" (CONDSTORE)", None),
+            ("{5}", None),
+            ("", None),
+            ("\"a", None),
+        ] {
+            assert_eq!(mailbox_name(said).as_deref(), name, "{said}");
+        }
+    }
+}

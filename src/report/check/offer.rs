@@ -1,0 +1,174 @@
+//! `--check HOST[:PORT]`: what a server offers before the login, and what that means. Needs
+//! no configuration, and says nothing of the user to the server.
+//!
+//! Does not depend on: accounts, logins, local mail.
+
+use super::{Asked, Checklist, Step};
+use crate::error::{Error, ErrorKind, ExitStatus};
+use crate::imap::Capabilities;
+use crate::imap::connect::connect_by_steps;
+use crate::imap::endpoint::place;
+use crate::mbsync_version;
+use crate::mbsyncrc;
+use crate::model::{Server, TlsMode};
+use crate::report::check::connection::offered;
+use crate::watch::connections::WatchMode;
+
+/// The extensions that matter here.
+pub const WANTED: [&str; 6] = ["NOTIFY", "IDLE", "CONDSTORE", "ESEARCH", "LIST-STATUS", "UNSELECT"];
+
+/// The server that the only name given is the address of: not a name of `.mbsyncrc`.
+pub fn server(asked: &Asked<'_>) -> Option<(String, Option<u16>)> {
+    let [name] = asked.names else { return None };
+    let address = address(name)?;
+    (!is_configured(asked, name)).then_some(address)
+}
+
+/// `HOST` or `HOST:PORT`; a host has a dot in its name, or is this machine.
+fn address(name: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match name.split_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok().filter(|port| *port != 0)?)),
+        None => (name, None),
+    };
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    let is_host = host == "localhost" || host.contains('.') && !host.starts_with(['.', '-']);
+    (is_host && host.chars().all(fits)).then(|| (host.to_owned(), port))
+}
+
+fn is_configured(asked: &Asked<'_>, name: &str) -> bool {
+    let Ok(settings) = &asked.settings else { return false };
+    let (env, general) = (asked.env, &settings.general);
+    let version = mbsync_version::of_mbsync(&general.mbsync, std::path::Path::new("/dev/null"));
+    let named = asked.mbsyncrc.or(general.mbsyncrc.as_deref());
+    let Ok(file) = mbsyncrc::file_of(named, env, version) else { return false };
+    let config = mbsyncrc::read(&file, env, version.unwrap_or(mbsyncrc::IsyncVersion::V1_5));
+    config.is_ok_and(|config| config.select(&[name]).is_ok())
+}
+
+/// How a connection may be secured, by its port: the likeliest first.
+fn ways(port: Option<u16>) -> &'static [(TlsMode, u16)] {
+    const IMAPS: (TlsMode, u16) = (TlsMode::Imaps, 0);
+    const REST: [(TlsMode, u16); 2] = [(TlsMode::StartTls, 0), (TlsMode::None, 0)];
+    match port {
+        None => &[(TlsMode::Imaps, 993), (TlsMode::StartTls, 143), (TlsMode::None, 143)],
+        Some(143) => &REST,
+        Some(993) => &[IMAPS],
+        Some(_) => &[IMAPS, REST[0], REST[1]],
+    }
+}
+
+/// The steps.
+pub fn steps((host, port): (String, Option<u16>), report: &mut Checklist) {
+    let mut first: Option<Error> = None;
+    for (tls, usual) in ways(port) {
+        let server = Server {
+            host: Some(host.clone()),
+            port: port.unwrap_or(*usual),
+            tls: *tls,
+            ..Server::default()
+        };
+        match connect_by_steps(&server, report.stop.cancel()) {
+            Ok((mut transport, greeting)) => {
+                report.say(connected(&server));
+                let can = offered(&mut transport, greeting, &server);
+                login(&can, *tls, report);
+                watched(&can, report);
+                return;
+            }
+            Err(error) => {
+                let error = error.at(&place(&server));
+                let certain = matches!(error.kind, ErrorKind::Certificate(_))
+                    || error.status == ExitStatus::Later
+                    || report.stop.signal().is_some();
+                // Another way leads nowhere else, or fails for the same reason.
+                let first = first.get_or_insert_with(|| error.clone());
+                if certain {
+                    *first = error;
+                    break;
+                }
+            }
+        }
+    }
+    if let Some(error) = first {
+        let fix = "see that the name and the port are right (993 for IMAPS, 143 for STARTTLS), and that the network is up";
+        report.say(Step::failed("connection", &error, fix));
+    }
+    report.out_of_reach(&["login", "capabilities", "watching"]);
+}
+
+fn connected(server: &Server) -> Step {
+    let place = place(server);
+    match server.tls {
+        TlsMode::Imaps => Step::good("connection", format!("{place} greets (TLSType IMAPS)")),
+        TlsMode::StartTls => Step::good("connection", format!("{place} greets (TLSType STARTTLS)")),
+        TlsMode::None => Step::warning(
+            "connection",
+            format!("{place} greets, without TLS: everybody on the way can read mail and password"),
+            "ask the server's people for a port with TLS",
+        ),
+    }
+}
+
+fn login(can: &Capabilities, tls: TlsMode, report: &mut Checklist) {
+    let mut all: Vec<&str> = can.mechanisms().collect();
+    let disabled = can.has("LOGINDISABLED");
+    if !disabled {
+        all.push("LOGIN");
+    }
+    let tokens = |name: &&str| ["XOAUTH2", "OAUTHBEARER"].contains(name);
+    let found = if all.is_empty() { "no way at all".to_owned() } else { all.join(" ") };
+    report.say(if !all.is_empty() && all.iter().all(tokens) {
+        Step::note("login", format!("{found}: a token only, by {}", token_lines(can)))
+    } else if disabled && all.is_empty() && tls == TlsMode::None {
+        Step::note("login", "no way at all without TLS")
+    } else {
+        Step::good("login", found)
+    });
+}
+
+/// What `.mbsyncrc` needs where the server takes tokens.
+pub fn token_lines(can: &Capabilities) -> String {
+    let mechanism = if can.auth("XOAUTH2") { "XOAUTH2" } else { "OAUTHBEARER" };
+    format!("`AuthMechs {mechanism}` and a PassCmd that prints one (mutt-sync(1), PROVIDERS)")
+}
+
+/// Which of [`WANTED`] there are.
+pub fn extensions(can: &Capabilities) -> Step {
+    let (has, lacks): (Vec<&str>, Vec<&str>) = WANTED.iter().partition(|word| can.has(word));
+    let lacks = if lacks.is_empty() { String::new() } else { format!("; not {}", lacks.join(" ")) };
+    let has = if has.is_empty() { "none that help".to_owned() } else { has.join(" ") };
+    Step::good("capabilities", format!("{has}{lacks}"))
+}
+
+fn watched(can: &Capabilities, report: &mut Checklist) {
+    report.say(extensions(can));
+    let more = "many servers offer more after the login";
+    report.say(match WatchMode::best(can, can.notify()) {
+        WatchMode::Notify => Step::good("watching", "by NOTIFY: all mailboxes on 1 connection"),
+        WatchMode::Idle => Step::good(
+            "watching",
+            format!("by IDLE at least: the mailboxes that change most; {more}"),
+        ),
+        WatchMode::Sweep => Step::note(
+            "watching",
+            format!("neither by NOTIFY nor by IDLE before the login; {more}"),
+        ),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_names() {
+        let found = |name| address(name).map(|(host, port)| format!("{host} {port:?}"));
+        assert_eq!(found("imap.example.org").unwrap(), "imap.example.org None");
+        assert_eq!(found("imap.example.org:143").unwrap(), "imap.example.org Some(143)");
+        assert_eq!(found("localhost:1143").unwrap(), "localhost Some(1143)");
+        for name in ["Home", "Home:INBOX", "Home:a.b", "a.b:c", "a.b:0", "a.b:70000", ".a", "a b.c"]
+        {
+            assert_eq!(found(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! `refused.json`: what mbsync could not carry, per mailbox, until it is carried,
+//! gone or acknowledged; and what mbsync said that is to be said once.
+//!
+//! An exit status of mbsync's clears nothing here. Knows values only: what a message
+//! looks like now is for [`crate::sync::refused`] to say.
+//!
+//! Does not depend on: mbsync, records, Maildirs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::StateDir;
+use super::backoff::{BackoffPolicy, seconds};
+use super::lock::Lock;
+use crate::error::ExitStatus;
+
+/// The account's file.
+pub const FILE: &str = "refused.json";
+/// The entry of what no mailbox is known for.
+pub const UNNAMED: &str = "";
+
+/// Held while the file is read and written back.
+const LOCK: &str = "refused.lock";
+/// Most messages kept by number; of further ones only how many.
+const MOST_ITEMS: usize = 200;
+/// Most texts kept that are said once. The oldest are said again then.
+const MOST_NOTICES: usize = 50;
+/// Longest text kept, in characters.
+const LONGEST: usize = 300;
+
+/// When a refused mailbox is tried again: freed quota shows in no fingerprint.
+const TRY_AGAIN: BackoffPolicy =
+    BackoffPolicy { first: Duration::from_secs(60), longest: Duration::from_secs(60 * 60) };
+
+/// What is kept of an account.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusedState {
+    /// By [`super::clean::key`], or [`UNNAMED`].
+    pub mailboxes: BTreeMap<String, RefusedMailbox>,
+    /// What mbsync and the server said beside that.
+    pub notices: Vec<SaidOnce>,
+}
+
+/// A text that is said once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SaidOnce {
+    /// The text.
+    pub text: String,
+    /// When it came, seconds since the epoch.
+    pub since: u64,
+    /// A command has said it.
+    pub said: bool,
+}
+
+/// What is kept of a mailbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusedMailbox {
+    /// What was refused.
+    pub items: Vec<RefusedItem>,
+    /// So many more, of which no number is kept.
+    pub more: u32,
+    /// Tries in a row that did not help.
+    pub tries: u32,
+    /// When the last one was made, seconds since the epoch.
+    pub tried: u64,
+    /// When the next one is due, seconds since the epoch.
+    pub next: u64,
+    /// Messages that have no copy are not mentioned up to these UIDs: here, and on the
+    /// server. With the UIDVALIDITY that they are of.
+    pub acknowledged: [Option<(u32, u32)>; 2],
+}
+
+/// What could not be carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedItem {
+    /// What it is.
+    pub what: RefusedKind,
+    /// Its UID, on the side that it could not be carried from; for flags the far UID.
+    #[serde(default)]
+    pub uid: u32,
+    /// The UIDVALIDITY that it goes with; 0: not known.
+    #[serde(default)]
+    pub validity: u32,
+    /// What mbsync said; empty where only the record shows it.
+    #[serde(default)]
+    pub text: String,
+    /// Since when, seconds since the epoch.
+    #[serde(default)]
+    pub since: u64,
+    /// A command has said it.
+    #[serde(default)]
+    pub said: bool,
+    /// Not to be mentioned any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acknowledged: bool,
+}
+
+/// The kinds of what could not be carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusedKind {
+    /// A message here that is not on the server. mbsync does not try again.
+    Push,
+    /// A message on the server that is not here. mbsync does not try again.
+    Pull,
+    /// A message's flags. Tried by each run.
+    Flags,
+    /// The whole mailbox. Tried by each run.
+    Mailbox,
+    /// mbsync's record of the mailbox.
+    Record,
+}
+
+impl RefusedKind {
+    /// mbsync tries it in each run of the mailbox: a run that says nothing of it has
+    /// done it.
+    #[must_use]
+    pub fn is_tried_each_run(self) -> bool {
+        matches!(self, RefusedKind::Flags | RefusedKind::Mailbox | RefusedKind::Record)
+    }
+}
+
+impl RefusedItem {
+    /// Only the record shows it: mbsync said nothing.
+    #[must_use]
+    pub fn is_by_record(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// Whether both are of the same thing.
+    #[must_use]
+    pub fn is_same(&self, other: &RefusedItem) -> bool {
+        let numbered = self.uid != 0 && (self.what, self.uid) == (other.what, other.uid);
+        numbered || self.uid == 0 && self.what == other.what && self.text == other.text
+    }
+}
+
+impl RefusedMailbox {
+    /// Nothing is to be said of it, and nothing to be kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.more == 0 && self.acknowledged == [None; 2]
+    }
+
+    /// What is to be mentioned.
+    pub fn open_items(&self) -> impl Iterator<Item = &RefusedItem> {
+        self.items.iter().filter(|item| !item.acknowledged)
+    }
+
+    /// Something is refused here.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.more > 0 || self.open_items().next().is_some()
+    }
+
+    /// Adds an item that is not there yet. True if it is new.
+    pub fn add(&mut self, mut item: RefusedItem) -> bool {
+        item.text = item.text.chars().take(LONGEST).collect();
+        if let Some(known) = self.items.iter_mut().find(|known| known.is_same(&item)) {
+            // What mbsync says is more than what the record shows.
+            let is_first = known.is_by_record() && !item.is_by_record();
+            if is_first {
+                *known =
+                    RefusedItem { since: known.since, acknowledged: known.acknowledged, ..item };
+            } else if !item.is_by_record() {
+                known.text = item.text;
+            }
+            return is_first;
+        }
+        if self.items.len() < MOST_ITEMS {
+            self.items.push(item);
+        } else {
+            self.more = self.more.saturating_add(1);
+        }
+        true
+    }
+
+    /// Another try did not help. One that was asked for lengthens no wait.
+    pub fn tried(&mut self, now: SystemTime, asked_for: bool) {
+        self.tries = if asked_for { self.tries.max(1) } else { self.tries.saturating_add(1) };
+        let wait = TRY_AGAIN.delay(self.tries, ExitStatus::Mailbox);
+        self.tried = seconds(now);
+        self.next = self.tried.saturating_add(wait.as_secs());
+    }
+
+    /// How long until the next try is due; `None` if there is nothing to try.
+    #[must_use]
+    pub fn due_in(&self, now: SystemTime) -> Option<Duration> {
+        let tries = self.open_items().any(|item| !item.is_by_record());
+        (tries && self.next > 0).then(|| TRY_AGAIN.left(self.tried, self.next, now))
+    }
+}
+
+impl RefusedState {
+    /// What the file says.
+    #[must_use]
+    pub fn read(dir: &StateDir) -> Self {
+        dir.read_json(FILE).unwrap_or_default()
+    }
+
+    /// Changes the file, if `change` changes anything. Another process that does the
+    /// same is waited for, for a moment.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn update<T>(dir: &StateDir, change: impl FnOnce(&mut RefusedState) -> T) -> io::Result<T> {
+        let lock = Lock::take_briefly(&dir.file(LOCK))?;
+        let mut state = Self::read(dir);
+        let before = state.clone();
+        let result = change(&mut state);
+        state.mailboxes.retain(|_, mailbox| !mailbox.is_empty());
+        let most = state.notices.len().saturating_sub(MOST_NOTICES);
+        state.notices.drain(..most);
+        if state != before {
+            if state == RefusedState::default() {
+                dir.remove(FILE)?;
+            } else {
+                dir.write_json(FILE, &state)?;
+            }
+        }
+        drop(lock);
+        Ok(result)
+    }
+
+    /// Something is refused in this mailbox (by [`super::clean::key`]), so that a
+    /// request of a person for it is never answered with "nothing to do".
+    #[must_use]
+    pub fn holds(&self, key: &str) -> bool {
+        self.mailboxes.get(key).is_some_and(RefusedMailbox::is_refused)
+    }
+
+    /// The mailboxes that are to be tried again now.
+    pub fn due(&self, now: SystemTime) -> impl Iterator<Item = &str> {
+        let due = move |mailbox: &RefusedMailbox| mailbox.due_in(now) == Some(Duration::ZERO);
+        self.mailboxes.iter().filter(move |(_, mailbox)| due(mailbox)).map(|(key, _)| key.as_str())
+    }
+
+    /// How long until one is.
+    #[must_use]
+    pub fn next_due(&self, now: SystemTime) -> Option<Duration> {
+        let named = self.mailboxes.iter().filter(|(key, _)| *key != UNNAMED);
+        named.filter_map(|(_, mailbox)| mailbox.due_in(now)).min()
+    }
+
+    /// Adds a text to be said once. True if it is new.
+    pub fn notice(&mut self, text: &str, now: SystemTime) -> bool {
+        let text: String = text.chars().take(LONGEST).collect();
+        if self.notices.iter().any(|known| known.text == text) {
+            return false;
+        }
+        self.notices.push(SaidOnce { text, since: seconds(now), said: false });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(uid: u32, text: &str) -> RefusedItem {
+        let what = RefusedKind::Push;
+        RefusedItem {
+            what,
+            uid,
+            validity: 1,
+            text: text.into(),
+            since: 5,
+            said: false,
+            acknowledged: false,
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn g13_what_mbsync_says_beats_what_the_record_shows() {
+        let mut mailbox = RefusedMailbox::default();
+        assert!(mailbox.add(item(3, "")) && !mailbox.add(item(3, "")));
+        assert!(mailbox.items[0].is_by_record());
+        assert!(mailbox.add(item(3, "over quota")), "that is news");
+        assert!(!mailbox.add(item(3, "too big")), "another reason for the same message is none");
+        assert!(!mailbox.add(item(3, "")));
+        let texts: Vec<&str> = mailbox.items.iter().map(|item| &*item.text).collect();
+        assert_eq!(texts, ["too big"]);
+        for uid in 10..1000 {
+            mailbox.add(item(uid, "x"));
+        }
+        assert_eq!((mailbox.items.len(), mailbox.more), (200, 791));
+    }
+
+    #[test]
+    fn g13_a_refused_mailbox_is_tried_again_after_a_minute_and_at_most_an_hour() {
+        let mut mailbox = RefusedMailbox::default();
+        mailbox.add(item(3, "over quota"));
+        assert_eq!(mailbox.due_in(at(1000)), None, "not before a first try");
+        let mut waits = vec![];
+        for _ in 0..8 {
+            mailbox.tried(at(1000), false);
+            waits.push(mailbox.due_in(at(1000)).unwrap().as_secs());
+        }
+        assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        mailbox.tried(at(1000), true);
+        assert_eq!(mailbox.tries, 8, "a person's try lengthens nothing");
+        assert_eq!(mailbox.due_in(at(4600)), Some(Duration::ZERO));
+        assert_eq!(mailbox.due_in(at(5)), Some(Duration::ZERO), "the clock was set back");
+        mailbox.items[0].text.clear();
+        assert_eq!(mailbox.due_in(at(9000)), None, "what only the record shows is not tried");
+    }
+
+    #[test]
+    fn g13_the_file_is_gone_when_nothing_is_left_to_say() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let added = RefusedState::update(&dir, |state| {
+            state.mailboxes.entry("Home\nSent".into()).or_default().add(item(1, "x"))
+        });
+        assert!(added.unwrap() && RefusedState::read(&dir).holds("Home\nSent"));
+        assert!(!RefusedState::read(&dir).holds("Home\nINBOX"));
+        RefusedState::update(&dir, |state| state.mailboxes.clear()).unwrap();
+        assert!(!dir.file(FILE).exists());
+        let twice = RefusedState::update(&dir, |state| {
+            [state.notice("x", at(1)), state.notice("x", at(2))]
+        });
+        assert_eq!(twice.unwrap(), [true, false]);
+    }
+}

@@ -1,0 +1,543 @@
+//! The question before a run: which of the mailboxes asked for differ from mbsync's
+//! record?
+//!
+//! [`Survey`] is for a command without a waiter: over one connection it asks the
+//! server (`server`), scans what may differ (`scan`), and lends the connection to
+//! mbsync for what does. The waiter uses the parts. Does not depend on: when to ask,
+//! requests, locks.
+
+pub mod far;
+pub mod scan;
+pub mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use crate::error::ExitStatus;
+use crate::headers::MessageIdentity;
+use crate::imap::{Client, ClientError, ScanRequest};
+use crate::lend::{Lease, RunMailboxes};
+use crate::model::uid_set::UidSet;
+use crate::model::{Account, Mailbox, Server, Target};
+use crate::os::signals::Shutdown;
+use crate::state::lock::Lock;
+use crate::state::{StateDir, clean};
+use crate::sync::account::RunOptions;
+use crate::sync::context::AccountContext;
+use crate::sync::judge::{Attempt, Judge, Judgement, Question};
+use crate::sync::lost::LostMessages;
+use crate::sync::mbsync::RunEnd;
+use crate::sync::{held, refused};
+use crate::text::sanitize;
+use crate::verdict::gone::Gone;
+use crate::verdict::maildir::{self, Stamp};
+use crate::verdict::server::CleanServer;
+use crate::verdict::{CleanState, Rules, SideVerdict, Verdict};
+use far::FarMessages;
+use scan::{FarStep, PendingScan, ScanScope, Scanned};
+use server::{ServerMailboxes, inventory_scope};
+
+/// Most mailboxes that are scanned in one go.
+pub const MOST_SCANS: usize = 64;
+
+/// Both sides of what is asked for, over a connection of our own.
+pub struct Survey<'a> {
+    context: AccountContext<'a>,
+    shutdown: Shutdown,
+    options: RunOptions,
+    client: Option<Client>,
+    far: FarMessages,
+    clean: BTreeMap<String, CleanState>,
+    learned: bool,
+    /// What is known of the mailboxes, for a run.
+    mailboxes: RunMailboxes,
+    reasons: Vec<String>,
+    /// So many the run has moved over our connection.
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Survey<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Survey").field("account", &self.context.account.name).finish()
+    }
+}
+
+impl Drop for Survey<'_> {
+    fn drop(&mut self) {
+        // Nothing was run over it.
+        if let Some(client) = self.client.take() {
+            client.leave();
+        }
+    }
+}
+
+/// A mailbox that is asked about.
+struct Candidate {
+    mailbox: Mailbox,
+    rules: Result<Rules, String>,
+    near: SideVerdict,
+    far: SideVerdict,
+    /// The far side was scanned and found clean.
+    scanned: bool,
+    /// Its name on the server, once asked.
+    wire: Option<String>,
+}
+
+impl Candidate {
+    fn verdict(&self) -> Verdict {
+        Verdict { near: self.near.clone(), far: self.far.clone() }
+    }
+}
+
+impl<'a> Survey<'a> {
+    /// Nothing is asked yet.
+    #[must_use]
+    pub fn new(context: AccountContext<'a>, shutdown: Shutdown, options: RunOptions) -> Self {
+        Survey {
+            context,
+            shutdown,
+            options,
+            client: None,
+            far: FarMessages::default(),
+            clean: BTreeMap::new(),
+            learned: false,
+            mailboxes: RunMailboxes::default(),
+            reasons: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Keeps a reason for a run, and says it.
+    fn note(&mut self, reason: String) {
+        self.say(|| reason.clone());
+        self.reasons.push(reason);
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.options.verbose {
+            self.context.say(&text());
+        }
+    }
+
+    /// The mailboxes that these targets mean, as far as they are here or were named.
+    fn candidates(&self, targets: &BTreeSet<Target>) -> Vec<Candidate> {
+        let account = self.context.account;
+        let mut mailboxes = self.context.config.local_mailboxes(account);
+        mailboxes.retain(|mailbox| Target::any_covers(targets, mailbox));
+        let here: BTreeSet<Mailbox> = mailboxes.iter().cloned().collect();
+        let named = targets.iter().filter_map(|target| account.mailbox(target));
+        mailboxes.extend(named.filter(|mailbox| !here.contains(mailbox)));
+        mailboxes
+            .into_iter()
+            .map(|mailbox| Candidate {
+                rules: Rules::of_mailbox(&mailbox, account),
+                mailbox,
+                near: SideVerdict::Clean,
+                far: SideVerdict::Clean,
+                scanned: false,
+                wire: None,
+            })
+            .collect()
+    }
+
+    /// Asks the server and the disk. Fails when the connection is lost.
+    fn ask(
+        &mut self,
+        client: &mut Client,
+        question: &Question<'_>,
+        candidates: &mut [Candidate],
+        gone: &BTreeMap<String, Gone>,
+    ) -> Result<Vec<Target>, ClientError> {
+        let AccountContext { config, account, .. } = self.context;
+        let mut scope = inventory_scope(account, true);
+        let named = |target: &Target| matches!(target, Target::Mailbox { .. });
+        if client.capabilities().namespace() && question.targets.iter().all(named) {
+            // No list is needed to know of these.
+            scope.prefixes.clear();
+            scope.subscriptions = false;
+        }
+        let inventory = client.inventory(&scope)?;
+        let mailboxes: Vec<&Mailbox> =
+            candidates.iter().map(|candidate| &candidate.mailbox).collect();
+        let mut there = ServerMailboxes::new(account, config.version, &mailboxes, &[], &inventory);
+        let missing = there.names_without_status();
+        if !missing.is_empty() {
+            for (name, status) in missing.iter().zip(client.status(&missing)?) {
+                if let Some(status) = status {
+                    there.report(name, status);
+                }
+            }
+        }
+        for (at, candidate) in candidates.iter_mut().enumerate() {
+            candidate.wire = there.name(at).cloned();
+            self.scan_near(candidate, gone);
+        }
+        self.scan_far(client, candidates, &mut there, gone)?;
+        self.note_clean(question, candidates);
+        let mut new = there.only_on_server().to_vec();
+        new.retain(|(_, target)| target.is_in(question.targets));
+        Ok(new.into_iter().map(|(_, target)| target).collect())
+    }
+
+    fn scan_near(&mut self, candidate: &mut Candidate, gone: &BTreeMap<String, Gone>) {
+        let rules = match &candidate.rules {
+            Ok(rules) => rules,
+            Err(why) => {
+                candidate.near = SideVerdict::Unknown(why.clone());
+                return;
+            }
+        };
+        let key = clean::key(&candidate.mailbox);
+        let by_run = gone.get(&key);
+        let clean = self.clean.entry(key).or_default();
+        let found = maildir::scan_mailbox(&candidate.mailbox, rules, clean, by_run, None);
+        let Some((scan, memory)) = found else {
+            candidate.near = SideVerdict::Unknown("not here".to_owned());
+            return;
+        };
+        if let Some(memory) = memory {
+            clean.near = Some(memory);
+            self.learned = true;
+        }
+        candidate.near = scan.verdict;
+    }
+
+    /// The far sides, as many at once as is sensible.
+    fn scan_far(
+        &mut self,
+        client: &mut Client,
+        candidates: &mut [Candidate],
+        there: &mut ServerMailboxes,
+        gone: &BTreeMap<String, Gone>,
+    ) -> Result<(), ClientError> {
+        let mut pending: Vec<(usize, Box<PendingScan>)> = Vec::new();
+        let mut without_modseq = 0_u32;
+        for (at, candidate) in candidates.iter_mut().enumerate() {
+            let key = clean::key(&candidate.mailbox);
+            let clean = self.clean.entry(key.clone()).or_default();
+            let status = there.status(at);
+            let step = scan::begin(
+                &candidate.mailbox,
+                &candidate.rules,
+                status,
+                clean,
+                gone.get(&key),
+                true,
+            );
+            match step {
+                FarStep::Known(verdict) => candidate.far = verdict,
+                FarStep::Scan(scan) => {
+                    let flags_show = status.is_some_and(|now| now.highest_modseq.is_some());
+                    without_modseq += if flags_show { 0 } else { scan.messages };
+                    if without_modseq > scan::MOST_MESSAGES {
+                        let why = "too many messages to compare without CONDSTORE";
+                        candidate.far = SideVerdict::Unknown(why.to_owned());
+                    } else {
+                        pending.push((at, scan));
+                    }
+                }
+            }
+        }
+        for part in batches(pending) {
+            let names: Vec<Option<String>> =
+                part.iter().map(|(at, _)| there.name(*at).cloned()).collect();
+            let scopes: Vec<(usize, ScanScope)> =
+                part.iter().map(|(at, scan)| (*at, scan.scope)).collect();
+            let scanned = scan_all(client, &names, &scopes)?;
+            for (name, scan) in names.iter().zip(&scanned) {
+                if let (Some(name), Some(Ok(scan))) = (name, scan) {
+                    there.report(name, scan.after);
+                }
+            }
+            for ((at, scan), scanned) in part.into_iter().zip(scanned) {
+                let Some(candidate) = candidates.get_mut(at) else { continue };
+                let Ok(rules) = &candidate.rules else { continue };
+                let key = clean::key(&candidate.mailbox);
+                let clean = self.clean.entry(key.clone()).or_default();
+                let now = there.status(at);
+                let by_run = gone.get(&key);
+                let found = scan.finish(&candidate.mailbox, rules, scanned, now, clean, by_run);
+                self.learned |= found.learned;
+                candidate.scanned = found.verdict == Some(SideVerdict::Clean);
+                let changing = || SideVerdict::Unknown("it changes while it is scanned".to_owned());
+                candidate.far = found.verdict.unwrap_or_else(changing);
+                // What is gone there may be what is missing here.
+                if found.learned && matches!(candidate.near, SideVerdict::Changed(_)) {
+                    self.scan_near(candidate, gone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The far sides that were scanned and found clean.
+    fn note_clean(&self, question: &Question<'_>, candidates: &[Candidate]) {
+        let far = |mailbox: &Mailbox| self.clean.get(&clean::key(mailbox))?.far.as_ref();
+        let scanned = candidates.iter().filter(|candidate| candidate.scanned);
+        let found: Vec<_> = scanned
+            .filter_map(|candidate| Some((&candidate.mailbox, far(&candidate.mailbox)?)))
+            .collect();
+        for line in note_clean(self.context.account, question.dir, &found) {
+            let _ = writeln!(std::io::stderr(), "mutt-sync: {}", sanitize(&line));
+        }
+    }
+
+    /// Judges, and saves what was learned.
+    fn compare(&mut self, server: &Server, question: &Question<'_>) -> Judgement {
+        let mut candidates = self.candidates(question.targets);
+        self.clean = question.dir.read_json(clean::FILE).unwrap_or_default();
+        let opened = Client::open(server, self.options.prompt, self.shutdown.cancel());
+        let mut client = match opened {
+            Ok(client) => client,
+            // mbsync may manage: it knows more mechanisms, and asks for passwords.
+            Err(error) if error.status == ExitStatus::Config => {
+                self.note(format!("not compared before the run: {error}"));
+                return Judgement::Run(question.targets.clone());
+            }
+            Err(error) => return Judgement::Failed(error),
+        };
+        if question.full {
+            self.note("a run of everything is due, or was asked for".into());
+        }
+        let gone: BTreeMap<String, Gone> = question.dir.read_json(clean::GONE).unwrap_or_default();
+        let asked = self.ask(&mut client, question, &mut candidates, &gone);
+        self.save(question.dir);
+        let new = match asked {
+            Ok(new) => new,
+            Err(ClientError::Lost(error)) => return Judgement::Failed(error),
+            Err(ClientError::Refused(answer)) => {
+                self.note(format!("not compared before the run: {}", answer.text));
+                client.leave();
+                return Judgement::Run(question.targets.clone());
+            }
+        };
+        if question.full {
+            // With what is new by name: a channel may have to be run without what is held.
+            self.mailboxes = self.run_mailboxes(&candidates, &gone);
+            self.client = Some(client);
+            return Judgement::Run(question.targets.iter().cloned().chain(new).collect());
+        }
+        let mut needed = question.refused.clone();
+        for target in &needed {
+            self.note(format!("{target}: trying again what was refused"));
+        }
+        for candidate in &candidates {
+            let verdict = candidate.verdict();
+            if verdict != Verdict::CLEAN {
+                self.note(format!("{} {verdict}", candidate.mailbox.near));
+                needed.insert(candidate.mailbox.target());
+            }
+        }
+        for target in new {
+            self.note(format!("{target} is only on the server"));
+            needed.insert(target);
+        }
+        needed.extend(self.channels_without_judgement(question.targets));
+        if needed.is_empty() {
+            client.leave();
+            return Judgement::InSync;
+        }
+        self.mailboxes = self.run_mailboxes(&candidates, &gone);
+        self.client = Some(client);
+        Judgement::Run(self.context.account.widened(&needed))
+    }
+
+    /// For a run over our connection, and not for a question alone.
+    fn run_mailboxes(
+        &self,
+        candidates: &[Candidate],
+        gone: &BTreeMap<String, Gone>,
+    ) -> RunMailboxes {
+        let mut mailboxes = RunMailboxes::default();
+        for Candidate { mailbox, wire, .. } in candidates {
+            let (Some(wire), key) = (wire, clean::key(mailbox)) else { continue };
+            let clean = self.clean.get(&key).filter(|_| self.context.settings.changedsince);
+            mailboxes.add(wire, mailbox, clean, gone.get(&key));
+        }
+        mailboxes
+    }
+
+    /// Channels on which no verdict can be given: those mailboxes of theirs, too, that
+    /// are not here.
+    fn channels_without_judgement(&self, targets: &BTreeSet<Target>) -> Vec<Target> {
+        let channels = self.context.account.channels.iter();
+        channels
+            .filter(|channel| Rules::of(channel).is_err())
+            .map(|channel| Target::Channel(channel.name.clone()))
+            .filter(|channel| channel.is_in(targets))
+            .collect()
+    }
+
+    fn save(&mut self, dir: &StateDir) {
+        // A waiter has its own memory, and writes that.
+        if std::mem::take(&mut self.learned) && !Lock::is_held(&dir.file("waiter.lock")) {
+            // Lost, it is learned again.
+            let _ = dir.write_json(clean::FILE, &self.clean);
+        }
+    }
+}
+
+impl Judge for Survey<'_> {
+    fn logs_in(&self) -> bool {
+        true
+    }
+
+    fn judge(&mut self, question: &Question<'_>) -> Judgement {
+        let account = self.context.account;
+        let judgeable = account.channels.iter().any(|channel| {
+            let whole = Target::Channel(channel.name.clone());
+            let asked = question.targets.iter().any(|target| match target {
+                Target::Mailbox { channel: of, .. } => *of == channel.name,
+                wider => wider.covers(&whole),
+            });
+            asked && Rules::of(channel).is_ok()
+        });
+        match &account.server {
+            Some(server) if judgeable => self.compare(server, question),
+            _ => Judgement::Run(question.targets.clone()),
+        }
+    }
+
+    fn names_nested(&self) -> bool {
+        let has = |client: &Client| client.capabilities().namespace();
+        self.context.settings.handover || self.client.as_ref().is_none_or(has)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn reasons(&self) -> &[String] {
+        &self.reasons
+    }
+
+    fn gone_there(&self, mailbox: &Mailbox) -> Option<UidSet> {
+        held::gone_there(self.clean.get(&clean::key(mailbox))?, mailbox)
+    }
+
+    fn missing_there(&mut self, mailbox: &Mailbox, validity: u32, pairs: &UidSet) -> UidSet {
+        let Some(client) = &mut self.client else { return UidSet::EMPTY };
+        let missing = self.far.missing(client, self.context, mailbox, validity, pairs);
+        missing.unwrap_or_default()
+    }
+
+    fn messages_there(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {
+        self.far.of(self.client.as_mut()?, self.context, mailbox, uids)
+    }
+
+    fn find_elsewhere(&mut self, wanted: &mut LostMessages) {
+        if let Some(client) = &mut self.client {
+            self.far.find_elsewhere(client, self.context, wanted);
+        }
+    }
+
+    fn is_trash(&mut self, mailbox: &Mailbox) -> bool {
+        let Some(client) = &mut self.client else { return false };
+        self.far.is_trash(client, self.context, mailbox)
+    }
+
+    fn run(&mut self, attempt: &Attempt<'_>, lock: &mut Lock) -> RunEnd {
+        let Some(mut client) = self.client.take() else { return attempt.run(lock, None) };
+        if !self.context.settings.handover {
+            // mbsync's own may be one too many for the server.
+            client.leave();
+            return attempt.run(lock, None);
+        }
+        let before = self.stamps();
+        let mailboxes = std::mem::take(&mut self.mailboxes);
+        let (ended, outcome) = Lease::run(&mut client, attempt, lock, mailboxes);
+        self.say(|| outcome.to_string());
+        self.bytes = outcome.bytes();
+        client.leave();
+        if ended.exit == ExitStatus::Done {
+            self.follow_run(&before, attempt.context);
+        }
+        ended
+    }
+}
+
+impl Survey<'_> {
+    /// The stamps of the records, by key of their mailboxes.
+    fn stamps(&self) -> BTreeMap<String, (Mailbox, Option<Stamp>)> {
+        let account = self.context.account;
+        let stamp = |mailbox: &Mailbox| Stamp::of(mailbox.state_file.as_deref()?).ok();
+        let known = self.clean.keys().filter_map(|key| {
+            let mailbox = clean::mailbox(account, key)?;
+            let stamp = stamp(&mailbox);
+            Some((key.clone(), (mailbox, stamp)))
+        });
+        known.collect()
+    }
+
+    /// What is remembered goes with the records as the run has left them.
+    fn follow_run(
+        &mut self,
+        before: &BTreeMap<String, (Mailbox, Option<Stamp>)>,
+        context: AccountContext<'_>,
+    ) {
+        for (key, (mailbox, stamp)) in before {
+            let Some(far) = self.clean.get_mut(key).and_then(|clean| clean.far.as_mut()) else {
+                continue;
+            };
+            let after = mailbox.state_file.as_deref().and_then(|file| Stamp::of(file).ok());
+            self.learned |= far.follow_run(stamp.as_ref(), after);
+        }
+        let dir = StateDir::existing(context.base, &context.account.name);
+        self.save(&dir);
+    }
+}
+
+/// These far sides were scanned and found clean: what was held there is over, and messages
+/// that mbsync has passed over without a word are put on record. Returns what is new, a
+/// line each.
+#[must_use]
+pub fn note_clean(
+    account: &Account,
+    dir: &StateDir,
+    found: &[(&Mailbox, &CleanServer)],
+) -> Vec<String> {
+    held::note_clean(dir, found.iter().map(|(mailbox, _)| *mailbox));
+    let now = SystemTime::now();
+    let lines = |(mailbox, far): &(&Mailbox, &CleanServer)| {
+        refused::note_scan(account, dir, mailbox, far, now)
+    };
+    found.iter().flat_map(lines).collect()
+}
+
+/// In parts that a server can be asked for at once.
+fn batches(pending: Vec<(usize, Box<PendingScan>)>) -> Vec<Vec<(usize, Box<PendingScan>)>> {
+    let mut parts: Vec<Vec<(usize, Box<PendingScan>)>> = Vec::new();
+    let mut messages = 0_u32;
+    for (at, scan) in pending {
+        messages = messages.saturating_add(scan.messages);
+        match parts.last_mut() {
+            Some(part) if part.len() < MOST_SCANS && messages <= scan::MOST_MESSAGES => {
+                part.push((at, scan));
+            }
+            _ => {
+                messages = scan.messages;
+                parts.push(vec![(at, scan)]);
+            }
+        }
+    }
+    parts
+}
+
+/// Scans these mailboxes, which have these wire names, over one connection.
+pub fn scan_all(
+    client: &mut Client,
+    names: &[Option<String>],
+    scans: &[(usize, ScanScope)],
+) -> Result<Vec<Scanned>, ClientError> {
+    let requests: Vec<ScanRequest> = names
+        .iter()
+        .zip(scans)
+        .filter_map(|(name, (_, scope))| {
+            let ScanScope { opening, since } = *scope;
+            Some(ScanRequest { name: name.clone()?, opening, since })
+        })
+        .collect();
+    let mut scanned = client.scan_all(&requests)?.into_iter();
+    Ok(names.iter().map(|name| name.as_ref().and_then(|_| scanned.next())).collect())
+}

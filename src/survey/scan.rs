@@ -1,0 +1,317 @@
+//! Scans of the far sides of mailboxes: STATUS, what is remembered of the last
+//! clean scan, and the record decide how much is fetched; the verdict judges it.
+//!
+//! Reads records. Does not depend on: runs, the connection (see [`FarSide`]).
+
+use crate::imap::values::Answer;
+use crate::imap::{ClientError, MailboxScan, Opening};
+use crate::model::Mailbox;
+use crate::model::uid_set::UidSet;
+use crate::verdict::gone::{Gone, KeptGone};
+use crate::verdict::maildir::{self, Stamp};
+use crate::verdict::record::{self, Record, RecordState};
+use crate::verdict::server::{self, FetchScope, Fetched, ServerStatus, Settled, StatusVerdict};
+use crate::verdict::{CleanState, Rules, SideVerdict};
+
+/// Most messages whose flags are all fetched in one go where the server has no
+/// modification sequences: about a megabyte.
+pub const MOST_MESSAGES: u32 = 20_000;
+
+/// The server's mailboxes, by index.
+pub trait FarSide {
+    /// What was last reported; `None` for a mailbox that is not on the server.
+    fn status(&self, mailbox: usize) -> Option<ServerStatus>;
+    /// Scans these mailboxes, in this order. `None` for a name that cannot be sent.
+    fn scan_all(&mut self, scans: &[(usize, ScanScope)]) -> Result<Vec<Scanned>, ClientError>;
+}
+
+/// What the server answered to a scan; `None` for a name that cannot be sent.
+pub type Scanned = Option<Result<MailboxScan, Answer>>;
+
+/// How much of a mailbox is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanScope {
+    /// How it is opened.
+    pub opening: Opening,
+    /// Only flags that changed since this modification sequence.
+    pub since: Option<u64>,
+}
+
+/// What is known of a far side before anything is fetched.
+#[derive(Debug)]
+pub enum FarStep {
+    /// Enough.
+    Known(SideVerdict),
+    /// A scan decides.
+    Scan(Box<PendingScan>),
+}
+
+/// A scan that is to be made.
+#[derive(Debug)]
+pub struct PendingScan {
+    /// What it fetches.
+    pub scope: ScanScope,
+    /// So many messages' flags will be fetched at most.
+    pub messages: u32,
+    /// STATUS before it.
+    status: ServerStatus,
+    record: Record,
+    stamp: Option<Stamp>,
+}
+
+/// What a scan has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FarScan {
+    /// `None`: something happened during the scan, which must be repeated.
+    pub verdict: Option<SideVerdict>,
+    /// The memory has changed.
+    pub learned: bool,
+}
+
+/// What STATUS and memory show of a mailbox' far side. `by_run`: what runs have
+/// removed. `asked`: where STATUS does not show flags, and there are too many
+/// messages to fetch them all, the answer is unknown and not the last one.
+#[must_use]
+pub fn begin(
+    mailbox: &Mailbox,
+    rules: &Result<Rules, String>,
+    status: Option<ServerStatus>,
+    clean: &CleanState,
+    by_run: Option<&Gone>,
+    asked: bool,
+) -> FarStep {
+    let known = FarStep::Known;
+    let unknown = |why: &str| FarStep::Known(SideVerdict::Unknown(why.to_owned()));
+    let rules = match rules {
+        Ok(rules) => rules,
+        Err(why) => return unknown(why),
+    };
+    let Some(status) = status else { return unknown("not on the server") };
+    let Some(state_file) = mailbox.state_file.as_deref() else { return unknown("no record") };
+    let stamp = Stamp::of(state_file).ok();
+    let kept = KeptGone { by_scan: clean.gone.as_ref(), by_run };
+    // The usual case, in which the record need not be read.
+    let gone = kept.of_record(stamp.as_ref());
+    let then = clean.far.as_ref().filter(|then| then.is_of_record(stamp.as_ref()));
+    if server::compare_status(&status, then, None, rules, gone) == StatusVerdict::Clean {
+        return known(SideVerdict::Clean);
+    }
+    let record = match record::read(state_file) {
+        RecordState::Known(record) => record,
+        RecordState::NeverSynced => return known(server::never_synced(&status)),
+        RecordState::Unfinished => return unknown("mbsync was interrupted"),
+        RecordState::Unreadable { why } => return unknown(&why),
+    };
+    // A record that was replaced while it was read has no stamp.
+    let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
+    let gone = kept.of_record(stamp.as_ref());
+    let then = then.filter(|then| then.is_of_record(stamp.as_ref()));
+    let since = match server::compare_status(&status, then, Some(&record), rules, gone) {
+        StatusVerdict::Clean => return known(SideVerdict::Clean),
+        StatusVerdict::Unknown(why) => return unknown(&why),
+        StatusVerdict::Scan(FetchScope::Whole) => None,
+        StatusVerdict::Scan(FetchScope::ChangedSince(since)) => Some(since),
+    };
+    if status.highest_modseq.is_none() && status.messages > MOST_MESSAGES {
+        if asked {
+            return unknown("too many messages to compare without CONDSTORE");
+        }
+        if then.is_some_and(|then| then.status == status) && !gone.is_unconfirmed() {
+            return known(SideVerdict::Clean);
+        }
+    }
+    // SELECT, once, to learn whether $Forwarded is kept; EXAMINE does not say.
+    let opening = if clean.forwarded.is_none() { Opening::Select } else { Opening::Examine };
+    let messages = if since.is_some() { 0 } else { status.messages };
+    let scope = ScanScope { opening, since };
+    FarStep::Scan(Box::new(PendingScan { scope, messages, status, record, stamp }))
+}
+
+impl PendingScan {
+    /// What the scan has shown. `now`: STATUS after it.
+    #[must_use]
+    pub fn finish(
+        self,
+        mailbox: &Mailbox,
+        rules: &Rules,
+        scanned: Scanned,
+        now: Option<ServerStatus>,
+        clean: &mut CleanState,
+        by_run: Option<&Gone>,
+    ) -> FarScan {
+        let unknown = |why| FarScan { verdict: Some(SideVerdict::Unknown(why)), learned: false };
+        let PendingScan { status, record, stamp, .. } = self;
+        let scan = match scanned {
+            Some(Ok(scan)) => scan,
+            None => return unknown("its name cannot be said to the server".to_owned()),
+            Some(Err(answer)) => return unknown(answer.text),
+        };
+        if scan.uid_validity.is_some_and(|validity| validity != status.uid_validity) {
+            return FarScan { verdict: None, learned: false };
+        }
+        let fetched = if scan.all_flags {
+            Fetched::Whole(scan.flags)
+        } else {
+            Fetched::ChangedSince(scan.flags)
+        };
+        let kept = KeptGone { by_scan: clean.gone.as_ref(), by_run };
+        let gone = kept.of_record(stamp.as_ref());
+        // What it shows is used together with what is remembered of it here.
+        let maildir = mailbox.maildir.as_deref().filter(|_| stamp.is_some());
+        let near = || maildir::numbered(maildir?, &record, rules);
+        let Settled { verdict, gone, left } =
+            server::judge_server(&record, rules, &scan.uids, &fetched, gone, near);
+        let gone = Some(Gone { record: stamp, ..gone }).filter(|gone| !gone.is_empty());
+        let mut learned = clean.gone != gone;
+        clean.gone = gone;
+        if scan.forwarded.is_some() && clean.forwarded != scan.forwarded {
+            learned = true;
+            clean.forwarded = scan.forwarded;
+            // Yes was assumed before; and with AltMap it makes no difference.
+            if let Some(near) = clean.near.as_mut() {
+                if near.forwarded.is_none() && (scan.forwarded == Some(true) || rules.alt_map) {
+                    near.forwarded = scan.forwarded;
+                }
+            }
+        }
+        let left = left.with(clean.far.as_ref().map_or(&UidSet::EMPTY, |then| &then.left));
+        if verdict == SideVerdict::Clean {
+            let far = server::CleanServer::new(status, &record, rules, stamp);
+            clean.far = Some(server::CleanServer { left, ..far });
+            learned = true;
+            // What happened during the scan needs a scan of its own.
+            if now != Some(status) {
+                return FarScan { verdict: None, learned };
+            }
+        }
+        FarScan { verdict: Some(verdict), learned }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::imap::MailboxStatus;
+    use crate::model::flags::Flags;
+    use crate::model::uid_set::UidSet;
+    use crate::verdict::Changes;
+
+    const STATUS: ServerStatus =
+        ServerStatus { uid_validity: 1, uid_next: 3, messages: 2, highest_modseq: Some(7) };
+
+    fn mailbox(dir: &std::path::Path, entries: &str) -> Mailbox {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 2\nMaxPushedUid 2\n\n";
+        let file = dir.join(".mbsyncstate");
+        std::fs::write(&file, format!("{head}{entries}")).unwrap();
+        Mailbox { state_file: Some(file), ..Mailbox::of_home("INBOX") }
+    }
+
+    fn found(uids: &str, since: Option<u64>) -> MailboxScan {
+        MailboxScan {
+            uid_validity: Some(1),
+            forwarded: Some(true),
+            uids: UidSet::parse(uids).unwrap(),
+            flags: vec![(1, Flags::SEEN), (2, Flags::SEEN)],
+            all_flags: since.is_none(),
+            after: MailboxStatus::default(),
+        }
+    }
+
+    /// What is known at once, or what a scan would fetch.
+    fn step(
+        mailbox: &Mailbox,
+        status: Option<ServerStatus>,
+        clean: &CleanState,
+    ) -> Result<SideVerdict, ScanScope> {
+        match begin(mailbox, &Ok(Rules::none()), status, clean, None, true) {
+            FarStep::Known(verdict) => Ok(verdict),
+            FarStep::Scan(scan) => Err(scan.scope),
+        }
+    }
+
+    /// A scan that finds `uids`; `now` is STATUS after it.
+    fn scan(mailbox: &Mailbox, uids: &str, now: ServerStatus, clean: &mut CleanState) -> FarScan {
+        let rules = Ok(Rules::none());
+        let FarStep::Scan(scan) = begin(mailbox, &rules, Some(STATUS), clean, None, true) else {
+            panic!("no scan is needed");
+        };
+        let scanned = Some(Ok(found(uids, scan.scope.since)));
+        scan.finish(mailbox, &Rules::none(), scanned, Some(now), clean, None)
+    }
+
+    fn changed(new: u32, deleted: u32) -> SideVerdict {
+        SideVerdict::Changed(Changes { new, deleted, ..Changes::default() })
+    }
+
+    #[test]
+    fn a_clean_scan_is_remembered_and_saves_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailbox = mailbox(dir.path(), "1 1 S\n2 2 S\n");
+        let mut clean = CleanState::default();
+        let whole = ScanScope { opening: Opening::Select, since: None };
+        assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole));
+        let clean_scan = scan(&mailbox, "1:2", STATUS, &mut clean);
+        assert_eq!(clean_scan, FarScan { verdict: Some(SideVerdict::Clean), learned: true });
+        assert_eq!(clean.forwarded, Some(true));
+        assert_eq!(step(&mailbox, Some(STATUS), &clean), Ok(SideVerdict::Clean));
+        // A change: only what is newer is fetched, and EXAMINE is enough.
+        let now = ServerStatus { highest_modseq: Some(9), ..STATUS };
+        let part = ScanScope { opening: Opening::Examine, since: Some(7) };
+        assert_eq!(step(&mailbox, Some(now), &clean), Err(part));
+        // Judged by another record: all is fetched.
+        std::fs::write(
+            dir.path().join("new"),
+            std::fs::read(dir.path().join(".mbsyncstate")).unwrap(),
+        )
+        .unwrap();
+        std::fs::rename(dir.path().join("new"), dir.path().join(".mbsyncstate")).unwrap();
+        let whole = ScanScope { opening: Opening::Examine, since: None };
+        assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole));
+        assert_eq!(step(&mailbox, Some(now), &clean), Err(whole));
+        // Unless it was our own run that replaced it.
+        let stamp = Stamp::of(&dir.path().join(".mbsyncstate")).ok();
+        let far = clean.far.as_mut().unwrap();
+        let judged_by = far.record;
+        assert!(!far.follow_run(stamp.as_ref(), None) && far.follow_run(judged_by.as_ref(), stamp));
+        assert_eq!(step(&mailbox, Some(STATUS), &clean), Ok(SideVerdict::Clean));
+        assert_eq!(step(&mailbox, Some(now), &clean), Err(part));
+    }
+
+    #[test]
+    fn what_a_scan_finds_is_judged_by_the_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailbox = mailbox(dir.path(), "1 1 S\n2 2 S\n");
+        let mut clean = CleanState::default();
+        assert_eq!(scan(&mailbox, "2:3", STATUS, &mut clean).verdict, Some(changed(1, 1)));
+        assert!(clean.far.is_none());
+    }
+
+    #[test]
+    fn g6_a_mailbox_that_changes_during_its_scan_is_scanned_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailbox = mailbox(dir.path(), "1 1 S\n2 2 S\n");
+        let mut clean = CleanState::default();
+        let now = ServerStatus { uid_next: 4, ..STATUS };
+        let found = scan(&mailbox, "1:2", now, &mut clean);
+        assert_eq!(found, FarScan { verdict: None, learned: true });
+        // Remembered is the STATUS from before the scan.
+        assert_eq!(clean.far.unwrap().status, STATUS);
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_not_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailbox = mailbox(dir.path(), "");
+        let clean = CleanState::default();
+        let unknown = |why: &str| Ok(SideVerdict::Unknown(why.into()));
+        assert_eq!(step(&mailbox, None, &clean), unknown("not on the server"));
+        let many = ServerStatus { messages: MOST_MESSAGES + 1, highest_modseq: None, ..STATUS };
+        let why = "too many messages to compare without CONDSTORE";
+        assert_eq!(step(&mailbox, Some(many), &clean), unknown(why));
+        std::fs::remove_file(dir.path().join(".mbsyncstate")).unwrap();
+        assert_eq!(step(&mailbox, Some(STATUS), &clean), Ok(changed(2, 0)), "never synced");
+        let one_way = Err("one-way".to_owned());
+        let step = begin(&mailbox, &one_way, Some(STATUS), &clean, None, true);
+        assert!(matches!(step, FarStep::Known(SideVerdict::Unknown(why)) if why == "one-way"));
+    }
+}

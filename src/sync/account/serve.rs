@@ -1,0 +1,626 @@
+//! Serving requests that were claimed, with the account's lock held: judged, run if
+//! something differs, and concluded.
+//!
+//! Fixes what is read and written when, and in which order. Does not depend on:
+//! when to run, connections.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{AccountBackend, trigger_stamp};
+use crate::error::{ErrorKind, ExitStatus};
+use crate::mbsync_version::IsyncVersion;
+use crate::model::{CredentialSource, Mailbox, Target};
+use crate::os::clock;
+use crate::settings::Settings;
+use crate::state::backoff::{self, Backoff, seconds};
+use crate::state::last_run::{self, Change, LastRun, millis};
+use crate::state::lock::Lock;
+use crate::state::refused::RefusedState;
+use crate::state::{StateDir, clean, requests, state_failure};
+use crate::sync::changes::Snapshot;
+use crate::sync::context::AccountContext;
+use crate::sync::held::{self, CheckInRun, Checked};
+use crate::sync::hooks::{self, HookEnv};
+use crate::sync::judge::{Attempt, Judge, Judgement, Question};
+use crate::sync::mbsync::{Job, RunEnd};
+use crate::sync::output::Problem;
+use crate::sync::refused::{self, Noted, Replaced, RetryRefused, RunFacts};
+use crate::sync::scheduler::{Marks, RunOutcome};
+use crate::sync::settle;
+use crate::verdict::CleanState;
+use crate::verdict::gone::Gone;
+
+/// Requests that were claimed, with the lock held.
+#[derive(Debug)]
+pub struct Claim {
+    /// What was asked for, with its failures so far.
+    pub claimed: requests::Claimed,
+    /// How it was asked for. `full` also if a run of everything is due.
+    pub marks: Marks,
+    /// Which refused mailboxes are tried again.
+    pub retry: RetryRefused,
+    is_echo: bool,
+    unreadable: Option<io::Error>,
+    before: LastRun,
+    trigger: Option<(i64, i64)>,
+    began: SystemTime,
+    began_at: Instant,
+}
+
+impl Claim {
+    /// What was asked for.
+    #[must_use]
+    pub fn targets(&self) -> BTreeSet<Target> {
+        self.claimed.keys().cloned().collect()
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunReport {
+    /// How it ended.
+    pub ended: RunEnd,
+    /// What came and went.
+    pub changes: Vec<Change>,
+    /// mbsync was run; else nothing differed, or nothing could be asked.
+    pub ran: bool,
+    /// What mbsync could not carry and what else it said, if that is new.
+    pub news: Vec<String>,
+    /// Something was left out, and waits for an answer.
+    pub holds: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// How long until the next automatic try.
+    pub retry: Option<Duration>,
+}
+
+impl RunOutcome for RunReport {
+    fn is_hopeless(&self) -> bool {
+        self.ended.exit == ExitStatus::Config
+    }
+
+    fn stopped(&self) -> bool {
+        matches!(self.ended.exit, ExitStatus::Signal(_))
+    }
+}
+
+impl AccountBackend<'_> {
+    /// Claims the requests that are due, with the lock held.
+    pub fn claim(&mut self) -> Claim {
+        let (began, began_at) = (SystemTime::now(), Instant::now());
+        self.dir.sweep();
+        let before = self.last();
+        let trigger = trigger_stamp(&self.trigger());
+        let urgent = requests::is_urgent(&self.dir);
+        let policy = self.context.settings.backoff_policy();
+        let (mut claimed, unreadable) = match requests::claim(&self.dir, policy, began) {
+            Ok(claimed) => (claimed, None),
+            Err(error) => (requests::Claimed::new(), Some(error)),
+        };
+        let marks = requests::claimed_marks(&self.dir);
+        let is_echo = hooks::take_echo(&self.dir);
+        claimed.extend(std::mem::take(&mut self.unwritten).into_iter().map(|target| (target, 0)));
+        if trigger.is_some() && trigger != before.trigger {
+            claimed.entry(Target::Account).or_default();
+        }
+        let Settings { full_every, every, .. } = *self.context.settings;
+        let due =
+            claimed.contains_key(&Target::Account) && before.full_is_due(full_every, every, began);
+        let retry = match std::mem::take(&mut self.retry) {
+            RetryRefused::Due if urgent || marks.person => RetryRefused::All,
+            retry => retry,
+        };
+        let full = marks.full || due || retry == RetryRefused::PassedOver;
+        Claim {
+            claimed,
+            marks: Marks { urgent, full, ..marks },
+            retry,
+            is_echo,
+            unreadable,
+            before,
+            trigger,
+            began,
+            began_at,
+        }
+    }
+
+    /// Puts claimed requests back: they could not be judged, and another process may do
+    /// better.
+    pub fn unclaim(&mut self, claim: &Claim) {
+        requests::unclaim(&self.dir, &claim.claimed, claim.marks.urgent);
+    }
+
+    /// Serves claimed requests: as `judge` decides, by a run or without. The lock must
+    /// be held, and is held afterwards.
+    pub fn serve(&mut self, claim: Claim, judge: &mut dyn Judge) -> RunReport {
+        if judge.logs_in() {
+            self.limits().count_login(self.options.person || claim.marks.urgent);
+        }
+        let targets = claim.targets();
+        let asked_nothing = targets.is_empty();
+        let judgement = match &claim.unreadable {
+            Some(error) if asked_nothing => {
+                let requests = self.dir.file("want");
+                let text = format!("cannot read the requests in {}", requests.display());
+                Judgement::Failed(state_failure(error, &text))
+            }
+            _ if asked_nothing => Judgement::InSync,
+            _ => {
+                let refused = refused::to_try_again(&self.dir, self.context, &targets, claim.retry);
+                let full = claim.marks.full;
+                judge.judge(&Question {
+                    targets: &targets,
+                    full,
+                    refused: &refused,
+                    dir: &self.dir,
+                })
+            }
+        };
+        held::note_back(&self.dir, self.context, &targets);
+        match judgement {
+            Judgement::InSync => {
+                self.forget_resolved(&targets);
+                self.serve_without_run(&claim, false, RunEnd::default(), &Checked::default())
+            }
+            Judgement::Failed(error) => {
+                let exit = self.shutdown.signal().map_or(error.status, ExitStatus::Signal);
+                let is_command = error.kind == ErrorKind::PasswordCommand;
+                let problems = is_command.then_some(Problem::PasswordCommand).into_iter().collect();
+                let ended = RunEnd { exit, text: error.to_string(), problems, ..RunEnd::default() };
+                self.serve_without_run(&claim, false, ended, &Checked::default())
+            }
+            Judgement::Run(needed) => {
+                let needed = if judge.names_nested() { needed } else { self.unnamed(needed) };
+                let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
+                let guarded =
+                    held::check(&self.dir, self.context, &needed, asked_for, judge, began);
+                let free = held::without_held(self.context, &needed, &guarded.held);
+                if guarded.held.is_empty() {
+                    let needed = self.context.account.canonical(&needed);
+                    self.serve_by_run(claim, &needed, judge, guarded, false)
+                } else if free.is_empty() {
+                    self.say(|| "all that needs a run is held".into());
+                    self.serve_without_run(&claim, false, RunEnd::default(), &guarded)
+                } else {
+                    let whole = needed.contains(&Target::Account);
+                    self.serve_by_run(claim, &free, judge, guarded, whole)
+                }
+            }
+        }
+    }
+
+    /// The same, but the whole channel in place of a mailbox below another.
+    fn unnamed(&self, needed: BTreeSet<Target>) -> BTreeSet<Target> {
+        let account = self.context.account;
+        let whole = |target: Target| {
+            let channel = target.channel()?;
+            let sides = account.channels.iter().find(|each| each.name == channel)?;
+            let unknown = sides.far.imap().is_some_and(|store| store.delimiter.is_none());
+            let nested = account.mailbox(&target)?.far.contains('/');
+            (unknown && nested).then_some(Target::Channel(channel))
+        };
+        needed.into_iter().map(|each| whole(each.clone()).unwrap_or(each)).collect()
+    }
+
+    /// Serves claimed requests without a run: nothing differs. `complete`: in the whole
+    /// account, compared without short cuts.
+    pub fn serve_in_sync(&mut self, claim: &Claim, complete: bool) -> RunReport {
+        self.forget_resolved(&claim.targets());
+        held::note_back(&self.dir, self.context, &claim.targets());
+        self.serve_without_run(claim, complete, RunEnd::default(), &Checked::default())
+    }
+
+    /// Nothing differs: what was refused and is gone or carried is forgotten.
+    fn forget_resolved(&mut self, targets: &BTreeSet<Target>) {
+        if RefusedState::read(&self.dir).mailboxes.is_empty() {
+            return;
+        }
+        let scope = self.scope(targets);
+        let facts = RunFacts::without_run(self.context, targets, &scope);
+        let noted = refused::note_run(&self.dir, &facts, SystemTime::now());
+        self.note("refused.json", noted.map(drop));
+    }
+
+    /// Nothing differed, all of it is held, or nothing could be asked.
+    fn serve_without_run(
+        &mut self,
+        claim: &Claim,
+        complete: bool,
+        ended: RunEnd,
+        held: &Checked,
+    ) -> RunReport {
+        let ended = with_advice(ended, &self.context.account.name);
+        let took = claim.began_at.elapsed();
+        let run =
+            LastRun { trigger: claim.trigger.or(claim.before.trigger), ..claim.before.clone() };
+        let retry = self.conclude(claim, run, complete, &ended);
+        let (news, holds) = (held.news.clone(), !held.held.is_empty());
+        RunReport { ended, changes: vec![], ran: false, news, holds, took, retry }
+    }
+
+    /// Runs mbsync for what is needed. `whole`: that is everything but what is held.
+    fn serve_by_run(
+        &mut self,
+        mut claim: Claim,
+        needed: &BTreeSet<Target>,
+        judge: &mut dyn Judge,
+        guarded: Checked,
+        whole: bool,
+    ) -> RunReport {
+        let Some(mut lock) = self.lock.take() else {
+            // Cannot happen: the protocol serves with the lock held.
+            let text = "the lock is not held".into();
+            let ended = RunEnd { exit: ExitStatus::Later, text, ..RunEnd::default() };
+            return RunReport { ended, ..RunReport::default() };
+        };
+        settle::wait(&self.scope(needed), self.shutdown.cancel());
+        let whole = whole || needed.contains(&Target::Account);
+        self.narrow(&mut claim, needed, &guarded);
+        let targets = claim.targets();
+        let scope = self.scope(&targets);
+        held::make_ready(&self.dir, self.context, &targets);
+        let retried = refused::try_again(&self.dir, self.context, &scope, claim.retry, claim.began);
+        let gone: Option<BTreeMap<String, Gone>> =
+            if self.logs() { self.dir.read_json(clean::GONE) } else { None };
+        let known = gone.clone().unwrap_or_default();
+        let snapshot = Snapshot::take(&scope, self.context.account, self.logs(), known);
+        let deletions = CheckInRun::new(&self.dir, self.context, &scope, judge, &guarded);
+        drop(scope);
+        let mut ended = self.run_mbsync(&targets, judge, &deletions, &mut lock);
+        let withheld = deletions.withheld();
+        let took = claim.began_at.elapsed();
+        // With those that it has created.
+        let scope = self.scope(&targets);
+        let (changes, replaced) = self.learn_changes(&snapshot, gone.as_ref(), &scope, &ended);
+        let facts = RunFacts {
+            replaced: &replaced,
+            retried: &retried,
+            asked_for: claim.retry != RetryRefused::Due,
+            ..RunFacts::without_run(self.context, &targets, &scope)
+        };
+        let refused = self.note_refused(&mut ended, &facts);
+        if matches!(ended.exit, ExitStatus::Done | ExitStatus::Mailbox) {
+            let well = ended.exit == ExitStatus::Done;
+            let held = guarded.held.union(&withheld).cloned().collect();
+            held::note_run(&self.dir, self.context, &targets, &scope, &held, well);
+        }
+        self.judge_again(&mut ended, &withheld);
+        hooks::refresh(&changes, &scope);
+        self.hook_env =
+            HookEnv::of(self.context.settings, &changes, &scope, claim.began, claim.is_echo);
+        let run = LastRun {
+            started: millis(claim.began),
+            took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            whole,
+            trigger: claim.trigger.or(claim.before.trigger),
+            changes: changes.clone(),
+            runs: claim.before.runs + 1,
+            ..claim.before.clone()
+        };
+        self.limits().count_run(took, judge.bytes());
+        let retry = self.conclude(&claim, run, whole, &ended);
+        let cleared = lock.clear();
+        self.note("lock", cleared);
+        self.lock = Some(lock);
+        let holds = !guarded.held.is_empty();
+        let news = guarded.news.into_iter().chain(refused).collect();
+        RunReport { ended, changes, ran: true, news, holds, took, retry }
+    }
+
+    /// The run has not made the deletions in these mailboxes: their requests stay.
+    fn judge_again(&self, ended: &mut RunEnd, withheld: &BTreeSet<String>) {
+        if withheld.is_empty() || !matches!(ended.exit, ExitStatus::Done | ExitStatus::Mailbox) {
+            return;
+        }
+        let mailboxes = withheld.iter().filter_map(|key| clean::mailbox(self.context.account, key));
+        let (mut names, mut problems) = (vec![], vec![]);
+        for mailbox in mailboxes {
+            names.push(mailbox.near.clone());
+            let (channel, mailbox) = (Some(mailbox.channel), Some(mailbox.name));
+            problems.push(Problem::Mailbox { channel, mailbox });
+        }
+        if ended.exit == ExitStatus::Done {
+            ended.exit = ExitStatus::Mailbox;
+            let names = names.join(", ");
+            ended.text = format!("{names}: much was removed here meanwhile, and is judged first");
+        }
+        ended.problems.extend(problems);
+    }
+
+    /// Of what was claimed, only what is needed is still to be run for.
+    fn narrow(&self, claim: &mut Claim, needed: &BTreeSet<Target>, guarded: &Checked) {
+        match requests::narrow(&self.dir, &claim.claimed, needed) {
+            Ok(narrowed) => claim.claimed = narrowed,
+            // What cannot be narrowed is synced as it was asked for,
+            Err(_) if guarded.held.is_empty() => {}
+            // but for what is held: what was asked for is found once more.
+            Err(_) => claim.claimed = needed.iter().map(|target| (target.clone(), 0)).collect(),
+        }
+    }
+
+    /// What the run has changed, and the records that it has replaced. What it removed is
+    /// kept: isync 1.5 does not record each deletion.
+    fn learn_changes(
+        &self,
+        snapshot: &Snapshot,
+        gone: Option<&BTreeMap<String, Gone>>,
+        scope: &[Mailbox],
+        ended: &RunEnd,
+    ) -> (Vec<Change>, Vec<Replaced>) {
+        let seen: OnceCell<BTreeMap<String, CleanState>> = OnceCell::new();
+        let by_scan = |key: &str| -> Option<Gone> {
+            let seen = seen.get_or_init(|| self.dir.read_json(clean::FILE).unwrap_or_default());
+            seen.get(key)?.gone.clone()
+        };
+        let mut replaced = vec![];
+        let (changes, now_gone) =
+            snapshot.changes(scope, ended.log.as_ref(), &by_scan, &mut |mailbox, old, new| {
+                replaced.push(Replaced::new(mailbox, old, new));
+            });
+        // Lost, a deletion is found once more and costs a run.
+        if now_gone.is_empty() {
+            let _ = self.dir.remove(clean::GONE);
+        } else if Some(&now_gone) != gone {
+            let _ = self.dir.write_json(clean::GONE, &now_gone);
+        }
+        (changes, replaced)
+    }
+
+    /// Whether mbsync is to say what it does.
+    fn logs(&self) -> bool {
+        self.context.config.version == IsyncVersion::V1_5
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        match self.context.account.server.as_ref().and_then(|server| server.pass.as_ref()) {
+            Some(CredentialSource::Text(text)) => vec![text.as_str()],
+            _ => vec![],
+        }
+    }
+
+    /// Runs mbsync for these, as the judge has it.
+    fn run_mbsync(
+        &self,
+        targets: &BTreeSet<Target>,
+        judge: &mut dyn Judge,
+        deletions: &CheckInRun<'_>,
+        lock: &mut Lock,
+    ) -> RunEnd {
+        let AccountContext { config, account, settings, .. } = self.context;
+        let named = config.mbsync_words(account, targets);
+        let (words, secrets) = (named.args(), self.secrets());
+        let job = Job {
+            program: &settings.mbsync,
+            file: &config.file,
+            words: &words,
+            prompt: self.options.prompt,
+            progress: self.options.progress,
+            live: self.options.live.then_some(account.name.as_str()),
+            logs: self.logs(),
+            verbose: self.options.verbose,
+            stall: settings.stall,
+            secrets: &secrets,
+        };
+        let ended = if named.all || !named.words.is_empty() {
+            let shutdown = &self.shutdown;
+            let context = self.context;
+            judge.run(&Attempt { context, words: &named, deletions, job, shutdown }, lock)
+        } else {
+            nothing_to_name(&named.unreachable)
+        };
+        let mut ended = with_advice(ended, &account.name);
+        if config.shadowed_channels && !named.all && targets.contains(&Target::Account) {
+            ended.said.notice(
+                "two channels have one name, and mbsync syncs only the first when it is named; \
+                 rename one (mutt-sync --check says which)",
+            );
+        }
+        ended
+    }
+
+    /// Puts on record what the run could not carry, and returns what of it is new. A run
+    /// that failed for nothing else has served its requests.
+    fn note_refused(&mut self, ended: &mut RunEnd, facts: &RunFacts<'_>) -> Vec<String> {
+        let said = &ended.said;
+        let unexplained = ended.exit == ExitStatus::Mailbox && ended.problems.is_empty();
+        let silent = unexplained && said.objections.is_empty() && said.notices.is_empty();
+        let only_refused = unexplained && (silent || !said.objections.is_empty());
+        let facts = RunFacts {
+            objections: &said.objections,
+            notices: &said.notices,
+            well: ended.exit == ExitStatus::Done || only_refused,
+            silent,
+            ..*facts
+        };
+        let noted = match refused::note_run(&self.dir, &facts, SystemTime::now()) {
+            Ok(noted) => noted,
+            Err(error) => {
+                self.note("refused.json", Err(error));
+                let news = said.objections.iter().map(|each| each.text.clone()).collect();
+                Noted { news, ..Noted::default() }
+            }
+        };
+        if only_refused && noted.all_placed {
+            (ended.exit, ended.text) = (ExitStatus::Done, String::new());
+        }
+        noted.news
+    }
+
+    /// After a run or a judgement: requests, backoff and memory say what it came to.
+    /// `complete`: it was of the whole account. Returns how long until the next try.
+    fn conclude(
+        &mut self,
+        claim: &Claim,
+        mut run: LastRun,
+        complete: bool,
+        ended: &RunEnd,
+    ) -> Option<Duration> {
+        let before = &claim.before;
+        let now = SystemTime::now();
+        let ran = run.runs != before.runs;
+        run.code = ended.exit.code();
+        run.text.clone_from(&ended.text);
+        run.last_success = before.last_success;
+        run.last_whole = before.last_whole;
+        let mut is_whole = false;
+        let mut wait = None;
+        match ended.exit {
+            ExitStatus::Done => {
+                run.last_success = Some(seconds(now));
+                is_whole = complete;
+                self.served(claim.claimed.keys());
+                self.end_backoff();
+            }
+            // What was taken stays in run/, where the next holder finds it fresh.
+            ExitStatus::Signal(_) => run.trigger = before.trigger,
+            ExitStatus::Mailbox => {
+                // The login worked: the account as a whole is not in trouble.
+                self.end_backoff();
+                let failed = self.failed(&claim.claimed, &ended.problems);
+                wait = self.requeue_failed(&failed, now);
+                self.served(claim.claimed.keys().filter(|target| !failed.contains_key(target)));
+                is_whole = complete
+                    && failed.keys().all(|target| matches!(target, Target::Mailbox { .. }));
+            }
+            _ => wait = Some(self.back_off(claim, ended, now)),
+        }
+        if is_whole {
+            run.last_whole = Some(seconds(now));
+            run.last_full = run.last_whole.filter(|_| ran).or(before.last_full());
+        }
+        let written = self.dir.write_json(last_run::FILE, &run);
+        self.pending.trigger = run.trigger.filter(|_| written.is_err());
+        self.note(last_run::FILE, written);
+        wait
+    }
+
+    fn served<'t>(&mut self, targets: impl Iterator<Item = &'t Target>) {
+        requests::served_marks(&self.dir);
+        for target in targets {
+            let removed = requests::served(&self.dir, target);
+            self.note("run", removed);
+        }
+    }
+
+    /// The account is reached again.
+    fn end_backoff(&mut self) {
+        if let Some(backoff) = self.backoff() {
+            release_others(self.context, &backoff);
+        }
+        self.pending.backoff = None;
+        let removed = self.dir.remove(backoff::FILE);
+        self.note(backoff::FILE, removed);
+    }
+
+    /// Puts back what a run has failed on, each with a wait of its own. Returns the longest.
+    fn requeue_failed(&mut self, failed: &requests::Claimed, now: SystemTime) -> Option<Duration> {
+        let policy = self.context.settings.backoff_policy();
+        let mut longest = None;
+        for (target, failures) in failed {
+            let delay = policy.delay(*failures, ExitStatus::Mailbox);
+            longest = longest.max(Some(delay));
+            let put = requests::requeue(&self.dir, target, *failures, now, delay);
+            self.note("want", put);
+        }
+        longest
+    }
+
+    /// The account as a whole has failed: its requests wait for the backoff. Returns how
+    /// long that is.
+    fn back_off(&mut self, claim: &Claim, ended: &RunEnd, now: SystemTime) -> Duration {
+        let policy = self.context.settings.backoff_policy();
+        let by_person = self.options.person || claim.marks.urgent;
+        let (code, earlier) = (ended.exit.code(), self.backoff());
+        let next = policy.after(earlier.as_ref(), ended.exit, &ended.text, now, clock::jitter());
+        let mut backoff = match earlier.filter(|_| by_person) {
+            // Somebody's own try does not lengthen the wait.
+            Some(earlier) => Backoff { code, text: ended.text.clone(), ..earlier },
+            // Nor that after the next failure.
+            None if by_person => Backoff { failures: 0, ..next },
+            None => next,
+        };
+        backoff.password_command = ended.problems.contains(&Problem::PasswordCommand);
+        let server = self.context.account.server.as_ref();
+        backoff.strike |= server.is_some_and(|server| server.tunnel.is_some());
+        // Held up by the account's backoff only, which a success elsewhere ends.
+        for (target, failures) in &claim.claimed {
+            let put = requests::requeue(&self.dir, target, *failures, now, Duration::ZERO);
+            self.note("want", put);
+        }
+        let wait = policy.wait(Some(&backoff), now);
+        let written = self.dir.write_json(backoff::FILE, &backoff);
+        self.pending.backoff = written.is_err().then_some(backoff);
+        self.note(backoff::FILE, written);
+        wait
+    }
+
+    /// Which requests are still pending after a run that failed on some mailboxes:
+    /// those mailboxes, if mbsync named each; else all that it claimed.
+    fn failed(&self, claimed: &requests::Claimed, problems: &[Problem]) -> requests::Claimed {
+        let all =
+            || claimed.iter().map(|(target, failures)| (target.clone(), failures + 1)).collect();
+        let targets: BTreeSet<Target> = claimed.keys().cloned().collect();
+        let scope = self.scope(&targets);
+        let mut failed = requests::Claimed::new();
+        for problem in problems {
+            let Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } = problem else {
+                return all();
+            };
+            let Some(found) =
+                scope.iter().find(|mailbox| mailbox.channel == *channel && mailbox.is_called(name))
+            else {
+                return all();
+            };
+            let target = found.target();
+            let failures = claimed.get(&target).copied().unwrap_or(0) + 1;
+            failed.insert(target, failures);
+        }
+        if failed.is_empty() { all() } else { failed }
+    }
+}
+
+/// A login or a password command that fails has causes that `--check` finds.
+fn with_advice(ended: RunEnd, account: &str) -> RunEnd {
+    if ended.exit != ExitStatus::Denied {
+        return ended;
+    }
+    let text = format!("{} (mutt-sync --check {account} says more)", ended.text);
+    RunEnd { text, ..ended }
+}
+
+/// An account is reached again. If its password command had failed, what that lacked (an
+/// agent, a key) may be there for those of other accounts as well: they are tried now.
+pub fn release_others(context: AccountContext<'_>, backoff: &Backoff) {
+    if !backoff.password_command {
+        return;
+    }
+    let others = context.config.accounts.iter().map(|account| &account.name);
+    for other in others.filter(|other| **other != context.account.name) {
+        let dir = StateDir::existing(context.base, other);
+        let failed: Option<Backoff> = dir.read_json(backoff::FILE);
+        if failed.is_some_and(|failed| failed.password_command) {
+            // It is tried later, then.
+            let _ = dir.remove(backoff::FILE);
+            requests::renew(&dir);
+        }
+    }
+}
+
+/// The end of a run without arguments for mbsync, which would reject an empty list.
+fn nothing_to_name(unreachable: &[String]) -> RunEnd {
+    let (exit, text) = match unreachable {
+        // Asked for when .mbsyncrc still had them.
+        [] => (ExitStatus::Done, String::new()),
+        names => {
+            let names = names.join(", ");
+            (
+                ExitStatus::Config,
+                format!("mbsync has no way to name {names}; rename it in .mbsyncrc"),
+            )
+        }
+    };
+    RunEnd { exit, text, ..RunEnd::default() }
+}

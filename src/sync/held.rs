@@ -1,0 +1,1211 @@
+//! The guard at work: what a run is about to delete, whether it was only moved, and what
+//! has to wait for an answer.
+//!
+//! In the ordinary case it reads the records and file names of the mailboxes that are
+//! to be run, and no more. Only where numbers say that something is wrong does it
+//! look for the messages that are gone, by Message-ID and size, on this disk and (see
+//! [`Judge`]) on the server.
+//!
+//! Reads records and Maildirs. Does not depend on: connections, how a run is made.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::context::AccountContext;
+use super::judge::{DeletionCheck, Judge, Judgement, Question};
+use super::lost::LostMessages;
+use super::refused::{ToSay, beside, name_of, rewrite, uid_of};
+use crate::headers::MessageIdentity;
+use crate::mbsyncrc::{MOST_BYTES, pattern};
+use crate::model::uid_set::UidSet;
+use crate::model::{Account, Channel, Mailbox, Target};
+use crate::os::file;
+use crate::settings::Settings;
+use crate::state::backoff::seconds;
+use crate::state::held::{FILE, HeldKind, HeldMailbox, HeldState, MaildirPlace};
+use crate::state::{StateDir, clean};
+use crate::text::{counted, short};
+use crate::verdict::gone::{Gone, KeptGone, KnownGone};
+use crate::verdict::guard::{self, Loss, LossSide};
+use crate::verdict::maildir::{self, DirStamps, Stamp};
+use crate::verdict::record::{self, Record};
+use crate::verdict::{CleanState, Rules};
+
+/// What is held is looked for again after this time: the other account to which it was
+/// moved has been synced since.
+const AGAIN: u64 = 600;
+/// So many of a mailbox's lost messages are looked for; the others count alike.
+const SAMPLE: u64 = 500;
+/// Most message files whose headers are read, and most directories that are listed.
+const MOST_FILES: usize = 200_000;
+const MOST_DIRECTORIES: usize = 20_000;
+/// Most mailboxes of the server that are asked for what is new in them.
+const MOST_ASKED: usize = 200;
+/// Most new messages of a mailbox on the server that are looked at.
+const MOST_NEW: u32 = 20_000;
+
+/// What a run has to leave out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The mailboxes, by key.
+    pub held: BTreeSet<String>,
+    /// What is new, a line each.
+    pub news: Vec<String>,
+    /// By key: what is gone here and is no loss, for it was moved or is trash.
+    moved: BTreeMap<String, UidSet>,
+    /// By key: what is gone on both sides.
+    gone_on_both: BTreeMap<String, UidSet>,
+}
+
+/// A mailbox and what it has lost.
+struct Losses {
+    mailbox: Rc<Mailbox>,
+    key: String,
+    record: Record,
+    /// The messages that both sides had, by far UID.
+    pairs: UidSet,
+    near: UidSet,
+    far: UidSet,
+    exempt: bool,
+}
+
+impl Losses {
+    fn of(&self, side: LossSide) -> &UidSet {
+        match side {
+            LossSide::Near => &self.near,
+            LossSide::Far => &self.far,
+        }
+    }
+
+    fn validity(&self) -> [u32; 2] {
+        [self.record.far_validity, self.record.near_validity]
+    }
+}
+
+/// The record as it was when mbsync last ended well: what an interrupted run has done
+/// since is not in it.
+fn record_of(mailbox: &Mailbox) -> Option<Record> {
+    let text = file::read(mailbox.state_file.as_deref()?, record::LARGEST).ok()?;
+    record::parse(&text).ok()
+}
+
+/// What is lost here.
+fn near_losses(
+    account: &Account,
+    mailbox: &Mailbox,
+    record: &Record,
+    known: KnownGone<'_>,
+) -> UidSet {
+    let channel = account.channel(&mailbox.channel);
+    let is_pushed = channel.is_some_and(|channel| channel.gone.far);
+    let rules = Rules::of_near(mailbox, account).filter(|_| is_pushed);
+    let Some((rules, maildir)) = rules.zip(mailbox.maildir.as_deref()) else {
+        return UidSet::EMPTY;
+    };
+    let near = maildir::numbered(maildir, record, &rules).or_else(|| {
+        // Only mbsync's database knows which file is which message; an empty one has none.
+        let found = maildir::listing(maildir, rules.info_delimiter).ok()?;
+        (rules.alt_map && found.files() == 0).then(|| found.numbered())
+    });
+    near.map_or(UidSet::EMPTY, |near| guard::lost_near(record, &near, &rules, known))
+}
+
+/// What is kept of messages that are gone on both sides: no loss of the next run's.
+#[derive(Default)]
+struct GoneMemory {
+    clean: BTreeMap<String, CleanState>,
+    by_run: BTreeMap<String, Gone>,
+}
+
+impl GoneMemory {
+    fn read(dir: &StateDir) -> Self {
+        let clean = dir.read_json(clean::FILE).unwrap_or_default();
+        GoneMemory { clean, by_run: dir.read_json(clean::GONE).unwrap_or_default() }
+    }
+
+    fn known(&self, mailbox: &Mailbox) -> KnownGone<'_> {
+        let key = clean::key(mailbox);
+        let stamp = mailbox.state_file.as_deref().and_then(|file| Stamp::of(file).ok());
+        let by_scan = self.clean.get(&key).and_then(|clean| clean.gone.as_ref());
+        KeptGone { by_scan, by_run: self.by_run.get(&key) }.of_record(stamp.as_ref())
+    }
+}
+
+/// Where its Maildir is; `None` if there is none.
+fn place_of(mailbox: &Mailbox) -> Option<MaildirPlace> {
+    let maildir = mailbox.maildir.as_deref()?;
+    let cur = maildir.join("cur").metadata().ok()?.ino();
+    let numbered = maildir.join(".uidvalidity").exists();
+    Some(MaildirPlace { maildir: maildir.metadata().ok()?.ino(), cur, numbered })
+}
+
+/// Why a Maildir is not the one of the last run. `lacks`: messages are gone from it.
+fn displaced(then: MaildirPlace, mailbox: &Mailbox, lacks: bool) -> Option<HeldKind> {
+    let Some(now) = place_of(mailbox) else { return Some(HeldKind::NoMaildir) };
+    let record = mailbox.state_file.as_deref();
+    if then.numbered && !now.numbered {
+        return Some(HeldKind::NoUidValidity);
+    }
+    if record.is_some_and(|file| !file.exists() && !record::unfinished(file)) {
+        return Some(HeldKind::NoRecord);
+    }
+    // One that was copied to another disk, with all that was in it, is as good.
+    let moved = (then.maildir, then.cur) != (now.maildir, now.cur);
+    (moved && lacks).then_some(HeldKind::OtherMaildir)
+}
+
+/// Whether a mailbox of this channel is emptied without a question, by its name.
+fn is_exempt(context: AccountContext<'_>, mailbox: &Mailbox) -> bool {
+    let except = &context.settings.hold_except;
+    let channel = context.account.channel(&mailbox.channel);
+    let is_store_trash = |channel: &Channel| {
+        let trash = [&channel.near.store.trash, &channel.far.store.trash];
+        trash.into_iter().flatten().any(|trash| [&mailbox.near, &mailbox.far].contains(&trash))
+    };
+    !except.is_empty() && pattern::admits(except, &mailbox.name)
+        || [&mailbox.name, &mailbox.far, &mailbox.near].iter().any(|name| guard::is_trash(name))
+        || channel.is_some_and(is_store_trash)
+}
+
+/// Decides which of the mailboxes that are about to be run must wait for an answer, and
+/// puts them on record. `asked_for`: by a person, who may have moved what is held. With the
+/// account's lock held.
+pub fn check(
+    dir: &StateDir,
+    context: AccountContext<'_>,
+    needed: &BTreeSet<Target>,
+    asked_for: bool,
+    judge: &mut dyn Judge,
+    now: SystemTime,
+) -> Checked {
+    let mut look = Guard::new(dir, context, asked_for, judge, now);
+    if !context.settings.hold {
+        return Checked::default();
+    }
+    let scope = look.look_at_all(needed);
+    look.decide(LossSide::Near, &scope);
+    look.decide(LossSide::Far, &scope);
+    let Guard { state: before, found, moved, gone_on_both, .. } = look;
+    let keys: BTreeSet<String> = scope.iter().map(|mailbox| clean::key(mailbox)).collect();
+    let news = found
+        .iter()
+        .filter(|(key, held)| before.mailboxes.get(*key).is_none_or(|then| !is_same(then, held)));
+    let news = news.map(|(key, held)| report(context.account, key, held).line(now)).collect();
+    let held = found.keys().cloned().collect();
+    // Without a disk to write to it is held all the same.
+    let _ = HeldState::update(dir, |state| {
+        // An answer that came meanwhile is for the next run.
+        state
+            .mailboxes
+            .retain(|key, held| !keys.contains(key) || held.allowed || found.contains_key(key));
+        for (key, held) in found {
+            match state.mailboxes.get_mut(&key) {
+                Some(known) if is_same(known, &held) => {
+                    (known.count, known.looked) = (held.count, held.looked);
+                }
+                _ => drop(state.mailboxes.insert(key, held)),
+            }
+        }
+    });
+    Checked { held, news, moved, gone_on_both }
+}
+
+/// Whether two holds are about the same.
+fn is_same(one: &HeldMailbox, other: &HeldMailbox) -> bool {
+    one.what == other.what && one.uids == other.uids && one.validity == other.validity
+}
+
+/// The guard once more, in the middle of a run.
+#[derive(Debug)]
+pub struct CheckInRun<'g> {
+    dir: &'g StateDir,
+    context: AccountContext<'g>,
+    /// What the guard has found before it.
+    checked: &'g Checked,
+    /// What was known to be gone on the server then, by key.
+    gone_there: BTreeMap<String, UidSet>,
+    /// The mailboxes of the run, by key.
+    of_run: BTreeSet<String>,
+    withheld: RefCell<BTreeSet<String>>,
+}
+
+/// What was known of the server when the run was decided on.
+#[derive(Debug)]
+struct AsJudged<'g> {
+    gone_there: &'g BTreeMap<String, UidSet>,
+}
+
+impl Judge for AsJudged<'_> {
+    fn logs_in(&self) -> bool {
+        false
+    }
+
+    fn judge(&mut self, question: &Question<'_>) -> Judgement {
+        Judgement::Run(question.targets.clone())
+    }
+
+    fn gone_there(&self, mailbox: &Mailbox) -> Option<UidSet> {
+        self.gone_there.get(&clean::key(mailbox)).cloned()
+    }
+}
+
+impl<'g> CheckInRun<'g> {
+    /// For a run of these mailboxes, which `judge` has decided on, after this check.
+    #[must_use]
+    pub fn new(
+        dir: &'g StateDir,
+        context: AccountContext<'g>,
+        scope: &[Mailbox],
+        judge: &dyn Judge,
+        checked: &'g Checked,
+    ) -> Self {
+        let gone = scope.iter().filter_map(|it| Some((clean::key(it), judge.gone_there(it)?)));
+        let of_run = scope.iter().map(clean::key).filter(|key| !checked.held.contains(key));
+        CheckInRun {
+            dir,
+            context,
+            checked,
+            gone_there: gone.collect(),
+            of_run: of_run.collect(),
+            withheld: RefCell::default(),
+        }
+    }
+
+    /// The mailboxes, by key, that are to be judged again.
+    #[must_use]
+    pub fn withheld(self) -> BTreeSet<String> {
+        self.withheld.into_inner()
+    }
+}
+
+impl DeletionCheck for CheckInRun<'_> {
+    fn holds(&self, key: &str) -> bool {
+        let Some(mailbox) = clean::mailbox(self.context.account, key) else { return false };
+        // Together with one before it.
+        let mut withheld = self.withheld.borrow_mut();
+        if withheld.contains(key) || !self.context.settings.hold {
+            return withheld.contains(key);
+        }
+        let mut judged = AsJudged { gone_there: &self.gone_there };
+        let mut look = Guard::new(self.dir, self.context, false, &mut judged, SystemTime::now());
+        look.in_a_run = true;
+        look.moved = self.checked.moved.clone();
+        look.gone_on_both = self.checked.gone_on_both.clone();
+        let scope = look.look_at_all(&BTreeSet::from([mailbox.target()]));
+        look.decide(LossSide::Near, &scope);
+        let holds = look.found.contains_key(key);
+        withheld.extend(look.found.into_keys().filter(|key| self.of_run.contains(key)));
+        holds
+    }
+}
+
+struct Guard<'g> {
+    dir: &'g StateDir,
+    context: AccountContext<'g>,
+    judge: &'g mut dyn Judge,
+    asked_for: bool,
+    now: SystemTime,
+    state: HeldState,
+    losses: Vec<Losses>,
+    looked: BTreeSet<String>,
+    found: BTreeMap<String, HeldMailbox>,
+    /// Read when it is needed.
+    memory: Option<GoneMemory>,
+    /// See [`Checked`].
+    moved: BTreeMap<String, UidSet>,
+    gone_on_both: BTreeMap<String, UidSet>,
+    /// The server cannot be asked: that messages were moved is left to the next judgement.
+    in_a_run: bool,
+}
+
+impl<'g> Guard<'g> {
+    fn new(
+        dir: &'g StateDir,
+        context: AccountContext<'g>,
+        asked_for: bool,
+        judge: &'g mut dyn Judge,
+        now: SystemTime,
+    ) -> Self {
+        Guard {
+            dir,
+            context,
+            judge,
+            asked_for,
+            now,
+            state: HeldState::read(dir),
+            losses: vec![],
+            looked: BTreeSet::new(),
+            found: BTreeMap::new(),
+            memory: None,
+            moved: BTreeMap::new(),
+            gone_on_both: BTreeMap::new(),
+            in_a_run: false,
+        }
+    }
+}
+
+impl Guard<'_> {
+    fn look_at_all(&mut self, needed: &BTreeSet<Target>) -> Vec<Rc<Mailbox>> {
+        let scope = self.scope(needed);
+        self.losses.reserve_exact(scope.len());
+        for mailbox in &scope {
+            self.look_at(mailbox, false);
+        }
+        scope
+    }
+
+    /// The mailboxes that a run for these targets would sync, with those that were here.
+    fn scope(&self, needed: &BTreeSet<Target>) -> Vec<Rc<Mailbox>> {
+        let AccountContext { account, config, .. } = self.context;
+        let mut scope: BTreeMap<String, Mailbox> = BTreeMap::new();
+        let mut add = |mailbox: Mailbox| {
+            if Target::any_covers(needed, &mailbox) {
+                scope.insert(clean::key(&mailbox), mailbox);
+            }
+        };
+        needed.iter().filter_map(|target| account.mailbox(target)).for_each(&mut add);
+        if needed.iter().any(|target| !matches!(target, Target::Mailbox { .. })) {
+            let places = self.state.places.keys();
+            places.filter_map(|key| clean::mailbox(account, key)).for_each(&mut add);
+            config.local_mailboxes(account).into_iter().for_each(&mut add);
+        }
+        scope.into_values().map(Rc::new).collect()
+    }
+
+    fn memory(&mut self) -> &GoneMemory {
+        let dir = self.dir;
+        self.memory.get_or_insert_with(|| GoneMemory::read(dir))
+    }
+
+    /// What a mailbox has lost, and whether it is the one of the last run.
+    /// `others`: it is not one of those that are to be run.
+    fn look_at(&mut self, mailbox: &Rc<Mailbox>, others: bool) {
+        let account = self.context.account;
+        let key = clean::key(mailbox);
+        if !self.looked.insert(key.clone()) {
+            return;
+        }
+        let record = record_of(mailbox);
+        let mut pairs = record.as_ref().map(|record| guard::pairs(record, KnownGone::NOTHING));
+        let mut there = self.judge.gone_there(mailbox).unwrap_or_default();
+        if let (true, Some(record), Some(pairs)) = (others, &record, &pairs) {
+            there.add(&self.judge.missing_there(mailbox, record.far_validity, pairs));
+            there.tidy();
+        }
+        let untouched = others && there.is_empty() && self.is_untouched(mailbox, &key);
+        let near = |known: KnownGone<'_>| match &record {
+            Some(record) if !untouched => near_losses(account, mailbox, record, known),
+            _ => UidSet::EMPTY,
+        };
+        let missing = near(KnownGone::NOTHING);
+        let mut lost = missing.clone();
+        if !missing.is_empty() {
+            let known = self.memory().known(mailbox);
+            lost = near(known);
+            pairs = record.as_ref().map(|record| guard::pairs(record, known));
+        }
+        let place = self.state.places.get(&key).copied();
+        if let Some(what) = place.and_then(|place| displaced(place, mailbox, !lost.is_empty())) {
+            let of = pairs.as_ref().map_or(0, UidSet::len);
+            if !others && !self.is_answered(&key, what) {
+                let validity = record.map_or([0; 2], |it| [it.far_validity, it.near_validity]);
+                self.hold(key, what, (lost.len(), of), lost, validity, 0);
+            }
+            return;
+        }
+        let (Some(record), Some(pairs)) = (record, pairs) else { return };
+        // What goes on both sides is no loss of either.
+        let both = UidSet::from_uids(there.uids().filter(|uid| missing.contains(*uid)));
+        let near = without(&lost, &both);
+        if !self.in_a_run && !both.is_empty() {
+            self.gone_on_both.insert(key.clone(), both);
+        }
+        // In a run it is what was gone before it: mbsync itself deletes the rest here.
+        let pairs = match self.gone_on_both.get(&key) {
+            Some(both) => without(&pairs, both),
+            None => pairs,
+        };
+        let far = UidSet::from_uids(there.uids().filter(|uid| pairs.contains(*uid)));
+        let exempt = is_exempt(self.context, mailbox);
+        let mailbox = Rc::clone(mailbox);
+        self.losses.push(Losses { mailbox, key, record, pairs, near, far, exempt });
+    }
+
+    /// Its Maildir has the time stamps at which it was last found in step.
+    fn is_untouched(&mut self, mailbox: &Mailbox, key: &str) -> bool {
+        let then =
+            self.memory().clean.get(key).and_then(|clean| clean.near.as_ref()?.stamps.clone());
+        let at = mailbox.maildir.as_deref().zip(mailbox.state_file.as_deref());
+        let now = at.and_then(|(maildir, file)| DirStamps::at(maildir, file).ok().flatten());
+        then.is_some() && then == now
+    }
+
+    /// Somebody has said that a Maildir is another one now.
+    fn is_answered(&self, key: &str, what: HeldKind) -> bool {
+        let known = self.state.mailboxes.get(key);
+        known.is_some_and(|known| known.allowed && known.what.is_of_place() && what.is_of_place())
+    }
+
+    /// The lost messages of a side that nobody has answered for, and that were not moved
+    /// when the run was decided on.
+    fn open_losses(&self, losses: &Losses, side: LossSide) -> UidSet {
+        let answered = self.state.mailboxes.get(&losses.key).filter(|known| {
+            known.allowed && known.what == kind(side) && known.validity == losses.validity()
+        });
+        let moved = self.moved.get(&losses.key).filter(|_| side == LossSide::Near);
+        let open = |uid: &u32| {
+            answered.is_none_or(|known| !known.uids.contains(*uid))
+                && moved.is_none_or(|moved| !moved.contains(*uid))
+        };
+        UidSet::from_uids(losses.of(side).uids().filter(open))
+    }
+
+    fn hold(
+        &mut self,
+        key: String,
+        what: HeldKind,
+        (count, of): (u64, u64),
+        uids: UidSet,
+        validity: [u32; 2],
+        looked: u64,
+    ) {
+        let known = self.state.mailboxes.get(&key);
+        let since = known.filter(|known| known.what == what).map(|known| known.since);
+        let since = since.unwrap_or_else(|| seconds(self.now));
+        self.found.entry(key).or_insert(HeldMailbox {
+            what,
+            count,
+            of,
+            uids,
+            validity,
+            since,
+            looked,
+            said: false,
+            allowed: false,
+        });
+    }
+
+    fn decide(&mut self, side: LossSide, scope: &[Rc<Mailbox>]) {
+        let mut open: Vec<UidSet> =
+            self.losses.iter().map(|losses| self.open_losses(losses, side)).collect();
+        if !guard::concerns_account(&self.numbers(&open)) {
+            return;
+        }
+        let (config, account) = (self.context.config, self.context.account);
+        for mailbox in config.local_mailboxes(account) {
+            self.look_at(&Rc::new(mailbox), true);
+        }
+        open = self.losses.iter().map(|losses| self.open_losses(losses, side)).collect();
+        let mut moved: BTreeMap<String, UidSet> = BTreeMap::new();
+        let all: u64 =
+            self.losses.iter().filter(|each| !each.exempt).map(|each| each.pairs.len()).sum();
+        // The server may say of one with another name that it is for trash.
+        for at in guard::held(side, &self.numbers(&open), all) {
+            let known = self.known(at, side).is_some();
+            if let Some(losses) = self.losses.get_mut(at).filter(|_| !known) {
+                losses.exempt |= self.judge.is_trash(&losses.mailbox);
+                if losses.exempt {
+                    moved.insert(losses.key.clone(), losses.of(side).clone());
+                }
+            }
+        }
+        let suspects = guard::held(side, &self.numbers(&open), all);
+        if suspects.is_empty() {
+            self.note_moved(side, moved);
+            return;
+        }
+        let decided: Vec<Option<(u64, u64)>> =
+            suspects.iter().map(|at| self.known(*at, side)).collect();
+        let now = seconds(self.now);
+        let mut numbers = self.numbers(&open);
+        let mut net: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
+        if self.in_a_run {
+            net.extend(suspects.iter().filter_map(|at| Some((*at, (open.get(*at)?.len(), now)))));
+        } else if decided.iter().all(Option::is_some) {
+            // As the last time: nothing has to be looked for again.
+            let counts = decided.into_iter().flatten();
+            net.extend(suspects.iter().copied().zip(counts));
+        } else {
+            for at in suspects {
+                let lost = open.get(at).cloned().unwrap_or_default();
+                net.insert(at, (self.not_moved(at, side, &lost, scope), now));
+            }
+        }
+        for (at, (lost, _)) in &net {
+            if let Some(number) = numbers.get_mut(*at) {
+                number.lost = *lost;
+            }
+            if let (Some(losses), Some(open)) = (self.losses.get(*at), open.get(*at)) {
+                // Which ones, a sample does not tell.
+                let many = usize::try_from(open.len().saturating_sub(*lost)).unwrap_or(0);
+                let some = UidSet::from_uids(open.uids().take(many));
+                moved.insert(losses.key.clone(), some);
+            }
+        }
+        self.note_moved(side, moved);
+        for at in guard::held(side, &numbers, all) {
+            let Some(losses) = self.losses.get(at) else { continue };
+            let (key, of, validity) = (losses.key.clone(), losses.pairs.len(), losses.validity());
+            let count = numbers.get(at).map_or(0, |number| number.lost);
+            // With what was answered for: the next answer is for all of it.
+            let uids = losses.of(side).clone();
+            let looked = net.get(&at).map_or(now, |(_, looked)| *looked);
+            self.hold(key, kind(side), (count, of), uids, validity, looked);
+        }
+    }
+
+    fn note_moved(&mut self, side: LossSide, moved: BTreeMap<String, UidSet>) {
+        if side == LossSide::Near && !self.in_a_run {
+            self.moved = moved;
+        }
+    }
+
+    /// What was decided about the same loss a short while ago: the number, and when.
+    fn known(&self, at: usize, side: LossSide) -> Option<(u64, u64)> {
+        let losses = self.losses.get(at)?;
+        let known = self.state.mailboxes.get(&losses.key)?;
+        let age = seconds(self.now).checked_sub(known.looked)?;
+        let same = known.what == kind(side)
+            && !known.allowed
+            && known.uids == *losses.of(side)
+            && known.validity == losses.validity();
+        (same && age < AGAIN && !self.asked_for).then_some((known.count, known.looked))
+    }
+
+    fn numbers(&self, open: &[UidSet]) -> Vec<Loss> {
+        let mut numbers = vec![];
+        for (at, lost) in open.iter().enumerate() {
+            let Some(losses) = self.losses.get(at) else { continue };
+            let of = losses.pairs.len();
+            let lost = if losses.exempt { 0 } else { lost.len() };
+            numbers.push(Loss { lost, of });
+        }
+        numbers
+    }
+
+    /// How many of the messages that are gone are nowhere else.
+    fn not_moved(
+        &mut self,
+        at: usize,
+        side: LossSide,
+        lost: &UidSet,
+        scope: &[Rc<Mailbox>],
+    ) -> u64 {
+        let Some(losses) = self.losses.get(at) else { return lost.len() };
+        let sample = sample(lost);
+        let mut wanted = LostMessages::default();
+        match side {
+            LossSide::Near => {
+                let Some(there) = self.judge.messages_there(&losses.mailbox, &sample) else {
+                    // Which ones they are cannot be asked: as many as are new elsewhere.
+                    return lost.len().saturating_sub(self.new_elsewhere(&losses.key));
+                };
+                for identity in there {
+                    wanted.add(identity, None);
+                }
+            }
+            LossSide::Far => messages_here(losses, &sample, &mut wanted),
+        }
+        // Those that cannot be looked for count as gone.
+        let unknown = sample.len().saturating_sub(wanted.left());
+        self.find_here(&mut wanted);
+        if side == LossSide::Far && wanted.left() > 0 {
+            self.find_there(&mut wanted, scope);
+        }
+        let left = wanted.left() + unknown;
+        if sample.is_empty() { 0 } else { (lost.len() * left).div_ceil(sample.len()) }
+    }
+
+    /// Messages of the account's other mailboxes here that mbsync has not seen.
+    fn new_elsewhere(&self, but: &str) -> u64 {
+        let is_new = |losses: &Losses, uid: u32| uid == 0 || uid > losses.record.max_pushed;
+        let mut count = 0;
+        for losses in self.losses.iter().filter(|losses| losses.key != but) {
+            if let Some(maildir) = losses.mailbox.maildir.as_deref() {
+                message_files(maildir, &mut |path, _| {
+                    count += u64::from(is_new(losses, uid_of(path)));
+                });
+            }
+        }
+        count
+    }
+
+    /// Takes off what there are copies of on this disk: the newest files first, for most
+    /// copies are of today.
+    fn find_here(&self, wanted: &mut LostMessages) {
+        let mut doomed: HashMap<PathBuf, HashSet<u32>> = HashMap::new();
+        for losses in &self.losses {
+            let near = |far: u32| losses.record.of_far(far).map(|entry| entry.near);
+            let lost = losses.far.uids().chain(losses.near.uids()).filter_map(near);
+            if let Some(maildir) = &losses.mailbox.maildir {
+                doomed.entry(maildir.clone()).or_default().extend(lost);
+            }
+        }
+        let mut files: Vec<(i64, PathBuf)> = vec![];
+        for maildir in maildirs(self.context) {
+            let doomed = doomed.get(&maildir);
+            message_files(&maildir, &mut |path, entry| {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                let flags = name.as_deref().and_then(|name| name.rsplit_once("2,"));
+                let deleted = flags.is_some_and(|(_, flags)| flags.contains('T'));
+                let is_doomed = doomed.is_some_and(|doomed| doomed.contains(&uid_of(path)));
+                if !deleted && !is_doomed && files.len() < MOST_FILES {
+                    let changed = entry.metadata().map_or(0, |found| found.ctime());
+                    files.push((changed, path.to_owned()));
+                }
+            });
+        }
+        files.sort_unstable_by_key(|(changed, _)| std::cmp::Reverse(*changed));
+        for (_, path) in files {
+            if wanted.left() == 0 {
+                break;
+            }
+            if let Ok(Some(identity)) = MessageIdentity::of_file(&path) {
+                wanted.found(identity);
+            }
+        }
+    }
+
+    /// Takes off what has come to other mailboxes on the server, or to the same one
+    /// again.
+    fn find_there(&mut self, wanted: &mut LostMessages, scope: &[Rc<Mailbox>]) {
+        let local = self.context.config.local_mailboxes(self.context.account);
+        let mut asked = BTreeSet::new();
+        for mailbox in scope.iter().map(Rc::as_ref).chain(&local).take(MOST_ASKED) {
+            if !asked.insert(clean::key(mailbox)) {
+                continue;
+            }
+            let from = record_of(mailbox).map_or(0, |record| record.max_pulled).saturating_add(1);
+            let mut new = UidSet::default();
+            new.push(from, from.saturating_add(MOST_NEW));
+            for identity in self.judge.messages_there(mailbox, &new).unwrap_or_default() {
+                wanted.found(identity);
+            }
+            if wanted.left() == 0 {
+                return;
+            }
+        }
+        self.judge.find_elsewhere(wanted);
+    }
+}
+
+/// Looks for copies of the near messages of these pairs.
+fn messages_here(losses: &Losses, far: &UidSet, wanted: &mut LostMessages) {
+    let near: HashSet<u32> =
+        far.uids().filter_map(|uid| losses.record.of_far(uid).map(|entry| entry.near)).collect();
+    if let Some(maildir) = losses.mailbox.maildir.as_deref() {
+        message_files(maildir, &mut |path, _| {
+            if near.contains(&uid_of(path)) {
+                if let Ok(Some(identity)) = MessageIdentity::of_file(path) {
+                    wanted.add(identity, Some(path.to_owned()));
+                }
+            }
+        });
+    }
+}
+
+fn kind(side: LossSide) -> HeldKind {
+    match side {
+        LossSide::Near => HeldKind::GoneHere,
+        LossSide::Far => HeldKind::GoneThere,
+    }
+}
+
+fn without(set: &UidSet, others: &UidSet) -> UidSet {
+    UidSet::from_uids(set.uids().filter(|uid| !others.contains(*uid)))
+}
+
+/// Some of them, from all over the set.
+fn sample(set: &UidSet) -> UidSet {
+    let step = usize::try_from(set.len().div_ceil(SAMPLE).max(1)).unwrap_or(usize::MAX);
+    UidSet::from_uids(set.uids().step_by(step))
+}
+
+/// The files in cur and new.
+fn message_files(maildir: &Path, take: &mut dyn FnMut(&Path, &std::fs::DirEntry)) {
+    for folder in ["cur", "new"] {
+        for entry in std::fs::read_dir(maildir.join(folder)).into_iter().flatten().flatten() {
+            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                take(&entry.path(), &entry);
+            }
+        }
+    }
+}
+
+/// All Maildirs below the stores of all accounts, synced or not.
+fn maildirs(context: AccountContext<'_>) -> Vec<PathBuf> {
+    let channels = context.config.accounts.iter().flat_map(|account| &account.channels);
+    let stores = channels.flat_map(|channel| [&channel.near, &channel.far]);
+    let mut pending: Vec<(PathBuf, u32)> = vec![];
+    for store in stores.filter_map(|side| side.maildir()) {
+        pending.push((store.inbox.clone(), 0));
+        if let Some(path) = &store.path {
+            // A prefix of names, if it does not end in a slash.
+            let end = path.rfind('/').map_or(0, |at| at + 1);
+            pending.push((PathBuf::from(path.get(..end).unwrap_or_default()), 0));
+        }
+    }
+    let (mut seen, mut found) = (BTreeSet::new(), vec![]);
+    while let Some((dir, depth)) = pending.pop() {
+        let Ok(here) = dir.metadata() else { continue };
+        if !seen.insert((here.dev(), here.ino())) || seen.len() > MOST_DIRECTORIES {
+            continue;
+        }
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            match entry.file_name().to_str() {
+                Some("cur") if is_dir => found.push(dir.clone()),
+                Some("new" | "tmp") => {}
+                _ if is_dir && depth < 16 && entry.ino() != here.ino() => {
+                    pending.push((entry.path(), depth + 1));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Takes the held mailboxes out of what is to be run: a channel or account is replaced by
+/// its other mailboxes, a channel that cannot be narrowed is left out.
+#[must_use]
+pub fn without_held(
+    context: AccountContext<'_>,
+    needed: &BTreeSet<Target>,
+    held: &BTreeSet<String>,
+) -> BTreeSet<Target> {
+    if held.is_empty() {
+        return needed.clone();
+    }
+    let AccountContext { config, account, .. } = context;
+    let mut left = BTreeSet::new();
+    for channel in &account.channels {
+        let whole = Target::Channel(channel.name.clone());
+        let named: BTreeSet<&Target> = needed
+            .iter()
+            .filter(
+                |each| matches!(each, Target::Mailbox { channel: of, .. } if *of == channel.name),
+            )
+            .collect();
+        let concerned =
+            held.iter().any(|key| key.split_once('\n').is_some_and(|(of, _)| *of == channel.name));
+        let is_held = |mailbox: &Mailbox| held.contains(&clean::key(mailbox));
+        if !concerned {
+            left.extend(needed.iter().any(|each| each.covers(&whole)).then_some(whole));
+            left.extend(named.into_iter().cloned());
+            continue;
+        }
+        let free = |target: &Target| account.mailbox(target).is_some_and(|it| !is_held(&it));
+        left.extend(named.into_iter().filter(|target| free(target)).cloned());
+        if needed.iter().any(|each| each.covers(&whole)) {
+            let local = config.local_mailboxes(account);
+            let of = |mailbox: &&Mailbox| mailbox.channel == channel.name;
+            let others: Vec<&Mailbox> = local.iter().filter(of).collect();
+            if others.iter().all(|mailbox| mailbox.addressable) {
+                let free = others.into_iter().filter(|mailbox| !is_held(mailbox));
+                left.extend(free.map(Mailbox::target));
+            }
+        }
+    }
+    // More than can be named would bring the whole channel.
+    let bytes = left.iter().map(|target| match target {
+        Target::Mailbox { name, .. } => name.len() + 1,
+        _ => 0,
+    });
+    if bytes.sum::<usize>() >= MOST_BYTES {
+        left.retain(|target| match target {
+            Target::Mailbox { channel, .. } => {
+                !held.iter().any(|key| key.starts_with(&format!("{channel}\n")))
+            }
+            _ => true,
+        });
+    }
+    left
+}
+
+/// Before a run: what was answered by `--resync` is made ready. A pair that lacks its near
+/// message is forgotten, so that the message is pulled again; a record that is of
+/// another Maildir is put aside.
+pub fn make_ready(dir: &StateDir, context: AccountContext<'_>, targets: &BTreeSet<Target>) {
+    if !dir.file(FILE).exists() {
+        return;
+    }
+    for (key, held) in HeldState::read(dir).mailboxes {
+        let mailbox = clean::mailbox(context.account, &key);
+        let answered = held.allowed && held.what.is_of_place();
+        let Some(mailbox) = mailbox.filter(|it| answered && Target::any_covers(targets, it)) else {
+            continue;
+        };
+        let Some(path) = mailbox.state_file.as_deref().filter(|path| path.exists()) else {
+            continue;
+        };
+        let usable = || {
+            let record = record_of(&mailbox)?;
+            let maildir = mailbox.maildir.as_deref()?;
+            maildir::is_numbered_by(maildir, &record).then_some(record)
+        };
+        // Held by another mbsync, or not ours to write: mbsync then says what it thinks.
+        let _ = match usable() {
+            Some(record) => {
+                let lost = near_losses(context.account, &mailbox, &record, KnownGone::NOTHING);
+                forget_pairs(path, &record, &lost)
+            }
+            None => put_aside(path),
+        };
+    }
+}
+
+fn put_aside(path: &Path) -> io::Result<()> {
+    let (journal, new) = record::journal_and_new(path);
+    for part in [journal, new] {
+        match std::fs::remove_file(part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    std::fs::rename(path, beside(path, ".before-resync"))
+}
+
+/// Takes pairs, by far UID, out of a record, and lets mbsync pull their messages again.
+fn forget_pairs(path: &Path, record: &Record, lost: &UidSet) -> io::Result<()> {
+    let Some(&(first, _)) = lost.ranges().first() else { return Ok(()) };
+    let pulled = record.max_pulled.min(first.saturating_sub(1).max(record.max_expired_far));
+    rewrite(path, record, [record.max_pushed, pulled], lost)
+}
+
+/// After a run that reached the mailboxes: where the Maildirs are is known, and what it
+/// went ahead with is no longer held, if it went `well`.
+pub fn note_run(
+    dir: &StateDir,
+    context: AccountContext<'_>,
+    targets: &BTreeSet<Target>,
+    scope: &[Mailbox],
+    held: &BTreeSet<String>,
+    well: bool,
+) {
+    if !context.settings.hold {
+        return;
+    }
+    let places: Vec<(String, MaildirPlace)> = scope
+        .iter()
+        .map(|mailbox| (clean::key(mailbox), mailbox))
+        .filter(|(key, _)| !held.contains(key))
+        .filter(|(_, mailbox)| mailbox.state_file.as_deref().is_some_and(Path::exists))
+        .filter_map(|(key, mailbox)| Some((key, place_of(mailbox)?)))
+        .collect();
+    let is_done = |key: &str| {
+        let mailbox = clean::mailbox(context.account, key);
+        let covered = |it| Target::any_covers(targets, it);
+        well && !held.contains(key) && mailbox.as_ref().is_none_or(covered)
+    };
+    let state = HeldState::read(dir);
+    let known = |(key, place): &(String, MaildirPlace)| state.places.get(key) == Some(place);
+    if places.iter().all(known) && !state.mailboxes.keys().any(|key| is_done(key)) {
+        return;
+    }
+    // Lost, the next run writes it.
+    let _ = HeldState::update(dir, |state| {
+        state.mailboxes.retain(|key, _| !is_done(key));
+        state.places.extend(places);
+    });
+}
+
+/// What a scan of the far side has found gone, if it was judged by the record that is
+/// there now.
+#[must_use]
+pub fn gone_there(clean: &CleanState, mailbox: &Mailbox) -> Option<UidSet> {
+    let gone = clean.gone.as_ref()?;
+    let stamp = Stamp::of(mailbox.state_file.as_deref()?).ok();
+    (gone.record.is_some() && gone.record == stamp).then(|| {
+        let mut lost = gone.pending.clone();
+        lost.add(&gone.marked);
+        lost.tidy();
+        lost
+    })
+}
+
+/// The far sides of these were found to be in step: what they had lost is back.
+pub fn note_clean<'m>(dir: &StateDir, mailboxes: impl Iterator<Item = &'m Mailbox>) {
+    let mut mailboxes = mailboxes.peekable();
+    if mailboxes.peek().is_none() || !dir.file(FILE).exists() {
+        return;
+    }
+    let state = HeldState::read(dir);
+    let is_held = |key: &String| {
+        state.mailboxes.get(key).is_some_and(|held| held.what == HeldKind::GoneThere)
+    };
+    let back: BTreeSet<String> = mailboxes.map(clean::key).filter(is_held).collect();
+    if !back.is_empty() {
+        let _ = HeldState::update(dir, |now| now.mailboxes.retain(|key, _| !back.contains(key)));
+    }
+}
+
+/// Takes off what this disk shows to be back, of what these targets cover.
+pub fn note_back(dir: &StateDir, context: AccountContext<'_>, targets: &BTreeSet<Target>) {
+    if !dir.file(FILE).exists() {
+        return;
+    }
+    let holds = Holds::read(context.account, dir);
+    let back = |key: &&String| {
+        let Some(mailbox) = clean::mailbox(context.account, key) else { return true };
+        let held = holds.state.mailboxes.get(*key);
+        Target::any_covers(targets, &mailbox)
+            && !held.is_some_and(|held| held.allowed || holds.stands(key, held))
+    };
+    let back: BTreeSet<&String> = holds.state.mailboxes.keys().filter(back).collect();
+    if !back.is_empty() {
+        let _ = HeldState::update(dir, |now| now.mailboxes.retain(|key, _| !back.contains(key)));
+    }
+}
+
+/// What is on record, to be compared with what this disk shows.
+struct Holds<'a> {
+    account: &'a Account,
+    state: HeldState,
+    memory: GoneMemory,
+}
+
+impl<'a> Holds<'a> {
+    fn read(account: &'a Account, dir: &StateDir) -> Self {
+        let state = HeldState::read(dir);
+        let nothing = state.mailboxes.is_empty();
+        let memory = if nothing { GoneMemory::default() } else { GoneMemory::read(dir) };
+        Holds { account, state, memory }
+    }
+
+    /// Whether a hold still stands.
+    fn stands(&self, key: &str, held: &HeldMailbox) -> bool {
+        let Some(mailbox) = clean::mailbox(self.account, key) else { return false };
+        let record = record_of(&mailbox);
+        let known = self.memory.known(&mailbox);
+        let lost = record
+            .as_ref()
+            .map_or(UidSet::EMPTY, |record| near_losses(self.account, &mailbox, record, known));
+        match held.what {
+            HeldKind::GoneHere => held.uids.uids().any(|uid| lost.contains(uid)),
+            // A run by hand has deleted them here as well.
+            HeldKind::GoneThere => record.is_none_or(|record| {
+                held.uids.uids().any(|uid| record.of_far(uid).is_some_and(|entry| entry.near != 0))
+            }),
+            _ => {
+                let place = self.state.places.get(key);
+                place.is_some_and(|place| displaced(*place, &mailbox, !lost.is_empty()).is_some())
+            }
+        }
+    }
+
+    fn standing(&self) -> impl Iterator<Item = (&String, &HeldMailbox)> {
+        self.state.mailboxes.iter().filter(|(key, held)| self.stands(key, held))
+    }
+}
+
+/// What somebody has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldAnswer {
+    /// `--allow-deletions`
+    AllowDeletions,
+    /// `--resync`
+    Resync,
+}
+
+/// Lets the next run go ahead with what these targets cover, for what is held now. Returns
+/// what is to be run.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn answer(
+    context: AccountContext<'_>,
+    targets: &BTreeSet<Target>,
+    answer: HeldAnswer,
+    now: SystemTime,
+) -> io::Result<BTreeSet<Target>> {
+    let dir = StateDir::existing(context.base, &context.account.name);
+    if !dir.file(FILE).exists() {
+        return Ok(BTreeSet::new());
+    }
+    HeldState::update(&dir, |state| {
+        let covered = |key: &str| {
+            let mailbox = clean::mailbox(context.account, key);
+            mailbox.is_some_and(|it| Target::any_covers(targets, &it))
+        };
+        if answer == HeldAnswer::Resync {
+            // Nobody has tried to sync it yet.
+            for (key, place) in &state.places {
+                let Some(mailbox) = clean::mailbox(context.account, key) else { continue };
+                let what = displaced(*place, &mailbox, true).filter(|_| covered(key));
+                let Some(what) = what.filter(|_| !state.mailboxes.contains_key(key)) else {
+                    continue;
+                };
+                let held = HeldMailbox {
+                    what,
+                    count: 0,
+                    of: 0,
+                    uids: UidSet::EMPTY,
+                    validity: [0; 2],
+                    since: seconds(now),
+                    looked: 0,
+                    said: true,
+                    allowed: true,
+                };
+                state.mailboxes.insert(key.clone(), held);
+            }
+        }
+        let mut answered = BTreeSet::new();
+        for (key, held) in &mut state.mailboxes {
+            let fits = held.what.is_of_place() == (answer == HeldAnswer::Resync);
+            if fits && covered(key) {
+                held.allowed = true;
+                answered.extend(clean::mailbox(context.account, key).map(|it| it.target()));
+            }
+        }
+        answered
+    })
+}
+
+/// What is held in one mailbox, or in several for the same reason, as it is to be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldReport {
+    /// The mailbox as `mutt-sync` takes it.
+    pub name: String,
+    /// Why.
+    pub what: HeldKind,
+    /// So many messages are gone.
+    pub count: u64,
+    /// Of so many.
+    pub of: u64,
+    /// Since when, seconds since the epoch.
+    pub since: u64,
+    /// Where the Maildir belongs.
+    pub maildir: Option<PathBuf>,
+    /// A run may go ahead.
+    pub allowed: bool,
+}
+
+impl HeldReport {
+    /// The line for people, without what to do.
+    #[must_use]
+    pub fn line(&self, now: SystemTime) -> String {
+        let ago = Duration::from_secs(seconds(now).saturating_sub(self.since));
+        let since =
+            if ago.as_secs() >= 60 { format!(" for {}", short(ago)) } else { String::new() };
+        let path = self.maildir.as_deref().unwrap_or(Path::new("")).display();
+        let gone = || {
+            let all = counted(usize::try_from(self.of).unwrap_or(usize::MAX), "message");
+            if self.count == self.of {
+                format!("all of {all}")
+            } else {
+                format!("{} of {all}", self.count)
+            }
+        };
+        let why = match self.what {
+            HeldKind::GoneHere => {
+                format!("{} are gone here and would be deleted on the server", gone())
+            }
+            HeldKind::GoneThere => {
+                format!("{} are gone on the server and would be deleted here", gone())
+            }
+            HeldKind::NoMaildir => format!("its Maildir is gone: {path}"),
+            HeldKind::OtherMaildir => format!(
+                "its Maildir is not the one of the last run and lacks {}: {path}",
+                counted(usize::try_from(self.count).unwrap_or(usize::MAX), "message")
+            ),
+            HeldKind::NoUidValidity => format!("its Maildir has lost .uidvalidity: {path}"),
+            HeldKind::NoRecord => format!("mbsync's record of it is gone: {path}"),
+        };
+        let answered = if self.allowed { "; the next sync goes ahead" } else { "" };
+        format!("{}: held{since}: {why}{answered}", self.name)
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn fix(&self) -> String {
+        let name = &self.name;
+        match self.what {
+            HeldKind::GoneHere | HeldKind::GoneThere => {
+                format!(
+                    "if they are to go, mutt-sync --allow-deletions {name}; else bring them back"
+                )
+            }
+            HeldKind::NoRecord | HeldKind::NoUidValidity => format!(
+                "bring the file back from a backup; mutt-sync --resync {name} syncs it as if \
+                 for the first time"
+            ),
+            HeldKind::NoMaildir | HeldKind::OtherMaildir => format!(
+                "mount it or move it back; mutt-sync --resync {name} downloads what is missing"
+            ),
+        }
+    }
+}
+
+fn report(account: &Account, key: &str, held: &HeldMailbox) -> HeldReport {
+    let maildir = clean::mailbox(account, key).and_then(|mailbox| mailbox.maildir);
+    let HeldMailbox { what, count, of, since, allowed, .. } = *held;
+    HeldReport { name: name_of(account, key), what, count, of, since, maildir, allowed }
+}
+
+/// What is held now in an account, as far as this disk shows.
+#[must_use]
+pub fn of_account(account: &Account, settings: &Settings, dir: &StateDir) -> Vec<HeldReport> {
+    if !settings.hold || !dir.file(FILE).exists() {
+        return vec![];
+    }
+    let holds = Holds::read(account, dir);
+    holds.standing().map(|(key, held)| report(account, key, held)).collect()
+}
+
+/// The mailboxes that wait for an answer, by key, as far as this disk shows.
+#[must_use]
+pub fn unanswered(context: AccountContext<'_>, dir: &StateDir) -> BTreeSet<String> {
+    if !context.settings.hold || !dir.file(FILE).exists() {
+        return BTreeSet::new();
+    }
+    let holds = Holds::read(context.account, dir);
+    holds.standing().filter(|(_, held)| !held.allowed).map(|(key, _)| key.clone()).collect()
+}
+
+/// What is to be said now of what is held, and is on record as said: what is new; of what is
+/// known, what the command names, and what a person's command covers.
+#[must_use]
+pub fn to_say(
+    context: AccountContext<'_>,
+    targets: &BTreeSet<Target>,
+    by_person: bool,
+    now: SystemTime,
+) -> ToSay {
+    let dir = StateDir::existing(context.base, &context.account.name);
+    let mut say = ToSay::default();
+    if !context.settings.hold {
+        return say;
+    }
+    let holds = Holds::read(context.account, &dir);
+    let state = &holds.state;
+    let mut said = BTreeSet::new();
+    for (key, held) in &state.mailboxes {
+        let Some(mailbox) = clean::mailbox(context.account, key) else { continue };
+        let named = targets.iter().any(|target| {
+            matches!(target, Target::Mailbox { .. }) && target.covers_mailbox(&mailbox)
+        });
+        let covered = Target::any_covers(targets, &mailbox);
+        if (!held.said || named || by_person && covered) && holds.stands(key, held) {
+            let report = report(context.account, key, held);
+            say.lines.push(format!("{}; fix: {}", report.line(now), report.fix()));
+            say.fails = true;
+            said.insert(key.clone());
+        }
+    }
+    let unsaid = |key: &String| state.mailboxes.get(key).is_some_and(|held| !held.said);
+    if said.iter().any(unsaid) {
+        let _ = HeldState::update(&dir, |state| {
+            let held = state.mailboxes.iter_mut().filter(|(key, _)| said.contains(*key));
+            held.for_each(|(_, held)| held.said = true);
+        });
+    }
+    say
+}
