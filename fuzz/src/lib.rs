@@ -8,10 +8,13 @@
 pub mod mutt;
 
 use mutt_sync::headers;
+use mutt_sync::imap::client::Detached;
 use mutt_sync::imap::parse::{self, Reply};
 use mutt_sync::imap::transport::{Limits, Stream, Transport, TransportError};
-use mutt_sync::imap::{Opening, names, session};
+use mutt_sync::imap::{Client, Opening, names, session};
 use mutt_sync::lend::config::{Obstacle, Purpose, copy};
+use mutt_sync::lend::deletions::DeletionGate;
+use mutt_sync::lend::relay::{Flow, Relay, RelayFault};
 use mutt_sync::mbsyncrc::{self, Config, Env, IsyncVersion, pattern};
 use mutt_sync::model::flags::Flags;
 use mutt_sync::model::{Channel, Mailbox, SyncState, Target};
@@ -19,27 +22,35 @@ use mutt_sync::mutt::identity::{identity, msmtp_senders};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::quote::{folder_regexp, literal_regexp, one_folder_regexp, quoted};
 use mutt_sync::mutt::statusline::{LineState, Trouble, mark, with_mark};
+use mutt_sync::os::netlink::network_came;
 use mutt_sync::os::wait::Cancel;
 use mutt_sync::settings::{self, duration};
+use mutt_sync::state::backoff::Backoff;
+use mutt_sync::state::held::HeldState;
+use mutt_sync::state::last_run::LastRun;
 use mutt_sync::state::names as files;
+use mutt_sync::state::refused::{RefusedItem, RefusedKind, RefusedState};
+use mutt_sync::survey::server::{ServerMailboxes, inventory_scope};
+use mutt_sync::sync::forms::{Class, Collector, FORMS, class_of};
+use mutt_sync::sync::judge::DeletionCheck;
 use mutt_sync::sync::output::{problem, redact, says_nothing_of_the_run};
 use mutt_sync::sync::run_log::RunLogReader;
-use mutt_sync::verdict::gone::KnownGone;
+use mutt_sync::verdict::gone::{Gone, KnownGone};
 use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
 use mutt_sync::verdict::record::{self, Counts, Entry, EntryKind, Placeholder, Record};
-use mutt_sync::verdict::{Rules, SideVerdict};
-use std::collections::BTreeSet;
-use std::io::Write as _;
+use mutt_sync::verdict::{CleanState, Fingerprint, Rules, SideVerdict};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A target's function.
 pub type FuzzFn = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const ALL: [(&str, FuzzFn); 11] = [
+pub const ALL: [(&str, FuzzFn); 16] = [
     ("mbsyncrc", mbsyncrc),
     ("muttrc", muttrc_lines),
     ("state", state),
@@ -51,6 +62,11 @@ pub const ALL: [(&str, FuzzFn); 11] = [
     ("settings", settings_file),
     ("names", all_names),
     ("mbsync_output", mbsync_output),
+    ("forms", forms),
+    ("inventory", inventory),
+    ("relay", relay),
+    ("state_files", state_files),
+    ("netlink", netlink),
 ];
 
 /// Surroundings that depend on nothing of this machine.
@@ -62,16 +78,16 @@ fn env() -> Env {
     }
 }
 
-fn accepted(text: &[u8], dialect: IsyncVersion) -> Option<Config> {
-    mbsyncrc::parse(text, Path::new("/home/u/.mbsyncrc"), &env(), dialect).ok()
+fn accepted(text: &[u8], version: IsyncVersion) -> Option<Config> {
+    mbsyncrc::parse(text, Path::new("/home/u/.mbsyncrc"), &env(), version).ok()
 }
 
 /// `.mbsyncrc`, both languages: what is accepted can be asked for by every name
 /// in it, and a copy of it for a lent connection is accepted in its turn, has
 /// the same channels in the same places, and no password.
 pub fn mbsyncrc(text: &[u8]) {
-    for dialect in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
-        let Some(config) = accepted(text, dialect) else { continue };
+    for version in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
+        let Some(config) = accepted(text, version) else { continue };
         assert_ne!(config.select_all(), []);
         for account in &config.accounts {
             assert!(!account.channels.is_empty());
@@ -102,7 +118,7 @@ pub fn mbsyncrc(text: &[u8]) {
                         &copied,
                         Path::new("/home/u/.mbsyncrc"),
                         &env(),
-                        dialect,
+                        version,
                     ) {
                         Ok(again) => again,
                         Err(why) => panic!("{why}: {}", String::from_utf8_lossy(&copied)),
@@ -158,8 +174,8 @@ fn mailbox_is_consistent(channel: &Channel, name: &str) {
 /// the commands that were meant, with the names that were meant, and nothing
 /// that it would expand or run.
 pub fn muttrc_lines(text: &[u8]) {
-    for dialect in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
-        let Some(config) = accepted(text, dialect) else { continue };
+    for version in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
+        let Some(config) = accepted(text, version) else { continue };
         let words: Vec<String> = text
             .split(u8::is_ascii_whitespace)
             .map(|w| String::from_utf8_lossy(w).into())
@@ -408,6 +424,7 @@ fn readings(rest: &[u8]) {
         assert!(set.ranges().windows(2).all(|pair| pair[0].1 < pair[1].0));
     }
     let _ = parse::fetch_flags(rest);
+    let _ = parse::fetch_header(rest);
     for said in [Some(parse::capabilities(rest)), parse::code_capabilities(rest)] {
         let Some(said) = said else { continue };
         assert!(said.words().len() <= 200);
@@ -464,6 +481,8 @@ pub fn quoting(bytes: &[u8]) {
         trouble: [None, Some(Trouble::Offline), Some(Trouble::Login), Some(Trouble::Failed)]
             [(number >> 2) & 3],
         attended: number & 16 != 0,
+        refused: number & 16 != 0,
+        held: number & 32 != 0,
     };
     let line = with_mark(&text, state);
     assert!(line.contains(&mark(state)) && !line.ends_with('%'));
@@ -473,7 +492,8 @@ pub fn quoting(bytes: &[u8]) {
 /// Heads of messages: what is shown of them is one short line without anything
 /// that a terminal obeys.
 pub fn headers(message: &[u8]) {
-    let head = headers::headline(message);
+    let _ = headers::MessageIdentity::of(message, 0);
+    let head = headers::summary_of(message);
     for text in [&head.from, &head.subject, &headers::sanitize(&String::from_utf8_lossy(message))] {
         assert!(text.chars().count() <= headers::TEXT_LIMIT);
         for c in text.chars() {
@@ -549,9 +569,11 @@ pub fn mbsync_output(bytes: &[u8]) {
     // As many mailboxes as it says so of.
     let synchronized = output.split('\n').filter(|line| *line == "Synchronizing...").count();
     assert!(reader.log().is_none_or(|log| log.len() == synchronized));
+    let mut said = Collector::default();
     for line in output.split('\n') {
         let _ = (problem(line), says_nothing_of_the_run(line));
         let sanitize = redact(line, &[secret]);
+        said.take(line, &sanitize);
         assert!(
             !sanitize.chars().any(|c| (c.is_control() && c != '\t') || turns(c)),
             "{sanitize:?}"
@@ -561,4 +583,231 @@ pub fn mbsync_output(bytes: &[u8]) {
             assert!(!sanitize.contains(secret), "{sanitize:?}");
         }
     }
+}
+
+/// The forms with which mbsync says that something was not done: each line is of one
+/// class, what is kept of them is bounded and fit for a terminal, and a line made of a
+/// form is of that form.
+pub fn forms(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut said = Collector::default();
+    for line in text.split('\n') {
+        let shown = redact(line, &[]);
+        let dealt_with = said.take(line, &shown);
+        if matches!(class_of(line), None | Some(Class::Fails)) {
+            assert!(!dealt_with, "{line:?}");
+        }
+    }
+    let words = text.split('\n').take(5).map(|line| redact(line, &[]).into_owned());
+    said.explain(words.collect());
+    assert!(said.objections.len() <= 200 && said.notices.len() <= 200);
+    for objection in &said.objections {
+        let known = [Class::Refused, Class::NotSynced, Class::NotRecorded];
+        assert!(known.contains(&objection.class), "{objection:?}");
+    }
+    let words = text.split('\n').next().unwrap_or_default();
+    for form in FORMS {
+        let mut line = String::new();
+        let mut rest = form.text;
+        while let Some((before, after)) = rest.split_once('%') {
+            line += before;
+            line += words;
+            rest = after.trim_start_matches(|c: char| !c.is_ascii_lowercase());
+            rest = rest.get(1..).unwrap_or_default();
+        }
+        line += rest.trim_end_matches('*');
+        // What stands for a conversion may itself look like what follows it.
+        if words.bytes().all(|byte| byte.is_ascii_digit()) {
+            assert!(form.fits(&line), "{line:?}");
+        }
+    }
+}
+
+const ACCOUNT: &[u8] = b"IMAPAccount a\nHost h\nUser u\nPass p\n\nIMAPStore far\nAccount a\n\n\
+    MaildirStore near\nPath /home/u/m/\nInbox /home/u/m/INBOX\nSubFolders Verbatim\n\n\
+    Channel c\nFar :far:\nNear :near:\nPatterns *\nCreate Near\n";
+
+/// LIST with STATUS, LSUB and NAMESPACE, and what follows from them: every mailbox that
+/// only the server has would be a Maildir below the store's path.
+pub fn inventory(bytes: &[u8]) {
+    let bytes = bytes.get(..8192).unwrap_or(bytes);
+    for version in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
+        let config = accepted(ACCOUNT, version).expect("a configuration");
+        let account = &config.accounts[0];
+        let (transport, mut server) = pair();
+        let can = parse::capabilities(b"NAMESPACE CONDSTORE LIST-STATUS LIST-EXTENDED SPECIAL-USE");
+        let section = account.server.as_ref().expect("a server");
+        let mut client = Client::over(transport, can, section);
+        server.write_all(bytes).expect("room in the socket");
+        server.shutdown(Shutdown::Write).expect("an end");
+        let mut scope = inventory_scope(account, true);
+        scope.subscriptions = true;
+        let Ok(found) = client.inventory(&scope) else { continue };
+        let listed = found.listed.iter().flatten();
+        let listed: Vec<&str> = listed.map(|each| each.name.as_str()).collect();
+        assert!(listed.windows(2).all(|pair| pair[0] < pair[1]));
+        for name in listed.iter().copied().chain(found.statuses.keys().map(String::as_str)) {
+            plain_name(name);
+        }
+        let channel = &account.channels[0];
+        let local = ["INBOX", "a", "a/b"].map(|name| channel.mailbox(name));
+        let here: Vec<&Mailbox> = local.iter().collect();
+        let mut there = ServerMailboxes::new(account, version, &here, &[], &found);
+        for (wire, target) in there.only_on_server() {
+            assert!(listed.contains(&wire.as_str()), "{wire:?}");
+            let mailbox = account.mailbox(target).expect("a mailbox");
+            assert!(!here.contains(&&mailbox), "{mailbox:?}");
+            let maildir = mailbox.maildir.expect("a Maildir");
+            let shown = maildir.display();
+            assert!(maildir.starts_with("/home/u/m"), "{shown}");
+            assert!(!maildir.components().any(|part| part.as_os_str() == ".."), "{shown}");
+            assert!(maildir.iter().all(|part| part.len() <= 255), "{shown}");
+        }
+        for (at, mailbox) in here.iter().enumerate() {
+            let status = there.name(at).and_then(|name| found.statuses.get(name));
+            if there.status(at).is_some() {
+                assert!(status.is_some(), "{mailbox:?}");
+            }
+        }
+        for (name, status) in &found.statuses {
+            let _ = there.answer(name, *status);
+            assert_eq!(there.answer(name, *status), [] as [usize; 0], "nothing new");
+        }
+    }
+}
+
+/// A lent connection: what its borrower (first) and its server say in turns, with 0xff
+/// between. Both get the same, whatever the pieces it comes in, and no more than was
+/// said.
+pub fn relay(bytes: &[u8]) {
+    let bytes = bytes.get(..4096).unwrap_or(bytes);
+    let piece = 1 + usize::from(bytes.first().copied().unwrap_or(0) % 61);
+    let pieces = relayed(bytes, piece);
+    let whole = relayed(bytes, bytes.len().max(1));
+    if let (Some(pieces), Some(whole)) = (pieces, whole) {
+        assert_eq!(pieces, whole);
+    }
+}
+
+/// Every deletion in INBOX is withheld.
+#[derive(Debug)]
+struct HoldsEverything;
+
+impl DeletionCheck for HoldsEverything {
+    fn holds(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// What the server and the borrower have got; `None` if one of them is not as it should be.
+fn relayed(bytes: &[u8], piece: usize) -> Option<[Vec<u8>; 2]> {
+    let (mut transport, mut server) = pair();
+    let (theirs, mut borrower) = UnixStream::pair().expect("a socket pair");
+    borrower.set_nonblocking(true).expect("a flag");
+    let capabilities = parse::capabilities(b"IMAP4REV1 UIDPLUS");
+    let detached = Detached {
+        transport: &mut transport,
+        pending: HashSet::new(),
+        mailbox_open: false,
+        capabilities: &capabilities,
+        namespace: None,
+    };
+    let names = vec![("INBOX".to_owned(), "c\nINBOX".to_owned())];
+    let mut relay =
+        Relay::new(detached, HashMap::new(), DeletionGate::new(&HoldsEverything, names));
+    assert!(relay.attach(theirs));
+    let mut got = [Vec::new(), Vec::new()];
+    for (turn, said) in bytes.split(|byte| *byte == 0xff).enumerate() {
+        for piece in said.chunks(piece) {
+            let mut speaker = if turn % 2 == 0 { &borrower } else { &server };
+            // One that is gone says nothing.
+            let _ = speaker.write_all(piece);
+            while relay.pump() == Flow::More {}
+            let _ = server.read_to_end(&mut got[0]);
+            let _ = borrower.read_to_end(&mut got[1]);
+        }
+    }
+    match relay.finish() {
+        Ok(()) | Err(RelayFault::LeftEarly) => Some(got),
+        Err(RelayFault::Server(_) | RelayFault::Borrower(_) | RelayFault::Withheld) => None,
+    }
+}
+
+/// Messages of rtnetlink: what comes after one that is news hides nothing, and without a
+/// message of the three kinds that can be news there is none.
+pub fn netlink(bytes: &[u8]) {
+    let _ = network_came(bytes);
+    let message = |kind: u16, body: &[u8]| -> Vec<u8> {
+        let length = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
+        let header = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10]].concat();
+        let padding = vec![0; body.len().wrapping_neg() % 4];
+        [&header[..], body, &padding].concat()
+    };
+    // A default route for IPv4, in the main table.
+    let news = message(24, &[2, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
+    assert!(network_came(&news));
+    assert!(network_came(&[&news[..], bytes].concat()));
+    for kind in [0, 1, 2, 3, 16, 17, 21, 25, 28] {
+        let quiet = message(kind, bytes);
+        assert!(!network_came(&quiet), "{kind}");
+        assert!(network_came(&[&quiet[..], &news].concat()), "{kind}");
+    }
+    // An address that is no use is none, whatever its attributes say of the rest.
+    let address = [&[10, 64, 0, 253, 1, 0, 0, 0][..], bytes].concat();
+    assert!(!network_came(&message(20, &address)), "of the link alone");
+}
+
+/// Files of the state directory, as another version, a crash or a bad disk may leave
+/// them: what is read is written and read back as the same, and no number in it is too
+/// large to be counted with.
+pub fn state_files(bytes: &[u8]) {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    if let Some(mut refused) = kept::<RefusedState>(bytes) {
+        let _ = (refused.next_due(now), refused.due(now).count());
+        let _ = refused.notice("a text", now);
+        assert!(!refused.notice("a text", now), "said once");
+        for mailbox in refused.mailboxes.values_mut() {
+            let _ = (mailbox.is_refused(), mailbox.is_empty());
+            mailbox.tried(now, false);
+            mailbox.tried(now, true);
+            let item = RefusedItem {
+                what: RefusedKind::Push,
+                uid: 7,
+                validity: 1,
+                text: "over quota".to_owned(),
+                since: 5,
+                said: false,
+                acknowledged: false,
+            };
+            let room = mailbox.items.len() < 200;
+            mailbox.add(item.clone());
+            assert!(!mailbox.add(item) || !room, "it is known");
+        }
+    }
+    if let Some(held) = kept::<HeldState>(bytes) {
+        for mailbox in held.mailboxes.values() {
+            let _ = (mailbox.what.is_of_place(), mailbox.uids.len(), mailbox.uids.contains(7));
+        }
+    }
+    if let Some(clean) = kept::<BTreeMap<String, CleanState>>(bytes) {
+        for state in clean.values() {
+            for set in [&state.gone].into_iter().flatten() {
+                let _ = (set.gone.len(), set.deleted.contains(7));
+            }
+        }
+    }
+    kept::<BTreeMap<String, Gone>>(bytes);
+    kept::<Fingerprint>(bytes);
+    kept::<LastRun>(bytes);
+    kept::<Backoff>(bytes);
+}
+
+fn kept<T>(bytes: &[u8]) -> Option<T>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let value: T = serde_json::from_slice(bytes).ok()?;
+    let text = serde_json::to_vec(&value).expect("it can be written");
+    assert_eq!(serde_json::from_slice::<T>(&text).expect("it can be read"), value);
+    Some(value)
 }
