@@ -14,7 +14,7 @@ use super::parse::{self, Condition, Reply, Verb};
 use super::session::{self, SessionError};
 use super::transport::{Limits, Transport, TransportError};
 use super::values::{Answer, Capabilities, Listed, MailboxStatus, Opening, quoted};
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ErrorKind, ExitStatus};
 use crate::model::Server;
 use crate::os::child::Prompt;
 use crate::os::wait::Cancel;
@@ -401,6 +401,9 @@ impl Client {
             self.events.push_back(ServerEvent::Overflow);
         }
         ran.result.map_err(|error| match error {
+            SessionError::Refused(answer) if parse::is_session_dead(&answer.text) => {
+                self.session_is_dead(&answer.text)
+            }
             SessionError::Refused(answer) => ClientError::Refused(answer),
             SessionError::Goodbye(_) => self.lost(doing, &TransportError::Closed),
             SessionError::Lost(error) => self.lost(doing, &error),
@@ -466,6 +469,13 @@ impl Client {
     fn bye(&mut self, said: &Condition<'_>) -> ClientError {
         self.transport.kill(TransportError::Closed);
         ClientError::Lost(goodbye(said, &said.printable()).at(&self.place))
+    }
+
+    fn session_is_dead(&mut self, words: &str) -> ClientError {
+        self.transport.kill(TransportError::Closed);
+        let text = format!("the server gives this login no mailboxes: {words}");
+        let error = Error::new(ExitStatus::Later, text).of_kind(ErrorKind::Greeting);
+        ClientError::Lost(error.at(&self.place))
     }
 
     pub(super) fn tag(&mut self) -> String {
@@ -591,6 +601,11 @@ impl Client {
                 if let Some((_, limits)) = pending.idle.take() {
                     self.transport.begin(limits);
                 }
+            }
+            Reply::Tagged(_, said)
+                if said.verb == Verb::Bad && parse::is_session_dead(&said.printable()) =>
+            {
+                return Err(self.session_is_dead(&said.printable()));
             }
             Reply::Tagged(tag, said) => {
                 if !pending.answered(tag, said) {

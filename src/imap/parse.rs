@@ -65,7 +65,7 @@ impl Condition<'_> {
             return true;
         }
         let text = self.printable().to_ascii_lowercase();
-        ["too many", "maximum number of connections", "rate limit", "throttled"]
+        ["too many", "maximum number of connections", "rate limit", "throttled", NO_MAIL_STORE]
             .iter()
             .any(|words| text.contains(words))
     }
@@ -103,7 +103,17 @@ impl Condition<'_> {
     }
 }
 
-/// The same of a refusal that another program repeats: its code and text.
+/// What Microsoft 365 answers to every command (BAD) of a session whose login was accepted
+/// and whose mail store it does not reach (public transcripts of mbsync and offlineimap).
+const NO_MAIL_STORE: &str = "user is authenticated but not connected";
+
+/// Whether an answer says that this session is of no use, and a new one may be.
+#[must_use]
+pub fn is_session_dead(answer: &str) -> bool {
+    answer.to_ascii_lowercase().contains(NO_MAIL_STORE)
+}
+
+/// [`Condition::is_temporary`] of a refusal that another program repeats: its code and text.
 #[must_use]
 pub fn is_temporary(words: &str) -> bool {
     condition(Verb::No, words.as_bytes()).is_temporary()

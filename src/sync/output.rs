@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::forms::{Subject, subject};
 use crate::error::ExitStatus;
-use crate::imap::parse::is_temporary;
+use crate::imap::parse::{is_session_dead, is_temporary};
 use crate::text::{printable, sanitize};
 
 /// A message that tells why a run failed.
@@ -56,6 +56,9 @@ pub fn problem(line: &str) -> Option<Problem> {
         if rest.starts_with("LOGIN ") || rest.starts_with("AUTHENTICATE ") {
             let temporary = is_temporary(reply.strip_prefix("NO ").unwrap_or(reply));
             return account(if temporary { ExitStatus::Later } else { ExitStatus::Denied });
+        }
+        if is_session_dead(reply) {
+            return account(ExitStatus::Later);
         }
         return Some(Problem::Mailbox { channel: None, mailbox: None });
     }

@@ -279,6 +279,34 @@ fn a_search_that_is_cut_short_shows_no_deletion() {
     assert_eq!(odd.waiter.count("deleted"), 0, "{}", odd.waiter.said());
 }
 
+/// Microsoft 365 accepts a login and then answers every command so, until the next login.
+#[test]
+fn a_session_without_its_mail_store_is_replaced() {
+    let (out, logins) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (is_out, tries) = (Arc::clone(&out), Arc::clone(&logins));
+    let refuse = move |tag: &str, command: &str| {
+        let login = command.starts_with("AUTHENTICATE") || command.starts_with("LOGIN");
+        tries.fetch_add(usize::from(login), Relaxed);
+        let answered = login || command.starts_with("CAPABILITY") || command == "LOGOUT";
+        (is_out.load(Relaxed) && !answered)
+            .then(|| format!("{tag} BAD User is authenticated but not connected.\r\n"))
+    };
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let settings = "sweep = \"1s\"\nretry = \"2s\"\nretry_max = \"4s\"\n";
+    let odd = odd(options, settings, refuse, |_, _| None);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    out.store(true, Relaxed);
+    odd.waiter.wait_said("authenticated but not connected", SOON);
+    let status = || odd.home.mutt_sync(&["--status", "Home"]).ok().stdout;
+    wait_until(SOON, "it is told", || status().contains("next try in"));
+    let before = logins.load(Relaxed);
+    odd.home.mutt_sync(&["Home"]).expect_code(75);
+    wait_until(SOON, "another login", || logins.load(Relaxed) > before);
+    out.store(false, Relaxed);
+    odd.waiter.wait_count("connected by", 2, SOON);
+    odd.rests_and_works();
+}
+
 #[test]
 fn idle_is_refused() {
     let refuse = |tag: &str, command: &str| (command == "IDLE").then(|| format!("{tag} NO no\r\n"));
