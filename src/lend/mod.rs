@@ -158,6 +158,12 @@ impl LeaseStats {
         self.failed_in_a_row < MOST_FAILURES
     }
 
+    /// Whether no run so far could be made over our connection.
+    #[must_use]
+    pub fn are_all_declined(&self) -> bool {
+        self.used == 0 && self.declined > 0
+    }
+
     /// Counts one.
     pub fn record(&mut self, outcome: &LeaseOutcome) {
         match outcome {

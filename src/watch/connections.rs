@@ -174,7 +174,8 @@ impl Connections {
 
     /// Watches these mailboxes from now on, over the same login.
     pub fn watch(&mut self, plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<(), ClientError> {
-        self.keep(1);
+        let idled: Vec<_> =
+            self.open.iter().map(|each| self.name(each.mailbox?).cloned()).collect();
         let inventory = self.first()?.inventory(&inventory_scope(plan.account, false))?;
         self.mailboxes = ServerMailboxes::new(
             plan.account,
@@ -184,6 +185,12 @@ impl Connections {
             &inventory,
         );
         drop(inventory);
+        let named = |name: &String| {
+            (0..self.mailboxes.len()).find(|at| self.mailboxes.name(*at) == Some(name))
+        };
+        for (connection, name) in self.open.iter_mut().zip(idled) {
+            connection.mailbox = name.as_ref().and_then(named);
+        }
         self.start(plan, interrupt)?;
         // Reports that came on the way are part of the STATUS by now.
         self.changed.clear();
@@ -340,7 +347,7 @@ impl Connections {
         names
     }
 
-    /// One connection for each of the first mailboxes.
+    /// One connection for each of the first mailboxes. Those that idle in one of them go on.
     fn open_idle_connections(
         &mut self,
         plan: &WatchPlan<'_>,
@@ -348,22 +355,25 @@ impl Connections {
     ) -> Result<(), ClientError> {
         let mut there = self.by_activity(plan.activity);
         there.truncate(plan.connections.min(self.limit).max(1));
-        for (number, mailbox) in there.into_iter().enumerate() {
-            if number > 0 {
-                match Client::open(plan.server, Prompt::Never, interrupt) {
-                    Ok(client) => self.open.push(IdleConnection { client, mailbox: None }),
-                    Err(_) if interrupt.is_raised() => break,
-                    Err(_) => {
-                        // The server limits connections: the sweep covers the rest, and one
-                        // is given back for mbsync run by hand and other clients.
-                        self.limit = self.open.len().max(2) - 1;
-                        self.keep(self.limit);
-                        break;
-                    }
-                }
+        self.keep(there.len());
+        let idled: Vec<_> = self.open.iter().filter_map(|each| each.mailbox).collect();
+        let mut left = there.iter().copied().filter(|at| !idled.contains(at));
+        for connection in &mut self.open {
+            if connection.mailbox.is_none_or(|at| !there.contains(&at)) {
+                connection.mailbox = left.next();
             }
-            if let Some(connection) = self.open.last_mut() {
-                connection.mailbox = Some(mailbox);
+        }
+        for mailbox in left {
+            match Client::open(plan.server, Prompt::Never, interrupt) {
+                Ok(client) => self.open.push(IdleConnection { client, mailbox: Some(mailbox) }),
+                Err(_) if interrupt.is_raised() => break,
+                Err(_) => {
+                    // The server limits connections: the sweep covers the rest, and one
+                    // is given back for mbsync run by hand and other clients.
+                    self.limit = self.open.len().max(2) - 1;
+                    self.keep(self.limit);
+                    break;
+                }
             }
         }
         self.resume()

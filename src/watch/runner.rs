@@ -335,9 +335,19 @@ impl<'a> Runner<'a> {
             || requests::is_foreground(self.dir())
     }
 
-    /// Whether a run would be made over a connection that is open.
+    fn lends(&self) -> bool {
+        self.context.settings.handover && self.leases.allow_another()
+    }
+
+    /// Whether runs are made over a connection that is open, as far as is known: then one is
+    /// made first.
+    pub fn connects_first(&self) -> bool {
+        self.lends() && !self.leases.are_all_declined()
+    }
+
+    /// Whether there is a connection for a run.
     pub fn set_connected(&mut self, connected: bool) {
-        let lends = self.context.settings.handover && self.leases.allow_another();
+        let lends = self.lends();
         self.backend.set_connected(connected && lends);
     }
 
@@ -448,7 +458,7 @@ impl<'a> Runner<'a> {
         for target in needed {
             claim.claimed.entry(target.clone()).or_default();
         }
-        let may_lend = self.context.settings.handover && self.leases.allow_another();
+        let may_lend = self.lends();
         let mut lending = Lending {
             context: self.context,
             client: connection,

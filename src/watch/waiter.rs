@@ -46,6 +46,8 @@ use crate::sync::scheduler::Gate;
 use crate::text::counted;
 use crate::verdict::Changes;
 
+/// What is due within this time is due now (see [`Runner::next_due`]).
+const DUE: Duration = Duration::from_millis(20);
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often mailboxes are listed again that appear during the listing.
@@ -372,10 +374,14 @@ impl<'a> Waiter<'a> {
         self.mailboxes.scan_near_sides(now, SystemTime::now())
     }
 
-    /// What to do now, if anything. Scans on the server that are under way come first.
+    /// What to do now, if anything. Scans on the server that are under way come first, and
+    /// a connection that is due: a run over it needs no login of its own.
     fn plan(&mut self) -> Option<RunPlan> {
         let now = clock::now();
-        if self.mailboxes.is_scanning(now) || self.server_settles_at(now).is_some() {
+        if self.mailboxes.is_scanning(now)
+            || self.server_settles_at(now).is_some()
+            || self.runner.connects_first() && self.server.is_due(now)
+        {
             return None;
         }
         let connected = self.server.is_connected();
@@ -658,11 +664,8 @@ impl<'a> Waiter<'a> {
     /// After a run of ours: what it changed is asked about again.
     /// `made_new`: it may have created mailboxes here.
     fn ask_again(&mut self, made_new: bool, synced: &BTreeSet<usize>) {
-        if made_new && self.list_mailboxes() {
-            // Dovecot reports nothing of a mailbox that was created while the
-            // connection was lent, whatever NOTIFY it is given: connect again.
-            self.server.restart(clock::now());
-            self.mailboxes.disconnected();
+        if made_new {
+            self.list_mailboxes();
         }
         self.refresh(Some(synced));
     }
@@ -726,7 +729,11 @@ impl<'a> Waiter<'a> {
         if self.server.is_held_back(self.runner.backoff().as_ref(), SystemTime::now(), now) {
             return false;
         }
-        let wake = self.next_local(now);
+        // A run that is due waits for the connection that it is to use. One that becomes
+        // due does not.
+        let run = Some(self.next_run(now))
+            .filter(|run| *run > now + DUE || !self.runner.connects_first());
+        let wake = self.next_local(now).min(run.unwrap_or(now + DAY));
         let login = match self.alarm.set(wake).and_then(|()| self.login_interrupt()) {
             Ok(login) => login,
             Err(error) => {
@@ -878,7 +885,7 @@ impl<'a> Waiter<'a> {
             Err(error) => return self.lost(&error),
         }
         let now = clock::now();
-        let local = self.next_local(now);
+        let local = self.next_run(now).min(self.next_local(now));
         let others = self.server.next_due(now).into_iter().chain(self.network.tries.due());
         let deadline = others.fold(local, Duration::min);
         if self.alarm.set(deadline).is_err() {
@@ -929,15 +936,19 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    /// When something is due that has nothing to do with the connection.
-    fn next_local(&mut self, now: Duration) -> Duration {
+    /// When a run, or the judgement of a request, is due.
+    fn next_run(&mut self, now: Duration) -> Duration {
         let needed = !self.dirty().is_empty() || !self.new_on_server().is_empty();
         let run = self.runner.next_due(needed, self.server.is_connected(), now);
-        let run = self.server_settles_at(now).map_or(run, |at| run.max(at));
+        self.server_settles_at(now).map_or(run, |at| run.max(at))
+    }
+
+    /// When something else is due that has nothing to do with the connection.
+    fn next_local(&self, now: Duration) -> Duration {
         let ends = self.has_synced && !self.options.loop_forever;
         let end = ends.then(|| now + self.runner.login_wait());
         let others = [self.mailboxes.settled_at(), self.local.next_due(), end];
-        others.into_iter().flatten().fold(run.min(now + DAY), Duration::min)
+        others.into_iter().flatten().fold(now + DAY, Duration::min)
     }
 
     /// Readable when a signal comes or another account ends the waiting: both
