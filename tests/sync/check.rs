@@ -1217,7 +1217,7 @@ fn a_name_of_the_configuration_is_no_server() {
 #[test]
 fn a_sasl_plugin_that_takes_the_password_for_a_token_is_named() {
     let server =
-        Server::with(ServerOptions { tls: Tls::Imaps, xoauth2: true, ..ServerOptions::default() });
+        Server::with(ServerOptions { tls: Tls::Imaps, tokens: true, ..ServerOptions::default() });
     let mut home = Home::on(&server, &["Home"]);
     let plugin = home.path("sasl/libxoauth2.so");
     fs::create_dir(home.path("sasl")).unwrap();

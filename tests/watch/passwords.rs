@@ -2,7 +2,7 @@
 
 use crate::support::{NO_GRACE, SOON, Waiter, at_rest, ms, one_run, secs};
 use mutt_sync::state::backoff::{Backoff, seconds};
-use rig::{Account, Home, Mbsync, Server, message, wait_until};
+use rig::{Account, Home, Mbsync, Server, ServerOptions, message, wait_until};
 use std::thread::sleep;
 use std::time::SystemTime;
 
@@ -43,7 +43,8 @@ fn recovers(server: &Server, home: &Home, waiter: &Waiter, mbsync: &Mbsync) {
     // success elsewhere ends that in time.
     let patient = SETTINGS.replace("retry = \"2s\"\nretry_max = \"60s\"", "retry = \"10m\"");
     home.settings(&patient);
-    wait_until(SOON, "a backoff of minutes", || backs_off_for_minutes(home));
+    // A command that hangs is given a minute.
+    wait_until(SOON * 6, "a backoff of minutes", || backs_off_for_minutes(home));
     let runs = mbsync.runs().len();
     // Dovecot makes those wait who have failed before.
     home.settings(&patient.replace("stall = \"2s\"", "stall = \"30s\""));
@@ -129,4 +130,43 @@ fn when_one_password_command_works_again_the_others_are_tried() {
     home.mutt_sync(&["-f", "Home"]).ok();
     waiter.wait_said("Home: connected by", SOON);
     waiter.wait_said("Work: connected by", SOON);
+}
+
+/// A token is for one login. The connection outlives it and is lent, so that mbsync needs
+/// none, and no SASL plugin; the next connection has a fresh one.
+#[test]
+fn g12_a_token_that_expires_is_fetched_once_for_each_connection() {
+    for mechanism in ["XOAUTH2", "OAUTHBEARER"] {
+        let mut server = Server::with(ServerOptions { tokens: true, ..ServerOptions::default() });
+        let account = Account::on(&server, "Home").pass_cmd("ask-password");
+        let home = Home::with(vec![account.account_line(&format!("AuthMechs {mechanism}"))]);
+        home.settings(SETTINGS);
+        set_script(&home, &server.token_command("home", 2));
+        let mbsync = home.wrap_mbsync();
+        let waiter = Waiter::settled(&home, &mbsync);
+        assert_eq!((asked(&home), server.logins("home")), (1, 1), "{}", waiter.said());
+        sleep(secs(3));
+        for n in 1..=2 {
+            let before = mbsync.runs().len();
+            server.imap("home").append("INBOX", &message(&n.to_string(), "x"), &[]);
+            assert_eq!(one_run(&mbsync, before), ["Home:INBOX"]);
+            let inbox = home.maildir("Home", "INBOX");
+            wait_until(SOON, "the message", || inbox.len() == n);
+        }
+        assert_eq!((asked(&home), server.logins("home")), (1, 1), "{}", waiter.said());
+        server.kill();
+        server.restart();
+        wait_until(SOON, "a second login", || server.logins("home") == 2);
+        assert_eq!(asked(&home), 2);
+        assert_eq!(server.failed_logins(), 0);
+        let before = mbsync.runs().len();
+        server.imap("home").append("INBOX", &message("after", "x"), &[]);
+        assert_eq!(one_run(&mbsync, before), ["Home:INBOX"]);
+        // And a command that has no waiter: one login, one token, one run.
+        drop(waiter);
+        server.imap("home").append("Archive", &message("alone", "x"), &[]);
+        home.mutt_sync(&["Home"]).ok();
+        assert_eq!(home.maildir("Home", "Archive").len(), 1);
+        assert_eq!((asked(&home), server.logins("home")), (3, 3));
+    }
 }

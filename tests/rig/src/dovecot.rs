@@ -210,17 +210,29 @@ namespace inbox {{
                 format!("mail_plugins = acl\nplugin {{\n  acl = vfile:{dir}/rights\n}}\n")
             };
         }
-        if options.xoauth2 {
-            text += "auth_mechanisms = plain login xoauth2\n";
-            if self.new {
-                text += "oauth2_introspection_mode = auth\n\
-                         oauth2_introspection_url = http://127.0.0.1:1/\n";
-            }
+        if options.tokens {
+            text += &self.tokens(&dir);
         }
         if let Some(quota) = options.quota {
             text += &self.quota(quota);
         }
         text + &options.extra + "\n"
+    }
+
+    fn tokens(&self, dir: &impl std::fmt::Display) -> String {
+        let mechanisms = "auth_mechanisms = plain login xoauth2 oauthbearer\n";
+        if self.new {
+            format!(
+                "{mechanisms}oauth2 {{\n  introspection_mode = local\n}}\n\
+                 oauth2_local_validation {{\n  dict fs {{\n    fs posix {{\n      \
+                 prefix = {dir}/keys/\n    }}\n  }}\n}}\n"
+            )
+        } else {
+            format!(
+                "{mechanisms}passdb {{\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n  \
+                 args = {dir}/oauth2\n}}\n"
+            )
+        }
     }
 
     fn quota(&self, (all, each): (u32, u32)) -> String {

@@ -66,8 +66,9 @@ pub struct ServerOptions {
     pub rights: Option<String>,
     /// Most KiB of a user's mail, and of one message; 0: no bound.
     pub quota: Option<(u32, u32)>,
-    /// It offers XOAUTH2 as well, and takes no token.
-    pub xoauth2: bool,
+    /// It offers XOAUTH2 and OAUTHBEARER as well, and takes the tokens that
+    /// [`Server::token_command`] prints.
+    pub tokens: bool,
     /// Further lines for its configuration, such as every version understands.
     pub extra: String,
 }
@@ -89,7 +90,7 @@ impl Default for ServerOptions {
             client_authority: None,
             rights: None,
             quota: None,
-            xoauth2: false,
+            tokens: false,
             extra: String::new(),
         }
     }
@@ -103,6 +104,10 @@ impl ServerOptions {
         ServerOptions { without: without.map(str::to_owned).collect(), ..Self::default() }
     }
 }
+
+/// What tokens are signed with.
+const KEY: &str = "key-of-tokens";
+const BASE64_KEY: &str = "a2V5LW9mLXRva2Vucw==";
 
 /// A running server, or one that was stopped and can be started again. Ends
 /// with its value, and with the test's process however that ends.
@@ -170,9 +175,16 @@ impl Server {
                 fs::write(server.path(name), text).expect("write");
             }
         }
-        for sub in ["mail", "home"] {
-            fs::create_dir(server.path(sub)).expect("make directory");
+        for sub in ["mail", "home", "keys/default/HS256"] {
+            fs::create_dir_all(server.path(sub)).expect("make directory");
         }
+        fs::write(server.path("keys/default/HS256/default"), BASE64_KEY).expect("write key");
+        // For dovecot 2.3 only.
+        let keys = server.path("keys/").display().to_string();
+        let tokens = format!(
+            "introspection_mode = local\nlocal_validation_key_dict = fs:posix:prefix={keys}\n"
+        );
+        fs::write(server.path("oauth2"), tokens).expect("write");
         fs::write(server.path("log"), "").expect("write log");
         if server.options.tls != Tls::None {
             let Certificate { cert, key } = Ca::shared().issue(&["localhost"], 30);
@@ -351,6 +363,20 @@ impl Server {
     /// A user's password.
     pub fn password(&self, user: &str) -> String {
         format!("secret-of-{user}")
+    }
+
+    /// A script that prints a token (RFC 7519, HS256) of this user, good for a login
+    /// in so many seconds from then.
+    pub fn token_command(&self, user: &str, seconds: u32) -> String {
+        format!(
+            "part() {{ openssl base64 -A | tr +/ -_ | tr -d =; }}\n\
+             head=$(printf '{{\"alg\":\"HS256\",\"typ\":\"JWT\"}}' | part)\n\
+             now=$(date +%s)\n\
+             body=$(printf '{{\"email\":\"{user}\",\"sub\":\"{user}\",\"iat\":%d,\"exp\":%d}}' \
+             \"$now\" $((now + {seconds})) | part)\n\
+             sign=$(printf '%s.%s' \"$head\" \"$body\" | openssl dgst -sha256 -hmac '{KEY}' -binary | part)\n\
+             printf '%s.%s.%s\\n' \"$head\" \"$body\" \"$sign\"\n"
+        )
     }
 
     /// A connection of the test's own, on a port that is not counted.
