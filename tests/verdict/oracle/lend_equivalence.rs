@@ -53,23 +53,14 @@ fn sockets(of: &Running) -> usize {
     fds.iter().filter(|(_, to)| to.to_string_lossy().starts_with("socket:")).count()
 }
 
-/// Whether a waiter with this log has a connection. It gives it up after a run that
-/// made mailboxes here, and says how many there are now.
+/// Whether a waiter with this log has a connection.
 fn is_connected(log: &str) -> bool {
-    let (mut connected, mut after_run) = (false, false);
-    for line in log.lines().filter_map(|line| line.strip_prefix("far: ")) {
-        let listed = line.ends_with(" mailbox") || line.ends_with(" mailboxes");
-        if line.starts_with("connected by ") {
-            connected = true;
-        } else if line.starts_with("connecting was ")
-            || line.starts_with("connection lost")
-            || listed && after_run
-        {
-            connected = false;
-        }
-        after_run = line.ends_with(" s") && line.contains(", ");
-    }
-    connected
+    let said = |line: &&str| {
+        ["connected by ", "connecting was ", "connection lost"]
+            .iter()
+            .any(|head| line.starts_with(&format!("far: {head}")))
+    };
+    log.lines().rfind(said).is_some_and(|line| line.starts_with("far: connected"))
 }
 
 /// The waiter's account. It runs when it is told to, and never by itself.
@@ -91,6 +82,9 @@ impl Lending {
         let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "far"]));
         waiter.wait_for("connected by", LIMIT);
         let sockets = sockets(&waiter);
+        rig::wait_until(LIMIT, "its first run", || {
+            !home.read(".local/state/mutt-sync/far/last.json").is_empty()
+        });
         let mut lending = Lending { home, waiter, read: 0, sockets };
         lending.runs();
         lending
@@ -123,8 +117,8 @@ impl Lending {
         (log.matches("connected by").count(), plain)
     }
 
-    /// Gives it time to have a connection: after a run that made a mailbox here it
-    /// makes a new one. Without, the run is merely one that shows nothing.
+    /// Gives it time to have a connection. Without, the run is merely one that shows
+    /// nothing.
     fn warm_up(&self) {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(5) {
