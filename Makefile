@@ -1,5 +1,6 @@
 # make              build
 # make demo         show the main job, on a private server: under a minute
+# make picture      draw docs/picture.svg, the picture of the README, anew
 # make test         check everything (installs what the tests need, on Debian)
 # make test-debian  both of them on RELEASE=trixie or bookworm, in a root of its own; as root
 # make test-servers a day of mail on Cyrus, Courier and pymap (downloads them, on Debian)
@@ -52,6 +53,11 @@ demo:
 	@echo "building mutt-sync (a minute or two the first time)"
 	@$(CARGO) build -q --locked -p mutt-sync -p mutt-sync-rig --bin mutt-sync --bin mutt-sync-net --bin demo
 	@$(CARGO) run -q --locked -p mutt-sync-rig --bin demo
+
+picture:
+	@tests/setup demo
+	@$(CARGO) build -q --locked -p mutt-sync -p mutt-sync-rig --bin mutt-sync --bin mutt-sync-net --bin picture
+	@$(CARGO) run -q --locked -p mutt-sync-rig --bin picture -- docs/picture.svg
 
 test: setup
 	@$(MAKE) --no-print-directory lint
@@ -144,4 +150,4 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo test test-debian test-servers soak compat mutants bench peers setup lint deny install uninstall deb
+.PHONY: all demo picture test test-debian test-servers soak compat mutants bench peers setup lint deny install uninstall deb

@@ -17,6 +17,7 @@ mod imap;
 mod maildir;
 mod mbsync;
 mod other_user;
+pub mod picture;
 pub mod process;
 mod refuser;
 mod rng;

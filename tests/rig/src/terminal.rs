@@ -76,7 +76,7 @@ impl Terminal {
     /// Types this text as it is.
     #[track_caller]
     pub fn text(&self, text: &str) {
-        self.ask(&["send-keys", "-l", text]);
+        self.ask(&["send-keys", "-l", "--", text]);
     }
 
     /// What is to be seen.
