@@ -256,6 +256,37 @@ fn the_settings_in_examples_are_taken() {
     assert_eq!(tried, 2);
 }
 
+/// The files that the manual describes: the first is shown, of the others what differs.
+fn recipes() -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for display in displays("man/mutt-sync.1", "PROVIDERS") {
+        let word = display.split(' ').next().unwrap();
+        match (word, found.first()) {
+            ("IMAPAccount", None) => found.push(display),
+            ("IMAPAccount", Some(first)) => {
+                let (account, rest) = first.split_once("\n\n").unwrap();
+                let old = account.lines().next().unwrap().split(' ').next_back().unwrap();
+                let new = display.lines().next().unwrap().split(' ').next_back().unwrap();
+                let rest: Vec<String> = rest
+                    .lines()
+                    .map(|line| match line.split_once("Patterns ") {
+                        Some(_) => "Patterns *".to_owned(),
+                        None => line.replace(old, new),
+                    })
+                    .collect();
+                found.push(format!("{display}\n{}\n", rest.join("\n")));
+            }
+            ("Patterns", Some(_)) => {
+                let last = found.last_mut().unwrap();
+                *last = last.replace("Patterns *\n", &display);
+            }
+            _ => assert!(display.lines().all(|line| line.starts_with("PassCmd \"")), "{display}"),
+        }
+    }
+    assert!(found.iter().any(|recipe| recipe.contains("\nPatterns * \"!All Mail\"")), "{found:?}");
+    found
+}
+
 /// Each recipe is read as a whole file, in the language of both versions, and by the mbsync
 /// that is installed.
 #[test]
@@ -264,11 +295,7 @@ fn the_recipes_for_providers_are_taken() {
     home.write(".config/proton-bridge.pem", rig::Ca::shared().cert());
     let env = Env::new(home.path(""), home.path(""));
     let mut names = Vec::new();
-    for recipe in displays("man/mutt-sync.1", "PROVIDERS") {
-        if !recipe.starts_with("IMAPAccount") {
-            assert!(recipe.lines().all(|line| line.starts_with("PassCmd \"")), "{recipe}");
-            continue;
-        }
+    for recipe in recipes() {
         let old = recipe.replace("TLSType", "SSLType");
         for (version, text) in [(IsyncVersion::V1_5, &recipe), (IsyncVersion::V1_4, &old)] {
             let file = home.write(".mbsyncrc", text);
