@@ -9,12 +9,12 @@ use std::time::Duration;
 use mutt_sync::error::ExitStatus;
 use mutt_sync::mbsyncrc::{Env, IsyncVersion};
 use mutt_sync::settings::{File, KEYS, Place};
-use rig::{Home, Server, message, run};
+use rig::{Home, run};
 
 use super::{SHORT, files, house, options, spellings, text};
 
 /// The lines of a section of a manual.
-fn section(manual: &str, name: &str) -> Vec<String> {
+pub(crate) fn section(manual: &str, name: &str) -> Vec<String> {
     let source = text(manual);
     let lines: Vec<String> = source
         .lines()
@@ -328,59 +328,15 @@ fn the_commands_in_examples_are_commands() {
     run(home.command("sh").args(["-euc", &script]), SHORT).ok();
 }
 
-/// What stands indented in the README below a line that contains this.
-fn indented(below: &str) -> String {
-    let readme = text("README.md");
-    let after = readme.split_once(below).unwrap_or_else(|| panic!("README: {below}")).1;
-    let lines: Vec<&str> = after
-        .lines()
-        .skip_while(|line| !line.starts_with("    "))
-        .take_while(|line| line.is_empty() || line.starts_with("    "))
-        .map(|line| line.get(4..).unwrap_or(""))
-        .collect();
-    lines.join("\n") + "\n"
-}
-
-/// The keyword, by what the README says of isync 1.4.
+/// The keyword, by what the manual says of isync 1.4.
 fn tls_keyword() -> &'static str {
-    let hint = "isync 1.4, as in Debian 12, calls `TLSType` `SSLType`";
-    let readme = text("README.md");
-    assert!(readme.split_whitespace().collect::<Vec<_>>().join(" ").contains(hint));
+    let hint = "isync 1.4, as in Debian 12, calls\n.Cm TLSType\n.Cm SSLType .";
+    assert!(text("man/mutt-sync.1").contains(hint));
     let memory = tempfile::tempdir().unwrap();
     match mutt_sync::mbsync_version::of_mbsync(&rig::real_mbsync(), memory.path()) {
         Some(IsyncVersion::V1_4) => "SSLType",
         _ => "TLSType",
     }
-}
-
-#[test]
-fn the_readme_s_first_mbsyncrc_works_as_printed() {
-    let server = Server::start();
-    server.imap("home").append("INBOX", &message("first", "The first message."), &[]);
-    let home = Home::empty();
-    // "with your own host, name and password command in it"
-    let own = indented("this is one, with your own host")
-        .replace("Host imap.home.example", &format!("Host 127.0.0.1\nPort {}", server.port()))
-        .replace("User me", "User home")
-        .replace("pass home", &format!("echo {}", server.password("home")))
-        .replace("TLSType IMAPS", &format!("{} None\nAuthMechs LOGIN", tls_keyword()));
-    home.write(".mbsyncrc", &own);
-    std::os::unix::fs::symlink(rig::mutt_sync(), home.path("bin/mutt-sync")).unwrap();
-    let commands = indented("\nThen:\n");
-    for command in commands.lines().filter(|line| !line.trim().is_empty()) {
-        run(home.command("sh").args(["-c", command]), SHORT).ok();
-    }
-    assert_eq!(home.maildir("Home", "INBOX").len(), 1);
-
-    // And in mutt, with the two lines that are printed.
-    home.write(".muttrc", &indented("And in `~/.muttrc`:"));
-    for client in ["mutt", "neomutt"] {
-        let screen = rig::Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
-        screen.wait_for("first", SHORT);
-        screen.text("x");
-        screen.wait_end(SHORT);
-    }
-    home.wait_no_leftovers(SHORT);
 }
 
 #[test]
