@@ -2,7 +2,6 @@
 //! and its picture shows what the programs print today.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -53,7 +52,7 @@ const RUN_BY: [(&str, &[&str]); 12] = [
         ],
     ),
     ("make", &["make_install_places_everything_and_uninstall_leaves_nothing"]),
-    ("cargo install --path .", &["cargo_would_install_both_programs"]),
+    ("cargo install --locked --path .", &["cargo_would_install_both_programs"]),
     ("mutt-sync --init", &["the_readme_s_set_up_works_as_printed"]),
     ("mutt-sync --check", &["the_readme_s_set_up_works_as_printed"]),
     ("set mbox_type", &["the_readme_s_set_up_works_as_printed"]),
@@ -206,13 +205,13 @@ fn the_readme_s_set_up_works_as_printed() {
 
 #[test]
 fn the_readme_s_services_are_there() {
-    let [unit, copy] = &block("systemctl --user enable")[..] else { panic!("two lines") };
+    let commands = block("systemctl --user enable");
+    let (unit, copy) = commands.split_first().unwrap();
     let unit = unit.split(' ').next_back().unwrap();
     assert!(house().join(format!("contrib/systemd/{unit}.service")).exists(), "{unit}");
     let home = Home::empty();
-    fs::create_dir(home.path("service")).unwrap();
     let contrib = house().join("contrib").display().to_string();
-    let copy = copy.replace("/usr/local/share/doc/mutt-sync/examples", &contrib);
+    let copy = copy.join("\n").replace("/usr/local/share/doc/mutt-sync/examples", &contrib);
     run(&mut shell(&home, &copy), SHORT).ok();
     assert!(home.path("service/mutt-sync/run").exists());
     let readme = text("README.md");
