@@ -184,6 +184,10 @@ fn the_readme_s_set_up_works_as_printed() {
         screen.wait_for("first", SHORT);
         far.append("INBOX", &message(mail, "It comes by itself."), &[]);
         screen.wait_for(mail, SHORT);
+        // The account's hook is there, so the line that brings it was taken.
+        screen.text(":set ?my_account");
+        screen.keys(&["Enter"]);
+        screen.wait_for("my_account=\"home\"", SHORT);
         screen.text("x");
         screen.wait_end(SHORT);
     }
