@@ -627,10 +627,15 @@ impl<'a> Waiter<'a> {
             }
         }
         // Not watched, or not here: unknown.
-        let known: BTreeSet<Target> = self.mailboxes.iter().map(Mailbox::target).collect();
         let named = asked.iter().filter(|target| matches!(target, Target::Mailbox { .. }));
-        needed.extend(named.filter(|target| !known.contains(target)).cloned());
-        if wide && !self.context.settings.boxes.is_empty() {
+        let named: Vec<&Target> = named.collect();
+        let some_unwatched = wide && !self.context.settings.boxes.is_empty();
+        if named.is_empty() && !some_unwatched {
+            return Some(needed);
+        }
+        let known: BTreeSet<Target> = self.mailboxes.iter().map(Mailbox::target).collect();
+        needed.extend(named.into_iter().filter(|target| !known.contains(target)).cloned());
+        if some_unwatched {
             let all = config.local_mailboxes(account).into_iter();
             let covered = |mailbox: &Mailbox| Target::any_covers(asked, mailbox);
             let all = all.filter(covered).map(|mailbox| mailbox.target());
