@@ -79,7 +79,8 @@ _mutt_sync() {
 
     if [[ -z $from && $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '
-            -b --background -w --wait --loop --status --status-line --list --check --muttrc --init --msmtp
+            -b --background -w --wait --loop --result --status --status-line --list --check --muttrc
+            --init --msmtp
             --retry --acknowledge --allow-deletions --resync -a --all -n --dry-run -f --force --full --block
             --throttle --every --mbsyncrc --config
             --json -q --quiet -v --verbose -V --version -h --help' -- "$cur")

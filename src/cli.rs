@@ -26,6 +26,10 @@ pub struct Cli {
     #[arg(short, long, group = "mode")]
     pub background: bool,
 
+    /// Print what came of the last -b -f, within two seconds
+    #[arg(long, group = "mode")]
+    pub result: bool,
+
     /// Wait until a sync is needed, sync, exit
     #[arg(short, long, group = "mode")]
     pub wait: bool,
@@ -155,8 +159,17 @@ impl Cli {
 }
 
 /// Modes that ask for no sync: options about one mean nothing with them.
-const NO_SYNC: [&str; 8] =
-    ["status", "status_line", "list", "check", "muttrc", "init", "acknowledge", "complete"];
+const NO_SYNC: [&str; 9] = [
+    "result",
+    "status",
+    "status_line",
+    "list",
+    "check",
+    "muttrc",
+    "init",
+    "acknowledge",
+    "complete",
+];
 
 fn duration(text: &str) -> Result<Duration, String> {
     crate::settings::duration(text, false)

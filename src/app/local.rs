@@ -60,6 +60,7 @@ impl Mode {
             || cli.status
             || cli.status_line.is_some()
             || cli.acknowledge
+            || cli.result
             || cli.background && !cli.dry_run
             || cli.child.is_some();
         if local { Mode::Local } else { Mode::Network }
@@ -127,6 +128,9 @@ impl App<'_> {
         if cli.acknowledge {
             return self.acknowledge(&self.selection()?);
         }
+        if cli.result {
+            return self.result(&self.selection()?);
+        }
         self.in_background(&self.selection()?)
     }
 
@@ -140,6 +144,9 @@ impl App<'_> {
             let options = RunOptions::in_background(context.settings);
             let judge = Box::new(Blind);
             let mut backend = AccountBackend::open(context, shutdown.clone(), options, judge)?;
+            if self.cli.force {
+                Self::note_asked(backend.dir());
+            }
             let marks = Marks { urgent: self.cli.force, full: self.cli.full, ..Marks::default() };
             // As it is now: a moment later the child may have begun.
             let urgency = if self.cli.force { Urgency::Urgent } else { Urgency::Usual };
@@ -149,20 +156,17 @@ impl App<'_> {
                 RequestOutcome::Stranded if backend.is_lost() => {
                     let why = backend.trouble().filter(|it| it.status == ExitStatus::Config);
                     exit = exit.max(why.map_or(ExitStatus::Later, |why| why.status));
-                    let lost = || "neither written down nor served; ask again".to_owned();
+                    let lost =
+                        || "the request could be neither saved nor served; try again".to_owned();
                     why.map_or_else(lost, Error::to_string)
                 }
                 RequestOutcome::Stranded => {
                     exit = exit.max(ExitStatus::Later);
                     "no process could be started to serve it; the request stays queued".to_owned()
                 }
-                // A waiter has a connection, and needs no login to look.
-                RequestOutcome::Queued(_, By::Waiter) if matches!(gate, Gate::Throttled(_)) => {
-                    queued_line(Gate::Open, None, SystemTime::now())
-                }
-                _ => {
-                    let last: Option<Backoff> = backend.dir().read_json(backoff::FILE);
-                    queued_line(gate, last.as_ref(), SystemTime::now())
+                outcome => {
+                    let by_waiter = matches!(outcome, RequestOutcome::Queued(_, By::Waiter));
+                    Self::queued(&backend, gate, by_waiter)
                 }
             };
             lines.push(format!("{}: {text}", context.account.name));
@@ -171,6 +175,17 @@ impl App<'_> {
             out(&lines.join(", "));
         }
         Ok(exit)
+    }
+
+    /// What a request waits for that is not served yet.
+    pub(super) fn queued(backend: &AccountBackend<'_>, gate: Gate, by_waiter: bool) -> String {
+        let now = SystemTime::now();
+        // A waiter has a connection, and needs no login to look.
+        if by_waiter && matches!(gate, Gate::Throttled(_)) {
+            return queued_line(Gate::Open, None, now);
+        }
+        let last: Option<Backoff> = backend.dir().read_json(backoff::FILE);
+        queued_line(gate, last.as_ref(), now)
     }
 
     /// Serves the requests, or sees them served. `judge`: what decides for an account.
@@ -438,6 +453,6 @@ fn served_line(last: &LastRun, runs_before: u64) -> String {
     format!("{line} (another mutt-sync ran it)")
 }
 
-fn last(dir: &StateDir) -> LastRun {
+pub(super) fn last(dir: &StateDir) -> LastRun {
     dir.read_json(last_run::FILE).unwrap_or_default()
 }

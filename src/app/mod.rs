@@ -8,6 +8,7 @@
 pub mod local;
 pub mod net;
 mod reports;
+mod result;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -75,7 +76,7 @@ fn run(
                 return out(&mutt::statusline::with_mark(line, state));
             }
             // mutt paints standard error over its screen, but shows a backtick's output.
-            if cli.background {
+            if cli.background || cli.result {
                 out(&format!("mutt-sync: {failure}"));
             } else {
                 err(&format!("mutt-sync: {failure}"));

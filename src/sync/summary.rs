@@ -16,12 +16,14 @@ pub const NOTHING_TO_DO: &str = "nothing to do";
 /// `INBOX 3 new, Sent 1 pushed, 0.4 s`.
 #[must_use]
 pub fn summary_line(changes: &[Change], took: Duration) -> String {
-    let mut parts: Vec<String> = changes.iter().map(change_in_words).collect();
-    if parts.is_empty() {
-        parts.push(NOTHING_TO_DO.into());
-    }
-    parts.push(short(took));
-    parts.join(", ")
+    let came = if changes.is_empty() { NOTHING_TO_DO.to_owned() } else { changes_line(changes) };
+    format!("{came}, {}", short(took))
+}
+
+/// `INBOX 3 new, Sent 1 pushed`.
+#[must_use]
+pub fn changes_line(changes: &[Change]) -> String {
+    changes.iter().map(change_in_words).collect::<Vec<_>>().join(", ")
 }
 
 /// When a request in the background will be served, by what held it up when it was
@@ -41,13 +43,18 @@ pub fn queued_line(gate: Gate, failure: Option<&Backoff>, now: SystemTime) -> St
 }
 
 fn failure_in_words(failure: &Backoff, now: SystemTime) -> String {
-    if failure.code != ExitStatus::Offline.code() {
-        return format!("last time: {}", clip(&sanitize(&failure.text), 60));
-    }
-    match failure.first.map_or(0, |first| seconds(now).saturating_sub(first)) {
+    offline_line(failure, now)
+        .unwrap_or_else(|| format!("last time: {}", clip(&sanitize(&failure.text), 60)))
+}
+
+/// `offline for 12 min`, if the server is not reached.
+#[must_use]
+pub fn offline_line(failure: &Backoff, now: SystemTime) -> Option<String> {
+    let offline = failure.code == ExitStatus::Offline.code();
+    offline.then(|| match failure.first.map_or(0, |first| seconds(now).saturating_sub(first)) {
         0 => "offline".to_owned(),
         ago => format!("offline for {}", short(Duration::from_secs(ago))),
-    }
+    })
 }
 
 fn clip(text: &str, most: usize) -> String {

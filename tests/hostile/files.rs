@@ -73,7 +73,7 @@ pub const MORE_STATE: [&str; 10] = [
 ];
 const KINDS: [&str; 8] =
     ["fifo", "directory", "socket", "device", "terminal", "dangling", "zeros", "unreadable"];
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &["--list"],
     &["--status"],
     &["--status-line", "%f"],
@@ -82,6 +82,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["-b", "Home"],
     &["Home"],
     &["-f", "Home"],
+    &["--result", "Home"],
     &["--check", "Home"],
     &["--acknowledge", "Home:INBOX"],
     &["--allow-deletions", "Home:INBOX"],
@@ -107,7 +108,7 @@ fn expected((file, kind, args): Cell<'_>) -> i32 {
     let waits = args == WAIT;
     let uses_state = matches!(
         args[0],
-        "-b" | "Home" | "-f" | "--check" | "--acknowledge" | "--retry" | "--wait"
+        "-b" | "Home" | "-f" | "--result" | "--check" | "--acknowledge" | "--retry" | "--wait"
     );
     let takes_lock = matches!(args[0], "Home" | "-f" | "--retry");
     let checks = args[0] == "--check";

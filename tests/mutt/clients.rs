@@ -271,34 +271,39 @@ fn hooks_match_their_account_only() {
     }
 }
 
-/// mutt-sync(1), MOVING OVER and EXAMPLES.
+/// mutt-sync(1), MOVING OVER and EXAMPLES: also settings of before the line.
 #[test]
-fn hooks_and_settings_of_ones_own_hold_after_those_that_are_printed() {
+fn hooks_and_settings_of_ones_own_hold() {
     let home = tempfile::tempdir().unwrap();
     let mail = home.path().join("Mail");
     let accounts = [account("Home", &mail.join("Home"), &["INBOX", "Sent"])];
     stand_in(home.path(), "exit 0");
     let (out, rc) = (home.path().join("out"), home.path().join("muttrc"));
     let text = muttrc(&all(&accounts), Theirs::default(), home.path(), Path::is_dir);
-    for setting in ["delete", "quit", "move", "sleep_time", "mail_check", "timeout"] {
-        assert!(text.contains(&format!("{setting}=")), "the manual names {setting}");
+    // Nothing is set but variables of our own, and `wait_key` for as long as F8 takes.
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        for (at, set) in line.match_indices("set ").filter(|(at, _)| !line[..*at].ends_with("un")) {
+            let name = &line[at + set.len()..];
+            assert!(name.starts_with("my_") || name.starts_with("wait_key=$my_"), "{line}");
+        }
     }
     let text = text.split("# Where mutt starts.").next().unwrap();
+    let before = "set delete=ask-no quit=yes move=ask-no sleep_time=3 mail_check=7 timeout=11\n";
     let own = format!(
-        "set my_account=\"\" folder={} quit=yes delete=ask-no sleep_time=1\n\
+        "set my_account=\"\" folder={}\n\
          folder-hook =Home/ 'set my_own=\"own, of $my_account\"'\n\
-         push '<enter-command>setenv SEEN \"$my_own, $delete, $sleep_time\"; \
-         set my_x=\"`printenv SEEN >{}`\"<enter><exit>'\n",
+         push '<enter-command>setenv SEEN \"$my_own, $delete, $quit, $move, $sleep_time, \
+         $mail_check, $timeout\"; set my_x=\"`printenv SEEN >{}`\"<enter><exit>'\n",
         mail.display(),
         out.display()
     );
-    fs::write(&rc, format!("{text}{own}")).unwrap();
+    fs::write(&rc, format!("{before}{text}{own}")).unwrap();
     for program in CLIENTS {
         let _ = fs::remove_file(&out);
         make_maildir(&mail.join("Home/INBOX"));
         on_terminal(program, home.path(), &["-F", rc.to_str().unwrap(), "-f", "=Home/INBOX"]);
         let seen = fs::read_to_string(&out).unwrap();
-        assert_eq!(seen.trim_end(), "own, of Home, ask-no, 1", "{program}");
+        assert_eq!(seen.trim_end(), "own, of Home, ask-no, yes, ask-no, 3, 7, 11", "{program}");
     }
 }
 

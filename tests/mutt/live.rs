@@ -92,7 +92,19 @@ fn new_mail_in_every_account_is_counted() {
              set sidebar_visible sidebar_width=25 sidebar_format=\"%B:%N;\"\n",
         );
         let terminal = Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
-        terminal.wait("all of them, none new", SHORT, |screen| screen.matches(":0;").count() == 15);
+        let screen = terminal
+            .wait("all of them, none new", SHORT, |screen| screen.matches(":0;").count() == 15);
+        // In the sidebar, too, they stand by account, as in `.mbsyncrc`.
+        let sidebar: Vec<&str> = screen
+            .lines()
+            .filter_map(|line| line.split_once(":0;"))
+            .map(|(name, _)| name)
+            .collect();
+        for (at, account) in ["Home", "Work", "Other"].iter().enumerate() {
+            let own = &sidebar[5 * at..5 * at + 5];
+            assert!(own[0].contains(&format!("{account}/INBOX")), "{screen}");
+            assert!(own.iter().all(|name| name.contains(&format!("{account}/"))), "{screen}");
+        }
         let lists = ["INBOX", "Archive", "INBOX"];
         for (name, mailbox) in ["Work", "Work", "Other"].iter().zip(lists) {
             let mut imap = server.imap(&name.to_lowercase());

@@ -8,6 +8,7 @@ mod leaks;
 mod live;
 mod matrix;
 mod notify_bus;
+mod result;
 mod screen;
 mod send;
 mod status;

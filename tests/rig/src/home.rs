@@ -88,7 +88,8 @@ pub fn older_mutt_sync() -> Option<PathBuf> {
 }
 
 /// The files that mutt-sync keeps for each account, but for its requests.
-pub const STATE_FILES: [&str; 17] = [
+pub const STATE_FILES: [&str; 18] = [
+    "asked",
     "bytes",
     "logins",
     "pace",

@@ -1,0 +1,121 @@
+//! `--result`: what came of the request that a key has made, for mutt's message line.
+//!
+//! The key itself must not wait for a sync (`-b -f`), and what came is known a moment
+//! later. Does not depend on: how a request is served.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::local::last;
+use super::{App, Selection, no_signals, out};
+use crate::error::{Error, ExitStatus};
+use crate::os::file;
+use crate::os::signals::Shutdown;
+use crate::state::backoff::{self, Backoff};
+use crate::state::lock::Lock;
+use crate::state::watch::StateWatch;
+use crate::state::{StateDir, requests};
+use crate::sync::account::{AccountBackend, RunOptions};
+use crate::sync::context::AccountContext;
+use crate::sync::judge::Blind;
+use crate::sync::scheduler::{Backend as _, Urgency};
+use crate::sync::summary::{changes_line, offline_line};
+use crate::sync::{held, refused};
+use crate::text::{sanitize, short};
+
+/// mutt shows nothing and takes no key meanwhile.
+const AT_MOST: Duration = Duration::from_secs(2);
+/// The end of a judgement shows in no file that could be watched.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How many runs there had been when a key asked last: what came since is its result.
+const ASKED: &str = "asked";
+
+impl App<'_> {
+    /// Notes that a key asks for a sync. Lost, its result is not known.
+    pub(super) fn note_asked(dir: &StateDir) {
+        let runs = last(dir).runs.to_string();
+        // One of an earlier key would be taken for it.
+        let _ = dir.remove(ASKED);
+        let _ = file::write(&dir.file(ASKED), runs.as_bytes());
+    }
+
+    pub(super) fn result(&self, selection: &Selection) -> Result<ExitStatus, Error> {
+        let shutdown = Shutdown::never().map_err(|error| no_signals(&error))?;
+        let deadline = Instant::now() + AT_MOST;
+        let mut lines = Vec::new();
+        for (account, _) in selection {
+            let Some(context) = self.context(*account) else { continue };
+            let text = outcome(context, &shutdown, deadline)?;
+            lines.push(format!("{}: {text}", context.account.name));
+        }
+        Ok(out(&sanitize(&lines.join("; "))))
+    }
+}
+
+/// What came of it, or what it waits for at the deadline.
+fn outcome(
+    context: AccountContext<'_>,
+    shutdown: &Shutdown,
+    deadline: Instant,
+) -> Result<String, Error> {
+    let options = RunOptions::in_background(context.settings);
+    let mut backend = AccountBackend::open(context, shutdown.clone(), options, Box::new(Blind))?;
+    if is_over(backend.dir(), shutdown, deadline) {
+        return Ok(what_came(context, backend.dir()));
+    }
+    let waiter = backend.waiter_is_alive();
+    let attended = waiter
+        || ["queue.lock", "lock"].iter().any(|lock| Lock::is_held(&backend.dir().file(lock)));
+    if !attended {
+        return Ok("waiting for the next mutt-sync".to_owned());
+    }
+    let gate = backend.gate(Urgency::Usual);
+    Ok(App::queued(&backend, gate, waiter))
+}
+
+/// Waits until all requests are served or have failed.
+fn is_over(dir: &StateDir, shutdown: &Shutdown, deadline: Instant) -> bool {
+    let mut changes = StateWatch::of(dir);
+    loop {
+        // In this order: a request goes first, then what came is written, with the lock held.
+        if !requests::any_fresh(dir) && !Lock::is_held(&dir.file("lock")) {
+            return true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        changes.wait(left.min(LOOK_EVERY), shutdown.cancel());
+    }
+}
+
+/// What the judgement or the run came to.
+fn what_came(context: AccountContext<'_>, dir: &StateDir) -> String {
+    let asked = file::read_text(&dir.file(ASKED), 32).ok().and_then(|text| text.parse().ok());
+    let Some(asked): Option<u64> = asked else {
+        return "no request of -b -f is known".to_owned();
+    };
+    let last = last(dir);
+    if last.code != 0 {
+        let now = SystemTime::now();
+        let retry: Option<Backoff> = dir.read_json(backoff::FILE);
+        let wait = context.settings.backoff_policy().wait(retry.as_ref(), now);
+        let next =
+            if wait.is_zero() { String::new() } else { format!("; next try in {}", short(wait)) };
+        // Of several accounts there is not more room.
+        let offline = retry.as_ref().and_then(|retry| offline_line(retry, now));
+        return offline.unwrap_or(last.text) + &next;
+    }
+    let came = if last.runs == asked || last.changes.is_empty() {
+        "in sync".to_owned()
+    } else {
+        changes_line(&last.changes)
+    };
+    if !held::of_account(context.account, context.settings, dir).is_empty() {
+        return came + ", but some is held (mutt-sync --status)";
+    }
+    if !refused::of_account(context.account, dir).is_empty() {
+        return came + ", but some was refused (mutt-sync --status)";
+    }
+    came
+}
