@@ -51,7 +51,7 @@ pub fn connect_by_steps(
         if server.tls == TlsMode::None {
             return Ok((transport, greeting));
         }
-        return Err(Error::config("TLS through a Tunnel is not done here")
+        return Err(Error::config("TLS through a Tunnel is not supported")
             .with_hint(format!("leave it to the tunnel, and set {} None", server.tls_keyword)));
     }
     let Some(host) = &server.host else {

@@ -324,7 +324,7 @@ impl LoginAttempt<'_> {
         let refused = refused(format!("login by {} refused: {words}", self.mechanism.name()));
         match self.mechanism {
             Mechanism::Xoauth2 | Mechanism::OauthBearer => {
-                refused.with_hint("see that PassCmd prints a fresh token")
+                refused.with_hint("check that PassCmd prints a fresh token")
             }
             Mechanism::ScramSha1 | Mechanism::ScramSha256 => refused.with_hint(
                 "check User and Pass, or set AuthMechs PLAIN if the server cannot do SCRAM for this user",

@@ -132,7 +132,9 @@ fn failure(transport: &mut Transport, verb: &str, error: imap::Error) -> Session
         imap::Error::Bad(bad) => {
             refused(Verb::Bad, code_word(bad.code.as_ref()), &printable(&bad.information))
         }
-        imap::Error::Validate(_) => refused(Verb::Bad, String::new(), "a name that cannot be said"),
+        imap::Error::Validate(_) => {
+            refused(Verb::Bad, String::new(), "a name that IMAP cannot express")
+        }
         _ => SessionError::Lost(match transport.trouble() {
             Some(trouble) => trouble.clone(),
             None => transport.kill(TransportError::Malformed("an answer that makes no sense")),

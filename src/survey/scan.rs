@@ -143,7 +143,7 @@ impl PendingScan {
         let PendingScan { status, record, stamp, .. } = self;
         let scan = match scanned {
             Some(Ok(scan)) => scan,
-            None => return unknown("its name cannot be said to the server".to_owned()),
+            None => return unknown("IMAP cannot express its name".to_owned()),
             Some(Err(answer)) => return unknown(answer.text),
         };
         if scan.uid_validity.is_some_and(|validity| validity != status.uid_validity) {

@@ -22,7 +22,7 @@ use super::log::Log;
 use crate::error::{no_descriptor_left, system_text};
 use crate::model::{Account, Mailbox, StoreKind};
 use crate::state::clean;
-use crate::text::short;
+use crate::text::{counted, short};
 
 /// How often unwatched mailboxes are scanned.
 const SCAN_UNWATCHED: Duration = Duration::from_secs(15);
@@ -138,10 +138,10 @@ impl LocalWatcher {
         match opened {
             Ok(inotify) => {
                 if !inotify.unwatched.is_empty() {
-                    let unwatched = inotify.unwatched.len();
+                    let unwatched = counted(inotify.unwatched.len(), "mailbox");
                     self.log.report(&format!(
-                        "no inotify watch left for {unwatched} mailboxes, which are scanned every \
-                         {every}; raise fs.inotify.max_user_watches (sysctl)"
+                        "no inotify watch left for {unwatched}, scanned every {every} instead; \
+                         raise fs.inotify.max_user_watches (sysctl)"
                     ));
                 }
                 self.inotify = Some(inotify);

@@ -319,7 +319,7 @@ impl Mailboxes {
                 _ => "a change",
             };
             let status = status.map_or("it is gone".into(), |status| {
-                format!("{} messages, next UID {}", status.messages, status.uid_next)
+                format!("messages: {}, next UID {}", status.messages, status.uid_next)
             });
             format!("{}: the server reports {status}: {then}", state.mailbox.near)
         });

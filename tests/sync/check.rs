@@ -548,7 +548,8 @@ fn faults_on_this_disk() {
             found: "record is not readable: ~/Mail/Home/Sent/.mbsyncstate",
             breaks: |home| drop(home.write("Mail/Home/Sent/.mbsyncstate", "no record\n")),
             fixes: |home, fix| {
-                let (_, command) = fix.split_once("pulled anew: ").expect("a command");
+                let (_, command) =
+                    fix.split_once("download the mailbox again: ").expect("a command");
                 type_in(home, command);
                 home.mbsync(&["-a"]).ok();
             },
@@ -636,7 +637,7 @@ fn faults_of_the_password() {
             },
             fixes: |home, fix| {
                 assert!(fix.starts_with("run the PassCmd of IMAPAccount Home (~/.mbsyncrc:3)"));
-                assert!(fix.ends_with("until it prints one line and ends well"), "{fix}");
+                assert!(fix.ends_with("until it prints one line and exits with status 0"), "{fix}");
                 let status = cat(home, "~/pass");
                 assert!(!status.status.success());
                 fs::rename(home.path("password"), home.path("pass")).expect("rename");
@@ -660,7 +661,7 @@ fn faults_of_the_password() {
             found: "PassCmd printed nothing",
             breaks: |home| edit(home, ".mbsyncrc", PASS, "PassCmd \"sed -n 2p ~/pass; :\""),
             fixes: |home, fix| {
-                assert!(fix.ends_with("until it prints one line and ends well"), "{fix}");
+                assert!(fix.ends_with("until it prints one line and exits with status 0"), "{fix}");
                 home.write("pass", "first\nsecret-of-home\n");
             },
         },
@@ -847,9 +848,7 @@ fn faults_on_the_way_to_the_server() {
             found: "no-such-host.invalid: ",
             breaks: |home| edit(home, ".mbsyncrc", "Host localhost", "Host no-such-host.invalid"),
             fixes: |home, fix| {
-                assert!(
-                    fix.contains("that Host in IMAPAccount Home (~/.mbsyncrc:3) is spelt right")
-                );
+                assert!(fix.contains("the spelling of Host in IMAPAccount Home (~/.mbsyncrc:3)"));
                 edit(home, ".mbsyncrc", "Host no-such-host.invalid", "Host localhost");
             },
         },
@@ -939,7 +938,7 @@ fn faults_of_mailboxes_and_of_waiting() {
         Case {
             code: 1,
             what: "server",
-            found: "only on the server, and not to be made here: Archive",
+            found: "only on the server, and mbsync does not create it here: Archive",
             breaks: |home| {
                 fs::remove_dir_all(home.mail("Home").join("Archive")).expect("remove");
                 edit(home, ".mbsyncrc", "Create Both", "Create Far");
@@ -949,7 +948,7 @@ fn faults_of_mailboxes_and_of_waiting() {
         Case {
             code: 1,
             what: "server",
-            found: "only here, and not to be made there: Local",
+            found: "only here, and mbsync does not create it there: Local",
             breaks: |home| {
                 home.maildir("Home", "Local").create();
                 edit(home, ".mbsyncrc", "Create Both", "Create Near");

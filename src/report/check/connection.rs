@@ -80,7 +80,7 @@ pub fn directly(
                 "name",
                 ExitStatus::Offline,
                 format!("{host}: {error}"),
-                format!("see that the network is up (getent hosts {host}), and that Host in {section} is spelt right"),
+                format!("check that the network is up (getent hosts {host}), and the spelling of Host in {section}"),
             ));
             return None;
         }
@@ -110,7 +110,7 @@ pub fn directly(
                 ExitStatus::Offline,
                 format!("{host}:{}: {error}", server.port),
                 format!(
-                    "see that the server is up, that no firewall stands between, and that Port in {section} is right (993 for IMAPS, 143 for STARTTLS)"
+                    "check that the server is up, that no firewall blocks it, and that Port in {section} is right (993 for IMAPS, 143 for STARTTLS)"
                 ),
             ));
             return None;
@@ -143,7 +143,7 @@ fn secured(
         } else {
             Step::warning(
                 "TLS",
-                "none: everybody on the way can read mail and password",
+                "none: anybody on the network in between can read mail and password",
                 format!("set `{keyword} IMAPS` in {section}, or STARTTLS, and its Port"),
             )
         });
@@ -185,13 +185,13 @@ fn refused(
         }
         let fix = match server.tls {
             TlsMode::None => format!(
-                "see that an IMAP server without TLS listens there; if it has TLS, set `{keyword} IMAPS` in {section}"
+                "check that an IMAP server without TLS listens there; if it has TLS, set `{keyword} IMAPS` in {section}"
             ),
             TlsMode::StartTls => format!(
-                "see that an IMAP server with STARTTLS listens there; if it has TLS from the first byte (port 993), set `{keyword} IMAPS` in {section}"
+                "check that an IMAP server with STARTTLS listens there; if it has TLS from the first byte (port 993), set `{keyword} IMAPS` in {section}"
             ),
             TlsMode::Imaps => format!(
-                "see that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `{keyword} STARTTLS` in {section}"
+                "check that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `{keyword} STARTTLS` in {section}"
             ),
         };
         report.say(Step::bad(what, failure.status, failure.message, fix));

@@ -164,7 +164,7 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
     }
     if faults.is_empty() {
         report.say(match there {
-            0 => Step::note(WHAT, "none yet; the first sync makes them"),
+            0 => Step::note(WHAT, "none yet; the first sync creates them"),
             _ => Step::good(WHAT, format!("{there} there, all writable")),
         });
     }
@@ -172,7 +172,7 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
     if !incomplete.is_empty() {
         report.say(Step::note(
             WHAT,
-            format!("not whole, which the next sync repairs: {}", some(&incomplete)),
+            format!("incomplete, which the next sync repairs: {}", some(&incomplete)),
         ));
     }
     limited(report, faults);
@@ -187,7 +187,7 @@ fn limited(report: &mut Checklist, faults: Vec<Step>) {
         report.say(fault);
     }
     if more > 0 {
-        report.say(Step::note(what, format!("and {more} more of the kind")));
+        report.say(Step::note(what, format!("and {more} more like this")));
     }
 }
 
@@ -292,5 +292,5 @@ fn pull_anew(context: &CheckContext<'_>, mailbox: &Mailbox, file: &Path) -> Stri
             commands.push(format!("mv {} {}", shell(file), shell(&aside(".record"))));
         }
     }
-    format!("restore it from a backup, or have the mailbox pulled anew: {}", commands.join(" && "))
+    format!("restore it from a backup, or download the mailbox again: {}", commands.join(" && "))
 }

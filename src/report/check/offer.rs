@@ -90,7 +90,7 @@ pub fn steps((host, port): (String, Option<u16>), report: &mut Checklist) {
         }
     }
     if let Some(error) = first {
-        let fix = "see that the name and the port are right (993 for IMAPS, 143 for STARTTLS), and that the network is up";
+        let fix = "check that the name and the port are right (993 for IMAPS, 143 for STARTTLS), and that the network is up";
         report.say(Step::failed("connection", &error, fix));
     }
     report.out_of_reach(&["login", "capabilities", "watching"]);
@@ -103,8 +103,10 @@ fn connected(server: &Server) -> Step {
         TlsMode::StartTls => Step::good("connection", format!("{place} greets (TLSType STARTTLS)")),
         TlsMode::None => Step::warning(
             "connection",
-            format!("{place} greets, without TLS: everybody on the way can read mail and password"),
-            "ask the server's people for a port with TLS",
+            format!(
+                "{place} greets, without TLS: anybody on the network in between can read mail and password"
+            ),
+            "ask the server's operator for a port with TLS",
         ),
     }
 }
@@ -116,11 +118,11 @@ fn login(can: &Capabilities, tls: TlsMode, report: &mut Checklist) {
         all.push("LOGIN");
     }
     let tokens = |name: &&str| ["XOAUTH2", "OAUTHBEARER"].contains(name);
-    let found = if all.is_empty() { "no way at all".to_owned() } else { all.join(" ") };
+    let found = if all.is_empty() { "no mechanism".to_owned() } else { all.join(" ") };
     report.say(if !all.is_empty() && all.iter().all(tokens) {
         Step::note("login", format!("{found}: a token only, by {}", token_lines(can)))
     } else if disabled && all.is_empty() && tls == TlsMode::None {
-        Step::note("login", "no way at all without TLS")
+        Step::note("login", "no mechanism without TLS")
     } else {
         Step::good("login", found)
     });

@@ -51,7 +51,7 @@ pub fn step(
     let CredentialSource::Command(_) = given else {
         let text = obtain(given, keyword, &asking).ok()?;
         if what == "password" {
-            report.say(Step::good(what, format!("stands in {section}")));
+            report.say(Step::good(what, format!("set in {section}")));
         }
         return Some(text);
     };
@@ -85,11 +85,11 @@ pub fn step(
         format!("{} (after {})", failure.message, short(begun.elapsed())),
         if failure.kind == ErrorKind::OutputClosed {
             format!(
-                "run the {keyword} of {section} by hand until it ends well and prints one line, which is all that mbsync reads (with `| head -n 1` at its end it does)"
+                "run the {keyword} of {section} by hand until it exits with status 0 and prints one line, which is all that mbsync reads (with `| head -n 1` at its end it does)"
             )
         } else {
             format!(
-                "run the {keyword} of {section} by hand until it prints one line and ends well"
+                "run the {keyword} of {section} by hand until it prints one line and exits with status 0"
             )
         },
     ));

@@ -162,7 +162,7 @@ fn log_in(
                         offer::token_lines(offered)
                     )
                 } else {
-                    format!("set `{fix}` in {section}, or ask the server's people what it takes")
+                    format!("set `{fix}` in {section}, or ask the server's operator what it takes")
                 };
                 let found = unfit.message;
                 if unfit.kind == ErrorKind::UnknownMechanism {
@@ -471,13 +471,13 @@ fn not_created(
         steps.push(if creates {
             Step::note(
                 "server",
-                format!("only {on}, made {off} by the next sync of all: {}", some(names)),
+                format!("only {on}, created {off} by the next full sync: {}", some(names)),
             )
         } else {
             Step::bad(
                 "server",
                 ExitStatus::Mailbox,
-                format!("only {on}, and not to be made {off}: {}", some(names)),
+                format!("only {on}, and mbsync does not create it {off}: {}", some(names)),
                 format!(
                     "set `Create {}` in {}, or leave them out of its Patterns",
                     if off_too { "Both" } else { side },

@@ -152,13 +152,13 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
     report.say(if let Some((there, (what, by))) = lack {
         Step::warning(
             WHAT,
-            format!("no {what} left on the disk of {shown}: what a sync did is not remembered"),
+            format!("no {what} left on the disk of {shown}: the result of a sync cannot be saved"),
             format!("free some (see {by} {})", for_shell(context.asked.env, there)),
         )
     } else if path.is_dir() {
         Step::good(WHAT, shown)
     } else {
-        Step::good(WHAT, format!("{shown} is made when it is needed"))
+        Step::good(WHAT, format!("{shown} is created when it is needed"))
     });
     true
 }

@@ -104,12 +104,12 @@ fn step(needed: usize, unwatched: Option<usize>, most: &Limit, instances: &Limit
     match unwatched {
         Some(0) => Step::good(
             WHAT,
-            format!("{needed_text} needed, all to be had (the limit is {})", most.value),
+            format!("{needed_text} needed, all available (the limit is {})", most.value),
         ),
         Some(unwatched) => Step::warning(
             WHAT,
             format!(
-                "no watch left for {} of {needed_text}: a waiter looks there every 15 s instead ({} is {})",
+                "no watch left for {} of {needed_text}: a waiter scans them every 15 s instead ({} is {})",
                 counted(unwatched, "mailbox"),
                 most.setting,
                 most.value
@@ -119,7 +119,7 @@ fn step(needed: usize, unwatched: Option<usize>, most: &Limit, instances: &Limit
         None => Step::warning(
             WHAT,
             format!(
-                "not to be had: a waiter looks every 15 s instead ({} is {})",
+                "not available: a waiter scans every 15 s instead ({} is {})",
                 instances.setting, instances.value
             ),
             raise(instances, 512),
