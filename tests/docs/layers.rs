@@ -10,7 +10,7 @@ fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-fn is_rust(file: &str) -> bool {
+pub(super) fn is_rust(file: &str) -> bool {
     Path::new(file).extension() == Some("rs".as_ref())
 }
 

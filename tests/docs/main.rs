@@ -11,6 +11,7 @@ mod install;
 mod isync_forms;
 mod layers;
 mod manual;
+mod messages;
 mod readme;
 mod rig_self;
 mod services;
