@@ -38,7 +38,7 @@ target = $(or $(CARGO_TARGET_DIR),target)
 binary = $(target)/release/mutt-sync
 # What `mutt-sync --wait` and `--check` become: it alone loads OpenSSL.
 network = $(dir $(binary))mutt-sync-net
-sources = $(shell find src -name '*.rs') build.rs muttrc.d/10-sync.rc Cargo.toml Cargo.lock
+sources = $(shell find src -name '*.rs') build.rs muttrc.d/10-sync.rc src/messages.txt Cargo.toml Cargo.lock
 scripts = $(shell grep -rlI --exclude-dir=target --exclude-dir=.git '^\#!/bin/sh' .)
 pages = $(wildcard man/*.[1-8])
 

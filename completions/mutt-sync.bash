@@ -79,7 +79,7 @@ _mutt_sync() {
 
     if [[ -z $from && $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '
-            -b --background -w --wait --loop --result --status --status-line --list --check --muttrc
+            -b --background -w --wait --loop --result --status --status-line --list --check --report --muttrc
             --init --msmtp
             --retry --acknowledge --allow-deletions --resync -a --all -n --dry-run -f --force --full --block
             --throttle --every --mbsyncrc --config

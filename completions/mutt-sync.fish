@@ -40,6 +40,7 @@ complete -c mutt-sync -l status -d 'Show the state of each account without conta
 complete -c mutt-sync -l status-line -d 'Print FORMAT with the state appended, for mutt\'s status_format'
 complete -c mutt-sync -l list -d 'List accounts, their mailboxes and Maildirs'
 complete -c mutt-sync -l check -d 'Check everything that a sync needs, and print how to fix it'
+complete -c mutt-sync -l report -d 'With --check: print what a bug report needs, without names'
 complete -c mutt-sync -l retry -d 'Try again what mbsync could not carry'
 complete -c mutt-sync -l acknowledge -d 'Say no more of what mbsync could not carry'
 complete -c mutt-sync -l allow-deletions -d 'Go ahead once with the deletions that are held'

@@ -39,7 +39,7 @@ pub struct Cli {
     pub loop_forever: bool,
 
     /// Show the state of each account without contacting the server
-    #[arg(long, groups = ["mode", "report"])]
+    #[arg(long, groups = ["mode", "reports"])]
     pub status: bool,
 
     /// Print FORMAT with the state appended, for mutt's status_format
@@ -47,12 +47,16 @@ pub struct Cli {
     pub status_line: Option<String>,
 
     /// List accounts, their mailboxes and Maildirs
-    #[arg(long, groups = ["mode", "report"])]
+    #[arg(long, groups = ["mode", "reports"])]
     pub list: bool,
 
     /// Check everything that a sync needs, and print how to fix it
-    #[arg(long, groups = ["mode", "report"])]
+    #[arg(long, groups = ["mode", "reports"])]
     pub check: bool,
+
+    /// With --check: print what a bug report needs, without names
+    #[arg(long, requires = "check", conflicts_with_all = ["json", "quiet"])]
+    pub report: bool,
 
     /// Print lines for muttrc; with ACCOUNT, that account's identity file
     #[arg(long, group = "mode", value_name = "ACCOUNT", num_args = 0..=1, default_missing_value = "", conflicts_with = "names")]
@@ -119,7 +123,7 @@ pub struct Cli {
     pub config: Option<PathBuf>,
 
     /// With --status, --list, --check: print JSON
-    #[arg(long, requires = "report")]
+    #[arg(long, requires = "reports")]
     pub json: bool,
 
     /// Print errors only; -qq: only errors that will not go away by themselves
@@ -152,6 +156,7 @@ impl Cli {
         match self {
             Cli { msmtp: true, init: None, .. } => Some("--msmtp needs --init"),
             Cli { loop_forever: true, wait: false, .. } => Some("--loop needs --wait"),
+            Cli { report: true, check: false, .. } => Some("--report needs --check"),
             Cli { json: true, .. } if !reports => Some("--json needs --status, --list or --check"),
             _ => None,
         }

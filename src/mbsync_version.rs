@@ -70,7 +70,8 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
         }
     }
     // One that does not say is remembered too, and not asked again each time.
-    now.version = ask(&now.program).unwrap_or_default();
+    let said = output(&now.program, "--version");
+    now.version = said.as_deref().and_then(printed).unwrap_or_default();
     if let Ok(text) = serde_json::to_vec(&now) {
         // Lost, it is asked again.
         let _ = file::own_directory(base).and_then(|()| file::write(&cache, &text));
@@ -78,11 +79,17 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
     Some(now.version).filter(|version| !version.is_empty())
 }
 
+/// The version that a program in PATH prints, given this argument.
+#[must_use]
+pub fn of_program(program: &str, argument: &str) -> Option<String> {
+    printed(&output(&in_path(Path::new(program))?, argument)?)
+}
+
 /// What the program prints, if it does so soon. It may be a script, and what it
 /// starts must neither keep us nor stay: it is ended when `child` is dropped.
-fn ask(program: &Path) -> Option<String> {
+fn output(program: &Path, argument: &str) -> Option<String> {
     let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg(argument).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = Child::spawn(&mut command, Scope::Session, GRACE).ok()?;
     let mut text = Vec::new();
     let mut keep = |chunk: &[u8]| {
@@ -90,7 +97,7 @@ fn ask(program: &Path) -> Option<String> {
         text.extend_from_slice(chunk.get(..room).unwrap_or(chunk));
     };
     let woken = child.follow(after(LIMIT), None, &mut keep).ok()?;
-    (woken == Woken::Ready).then(|| printed(&String::from_utf8_lossy(&text)))?
+    (woken == Woken::Ready).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
 /// `isync 1.4.4` → `1.4.4`.
@@ -135,7 +142,8 @@ mod tests {
             std::fs::write(&program, script).unwrap();
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(&program, mode).unwrap();
-            assert_eq!(ask(&program).as_deref(), said);
+            let output = output(&program, "--version");
+            assert_eq!(output.as_deref().and_then(printed).as_deref(), said);
             let text = std::fs::read_to_string(&pids).unwrap();
             for pid in text.split_whitespace().filter_map(crate::os::procfs::pid) {
                 let left = Process::with_pid(pid);

@@ -3,8 +3,10 @@
 //!
 //! Does not depend on: anything else in this crate.
 
+mod pseudonyms;
 mod suggest;
 
+pub use pseudonyms::Pseudonyms;
 pub use suggest::suggest;
 
 use std::time::Duration;

@@ -35,6 +35,7 @@ use mutt_sync::sync::forms::{Class, Collector, FORMS, class_of};
 use mutt_sync::sync::judge::DeletionCheck;
 use mutt_sync::sync::output::{problem, redact, says_nothing_of_the_run};
 use mutt_sync::sync::run_log::RunLogReader;
+use mutt_sync::text::{Pseudonyms, is_printable};
 use mutt_sync::verdict::gone::{Gone, KnownGone};
 use mutt_sync::verdict::maildir::{MaildirListing, Numbering, judge_maildir};
 use mutt_sync::verdict::record::{self, Counts, Entry, EntryKind, Placeholder, Record};
@@ -84,8 +85,11 @@ fn accepted(text: &[u8], version: IsyncVersion) -> Option<Config> {
 
 /// `.mbsyncrc`, both languages: what is accepted can be asked for by every name
 /// in it, and a copy of it for a lent connection is accepted in its turn, has
-/// the same channels in the same places, and no password.
+/// the same channels in the same places, and no password. Of any file, its shape is
+/// printable.
 pub fn mbsyncrc(text: &[u8]) {
+    let shape = mbsyncrc::shape(text, &mut Pseudonyms::default());
+    assert!(shape.iter().flat_map(|line| line.chars()).all(is_printable), "{shape:?}");
     for version in [IsyncVersion::V1_4, IsyncVersion::V1_5] {
         let Some(config) = accepted(text, version) else { continue };
         assert_ne!(config.select_all(), []);

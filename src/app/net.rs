@@ -63,6 +63,7 @@ fn check(cli: &Cli) -> Result<ExitStatus, Error> {
         settings_file: settings_file.filter(|file| file.exists()),
         json: cli.json,
         quiet: cli.quiet > 0,
+        report: cli.report,
     })
 }
 

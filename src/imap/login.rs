@@ -52,6 +52,12 @@ impl Mechanism {
         (Mechanism::Login, "LOGIN"),
     ];
 
+    /// Whether a mechanism of this name is one of them.
+    #[must_use]
+    pub fn is_known(name: &str) -> bool {
+        Self::ALL.iter().any(|(_, known)| *known == name)
+    }
+
     /// Its name in `AuthMechs` and `AUTH=`.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -16,10 +16,12 @@ mod paths;
 pub mod pattern;
 mod resolve;
 mod select;
+mod shape;
 mod values;
 
 pub use resolve::parse;
 pub use select::{MOST_BYTES, MbsyncWords};
+pub use shape::shape;
 
 use crate::error::{Error, system_text};
 pub use crate::mbsync_version::IsyncVersion;

@@ -11,6 +11,7 @@ mod progress;
 mod question;
 mod real_mail;
 mod refused;
+mod report;
 mod single_flight;
 mod status;
 

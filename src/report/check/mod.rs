@@ -9,6 +9,7 @@
 //!
 //! Does not depend on: how a run is made, how a waiter goes on.
 
+mod bug_report;
 mod certificate;
 mod connection;
 mod local;
@@ -120,6 +121,9 @@ pub struct Part {
     pub title: String,
     /// In the order in which they were taken.
     pub steps: Vec<Step>,
+    /// What the server says it can do, after the login.
+    #[serde(skip)]
+    pub capabilities: Vec<String>,
 }
 
 /// The status that a sync would end with: the most severe of all steps.
@@ -151,6 +155,8 @@ pub struct Asked<'a> {
     pub json: bool,
     /// Leave out what is as it should be.
     pub quiet: bool,
+    /// What a bug report needs, without names.
+    pub report: bool,
 }
 
 /// Takes every step, and says each as it is taken. The exit status is that of
@@ -163,18 +169,19 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
     let mut report = Checklist {
         parts: Vec::new(),
         secrets: Vec::new(),
-        style: (!asked.json).then(|| render::Style::of_output(asked.quiet)),
+        names: Vec::new(),
+        style: (!asked.json && !asked.report).then(|| render::Style::of_output(asked.quiet)),
         stop,
     };
     if let Some(server) = offer::server(asked) {
         report.part(&server.0);
         offer::steps(server, &mut report);
-        return Ok(report.end());
+        return Ok(report.end(asked, None, &[]));
     }
     report.part(&format!("mutt-sync {}", crate::VERSION));
     let Some(ground) = setup::steps(asked, &mut report) else {
         report.out_of_reach(&["accounts", "mutt"]);
-        return Ok(report.end());
+        return Ok(report.end(asked, None, &[]));
     };
     let accounts = chosen(&ground.config, asked.names)?;
     for account in &accounts {
@@ -187,7 +194,7 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
     }
     report.part("mutt");
     mutt::steps(asked.env, &accounts, &mut report);
-    Ok(report.end())
+    Ok(report.end(asked, Some(&ground), &accounts))
 }
 
 fn chosen<'c>(config: &'c Config, names: &[String]) -> Result<Vec<&'c Account>, Error> {
@@ -247,6 +254,8 @@ struct Checklist {
     parts: Vec<Part>,
     /// Texts that must not be printed, wherever they turn up.
     secrets: Vec<Zeroizing<String>>,
+    /// Names that are found on the way, and of what: for a report without names.
+    names: Vec<(&'static str, String)>,
     /// `None`: nothing is said before the end.
     style: Option<render::Style>,
     stop: Shutdown,
@@ -254,7 +263,8 @@ struct Checklist {
 
 impl Checklist {
     fn part(&mut self, title: &str) {
-        self.parts.push(Part { title: clean(title, &[]), steps: Vec::new() });
+        let title = clean(title, &[]);
+        self.parts.push(Part { title, steps: Vec::new(), capabilities: Vec::new() });
     }
 
     fn secret(&mut self, text: &[u8]) {
@@ -290,12 +300,18 @@ impl Checklist {
         }
     }
 
-    fn end(&self) -> ExitStatus {
+    fn end(
+        &self,
+        asked: &Asked<'_>,
+        ground: Option<&CheckInputs>,
+        accounts: &[&Account],
+    ) -> ExitStatus {
         if let Some(signal) = self.stop.signal() {
             return ExitStatus::Signal(signal);
         }
         let text = match &self.style {
             Some(style) => render::summary(&self.parts, *style),
+            None if asked.report => bug_report::text(asked, ground, accounts, self),
             None => render::json(&self.parts),
         };
         let _ = write!(io::stdout(), "{text}");
@@ -346,12 +362,14 @@ mod tests {
         let part = |exits: &[ExitStatus]| Part {
             title: "x".into(),
             steps: exits.iter().map(|exit| Step::bad("x", *exit, "", "")).collect(),
+            capabilities: vec![],
         };
         assert_eq!(outcome(&[]), ExitStatus::Done);
         let steps =
             [part(&[ExitStatus::Mailbox, ExitStatus::Offline]), part(&[ExitStatus::Denied])];
         assert_eq!(outcome(&steps), ExitStatus::Denied);
-        let warning = Part { steps: vec![Step::warning("x", "", "")], title: "x".into() };
+        let warning = Step::warning("x", "", "");
+        let warning = Part { steps: vec![warning], ..part(&[]) };
         assert_eq!(outcome(&[warning]), ExitStatus::Done);
     }
 

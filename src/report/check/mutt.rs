@@ -17,7 +17,7 @@ pub fn steps(env: &Env, accounts: &[&Account], report: &mut Checklist) {
         .collect();
     let step = muttrc(env, &rcs);
     report.say(step);
-    for step in msmtp(env, accounts) {
+    for step in msmtp(env, accounts, &mut report.names) {
         report.say(step);
     }
 }
@@ -88,7 +88,7 @@ fn muttrc(env: &Env, rcs: &[(PathBuf, String)]) -> Step {
     }
 }
 
-fn msmtp(env: &Env, accounts: &[&Account]) -> Vec<Step> {
+fn msmtp(env: &Env, accounts: &[&Account], names: &mut Vec<(&'static str, String)>) -> Vec<Step> {
     const WHAT: &str = "msmtp";
     // msmtp(1), FILES.
     let files =
@@ -107,6 +107,7 @@ fn msmtp(env: &Env, accounts: &[&Account]) -> Vec<Step> {
         )];
     }
     let senders = msmtp_senders(&text);
+    names.extend(senders.iter().map(|sender| ("sender", sender.name.clone())));
     accounts
         .iter()
         .map(|account| match sender_for(account, &senders) {

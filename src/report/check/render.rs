@@ -135,7 +135,8 @@ pub fn json(parts: &[Part]) -> String {
 }
 
 /// The text in lines of at most so many characters; words longer than that stay whole.
-fn broken(text: &str, width: usize) -> Vec<String> {
+#[must_use]
+pub fn broken(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
     let mut used = 0;
     for word in text.split(' ') {
@@ -185,7 +186,11 @@ mod tests {
 
     #[test]
     fn the_last_line_counts_and_names_who_cannot_sync() {
-        let part = |title: &str, steps: Vec<Step>| Part { title: title.into(), steps };
+        let part = |title: &str, steps: Vec<Step>| Part {
+            title: title.into(),
+            steps,
+            capabilities: vec![],
+        };
         let bad = || Step::bad("x", crate::error::ExitStatus::Offline, "", "");
         let warning = || Step::warning("x", "", "");
         let general = || part("mutt-sync", vec![Step::good("x", "")]);

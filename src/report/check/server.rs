@@ -252,6 +252,9 @@ fn logged_in(
     report: &mut Checklist,
 ) {
     let can = client.capabilities().clone();
+    if let Some(part) = report.parts.last_mut() {
+        part.capabilities = can.words().to_vec();
+    }
     report.say(offer::extensions(&can));
     report.say(flags_fetched(context.settings(), &can));
     let lost = |error: ClientError| error.into_error();
@@ -299,6 +302,7 @@ fn far_side(
         let Some(store) = channel.far.imap() else { continue };
         let naming = Naming::of(store, &inventory.namespace, inventory.delimiter());
         let sides = compare_sides(context, client, channel, &naming, mailboxes, &inventory)?;
+        report.names.extend(sides.only_there.iter().map(|far| ("box", far.clone())));
         steps.extend(one_sided(context, channel, &sides));
         both.extend(sides.both);
     }
