@@ -42,6 +42,7 @@ fn expected(zsh: &str) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = [
         "bin/mutt-sync",
         "bin/mutt-sync-net",
+        "share/man/man1/mutt-sync-net.1",
         "share/man/man1/mutt-sync.1",
         "share/man/man5/mutt-sync.toml.5",
         "share/bash-completion/completions/mutt-sync",
@@ -87,7 +88,7 @@ fn make_install_places_everything_and_uninstall_leaves_nothing() {
         run(Command::new(binary).arg("--version"), SHORT).ok();
         // As man finds it.
         let manuals = root.path().join(&prefix[1..]).join("share/man");
-        for (part, name) in [("1", "mutt-sync"), ("5", "mutt-sync.toml")] {
+        for (part, name) in [("1", "mutt-sync"), ("1", "mutt-sync-net"), ("5", "mutt-sync.toml")] {
             let page = manuals.join(format!("man{part}/{name}.{part}"));
             let shown = run(Command::new("mandoc").arg("-Tascii").arg(page), SHORT).ok();
             assert!(shown.stdout.contains("mutt-sync"));

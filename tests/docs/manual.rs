@@ -29,8 +29,10 @@ pub(crate) fn section(manual: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn mandoc_finds_nothing_in_the_manuals() {
-    for page in ["man/mutt-sync.1", "man/mutt-sync.toml.5"] {
-        let output = run(Command::new("mandoc").arg("-Tlint").arg(house().join(page)), SHORT);
+    let pages = files("man");
+    assert!(pages.len() >= 3, "{pages:?}");
+    for page in pages {
+        let output = run(Command::new("mandoc").arg("-Tlint").arg(house().join(&page)), SHORT);
         // Which other manuals the machine has is not the page's fault.
         let said: Vec<&str> = output
             .stdout
@@ -40,8 +42,8 @@ fn mandoc_finds_nothing_in_the_manuals() {
             .filter(|line| !line.contains("outdated mandoc.db"))
             .collect();
         assert!(said.is_empty(), "{page}: {said:#?}");
-        let shown = run(Command::new("mandoc").arg("-Tascii").arg(house().join(page)), SHORT).ok();
-        assert!(shown.stdout.len() > 2000, "{page} is shown");
+        let shown = run(Command::new("mandoc").arg("-Tascii").arg(house().join(&page)), SHORT).ok();
+        assert!(shown.stdout.len() > 1000, "{page} is shown");
     }
 }
 
