@@ -12,6 +12,7 @@
 # make deny         what comes into the build: licences, versions, advisories (wants cargo-deny)
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
+# make lint-deb     and what lintian finds in it (wants lintian)
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -150,4 +151,7 @@ uninstall:
 deb: $(binary)
 	@packaging/debian/build
 
-.PHONY: all demo picture test test-debian test-servers soak compat mutants bench peers setup lint deny install uninstall deb
+lint-deb: deb
+	lintian --allow-root --fail-on error,warning "$$(ls -t target/debian/*.deb | head -n 1)"
+
+.PHONY: all demo picture test test-debian test-servers soak compat mutants bench peers setup lint deny install uninstall deb lint-deb

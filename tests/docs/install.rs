@@ -5,23 +5,31 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use rig::{mutt_sync, run};
 use tempfile::TempDir;
 
-use super::{SHORT, files, house, text};
+use super::{LONG, SHORT, files, house, text};
+
+/// `make` in a directory, as somebody would type it.
+pub(super) fn plain_make(at: &Path) -> Command {
+    let mut command = Command::new("make");
+    command.current_dir(at).arg("-s");
+    for name in ["MAKEFLAGS", "MAKELEVEL", "CARGO_TARGET_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
 
 /// `make` with the binary at hand in place of a release build.
 fn make(words: &[&str]) -> Command {
     let binary = mutt_sync().display().to_string();
-    let mut command = Command::new("make");
-    command.current_dir(house()).args(["-s", "-o", &binary, &format!("binary={binary}")]);
-    command.args(words).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    let mut command = plain_make(house());
+    command.args(["-o", &binary, &format!("binary={binary}")]).args(words);
     command
 }
 
-fn below(root: &Path) -> BTreeSet<String> {
+pub(super) fn below(root: &Path) -> BTreeSet<String> {
     fn walk(dir: &Path, root: &Path, found: &mut BTreeSet<String>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -38,7 +46,7 @@ fn below(root: &Path) -> BTreeSet<String> {
 }
 
 /// What is to be below PREFIX.
-fn expected(zsh: &str) -> BTreeSet<String> {
+pub(super) fn expected(zsh: &str) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = [
         "bin/mutt-sync",
         "bin/mutt-sync-net",
@@ -114,7 +122,7 @@ fn the_package_builds_and_holds_what_it_should() {
         .arg(dir.path())
         .env("MAKE_INSTALL", format!("make -s -o {binary} binary={binary} install"));
     build.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
-    run(&mut build, Duration::from_secs(300)).ok();
+    run(&mut build, LONG).ok();
     let packages: Vec<PathBuf> =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [package] = &packages[..] else { panic!("one package, nothing else: {packages:?}") };
@@ -130,7 +138,9 @@ fn the_package_builds_and_holds_what_it_should() {
             if compressed { format!("usr/{file}.gz") } else { format!("usr/{file}") }
         })
         .collect();
-    wanted.insert("usr/share/doc/mutt-sync/copyright".into());
+    let docs = ["changelog.Debian.gz", "copyright", "crates.gz"];
+    wanted.extend(docs.map(|file| format!("usr/share/doc/mutt-sync/{file}")));
+    wanted.insert("usr/share/lintian/overrides/mutt-sync".into());
     assert_eq!(below(&root), wanted);
     let copyright = fs::read_to_string(root.join("usr/share/doc/mutt-sync/copyright")).unwrap();
     assert!(copyright.contains("\n .\n THE SOFTWARE IS PROVIDED"), "{copyright}");
@@ -139,17 +149,23 @@ fn the_package_builds_and_holds_what_it_should() {
         let output = run(Command::new("dpkg-deb").arg("-f").arg(package).arg(name), SHORT);
         output.ok().stdout.trim().to_owned()
     };
-    assert_eq!(field("Version"), env!("CARGO_PKG_VERSION"));
+    let changelog = text("packaging/debian/changelog");
+    assert!(changelog.starts_with(&format!("mutt-sync ({}) ", field("Version"))), "{changelog}");
     assert!(field("Depends").contains("libssl3"), "{}", field("Depends"));
     let list = run(Command::new("dpkg-deb").arg("-c").arg(package), SHORT).ok().stdout;
     for line in list.lines() {
         assert!(line.contains(" root/root "), "{line}");
     }
     run(Command::new(root.join("usr/bin/mutt-sync")).arg("--version"), SHORT).ok();
+
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on", "error,warning"]).arg(package);
+    let found = run(&mut lintian, LONG).ok();
+    assert_eq!(found.stdout, "");
 }
 
 #[test]
-fn the_version_is_in_one_place() {
+fn the_version_is_that_of_the_manifest_and_the_changes() {
     let said = run(Command::new(mutt_sync()).arg("--version"), SHORT).ok().stdout;
     let version = env!("CARGO_PKG_VERSION");
     assert!(said.starts_with(&format!("mutt-sync {version}")), "{said}");
@@ -163,7 +179,7 @@ fn the_build_names_the_commit_where_there_is_one() {
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     let mut compile = Command::new(rustc);
     compile.args(["--edition", "2024", "-o"]).arg(&script).arg(house().join("build.rs"));
-    run(&mut compile, Duration::from_secs(300)).ok();
+    run(&mut compile, LONG).ok();
 
     let house = dir.path().join("house");
     let git = |words: &[&str]| {

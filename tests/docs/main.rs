@@ -27,6 +27,7 @@ use std::time::Duration;
 use rig::{mutt_sync, run};
 
 const SHORT: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(300);
 
 /// The top of the source tree.
 fn house() -> &'static Path {
