@@ -13,6 +13,8 @@
 # make install      PREFIX and DESTDIR as usual; make uninstall takes it back
 # make deb          a Debian package, in target/debian
 # make lint-deb     and what lintian finds in it (wants lintian)
+# make crate        what cargo would publish, in target/package; builds it
+# make release      what a release consists of, in target/dist: RELEASING.md
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -154,4 +156,10 @@ deb: $(binary)
 lint-deb: deb
 	lintian --allow-root --fail-on error,warning "$$(ls -t target/debian/*.deb | head -n 1)"
 
-.PHONY: all demo picture test test-debian test-servers soak compat mutants bench peers setup lint deny install uninstall deb lint-deb
+crate:
+	$(CARGO) package --locked -p mutt-sync
+
+release: $(binary)
+	@packaging/release
+
+.PHONY: all demo picture test test-debian test-servers soak compat mutants bench peers setup lint deny install uninstall deb lint-deb crate release

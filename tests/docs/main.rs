@@ -12,6 +12,7 @@ mod isync_forms;
 mod layers;
 mod manual;
 mod messages;
+mod packages;
 mod readme;
 mod rig_self;
 mod services;
