@@ -1,5 +1,5 @@
 //! What others make packages from, and what makes a release: the crate, the files for
-//! Debian, Arch and Void, and the sections of CHANGELOG.md.
+//! Debian, Arch and Void, the workflows, and the sections of CHANGELOG.md.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -200,6 +200,24 @@ fn a_release_is_made_from_a_commit_with_its_version_and_is_the_same_each_time() 
     fs::write(copy.join("new"), "").unwrap();
     let refused = release("third").expect_code(1).stderr;
     assert!(refused.contains("not committed"), "{refused}");
+}
+
+#[test]
+fn what_the_workflows_and_the_release_steps_make_are_targets() {
+    let makefile = text("Makefile");
+    let mut seen = 0;
+    for file in files(".github").iter().map(String::as_str).chain(["RELEASING.md"]) {
+        for command in text(file).split(['`', '\n']) {
+            let command = command.trim().trim_start_matches("- run: ");
+            let Some(words) = command.strip_prefix("make ") else { continue };
+            for target in words.split(' ') {
+                let there = makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
+                assert!(there, "{file}: {command}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 10, "only {seen} targets");
 }
 
 #[test]
