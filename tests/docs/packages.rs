@@ -51,7 +51,8 @@ fn the_crate_has_what_the_build_and_make_install_need_and_no_tests() {
     let dir = TempDir::new().unwrap();
     let source = source(dir.path(), "target/release");
     let found = below(&source);
-    for file in files("src").iter().map(String::as_str).chain(["build.rs", "Cargo.lock"]) {
+    let others = ["build.rs", "Cargo.lock", "docs/picture.svg"];
+    for file in files("src").iter().map(String::as_str).chain(others) {
         assert!(found.contains(file), "{file} is missing");
     }
     for without in ["tests/", "benches/", "fuzz/", "packaging/", "."] {
