@@ -133,7 +133,7 @@ install: $(binary)
 	    *.fish) install -D -m 644 "$$file" $(fishdir)/mutt-sync.fish ;; esac; done
 	@set -e; find muttrc.d -type f | while read -r file; do \
 	    install -D -m 644 "$$file" "$(datadir)/$$file"; done
-	@set -e; for file in README.md CHANGELOG.md LICENSE*; do if [ -f "$$file" ]; then \
+	@set -e; for file in README.md docs/picture.svg CHANGELOG.md LICENSE*; do if [ -f "$$file" ]; then \
 	    install -D -m 644 "$$file" "$(docdir)/$$file"; fi; done
 	@set -e; if [ -d contrib ]; then find contrib -type f | while read -r file; do \
 	    mode=644; if [ -x "$$file" ]; then mode=755; fi; \

@@ -61,6 +61,7 @@ pub(super) fn expected(zsh: &str) -> BTreeSet<String> {
         "lib/systemd/user/mutt-sync.timer",
         "lib/systemd/user/mutt-sync@.service",
         "share/doc/mutt-sync/README.md",
+        "share/doc/mutt-sync/docs/picture.svg",
         "share/doc/mutt-sync/CHANGELOG.md",
         "share/doc/mutt-sync/LICENSE",
         "share/doc/mutt-sync/LICENSE-APACHE",

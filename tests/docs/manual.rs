@@ -133,7 +133,7 @@ fn every_mode_and_option_in_prose_exists() {
     let prose = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "man/mutt-sync.1"]
         .map(str::to_owned)
         .into_iter()
-        .chain(["man/mutt-sync.toml.5".to_owned()])
+        .chain(["man/mutt-sync.toml.5", ".github/ISSUE_TEMPLATE/bug.yml"].map(str::to_owned))
         .chain(files("contrib"))
         .chain(files("muttrc.d"));
     for file in prose {
