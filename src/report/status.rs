@@ -137,7 +137,15 @@ pub struct Pending {
 pub fn of(context: AccountContext<'_>, mailboxes: &[Mailbox]) -> AccountStatus {
     let dir = StateDir::existing(context.base, &context.account.name);
     let memory = dir.read_json(clean::FILE).unwrap_or_default();
-    status_of(context, &dir, memory, mailboxes)
+    status_of(context, &dir, memory, mailboxes, Detail::All)
+}
+
+/// How much of the state is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    All,
+    /// What [`line_state`] shows: mutt waits for it at every key.
+    Line,
 }
 
 /// The state of the account and of the mailboxes that were scanned before: enough
@@ -148,7 +156,7 @@ pub fn of_known_mailboxes(context: AccountContext<'_>) -> AccountStatus {
     let memory: BTreeMap<String, CleanState> = dir.read_json(clean::FILE).unwrap_or_default();
     let mailboxes: Vec<Mailbox> =
         memory.keys().filter_map(|key| clean::mailbox(context.account, key)).collect();
-    status_of(context, &dir, memory, &mailboxes)
+    status_of(context, &dir, memory, &mailboxes, Detail::Line)
 }
 
 fn status_of(
@@ -156,7 +164,9 @@ fn status_of(
     dir: &StateDir,
     mut memory: BTreeMap<String, CleanState>,
     mailboxes: &[Mailbox],
+    detail: Detail,
 ) -> AccountStatus {
+    let all = detail == Detail::All;
     let now = SystemTime::now();
     let settings = context.settings;
     let gone: BTreeMap<String, Gone> = dir.read_json(clean::GONE).unwrap_or_default();
@@ -167,7 +177,7 @@ fn status_of(
     let waiter_lock = dir.file("waiter.lock");
     let waiter = Lock::is_held(&waiter_lock);
     let mut to_pull: BTreeMap<String, Changes> = BTreeMap::new();
-    if waiter {
+    if waiter && all {
         to_pull = dir.read_json(clean::PULL).unwrap_or_default();
     }
     let mut unread = Vec::new();
@@ -186,9 +196,11 @@ fn status_of(
                 is_inbox: mailbox.is_inbox(),
             });
         }
-        let far = clean.far.as_ref().map(|far| &far.left);
-        let left = [&near, far.unwrap_or(&nothing)];
-        refused.extend(refused::passed_over(context.account, &state, mailbox, left));
+        if all {
+            let far = clean.far.as_ref().map(|far| &far.left);
+            let left = [&near, far.unwrap_or(&nothing)];
+            refused.extend(refused::passed_over(context.account, &state, mailbox, left));
+        }
         let (push, unknown) = match verdict {
             SideVerdict::Clean if pull.is_none() => continue,
             SideVerdict::Clean => (None, None),
@@ -205,9 +217,15 @@ fn status_of(
     }
     let retry: Option<Backoff> = dir.read_json(backoff::FILE);
     let wait = settings.backoff_policy().wait(retry.as_ref(), now);
-    let watching = Some(Lock::description(&waiter_lock)).filter(|mode| !mode.is_empty());
+    let description = || Some(Lock::description(&waiter_lock)).filter(|mode| !mode.is_empty());
+    let watching = if all { description() } else { None };
     let limits = RunLimits::new(dir, settings, false);
-    let limited = if watching.is_some() { limits.pace_wait(now) } else { limits.login_wait(now) };
+    let limited = match &watching {
+        _ if !all => Duration::ZERO,
+        Some(_) => limits.pace_wait(now),
+        None => limits.login_wait(now),
+    };
+    let requested = requests::all(dir);
     AccountStatus {
         account: context.account.name.clone(),
         last: dir.read_json(last_run::FILE),
@@ -219,9 +237,9 @@ fn status_of(
         waiting: if waiter {
             requests::any_older(dir, ANSWERED, now)
         } else {
-            !requests::all(dir).is_empty()
+            !requested.is_empty()
         },
-        wanted: requests::all(dir).iter().map(Target::to_string).collect(),
+        wanted: requested.iter().map(Target::to_string).collect(),
         throttled: limited.as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
             wait: wait.as_secs(),
