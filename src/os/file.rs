@@ -71,8 +71,11 @@ fn check_owner(found: &std::fs::Metadata) -> io::Result<()> {
 
 /// Makes this the file's content, in place: a crash may leave a part of it.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let mut file = open_or_create(path)?;
-    file.set_len(0)?;
+    let (mut file, size) = open_as(path, OFlags::RDWR | OFlags::CREATE)?;
+    // For an empty one it would be a write to the disk for nothing.
+    if size > 0 {
+        file.set_len(0)?;
+    }
     file.write_all(bytes)?;
     Ok(file)
 }

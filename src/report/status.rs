@@ -172,7 +172,8 @@ fn status_of(
     let gone: BTreeMap<String, Gone> = dir.read_json(clean::GONE).unwrap_or_default();
     let mut learned = false;
     let mut pending = Vec::new();
-    let (state, nothing) = (RefusedState::read(dir), UidSet::EMPTY);
+    let state = if all { RefusedState::read(dir) } else { RefusedState::default() };
+    let nothing = UidSet::EMPTY;
     let mut refused = refused::of_account(context.account, dir);
     let waiter_lock = dir.file("waiter.lock");
     let waiter = Lock::is_held(&waiter_lock);
