@@ -342,12 +342,15 @@ impl Client {
         })
     }
 
-    /// Leaves whatever mailbox the other client has left open. Refusal is fine,
-    /// for none may be.
-    pub fn reattach(&mut self) -> Result<(), ClientError> {
+    /// Takes the connection back. `mailbox_open`: the other client may have left a mailbox
+    /// open. Refusal to leave it is fine, for none may be.
+    pub fn reattach(&mut self, mailbox_open: bool) -> Result<(), ClientError> {
         self.idling = None;
         self.selected = None;
         self.events.clear();
+        if !mailbox_open {
+            return Ok(());
+        }
         let left = if self.capabilities.unselect() {
             self.run(Line::new("UNSELECT"), self.small(), |_| false).map(|_| ())
         } else {

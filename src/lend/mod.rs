@@ -39,7 +39,7 @@ use crate::verdict::CleanState;
 use crate::verdict::gone::Gone;
 use config::{Obstacle, Purpose};
 use deletions::DeletionGate;
-use flags::KnownFlags;
+use flags::{KnownFlags, ScanByRun};
 use relay::{Flow, Relay, RelayFault};
 use tunnel::Tunnel;
 
@@ -83,6 +83,8 @@ pub enum LeaseOutcome {
         bytes: u64,
         /// Bytes that the server did not have to send.
         spared: u64,
+        /// What it was told of mailboxes in which it changed nothing on the server.
+        scans: Vec<ScanByRun>,
     },
     /// It was taken and did not serve, so that the run was made again without it.
     Failed {
@@ -132,7 +134,10 @@ fn write_spared(f: &mut std::fmt::Formatter<'_>, spared: u64) -> std::fmt::Resul
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Returned {
     /// As good as before.
-    Whole,
+    Whole {
+        /// A mailbox may be open.
+        mailbox_open: bool,
+    },
     /// It cannot be used again: why.
     Broken(String),
 }
@@ -258,7 +263,8 @@ impl<'c> Lease<'c> {
         let bytes = lease.relay.bytes();
         let spared = lease.relay.spared();
         let Some(why) = why else {
-            return (ended, LeaseOutcome::Used { returned, bytes, spared });
+            let scans = lease.relay.take_scans();
+            return (ended, LeaseOutcome::Used { returned, bytes, spared, scans });
         };
         attempt.say(|| format!("not over the connection that is open: {why}"));
         (attempt.run(lock, None), LeaseOutcome::Failed { why, returned, bytes })
@@ -293,17 +299,17 @@ impl<'c> Lease<'c> {
         }
         match self.returned() {
             Returned::Broken(why) => Some(why),
-            Returned::Whole if !self.relay.is_attached() => {
+            Returned::Whole { .. } if !self.relay.is_attached() => {
                 Some("mbsync did not come for the connection".into())
             }
-            Returned::Whole => None,
+            Returned::Whole { .. } => None,
         }
     }
 
     /// What became of the connection, once the run is over.
     fn returned(&mut self) -> Returned {
         match self.relay.finish() {
-            Ok(()) => Returned::Whole,
+            Ok(()) => Returned::Whole { mailbox_open: self.relay.mailbox_open() },
             Err(fault) => Returned::Broken(fault.to_string()),
         }
     }

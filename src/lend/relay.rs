@@ -11,7 +11,7 @@
 //! Does not depend on: mbsync, logins, what the borrower asks for and why.
 
 use super::deletions::{DeletionGate, Passage};
-use super::flags::{Decision, FlagsFetch, KnownFlags, Next};
+use super::flags::{Decision, FlagsFetch, KnownFlags, Next, ScanByRun};
 use crate::imap::client::Detached;
 use crate::imap::parse::{self, Literal, Reply, Verb, literal_at_end};
 use crate::imap::transport::{Limits, Transport, TransportError};
@@ -177,7 +177,7 @@ impl<'c> Relay<'c> {
             namespace: namespace.map(<[u8]>::to_vec),
             borrower: None,
             attached: false,
-            commands: Commands::default(),
+            commands: Commands { mailbox_open, ..Commands::default() },
             responses: Responses::default(),
             to_server: Queue::default(),
             to_borrower: Queue::default(),
@@ -228,6 +228,17 @@ impl<'c> Relay<'c> {
     #[must_use]
     pub fn deletions(&self) -> &DeletionGate<'c> {
         &self.deletions
+    }
+
+    /// What the borrower was told of mailboxes in which it changed nothing.
+    pub fn take_scans(&mut self) -> Vec<ScanByRun> {
+        self.flags.take_scans()
+    }
+
+    /// Whether a mailbox may be open: in doubt it is.
+    #[must_use]
+    pub fn mailbox_open(&self) -> bool {
+        self.commands.mailbox_open
     }
 
     /// Whether a borrower has come.
@@ -367,7 +378,7 @@ impl<'c> Relay<'c> {
         buffer: &mut [u8],
         empty: &mut ReadEmpty,
     ) -> Result<bool, RelayFault> {
-        if self.flags.is_asking() {
+        if self.flags.is_asking() && self.pending.is_empty() {
             return self.read_answer();
         }
         if !self.pending.is_empty() {
@@ -377,6 +388,10 @@ impl<'c> Relay<'c> {
             let passes = match parse::reply(&response) {
                 Reply::Tagged(tag, _) if self.pending.remove(tag) => false,
                 Reply::Tagged(tag, _) if self.commands.answered(tag, &response) => true,
+                reply if self.flags.is_answer(&reply) => {
+                    self.flags.hear(&response);
+                    false
+                }
                 Reply::Tagged(..) => {
                     return Err(RelayFault::Server(TransportError::Malformed(
                         "an answer to nothing",
@@ -413,20 +428,19 @@ impl<'c> Relay<'c> {
         Ok(count > 0)
     }
 
-    /// Reads an answer to what is asked in place of a held fetch.
+    /// Reads a response while what is asked in place of a fetch is open.
     fn read_answer(&mut self) -> Result<bool, RelayFault> {
         let response = self.transport.try_response().map_err(RelayFault::Server)?;
         let Some(response) = response else { return Ok(false) };
         self.bytes += response.len() as u64;
         match self.flags.hear(&response) {
             Next::More | Next::Answer => {}
-            Next::Ask(question) => self.to_server.push(&question),
             Next::Pass => {
                 self.commands.hear(&response)?;
-                self.to_borrower.push(&response);
+                Responses::default().take(&response, &mut self.to_borrower, |_| Ok(()))?;
             }
             Next::GiveUp(tag, line) => {
-                self.commands.under_way.insert(tag, false);
+                self.commands.under_way.insert(tag, CommandKind::Other);
                 self.to_server.push(&line);
             }
         }
@@ -461,7 +475,11 @@ impl<'c> Relay<'c> {
         let transport = &mut *self.transport;
         let mut ends = false;
         let taken = commands.take(&input, to_server, |command, at_rest, to_server| {
-            let Command { tag, verb, line, whole } = command;
+            let Command { tag, verb, line, whole, has_literal } = command;
+            if has_literal {
+                flags.command_with_literal();
+                return Taken::Passes;
+            }
             let mut say = |parts: &[&[u8]]| parts.iter().for_each(|part| answers.extend(*part));
             match verb {
                 b"LOGOUT" if whole => *logout = Some(tag.to_vec()),
@@ -495,8 +513,18 @@ impl<'c> Relay<'c> {
                         && answers.is_empty()
                         && (ours_are_answered || verb == b"SELECT");
                     return match flags.command(line, at_rest) {
-                        Decision::Pass => Taken::Passes,
+                        Decision::PassAndAsk(question) => {
+                            transport.begin(Limits::bulk(ASKING).long_lines());
+                            to_server.push(line);
+                            to_server.push(&question);
+                            Taken::Sent
+                        }
                         Decision::Answer => Taken::Held,
+                        Decision::Leave if capabilities.split(' ').any(|it| it == "UNSELECT") => {
+                            answers.extend([tag, b" OK nothing to expunge\r\n"].concat());
+                            Taken::Answered
+                        }
+                        Decision::Pass | Decision::Leave => Taken::Passes,
                         Decision::Ask(question) => {
                             transport.begin(Limits::bulk(ASKING).long_lines());
                             to_server.push(&question);
@@ -548,6 +576,31 @@ struct Command<'a> {
     line: &'a [u8],
     /// It has no arguments.
     whole: bool,
+    has_literal: bool,
+}
+
+/// What a command's answer means for the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CommandKind {
+    /// APPEND.
+    Stores,
+    /// SELECT, EXAMINE.
+    Opens,
+    /// CLOSE, UNSELECT.
+    Leaves,
+    Other,
+}
+
+impl CommandKind {
+    /// `verb` in upper case.
+    fn of(verb: &[u8]) -> CommandKind {
+        match verb {
+            b"APPEND" => CommandKind::Stores,
+            b"SELECT" | b"EXAMINE" => CommandKind::Opens,
+            b"CLOSE" | b"UNSELECT" => CommandKind::Leaves,
+            _ => CommandKind::Other,
+        }
+    }
 }
 
 /// What became of a command.
@@ -555,6 +608,8 @@ struct Command<'a> {
 enum Taken {
     /// It goes to the server.
     Passes,
+    /// It has gone there, and no more is looked at now.
+    Sent,
     /// It is answered here.
     Answered,
     /// It is answered here, before anything after it is looked at.
@@ -570,9 +625,11 @@ struct Commands {
     /// The command that a literal belongs to, and whether the server's consent
     /// to it is waited for.
     within: Option<(Vec<u8>, bool)>,
-    /// By tag; whether it is an APPEND.
-    under_way: HashMap<Vec<u8>, bool>,
+    /// By tag.
+    under_way: HashMap<Vec<u8>, CommandKind>,
     refusals: Vec<String>,
+    /// A mailbox may be open.
+    mailbox_open: bool,
 }
 
 impl Commands {
@@ -581,7 +638,8 @@ impl Commands {
     }
 
     /// Passes on what is not for us, and says how many of the bytes are dealt with. `ours`
-    /// is given a command, whether another is under way, and the way to the server.
+    /// is given a command, whether another is under way, and the way to the server. One with
+    /// a literal always passes.
     fn take(
         &mut self,
         all: &[u8],
@@ -614,7 +672,7 @@ impl Commands {
                 let taken = self.whole_line(&line, to_server, &mut ours)?;
                 self.line = line;
                 self.line.clear();
-                if taken == Taken::Held {
+                if matches!(taken, Taken::Held | Taken::Sent) {
                     break;
                 }
             }
@@ -641,15 +699,15 @@ impl Commands {
             if self.under_way.contains_key(&tag) {
                 return Err(RelayFault::Borrower("a tag twice"));
             }
-            if literal.is_none() {
-                let whole = words.next().is_none();
-                let command = Command { tag: &tag, verb: &verb, line, whole };
-                let taken = ours(command, self.under_way.is_empty(), to_server);
-                if taken != Taken::Passes {
-                    return Ok(taken);
-                }
+            let (whole, has_literal) = (words.next().is_none(), literal.is_some());
+            let command = Command { tag: &tag, verb: &verb, line, whole, has_literal };
+            let taken = ours(command, self.under_way.is_empty(), to_server);
+            if matches!(taken, Taken::Passes | Taken::Sent) {
+                self.under_way.insert(tag.clone(), CommandKind::of(&verb));
             }
-            self.under_way.insert(tag.clone(), verb == b"APPEND");
+            if taken != Taken::Passes {
+                return Ok(taken);
+            }
             tag
         };
         to_server.push(line);
@@ -680,9 +738,15 @@ impl Commands {
             self.within = None;
             self.literal = 0;
         }
-        let Some(is_append) = self.under_way.remove(tag) else { return false };
-        if is_append && self.refusals.len() < MOST_REFUSALS {
+        let Some(kind) = self.under_way.remove(tag) else { return false };
+        if kind == CommandKind::Stores && self.refusals.len() < MOST_REFUSALS {
             self.refusals.extend(refusal(line));
+        }
+        let Reply::Tagged(_, said) = parse::reply(line) else { return true };
+        match (kind, said.verb) {
+            (CommandKind::Opens, verb) => self.mailbox_open = verb != Verb::No,
+            (CommandKind::Leaves, Verb::Ok) => self.mailbox_open = false,
+            _ => {}
         }
         true
     }
@@ -877,6 +941,10 @@ mod tests {
     }
 
     fn lent(pending: &[&str]) -> Lent {
+        lent_with(pending, HashMap::new())
+    }
+
+    fn lent_with(pending: &[&str], known: HashMap<String, KnownFlags>) -> Lent {
         let (near, server) = UnixStream::pair().unwrap();
         let (theirs, borrower) = UnixStream::pair().unwrap();
         for each in [&near, &server, &borrower] {
@@ -894,7 +962,7 @@ mod tests {
                 capabilities: Box::leak(Box::new(capabilities)),
                 namespace: Some(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n"),
             },
-            HashMap::new(),
+            known,
             DeletionGate::new(&HoldsAll, vec![("held".into(), "c\nheld".into())]),
         );
         assert!(relay.attach(theirs));
@@ -1074,6 +1142,54 @@ mod tests {
         assert_eq!(lease.sent(), "1 SELECT a\r\n");
         lease.answers("* 7 EXISTS\r\n1 OK\r\n");
         assert_eq!(lease.received(), "* 7 EXISTS\r\n1 OK\r\n");
+    }
+
+    #[test]
+    fn what_is_asked_goes_with_the_select_and_a_close_stays_here() {
+        let (_dir, known) = crate::lend::flags::tests::known();
+        let mut lease = lent_with(&["m1"], HashMap::from([("INBOX".to_owned(), known)]));
+        lease.relay.capabilities.push_str(" UNSELECT");
+        lease.says("1 SELECT \"INBOX\"\r\n2 UID FETCH 1:11 (UID FLAGS)\r\n");
+        let asked = "1 SELECT \"INBOX\"\r\nk1 UID SEARCH RETURN (ALL) ALL\r\n\
+                     k2 UID FETCH 1:* (UID FLAGS) (CHANGEDSINCE 50)\r\n";
+        assert_eq!(lease.sent(), asked);
+        let opened = "* 10 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 12] n\r\n\
+                      * OK [HIGHESTMODSEQ 60] h\r\n1 OK [READ-WRITE] done\r\n";
+        lease.answers(&format!("m1 OK NOTIFY\r\n{opened}* ESEARCH (TAG \"k1\") UID ALL 1:10\r\n"));
+        assert_eq!(lease.received(), opened);
+        lease.answers("k1 OK\r\n* 2 FETCH (UID 2 FLAGS (\\Draft) MODSEQ (60))\r\nk2 O");
+        assert_eq!(lease.received(), "");
+        lease.answers("K done\r\n");
+        let received = lease.received();
+        assert_eq!(received.lines().count(), 11, "{received}");
+        assert!(received.contains("* 2 FETCH (UID 2 FLAGS (\\Draft))\r\n"), "{received}");
+        lease.says("3 CLOSE\r\n4 LOGOUT\r\n");
+        let end = "3 OK nothing to expunge\r\n* BYE\r\n4 OK the connection goes back\r\n";
+        assert_eq!((lease.sent().as_str(), lease.received().as_str()), ("", end));
+        assert_eq!(lease.relay.finish(), Ok(()));
+        assert!(lease.relay.mailbox_open());
+        assert_eq!(lease.relay.take_scans().len(), 1);
+    }
+
+    #[test]
+    fn whether_a_mailbox_is_left_open_is_known() {
+        let mut lease = lent(&[]);
+        assert!(!lease.relay.mailbox_open());
+        for (command, answer, open) in [
+            ("SELECT a", "OK", true),
+            ("NOOP", "OK", true),
+            ("CLOSE", "NO", true),
+            ("CLOSE", "OK [CLOSED]", false),
+            ("UNSELECT", "BAD", false),
+            ("EXAMINE {1+}\r\na", "OK", true),
+            ("SELECT b", "NO", false),
+            ("SELECT b", "BAD", true),
+            ("UNSELECT", "OK", false),
+        ] {
+            lease.says(&format!("1 {command}\r\n"));
+            lease.answers(&format!("1 {answer} so\r\n"));
+            assert_eq!(lease.relay.mailbox_open(), open, "{command} {answer}");
+        }
     }
 
     #[test]

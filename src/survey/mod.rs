@@ -17,7 +17,8 @@ use std::time::SystemTime;
 use crate::error::ExitStatus;
 use crate::headers::MessageIdentity;
 use crate::imap::{Client, ClientError, ScanRequest};
-use crate::lend::{Lease, RunMailboxes};
+use crate::lend::flags::ScanByRun;
+use crate::lend::{Lease, LeaseOutcome, RunMailboxes};
 use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Server, Target};
 use crate::os::signals::Shutdown;
@@ -446,12 +447,18 @@ impl Judge for Survey<'_> {
         }
         let before = self.stamps();
         let mailboxes = std::mem::take(&mut self.mailboxes);
+        let names = mailboxes.names.clone();
         let (ended, outcome) = Lease::run(&mut client, attempt, lock, mailboxes);
         self.say(|| outcome.to_string());
         self.bytes = outcome.bytes();
         client.leave();
         if ended.exit == ExitStatus::Done {
-            self.follow_run(&before, attempt.context);
+            self.follow_run(&before);
+            let dir = StateDir::existing(self.context.base, &self.context.account.name);
+            if let LeaseOutcome::Used { scans, .. } = outcome {
+                self.judge_run(&dir, &names, &scans);
+            }
+            self.save(&dir);
         }
         ended
     }
@@ -471,11 +478,7 @@ impl Survey<'_> {
     }
 
     /// What is remembered goes with the records as the run has left them.
-    fn follow_run(
-        &mut self,
-        before: &BTreeMap<String, (Mailbox, Option<Stamp>)>,
-        context: AccountContext<'_>,
-    ) {
+    fn follow_run(&mut self, before: &BTreeMap<String, (Mailbox, Option<Stamp>)>) {
         for (key, (mailbox, stamp)) in before {
             let Some(far) = self.clean.get_mut(key).and_then(|clean| clean.far.as_mut()) else {
                 continue;
@@ -483,8 +486,23 @@ impl Survey<'_> {
             let after = mailbox.state_file.as_deref().and_then(|file| Stamp::of(file).ok());
             self.learned |= far.follow_run(stamp.as_ref(), after);
         }
-        let dir = StateDir::existing(context.base, &context.account.name);
-        self.save(&dir);
+    }
+
+    /// What the run was told of far sides is remembered where it shows them clean. `names`:
+    /// see [`RunMailboxes`].
+    fn judge_run(&mut self, dir: &StateDir, names: &[(String, String)], scans: &[ScanByRun]) {
+        let account = self.context.account;
+        let gone: BTreeMap<String, Gone> = dir.read_json(clean::GONE).unwrap_or_default();
+        for ran in scans {
+            for (_, key) in names.iter().filter(|(wire, _)| *wire == ran.name) {
+                let Some(mailbox) = clean::mailbox(account, key) else { continue };
+                let Ok(rules) = Rules::of_mailbox(&mailbox, account) else { continue };
+                let clean = self.clean.entry(key.clone()).or_default();
+                let by_run = gone.get(key);
+                let found = scan::judge_run(&mailbox, &rules, ran.clone(), None, clean, by_run);
+                self.learned |= found.learned;
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::imap::values::Answer;
 use crate::imap::{ClientError, MailboxScan, Opening};
+use crate::lend::flags::ScanByRun;
 use crate::model::Mailbox;
 use crate::model::uid_set::UidSet;
 use crate::verdict::gone::{Gone, KeptGone};
@@ -12,6 +13,7 @@ use crate::verdict::maildir::{self, Stamp};
 use crate::verdict::record::{self, Record, RecordState};
 use crate::verdict::server::{self, FetchScope, Fetched, ServerStatus, Settled, StatusVerdict};
 use crate::verdict::{CleanState, Rules, SideVerdict};
+use std::path::Path;
 
 /// Most messages whose flags are all fetched in one go where the server has no
 /// modification sequences: about a megabyte.
@@ -96,14 +98,12 @@ pub fn begin(
     if server::compare_status(&status, then, None, rules, gone) == StatusVerdict::Clean {
         return known(SideVerdict::Clean);
     }
-    let record = match record::read(state_file) {
-        RecordState::Known(record) => record,
-        RecordState::NeverSynced => return known(server::never_synced(&status)),
-        RecordState::Unfinished => return unknown("mbsync was interrupted"),
-        RecordState::Unreadable { why } => return unknown(&why),
+    let (record, stamp) = match read_stamped(state_file) {
+        (RecordState::Known(record), stamp) => (record, stamp),
+        (RecordState::NeverSynced, _) => return known(server::never_synced(&status)),
+        (RecordState::Unfinished, _) => return unknown("mbsync was interrupted"),
+        (RecordState::Unreadable { why }, _) => return unknown(&why),
     };
-    // A record that was replaced while it was read has no stamp.
-    let stamp = stamp.filter(|stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp));
     let gone = kept.of_record(stamp.as_ref());
     let then = then.filter(|then| then.is_of_record(stamp.as_ref()));
     let since = match server::compare_status(&status, then, Some(&record), rules, gone) {
@@ -125,6 +125,45 @@ pub fn begin(
     let messages = if since.is_some() { 0 } else { status.messages };
     let scope = ScanScope { opening, since };
     FarStep::Scan(Box::new(PendingScan { scope, messages, status, record, stamp }))
+}
+
+/// The record, and its stamp: none if it was replaced while it was read.
+fn read_stamped(state_file: &Path) -> (RecordState, Option<Stamp>) {
+    let stamp = Stamp::of(state_file).ok();
+    let record = record::read(state_file);
+    let same = |stamp: &Stamp| Stamp::of(state_file).is_ok_and(|now| now == *stamp);
+    (record, stamp.filter(same))
+}
+
+/// Judges what a run was told of a mailbox, by the record that it has left. `now`: STATUS
+/// after the run. If it is not the one from before, all that follows is that the mailbox
+/// was clean then, or nothing.
+#[must_use]
+pub fn judge_run(
+    mailbox: &Mailbox,
+    rules: &Rules,
+    ran: ScanByRun,
+    now: Option<ServerStatus>,
+    clean: &mut CleanState,
+    by_run: Option<&Gone>,
+) -> FarScan {
+    let nothing = FarScan { verdict: None, learned: false };
+    let ScanByRun { status, scan, .. } = ran;
+    let state = mailbox.state_file.as_deref().map(read_stamped);
+    let Some((RecordState::Known(record), stamp @ Some(_))) = state else { return nothing };
+    if record.far_validity != status.uid_validity {
+        return nothing;
+    }
+    let scope = ScanScope { opening: Opening::Select, since: None };
+    let pending = PendingScan { scope, messages: 0, status, record, stamp };
+    let mut after = clean.clone();
+    let found = pending.finish(mailbox, rules, Some(Ok(scan)), Some(status), &mut after, by_run);
+    let is_current = now == Some(status);
+    if !is_current && found.verdict != Some(SideVerdict::Clean) {
+        return nothing;
+    }
+    *clean = after;
+    FarScan { verdict: found.verdict.filter(|_| is_current), ..found }
 }
 
 impl PendingScan {
@@ -284,6 +323,39 @@ mod tests {
         let mut clean = CleanState::default();
         assert_eq!(scan(&mailbox, "2:3", STATUS, &mut clean).verdict, Some(changed(1, 1)));
         assert!(clean.far.is_none());
+    }
+
+    /// The verdict on what a run was told, and the STATUS that is remembered then.
+    fn ran(
+        mailbox: &Mailbox,
+        uids: &str,
+        now: Option<ServerStatus>,
+    ) -> (Option<SideVerdict>, Option<ServerStatus>) {
+        let mut clean = CleanState::default();
+        let ran = ScanByRun { name: "INBOX".into(), status: STATUS, scan: found(uids, None) };
+        let scan = judge_run(mailbox, &Rules::none(), ran, now, &mut clean, None);
+        assert_eq!(scan.learned, clean != CleanState::default());
+        (scan.verdict, clean.far.map(|far| far.status))
+    }
+
+    #[test]
+    fn g6_what_a_run_was_told_is_judged_by_the_record_that_it_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailbox = mailbox(dir.path(), "1 1 S\n2 2 S\n");
+        assert_eq!(ran(&mailbox, "1:2", Some(STATUS)), (Some(SideVerdict::Clean), Some(STATUS)));
+        assert_eq!(ran(&mailbox, "2:3", Some(STATUS)), (Some(changed(1, 1)), None));
+        // Something has happened since, or nobody knows: it was clean, or nothing follows.
+        let later = ServerStatus { highest_modseq: Some(8), ..STATUS };
+        for now in [Some(later), None] {
+            assert_eq!(ran(&mailbox, "1:2", now), (None, Some(STATUS)));
+            assert_eq!(ran(&mailbox, "2:3", now), (None, None));
+        }
+        let file = dir.path().join(".mbsyncstate");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("FarUidValidity 1", "FarUidValidity 9")).unwrap();
+        assert_eq!(ran(&mailbox, "1:2", Some(STATUS)), (None, None));
+        std::fs::write(&file, text.replace("1 1 S", "1 one S")).unwrap();
+        assert_eq!(ran(&mailbox, "1:2", Some(STATUS)), (None, None));
     }
 
     #[test]

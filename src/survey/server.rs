@@ -166,7 +166,8 @@ impl ServerMailboxes {
     }
 
     /// The mailboxes with this name, which may be spelled in UTF-8: Dovecot's NOTIFY does so.
-    fn named(&self, name: &str) -> Vec<usize> {
+    #[must_use]
+    pub fn named(&self, name: &str) -> Vec<usize> {
         let all = self.on_wire(name);
         if all.is_empty() { self.on_wire(&to_utf7(name)) } else { all }
     }

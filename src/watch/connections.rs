@@ -215,6 +215,11 @@ impl Connections {
         self.mailboxes.name(mailbox)
     }
 
+    /// The mailboxes with this wire name.
+    pub fn named(&self, name: &str) -> Vec<usize> {
+        self.mailboxes.named(name)
+    }
+
     /// What was last reported of each mailbox; `None` for one that is not there.
     pub fn statuses(&self) -> &[Option<ServerStatus>] {
         self.mailboxes.statuses()
@@ -630,29 +635,39 @@ impl Connections {
     }
 
     /// The run has returned it: it watches as before. What changed meanwhile is an event.
-    pub fn reattach(&mut self) -> Result<(), ClientError> {
-        self.first()?.reattach()?;
+    /// Gives the mailboxes whose STATUS the server has told with that.
+    pub fn reattach(&mut self, mailbox_open: bool) -> Result<BTreeSet<usize>, ClientError> {
+        self.first()?.reattach(mailbox_open)?;
         if self.mode != WatchMode::Notify {
             // It is in its mailbox again before it idles.
-            return Ok(());
+            return Ok(BTreeSet::new());
         }
         self.notify_again()
     }
 
-    /// NOTIFY for the same mailboxes. What changed meanwhile is an event.
-    fn notify_again(&mut self) -> Result<(), ClientError> {
+    /// NOTIFY for the same mailboxes. What changed meanwhile is an event. Gives those whose
+    /// STATUS the server has told with that.
+    fn notify_again(&mut self) -> Result<BTreeSet<usize>, ClientError> {
         let names = self.mailboxes.names();
-        match self.first()?.notify(&names) {
+        let client = self.first()?;
+        let has_modseq = client.capabilities().condstore();
+        match client.notify(&names) {
             Ok(statuses) => {
+                let mut told = BTreeSet::new();
                 for (name, status) in statuses {
                     self.set_status(&name, status);
+                    // What it leaves out is still as it was before.
+                    if status.is_complete() && (status.highest_mod_seq.is_some() || !has_modseq) {
+                        told.extend(self.mailboxes.named(&name));
+                    }
                 }
-                Ok(())
+                Ok(told)
             }
             Err(ClientError::Refused(_)) => {
                 // Nothing is reported any more; everything is asked.
                 self.mode = WatchMode::Sweep;
-                self.sweep()
+                self.sweep()?;
+                Ok(BTreeSet::new())
             }
             Err(lost) => Err(lost),
         }

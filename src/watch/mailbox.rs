@@ -2,8 +2,9 @@
 //! run.
 //!
 //! Each side of a mailbox is clean, dirty, or unscanned. An event makes it
-//! unscanned again, with one exception: what the server reports of a mailbox known
-//! to be clean, while no run is active, cannot be an echo and needs no scan.
+//! unscanned again, with two exceptions: what the server reports of a mailbox known
+//! to be clean, while no run is active, cannot be an echo and needs no scan; nor does
+//! more of it where a run is due anyway.
 //!
 //! A dirty mailbox is synced once for each of its states: if it is as dirty
 //! after a run as before (one-way Sync, a refused message, `MaxMessages`),
@@ -242,14 +243,18 @@ impl FarState {
     /// What follows from a report. `has_rules`: a verdict can be given on this
     /// mailbox.
     pub fn updated(&self, update: StatusUpdate, has_rules: bool) -> FarState {
-        let was_clean = *self == FarState::Known(SideVerdict::Clean);
+        let needs_no_scan = match self {
+            FarState::Known(SideVerdict::Clean) => update.quiet,
+            FarState::Known(SideVerdict::Changed(_)) => true,
+            _ => false,
+        };
         match update.clean {
             Some(clean) if clean == update.now && !update.hidden => {
                 FarState::Known(SideVerdict::Clean)
             }
-            clean if was_clean && update.quiet && has_rules => FarState::Known(
-                SideVerdict::Changed(changes_between(clean.unwrap_or(update.now), update.now)),
-            ),
+            clean if needs_no_scan && has_rules => FarState::Known(SideVerdict::Changed(
+                changes_between(clean.unwrap_or(update.now), update.now),
+            )),
             _ => FarState::Unscanned,
         }
     }
@@ -323,7 +328,13 @@ mod tests {
             FarState::Unscanned
         );
         assert_eq!(FarState::Unscanned.updated(news, true), FarState::Unscanned);
-        assert_eq!(dirty().updated(news, true), FarState::Unscanned);
+        // More of it.
+        for quiet in [true, false] {
+            assert_eq!(dirty().updated(StatusUpdate { quiet, ..news }, true), new);
+        }
+        assert_eq!(dirty().updated(news, false), FarState::Unscanned);
+        let unknown = FarState::Known(SideVerdict::Unknown("x".into()));
+        assert_eq!(unknown.updated(news, true), FarState::Unscanned);
         assert_eq!(FarState::Unwatched.updated(news, true), FarState::Unscanned);
     }
 

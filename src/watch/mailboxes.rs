@@ -14,11 +14,12 @@ use super::log::Log;
 use super::mailbox::{Debounce, FarState, MailboxState, NearState, StatusUpdate, Stuck};
 use crate::imap::ClientError;
 use crate::lend::RunMailboxes;
+use crate::lend::flags::ScanByRun;
 use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Target};
 use crate::state::{StateDir, clean, state_failure};
 use crate::survey;
-use crate::survey::scan::{self, FarSide, FarStep, MOST_MESSAGES, PendingScan, ScanScope};
+use crate::survey::scan::{self, FarScan, FarSide, FarStep, MOST_MESSAGES, PendingScan, ScanScope};
 use crate::sync::{held, settle};
 use crate::text::short;
 use crate::verdict::gone::{Gone, KeptGone};
@@ -409,24 +410,55 @@ impl Mailboxes {
             let clean = self.clean.entry(key).or_default();
             let now = server.status(at);
             let found = scan.finish(&state.mailbox, rules, scanned, now, clean, by_run);
-            self.clean_is_unsaved |= found.learned;
             state.unconfirmed = false;
-            // What it found gone may be what the near side lacks.
-            if found.learned && matches!(state.near, NearState::Known(SideVerdict::Changed(_))) {
-                state.near = NearState::Unscanned;
-            }
-            if found.verdict == Some(SideVerdict::Clean) {
-                self.found_clean.insert(at);
-            }
-            if let Some(verdict) = found.verdict {
-                self.far_scanned(at, verdict, started, &clock);
-            } else {
-                let name = &state.mailbox.near;
+            let name = state.mailbox.near.clone();
+            if !self.take_scan(at, found, started, &clock) {
                 self.log.say(|| format!("{name}: changed during the scan; scanning again"));
                 well = false;
             }
         }
         Ok(well)
+    }
+
+    /// Takes what a scan of the far side has found. False if it shows nothing of now.
+    fn take_scan(
+        &mut self,
+        at: usize,
+        found: FarScan,
+        started: Duration,
+        clock: &impl Fn() -> Duration,
+    ) -> bool {
+        let Some(state) = self.states.get_mut(at) else { return false };
+        self.clean_is_unsaved |= found.learned;
+        // What it found gone may be what the near side lacks.
+        if found.learned && matches!(state.near, NearState::Known(SideVerdict::Changed(_))) {
+            state.near = NearState::Unscanned;
+        }
+        let Some(verdict) = found.verdict else { return false };
+        if verdict == SideVerdict::Clean {
+            self.found_clean.insert(at);
+        }
+        self.far_scanned(at, verdict, started, clock);
+        true
+    }
+
+    /// What a run of ours was told of the far side of this one is as good as a scan, where
+    /// nothing has changed since. `now`: STATUS after it.
+    pub fn scanned_by_run(
+        &mut self,
+        at: usize,
+        ran: ScanByRun,
+        now: Option<ServerStatus>,
+        clock: impl Fn() -> Duration,
+    ) {
+        let started = clock();
+        let Some(state) = self.states.get(at) else { return };
+        let Ok(rules) = &state.rules else { return };
+        let key = state.key();
+        let by_run = self.gone.get(&key);
+        let clean = self.clean.entry(key).or_default();
+        let found = scan::judge_run(&state.mailbox, rules, ran, now, clean, by_run);
+        self.take_scan(at, found, started, &clock);
     }
 
     fn far_scanned(
@@ -739,7 +771,7 @@ fn scan_maildir(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::imap::{MailboxScan, MailboxStatus};
+    use crate::imap::{MailboxScan, MailboxStatus, Opening};
     use crate::model::flags::Flags;
     use crate::model::uid_set::UidSet;
     use crate::survey::scan::Scanned;
@@ -964,6 +996,26 @@ mod tests {
         all.scan_far_sides(Some(&only), &mut server, || s(12)).unwrap();
         let needed = all.needed(&only, &[Some(STATUS)], true);
         assert_eq!(needed.len(), 1, "{needed:?}");
+    }
+
+    #[test]
+    fn g6_a_run_that_was_told_everything_needs_no_scan_unless_something_has_happened_since() {
+        let base = tempfile::tempdir().unwrap();
+        let (mut all, mut server) = clean_mailbox(base.path());
+        let mut run = |all: &mut Mailboxes, now: ServerStatus| {
+            let before = all.before_run(&BTreeSet::from([Target::Account]), &[Some(now)], None);
+            all.our_run_ended(&before, true);
+            assert!(all.needs_far_scan());
+            let scan = server.scan_all(&[(0, ScanScope { opening: Opening::Select, since: None })]);
+            let scan = scan.unwrap().remove(0).unwrap().unwrap();
+            let ran = ScanByRun { name: "INBOX".into(), status: STATUS, scan };
+            all.scanned_by_run(0, ran, Some(now), || s(12));
+            (all.needs_far_scan(), all.take_found_clean().len())
+        };
+        assert_eq!(run(&mut all, STATUS), (false, 1));
+        assert!(all.needed(&BTreeSet::from([0]), &[Some(STATUS)], true).is_empty());
+        let later = ServerStatus { highest_modseq: Some(6), ..STATUS };
+        assert_eq!(run(&mut all, later), (true, 0));
     }
 
     #[test]

@@ -835,14 +835,16 @@ mod tests {
     fn three_runs_that_fail_over_the_lent_connection_end_the_lending() {
         let account = Fixture::new();
         let mut runner = account.runner();
-        let (why, returned, bytes) = ("no".to_owned(), Returned::Whole, 7);
+        let whole = Returned::Whole { mailbox_open: false };
+        let (why, returned, bytes) = ("no".to_owned(), whole.clone(), 7);
         let failed = LeaseOutcome::Failed { why, returned, bytes };
         assert_eq!(failed.bytes(), 7);
         for _ in 0..2 {
-            assert!(matches!(runner.note_lease(&failed), Some(Returned::Whole)));
+            assert_eq!(runner.note_lease(&failed), Some(&whole));
         }
-        let used = LeaseOutcome::Used { returned: Returned::Whole, bytes: 0, spared: 0 };
-        assert!(matches!(runner.note_lease(&used), Some(Returned::Whole)));
+        let used =
+            LeaseOutcome::Used { returned: whole.clone(), bytes: 0, spared: 0, scans: vec![] };
+        assert_eq!(runner.note_lease(&used), Some(&whole));
         for _ in 0..3 {
             assert!(runner.leases.allow_another());
             runner.note_lease(&failed);

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, epoll};
 
-use super::connections::{Connections, ServerEvents, WatchMode};
+use super::connections::{ServerEvents, WatchMode};
 use super::local::{LocalWatcher, WatchPaths};
 use super::log::{Log, print};
 use super::mailbox::{Debounce, LONGEST_REPORT};
@@ -31,6 +31,7 @@ use super::standby::{self, Standby};
 use super::{WaitEnd, WatchOptions};
 use crate::error::{Error, ExitStatus, system_text};
 use crate::imap::ClientError;
+use crate::lend::flags::ScanByRun;
 use crate::lend::{LeaseOutcome, Returned, RunMailboxes};
 use crate::mbsyncrc::pattern;
 use crate::model::{Mailbox, Target};
@@ -549,9 +550,9 @@ impl<'a> Waiter<'a> {
         let gone = self.mailboxes.gone_there();
         let mailboxes = self.for_run(&needed);
         let (report, lease) = self.runner.run(claim, &needed, self.server.lend(), &gone, mailboxes);
-        if let Some(lease) = &lease {
-            self.take_back(lease, goes_on);
-        }
+        let served = matches!(report.ended.exit, ExitStatus::Done | ExitStatus::Mailbox);
+        let ends = served && !goes_on;
+        let told = lease.as_ref().map(|lease| self.take_back(lease, ends)).unwrap_or_default();
         self.runner.ran(&needed, &report, clock::now());
         let over_ours = matches!(lease, Some(LeaseOutcome::Used { .. }));
         // Not where the password is refused: there may be no other connection then.
@@ -562,7 +563,6 @@ impl<'a> Waiter<'a> {
         if let ExitStatus::Signal(signal) = report.ended.exit {
             return AfterSync::End(WaitEnd::Stopped(signal));
         }
-        let served = matches!(report.ended.exit, ExitStatus::Done | ExitStatus::Mailbox);
         if served {
             self.mailboxes.remember_stuck(&before);
         }
@@ -570,12 +570,30 @@ impl<'a> Waiter<'a> {
             self.server.check_silence(clock::now() + ECHO);
         }
         let synced = self.mailboxes.our_run_ended(&before, report.ended.exit == ExitStatus::Done);
-        if served && !goes_on {
-            return AfterSync::End(WaitEnd::Synced);
+        if !ends {
+            self.has_synced |= served;
+            self.ask_again(makes_new, &synced, &told);
         }
-        self.has_synced |= served;
-        self.ask_again(makes_new, &synced);
-        AfterSync::Again
+        if let Some(LeaseOutcome::Used { scans, .. }) = lease {
+            self.judge_run(scans, &synced, ends);
+        }
+        if ends { AfterSync::End(WaitEnd::Synced) } else { AfterSync::Again }
+    }
+
+    /// Judges the mailboxes that a run has synced by what it was told of them. `ends`: the
+    /// STATUS of none is known, for the next process asks.
+    fn judge_run(&mut self, scans: Vec<ScanByRun>, synced: &BTreeSet<usize>, ends: bool) {
+        let Some(connections) = self.server.connections() else { return };
+        let statuses = if ends { &[] } else { connections.statuses() };
+        for scan in scans {
+            for at in connections.named(&scan.name) {
+                if synced.contains(&at) {
+                    let now = statuses.get(at).copied().flatten();
+                    self.mailboxes.scanned_by_run(at, scan.clone(), now, clock::now);
+                }
+            }
+        }
+        self.note_clean();
     }
 
     fn give_way(&mut self) {
@@ -651,28 +669,34 @@ impl<'a> Waiter<'a> {
             || self.server.is_connected() && !self.runner.login_wait().is_zero()
     }
 
-    /// The connection that was lent to a run watches again, or is replaced.
-    fn take_back(&mut self, lease: &LeaseOutcome, goes_on: bool) {
+    /// The connection that was lent to a run watches again, or is replaced. Gives the
+    /// mailboxes whose STATUS the server has told with that. `ends`: this process does.
+    fn take_back(&mut self, lease: &LeaseOutcome, ends: bool) -> BTreeSet<usize> {
         match self.runner.note_lease(lease) {
             Some(Returned::Broken(why)) => {
                 self.lost(&ClientError::Lost(Error::new(ExitStatus::Offline, why.clone())));
             }
-            // Without a loop it ends with this process.
-            Some(Returned::Whole) if goes_on => {
-                let taken = self.server.connections().map_or(Ok(()), Connections::reattach);
-                self.or_lost(taken);
+            Some(Returned::Whole { mailbox_open }) if !ends => {
+                let taken = self.server.connections().map(|all| all.reattach(*mailbox_open));
+                return self.or_lost(taken.unwrap_or_else(|| Ok(BTreeSet::new())));
             }
-            Some(Returned::Whole) | None => {}
+            Some(Returned::Whole { .. }) | None => {}
         }
+        BTreeSet::new()
     }
 
-    /// After a run of ours: what it changed is asked about again.
+    /// After a run of ours: what it changed is asked about again, but for what was `told`.
     /// `made_new`: it may have created mailboxes here.
-    fn ask_again(&mut self, made_new: bool, synced: &BTreeSet<usize>) {
+    fn ask_again(&mut self, made_new: bool, synced: &BTreeSet<usize>, told: &BTreeSet<usize>) {
         if made_new {
             self.list_mailboxes();
         }
-        self.refresh(Some(synced));
+        let unknown: BTreeSet<usize> = synced.difference(told).copied().collect();
+        if unknown.is_empty() {
+            self.collect_server_events();
+        } else {
+            self.refresh(Some(&unknown));
+        }
     }
 
     /// Another process has synced: everything is asked again, and its success ends

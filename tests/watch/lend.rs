@@ -3,6 +3,7 @@
 // A test that goes wrong shall panic, also in what its functions share.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::Mangle;
 use rig::process::wait_until;
 use rig::{
     Account, Delay, Home, Imap, Maildir, Refuser, Running, Seeded, Server, ServerOptions, Signal,
@@ -10,6 +11,7 @@ use rig::{
 };
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -505,12 +507,161 @@ fn known_flags_are_not_fetched_over_a_long_line() {
     }
 }
 
+/// A server, a proxy that notes the commands, and a home of twenty messages.
+struct Noted {
+    server: Server,
+    home: Home,
+    /// What was said to the server.
+    said: Arc<Mutex<Vec<String>>>,
+    /// What happens on the server before it hears a command with this in it.
+    meanwhile: Arc<Mutex<Option<(&'static str, Meanwhile)>>>,
+}
+
+type Meanwhile = Box<dyn FnOnce(&mut Imap) + Send>;
+
+impl Noted {
+    /// `halves`: of the STATUS that follows NOTIFY it leaves HIGHESTMODSEQ out.
+    fn new(halves: bool) -> Noted {
+        let without = vec!["COMPRESS=DEFLATE".to_owned()];
+        let server = Server::with(ServerOptions { without, ..ServerOptions::default() });
+        let (said, meanwhile) = (Arc::<Mutex<Vec<String>>>::default(), Arc::default());
+        let (port, password) = (server.port(), server.password("home"));
+        let notes = Arc::clone(&said);
+        let change: Arc<Mutex<Option<(&str, Meanwhile)>>> = Arc::clone(&meanwhile);
+        let note = move |_: &str, command: &str| {
+            notes.lock().unwrap().push(command.to_owned());
+            let mut change = change.lock().unwrap();
+            if change.as_ref().is_some_and(|(at, _)| command.contains(at)) {
+                if let Some((_, change)) = change.take() {
+                    change(&mut Imap::login(port, "home", &password));
+                }
+            }
+            None
+        };
+        let asked = Arc::clone(&said);
+        let half = move |line: &str, _: bool| {
+            let (start, rest) = line.split_once(" HIGHESTMODSEQ ").filter(|_| halves)?;
+            let told = start.starts_with("* STATUS")
+                && asked.lock().unwrap().last()?.starts_with("NOTIFY SET");
+            let end = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            told.then(|| format!("{start}{end}"))
+        };
+        let mangle = Mangle::to(port, note, half);
+        let home = Home::with(vec![Account::on(&server, "Home").port(mangle.port)]);
+        prompt(&home, "");
+        let mut imap = server.imap("home");
+        for n in 0..20 {
+            imap.append("INBOX", &message(&format!("old {n}"), "old"), &["\\Seen"]);
+        }
+        home.mutt_sync(&["Home"]).ok();
+        Noted { server, home, said, meanwhile }
+    }
+
+    fn waiter(&self) -> Running {
+        let waiter = waiter(&self.home);
+        waiter.wait_for("INBOX: in step with the server", LIMIT);
+        waiter
+    }
+
+    /// What the waiter and mbsync say to the server for one change, until all is in step.
+    fn commands_for(&self, waiter: &Running, what: &str, change: impl FnOnce()) -> Vec<String> {
+        let in_step = || waiter.stderr().matches("INBOX: in step with the server").count();
+        let (ran, before) = (runs_ended(&self.home), in_step());
+        self.said.lock().unwrap().clear();
+        change();
+        wait_until(LIMIT, "a run's end", || runs_ended(&self.home) > ran);
+        wait_until(LIMIT, "all in step", || in_step() > before);
+        until_equal(what, &mut self.server.imap("home"), &self.home, "Home", waiter);
+        self.said.lock().unwrap().clone()
+    }
+}
+
+/// A change that carries no news, each another one.
+fn change_there(imap: &mut Imap, kind: usize, round: usize) {
+    let uid = u32::try_from(1 + round).unwrap();
+    match kind % 3 {
+        0 => drop(imap.append("INBOX", &message(&format!("new {round}"), "new"), &[])),
+        1 => {
+            imap.select("INBOX");
+            imap.add_flags(uid, &["\\Flagged"]);
+            imap.unselect();
+        }
+        _ => {
+            imap.select("INBOX");
+            imap.expunge(uid);
+            imap.unselect();
+        }
+    }
+}
+
+#[test]
+fn what_a_run_was_told_is_not_asked_again() {
+    let noted = Noted::new(false);
+    let waiter = noted.waiter();
+    let mut imap = noted.server.imap("home");
+    for kind in 0..3 {
+        // What comes sooner after a run may be an echo of it.
+        sleep(Duration::from_secs(4));
+        let said = noted.commands_for(&waiter, &format!("kind {kind}"), || {
+            change_there(&mut imap, kind, kind);
+        });
+        for verb in ["EXAMINE", "STATUS", "CLOSE"] {
+            assert!(!said.iter().any(|line| line.starts_with(verb)), "{verb}: {said:?}");
+        }
+        assert!(said.iter().any(|line| line.contains("CHANGEDSINCE")), "{said:?}");
+    }
+    // What the run has changed on the server is looked at.
+    let inbox = noted.home.maildir("Home", "INBOX");
+    let entry = inbox.find("old 9");
+    let said = noted.commands_for(&waiter, "a flag here", || drop(inbox.set_flags(&entry, "RS")));
+    assert!(said.iter().any(|line| line.starts_with("EXAMINE")), "{said:?}");
+    ended(waiter, &noted.home);
+    // The one that comes next has nothing to ask for, either.
+    noted.said.lock().unwrap().clear();
+    let next = self::waiter(&noted.home);
+    wait_until(LIMIT, "IDLE", || noted.said.lock().unwrap().iter().any(|line| line == "IDLE"));
+    assert!(!noted.said.lock().unwrap().iter().any(|line| line.starts_with("EXAMINE")), "{next}");
+    ended(next, &noted.home);
+}
+
+#[test]
+fn g6_what_happens_while_a_run_is_told_what_there_is_is_not_missed() {
+    for halves in [false, true] {
+        let noted = Noted::new(halves);
+        let waiter = noted.waiter();
+        let mut imap = noted.server.imap("home");
+        let moments = ["UID SEARCH", "CHANGEDSINCE", "UNSELECT", "NOTIFY SET"];
+        for round in 0..count(6, 12) {
+            let (moment, kind) = (moments[round % 4], round);
+            let meanwhile: Meanwhile = Box::new(move |imap| change_there(imap, kind, 12 - round));
+            *noted.meanwhile.lock().unwrap() = Some((moment, meanwhile));
+            let what = format!("round {round}, at {moment}");
+            let said = noted.commands_for(&waiter, &what, || change_there(&mut imap, 0, round));
+            assert!(noted.meanwhile.lock().unwrap().is_none(), "{what}: {said:?}");
+            if halves {
+                let at = said.iter().position(|line| line.starts_with("NOTIFY SET")).unwrap();
+                assert!(said[at + 1].starts_with("STATUS"), "{what}: {said:?}");
+            }
+        }
+        ended(waiter, &noted.home);
+    }
+}
+
 /// Of what it says in place of all flags nothing is believed that does not fit the rest.
 #[test]
 fn g14_a_server_that_lies_of_what_there_is_has_nothing_deleted() {
-    let server = Server::start();
-    let refuser = Refuser::before(server.port());
-    let home = Home::with(vec![Account::on(&server, "Home").port(refuser.port())]);
+    const SEARCHED: &str = "* ESEARCH (TAG \"k1\")";
+    // What is compressed cannot be read on the way.
+    let without = vec!["COMPRESS=DEFLATE".to_owned()];
+    let server = Server::with(ServerOptions { without, ..ServerOptions::default() });
+    let lying: Arc<Mutex<Option<(&str, &str)>>> = Arc::default();
+    let told = Arc::clone(&lying);
+    let lie = move |line: &str, _: bool| {
+        let (truth, lie) = (*told.lock().unwrap())?;
+        line.starts_with(truth).then(|| format!("{lie}\r\n"))
+    };
+    let mangle = Mangle::to(server.port(), |_, _| None, lie);
+    let home = Home::with(vec![Account::on(&server, "Home").port(mangle.port)]);
     prompt(&home, "");
     let mut imap = server.imap("home");
     for n in 0..20 {
@@ -522,29 +673,27 @@ fn g14_a_server_that_lies_of_what_there_is_has_nothing_deleted() {
     let before = private(waiter.pid());
     // Fewer, more, none, others, not so many as it says, too few changes.
     let lies = [
-        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID ALL 1:9"),
-        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID ALL 1:4294967295"),
-        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID"),
-        ("k1 ", "OK\r\n* ESEARCH (TAG \"k1\") UID ALL 1:20,4000:4005"),
-        ("k1 ", "OK\r\n* 3 EXPUNGE"),
-        ("k2 ", "OK [MESSAGELIMIT 1 1] some"),
-        ("k2 ", "NO not today"),
-        ("k2 ", "OK\r\n* 1 FETCH (UID 4294967295 FLAGS (\\Deleted))"),
+        (SEARCHED, "* ESEARCH (TAG \"k1\") UID ALL 1:9"),
+        (SEARCHED, "* ESEARCH (TAG \"k1\") UID ALL 1:4294967295"),
+        (SEARCHED, "* ESEARCH (TAG \"k1\") UID"),
+        (SEARCHED, "* ESEARCH (TAG \"k1\") UID ALL 1:20,4000:4005"),
+        (SEARCHED, "* 3 EXPUNGE"),
+        ("k2 ", "k2 OK [MESSAGELIMIT 1 1] some"),
+        ("k2 ", "k2 NO not today"),
+        ("k2 ", "* 1 FETCH (UID 4294967295 FLAGS (\\Deleted))\r\nk2 OK done"),
     ];
     let told = || waiter.stderr().matches("known flags not fetched").count();
-    for (at, (command, lie)) in lies.into_iter().enumerate() {
+    for (at, lie) in lies.into_iter().enumerate() {
         // After each lie the truth is believed again.
         for (is_lie, which) in [(true, 2 * at), (false, 2 * at + 1)] {
-            if is_lie {
-                refuser.answer(command, lie);
-            }
+            *lying.lock().unwrap() = is_lie.then_some(lie);
             let (ran, before) = (runs_ended(&home), told());
             let text = format!("new {which}");
             imap.append("INBOX", &message(&text, &text), &[]);
             wait_until(LIMIT, "a run's end", || runs_ended(&home) > ran);
-            refuser.relent();
+            *lying.lock().unwrap() = None;
             until_equal(&text, &mut imap, &home, "Home", &waiter);
-            assert_eq!(home.maildir("Home", "INBOX").len(), 21 + which, "{lie}\n{waiter}");
+            assert_eq!(home.maildir("Home", "INBOX").len(), 21 + which, "{lie:?}\n{waiter}");
             if !is_lie {
                 wait_until(LIMIT, "known flags are told", || told() > before);
             }
