@@ -83,6 +83,8 @@ struct Waiter<'a> {
     noted_pull: BTreeMap<String, Changes>,
     /// The server's last reports: a move is reported in pieces.
     reported: Option<Debounce>,
+    /// The last try to connect failed, and no run was made since.
+    run_is_next: bool,
 }
 
 /// Waits for one account.
@@ -198,6 +200,7 @@ impl<'a> Waiter<'a> {
             noted_mode: None,
             noted_pull: BTreeMap::new(),
             reported: None,
+            run_is_next: false,
             has_synced: false,
         })
     }
@@ -381,12 +384,18 @@ impl<'a> Waiter<'a> {
         let now = clock::now();
         if self.mailboxes.is_scanning(now)
             || self.server_settles_at(now).is_some()
-            || self.runner.connects_first() && self.server.is_due(now)
+            || self.connects_first() && self.server.is_due(now)
         {
             return None;
         }
         let connected = self.server.is_connected();
         self.runner.plan(self.dirty(), self.new_on_server(), connected, now)
+    }
+
+    /// Whether a run waits for a connection that is due. Not after one that failed: what was in
+    /// its way may not be in mbsync's.
+    fn connects_first(&self) -> bool {
+        !self.run_is_next && self.runner.connects_first()
     }
 
     /// When the server will have reported all of a change; `None` if it has.
@@ -550,6 +559,7 @@ impl<'a> Waiter<'a> {
         let gone = self.mailboxes.gone_there();
         let mailboxes = self.for_run(&needed);
         let (report, lease) = self.runner.run(claim, &needed, self.server.lend(), &gone, mailboxes);
+        self.run_is_next = false;
         let served = matches!(report.ended.exit, ExitStatus::Done | ExitStatus::Mailbox);
         let ends = served && !goes_on;
         let told = lease.as_ref().map(|lease| self.take_back(lease, ends)).unwrap_or_default();
@@ -760,8 +770,7 @@ impl<'a> Waiter<'a> {
         }
         // A run that is due waits for the connection that it is to use. One that becomes
         // due does not.
-        let run = Some(self.next_run(now))
-            .filter(|run| *run > now + DUE || !self.runner.connects_first());
+        let run = Some(self.next_run(now)).filter(|run| *run > now + DUE || !self.connects_first());
         let wake = self.next_local(now).min(run.unwrap_or(now + DAY));
         let login = match self.alarm.set(wake).and_then(|()| self.login_interrupt()) {
             Ok(login) => login,
@@ -782,6 +791,7 @@ impl<'a> Waiter<'a> {
                 let now = clock::now();
                 let retry = self.server.connect_failed(&failure, now);
                 if matches!(retry, Retry::BackOff | Retry::StartOver) {
+                    self.run_is_next = true;
                     let first = retry == Retry::StartOver;
                     let wait = self.runner.record_failure(&failure, first, SystemTime::now());
                     self.server.hold_back(wait, now);
@@ -796,6 +806,7 @@ impl<'a> Waiter<'a> {
     }
 
     fn connected(&mut self) {
+        self.run_is_next = false;
         self.network.tries.dismiss();
         self.runner.count_login();
         self.runner.login_works();

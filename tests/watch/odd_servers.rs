@@ -279,6 +279,33 @@ fn a_search_that_is_cut_short_shows_no_deletion() {
     assert_eq!(odd.waiter.count("deleted"), 0, "{}", odd.waiter.said());
 }
 
+/// What is in the way of our connection may not be in mbsync's, which logs in by itself then.
+#[test]
+fn a_server_that_cannot_be_watched_is_synced_with() {
+    // mbsync's tags are numbers.
+    let refuse = |tag: &str, command: &str| {
+        let ours = tag.starts_with('m') && command.starts_with("LIST");
+        ours.then(|| "* BYE not for you\r\n".to_owned())
+    };
+    let server = Server::with(ServerOptions {
+        without: vec!["COMPRESS=DEFLATE".to_owned()],
+        ..ServerOptions::default()
+    });
+    let mangle = Mangle::to(server.port(), refuse, |_, _| None);
+    let home = Home::with(vec![Account::on(&server, "Home").port(mangle.port)]);
+    home.settings(&format!("{QUICK}retry = \"1s\"\nretry_max = \"2s\"\n"));
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    let (inbox, mut imap) = (home.maildir("Home", "INBOX"), server.imap("home"));
+    for n in 1..=3 {
+        imap.append("INBOX", &message(&format!("there {n}"), "x"), &[]);
+        home.mutt_sync(&["-b", "--full", "Home"]).ok();
+        wait_until(SOON, "it is here", || inbox.exists() && inbox.len() == 2 * n - 1);
+        inbox.add(&message(&format!("here {n}"), "x"), "S");
+        wait_until(SOON, "it is there", || imap.fetch_all("INBOX").len() == 2 * n);
+    }
+    assert_eq!(waiter.count("connected by"), 0, "{}", waiter.said());
+}
+
 /// Microsoft 365 accepts a login and then answers every command so, until the next login.
 #[test]
 fn a_session_without_its_mail_store_is_replaced() {
