@@ -2,7 +2,7 @@
 //! terminals, as an SVG that shows one screen after the other and stays at the last.
 //!
 //! The lines in the terminals are those that the programs print, with the durations of
-//! this run. One thing is replaced: the server's port, by that of IMAP ([`PORT`]). How
+//! this run. One thing is replaced: the server's port, by that of IMAP (`PORT`). How
 //! long a screen is shown, the titles and the notes beside the lines are the script's. It
 //! shows no latencies: one run of a busy machine is no figure, and `benches/` has them.
 //!
