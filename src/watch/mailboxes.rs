@@ -67,8 +67,8 @@ pub struct Mailboxes {
 
 /// The state of the mailboxes that a run syncs, before it.
 pub struct BeforeRun {
-    /// By key.
-    mailboxes: BTreeMap<String, MailboxBefore>,
+    /// By index: the mailboxes stay the same until the run has been judged.
+    mailboxes: BTreeMap<usize, MailboxBefore>,
     /// Mailboxes that only the server had, if the run was to create them here.
     only_on_server: Option<BTreeSet<String>>,
 }
@@ -567,6 +567,7 @@ impl Mailboxes {
         flags: bool,
     ) -> RunMailboxes {
         let mut mailboxes = RunMailboxes::default();
+        mailboxes.names.reserve_exact(names.size_hint().1.unwrap_or_default());
         for (at, name) in names {
             let Some(state) = self.states.get(at) else { continue };
             let key = state.key();
@@ -671,7 +672,7 @@ impl Mailboxes {
                 let stuck = Stuck::after_run(&state.verdict(), &fingerprint);
                 let stuck = (stuck != Stuck::default()).then(|| Box::new(stuck));
                 let record = record_stamp(&state.mailbox);
-                (state.key(), MailboxBefore { stuck, digest: state.digest, record })
+                (at, MailboxBefore { stuck, digest: state.digest, record })
             })
             .collect();
         BeforeRun { mailboxes, only_on_server: only_on_server.cloned() }
@@ -680,9 +681,9 @@ impl Mailboxes {
     /// After a run that reached the mailboxes: what is still as before is not
     /// run for again.
     pub fn remember_stuck(&mut self, before: &BeforeRun) {
-        for (key, MailboxBefore { stuck, .. }) in &before.mailboxes {
-            if let Some(stuck) = stuck {
-                let entry = self.stuck.mailboxes.entry(key.clone()).or_default();
+        for (at, MailboxBefore { stuck, .. }) in &before.mailboxes {
+            if let Some((stuck, state)) = stuck.as_ref().zip(self.states.get(*at)) {
+                let entry = self.stuck.mailboxes.entry(state.key()).or_default();
                 entry.near = stuck.near.clone().or(entry.near.take());
                 entry.far = stuck.far.clone().or(entry.far.take());
                 self.stuck_is_unsaved = true;
@@ -698,13 +699,13 @@ impl Mailboxes {
     /// `well`: it synced all of them.
     pub fn our_run_ended(&mut self, before: &BeforeRun, well: bool) -> BTreeSet<usize> {
         let mut synced = BTreeSet::new();
-        let served = |state: &MailboxState| before.mailboxes.contains_key(&state.key());
-        self.busy_is_next = self.states.iter().any(|state| state.busy)
-            && !self.states.iter().any(|state| state.busy && served(state));
+        let busy = || self.states.iter().enumerate().filter(|(_, state)| state.busy);
+        self.busy_is_next =
+            busy().next().is_some() && !busy().any(|(at, _)| before.mailboxes.contains_key(&at));
         for at in 0..self.states.len() {
             let Some(state) = self.states.get_mut(at) else { continue };
+            let Some(before) = before.mailboxes.get(&at) else { continue };
             let key = state.key();
-            let Some(before) = before.mailboxes.get(&key) else { continue };
             state.run_ended(true);
             synced.insert(at);
             if well {

@@ -42,7 +42,7 @@ fn g2_a_command_without_descriptors_serves_or_says_what_is_wrong() {
                 0 => assert_eq!(text, "Home: syncing in the background\n", "{most}"),
                 75 if in_background => {
                     let told =
-                        text.contains("the request stays queued") || text.contains("ask again");
+                        text.contains("the request stays queued") || text.contains("try again");
                     assert!(told, "{most}: {output}");
                 }
                 75 => assert!(text.contains("ulimit -n"), "{most}: {output}"),
