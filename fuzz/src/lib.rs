@@ -716,7 +716,7 @@ fn relayed(bytes: &[u8], piece: usize) -> Option<[Vec<u8>; 2]> {
         capabilities: &capabilities,
         namespace: None,
     };
-    let names = vec![("INBOX".to_owned(), "c\nINBOX".to_owned())];
+    let names = vec![("INBOX".into(), "c\nINBOX".into())];
     let mut relay =
         Relay::new(detached, HashMap::new(), DeletionGate::new(&HoldsEverything, names));
     assert!(relay.attach(theirs));

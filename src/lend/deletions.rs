@@ -24,7 +24,7 @@ pub enum Passage {
 pub struct DeletionGate<'c> {
     check: &'c dyn DeletionCheck,
     /// Wire names and keys of the mailboxes of the run.
-    names: Vec<(String, String)>,
+    names: Vec<(Box<str>, Box<str>)>,
     /// The mailbox that is open.
     open: Option<String>,
     /// What was found for it at its first deletion.
@@ -35,7 +35,7 @@ pub struct DeletionGate<'c> {
 impl<'c> DeletionGate<'c> {
     /// `names`: wire names and keys of the mailboxes of the run.
     #[must_use]
-    pub fn new(check: &'c dyn DeletionCheck, names: Vec<(String, String)>) -> Self {
+    pub fn new(check: &'c dyn DeletionCheck, names: Vec<(Box<str>, Box<str>)>) -> Self {
         DeletionGate { check, names, open: None, withholds: None, refused: 0 }
     }
 
@@ -72,7 +72,7 @@ impl<'c> DeletionGate<'c> {
             return known;
         }
         let open = self.open.as_deref();
-        let keys = self.names.iter().filter(|(wire, _)| Some(wire.as_str()) == open);
+        let keys = self.names.iter().filter(|(wire, _)| Some(&**wire) == open);
         // Each that syncs it, so that each is on record.
         let held = keys.fold(false, |held, (_, key)| self.check.holds(key) || held);
         self.withholds = Some(held);

@@ -200,7 +200,7 @@ pub struct RunMailboxes {
     /// The flags that need not be fetched, by wire name.
     pub known: HashMap<String, KnownFlags>,
     /// Wire names and keys.
-    pub names: Vec<(String, String)>,
+    pub names: Vec<(Box<str>, Box<str>)>,
 }
 
 impl RunMailboxes {
@@ -214,7 +214,7 @@ impl RunMailboxes {
     ) {
         let known = clean.and_then(|clean| KnownFlags::of(mailbox, clean, gone));
         self.known.extend(known.map(|known| (wire.to_owned(), known)));
-        self.names.push((wire.to_owned(), clean::key(mailbox)));
+        self.names.push((wire.into(), clean::key(mailbox).into()));
     }
 }
 

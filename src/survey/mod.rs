@@ -490,15 +490,15 @@ impl Survey<'_> {
 
     /// What the run was told of far sides is remembered where it shows them clean. `names`:
     /// see [`RunMailboxes`].
-    fn judge_run(&mut self, dir: &StateDir, names: &[(String, String)], scans: &[ScanByRun]) {
+    fn judge_run(&mut self, dir: &StateDir, names: &[(Box<str>, Box<str>)], scans: &[ScanByRun]) {
         let account = self.context.account;
         let gone: BTreeMap<String, Gone> = dir.read_json(clean::GONE).unwrap_or_default();
         for ran in scans {
-            for (_, key) in names.iter().filter(|(wire, _)| *wire == ran.name) {
+            for (_, key) in names.iter().filter(|(wire, _)| **wire == *ran.name) {
                 let Some(mailbox) = clean::mailbox(account, key) else { continue };
                 let Ok(rules) = Rules::of_mailbox(&mailbox, account) else { continue };
-                let clean = self.clean.entry(key.clone()).or_default();
-                let by_run = gone.get(key);
+                let clean = self.clean.entry(key.to_string()).or_default();
+                let by_run = gone.get(&**key);
                 let found = scan::judge_run(&mailbox, &rules, ran.clone(), None, clean, by_run);
                 self.learned |= found.learned;
             }

@@ -231,8 +231,8 @@ pub struct CheckInRun<'g> {
     checked: &'g Checked,
     /// What was known to be gone on the server then, by key.
     gone_there: BTreeMap<String, UidSet>,
-    /// The mailboxes of the run, by key.
-    of_run: BTreeSet<String>,
+    /// What the run is for.
+    targets: &'g BTreeSet<Target>,
     withheld: RefCell<BTreeSet<String>>,
 }
 
@@ -262,20 +262,26 @@ impl<'g> CheckInRun<'g> {
     pub fn new(
         dir: &'g StateDir,
         context: AccountContext<'g>,
+        targets: &'g BTreeSet<Target>,
         scope: &[Mailbox],
         judge: &dyn Judge,
         checked: &'g Checked,
     ) -> Self {
         let gone = scope.iter().filter_map(|it| Some((clean::key(it), judge.gone_there(it)?)));
-        let of_run = scope.iter().map(clean::key).filter(|key| !checked.held.contains(key));
         CheckInRun {
             dir,
             context,
             checked,
             gone_there: gone.collect(),
-            of_run: of_run.collect(),
+            targets,
             withheld: RefCell::default(),
         }
+    }
+
+    fn is_of_run(&self, key: &str) -> bool {
+        let mailbox = clean::mailbox(self.context.account, key);
+        !self.checked.held.contains(key)
+            && mailbox.is_some_and(|mailbox| Target::any_covers(self.targets, &mailbox))
     }
 
     /// The mailboxes, by key, that are to be judged again.
@@ -301,7 +307,7 @@ impl DeletionCheck for CheckInRun<'_> {
         let scope = look.look_at_all(&BTreeSet::from([mailbox.target()]));
         look.decide(LossSide::Near, &scope);
         let holds = look.found.contains_key(key);
-        withheld.extend(look.found.into_keys().filter(|key| self.of_run.contains(key)));
+        withheld.extend(look.found.into_keys().filter(|key| self.is_of_run(key)));
         holds
     }
 }

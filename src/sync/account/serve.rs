@@ -267,7 +267,7 @@ impl AccountBackend<'_> {
             if self.logs() { self.dir.read_json(clean::GONE) } else { None };
         let known = gone.clone().unwrap_or_default();
         let snapshot = Snapshot::take(&scope, self.context.account, self.logs(), known);
-        let deletions = CheckInRun::new(&self.dir, self.context, &scope, judge, &guarded);
+        let deletions = CheckInRun::new(&self.dir, self.context, &targets, &scope, judge, &guarded);
         drop(scope);
         let mut ended = self.run_mbsync(&targets, judge, &deletions, &mut lock);
         let withheld = deletions.withheld();
@@ -275,6 +275,7 @@ impl AccountBackend<'_> {
         // With those that it has created.
         let scope = self.scope(&targets);
         let (changes, replaced) = self.learn_changes(&snapshot, gone.as_ref(), &scope, &ended);
+        drop(snapshot);
         let facts = RunFacts {
             replaced: &replaced,
             retried: &retried,
