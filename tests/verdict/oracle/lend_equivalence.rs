@@ -6,7 +6,8 @@
 
 use super::{Kind, Pair, World, act, home_of, kinds};
 use rig::{
-    Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, count, real_mbsync, run,
+    Home, Imap, Maildir, Running, Seeded, Server, ServerOptions, Signal, count, process,
+    real_mbsync, run,
 };
 use std::fmt::Write as _;
 use std::fs;
@@ -49,7 +50,7 @@ pub(super) fn outcome(world: &mut World, pair: &Pair) -> Outcome {
 }
 
 fn sockets(of: &Running) -> usize {
-    let fds = rig::process::open_fds(of.pid());
+    let fds = process::open_fds(of.pid());
     fds.iter().filter(|(_, to)| to.to_string_lossy().starts_with("socket:")).count()
 }
 
@@ -63,7 +64,7 @@ fn is_connected(log: &str) -> bool {
     log.lines().rfind(said).is_some_and(|line| line.starts_with("far: connected"))
 }
 
-/// The waiter's account. It runs when it is told to, and never by itself.
+/// The waiter's account. The waiter is stopped while its mail is changed.
 struct Lending {
     home: Home,
     waiter: Running,
@@ -117,25 +118,50 @@ impl Lending {
         (log.matches("connected by").count(), plain)
     }
 
-    /// Gives it time to have a connection. Without, the run is merely one that shows
-    /// nothing.
-    fn warm_up(&self) {
+    /// Stops it between two runs, until the next request; what it was given to run since this
+    /// was asked last. Gives it time to have a connection: without, the run is merely one that
+    /// shows nothing.
+    fn stop(&mut self) -> Vec<Vec<String>> {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(5) {
-            if is_connected(&self.waiter.stderr()) && sockets(&self.waiter) >= self.sockets {
-                return;
+        loop {
+            let ready =
+                is_connected(&self.waiter.stderr()) && sockets(&self.waiter) >= self.sockets;
+            if ready || begun.elapsed() > Duration::from_secs(5) {
+                self.waiter.signal(Signal::STOP);
+                // It says that it runs before it runs.
+                let log = self.waiter.stderr();
+                let runs_next = log.lines().last().is_some_and(|line| line.contains(": running "));
+                if !runs_next && process::children(self.waiter.pid()).is_empty() {
+                    return self.runs();
+                }
+                self.waiter.signal(Signal::CONT);
             }
             sleep(Duration::from_millis(5));
         }
     }
 
-    /// Has these synced, over its connection.
+    /// Has these synced, over its connection; what it was given to run, and how the last
+    /// run ended. It may have been about to run when it was stopped, so that the request is
+    /// served only by the next run: [`Lending::stop`] says what that is given.
     fn sync(&mut self, what: &str) -> (Vec<Vec<String>>, i64) {
         let (before, _) = self.last();
         run(&mut self.home.cmd(&["-b", "-f", "--full", what]), LIMIT).ok();
+        self.waiter.signal(Signal::CONT);
         rig::wait_until(LIMIT, "the waiter's run", || self.last().0 > before);
-        // It says that it runs before it runs.
         (self.runs(), self.last().1)
+    }
+}
+
+/// Runs mbsync by hand as the waiter did, and compares how it ended, if that is known.
+fn run_as_it_did(plain: &Home, words: Vec<Vec<String>>, code: Option<i64>, log: &mut String) {
+    for words in words {
+        let _ = writeln!(log, "  mbsync {}", words.join(" "));
+        let mut command = plain.command(real_mbsync());
+        let ended = run(command.args(["-q", "-c"]).arg(plain.path(".mbsyncrc")).args(words), LIMIT);
+        let bad = ended.code() != 0 || ended.stderr.contains("Maildir error: ");
+        if let Some(code) = code {
+            assert_eq!(bad, code != 0, "{code}; {ended}\n{log}");
+        }
     }
 }
 
@@ -167,6 +193,9 @@ fn history(
     let [mut runs, steps] = [0, rng.usize(5..10)];
     let mut made = 0;
     for step in 0..=steps {
+        let late = lending.stop();
+        runs += late.len();
+        run_as_it_did(plain, late, None, &mut log);
         let mut ours = World::new(&lending.home, at_ours, kind);
         let mut theirs = World::new(plain, at_plain, kind);
         let pairs = [ours.pairs(number), theirs.pairs(number)];
@@ -198,18 +227,10 @@ fn history(
         } else {
             kind.name.to_owned()
         };
-        lending.warm_up();
         let (words, code) = lending.sync(&what);
         assert!(!words.is_empty(), "{log}{}", lending.waiter);
-        for words in words {
-            let _ = writeln!(log, "  mbsync {}", words.join(" "));
-            let mut command = plain.command(real_mbsync());
-            let ended =
-                run(command.args(["-q", "-c"]).arg(plain.path(".mbsyncrc")).args(words), LIMIT);
-            let bad = ended.code() != 0 || ended.stderr.contains("Maildir error: ");
-            assert_eq!(bad, code != 0, "{code}; {ended}\n{log}");
-            runs += 1;
-        }
+        runs += words.len();
+        run_as_it_did(plain, words, Some(code), &mut log);
         let mut ours = World::new(&lending.home, at_ours, kind);
         let mut theirs = World::new(plain, at_plain, kind);
         for (a, b) in pairs[0].iter().zip(&pairs[1]) {
