@@ -605,9 +605,7 @@ impl Client {
                     self.transport.begin(limits);
                 }
             }
-            Reply::Tagged(_, said)
-                if said.verb == Verb::Bad && parse::is_session_dead(&said.printable()) =>
-            {
+            Reply::Tagged(_, said) if said.is_session_dead() => {
                 return Err(self.session_is_dead(&said.printable()));
             }
             Reply::Tagged(tag, said) => {

@@ -70,6 +70,12 @@ impl Condition<'_> {
             .any(|words| text.contains(words))
     }
 
+    /// Whether it says that this session is of no use, and a new one may be.
+    #[must_use]
+    pub fn is_session_dead(&self) -> bool {
+        self.verb == Verb::Bad && is_session_dead(&self.printable())
+    }
+
     /// Code and text as one printable line: control characters dropped, cut at 200 characters.
     #[must_use]
     pub fn printable(&self) -> String {
@@ -107,7 +113,7 @@ impl Condition<'_> {
 /// and whose mail store it does not reach (public transcripts of mbsync and offlineimap).
 const NO_MAIL_STORE: &str = "user is authenticated but not connected";
 
-/// Whether an answer says that this session is of no use, and a new one may be.
+/// [`Condition::is_session_dead`] of an answer's text.
 #[must_use]
 pub fn is_session_dead(answer: &str) -> bool {
     answer.to_ascii_lowercase().contains(NO_MAIL_STORE)

@@ -185,11 +185,8 @@ impl Connections {
             &inventory,
         );
         drop(inventory);
-        let named = |name: &String| {
-            (0..self.mailboxes.len()).find(|at| self.mailboxes.name(*at) == Some(name))
-        };
         for (connection, name) in self.open.iter_mut().zip(idled) {
-            connection.mailbox = name.as_ref().and_then(named);
+            connection.mailbox = name.and_then(|name| self.mailboxes.named(&name).first().copied());
         }
         self.start(plan, interrupt)?;
         // Reports that came on the way are part of the STATUS by now.

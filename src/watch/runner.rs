@@ -339,9 +339,8 @@ impl<'a> Runner<'a> {
         self.context.settings.handover && self.leases.allow_another()
     }
 
-    /// Whether runs are made over a connection that is open, as far as is known: then one is
-    /// made first.
-    pub fn connects_first(&self) -> bool {
+    /// Whether runs are made over a connection that is open, as far as is known.
+    pub fn expects_lease(&self) -> bool {
         self.lends() && !self.leases.are_all_declined()
     }
 

@@ -399,7 +399,7 @@ impl<'a> Waiter<'a> {
     /// the server would be in memory beside what the first run keeps of each.
     fn connects_first(&self) -> bool {
         let few = self.mailboxes.len() <= MOST_TO_CONNECT_FIRST;
-        few && !self.run_is_next && self.runner.connects_first()
+        few && !self.run_is_next && self.runner.expects_lease()
     }
 
     /// When the server will have reported all of a change; `None` if it has.
@@ -589,22 +589,20 @@ impl<'a> Waiter<'a> {
             self.ask_again(makes_new, &synced, &told);
         }
         if let Some(LeaseOutcome::Used { scans, .. }) = lease {
-            self.judge_run(scans, &synced, ends);
+            self.judge_run(scans, ends);
         }
         if ends { AfterSync::End(WaitEnd::Synced) } else { AfterSync::Again }
     }
 
-    /// Judges the mailboxes that a run has synced by what it was told of them. `ends`: the
-    /// STATUS of none is known, for the next process asks.
-    fn judge_run(&mut self, scans: Vec<ScanByRun>, synced: &BTreeSet<usize>, ends: bool) {
+    /// Judges mailboxes by what a run was told of them. `ends`: the STATUS of none is known,
+    /// for the next process asks.
+    fn judge_run(&mut self, scans: Vec<ScanByRun>, ends: bool) {
         let Some(connections) = self.server.connections() else { return };
         let statuses = if ends { &[] } else { connections.statuses() };
         for scan in scans {
             for at in connections.named(&scan.name) {
-                if synced.contains(&at) {
-                    let now = statuses.get(at).copied().flatten();
-                    self.mailboxes.scanned_by_run(at, scan.clone(), now, clock::now);
-                }
+                let now = statuses.get(at).copied().flatten();
+                self.mailboxes.scanned_by_run(at, scan.clone(), now, clock::now);
             }
         }
         self.note_clean();
@@ -702,8 +700,9 @@ impl<'a> Waiter<'a> {
     /// After a run of ours: what it changed is asked about again, but for what was `told`.
     /// `made_new`: it may have created mailboxes here.
     fn ask_again(&mut self, made_new: bool, synced: &BTreeSet<usize>, told: &BTreeSet<usize>) {
-        if made_new {
-            self.list_mailboxes();
+        if made_new && self.list_mailboxes() {
+            // To watch others than before has asked for the STATUS of all.
+            return self.collect_server_events();
         }
         let unknown: BTreeSet<usize> = synced.difference(told).copied().collect();
         if unknown.is_empty() {

@@ -45,6 +45,16 @@ impl Mail {
         self.imap.unselect();
     }
 
+    /// The deletions that are held are made when they are allowed, and nothing is held then.
+    #[track_caller]
+    fn is_emptied_there(&mut self, waiter: &Waiter) {
+        self.home.mutt_sync(&["--allow-deletions", "Home:Lists"]).ok();
+        assert_eq!(self.imap.status("Lists").messages, 0, "{}", waiter.said());
+        at_rest(&self.home, waiter, &self.mbsync);
+        let status = self.home.mutt_sync(&["--status", "Home"]).ok().stdout;
+        assert!(!status.contains("held"), "{status}");
+    }
+
     /// Others are synced, both ways; what is held costs no run, and requests end.
     #[track_caller]
     fn goes_on(&mut self, waiter: &Waiter) {
@@ -75,11 +85,7 @@ fn g14_the_waiter_holds_what_was_removed_here_until_somebody_answers() {
     mail.home.mutt_sync(&["Home"]).expect_code(1);
     mail.goes_on(&waiter);
     assert_eq!(mail.imap.status("Lists").messages, 120);
-    mail.home.mutt_sync(&["--allow-deletions", "Home:Lists"]).ok();
-    assert_eq!(mail.imap.status("Lists").messages, 0, "{}", waiter.said());
-    at_rest(&mail.home, &waiter, &mail.mbsync);
-    let status = mail.home.mutt_sync(&["--status", "Home"]).ok().stdout;
-    assert!(!status.contains("held"), "{status}");
+    mail.is_emptied_there(&waiter);
 }
 
 #[test]
@@ -119,11 +125,7 @@ fn g14_the_waiter_deletes_nothing_that_is_removed_after_it_was_judged() {
     mail.goes_on(&waiter);
     let there = mail.imap.fetch_all("Lists");
     assert!(there.len() == 120 && there.iter().all(|each| !each.letters().contains('T')));
-    mail.home.mutt_sync(&["--allow-deletions", "Home:Lists"]).ok();
-    assert_eq!(mail.imap.status("Lists").messages, 0, "{}", waiter.said());
-    at_rest(&mail.home, &waiter, &mail.mbsync);
-    let status = mail.home.mutt_sync(&["--status", "Home"]).ok().stdout;
-    assert!(!status.contains("held"), "{status}");
+    mail.is_emptied_there(&waiter);
 }
 
 #[test]
