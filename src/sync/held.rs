@@ -9,6 +9,7 @@
 //! Reads records and Maildirs. Does not depend on: connections, how a run is made.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
@@ -161,6 +162,10 @@ fn displaced(then: MaildirPlace, mailbox: &Mailbox, lacks: bool) -> Option<HeldK
     (moved && lacks).then_some(HeldKind::OtherMaildir)
 }
 
+fn by_name(a: &Mailbox, b: &Mailbox) -> Ordering {
+    (&a.channel, &a.name).cmp(&(&b.channel, &b.name))
+}
+
 /// Whether a mailbox of this channel is emptied without a question, by its name.
 fn is_exempt(context: AccountContext<'_>, mailbox: &Mailbox) -> bool {
     let except = &context.settings.hold_except;
@@ -189,11 +194,10 @@ pub fn check(
     if !context.settings.hold {
         return Checked::default();
     }
-    let scope = look.look_at_all(needed);
-    look.decide(LossSide::Near, &scope);
-    look.decide(LossSide::Far, &scope);
-    let Guard { state: before, found, moved, gone_on_both, .. } = look;
-    let keys: BTreeSet<String> = scope.iter().map(|mailbox| clean::key(mailbox)).collect();
+    look.look_at_these(needed);
+    look.decide(LossSide::Near);
+    look.decide(LossSide::Far);
+    let Guard { state: before, scope, found, moved, gone_on_both, .. } = look;
     let news = found
         .iter()
         .filter(|(key, held)| before.mailboxes.get(*key).is_none_or(|then| !is_same(then, held)));
@@ -201,10 +205,14 @@ pub fn check(
     let held = found.keys().cloned().collect();
     // Without a disk to write to it is held all the same.
     let _ = HeldState::update(dir, |state| {
+        let was_judged = |key: &str| {
+            let mailbox = clean::mailbox(context.account, key);
+            mailbox.is_some_and(|it| scope.binary_search_by(|each| by_name(each, &it)).is_ok())
+        };
         // An answer that came meanwhile is for the next run.
         state
             .mailboxes
-            .retain(|key, held| !keys.contains(key) || held.allowed || found.contains_key(key));
+            .retain(|key, held| held.allowed || found.contains_key(key) || !was_judged(key));
         for (key, held) in found {
             match state.mailboxes.get_mut(&key) {
                 Some(known) if is_same(known, &held) => {
@@ -304,8 +312,8 @@ impl DeletionCheck for CheckInRun<'_> {
         look.in_a_run = true;
         look.moved = self.checked.moved.clone();
         look.gone_on_both = self.checked.gone_on_both.clone();
-        let scope = look.look_at_all(&BTreeSet::from([mailbox.target()]));
-        look.decide(LossSide::Near, &scope);
+        look.look_at_these(&BTreeSet::from([mailbox.target()]));
+        look.decide(LossSide::Near);
         let holds = look.found.contains_key(key);
         withheld.extend(look.found.into_keys().filter(|key| self.is_of_run(key)));
         holds
@@ -319,8 +327,14 @@ struct Guard<'g> {
     asked_for: bool,
     now: SystemTime,
     state: HeldState,
+    /// Of the mailboxes that have lost something.
     losses: Vec<Losses>,
-    looked: BTreeSet<String>,
+    /// So many messages the others had on both sides, as far as they count.
+    in_step: u64,
+    /// Those that are about to be run, in the order of their names.
+    scope: Vec<Rc<Mailbox>>,
+    /// The rest of the account's, too, have been looked at.
+    looked_at_all: bool,
     found: BTreeMap<String, HeldMailbox>,
     /// Read when it is needed.
     memory: Option<GoneMemory>,
@@ -347,7 +361,9 @@ impl<'g> Guard<'g> {
             now,
             state: HeldState::read(dir),
             losses: vec![],
-            looked: BTreeSet::new(),
+            in_step: 0,
+            scope: vec![],
+            looked_at_all: false,
             found: BTreeMap::new(),
             memory: None,
             moved: BTreeMap::new(),
@@ -358,31 +374,41 @@ impl<'g> Guard<'g> {
 }
 
 impl Guard<'_> {
-    fn look_at_all(&mut self, needed: &BTreeSet<Target>) -> Vec<Rc<Mailbox>> {
-        let scope = self.scope(needed);
-        self.losses.reserve_exact(scope.len());
-        for mailbox in &scope {
-            self.look_at(mailbox, false);
+    /// Looks at what a run for these targets would sync.
+    fn look_at_these(&mut self, needed: &BTreeSet<Target>) {
+        self.scope = self.scope_of(needed);
+        for mailbox in self.scope.clone() {
+            self.look_at(&mailbox, false);
         }
-        scope
+    }
+
+    /// Looks at the rest of the account.
+    fn look_at_others(&mut self) {
+        if std::mem::replace(&mut self.looked_at_all, true) {
+            return;
+        }
+        let (config, account) = (self.context.config, self.context.account);
+        for mailbox in config.local_mailboxes(account) {
+            if self.scope.binary_search_by(|each| by_name(each, &mailbox)).is_err() {
+                self.look_at(&Rc::new(mailbox), true);
+            }
+        }
     }
 
     /// The mailboxes that a run for these targets would sync, with those that were here.
-    fn scope(&self, needed: &BTreeSet<Target>) -> Vec<Rc<Mailbox>> {
+    fn scope_of(&self, needed: &BTreeSet<Target>) -> Vec<Rc<Mailbox>> {
         let AccountContext { account, config, .. } = self.context;
-        let mut scope: BTreeMap<String, Mailbox> = BTreeMap::new();
-        let mut add = |mailbox: Mailbox| {
-            if Target::any_covers(needed, &mailbox) {
-                scope.insert(clean::key(&mailbox), mailbox);
-            }
-        };
-        needed.iter().filter_map(|target| account.mailbox(target)).for_each(&mut add);
+        let mut scope: Vec<Rc<Mailbox>> = Vec::new();
         if needed.iter().any(|target| !matches!(target, Target::Mailbox { .. })) {
+            scope.extend(config.local_mailboxes(account).into_iter().map(Rc::new));
             let places = self.state.places.keys();
-            places.filter_map(|key| clean::mailbox(account, key)).for_each(&mut add);
-            config.local_mailboxes(account).into_iter().for_each(&mut add);
+            scope.extend(places.filter_map(|key| clean::mailbox(account, key)).map(Rc::new));
         }
-        scope.into_values().map(Rc::new).collect()
+        scope.extend(needed.iter().filter_map(|target| account.mailbox(target)).map(Rc::new));
+        scope.retain(|mailbox| Target::any_covers(needed, mailbox));
+        scope.sort_by(|a, b| by_name(a, b));
+        scope.dedup_by(|a, b| by_name(a, b).is_eq());
+        scope
     }
 
     fn memory(&mut self) -> &GoneMemory {
@@ -395,9 +421,6 @@ impl Guard<'_> {
     fn look_at(&mut self, mailbox: &Rc<Mailbox>, others: bool) {
         let account = self.context.account;
         let key = clean::key(mailbox);
-        if !self.looked.insert(key.clone()) {
-            return;
-        }
         let record = record_of(mailbox);
         let mut pairs = record.as_ref().map(|record| guard::pairs(record, KnownGone::NOTHING));
         let mut there = self.judge.gone_there(mailbox).unwrap_or_default();
@@ -440,6 +463,10 @@ impl Guard<'_> {
         };
         let far = UidSet::from_uids(there.uids().filter(|uid| pairs.contains(*uid)));
         let exempt = is_exempt(self.context, mailbox);
+        if near.is_empty() && far.is_empty() {
+            self.in_step += if exempt { 0 } else { pairs.len() };
+            return;
+        }
         let mailbox = Rc::clone(mailbox);
         self.losses.push(Losses { mailbox, key, record, pairs, near, far, exempt });
     }
@@ -498,20 +525,17 @@ impl Guard<'_> {
         });
     }
 
-    fn decide(&mut self, side: LossSide, scope: &[Rc<Mailbox>]) {
+    fn decide(&mut self, side: LossSide) {
         let mut open: Vec<UidSet> =
             self.losses.iter().map(|losses| self.open_losses(losses, side)).collect();
         if !guard::concerns_account(&self.numbers(&open)) {
             return;
         }
-        let (config, account) = (self.context.config, self.context.account);
-        for mailbox in config.local_mailboxes(account) {
-            self.look_at(&Rc::new(mailbox), true);
-        }
+        self.look_at_others();
         open = self.losses.iter().map(|losses| self.open_losses(losses, side)).collect();
         let mut moved: BTreeMap<String, UidSet> = BTreeMap::new();
-        let all: u64 =
-            self.losses.iter().filter(|each| !each.exempt).map(|each| each.pairs.len()).sum();
+        let lossy = self.losses.iter().filter(|each| !each.exempt);
+        let all = self.in_step + lossy.map(|each| each.pairs.len()).sum::<u64>();
         // The server may say of one with another name that it is for trash.
         for at in guard::held(side, &self.numbers(&open), all) {
             let known = self.known(at, side).is_some();
@@ -541,7 +565,7 @@ impl Guard<'_> {
         } else {
             for at in suspects {
                 let lost = open.get(at).cloned().unwrap_or_default();
-                net.insert(at, (self.not_moved(at, side, &lost, scope), now));
+                net.insert(at, (self.not_moved(at, side, &lost), now));
             }
         }
         for (at, (lost, _)) in &net {
@@ -597,13 +621,7 @@ impl Guard<'_> {
     }
 
     /// How many of the messages that are gone are nowhere else.
-    fn not_moved(
-        &mut self,
-        at: usize,
-        side: LossSide,
-        lost: &UidSet,
-        scope: &[Rc<Mailbox>],
-    ) -> u64 {
+    fn not_moved(&mut self, at: usize, side: LossSide, lost: &UidSet) -> u64 {
         let Some(losses) = self.losses.get(at) else { return lost.len() };
         let sample = sample(lost);
         let mut wanted = LostMessages::default();
@@ -623,7 +641,7 @@ impl Guard<'_> {
         let unknown = sample.len().saturating_sub(wanted.left());
         self.find_here(&mut wanted);
         if side == LossSide::Far && wanted.left() > 0 {
-            self.find_there(&mut wanted, scope);
+            self.find_there(&mut wanted);
         }
         let left = wanted.left() + unknown;
         if sample.is_empty() { 0 } else { (lost.len() * left).div_ceil(sample.len()) }
@@ -631,14 +649,16 @@ impl Guard<'_> {
 
     /// Messages of the account's other mailboxes here that mbsync has not seen.
     fn new_elsewhere(&self, but: &str) -> u64 {
-        let is_new = |losses: &Losses, uid: u32| uid == 0 || uid > losses.record.max_pushed;
         let mut count = 0;
-        for losses in self.losses.iter().filter(|losses| losses.key != but) {
-            if let Some(maildir) = losses.mailbox.maildir.as_deref() {
-                message_files(maildir, &mut |path, _| {
-                    count += u64::from(is_new(losses, uid_of(path)));
-                });
-            }
+        let others = self.context.config.local_mailboxes(self.context.account);
+        for mailbox in others.iter().filter(|mailbox| clean::key(mailbox) != but) {
+            let Some((maildir, record)) = mailbox.maildir.as_ref().zip(record_of(mailbox)) else {
+                continue;
+            };
+            message_files(maildir, &mut |path, _| {
+                let uid = uid_of(path);
+                count += u64::from(uid == 0 || uid > record.max_pushed);
+            });
         }
         count
     }
@@ -681,10 +701,10 @@ impl Guard<'_> {
 
     /// Takes off what has come to other mailboxes on the server, or to the same one
     /// again.
-    fn find_there(&mut self, wanted: &mut LostMessages, scope: &[Rc<Mailbox>]) {
+    fn find_there(&mut self, wanted: &mut LostMessages) {
         let local = self.context.config.local_mailboxes(self.context.account);
         let mut asked = BTreeSet::new();
-        for mailbox in scope.iter().map(Rc::as_ref).chain(&local).take(MOST_ASKED) {
+        for mailbox in self.scope.iter().map(Rc::as_ref).chain(&local).take(MOST_ASKED) {
             if !asked.insert(clean::key(mailbox)) {
                 continue;
             }
