@@ -416,7 +416,7 @@ fn readings(rest: &[u8]) {
     }
     if let Some(listed) = parse::list(rest) {
         plain_name(&listed.name);
-        let _ = (listed.selectable(), listed.has("\\Sent"));
+        let _ = (listed.selectable, listed.special_use);
     }
     if let Some(namespace) = parse::namespace(rest) {
         assert!(!namespace.prefix.chars().any(char::is_control));

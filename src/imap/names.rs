@@ -82,7 +82,7 @@ impl Naming {
         version: IsyncVersion,
         listed: &'a [Listed],
     ) -> impl Iterator<Item = (&'a Listed, String)> {
-        listed.iter().filter(|each| each.selectable()).filter_map(move |each| {
+        listed.iter().filter(|each| each.selectable).filter_map(move |each| {
             let wire = match version {
                 IsyncVersion::V1_4 => each.name.clone(),
                 IsyncVersion::V1_5 => from_utf7(&each.name)?,

@@ -8,7 +8,7 @@
 //! Does not depend on: connections.
 
 pub use super::values::Verb;
-use super::values::{Capabilities, Listed, MailboxStatus, Namespace};
+use super::values::{Capabilities, Listed, MailboxStatus, Namespace, SpecialUse};
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
 use crate::text::{is_printable, printable};
@@ -348,10 +348,6 @@ impl<'a> Iterator for Tokens<'a> {
 
 /// Longest mailbox name that is taken: none longer is a path here (Linux, `PATH_MAX`).
 const LONGEST_NAME: usize = 4096;
-/// Most attributes of a mailbox that are kept, and the longest of them. RFC 9051
-/// and RFC 6154 together have fewer than twenty.
-const MOST_ATTRIBUTES: usize = 24;
-const LONGEST_ATTRIBUTE: usize = 40;
 
 /// A mailbox name fit to be used further: UTF-8, and without control characters,
 /// which neither mbsync nor a file of ours could carry.
@@ -407,18 +403,20 @@ pub fn status(rest: &[u8]) -> Option<(String, MailboxStatus)> {
 pub fn list(rest: &[u8]) -> Option<Listed> {
     let mut tokens = Tokens::new(rest);
     tokens.open()?;
-    let mut attributes = Vec::new();
+    let (mut selectable, mut special_use) = (true, None);
     loop {
-        match tokens.next()? {
+        let attribute = match tokens.next()? {
             Token::Close => break,
-            // A string of its own takes thirty times what the server has to say for it.
-            Token::Atom(atom) if attributes.len() < MOST_ATTRIBUTES => {
-                if atom.len() <= LONGEST_ATTRIBUTE {
-                    attributes.push(String::from_utf8_lossy(atom).to_ascii_lowercase());
-                }
-            }
-            Token::Atom(_) => {}
+            Token::Atom(atom) => atom,
             _ => return None,
+        };
+        let is = |name: &str| attribute.eq_ignore_ascii_case(name.as_bytes());
+        if is("\\Noselect") || is("\\NonExistent") {
+            selectable = false;
+        } else if is("\\All") || is("\\Archive") {
+            special_use = special_use.or(Some(SpecialUse::Kept));
+        } else if is("\\Trash") || is("\\Junk") {
+            special_use = special_use.or(Some(SpecialUse::Discarded));
         }
     }
     let delimiter = match tokens.next()? {
@@ -427,7 +425,7 @@ pub fn list(rest: &[u8]) -> Option<Listed> {
         _ => return None,
     };
     let name = mailbox_name(tokens.text()?)?;
-    Some(Listed { name, delimiter, attributes })
+    Some(Listed { name, delimiter, selectable, special_use })
 }
 
 /// `* NAMESPACE (("prefix" "delimiter")) …`, given what follows the word: the
@@ -679,11 +677,22 @@ mod tests {
     }
 
     #[test]
-    fn g10_what_is_kept_of_a_mailbox_does_not_outgrow_what_is_said() {
-        let many = ["(", &"a ".repeat(30_000), ") \"/\" x"].concat();
-        assert_eq!(list(many.as_bytes()).unwrap().attributes.len(), MOST_ATTRIBUTES);
-        let long = ["(\\", &"a".repeat(60_000), " \\Sent) \"/\" x"].concat();
-        assert_eq!(list(long.as_bytes()).unwrap().attributes, ["\\sent"]);
+    fn attributes_say_what_a_mailbox_is_for() {
+        let told = |attributes: &str| {
+            let listed = list(format!("({attributes}) \"/\" x").as_bytes()).unwrap();
+            (listed.selectable, listed.special_use)
+        };
+        assert_eq!(told("\\HasNoChildren \\Sent"), (true, None));
+        assert_eq!(told("\\archive \\Junk"), (true, Some(SpecialUse::Kept)));
+        assert_eq!(told("\\JUNK"), (true, Some(SpecialUse::Discarded)));
+        assert_eq!(told("\\NonExistent \\All"), (false, Some(SpecialUse::Kept)));
+        assert_eq!(told("\\NOSELECT"), (false, None));
+        let many = "a ".repeat(30_000) + &"b".repeat(60_000);
+        assert_eq!(told(&(many + " \\Trash")), (true, Some(SpecialUse::Discarded)));
+    }
+
+    #[test]
+    fn g10_a_name_that_no_path_has_is_left_out() {
         assert_eq!(list(["() NIL ", &"a".repeat(5000)].concat().as_bytes()), None);
     }
 

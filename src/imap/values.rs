@@ -199,22 +199,19 @@ pub struct Listed {
     pub name: String,
     /// Hierarchy delimiter; `None`: a flat name.
     pub delimiter: Option<char>,
-    /// `\sent`, `\noselect` …, in lower case, backslash kept.
-    pub attributes: Vec<String>,
+    /// Whether it can hold messages: neither `\Noselect` nor `\NonExistent`.
+    pub selectable: bool,
+    /// What it is for, as far as it matters here; the first, if there are several.
+    pub special_use: Option<SpecialUse>,
 }
 
-impl Listed {
-    /// Whether it has this attribute, given as `\Sent`.
-    #[must_use]
-    pub fn has(&self, attribute: &str) -> bool {
-        self.attributes.iter().any(|a| a.eq_ignore_ascii_case(attribute))
-    }
-
-    /// Whether it can hold messages.
-    #[must_use]
-    pub fn selectable(&self) -> bool {
-        !self.has("\\Noselect") && !self.has("\\NonExistent")
-    }
+/// What a mailbox is for (RFC 6154).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialUse {
+    /// `\All` or `\Archive`: what is gone from other mailboxes may be there.
+    Kept,
+    /// `\Trash` or `\Junk`: what is there is to go.
+    Discarded,
 }
 
 /// The first personal namespace (RFC 2342).

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::server::{ServerMailboxes, inventory_scope};
 use crate::headers::MessageIdentity;
-use crate::imap::{Client, ClientError, FetchedHeader, Listed, MailboxStatus, Opening};
+use crate::imap::{Client, ClientError, FetchedHeader, Listed, MailboxStatus, Opening, SpecialUse};
 use crate::model::Mailbox;
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
@@ -191,14 +191,14 @@ impl FarMap {
         // Below the prefixes of the account's stores, as far as they are listed.
         let synced: BTreeSet<&String> = map.names.values().collect();
         for each in inventory.listed.iter().flatten() {
-            if ["\\Trash", "\\Junk"].iter().any(|attribute| each.has(attribute)) {
+            if each.special_use == Some(SpecialUse::Discarded) {
                 map.trash.insert(each.name.clone());
             }
         }
-        let is_unsynced = |each: &&Listed| each.selectable() && !synced.contains(&each.name);
+        let is_unsynced = |each: &&Listed| each.selectable && !synced.contains(&each.name);
         let mut unsynced: Vec<&Listed> =
             inventory.listed.iter().flatten().filter(is_unsynced).collect();
-        unsynced.sort_by_key(|each| !(each.has("\\All") || each.has("\\Archive")));
+        unsynced.sort_by_key(|each| each.special_use != Some(SpecialUse::Kept));
         let names: Vec<String> = map.names.values().cloned().collect();
         for (name, status) in names.iter().zip(client.status(&names)?) {
             let count = status.and_then(|status| status.messages);

@@ -187,7 +187,7 @@ impl ServerMailboxes {
             self.named(name).iter().any(|at| self.status(*at).is_some())
                 || self.only_on_server.binary_search_by(|(only, _)| only.as_str().cmp(name)).is_ok()
         };
-        !listed.selectable() || !(is_known(&listed.name) || is_known(&to_utf7(&listed.name)))
+        !listed.selectable || !(is_known(&listed.name) || is_known(&to_utf7(&listed.name)))
     }
 
     /// Takes a report. Returns the mailboxes for which it makes a difference.

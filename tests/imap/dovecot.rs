@@ -310,7 +310,7 @@ fn notify_reports_every_mailbox_on_one_connection() {
     wait_for(
         &mut client,
         "new mailbox",
-        |h| matches!(h, ServerEvent::Listed(l) if l.name == "Lists/rust" && l.selectable()),
+        |h| matches!(h, ServerEvent::Listed(l) if l.name == "Lists/rust" && l.selectable),
     );
 
     // A look in between: IDLE ends by itself, and NOTIFY goes on afterwards.
@@ -471,7 +471,7 @@ fn status_of_a_thousand_mailboxes_comes_at_once() {
         assert!(status.iter().all(Option::is_some));
         assert_eq!(status[7].unwrap().uid_next, Some(uid + 1));
         let many = inventory(&mut client, "many/").listed.unwrap();
-        assert_eq!(many.iter().filter(|each| each.selectable()).count(), count);
+        assert_eq!(many.iter().filter(|each| each.selectable).count(), count);
         assert!(inventory(&mut client, "").listed.unwrap().len() > count);
         let begun = Instant::now();
         let told = client.notify(&boxes).unwrap();
