@@ -31,9 +31,16 @@ impl Config {
     /// below it, then the rest by bytes.
     #[must_use]
     pub fn local_mailboxes(&self, account: &Account) -> Vec<Mailbox> {
-        let mut all: Vec<Mailbox> =
-            account.channels.iter().flat_map(|channel| self.channel_mailboxes(channel)).collect();
-        all.shrink_to_fit();
+        let mut all = Vec::new();
+        for channel in &account.channels {
+            let mut more = self.channel_mailboxes(channel);
+            // There may be very many, and one channel has them all as a rule.
+            if all.is_empty() {
+                all = more;
+            } else {
+                all.append(&mut more);
+            }
+        }
         all
     }
 
@@ -77,9 +84,10 @@ impl Config {
                 .filter(synced);
             names.extend(more);
         }
+        drop(found);
         names.sort_by(|a, b| order(a, b));
         names.dedup();
-        names.iter().map(|name| channel.mailbox(name)).collect()
+        names.into_iter().map(|name| channel.mailbox(&name)).collect()
     }
 }
 

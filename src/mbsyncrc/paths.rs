@@ -42,6 +42,11 @@ impl Channel {
             _ => None,
         };
         let name = if self.patterns.is_some() { name.to_string() } else { near.clone() };
+        let tight = |mut path: PathBuf| {
+            path.shrink_to_fit();
+            path
+        };
+        // There may be very many, in several lists at once.
         Mailbox {
             channel: self.name.clone(),
             addressable: self.patterns.is_some()
@@ -50,8 +55,8 @@ impl Channel {
             name,
             far,
             near,
-            maildir,
-            state_file,
+            maildir: maildir.map(tight),
+            state_file: state_file.map(tight),
         }
     }
 

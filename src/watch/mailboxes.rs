@@ -166,17 +166,17 @@ impl Mailboxes {
             return false;
         }
         let places: HashMap<&Mailbox, usize> =
-            found.iter().enumerate().map(|(at, mailbox)| (mailbox, at)).collect();
-        let mut known: Vec<Option<MailboxState>> = Vec::new();
-        known.resize_with(found.len(), || None);
-        for state in self.states.drain(..) {
-            if let Some(slot) = places.get(&state.mailbox).and_then(|at| known.get_mut(*at)) {
-                *slot = Some(state);
-            }
-        }
-        let all = found.into_iter().zip(known);
+            self.iter().enumerate().map(|(at, mailbox)| (mailbox, at)).collect();
+        let before: Vec<Option<usize>> =
+            found.iter().map(|mailbox| places.get(mailbox).copied()).collect();
+        drop(places);
+        let mut known: Vec<Option<MailboxState>> = self.states.drain(..).map(Some).collect();
+        let all = found.into_iter().zip(before);
         self.states = all
-            .map(|(mailbox, known)| known.unwrap_or_else(|| MailboxState::new(mailbox, account)))
+            .map(|(mailbox, before)| {
+                let known = before.and_then(|at| known.get_mut(at)?.take());
+                known.unwrap_or_else(|| MailboxState::new(mailbox, account))
+            })
             .collect();
         true
     }

@@ -49,8 +49,6 @@ use crate::verdict::Changes;
 
 /// What is due within this time is due now (see [`Runner::next_due`]).
 const DUE: Duration = Duration::from_millis(20);
-/// With more mailboxes the first run is made without a connection.
-const MOST_TO_CONNECT_FIRST: usize = 5000;
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often mailboxes are listed again that appear during the listing.
@@ -326,6 +324,7 @@ impl<'a> Waiter<'a> {
                 break;
             }
         }
+        drop(found);
         self.local.forget_mail();
         // Watches first, then scans: no gap between.
         self.mailboxes.rescan_all();
@@ -395,11 +394,9 @@ impl<'a> Waiter<'a> {
     }
 
     /// Whether a run waits for a connection that is due. Not after one that failed: what was in
-    /// its way may not be in mbsync's. Nor with very many mailboxes: what is known of them on
-    /// the server would be in memory beside what the first run keeps of each.
+    /// its way may not be in mbsync's.
     fn connects_first(&self) -> bool {
-        let few = self.mailboxes.len() <= MOST_TO_CONNECT_FIRST;
-        few && !self.run_is_next && self.runner.expects_lease()
+        !self.run_is_next && self.runner.expects_lease()
     }
 
     /// When the server will have reported all of a change; `None` if it has.
