@@ -279,6 +279,27 @@ fn a_search_that_is_cut_short_shows_no_deletion() {
     assert_eq!(odd.waiter.count("deleted"), 0, "{}", odd.waiter.said());
 }
 
+/// As Yahoo, which shows the newest 10 000.
+#[test]
+fn a_server_that_hides_old_messages_is_named_by_check() {
+    let server = Server::with(ServerOptions::default());
+    let mut imap = server.imap("home");
+    for n in 0..3 {
+        imap.append("INBOX", &message(&n.to_string(), "x"), &[]);
+    }
+    let more = |line: &str, _: bool| {
+        let status = line.strip_prefix("* STATUS INBOX ")?;
+        Some(format!("* STATUS INBOX {}\r\n", status.trim().replace("MESSAGES 3", "MESSAGES 8")))
+    };
+    for (port, hides) in [(server.port(), false), (0, true)] {
+        let mangle = Mangle::to(server.port(), |_, _| None, more);
+        let port = if hides { mangle.port } else { port };
+        let home = Home::with(vec![Account::on(&server, "Home").port(port)]);
+        let said = home.mutt_sync(&["--check", "Home"]).ok().stdout;
+        assert_eq!(said.contains("shows 3 of 8 messages in INBOX"), hides, "{said}");
+    }
+}
+
 /// What is in the way of our connection may not be in mbsync's, which logs in by itself then.
 #[test]
 fn a_server_that_cannot_be_watched_is_synced_with() {

@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, ExitStatus};
 use crate::imap::endpoint::step;
 use crate::imap::login::Mechanism;
 use crate::imap::names::Naming;
-use crate::imap::{Capabilities, Client, ClientError, Inventory};
+use crate::imap::{Capabilities, Client, ClientError, Inventory, Opening};
 use crate::mbsyncrc::SectionKind;
 use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
 use crate::os::child::Prompt;
@@ -298,6 +298,7 @@ fn far_side(
     let inventory = client.inventory(&inventory_scope(context.account, false))?;
     let mut both = Vec::new();
     let mut steps = Vec::new();
+    let mut largest: Option<(u32, String)> = None;
     for channel in &context.account.channels {
         let Some(store) = channel.far.imap() else { continue };
         let naming = Naming::of(store, &inventory.namespace, inventory.delimiter());
@@ -305,6 +306,10 @@ fn far_side(
         report.names.extend(sides.only_there.iter().map(|far| ("box", far.clone())));
         steps.extend(one_sided(context, channel, &sides));
         both.extend(sides.both);
+        largest = largest.max(sides.largest);
+    }
+    if let Some((messages, name)) = largest {
+        steps.extend(hidden_messages(client, messages, &name)?);
     }
     report.say(Step::good("server", format!("{} on both sides", counted(both.len(), "mailbox"))));
     for step in steps {
@@ -318,6 +323,8 @@ fn far_side(
 struct ChannelSides {
     /// Wire names.
     both: Vec<String>,
+    /// Of these the one with most messages by STATUS.
+    largest: Option<(u32, String)>,
     only_here: Vec<String>,
     /// Only here, and synced before: mbsync makes none anew there.
     lost: Vec<String>,
@@ -350,6 +357,9 @@ fn compare_sides(
         own.iter().map(|mailbox| naming.wire_name(&mailbox.far, version)).collect();
     let asked: Vec<String> = wires.iter().flatten().cloned().collect();
     let statuses = client.status(&asked)?;
+    let counts = asked.iter().zip(&statuses);
+    let counts = counts.filter_map(|(name, status)| Some(((*status)?.messages?, name.clone())));
+    sides.largest = counts.max();
     let missing: BTreeSet<&String> = asked
         .iter()
         .zip(&statuses)
@@ -366,6 +376,34 @@ fn compare_sides(
         }
     }
     Ok(sides)
+}
+
+/// Whether the server shows a session fewer messages than STATUS counts before and after, as
+/// Yahoo does with more than 10 000 (public reports).
+fn hidden_messages(
+    client: &mut Client,
+    messages: u32,
+    name: &str,
+) -> Result<Option<Step>, ClientError> {
+    let shown = match client.open_mailbox(name, Opening::Examine) {
+        Ok(opened) => opened.status.messages,
+        Err(ClientError::Refused(_)) => return Ok(None),
+        Err(lost) => return Err(lost),
+    };
+    client.close_mailbox()?;
+    let after = client.status(&[name.to_owned()])?.pop().flatten().and_then(|it| it.messages);
+    let (Some(shown), Some(after)) = (shown, after) else { return Ok(None) };
+    let all = messages.min(after);
+    Ok((shown < all).then(|| {
+        Step::warning(
+            "server",
+            format!(
+                "it shows {shown} of {all} messages in {name}: mbsync takes those that it stops \
+                 showing as deleted there"
+            ),
+            "leave PullGone out of Sync (isync 1.4: PullDelete), or keep fewer in each mailbox",
+        )
+    }))
 }
 
 /// What follows from mailboxes that only one side has.
