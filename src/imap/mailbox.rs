@@ -8,7 +8,7 @@ use super::session;
 use super::transport::Limits;
 use super::values::{Answer, Listed, MailboxStatus, Namespace, Opened, Opening, quoted};
 use crate::model::flags::{Flags, keeps_forwarded};
-use crate::model::uid_set::UidSet;
+use crate::model::uid_set::{UidSet, UidsBelow};
 use std::collections::{HashMap, HashSet};
 
 /// What to ask of all mailboxes.
@@ -52,6 +52,8 @@ pub struct ScanRequest {
     pub opening: Opening,
     /// Only the flags that changed since this modification sequence.
     pub since: Option<u64>,
+    /// What was there then: only what is new is asked for.
+    pub known: Option<UidsBelow>,
 }
 
 /// Most bytes kept of a LIST: enough for 20 000 mailboxes with names of 150 bytes. Those
@@ -257,7 +259,7 @@ impl Client {
         opening: Opening,
         since: Option<u64>,
     ) -> Result<MailboxScan, ClientError> {
-        let request = ScanRequest { name: name.to_owned(), opening, since };
+        let request = ScanRequest { name: name.to_owned(), opening, since, known: None };
         match self.scan_all(std::slice::from_ref(&request))?.pop() {
             Some(Ok(scan)) => Ok(scan),
             Some(Err(answer)) => Err(ClientError::Refused(answer)),
@@ -276,17 +278,22 @@ impl Client {
     ) -> Result<Vec<Result<MailboxScan, Answer>>, ClientError> {
         let mut scans = self.scan_once(requests)?;
         // NOMODSEQ, or a server that does not keep its word.
-        let again = |scan: &Scan, request: &ScanRequest| {
+        let no_since = |scan: &Scan, request: &ScanRequest| {
             scan.refused.is_none() && scan.fetch_refused.is_some() && request.since.is_some()
+        };
+        let again = |scan: &Scan, request: &ScanRequest| {
+            no_since(scan, request) || scan.refused.is_none() && scan.is_in_doubt
         };
         let failed: Vec<usize> = (0..requests.len())
             .filter(|&at| scans.get(at).zip(requests.get(at)).is_some_and(|(s, r)| again(s, r)))
             .collect();
         if !failed.is_empty() {
-            let whole: Vec<ScanRequest> = failed
-                .iter()
-                .filter_map(|at| requests.get(*at))
-                .map(|request| ScanRequest { since: None, ..request.clone() })
+            let pairs = failed.iter().filter_map(|at| scans.get(*at).zip(requests.get(*at)));
+            let whole: Vec<ScanRequest> = pairs
+                .map(|(scan, request)| {
+                    let since = request.since.filter(|_| !no_since(scan, request));
+                    ScanRequest { since, known: None, ..request.clone() }
+                })
                 .collect();
             for (at, scan) in failed.into_iter().zip(self.scan_once(&whole)?) {
                 if let Some(slot) = scans.get_mut(at) {
@@ -376,18 +383,18 @@ impl Client {
 
     fn scan_once(&mut self, requests: &[ScanRequest]) -> Result<Vec<Scan>, ClientError> {
         let (plus, condstore) = (self.capabilities.literal_plus(), self.capabilities.condstore());
-        let search = if self.capabilities.esearch() {
-            "UID SEARCH RETURN (ALL) ALL"
-        } else {
-            "UID SEARCH ALL"
-        };
+        let search =
+            if self.capabilities.esearch() { "UID SEARCH RETURN (ALL)" } else { "UID SEARCH" };
         let (mut lines, mut scans) = (Vec::new(), Vec::new());
         let mut after = HashMap::new();
-        for ScanRequest { name, opening, since } in requests {
+        for ScanRequest { name, opening, since, known } in requests {
             let since = since.filter(|modseq| *modseq > 0 && condstore);
             let verb = if *opening == Opening::Select { "SELECT" } else { "EXAMINE" };
             lines.push(Line::new(verb).string(name, plus));
-            lines.push(Line::new(search));
+            lines.push(match known {
+                Some(known) => Line::new(&format!("{search} UID {}:*", known.next())),
+                None => Line::new(&format!("{search} ALL")),
+            });
             lines.push(match since {
                 Some(since) => Line::new(&format!("UID FETCH 1:* (FLAGS) (CHANGEDSINCE {since})")),
                 None => Line::new("UID FETCH 1:* (FLAGS)"),
@@ -411,7 +418,7 @@ impl Client {
         self.events.retain(|event| *event != ServerEvent::Selected);
         for (at, (scan, request)) in scans.iter_mut().zip(requests).enumerate() {
             let answers = answers.get(at * 3..at * 3 + 3).unwrap_or_default();
-            scan.answered(answers);
+            scan.answered(answers, request.known.as_ref());
             scan.look.after = after.get(&request.name).copied().flatten().unwrap_or_default();
         }
         Ok(scans)
@@ -426,6 +433,10 @@ struct Scan {
     refused: Option<Answer>,
     fetch_refused: Option<Answer>,
     cut: Option<Answer>,
+    /// Something moved between the questions.
+    moved: bool,
+    /// What was known may not be there any more.
+    is_in_doubt: bool,
 }
 
 impl Scan {
@@ -438,7 +449,15 @@ impl Scan {
             all_flags,
             after: MailboxStatus::default(),
         };
-        Scan { look, messages: None, refused: None, fetch_refused: None, cut: None }
+        Scan {
+            look,
+            messages: None,
+            refused: None,
+            fetch_refused: None,
+            cut: None,
+            moved: false,
+            is_in_doubt: false,
+        }
     }
 
     /// Takes a response to the command at `step`: opening, search, fetch. False if it
@@ -483,12 +502,17 @@ impl Scan {
                     None => false,
                 }
             }
+            (_, Reply::Numbered(_, word, _)) if word.eq_ignore_ascii_case(b"EXPUNGE") => {
+                self.moved = true;
+                false
+            }
             _ => false,
         }
     }
 
-    /// The answers to the three commands. What is cut short (RFC 9738) shows nothing.
-    fn answered(&mut self, answers: &[Answer]) {
+    /// The answers to the three commands, the second of which was about what is not `known`.
+    /// What is cut short (RFC 9738) shows nothing.
+    fn answered(&mut self, answers: &[Answer], known: Option<&UidsBelow>) {
         self.cut = answers.iter().find(|answer| answer.code == "MESSAGELIMIT").cloned();
         let refused = |at: usize| answers.get(at).filter(|answer| answer.verb != Verb::Ok).cloned();
         self.refused = refused(0);
@@ -496,6 +520,12 @@ impl Scan {
         if self.messages != Some(0) {
             self.refused = self.refused.take().or(refused(1));
             self.fetch_refused = refused(2);
+        }
+        if let Some(known) = known {
+            self.look.uids.tidy();
+            self.look.uids = known.with(&self.look.uids);
+            let is_all = self.messages.map(u64::from) == Some(self.look.uids.len());
+            self.is_in_doubt = self.moved || !is_all;
         }
     }
 

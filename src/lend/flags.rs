@@ -17,13 +17,13 @@ use crate::imap::parse::{self, Reply, Verb};
 use crate::imap::{MailboxScan, MailboxStatus};
 use crate::model::Mailbox;
 use crate::model::flags::Flags;
-use crate::model::uid_set::UidSet;
+use crate::model::uid_set::{UidSet, UidsBelow};
 use crate::os::file;
 use crate::verdict::CleanState;
 use crate::verdict::gone::Gone;
 use crate::verdict::maildir::Stamp;
 use crate::verdict::record::{self, EntryKind, Placeholder};
-use crate::verdict::server::ServerStatus;
+use crate::verdict::server::{CleanServer, ServerStatus};
 
 /// With fewer messages the two questions are no less than their flags, about 40 bytes each.
 const FEWEST: u32 = 8;
@@ -42,7 +42,7 @@ const TAGS: [&str; 3] = ["k1", "k2", "k3"];
 /// sequence (RFC 7162): those of the last clean verdict.
 #[derive(Debug, Clone)]
 pub struct KnownFlags {
-    status: ServerStatus,
+    clean: CleanServer,
     since: u64,
     state_file: PathBuf,
     stamp: Stamp,
@@ -66,15 +66,20 @@ impl KnownFlags {
             [&gone.gone, &gone.deleted, &gone.pending, &gone.marked].map(Clone::clone)
         });
         let except = except.filter(|set| !set.is_empty()).collect();
-        Some(KnownFlags { status: far.status, since, state_file, stamp, except })
+        Some(KnownFlags { clean: far.clone(), since, state_file, stamp, except })
     }
 
-    /// Flags by far UID, sorted; `None` if the record is another one by now.
-    fn read(&self) -> Option<Vec<(u32, Flags)>> {
-        let same = || Stamp::of(&self.state_file).is_ok_and(|stamp| stamp == self.stamp);
-        let text = file::read(&self.state_file, record::LARGEST).ok().filter(|_| same())?;
-        let record = record::parse(&text).ok().filter(|_| same())?;
-        if record.far_validity != self.status.uid_validity {
+    /// Whether the record is still the same one.
+    fn is_of_now(&self) -> bool {
+        Stamp::of(&self.state_file).is_ok_and(|stamp| stamp == self.stamp)
+    }
+
+    /// What the record says; `None` if it is another one by now.
+    fn read(&self) -> Option<Recorded> {
+        let text = file::read(&self.state_file, record::LARGEST).ok();
+        let text = text.filter(|_| self.is_of_now())?;
+        let record = record::parse(&text).ok().filter(|_| self.is_of_now())?;
+        if record.far_validity != self.clean.status.uid_validity {
             return None;
         }
         let plain = record.with_far().iter().filter(|entry| {
@@ -83,10 +88,20 @@ impl KnownFlags {
                 && entry.placeholder == Placeholder::None
                 && !self.except.iter().any(|set| set.contains(entry.far))
         });
-        let known: Vec<(u32, Flags)> = plain.map(|entry| (entry.far, entry.flags)).collect();
+        let flags: Vec<(u32, Flags)> = plain.map(|entry| (entry.far, entry.flags)).collect();
         // A message in two pairs is in doubt.
-        known.is_sorted_by(|(one, _), (other, _)| one < other).then_some(known)
+        let is_sure = flags.is_sorted_by(|(one, _), (other, _)| one < other);
+        is_sure.then(|| Recorded { flags, uids: self.clean.uids(&record) })
     }
+}
+
+/// What a record says of the server's side.
+#[derive(Debug)]
+struct Recorded {
+    /// Flags by far UID, sorted.
+    flags: Vec<(u32, Flags)>,
+    /// What was there at the last clean verdict, if it is not asked for once more.
+    uids: Option<UidsBelow>,
 }
 
 /// What the server has said of the mailbox that mbsync has selected.
@@ -117,6 +132,8 @@ pub struct ScanByRun {
 struct Questions {
     /// Those without an answer.
     open: usize,
+    /// What the questions at a SELECT go by.
+    recorded: Option<Recorded>,
     uids: Option<UidSet>,
     told: BTreeMap<u32, ToldFlags>,
     /// Nothing follows from the answers.
@@ -134,7 +151,9 @@ struct Held {
     /// By its SELECT.
     status: ServerStatus,
     known: Vec<(u32, Flags)>,
+    /// All that there are; but if all are asked for, all that there may be.
     uids: UidSet,
+    asks_for_all: bool,
 }
 
 /// An answer that is being given.
@@ -347,19 +366,21 @@ impl FlagsFetch {
         (self.selected, self.questions) = (None, None);
         let Some(name) = mailbox_name(rest).filter(|_| at_rest) else { return Decision::Pass };
         let known = self.known.get(&name);
-        let question = known.map(|known| {
-            let [search, fetch, _] = TAGS;
-            let since = known.since;
-            format!(
-                "{search} UID SEARCH RETURN (ALL) ALL\r\n\
-                 {fetch} UID FETCH 1:* (UID FLAGS) (CHANGEDSINCE {since})\r\n"
-            )
-        });
+        let known = known.and_then(|known| Some((known.since, known.read()?)));
         let tag = Some(tag.as_bytes().to_vec());
         self.selected = Some(Selected { name, tag, ..Selected::default() });
-        let Some(question) = question else { return Decision::Pass };
-        let moved = question.len() as u64;
-        self.questions = Some(Questions { open: 2, moved, ..Questions::default() });
+        let Some((since, recorded)) = known else { return Decision::Pass };
+        let [search, fetch, _] = TAGS;
+        let which = match &recorded.uids {
+            Some(known) => format!("UID {}:*", known.next()),
+            None => "ALL".to_owned(),
+        };
+        let question = format!(
+            "{search} UID SEARCH RETURN (ALL) {which}\r\n\
+             {fetch} UID FETCH 1:* (UID FLAGS) (CHANGEDSINCE {since})\r\n"
+        );
+        let (moved, recorded) = (question.len() as u64, Some(recorded));
+        self.questions = Some(Questions { open: 2, recorded, moved, ..Questions::default() });
         Decision::PassAndAsk(question.into_bytes())
     }
 
@@ -376,33 +397,47 @@ impl FlagsFetch {
         let known = self.known.get(&selected.name).filter(|_| selected.tag.is_none())?;
         let status = selected.status()?;
         if !(FEWEST..=MOST_MESSAGES).contains(&status.messages)
-            || status.uid_validity != known.status.uid_validity
+            || status.uid_validity != known.clean.status.uid_validity
             || status.highest_modseq.is_none_or(|modseq| modseq < known.since)
         {
             return None;
         }
-        let Questions { uids, told, in_doubt, .. } = questions;
-        let uids = uids.filter(|_| !in_doubt)?;
-        // A server that leaves some out (MESSAGELIMIT, a bug) would have mbsync delete them.
-        if uids.len() != u64::from(status.messages) {
+        let Questions { recorded, uids, told, in_doubt, .. } = questions;
+        let Recorded { flags, uids: before } = recorded.filter(|_| known.is_of_now())?;
+        let found = uids.filter(|_| !in_doubt)?;
+        let uids = before.as_ref().map_or_else(|| found.clone(), |before| before.with(&found));
+        let is_all = uids.len() == u64::from(status.messages);
+        if uids.len() > u64::from(MOST_MESSAGES) {
             return None;
         }
-        let known = known.read()?;
+        // A server that leaves some out (MESSAGELIMIT, a bug) would have mbsync delete them.
+        if !is_all && before.is_none() {
+            return None;
+        }
         let (name, tag) = (selected.name.clone(), tag.as_bytes().to_vec());
-        let held = Held { tag, line: line.to_vec(), wanted, name, status, known, uids };
+        let (line, asks_for_all) = (line.to_vec(), !is_all);
+        let held = Held { tag, line, wanted, name, status, known: flags, uids, asks_for_all };
         let rest = held.without_flags(&told);
-        if rest.is_empty() {
+        if is_all && rest.is_empty() {
             self.answer(held, told);
             return Some(Decision::Answer);
         }
-        let question = format!("{} UID FETCH {rest} (UID FLAGS)\r\n", TAGS[2]).into_bytes();
+        let [search, _, fetch] = TAGS;
+        let mut question = String::new();
+        // Some of what was there is gone.
+        if asks_for_all {
+            question.extend([search, " UID SEARCH RETURN (ALL) ALL\r\n"]);
+        }
+        if !rest.is_empty() {
+            question.extend([fetch, " UID FETCH ", &rest.to_string(), " (UID FLAGS)\r\n"]);
+        }
         if question.len() > LONGEST_SET || rest.len() > MOST_CHANGED as u64 {
             return None;
         }
-        let moved = question.len() as u64;
-        self.questions = Some(Questions { open: 1, told, moved, ..Questions::default() });
+        let (open, moved) = (question.lines().count(), question.len() as u64);
+        self.questions = Some(Questions { open, told, moved, ..Questions::default() });
         self.held = Some(held);
-        Some(Decision::Ask(question))
+        Some(Decision::Ask(question.into_bytes()))
     }
 
     /// A response to mbsync, in passing.
@@ -489,10 +524,15 @@ impl FlagsFetch {
 
     /// All questions are answered. What was asked at the SELECT waits for mbsync's fetch.
     fn answered(&mut self) -> Next {
-        let Some(held) = self.held.take() else { return Next::More };
-        let Questions { told, in_doubt, moved, .. } = self.questions.take().unwrap_or_default();
+        let Some(mut held) = self.held.take() else { return Next::More };
+        let Questions { uids, told, in_doubt, moved, .. } =
+            self.questions.take().unwrap_or_default();
         self.spared -= i64::try_from(moved).unwrap_or(i64::MAX);
-        if in_doubt || !held.without_flags(&told).is_empty() {
+        if held.asks_for_all {
+            held.uids = uids.unwrap_or_default();
+        }
+        let is_all = held.uids.len() == u64::from(held.status.messages);
+        if in_doubt || !is_all || !held.without_flags(&told).is_empty() {
             return Next::GiveUp(held.tag, held.line);
         }
         self.answer(held, told);
@@ -622,7 +662,7 @@ fn told_flags(rest: &[u8]) -> Option<(u32, ToldFlags)> {
 pub(super) mod tests {
     use super::*;
     use crate::verdict::Rules;
-    use crate::verdict::server::CleanServer;
+    use crate::verdict::server::UidDifference;
 
     const STATUS: ServerStatus =
         ServerStatus { uid_validity: 7, uid_next: 12, messages: 10, highest_modseq: Some(50) };
@@ -1006,8 +1046,11 @@ pub(super) mod tests {
             std::fs::write(file, text.replace(from, to)).unwrap();
             clean.far.as_mut().unwrap().record = Stamp::of(file).ok();
             let mut fetch = fetch_of(&mailbox, &clean);
-            select(&mut fetch, &SELECTED);
-            hears(&mut fetch, &NOTHING_NEW);
+            assert_eq!(fetch.command(b"3 SELECT \"INBOX\"\r\n", true), Decision::Pass, "{to}");
+            for line in SELECTED {
+                fetch.overhear(line.as_bytes());
+            }
+            assert!(!fetch.is_asking());
             assert_eq!(asks(&mut fetch), Decision::Pass, "{to}");
         }
         // What a run has begun, the next finishes first.
@@ -1018,6 +1061,78 @@ pub(super) mod tests {
             std::fs::write(dir.path().join(format!(".mbsyncstate.{suffix}")), "x").unwrap();
         }
         assert!(KnownFlags::of(&mailbox, &clean, None).is_none());
+    }
+
+    /// Messages 1, 3, 5 … 19, and what was there when 17 and 19 had not come yet.
+    fn with_holes() -> (tempfile::TempDir, FlagsFetch) {
+        let (dir, mailbox) = home();
+        let file = mailbox.state_file.as_deref().unwrap();
+        let text = std::fs::read_to_string(file).unwrap();
+        let (head, _) = text.split_once("\n\n").unwrap();
+        let mut text = format!("{head}\n\n");
+        for uid in (1..20).step_by(2) {
+            text.extend([format!("{uid} {uid} S\n")]);
+        }
+        std::fs::write(file, text).unwrap();
+        let mut clean = clean(&mailbox);
+        let record = record::parse(&std::fs::read(file).unwrap()).unwrap();
+        let found = UidSet::from_uids((0..10).map(|n| 2 * n + 1));
+        let far = clean.far.as_mut().unwrap();
+        far.status.uid_next = 16;
+        far.beside = UidDifference::of(&found, &record);
+        let fetch = fetch_of(&mailbox, &clean);
+        (dir, fetch)
+    }
+
+    /// The last line of the answer, if the server tells these UIDs from 16 on.
+    fn from_known(new: &str, exists: u32) -> (FlagsFetch, Decision) {
+        let (_dir, mut fetch) = with_holes();
+        let asked = "k1 UID SEARCH RETURN (ALL) UID 16:*\r\n\
+                     k2 UID FETCH 1:* (UID FLAGS) (CHANGEDSINCE 50)\r\n";
+        let asked = Decision::PassAndAsk(asked.into());
+        assert_eq!(fetch.command(b"3 SELECT \"INBOX\"\r\n", true), asked);
+        for line in SELECTED {
+            let line = line.replace("10 EXISTS", &format!("{exists} EXISTS"));
+            assert_eq!(fetch.hear(format!("{line}\r\n").as_bytes()), Next::Pass);
+        }
+        hears(&mut fetch, &[&format!("* ESEARCH (TAG \"k1\") UID{new}"), "k1 OK", "k2 OK"]);
+        let decision = asks(&mut fetch);
+        (fetch, decision)
+    }
+
+    #[test]
+    fn where_there_are_holes_only_what_is_new_is_asked_for() {
+        let (mut fetch, decision) = from_known(" ALL 17,19", 10);
+        assert_eq!(decision, Decision::Answer);
+        let lines = given(&mut fetch);
+        assert_eq!(lines.len(), 7, "1:11 was asked for: {lines:?}");
+        assert_eq!(lines[5], "* 6 FETCH (UID 11 FLAGS (\\Seen))");
+        // The last message, told for `16:*` where there is nothing new.
+        assert_eq!(from_known(" ALL 15", 8).1, Decision::Answer);
+    }
+
+    #[test]
+    fn where_something_is_gone_all_is_asked_for() {
+        let all = Decision::Ask(b"k1 UID SEARCH RETURN (ALL) ALL\r\n".into());
+        for (told, exists, next) in [
+            // 3 is gone.
+            ("1,5,7,9,11,13,15,17,19", 9, Next::Answer),
+            ("1,5,7,9,11,13,15,17", 9, Next::GiveUp(b"4".to_vec(), FETCH.into())),
+        ] {
+            let (mut fetch, decision) = from_known(" ALL 17,19", exists);
+            assert_eq!(decision, all);
+            let told = format!("* ESEARCH (TAG \"k1\") UID ALL {told}");
+            assert_eq!(hears(&mut fetch, &[&told, "k1 OK"]), next);
+        }
+        // As many as there were: 3 is gone, and 21 has come.
+        let (mut fetch, decision) = from_known(" ALL 17,19,21", 10);
+        let both = "k1 UID SEARCH RETURN (ALL) ALL\r\nk3 UID FETCH 21 (UID FLAGS)\r\n";
+        assert_eq!(decision, Decision::Ask(both.into()));
+        let told = "* ESEARCH (TAG \"k1\") UID ALL 1,5,7,9,11,13,15,17,19,21";
+        let flags = "* 10 FETCH (UID 21 FLAGS (\\Draft))";
+        assert_eq!(hears(&mut fetch, &[told, "k1 OK", flags, "k3 OK"]), Next::Answer);
+        // More than a mailbox can have.
+        assert_eq!(from_known(" ALL 16:4294967295", 10).1, Decision::Pass);
     }
 
     #[test]

@@ -189,6 +189,45 @@ impl<'de> Deserialize<'de> for UidSet {
     }
 }
 
+/// In so few ranges the UIDs of a mailbox are told in as few bytes as what is new.
+const FEW_RANGES: usize = 4;
+
+/// What a mailbox had below a UIDNEXT of it: how many there are now shows whether all of it
+/// is still there, so that a list with a gap for each deletion need not be told again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UidsBelow {
+    next: u32,
+    uids: UidSet,
+}
+
+impl UidsBelow {
+    /// Of these, what is below `next`; `None` if a server tells all of it in a few bytes.
+    #[must_use]
+    pub fn new(next: u32, mut uids: UidSet) -> Option<UidsBelow> {
+        uids.ranges.retain_mut(|(first, last)| {
+            *last = (*last).min(next.saturating_sub(1));
+            first <= last
+        });
+        (uids.ranges.len() > FEW_RANGES).then_some(UidsBelow { next, uids })
+    }
+
+    /// The first UID that is not known.
+    #[must_use]
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// All that there may be, if these were found from [`UidsBelow::next`] on. A server adds
+    /// the last message to `n:*` where there is none (RFC 3501, 9).
+    #[must_use]
+    pub fn with(&self, found: &UidSet) -> UidSet {
+        let mut all = self.uids.clone();
+        all.add(&found.between_without(self.next, u32::MAX, std::iter::empty()));
+        all.tidy();
+        all
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,5 +289,20 @@ mod tests {
         assert_eq!(set.count_above(0), u64::from(u32::MAX));
         assert_eq!(UidSet::parse("1:*"), None);
         assert_eq!(UidSet::parse(""), None);
+    }
+
+    #[test]
+    fn what_is_known_below_a_uid_is_completed_from_there() {
+        let known = UidSet::parse("1:3,5,7,9,11:20").unwrap();
+        assert_eq!(UidsBelow::new(9, known.clone()), None, "few ranges");
+        let below = UidsBelow::new(15, known).unwrap();
+        let with = |found: &str| {
+            let found = UidSet::parse(found).unwrap_or_default();
+            below.with(&found).to_string()
+        };
+        assert_eq!((below.next(), with("").as_str()), (15, "1:3,5,7,9,11:14"));
+        assert_eq!(with("17,19"), "1:3,5,7,9,11:14,17,19");
+        assert_eq!(with("13:15"), "1:3,5,7,9,11:15");
+        assert_eq!(with("14"), "1:3,5,7,9,11:14", "the last message, told for n:*");
     }
 }

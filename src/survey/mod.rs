@@ -244,7 +244,7 @@ impl<'a> Survey<'a> {
             let names: Vec<Option<String>> =
                 part.iter().map(|(at, _)| there.name(*at).cloned()).collect();
             let scopes: Vec<(usize, ScanScope)> =
-                part.iter().map(|(at, scan)| (*at, scan.scope)).collect();
+                part.iter().map(|(at, scan)| (*at, scan.scope.clone())).collect();
             let scanned = scan_all(client, &names, &scopes)?;
             for (name, scan) in names.iter().zip(&scanned) {
                 if let (Some(name), Some(Ok(scan))) = (name, scan) {
@@ -552,8 +552,8 @@ pub fn scan_all(
         .iter()
         .zip(scans)
         .filter_map(|(name, (_, scope))| {
-            let ScanScope { opening, since } = *scope;
-            Some(ScanRequest { name: name.clone()?, opening, since })
+            let ScanScope { opening, since, known } = scope.clone();
+            Some(ScanRequest { name: name.clone()?, opening, since, known })
         })
         .collect();
     let mut scanned = client.scan_all(&requests)?.into_iter();

@@ -7,7 +7,7 @@ use crate::imap::values::Answer;
 use crate::imap::{ClientError, MailboxScan, Opening};
 use crate::lend::flags::ScanByRun;
 use crate::model::Mailbox;
-use crate::model::uid_set::UidSet;
+use crate::model::uid_set::{UidSet, UidsBelow};
 use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::maildir::{self, Stamp};
 use crate::verdict::record::{self, Record, RecordState};
@@ -31,12 +31,14 @@ pub trait FarSide {
 pub type Scanned = Option<Result<MailboxScan, Answer>>;
 
 /// How much of a mailbox is fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanScope {
     /// How it is opened.
     pub opening: Opening,
     /// Only flags that changed since this modification sequence.
     pub since: Option<u64>,
+    /// What was there then, as far as it is known.
+    pub known: Option<UidsBelow>,
 }
 
 /// What is known of a far side before anything is fetched.
@@ -123,7 +125,8 @@ pub fn begin(
     // SELECT, once, to learn whether $Forwarded is kept; EXAMINE does not say.
     let opening = if clean.forwarded.is_none() { Opening::Select } else { Opening::Examine };
     let messages = if since.is_some() { 0 } else { status.messages };
-    let scope = ScanScope { opening, since };
+    let known = then.filter(|_| since.is_some()).and_then(|then| then.uids(&record));
+    let scope = ScanScope { opening, since, known };
     FarStep::Scan(Box::new(PendingScan { scope, messages, status, record, stamp }))
 }
 
@@ -154,7 +157,7 @@ pub fn judge_run(
     if record.far_validity != status.uid_validity {
         return nothing;
     }
-    let scope = ScanScope { opening: Opening::Select, since: None };
+    let scope = ScanScope { opening: Opening::Select, since: None, known: None };
     let pending = PendingScan { scope, messages: 0, status, record, stamp };
     let mut after = clean.clone();
     let found = pending.finish(mailbox, rules, Some(Ok(scan)), Some(status), &mut after, by_run);
@@ -216,7 +219,8 @@ impl PendingScan {
         let left = left.with(clean.far.as_ref().map_or(&UidSet::EMPTY, |then| &then.left));
         if verdict == SideVerdict::Clean {
             let far = server::CleanServer::new(status, &record, rules, stamp);
-            clean.far = Some(server::CleanServer { left, ..far });
+            let beside = server::UidDifference::of(&scan.uids, &record);
+            clean.far = Some(server::CleanServer { left, beside, ..far });
             learned = true;
             // What happened during the scan needs a scan of its own.
             if now != Some(status) {
@@ -287,7 +291,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mailbox = mailbox(dir.path(), "1 1 S\n2 2 S\n");
         let mut clean = CleanState::default();
-        let whole = ScanScope { opening: Opening::Select, since: None };
+        let whole = ScanScope { opening: Opening::Select, since: None, known: None };
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole));
         let clean_scan = scan(&mailbox, "1:2", STATUS, &mut clean);
         assert_eq!(clean_scan, FarScan { verdict: Some(SideVerdict::Clean), learned: true });
@@ -295,8 +299,8 @@ mod tests {
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Ok(SideVerdict::Clean));
         // A change: only what is newer is fetched, and EXAMINE is enough.
         let now = ServerStatus { highest_modseq: Some(9), ..STATUS };
-        let part = ScanScope { opening: Opening::Examine, since: Some(7) };
-        assert_eq!(step(&mailbox, Some(now), &clean), Err(part));
+        let part = ScanScope { opening: Opening::Examine, since: Some(7), known: None };
+        assert_eq!(step(&mailbox, Some(now), &clean), Err(part.clone()));
         // Judged by another record: all is fetched.
         std::fs::write(
             dir.path().join("new"),
@@ -304,14 +308,16 @@ mod tests {
         )
         .unwrap();
         std::fs::rename(dir.path().join("new"), dir.path().join(".mbsyncstate")).unwrap();
-        let whole = ScanScope { opening: Opening::Examine, since: None };
-        assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole));
+        let whole = ScanScope { opening: Opening::Examine, since: None, known: None };
+        assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole.clone()));
         assert_eq!(step(&mailbox, Some(now), &clean), Err(whole));
         // Unless it was our own run that replaced it.
         let stamp = Stamp::of(&dir.path().join(".mbsyncstate")).ok();
         let far = clean.far.as_mut().unwrap();
         let judged_by = far.record;
+        assert!(far.beside.is_some());
         assert!(!far.follow_run(stamp.as_ref(), None) && far.follow_run(judged_by.as_ref(), stamp));
+        assert!(far.beside.is_none(), "the new record may lack what is there");
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Ok(SideVerdict::Clean));
         assert_eq!(step(&mailbox, Some(now), &clean), Err(part));
     }

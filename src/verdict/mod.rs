@@ -524,7 +524,9 @@ mod tests {
         };
         let left = crate::model::uid_set::UidSet::EMPTY;
         let (max_pulled, max_pushed, record) = (5, 6, None);
-        let far = server::CleanServer { status, rules, max_pulled, max_pushed, record, left };
+        let beside = None;
+        let far =
+            server::CleanServer { status, rules, max_pulled, max_pushed, record, left, beside };
         let state = CleanState { near: Some(near), far: Some(far), forwarded: None, gone: None };
         let rules = r#"{"expunge_far":false,"expunge_near":false,"max_messages":0,"info_delimiter":58,"alt_map":false}"#;
         let near = format!(

@@ -15,6 +15,7 @@ use super::record::{Entry, EntryKind, Placeholder, Record};
 use super::{Changes, Difference, Rules, SideVerdict, asks_for_whole, carried};
 use crate::model::flags::Flags;
 pub use crate::model::uid_set::UidSet;
+use crate::model::uid_set::UidsBelow;
 use serde::{Deserialize, Serialize};
 
 /// What STATUS says of a mailbox.
@@ -49,6 +50,43 @@ pub struct CleanServer {
     /// Messages that mbsync has passed over.
     #[serde(default, skip_serializing_if = "UidSet::is_empty")]
     pub left: UidSet,
+    /// How the UIDs there differ from those of the record. `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<UidDifference>,
+}
+
+/// How the UIDs that a scan found differ from those of the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UidDifference {
+    #[serde(default, skip_serializing_if = "UidSet::is_empty")]
+    more: UidSet,
+    #[serde(default, skip_serializing_if = "UidSet::is_empty")]
+    fewer: UidSet,
+}
+
+/// Most ranges of a difference that is kept.
+const MOST_RANGES: usize = 200;
+
+impl UidDifference {
+    /// The difference; `None` if it is large.
+    #[must_use]
+    pub fn of(found: &UidSet, record: &Record) -> Option<UidDifference> {
+        let recorded = UidSet::from_uids(record.with_far().iter().map(|entry| entry.far));
+        let more = found.between_without(1, u32::MAX, recorded.uids());
+        let fewer = UidSet::from_uids(recorded.uids().filter(|uid| !found.contains(*uid)));
+        let ranges = more.ranges().len() + fewer.ranges().len();
+        (ranges <= MOST_RANGES).then_some(UidDifference { more, fewer })
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn found(&self, record: &Record) -> UidSet {
+        let recorded = record.with_far().iter().map(|entry| entry.far);
+        let mut found = UidSet::from_uids(recorded.filter(|uid| !self.fewer.contains(*uid)));
+        found.add(&self.more);
+        found.tidy();
+        found
+    }
 }
 
 impl CleanServer {
@@ -68,7 +106,15 @@ impl CleanServer {
             max_pushed: record.max_pushed,
             record: stamp,
             left: UidSet::default(),
+            beside: None,
         }
+    }
+
+    /// What was there, if it is known and by so few bytes not told by a server. `record`: the
+    /// one that this was judged by.
+    #[must_use]
+    pub fn uids(&self, record: &Record) -> Option<UidsBelow> {
+        UidsBelow::new(self.status.uid_next, self.beside.as_ref()?.found(record))
     }
 
     /// Whether it was judged by the record that has this stamp now: not if mbsync was
@@ -84,6 +130,7 @@ impl CleanServer {
         let follows = self.is_of_record(before) && self.record != after;
         if follows {
             self.record = after;
+            self.beside = None;
         }
         follows
     }

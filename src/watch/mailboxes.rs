@@ -399,7 +399,7 @@ impl Mailboxes {
             }
         }
         let scopes: Vec<(usize, ScanScope)> =
-            pending.iter().map(|(at, scan)| (*at, scan.scope)).collect();
+            pending.iter().map(|(at, scan)| (*at, scan.scope.clone())).collect();
         let scanned = if scopes.is_empty() { vec![] } else { server.scan_all(&scopes)? };
         let mut well = true;
         for ((at, scan), scanned) in pending.into_iter().zip(scanned) {
@@ -1007,7 +1007,8 @@ mod tests {
             let before = all.before_run(&BTreeSet::from([Target::Account]), &[Some(now)], None);
             all.our_run_ended(&before, true);
             assert!(all.needs_far_scan());
-            let scan = server.scan_all(&[(0, ScanScope { opening: Opening::Select, since: None })]);
+            let scan = server
+                .scan_all(&[(0, ScanScope { opening: Opening::Select, since: None, known: None })]);
             let scan = scan.unwrap().remove(0).unwrap().unwrap();
             let ran = ScanByRun { name: "INBOX".into(), status: STATUS, scan };
             all.scanned_by_run(0, ran, Some(now), || s(12));

@@ -3,9 +3,11 @@
 
 use mutt_sync::error::ExitStatus;
 use mutt_sync::imap::{
-    Client, ClientError, Inventory, InventoryScope, MailboxStatus, Opening, ServerEvent,
+    Client, ClientError, Inventory, InventoryScope, MailboxStatus, Opening, ScanRequest,
+    ServerEvent,
 };
 use mutt_sync::model::flags::Flags;
+use mutt_sync::model::uid_set::{UidSet, UidsBelow};
 use mutt_sync::model::{CredentialSource, Server, TlsMode};
 use mutt_sync::os::child::Prompt;
 use mutt_sync::os::wait::Cancel;
@@ -393,6 +395,41 @@ fn a_scan_finds_what_is_there_with_and_without_extensions() {
         assert_eq!(scan.all_flags, !rich);
         assert!(scan.flags.contains(&(three, Flags::among(b"R"))));
         assert_eq!(scan.flags.len(), if rich { 1 } else { 2 });
+
+        // What is known need not be told again, and what has gone of it is found.
+        let mut uids = vec![two, three];
+        for n in 0..20 {
+            uids.push(other.append("INBOX", &message(&n.to_string(), "x"), &[]));
+        }
+        other.select("INBOX");
+        for uid in uids.iter().skip(3).step_by(2) {
+            other.expunge(*uid);
+        }
+        let mut left: Vec<u32> = uids
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| *at < 3 || at % 2 == 0)
+            .map(|(_, uid)| uid)
+            .collect();
+        let mut known = left.clone();
+        for step in 0..3 {
+            let request = ScanRequest {
+                name: "INBOX".into(),
+                opening: Opening::Examine,
+                since: before.highest_mod_seq,
+                known: UidsBelow::new(known.last().unwrap() + 1, UidSet::from_uids(known.clone())),
+            };
+            assert!(request.known.is_some());
+            let scan = client.scan_all(&[request]).unwrap().remove(0).unwrap();
+            assert_eq!(scan.uids, UidSet::from_uids(left.clone()), "step {step}");
+            known.clone_from(&left);
+            if step > 0 {
+                other.select("INBOX");
+                other.expunge(left.remove(2));
+                other.unselect();
+            }
+            left.push(other.append("INBOX", &message("new", "x"), &[]));
+        }
 
         let scan = client.scan("Archive", Opening::Examine, None).unwrap();
         assert!(scan.uids.is_empty() && scan.flags.is_empty());

@@ -82,10 +82,12 @@ impl Lending {
         ));
         let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "far"]));
         waiter.wait_for("connected by", LIMIT);
-        let sockets = sockets(&waiter);
         rig::wait_until(LIMIT, "its first run", || {
             !home.read(".local/state/mutt-sync/far/last.json").is_empty()
         });
+        let runs = || !process::children(waiter.pid()).is_empty();
+        rig::wait_until(LIMIT, "the end of the run", || !runs());
+        let sockets = sockets(&waiter);
         let mut lending = Lending { home, waiter, read: 0, sockets };
         lending.runs();
         lending
@@ -166,13 +168,20 @@ fn run_as_it_did(plain: &Home, words: Vec<Vec<String>>, code: Option<i64>, log: 
 }
 
 /// Gives a mailbox on the server as many messages as it takes for a run to be told their
-/// flags from the record. In a Maildir their order would be the directory's.
+/// flags from the record, and so many gaps that it is not told all UIDs. In a Maildir their
+/// order would be the directory's.
 fn fill(world: &mut World, pair: &Pair) {
     if world.exists_far(pair) {
-        for at in 0..12 {
+        let mut uids = Vec::new();
+        for at in 0..18 {
             let mail = world.mail(&format!("filling {at}"), "there");
-            world.imap.append(&pair.name, &mail, &["\\Seen"]);
+            uids.push(world.imap.append(&pair.name, &mail, &["\\Seen"]));
         }
+        world.imap.select(&pair.name);
+        for uid in uids.iter().skip(1).step_by(2).take(6) {
+            world.imap.expunge(*uid);
+        }
+        world.imap.unselect();
     }
 }
 
