@@ -11,6 +11,7 @@ use rig::{
 };
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
@@ -701,6 +702,64 @@ fn g14_a_server_that_lies_of_what_there_is_has_nothing_deleted() {
     }
     let after = private(waiter.pid());
     assert!(after < before + 1024, "{before} kB grew to {after} kB");
+    ended(waiter, &home);
+}
+
+#[test]
+fn gaps_in_a_mailbox_are_told_only_when_something_is_gone() {
+    let without = vec!["COMPRESS=DEFLATE".to_owned()];
+    let server = Server::with(ServerOptions { without, ..ServerOptions::default() });
+    let longest = Arc::new(AtomicUsize::new(0));
+    let heard = Arc::clone(&longest);
+    let hear = move |line: &str, _: bool| {
+        if line.starts_with("* ESEARCH") {
+            heard.fetch_max(line.len(), Relaxed);
+        }
+        None
+    };
+    let mangle = Mangle::to(server.port(), |_, _| None, hear);
+    let home = Home::with(vec![Account::on(&server, "Home").port(mangle.port)]);
+    prompt(&home, "");
+    let mut imap = server.imap("home");
+    let old = (0..100).map(|n| message(&format!("old {n}"), "old")).collect::<Vec<_>>();
+    imap.append_many("INBOX", &old, &["\\Seen"]);
+    imap.select("INBOX");
+    for uid in (2..100).step_by(2) {
+        imap.expunge(uid);
+    }
+    imap.unselect();
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = waiter(&home);
+    waiter.wait_for("INBOX: in step with the server", LIMIT);
+    // What a run changed is looked at once more, and all is known by then.
+    let is_told = |change: &mut dyn FnMut(&mut Imap), imap: &mut Imap| {
+        let judged = || waiter.stderr().matches("INBOX: in step with the server").count();
+        let (ran, before) = (runs_ended(&home), judged());
+        longest.store(0, Relaxed);
+        change(imap);
+        wait_until(LIMIT, "a run's end", || runs_ended(&home) > ran);
+        until_equal("a change", imap, &home, "Home", &waiter);
+        wait_until(LIMIT, "the verdict", || judged() > before);
+        longest.load(Relaxed) > 100
+    };
+    for round in 0..3 {
+        let append = &mut |imap: &mut Imap| {
+            imap.append("INBOX", &message(&format!("new {round}"), "new"), &[]);
+        };
+        let flag = &mut |imap: &mut Imap| {
+            imap.select("INBOX");
+            imap.add_flags(1, &[["\\Flagged", "\\Answered", "\\Draft"][round]]);
+            imap.unselect();
+        };
+        let expunge = &mut |imap: &mut Imap| {
+            imap.select("INBOX");
+            imap.expunge(u32::try_from(3 + 2 * round).unwrap());
+            imap.unselect();
+        };
+        assert!(!is_told(append, &mut imap), "{waiter}");
+        assert!(!is_told(flag, &mut imap), "{waiter}");
+        assert!(is_told(expunge, &mut imap), "{waiter}");
+    }
     ended(waiter, &home);
 }
 
