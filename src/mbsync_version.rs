@@ -25,11 +25,13 @@ const LIMIT: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(50);
 
 /// The language of a version of isync. 1.3 is read as 1.4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IsyncVersion {
     /// isync 1.4 and before.
     V1_4,
-    /// isync 1.5.
+    /// isync 1.5. It takes most of what 1.4 takes, and `--init` writes it: so it is
+    /// the default where no mbsync says a version.
+    #[default]
     V1_5,
 }
 

@@ -21,7 +21,6 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use crate::cli::Cli;
 use crate::error::{Error, ExitStatus, system_text};
 use crate::lend::tunnel;
-use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc::{self, Config, Env};
 use crate::model::{Account, Target};
 use crate::mutt;
@@ -121,7 +120,7 @@ impl<'a> App<'a> {
         let named = cli.mbsyncrc.as_deref().or(settings.general.mbsyncrc.as_deref());
         let version = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
         let file = mbsyncrc::file_of(named, &env, version)?;
-        let mut config = mbsyncrc::read(&file, &env, version.unwrap_or(IsyncVersion::V1_4))?;
+        let mut config = mbsyncrc::read(&file, &env, version.unwrap_or_default())?;
         let words = words(cli);
         config.order_channels(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));

@@ -423,6 +423,22 @@ fn faults_of_settings_and_of_mbsync() {
                 edit(home, ".config/mutt-sync/config.toml", "/nowhere/mbsync", &real);
             },
         },
+        // What only a newer mbsync takes is no second fault: `--init` writes it.
+        Case {
+            code: 78,
+            what: "mbsync",
+            found: "no-mbsync-here is not in the PATH",
+            breaks: |home| {
+                home.settings("mbsync = \"no-mbsync-here\"\n");
+                edit(home, ".mbsyncrc", "SSLType", "TLSType");
+            },
+            fixes: |home, fix| {
+                assert!(fix.starts_with("install isync"), "{fix}");
+                let real = rig::real_mbsync().display().to_string();
+                edit(home, ".config/mutt-sync/config.toml", "no-mbsync-here", &real);
+                edit(home, ".mbsyncrc", "TLSType", "SSLType");
+            },
+        },
         Case {
             code: 78,
             what: "mbsync",

@@ -92,7 +92,7 @@ fn configuration(
         report.say(nothing_to_read(env));
         return None;
     };
-    let config = match mbsyncrc::read(&file, env, version.unwrap_or(IsyncVersion::V1_4)) {
+    let config = match mbsyncrc::read(&file, env, version.unwrap_or_default()) {
         Ok(config) => config,
         Err(failure) => {
             report.say(Step::failed(WHAT, &failure, "correct it; mbsync(1) has every keyword"));
