@@ -110,11 +110,21 @@ fn printed(text: &str) -> Option<String> {
 }
 
 fn parse(version: &str) -> IsyncVersion {
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    match (numbers.next(), numbers.next()) {
-        (Some(1), Some(minor)) if minor < 5 => IsyncVersion::V1_4,
+    match numbers(version) {
+        (1, minor) if minor < 5 => IsyncVersion::V1_4,
         _ => IsyncVersion::V1_5,
     }
+}
+
+/// Whether it is older than what this program is tested with, isync 1.4.
+#[must_use]
+pub fn is_old(version: &str) -> bool {
+    numbers(version) < (1, 4)
+}
+
+fn numbers(version: &str) -> (u32, u32) {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// As execvp(3) would find it.
@@ -160,6 +170,7 @@ mod tests {
         assert_eq!(printed("isync 1.4.4\n").as_deref(), Some("1.4.4"));
         assert_eq!(parse("1.4.4"), IsyncVersion::V1_4);
         assert_eq!(parse("1.3.0"), IsyncVersion::V1_4);
+        assert!(is_old("1.3.0") && !is_old("1.4.0") && !is_old("1.10") && !is_old("2.0"));
         assert_eq!(parse("1.5.1"), IsyncVersion::V1_5);
         assert_eq!(parse("2.0"), IsyncVersion::V1_5);
     }

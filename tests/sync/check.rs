@@ -423,6 +423,16 @@ fn faults_of_settings_and_of_mbsync() {
                 edit(home, ".config/mutt-sync/config.toml", "/nowhere/mbsync", &real);
             },
         },
+        Case {
+            code: 0,
+            what: "mbsync",
+            found: "bin/mbsync, version 1.3.0: older than isync 1.4",
+            breaks: |home| drop(home.program("mbsync", "echo isync 1.3.0")),
+            fixes: |home, fix| {
+                assert_eq!(fix, "install isync 1.4 or 1.5");
+                home.settings(&format!("mbsync = \"{}\"\n", rig::real_mbsync().display()));
+            },
+        },
         // What only a newer mbsync takes is no second fault: `--init` writes it.
         Case {
             code: 78,

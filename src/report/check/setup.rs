@@ -64,7 +64,13 @@ fn mbsync(program: &Path, report: &mut Checklist) -> Option<IsyncVersion> {
     // Asked anew, and not remembered: no file can be made there.
     let nowhere = Path::new("/dev/null");
     if let Some(version) = mbsync_version::version(program, nowhere) {
-        report.say(Step::good("mbsync", format!("{}, version {version}", found.display())));
+        let text = format!("{}, version {version}", found.display());
+        report.say(if mbsync_version::is_old(&version) {
+            let text = format!("{text}: older than isync 1.4");
+            Step::warning("mbsync", text, "install isync 1.4 or 1.5")
+        } else {
+            Step::good("mbsync", text)
+        });
         return mbsync_version::of_mbsync(program, nowhere);
     }
     let found = found.display();
