@@ -206,7 +206,11 @@ fn read_settings(
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())
         }
-        Err(error) => Err(Error::config(format!("{name}: {}", system_text(&error)))),
+        Err(error) => {
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            Err(Error::config(format!("{name} cannot be read: {}", system_text(&error)))
+                .with_hint_of(denied.then(|| format!("chmod u+r {name}"))))
+        }
     }
 }
 

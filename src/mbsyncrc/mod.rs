@@ -264,7 +264,10 @@ pub fn fingerprint(text: &[u8]) -> u64 {
 pub fn read(path: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Error> {
     let path = env.cwd.join(path);
     let text = text(&path).map_err(|why| {
-        Error::config(format!("{} cannot be read: {}", env.tilde(&path), system_text(&why)))
+        let shown = env.tilde(&path);
+        let denied = why.kind() == std::io::ErrorKind::PermissionDenied;
+        Error::config(format!("{shown} cannot be read: {}", system_text(&why)))
+            .with_hint_of(denied.then(|| format!("chmod u+r {shown}")))
     })?;
     if text.len() as u64 > LARGEST {
         return Err(Error::config(format!("{} is larger than 4 MiB", env.tilde(&path)))

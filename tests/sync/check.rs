@@ -451,6 +451,27 @@ fn faults_of_settings_and_of_mbsync() {
         },
         Case {
             code: 78,
+            what: "settings",
+            found: "config.toml cannot be read: Permission denied",
+            breaks: |home| {
+                home.settings("burst = 2\n");
+                give_away(home);
+                mode(&home.path(".config/mutt-sync/config.toml"), 0o200);
+            },
+            fixes: |home, fix| type_in(home, fix),
+        },
+        Case {
+            code: 78,
+            what: "configuration",
+            found: ".mbsyncrc cannot be read: Permission denied",
+            breaks: |home| {
+                give_away(home);
+                mode(&home.path(".mbsyncrc"), 0o200);
+            },
+            fixes: |home, fix| type_in(home, fix),
+        },
+        Case {
+            code: 78,
             what: "mbsync",
             found: "bin/our-mbsync cannot be executed",
             breaks: |home| {
