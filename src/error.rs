@@ -153,10 +153,10 @@ impl CertificateProblem {
             CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
                 "it is made out for another name; set Host to the name in it"
             }
-            CertificateProblem::Expired => "it has expired; the server's operator must renew it",
-            CertificateProblem::NotYetValid => {
-                "its time has not come; see whether this machine's clock is right"
+            CertificateProblem::Expired => {
+                "if this machine's clock is right, the server's operator must renew it"
             }
+            CertificateProblem::NotYetValid => "check the date and time of this machine",
             CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
                 "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
             }
@@ -259,8 +259,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
+        let Some(hint) = &self.hint else { return f.write_str(&self.message) };
+        // What a server says often ends with a full stop.
+        let message = self.message.strip_suffix('.').unwrap_or(&self.message);
+        write!(f, "{message}; {hint}")
     }
 }
 
@@ -276,6 +278,9 @@ mod tests {
         assert_eq!(error.to_string(), "Home: line 3; x; move it");
         assert_eq!((&*error.message, error.hint.as_deref()), ("Home: line 3; x", Some("move it")));
         assert_eq!(error.with_hint_of(None::<String>).to_string(), "Home: line 3; x");
+        let error = Error::config("It failed.");
+        assert_eq!(error.to_string(), "It failed.");
+        assert_eq!(error.with_hint("try again").to_string(), "It failed; try again");
     }
 
     #[test]

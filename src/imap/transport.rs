@@ -70,7 +70,7 @@ impl fmt::Display for TransportError {
             TransportError::TooMuch(what) => write!(f, "the server sent {what} beyond any use"),
             TransportError::Malformed(how) => write!(f, "the server does not keep to IMAP: {how}"),
             TransportError::Certificate(why) => write!(f, "certificate refused: {why}"),
-            TransportError::Handshake(why) => write!(f, "TLS handshake failed: {why}"),
+            TransportError::Handshake(why) => write!(f, "handshake failed: {why}"),
         }
     }
 }
