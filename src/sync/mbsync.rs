@@ -529,6 +529,20 @@ fn under_its_own_name<'a>(line: &'a str, names: Option<&(String, String)>) -> Co
     }
 }
 
+/// Without the addresses of a server at which mbsync did not end: it tries the next
+/// one, and says `No working address found` where none is left (isync 1.4.4 and 1.5.1,
+/// observed). A server whose name has an IPv6 address that nobody answers is reached.
+fn without_passed_addresses(problems: &[(Problem, String)]) -> Cow<'_, [(Problem, String)]> {
+    let passed = |line: &str| line.starts_with("Cannot connect to ");
+    let is_reached = !problems.iter().any(|(_, line)| line.starts_with("No working address found"))
+        && problems.iter().any(|(_, line)| !passed(line));
+    if is_reached {
+        problems.iter().filter(|(_, line)| !passed(line)).cloned().collect()
+    } else {
+        problems.into()
+    }
+}
+
 /// What an ended run comes to.
 fn verdict_of(
     why: Option<Why>,
@@ -558,6 +572,7 @@ fn verdict_of(
     if status.success() && unsaid.is_none() {
         return ended(ExitStatus::Done, String::new(), vec![]);
     }
+    let problems = &*without_passed_addresses(problems);
     // An account's trouble explains its mailboxes' trouble.
     let worst = problems.iter().map(|(found, _)| found.exit()).max();
     let exit = worst.unwrap_or(if status.signal().is_some() {
@@ -585,6 +600,26 @@ fn eprint_line(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_was_passed_over_explains_no_failure() {
+        let exit = |lines: &[&str]| {
+            let with = |line: &&str| problem(line).map(|found| (found, (*line).to_owned()));
+            let problems: Vec<_> = lines.iter().filter_map(with).collect();
+            let failed = StdExitStatus::from_raw(1 << 8);
+            let ended = verdict_of(None, failed, &problems, &[], None, Duration::from_secs(1));
+            (ended.exit, ended.text)
+        };
+        let passed = "Cannot connect to h ([::1]:993): Connection refused";
+        let mailbox = "Error: channel Home: far side box Lists cannot be opened.";
+        let none_left = "No working address found for h";
+        assert_eq!(exit(&[passed, mailbox]), (ExitStatus::Mailbox, mailbox.to_owned()));
+        let login = "IMAP command 'LOGIN u <pass>' returned an error: NO Not you.";
+        assert_eq!(exit(&[passed, login]).0, ExitStatus::Denied);
+        for lines in [&[passed][..], &[passed, none_left], &[passed, none_left, mailbox]] {
+            assert_eq!(exit(lines), (ExitStatus::Offline, passed.to_owned()));
+        }
+    }
 
     #[test]
     fn g9_a_byte_now_and_then_is_no_progress() {
