@@ -416,8 +416,11 @@ fn summary(status: &AccountStatus, now: SystemTime) -> String {
     let count = |is: fn(&Pending) -> bool| status.mailboxes.iter().filter(|each| is(each)).count();
     let (to_push, to_pull) = (count(|each| each.push.is_some()), count(|each| each.pull.is_some()));
     let all = counted(status.known_mailboxes, "mailbox");
+    let synced = status.last.as_ref().and_then(LastRun::last_synced);
     parts.push(match (to_push, to_pull, status.known_mailboxes) {
         (_, _, 0) => "no mailboxes here yet".to_owned(),
+        // Nothing is known of them before the first run.
+        (0, 0, _) if synced.is_none() => all,
         (0, 0, _) => format!("in sync ({all})"),
         (some, 0, _) => format!("{some} of {all} to push"),
         (0, some, _) => format!("{some} of {all} to pull"),
@@ -426,7 +429,7 @@ fn summary(status: &AccountStatus, now: SystemTime) -> String {
     if status.running {
         parts.push("syncing".into());
     }
-    match status.last.as_ref().and_then(LastRun::last_synced) {
+    match synced {
         Some(then) => {
             let ago = Duration::from_secs(seconds(now).saturating_sub(then));
             parts.push(format!("last run {} ago", short(ago)));
