@@ -66,6 +66,7 @@ pub fn step(
         }
         Err(failure) => failure,
     };
+    let lasted = begun.elapsed();
     let prompted = prompted(given, source, time, report.stop.cancel());
     if let Some((text, on)) = prompted {
         report.secret(if what == "password" { &text } else { b"" });
@@ -82,7 +83,7 @@ pub fn step(
     report.say(Step::bad(
         what,
         failure.status,
-        format!("{} (after {})", failure.message, short(begun.elapsed())),
+        format!("{} (after {})", failure.message, short(lasted)),
         if failure.kind == ErrorKind::OutputClosed {
             format!(
                 "run the {keyword} of {section} by hand until it exits with status 0 and prints one line, which is all that mbsync reads (with `| head -n 1` at its end it does)"
