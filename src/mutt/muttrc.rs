@@ -128,7 +128,7 @@ fn mailboxes<'a>(out: &mut String, accounts: &[AccountMail<'a>], exists: impl Fn
     }
 }
 
-/// A folder-hook per account: its own file, or only its name for mutt-sync.
+/// A folder-hook per account: its name for mutt-sync, and its own file, if any.
 fn account_hooks(out: &mut String, accounts: &[AccountMail<'_>], home: &Path) {
     out.push_str("\n# Which account a folder is of.\n");
     if accounts.iter().any(|one| one.identity_file.is_none()) {
@@ -154,10 +154,12 @@ fn account_hooks(out: &mut String, accounts: &[AccountMail<'_>], home: &Path) {
 fn entering(one: &AccountMail<'_>) -> Result<String, ControlCharacter> {
     // A name that ends in `|` would be run.
     let file = one.identity_file.and_then(Path::to_str).filter(|path| !path.ends_with('|'));
-    match file {
-        Some(path) => Ok(format!("source {}", quoted(path)?)),
-        None => Ok(account_commands(&one.account.name)?.join("; ")),
+    let mut commands = account_commands(&one.account.name)?.to_vec();
+    // A file that is older than mutt-sync does not name the account.
+    if let Some(path) = file {
+        commands.push(format!("source {}", quoted(path)?));
     }
+    Ok(commands.join("; "))
 }
 
 /// A folder-hook per mailbox that sets its name for F7.

@@ -379,7 +379,12 @@ fn what_is_printed_is_read_from_the_users_files() {
     // A file kept for an account is sourced on entering it.
     home.write(".config/mutt/account/Work", "");
     let text = print::all_accounts(&config, &env);
-    assert!(text.contains(&at(".config/mutt/account/Work")), "{text}");
+    let source = format!("source \\\"{}\\\"", at(".config/mutt/account/Work"));
+    let hook = text.lines().find(|line| line.contains(&source)).expect("a hook for Work");
+    // It need not name the account itself.
+    for command in ["setenv MUTT_SYNC_ACCOUNT \\\"Work\\\"; ", "set my_account=\\\"Work\\\"; "] {
+        assert!(hook.contains(command), "{hook}");
+    }
     assert!(!text.contains(&at(".config/mutt/account/Home")), "{text}");
     // The identity, with a sender from either place of msmtp's file.
     home.write(".config/msmtp/config", "account work\nfrom boss@work.example\n");
