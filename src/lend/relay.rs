@@ -482,7 +482,11 @@ impl<'c> Relay<'c> {
             }
             let mut say = |parts: &[&[u8]]| parts.iter().for_each(|part| answers.extend(*part));
             match verb {
-                b"LOGOUT" if whole => *logout = Some(tag.to_vec()),
+                b"LOGOUT" if whole => {
+                    *logout = Some(tag.to_vec());
+                    // Nothing comes after it.
+                    return Taken::Held;
+                }
                 b"CAPABILITY" if whole => say(&[
                     b"* CAPABILITY ",
                     capabilities.as_bytes(),
@@ -1083,7 +1087,7 @@ mod tests {
     #[test]
     fn logout_waits_for_what_is_under_way() {
         let mut lease = lent(&[]);
-        lease.says("1 NOOP\r\n2 LOGOUT\r\n");
+        lease.says("1 NOOP\r\n2 LOGOUT\r\n3 NOOP\r\nx");
         assert_eq!((lease.sent().as_str(), lease.received().as_str()), ("1 NOOP\r\n", ""));
         lease.answers("* 1 FETCH (BODY[] {10}\r\n12345");
         assert!(lease.relay.finish().is_err());
