@@ -1,7 +1,7 @@
 //! What happens while nobody watches, or while mbsync runs.
 
 use crate::support::{QUICK, SOON, Waiter, at_rest, code, ms, secs};
-use rig::{Home, Server, compare, message, wait_until};
+use rig::{Account, Home, Server, compare, message, wait_until};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -170,4 +170,22 @@ fn g4_runs_keep_a_pace_by_what_they_take() {
     assert!(output.stdout.contains("1 pushed"), "{output}");
     assert!(second.elapsed() < secs(4), "{:?}", second.elapsed());
     assert_eq!(server.logins("home"), 1, "the waiter's");
+}
+
+/// A run costs what mbsync takes, and not what somebody takes to type a passphrase.
+#[test]
+fn g4_a_slow_password_command_delays_no_run() {
+    let server = Server::start();
+    let slow = format!("sleep 3; echo {}", server.password("home"));
+    let home = Home::with(vec![Account::on(&server, "Home").pass_cmd(&slow)]);
+    let mut imap = server.imap("home");
+    imap.append("INBOX", &message("one", "one"), &[]);
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    waiter.wait_said("connected by", SOON);
+    let delivered = Instant::now();
+    imap.append("INBOX", &message("two", "two"), &[]);
+    let inbox = home.maildir("Home", "INBOX");
+    wait_until(SOON, "the delivery", || inbox.len() == 2);
+    assert!(delivered.elapsed() < secs(10), "{:?}: {}", delivered.elapsed(), waiter.said());
 }

@@ -269,7 +269,9 @@ impl AccountBackend<'_> {
         let snapshot = Snapshot::take(&scope, self.context.account, self.logs(), known);
         let deletions = CheckInRun::new(&self.dir, self.context, &targets, &scope, judge, &guarded);
         drop(scope);
+        let before = clock::now();
         let mut ended = self.run_mbsync(&targets, judge, &deletions, &mut lock);
+        let cost = clock::now().saturating_sub(before);
         let withheld = deletions.withheld();
         let took = claim.began_at.elapsed();
         // With those that it has created.
@@ -301,7 +303,7 @@ impl AccountBackend<'_> {
             runs: claim.before.runs + 1,
             ..claim.before.clone()
         };
-        self.limits().count_run(took, judge.bytes());
+        self.limits().count_run(cost, judge.bytes());
         let retry = self.conclude(&claim, run, whole, &ended);
         let cleared = lock.clear();
         self.note("lock", cleared);
