@@ -22,6 +22,7 @@ use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFol
 use crate::os::child::Prompt;
 use crate::settings::Settings;
 use crate::state::StateDir;
+use crate::state::backoff::{self, Backoff};
 use crate::state::lock::Lock;
 use crate::survey::server::inventory_scope;
 use crate::text::counted;
@@ -179,10 +180,19 @@ fn log_in(
                 report.say(Step::bad("login", failure.status, found, fix));
                 return None;
             }
+            if failure.status == ExitStatus::Later && waiter_connected(context) {
+                // No fault: it syncs.
+                report.say(Step::warning(
+                    "login",
+                    format!(
+                        "{}; the waiter of this account is connected, and syncs over its connection",
+                        failure.message
+                    ),
+                    "stop the waiter to check the rest; `connections = 1` in config.toml leaves more for others",
+                ));
+                return None;
+            }
             let fix = match failure.status {
-                ExitStatus::Later if waiter_connected(context) => {
-                    "a waiter of this account is connected, and the server lets nobody else in: set `connections = 1` in config.toml, or stop the waiter to check".to_owned()
-                }
                 ExitStatus::Later => "try again later".to_owned(),
                 ExitStatus::Denied => {
                     format!(
@@ -199,10 +209,10 @@ fn log_in(
     }
 }
 
-/// It has connections that count against the server's limit.
+/// It has connections that count against the server's limit, and no trouble with them.
 fn waiter_connected(context: &CheckContext<'_>) -> bool {
     let dir = StateDir::existing(context.asked.base, &context.account.name);
-    Lock::is_held(&dir.file("waiter.lock"))
+    Lock::is_held(&dir.file("waiter.lock")) && dir.read_json::<Backoff>(backoff::FILE).is_none()
 }
 
 /// Mechanisms that take a token for a password, and the names of their SASL plugins.
