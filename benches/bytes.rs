@@ -111,7 +111,7 @@ impl<'s> User<'s> {
         drop(all);
         if size.gaps {
             let tenth =
-                UidSet::from_uids((1..u32::try_from(size.messages).expect("few")).step_by(10));
+                UidSet::from_uids((5..u32::try_from(size.messages).expect("few")).step_by(10));
             imap.select("INBOX");
             imap.raw(&format!("UID STORE {tenth} +FLAGS.SILENT (\\Deleted)"));
             imap.raw("EXPUNGE");

@@ -112,7 +112,8 @@ pub struct Sampled {
 impl Sampler {
     /// A process whose command line holds one of `marks` finds `~/seen-MARK`
     /// once it was looked at, and may wait for that.
-    pub fn start(home: &Home, canaries: Vec<Canary>, marks: &'static [&'static str]) -> Self {
+    pub fn start(home: &Home, canaries: Vec<Canary>, marks: &[&'static str]) -> Self {
+        let marks = marks.to_vec();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let root = home.path("");

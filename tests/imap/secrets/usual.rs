@@ -25,6 +25,10 @@ fn home(server: &Server, by_command: bool) -> Home {
         // All that a hook is given goes into a file, to be looked through with the rest.
         home.program(hook, &format!("{}\n(echo \"$0 $*\"; env) >>~/{hook}.log", until_seen(hook)));
     }
+    let real = rig::real_mbsync().display().to_string();
+    let seen = until_seen(run_of_mbsync());
+    let run = format!("case $1 in --version) ;; *) {seen} ;; esac\nexec {real} \"$@\"");
+    home.program("mbsync", &run);
     home.settings(
         "throttle = \"0s\"\nsettle = \"200ms\"\n\
          after_sync = [\"after-sync\"]\nnew_mail = [\"new-mail\"]\n",
@@ -32,12 +36,17 @@ fn home(server: &Server, by_command: bool) -> Home {
     home
 }
 
+/// How the command line of a run begins, where it is to say what it does.
+fn run_of_mbsync() -> &'static str {
+    if rig::mbsync_version() >= (1, 5) { "mbsync -V" } else { "mbsync -q" }
+}
+
 fn everywhere(by_command: bool) {
     let server = Server::start();
     let home = home(&server, by_command);
     let canaries =
         || vec![Canary::of("home", &server.password("home")), Canary::of("home", SECOND_LINE)];
-    let marks: &[&str] = &["ask-password", "after-sync", "new-mail"];
+    let marks: &[&str] = &["ask-password", "after-sync", "new-mail", run_of_mbsync()];
     let sampler = Sampler::start(&home, canaries(), marks);
     let mut outputs = Vec::new();
     let mut imap = server.imap("home");
@@ -80,7 +89,7 @@ fn everywhere(by_command: bool) {
         canary.assert_not_in_files(&home, &USERS_OWN);
     }
     let asked = if by_command { marks } else { &marks[1..] };
-    for mark in asked.iter().chain(&["mutt-sync --wait", "mutt-sync --check", "mbsync -"]) {
+    for mark in asked.iter().chain(&["mutt-sync --wait", "mutt-sync --check"]) {
         let known = seen.lines.iter().any(|line| line.contains(mark));
         assert!(known, "{mark} was not seen in {} rounds: {:#?}", seen.rounds, seen.lines);
     }
