@@ -314,14 +314,21 @@ mod tests {
         Instant::now() + Duration::from_secs(30)
     }
 
+    /// A socket with a port of its own.
+    fn bound() -> OwnedFd {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &any).unwrap();
+        socket
+    }
+
     #[test]
     fn a_dead_address_does_not_hide_a_live_one() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let live = listener.local_addr().unwrap();
-        let dead = {
-            let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-            gone.local_addr().unwrap()
-        };
+        // Bound, so that nobody else gets its port, and not listened to.
+        let socket = bound();
+        let dead = TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
         let stream =
             first_to_answer(vec![dead, dead, live], soon(), &Cancel::new().unwrap()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live);
@@ -332,9 +339,7 @@ mod tests {
     #[test]
     fn g9_an_address_that_never_answers_is_left_in_time() {
         // A backlog of one, filled: further connects stay without an answer.
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        rustix::net::bind(&socket, &any).unwrap();
+        let socket = bound();
         rustix::net::listen(&socket, 0).unwrap();
         let listener = TcpListener::from(socket);
         let full = listener.local_addr().unwrap();

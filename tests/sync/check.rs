@@ -1244,8 +1244,8 @@ fn what_a_server_offers_is_said_without_a_configuration() {
         offer.one_fault(77, "connection", "certificate");
         assert_eq!(offer.find("login").state, "not-reached");
     }
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    check_with(&home, &[&closed.to_string()]).one_fault(69, "connection", "refused");
+    // The port of tcpmux, which nobody has.
+    check_with(&home, &["127.0.0.1:1"]).one_fault(69, "connection", "refused");
 }
 
 /// An account may have a name like that.
