@@ -16,7 +16,7 @@ fn synced(server: &Server, more: &str) -> Home {
     home.mutt_sync(&["-f", "-a"]).ok();
     home.muttrc(
         "Home",
-        &format!("set timeout=600 mail_check=5\nsource \"mutt-sync --muttrc|\"\n{more}"),
+        &format!("set timeout=600 mail_check=600\nsource \"mutt-sync --muttrc|\"\n{more}"),
     );
     home
 }
