@@ -202,6 +202,14 @@ impl Error {
         Self::new(ExitStatus::Config, message)
     }
 
+    /// A file of the user's settings that cannot be read, as it is shown to them.
+    #[must_use]
+    pub fn unreadable(shown: &str, why: &io::Error) -> Self {
+        let denied = why.kind() == io::ErrorKind::PermissionDenied;
+        Error::config(format!("{shown} cannot be read: {}", system_text(why)))
+            .with_hint_of(denied.then(|| format!("chmod u+r {shown}")))
+    }
+
     /// The command line is wrong (2).
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(ExitStatus::Usage, message)

@@ -19,7 +19,7 @@ use clap::Parser as _;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cli::Cli;
-use crate::error::{Error, ExitStatus, system_text};
+use crate::error::{Error, ExitStatus};
 use crate::lend::tunnel;
 use crate::mbsyncrc::{self, Config, Env};
 use crate::model::{Account, Target};
@@ -206,11 +206,7 @@ fn read_settings(
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must => {
             Ok(settings::File::default())
         }
-        Err(error) => {
-            let denied = error.kind() == io::ErrorKind::PermissionDenied;
-            Err(Error::config(format!("{name} cannot be read: {}", system_text(&error)))
-                .with_hint_of(denied.then(|| format!("chmod u+r {name}"))))
-        }
+        Err(error) => Err(Error::unreadable(&name, &error)),
     }
 }
 

@@ -23,7 +23,7 @@ pub use resolve::parse;
 pub use select::{MOST_BYTES, MbsyncWords};
 pub use shape::shape;
 
-use crate::error::{Error, system_text};
+use crate::error::Error;
 pub use crate::mbsync_version::IsyncVersion;
 use crate::model::Account;
 use crate::os::file;
@@ -263,12 +263,7 @@ pub fn fingerprint(text: &[u8]) -> u64 {
 /// and, where there is one, the line.
 pub fn read(path: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Error> {
     let path = env.cwd.join(path);
-    let text = text(&path).map_err(|why| {
-        let shown = env.tilde(&path);
-        let denied = why.kind() == std::io::ErrorKind::PermissionDenied;
-        Error::config(format!("{shown} cannot be read: {}", system_text(&why)))
-            .with_hint_of(denied.then(|| format!("chmod u+r {shown}")))
-    })?;
+    let text = text(&path).map_err(|why| Error::unreadable(&env.tilde(&path), &why))?;
     if text.len() as u64 > LARGEST {
         return Err(Error::config(format!("{} is larger than 4 MiB", env.tilde(&path)))
             .with_hint("is it the right file?"));

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::forms::Collector;
-use super::output::{Problem, plain, problem, redact, says_nothing_of_the_run};
+use super::output::{
+    Problem, plain, problem, redact, says_nothing_of_the_run, without_passed_addresses,
+};
 use super::progress::Progress;
 use super::run_log::{RunLog, RunLogReader};
 use crate::error::{Error, ExitStatus, system_text};
@@ -526,20 +528,6 @@ fn under_its_own_name<'a>(line: &'a str, names: Option<&(String, String)>) -> Co
     match names {
         Some((copy, original)) if line.contains(copy) => line.replace(copy, original).into(),
         _ => line.into(),
-    }
-}
-
-/// Without the addresses of a server at which mbsync did not end: it tries the next
-/// one, and says `No working address found` where none is left (isync 1.4.4 and 1.5.1,
-/// observed). A server whose name has an IPv6 address that nobody answers is reached.
-fn without_passed_addresses(problems: &[(Problem, String)]) -> Cow<'_, [(Problem, String)]> {
-    let passed = |line: &str| line.starts_with("Cannot connect to ");
-    let is_reached = !problems.iter().any(|(_, line)| line.starts_with("No working address found"))
-        && problems.iter().any(|(_, line)| !passed(line));
-    if is_reached {
-        problems.iter().filter(|(_, line)| !passed(line)).cloned().collect()
-    } else {
-        problems.into()
     }
 }
 

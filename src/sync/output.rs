@@ -39,6 +39,21 @@ impl Problem {
     }
 }
 
+/// Without the addresses of a server at which mbsync did not end: it tries the next
+/// one, and says `No working address found` where none is left (isync 1.4.4 and 1.5.1,
+/// observed). A server whose name has an IPv6 address that nobody answers is reached.
+#[must_use]
+pub fn without_passed_addresses(problems: &[(Problem, String)]) -> Cow<'_, [(Problem, String)]> {
+    let passed = |line: &str| line.starts_with("Cannot connect to ");
+    let is_reached = !problems.iter().any(|(_, line)| line.starts_with("No working address found"))
+        && problems.iter().any(|(_, line)| !passed(line));
+    if is_reached {
+        problems.iter().filter(|(_, line)| !passed(line)).cloned().collect()
+    } else {
+        problems.into()
+    }
+}
+
 /// What a line of mbsync's standard error says; `None` for warnings, notices
 /// and what is not known.
 #[must_use]
