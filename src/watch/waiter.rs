@@ -925,12 +925,8 @@ impl<'a> Waiter<'a> {
             Err(error) => return self.lost(&error),
         }
         let now = clock::now();
-        // What the server was reporting is noted when that has ended, though no run may be due.
-        let was_reporting = self.reported.is_some();
-        let reported = self.server_settles_at(now);
-        if was_reporting && reported.is_none() {
-            return;
-        }
+        // What the server is reporting is noted when that has ended, though no run may be due.
+        let reported = self.reported.map(|reports| reports.settled_at(LONGEST_REPORT));
         let local = self.next_run(now).min(self.next_local(now));
         let others = self.server.next_due(now).into_iter().chain(self.network.tries.due());
         let others = others.chain(reported);
