@@ -277,24 +277,18 @@ impl Client {
         requests: &[ScanRequest],
     ) -> Result<Vec<Result<MailboxScan, Answer>>, ClientError> {
         let mut scans = self.scan_once(requests)?;
-        // NOMODSEQ, or a server that does not keep its word.
-        let no_since = |scan: &Scan, request: &ScanRequest| {
-            scan.refused.is_none() && scan.fetch_refused.is_some() && request.since.is_some()
+        let again = |(at, (scan, request)): (usize, (&Scan, &ScanRequest))| {
+            // NOMODSEQ, or a server that does not keep its word.
+            let no_since = scan.fetch_refused.is_some() && request.since.is_some();
+            let again = scan.refused.is_none() && (no_since || scan.is_in_doubt);
+            again.then(|| {
+                let since = request.since.filter(|_| !no_since);
+                (at, ScanRequest { since, known: None, ..request.clone() })
+            })
         };
-        let again = |scan: &Scan, request: &ScanRequest| {
-            no_since(scan, request) || scan.refused.is_none() && scan.is_in_doubt
-        };
-        let failed: Vec<usize> = (0..requests.len())
-            .filter(|&at| scans.get(at).zip(requests.get(at)).is_some_and(|(s, r)| again(s, r)))
-            .collect();
+        let (failed, whole): (Vec<usize>, Vec<ScanRequest>) =
+            scans.iter().zip(requests).enumerate().filter_map(again).unzip();
         if !failed.is_empty() {
-            let pairs = failed.iter().filter_map(|at| scans.get(*at).zip(requests.get(*at)));
-            let whole: Vec<ScanRequest> = pairs
-                .map(|(scan, request)| {
-                    let since = request.since.filter(|_| !no_since(scan, request));
-                    ScanRequest { since, known: None, ..request.clone() }
-                })
-                .collect();
             for (at, scan) in failed.into_iter().zip(self.scan_once(&whole)?) {
                 if let Some(slot) = scans.get_mut(at) {
                     *slot = scan;

@@ -151,9 +151,9 @@ struct Held {
     /// By its SELECT.
     status: ServerStatus,
     known: Vec<(u32, Flags)>,
-    /// All that there are; but if all are asked for, all that there may be.
+    /// All that there are. If these are more or fewer than the messages, some of them may be
+    /// gone, and all are asked for.
     uids: UidSet,
-    asks_for_all: bool,
 }
 
 /// An answer that is being given.
@@ -407,16 +407,12 @@ impl FlagsFetch {
         let found = uids.filter(|_| !in_doubt)?;
         let uids = before.as_ref().map_or_else(|| found.clone(), |before| before.with(&found));
         let is_all = uids.len() == u64::from(status.messages);
-        if uids.len() > u64::from(MOST_MESSAGES) {
-            return None;
-        }
         // A server that leaves some out (MESSAGELIMIT, a bug) would have mbsync delete them.
-        if !is_all && before.is_none() {
+        if !is_all && before.is_none() || uids.len() > u64::from(MOST_MESSAGES) {
             return None;
         }
         let (name, tag) = (selected.name.clone(), tag.as_bytes().to_vec());
-        let (line, asks_for_all) = (line.to_vec(), !is_all);
-        let held = Held { tag, line, wanted, name, status, known: flags, uids, asks_for_all };
+        let held = Held { tag, line: line.to_vec(), wanted, name, status, known: flags, uids };
         let rest = held.without_flags(&told);
         if is_all && rest.is_empty() {
             self.answer(held, told);
@@ -425,7 +421,7 @@ impl FlagsFetch {
         let [search, _, fetch] = TAGS;
         let mut question = String::new();
         // Some of what was there is gone.
-        if asks_for_all {
+        if !is_all {
             question.extend([search, " UID SEARCH RETURN (ALL) ALL\r\n"]);
         }
         if !rest.is_empty() {
@@ -528,11 +524,10 @@ impl FlagsFetch {
         let Questions { uids, told, in_doubt, moved, .. } =
             self.questions.take().unwrap_or_default();
         self.spared -= i64::try_from(moved).unwrap_or(i64::MAX);
-        if held.asks_for_all {
+        if !held.is_complete() {
             held.uids = uids.unwrap_or_default();
         }
-        let is_all = held.uids.len() == u64::from(held.status.messages);
-        if in_doubt || !is_all || !held.without_flags(&told).is_empty() {
+        if in_doubt || !held.is_complete() || !held.without_flags(&told).is_empty() {
             return Next::GiveUp(held.tag, held.line);
         }
         self.answer(held, told);
@@ -566,6 +561,11 @@ impl FlagsFetch {
 }
 
 impl Held {
+    /// Whether its UIDs are as many as there are messages.
+    fn is_complete(&self) -> bool {
+        self.uids.len() == u64::from(self.status.messages)
+    }
+
     /// The messages whose flags nobody has told.
     fn without_flags(&self, told: &BTreeMap<u32, ToldFlags>) -> UidSet {
         let known = |uid: u32| {
@@ -677,11 +677,16 @@ pub(super) mod tests {
 
     /// Messages 1 to 10, of which 3 is flagged and the others are seen.
     fn home() -> (tempfile::TempDir, Mailbox) {
+        home_of(1..=10)
+    }
+
+    /// The same of these messages.
+    fn home_of(uids: impl IntoIterator<Item = u32>) -> (tempfile::TempDir, Mailbox) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(".mbsyncstate");
         let mut text =
             "FarUidValidity 7\nNearUidValidity 2\nMaxPulledUid 10\nMaxPushedUid 10\n\n".to_owned();
-        for uid in 1..=10 {
+        for uid in uids {
             let flags = if uid == 3 { "F" } else { "S" };
             text.extend([format!("{uid} {uid} {flags}\n")]);
         }
@@ -1065,18 +1070,12 @@ pub(super) mod tests {
 
     /// Messages 1, 3, 5 … 19, and what was there when 17 and 19 had not come yet.
     fn with_holes() -> (tempfile::TempDir, FlagsFetch) {
-        let (dir, mailbox) = home();
-        let file = mailbox.state_file.as_deref().unwrap();
-        let text = std::fs::read_to_string(file).unwrap();
-        let (head, _) = text.split_once("\n\n").unwrap();
-        let mut text = format!("{head}\n\n");
-        for uid in (1..20).step_by(2) {
-            text.extend([format!("{uid} {uid} S\n")]);
-        }
-        std::fs::write(file, text).unwrap();
+        let odd = || (1..20).step_by(2);
+        let (dir, mailbox) = home_of(odd());
         let mut clean = clean(&mailbox);
+        let file = mailbox.state_file.as_deref().unwrap();
         let record = record::parse(&std::fs::read(file).unwrap()).unwrap();
-        let found = UidSet::from_uids((0..10).map(|n| 2 * n + 1));
+        let found = UidSet::from_uids(odd());
         let far = clean.far.as_mut().unwrap();
         far.status.uid_next = 16;
         far.beside = UidDifference::of(&found, &record);

@@ -125,6 +125,12 @@ impl UidSet {
         rest
     }
 
+    /// Those that are not in the other, which a server may have named; not this one.
+    #[must_use]
+    pub fn without(&self, others: &UidSet) -> Self {
+        UidSet::from_uids(self.uids().filter(|uid| !others.contains(*uid)))
+    }
+
     /// How many UIDs are in it.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -203,11 +209,8 @@ pub struct UidsBelow {
 impl UidsBelow {
     /// Of these, what is below `next`; `None` if a server tells all of it in a few bytes.
     #[must_use]
-    pub fn new(next: u32, mut uids: UidSet) -> Option<UidsBelow> {
-        uids.ranges.retain_mut(|(first, last)| {
-            *last = (*last).min(next.saturating_sub(1));
-            first <= last
-        });
+    pub fn new(next: u32, uids: &UidSet) -> Option<UidsBelow> {
+        let uids = uids.between_without(1, next.saturating_sub(1), std::iter::empty());
         (uids.ranges.len() > FEW_RANGES).then_some(UidsBelow { next, uids })
     }
 
@@ -294,8 +297,8 @@ mod tests {
     #[test]
     fn what_is_known_below_a_uid_is_completed_from_there() {
         let known = UidSet::parse("1:3,5,7,9,11:20").unwrap();
-        assert_eq!(UidsBelow::new(9, known.clone()), None, "few ranges");
-        let below = UidsBelow::new(15, known).unwrap();
+        assert_eq!(UidsBelow::new(9, &known), None, "few ranges");
+        let below = UidsBelow::new(15, &known).unwrap();
         let with = |found: &str| {
             let found = UidSet::parse(found).unwrap_or_default();
             below.with(&found).to_string()

@@ -74,7 +74,7 @@ impl FarMessages {
         if there.uid_validity != Some(validity) {
             return None;
         }
-        Some(UidSet::from_uids(pairs.uids().filter(|uid| !there.uids.contains(*uid))))
+        Some(pairs.without(&there.uids))
     }
 
     /// Which messages these are; `None`: it cannot be asked.

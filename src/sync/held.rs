@@ -376,10 +376,11 @@ impl<'g> Guard<'g> {
 impl Guard<'_> {
     /// Looks at what a run for these targets would sync.
     fn look_at_these(&mut self, needed: &BTreeSet<Target>) {
-        self.scope = self.scope_of(needed);
-        for mailbox in self.scope.clone() {
-            self.look_at(&mailbox, false);
+        let scope = self.scope_of(needed);
+        for mailbox in &scope {
+            self.look_at(mailbox, false);
         }
+        self.scope = scope;
     }
 
     /// Looks at the rest of the account.
@@ -452,13 +453,13 @@ impl Guard<'_> {
         let (Some(record), Some(pairs)) = (record, pairs) else { return };
         // What goes on both sides is no loss of either.
         let both = UidSet::from_uids(there.uids().filter(|uid| missing.contains(*uid)));
-        let near = without(&lost, &both);
+        let near = lost.without(&both);
         if !self.in_a_run && !both.is_empty() {
             self.gone_on_both.insert(key.clone(), both);
         }
         // In a run it is what was gone before it: mbsync itself deletes the rest here.
         let pairs = match self.gone_on_both.get(&key) {
-            Some(both) => without(&pairs, both),
+            Some(both) => pairs.without(both),
             None => pairs,
         };
         let far = UidSet::from_uids(there.uids().filter(|uid| pairs.contains(*uid)));
@@ -742,10 +743,6 @@ fn kind(side: LossSide) -> HeldKind {
         LossSide::Near => HeldKind::GoneHere,
         LossSide::Far => HeldKind::GoneThere,
     }
-}
-
-fn without(set: &UidSet, others: &UidSet) -> UidSet {
-    UidSet::from_uids(set.uids().filter(|uid| !others.contains(*uid)))
 }
 
 /// Some of them, from all over the set.

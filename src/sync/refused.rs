@@ -78,11 +78,7 @@ impl Replaced {
         Replaced {
             mailbox: mailbox.clone(),
             near: Passed::new(after.near_validity, near, after.with_near().map(|entry| entry.near)),
-            far: Passed::new(
-                after.far_validity,
-                far,
-                after.with_far().iter().map(|entry| entry.far),
-            ),
+            far: Passed::new(after.far_validity, far, after.far_uids()),
         }
     }
 
@@ -841,7 +837,7 @@ fn unrecorded(mailbox: &Mailbox, left: &UidSet) -> UidSet {
     let state = mailbox.state_file.as_deref().filter(|_| !left.is_empty()).map(record::read);
     match state {
         Some(RecordState::Known(record)) => {
-            let entries = record.with_far().iter().map(|entry| entry.far);
+            let entries = record.far_uids();
             left.between_without(1, record.max_pulled, entries)
         }
         _ => left.clone(),

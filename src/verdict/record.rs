@@ -301,6 +301,11 @@ impl Record {
         &self.entries[start..]
     }
 
+    /// The far UIDs, ascending; one twice if two pairs have it.
+    pub fn far_uids(&self) -> impl Iterator<Item = u32> {
+        self.with_far().iter().map(|entry| entry.far)
+    }
+
     /// Those with a near UID, by it.
     pub fn with_near(&self) -> impl Iterator<Item = &Entry> {
         self.by_near.iter().map(|&index| &self.entries[index as usize])

@@ -71,9 +71,9 @@ impl UidDifference {
     /// The difference; `None` if it is large.
     #[must_use]
     pub fn of(found: &UidSet, record: &Record) -> Option<UidDifference> {
-        let recorded = UidSet::from_uids(record.with_far().iter().map(|entry| entry.far));
+        let recorded = UidSet::from_uids(record.far_uids());
         let more = found.between_without(1, u32::MAX, recorded.uids());
-        let fewer = UidSet::from_uids(recorded.uids().filter(|uid| !found.contains(*uid)));
+        let fewer = recorded.without(found);
         let ranges = more.ranges().len() + fewer.ranges().len();
         (ranges <= MOST_RANGES).then_some(UidDifference { more, fewer })
     }
@@ -81,8 +81,7 @@ impl UidDifference {
     /// What was found.
     #[must_use]
     pub fn found(&self, record: &Record) -> UidSet {
-        let recorded = record.with_far().iter().map(|entry| entry.far);
-        let mut found = UidSet::from_uids(recorded.filter(|uid| !self.fewer.contains(*uid)));
+        let mut found = UidSet::from_uids(record.far_uids()).without(&self.fewer);
         found.add(&self.more);
         found.tidy();
         found
@@ -114,7 +113,7 @@ impl CleanServer {
     /// one that this was judged by.
     #[must_use]
     pub fn uids(&self, record: &Record) -> Option<UidsBelow> {
-        UidsBelow::new(self.status.uid_next, self.beside.as_ref()?.found(record))
+        UidsBelow::new(self.status.uid_next, &self.beside.as_ref()?.found(record))
     }
 
     /// Whether it was judged by the record that has this stamp now: not if mbsync was
@@ -400,7 +399,7 @@ fn left_on_server(
 ) -> LeftOnServer {
     let mut left = LeftOnServer::default();
     let from = record.max_expired_far.saturating_add(1);
-    let entries = record.with_far().iter().map(|entry| entry.far);
+    let entries = record.far_uids();
     let all = uids.between_without(from, record.max_pulled, entries);
     for &(uid, seen) in flags.iter().filter(|(uid, _)| all.contains(*uid)) {
         if !seen.has(Flags::TRASHED) {
