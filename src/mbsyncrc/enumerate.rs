@@ -31,17 +31,14 @@ impl Config {
     /// below it, then the rest by bytes.
     #[must_use]
     pub fn local_mailboxes(&self, account: &Account) -> Vec<Mailbox> {
-        let mut all = Vec::new();
-        for channel in &account.channels {
-            let mut more = self.channel_mailboxes(channel);
-            // There may be very many, and one channel has them all as a rule.
-            if all.is_empty() {
-                all = more;
-            } else {
+        // There may be very many, and one channel has them all as a rule: it is not copied.
+        let channels = account.channels.iter().map(|channel| self.channel_mailboxes(channel));
+        channels
+            .reduce(|mut all, mut more| {
                 all.append(&mut more);
-            }
-        }
-        all
+                all
+            })
+            .unwrap_or_default()
     }
 
     /// The mailboxes of one channel that exist on this disk. INBOX counts as

@@ -111,6 +111,11 @@ fn give_away(home: &Home) {
     }
 }
 
+fn make_unreadable(home: &Home, file: &str) {
+    give_away(home);
+    mode(&home.path(file), 0o200);
+}
+
 /// The one that the home's owner can reach.
 fn program(home: &Home) -> PathBuf {
     let own = home.path("bin/own-mutt-sync");
@@ -455,8 +460,7 @@ fn faults_of_settings_and_of_mbsync() {
             found: "config.toml cannot be read: Permission denied",
             breaks: |home| {
                 home.settings("burst = 2\n");
-                give_away(home);
-                mode(&home.path(".config/mutt-sync/config.toml"), 0o200);
+                make_unreadable(home, ".config/mutt-sync/config.toml");
             },
             fixes: |home, fix| type_in(home, fix),
         },
@@ -464,10 +468,7 @@ fn faults_of_settings_and_of_mbsync() {
             code: 78,
             what: "configuration",
             found: ".mbsyncrc cannot be read: Permission denied",
-            breaks: |home| {
-                give_away(home);
-                mode(&home.path(".mbsyncrc"), 0o200);
-            },
+            breaks: |home| make_unreadable(home, ".mbsyncrc"),
             fixes: |home, fix| type_in(home, fix),
         },
         Case {

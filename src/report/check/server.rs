@@ -368,8 +368,8 @@ fn compare_sides(
     let asked: Vec<String> = wires.iter().flatten().cloned().collect();
     let statuses = client.status(&asked)?;
     let counts = asked.iter().zip(&statuses);
-    let counts = counts.filter_map(|(name, status)| Some(((*status)?.messages?, name.clone())));
-    sides.largest = counts.max();
+    let counts = counts.filter_map(|(name, status)| Some(((*status)?.messages?, name)));
+    sides.largest = counts.max().map(|(count, name)| (count, name.clone()));
     let missing: BTreeSet<&String> = asked
         .iter()
         .zip(&statuses)
