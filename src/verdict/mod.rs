@@ -164,6 +164,17 @@ impl Changes {
     pub fn total(self) -> u32 {
         [self.deleted, self.flags, self.other].iter().fold(self.new, |a, &b| a.saturating_add(b))
     }
+
+    /// These, and then those.
+    #[must_use]
+    pub fn and(self, then: Changes) -> Changes {
+        Changes {
+            new: self.new.saturating_add(then.new),
+            deleted: self.deleted.saturating_add(then.deleted),
+            flags: self.flags.saturating_add(then.flags),
+            other: self.other.saturating_add(then.other),
+        }
+    }
 }
 
 impl std::fmt::Display for Changes {

@@ -111,6 +111,8 @@ pub struct MailboxState {
     pub rules: Result<Rules, String>,
     pub near: NearState,
     pub far: FarState,
+    /// STATUS when `far` was found out.
+    pub far_status: Option<ServerStatus>,
     /// A scan has shown it, and not STATUS alone.
     pub far_is_scanned: bool,
     /// Events in the Maildir since its last scan.
@@ -135,6 +137,7 @@ impl MailboxState {
             mailbox,
             near: NearState::Unscanned,
             far: FarState::Unwatched,
+            far_status: None,
             far_is_scanned: false,
             touched: None,
             digest: None,
@@ -230,6 +233,8 @@ impl MailboxState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusUpdate {
     pub now: ServerStatus,
+    /// STATUS when the state so far was found out.
+    pub then: Option<ServerStatus>,
     /// STATUS at the last clean scan.
     pub clean: Option<ServerStatus>,
     /// Something happened that STATUS does not show: flags, on a server without
@@ -243,20 +248,19 @@ impl FarState {
     /// What follows from a report. `has_rules`: a verdict can be given on this
     /// mailbox.
     pub fn updated(&self, update: StatusUpdate, has_rules: bool) -> FarState {
-        let needs_no_scan = match self {
-            FarState::Known(SideVerdict::Clean) => update.quiet,
-            FarState::Known(SideVerdict::Changed(_)) => true,
-            _ => false,
-        };
-        match update.clean {
-            Some(clean) if clean == update.now && !update.hidden => {
-                FarState::Known(SideVerdict::Clean)
-            }
-            clean if needs_no_scan && has_rules => FarState::Known(SideVerdict::Changed(
-                changes_between(clean.unwrap_or(update.now), update.now),
-            )),
-            _ => FarState::Unscanned,
+        let StatusUpdate { now, then, clean, hidden, quiet } = update;
+        if clean == Some(now) && !hidden {
+            return FarState::Known(SideVerdict::Clean);
         }
+        let before = match self {
+            FarState::Known(SideVerdict::Clean) if quiet && has_rules => Changes::default(),
+            FarState::Known(SideVerdict::Changed(before)) if has_rules => *before,
+            _ => return FarState::Unscanned,
+        };
+        FarState::Known(SideVerdict::Changed(match clean {
+            Some(clean) => changes_between(clean, now),
+            None => before.and(changes_between(then.unwrap_or(now), now)),
+        }))
     }
 
     /// What follows from the STATUS that a new connection starts with.
@@ -319,7 +323,8 @@ mod tests {
     #[test]
     fn g5_only_a_quiet_and_clean_mailbox_counts_as_changed_without_a_scan() {
         let seen = Some(status(5, 4));
-        let news = StatusUpdate { now: status(6, 5), clean: seen, hidden: false, quiet: true };
+        let now = status(6, 5);
+        let news = StatusUpdate { now, then: seen, clean: seen, hidden: false, quiet: true };
         let new = FarState::Known(SideVerdict::Changed(Changes { new: 1, ..Changes::default() }));
         assert_eq!(clean().updated(news, true), new);
         assert_eq!(clean().updated(news, false), FarState::Unscanned);
@@ -333,6 +338,10 @@ mod tests {
             assert_eq!(dirty().updated(StatusUpdate { quiet, ..news }, true), new);
         }
         assert_eq!(dirty().updated(news, false), FarState::Unscanned);
+        // It was never clean: what is known adds up.
+        let never = StatusUpdate { clean: None, ..news };
+        let both = Changes { new: 1, other: 1, ..Changes::default() };
+        assert_eq!(dirty().updated(never, true), FarState::Known(SideVerdict::Changed(both)));
         let unknown = FarState::Known(SideVerdict::Unknown("x".into()));
         assert_eq!(unknown.updated(news, true), FarState::Unscanned);
         assert_eq!(FarState::Unwatched.updated(news, true), FarState::Unscanned);
@@ -341,7 +350,8 @@ mod tests {
     #[test]
     fn status_as_at_the_last_clean_scan_is_clean_unless_flags_do_not_show() {
         let now = status(5, 4);
-        let same = StatusUpdate { now, clean: Some(now), hidden: false, quiet: false };
+        let same =
+            StatusUpdate { now, then: Some(now), clean: Some(now), hidden: false, quiet: false };
         assert_eq!(FarState::Unscanned.updated(same, true), clean());
         assert_eq!(
             clean().updated(StatusUpdate { hidden: true, ..same }, true),

@@ -307,9 +307,11 @@ impl Mailboxes {
             self.clean.entry(key).or_default().far = None;
         }
         state.far_is_scanned = false;
+        let then = std::mem::replace(&mut state.far_status, status);
         state.set_far(match status {
             Some(now) => {
-                state.far.updated(StatusUpdate { now, clean, hidden, quiet }, state.rules.is_ok())
+                let update = StatusUpdate { now, then, clean, hidden, quiet };
+                state.far.updated(update, state.rules.is_ok())
             }
             None => FarState::compared(None, None),
         });
@@ -334,7 +336,8 @@ impl Mailboxes {
             let clean =
                 self.clean.get(&state.key()).and_then(|clean| state.clean_status(clean, record));
             state.far_is_scanned = false;
-            state.set_far(FarState::compared(status(statuses, at), clean));
+            state.far_status = status(statuses, at);
+            state.set_far(FarState::compared(state.far_status, clean));
         }
     }
 
@@ -384,10 +387,9 @@ impl Mailboxes {
             let by_run = self.gone.get(&key);
             let clean = self.clean.entry(key).or_default();
             let (mailbox, rules) = (&state.mailbox, &state.rules);
-            let step =
-                scan::begin(mailbox, rules, server.status(at), clean, by_run, among.is_some());
-            match step {
-                FarStep::Known(verdict) => self.far_scanned(at, verdict, started, &clock),
+            let now = server.status(at);
+            match scan::begin(mailbox, rules, now, clean, by_run, among.is_some()) {
+                FarStep::Known(verdict) => self.far_scanned(at, verdict, now, started, &clock),
                 FarStep::Scan(scan) => {
                     messages = messages.saturating_add(scan.messages);
                     let many = pending.len() >= survey::MOST_SCANS || messages > MOST_MESSAGES;
@@ -412,7 +414,7 @@ impl Mailboxes {
             let found = scan.finish(&state.mailbox, rules, scanned, now, clean, by_run);
             state.unconfirmed = false;
             let name = state.mailbox.near.clone();
-            if !self.take_scan(at, found, started, &clock) {
+            if !self.take_scan(at, found, now, started, &clock) {
                 self.log.say(|| format!("{name}: changed during the scan; scanning again"));
                 well = false;
             }
@@ -425,6 +427,7 @@ impl Mailboxes {
         &mut self,
         at: usize,
         found: FarScan,
+        now: Option<ServerStatus>,
         started: Duration,
         clock: &impl Fn() -> Duration,
     ) -> bool {
@@ -438,7 +441,7 @@ impl Mailboxes {
         if verdict == SideVerdict::Clean {
             self.found_clean.insert(at);
         }
-        self.far_scanned(at, verdict, started, clock);
+        self.far_scanned(at, verdict, now, started, clock);
         true
     }
 
@@ -458,13 +461,14 @@ impl Mailboxes {
         let by_run = self.gone.get(&key);
         let clean = self.clean.entry(key).or_default();
         let found = scan::judge_run(&state.mailbox, rules, ran, now, clean, by_run);
-        self.take_scan(at, found, started, &clock);
+        self.take_scan(at, found, now, started, &clock);
     }
 
     fn far_scanned(
         &mut self,
         at: usize,
         verdict: SideVerdict,
+        now: Option<ServerStatus>,
         started: Duration,
         clock: &impl Fn() -> Duration,
     ) {
@@ -481,6 +485,7 @@ impl Mailboxes {
         let is_clean = verdict == SideVerdict::Clean;
         state.unconfirmed = false;
         state.far = FarState::Known(verdict);
+        state.far_status = now;
         state.far_is_scanned = true;
         if is_clean {
             self.unstick(at, |stuck| stuck.far = None);
@@ -953,6 +958,11 @@ mod tests {
         server = NumberedServer { status: news, last: 2 };
         assert!(all.scan_far_sides(None, &mut server, || s(12)).unwrap());
         assert_eq!(dirty(&all, &[Some(news)]), ["INBOX to pull: 1 new"]);
+        // More of it, where no scan by this record was ever clean.
+        all.clean.clear();
+        let more = ServerStatus { uid_next: 4, messages: 3, ..STATUS };
+        all.server_changed(0, Some(more), false, false);
+        assert_eq!(dirty(&all, &[Some(more)]), ["INBOX to pull: 2 new"]);
         all.disconnected();
         assert_eq!(dirty(&all, &[]), [""; 0]);
     }
