@@ -2,6 +2,11 @@
 //! the same folder in the same run. Budget: 15 ms listed, and no listing at all
 //! when no time stamp has moved.
 //!
+//!     cargo bench --bench local_verdict -- 300000
+//!
+//! Another number of messages. For 300 000 the budget is 0.2 s and 20 MiB; a missed one
+//! fails.
+//!
 //! With `OLDER=PATH/mutt-sync`, also `mutt-sync --status` of that version and of
 //! this one, as whole processes in the same rounds.
 
@@ -12,20 +17,25 @@ use rig::Home;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MESSAGES: u32 = 20_000;
 const ROUNDS: usize = 41;
+/// The first word of a process of its own.
+const ALONE: &str = "memory";
+/// Time and memory, in KiB, for 300 000 messages.
+const BUDGET: (Duration, u64) = (Duration::from_millis(200), 20 * 1024);
 
-fn fill(maildir: &Path, state_file: &Path) {
+fn fill(maildir: &Path, state_file: &Path, messages: u32) {
     for folder in ["cur", "new", "tmp"] {
         fs::create_dir_all(maildir.join(folder)).expect("folder");
     }
-    fs::write(maildir.join(".uidvalidity"), format!("2\n{MESSAGES}\n")).expect("uidvalidity");
+    fs::write(maildir.join(".uidvalidity"), format!("2\n{messages}\n")).expect("uidvalidity");
     let mut record = format!(
-        "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid {MESSAGES}\nMaxPushedUid {MESSAGES}\n\n"
+        "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid {messages}\nMaxPushedUid {messages}\n\n"
     );
-    for uid in 1..=MESSAGES {
+    for uid in 1..=messages {
         let flags = ["S", "", "RS", "FS"][uid as usize % 4];
         let folder = if flags.is_empty() { "new" } else { "cur" };
         let name = format!("{}.4711_{uid}.host.example.org,U={uid}:2,{flags}", 1_700_000_000 + uid);
@@ -49,20 +59,55 @@ fn median(mut work: impl FnMut()) -> Duration {
     times[ROUNDS / 2]
 }
 
+/// The most memory that it takes, in KiB: in a process of its own, which prints it.
+fn memory(maildir: &Path, state_file: &Path) -> u64 {
+    let mut own = Command::new(std::env::current_exe().expect("this program"));
+    let output = own.args([ALONE.as_ref(), maildir, state_file]).output().expect("started");
+    String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+}
+
+fn print_memory(maildir: &str, state_file: &str) {
+    let before = peak_kib();
+    let (maildir, state_file) = (Path::new(maildir), Path::new(state_file));
+    let found = scan(maildir, state_file, &rules(), None, None, KeptGone::default());
+    assert_eq!(found.verdict, SideVerdict::Clean);
+    println!("{}", peak_kib() - before);
+}
+
+/// Of this process, so far.
+fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    line.trim_end_matches("kB").trim().parse().expect("a number")
+}
+
+fn rules() -> Rules {
+    Rules { expunge_far: true, expunge_near: true, ..Rules::none() }
+}
+
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, maildir, state_file] = &words[..] {
+        if first == ALONE {
+            return print_memory(maildir, state_file);
+        }
+    }
+    let told = words.iter().filter_map(|word| word.parse().ok()).next();
+    let messages: u32 = told.unwrap_or(MESSAGES);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let maildir = dir.path().join("Box");
     let state_file = dir.path().join("state");
-    fill(&maildir, &state_file);
+    fill(&maildir, &state_file, messages);
     std::thread::sleep(Duration::from_millis(50));
-    let rules = Rules { expunge_far: true, expunge_near: true, ..Rules::none() };
+    let rules = rules();
 
+    let peak = memory(&maildir, &state_file);
     let bare = median(|| {
         let files: usize = ["cur", "new"]
             .iter()
             .map(|folder| fs::read_dir(maildir.join(folder)).expect("folder").count())
             .sum();
-        assert_eq!(files, MESSAGES as usize);
+        assert_eq!(files, messages as usize);
     });
     let mut memory: Option<CleanMaildir> = None;
     let listed = median(|| {
@@ -76,11 +121,16 @@ fn main() {
     });
 
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-    println!("{MESSAGES} messages, median of {ROUNDS}:");
+    println!("{messages} messages, median of {ROUNDS}:");
     println!("  bare readdir                {:8.3} ms", ms(bare));
     let ratio = listed.as_secs_f64() / bare.as_secs_f64();
     println!("  verdict, listed             {:8.3} ms  ({ratio:.2} of the readdir)", ms(listed));
     println!("  verdict, stamps unchanged   {:8.3} ms", ms(unchanged));
+    println!("  memory, listed              {peak:8} KiB");
+    if messages == 300_000 && (listed > BUDGET.0 || peak > BUDGET.1) {
+        println!("more than {BUDGET:?}");
+        std::process::exit(1);
+    }
     if let Some(older) = rig::older_mutt_sync() {
         programs(&older);
     }
@@ -92,7 +142,7 @@ fn programs(older: &Path) {
     let home = Home::fake(&["Home"]);
     let inbox = home.mail("Home").join("INBOX");
     fs::remove_dir_all(&inbox).expect("removed");
-    fill(&inbox, &inbox.join(".mbsyncstate"));
+    fill(&inbox, &inbox.join(".mbsyncstate"), MESSAGES);
     // Each keeps its own memory of the time stamps.
     let programs = [rig::mutt_sync(), older]
         .map(|program| (program, home.path(&format!("state-{}", program == older))));
