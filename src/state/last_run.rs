@@ -90,6 +90,16 @@ pub struct Change {
     pub flags: u32,
     /// Messages that are gone.
     pub gone: u32,
+    /// It was not synced before.
+    pub added: bool,
+}
+
+impl Change {
+    /// Whether nothing was done to a message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        [self.pulled, self.pushed, self.flags, self.gone] == [0; 4]
+    }
 }
 
 /// Milliseconds since the epoch.

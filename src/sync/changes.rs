@@ -191,11 +191,7 @@ impl Snapshot {
             if gone.get(&key).is_some_and(|gone| gone.is_empty() || gone.record != record) {
                 gone.remove(&key);
             }
-            changes.extend(
-                change.filter(|change| {
-                    change.pulled + change.pushed + change.flags + change.gone > 0
-                }),
-            );
+            changes.extend(change.filter(|change| change.added || !change.is_empty()));
         }
         (changes, gone)
     }
@@ -332,6 +328,7 @@ fn recorded(
         pushed: counts.pushed,
         flags: counts.flags,
         gone: counts.gone,
+        added: before.is_none_or(|before| matches!(before.content, RecordContent::Empty)),
     })
 }
 

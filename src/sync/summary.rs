@@ -8,7 +8,7 @@ use super::scheduler::Gate;
 use crate::error::ExitStatus;
 use crate::state::backoff::{Backoff, seconds};
 use crate::state::last_run::Change;
-use crate::text::{sanitize, short};
+use crate::text::{counted, sanitize, short};
 
 /// What is said of a run without changes.
 pub const NOTHING_TO_DO: &str = "nothing to do";
@@ -20,10 +20,13 @@ pub fn summary_line(changes: &[Change], took: Duration) -> String {
     format!("{came}, {}", short(took))
 }
 
-/// `INBOX 3 new, Sent 1 pushed`.
+/// `INBOX 3 new, Sent 1 pushed, 2 mailboxes added`.
 #[must_use]
 pub fn changes_line(changes: &[Change]) -> String {
-    changes.iter().map(change_in_words).collect::<Vec<_>>().join(", ")
+    let added = changes.iter().filter(|change| change.added).count();
+    let added = (added > 0).then(|| format!("{} added", counted(added, "mailbox")));
+    let others = changes.iter().filter(|change| !change.is_empty()).map(change_in_words);
+    others.chain(added).collect::<Vec<_>>().join(", ")
 }
 
 /// When a request in the background will be served, by what held it up when it was
@@ -95,6 +98,9 @@ mod tests {
         let took = Duration::from_millis(400);
         assert_eq!(summary_line(&changes, took), "INBOX 3 new, Sent 1 pushed 2 flags, 0.4 s");
         assert_eq!(summary_line(&[], took), "nothing to do, 0.4 s");
+        let added = |mailbox: &str, pulled| Change { added: true, ..change(mailbox, pulled, 0, 0) };
+        let changes = [added("Here", 0), added("INBOX", 1), added("There", 0)];
+        assert_eq!(changes_line(&changes), "INBOX 1 new, 3 mailboxes added");
     }
 
     #[test]

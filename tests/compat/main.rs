@@ -68,6 +68,9 @@ fn status(home: &Home, program: &PathBuf) -> serde_json::Value {
     for key in ["last_full", "started", "took", "trigger"] {
         kept["last"].as_object_mut().unwrap().remove(key);
     }
+    for change in kept["last"]["changes"].as_array_mut().unwrap() {
+        change.as_object_mut().unwrap().remove("added");
+    }
     for mailbox in kept["mailboxes"].as_array_mut().unwrap() {
         mailbox.as_object_mut().unwrap().remove("pull");
     }

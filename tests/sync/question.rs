@@ -339,6 +339,20 @@ fn g7_a_mailbox_on_one_side_only_is_never_passed_over() {
 }
 
 #[test]
+fn a_run_that_only_adds_mailboxes_says_so() {
+    let mut it = Rig::new();
+    it.imap.create("There");
+    let said = it.home.mutt_sync(&["-f", "Home"]).ok();
+    assert!(said.stdout.starts_with("Home: 1 mailbox added, "), "{said}");
+    it.home.maildir("Home", "Here").create();
+    it.home.maildir("Home", "Here2").create();
+    let said = it.home.mutt_sync(&["-f", "Home"]).ok();
+    assert!(said.stdout.starts_with("Home: 2 mailboxes added, "), "{said}");
+    it.in_step();
+    it.nothing_to_do();
+}
+
+#[test]
 fn a_mailbox_deleted_on_the_server_is_said_and_its_mail_stays() {
     let mut it = Rig::new();
     it.imap.create("Box");
