@@ -227,7 +227,17 @@ impl Client {
     /// Fails with the exit status that fits: 69 not reached, 77 refused, 75 for
     /// now, 78 wrong settings.
     pub fn open(server: &Server, prompt: Prompt, interrupt: &Cancel) -> Result<Self, Error> {
-        Self::open_by_steps(server, prompt, interrupt).map_err(|error| {
+        Self::open_aloud(server, prompt, None, interrupt)
+    }
+
+    /// The same. A user at the terminal is told when a command of this account takes long.
+    pub fn open_aloud(
+        server: &Server,
+        prompt: Prompt,
+        account: Option<&str>,
+        interrupt: &Cancel,
+    ) -> Result<Self, Error> {
+        Self::open_by_steps(server, prompt, account, interrupt).map_err(|error| {
             let error = if server.tunnel.is_some() { error.as_strike() } else { error };
             error.at(&place(server))
         })
@@ -237,6 +247,7 @@ impl Client {
     pub fn open_by_steps(
         server: &Server,
         prompt: Prompt,
+        account: Option<&str>,
         interrupt: &Cancel,
     ) -> Result<Self, Error> {
         let (mut transport, greeting) = connect_by_steps(server, interrupt)?;
@@ -248,6 +259,7 @@ impl Client {
             time: time.max(step(server)),
             cancel: interrupt.clone(),
             reading: Reading::Whole,
+            told_of: account.map(str::to_owned),
         };
         let said = log_in(&mut transport, greeting, server, &asking)?;
         let mut client = Client::over(transport, Capabilities::default(), server);

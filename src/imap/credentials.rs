@@ -3,7 +3,8 @@
 //! `PassCmd` and `UserCmd` run as mbsync runs them: by `sh -c`; the first line of
 //! at most 8191 bytes counts, and no output is a failure. A login of ours is more
 //! patient than mbsync ([`Reading`]): it takes all that a command prints, and waits for
-//! the command's own end only. What it prints to standard error is quoted when it fails.
+//! the command's own end only. What it prints to standard error is shown at a terminal,
+//! and elsewhere quoted when it fails.
 //!
 //! Does not depend on: what the secret is for. Keeps none.
 
@@ -12,6 +13,7 @@ use crate::error::{Error, ErrorKind, ExitStatus, system_text};
 use crate::mbsync_version::IsyncVersion;
 use crate::model::CredentialSource;
 use crate::os::child::{Child, Prompt};
+use crate::os::terminal;
 use crate::os::wait::{Cancel, Woken, after, readable};
 use crate::text::{is_printable, printable};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, tee};
@@ -28,6 +30,8 @@ const LONGEST: usize = 8191;
 const PIPE_CAPACITY: usize = 64 << 10;
 /// Bytes of standard error that are kept: its last line counts.
 const ERRORS_KEPT: usize = 4 << 10;
+/// One that takes longer is waited for aloud.
+const LONG: Duration = Duration::from_secs(2);
 /// What a command, or a tunnel, is given between TERM and KILL.
 pub(super) const GRACE: Duration = Duration::from_millis(50);
 
@@ -42,6 +46,8 @@ pub struct PromptPolicy {
     pub cancel: Cancel,
     /// What becomes of its output.
     pub reading: Reading,
+    /// Whose it is, for a user at the terminal who is told of one that takes long.
+    pub told_of: Option<String>,
 }
 
 impl PromptPolicy {
@@ -88,7 +94,7 @@ fn first_line(
     };
     let failed = |e: &io::Error| denied(&format!("cannot be run: {}", system_text(e)));
     let ran = match asking.reading {
-        Reading::Whole => whole(command, asking),
+        Reading::Whole => whole(command, what, asking),
         Reading::AsMbsync(_) => as_mbsync(command, asking),
     }
     .map_err(|e| failed(&e))?;
@@ -155,18 +161,26 @@ struct CommandEnd {
     closed: bool,
 }
 
-fn whole(command: &str, asking: &PromptPolicy) -> io::Result<CommandEnd> {
+fn whole(command: &str, what: &str, asking: &PromptPolicy) -> io::Result<CommandEnd> {
     let mut shell = shell(command, asking);
     shell.stdout(Stdio::piped());
     let scope = asking.prompt.prepare(&mut shell);
     let mut child = Child::spawn(&mut shell, scope, GRACE)?;
     let (mut line, mut errors) = (FirstLine::new(), ErrorText::of(asking));
-    let woken = child.follow_both(
-        after(asking.time),
-        Some(&asking.cancel),
-        |chunk| line.take(chunk),
-        |chunk| errors.take(chunk),
-    )?;
+    let mut follow = |time, errors: &mut ErrorText| {
+        let error = |chunk: &[u8]| errors.take(chunk);
+        child.follow_both(after(time), Some(&asking.cancel), |chunk| line.take(chunk), error)
+    };
+    let mut woken = Woken::TimedOut;
+    if let Some(account) = &asking.told_of {
+        woken = follow(LONG, &mut errors)?;
+        if woken == Woken::TimedOut && errors.bytes.is_empty() {
+            terminal::say(&format!("{account}: waiting for {what}"));
+        }
+    }
+    if woken == Woken::TimedOut {
+        woken = follow(asking.time, &mut errors)?;
+    }
     let status = if woken == Woken::Ready { Some(child.reap()?) } else { None };
     Ok(CommandEnd { line, errors, woken, status, closed: false })
 }
@@ -265,8 +279,12 @@ impl ErrorText {
         self.bytes.drain(..over);
     }
 
-    /// Its last line, fit to be shown: without the secret, should it stand there.
+    /// Its last line, if it was not shown, fit to be: without the secret, should it stand
+    /// there.
     fn last_line(&self, secret: &[u8]) -> Option<String> {
+        if self.shown {
+            return None;
+        }
         let secret = Zeroizing::new(String::from_utf8_lossy(secret).into_owned());
         let text = String::from_utf8_lossy(&self.bytes);
         text.lines().rev().find_map(|line| {
@@ -326,6 +344,7 @@ mod tests {
             time: Duration::from_millis(millis),
             cancel: Cancel::new().unwrap(),
             reading,
+            told_of: None,
         };
         obtain(&CredentialSource::Command(command.to_owned()), "PassCmd", &asking)
             .map(|s| String::from_utf8_lossy(&s).into_owned())

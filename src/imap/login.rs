@@ -527,6 +527,7 @@ mod tests {
                 time: std::time::Duration::from_secs(9),
                 cancel: Cancel::new().unwrap(),
                 reading: crate::imap::credentials::Reading::Whole,
+                told_of: None,
             };
             let offers = "IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=XOAUTH2 AUTH=OAUTHBEARER";
             let greeting = Greeting {

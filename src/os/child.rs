@@ -115,7 +115,7 @@ impl Child {
 
     /// Waits for its end ([`Woken::Ready`]), and hands what it prints to `each`:
     /// all that it has printed by then. What a daemon that it has left behind
-    /// prints later is not waited for. To be called once: its output is closed after.
+    /// prints later is not waited for. Its output is closed after its end.
     pub fn follow(
         &mut self,
         deadline: Option<Instant>,
@@ -162,11 +162,10 @@ impl Child {
             if ended {
                 return Ok(Woken::Ready);
             }
-            if woken != Woken::Ready {
-                return Ok(woken);
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(Woken::TimedOut);
+            let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if woken != Woken::Ready || is_over {
+                (self.process.stdout, self.process.stderr) = (output, errors);
+                return Ok(if woken == Woken::Ready { Woken::TimedOut } else { woken });
             }
         }
     }

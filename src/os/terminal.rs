@@ -13,9 +13,10 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::getpgrp;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::tcgetpgrp;
+use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
 
 use super::wait::{self, Woken};
+use crate::text::sanitize;
 
 /// To the first column, and nothing after the cursor.
 const CLEAR: &str = "\r\x1b[K";
@@ -111,6 +112,17 @@ pub fn above<T>(print: impl FnOnce() -> T) -> T {
     let printed = print();
     line.draw();
     printed
+}
+
+/// Prints a line, unless somebody is being asked at the terminal: then it does not echo.
+pub fn say(text: &str) {
+    let mut line = LiveLine::lock();
+    let echoes = tcgetattr(io::stderr()).is_ok_and(|m| m.local_modes.contains(LocalModes::ECHO));
+    if echoes && may_write() {
+        line.erase();
+        write(&format!("{}\n", sanitize(text)));
+        line.draw();
+    }
 }
 
 /// A pseudo-terminal: what is read from the first was printed to the second.

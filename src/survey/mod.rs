@@ -288,7 +288,9 @@ impl<'a> Survey<'a> {
     fn compare(&mut self, server: &Server, question: &Question<'_>) -> Judgement {
         let mut candidates = self.candidates(question.targets);
         self.clean = question.dir.read_json(clean::FILE).unwrap_or_default();
-        let opened = Client::open(server, self.options.prompt, self.shutdown.cancel());
+        let told_of = self.options.person.then_some(self.context.account.name.as_str());
+        let opened =
+            Client::open_aloud(server, self.options.prompt, told_of, self.shutdown.cancel());
         let mut client = match opened {
             Ok(client) => client,
             // mbsync may manage: it knows more mechanisms, and asks for passwords.

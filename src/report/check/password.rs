@@ -35,7 +35,7 @@ pub struct PasswordSource<'a> {
 impl PasswordSource<'_> {
     fn asking(&self, prompt: Prompt, time: Duration, cancel: &Cancel) -> PromptPolicy {
         let reading = Reading::AsMbsync(self.version);
-        PromptPolicy { prompt, time, cancel: cancel.clone(), reading }
+        PromptPolicy { prompt, time, cancel: cancel.clone(), reading, told_of: None }
     }
 }
 

@@ -133,7 +133,7 @@ fn log_in(
     let encrypted = server.tls != TlsMode::None;
     let keyword = server.tls_keyword;
     let mechanism = Mechanism::choose(&server.auth_mechs, offered, encrypted, keyword);
-    match Client::open_by_steps(server, Prompt::Never, report.stop.cancel()) {
+    match Client::open_by_steps(server, Prompt::Never, None, report.stop.cancel()) {
         Ok(client) => {
             let how = mechanism.map_or("", Mechanism::name);
             let user = match &server.user {
