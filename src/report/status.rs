@@ -378,8 +378,8 @@ pub fn text(status: &AccountStatus, now: SystemTime) -> String {
     };
     if let Some(last) = last.filter(|last| !same(last)) {
         lines.push(match ExitStatus::from_code(last.code) {
-            ExitStatus::Signal(_) => "  last run was interrupted".into(),
-            _ => format!("  last run failed ({}): {}", last.code, last.text),
+            ExitStatus::Signal(_) => "  last sync was interrupted".into(),
+            _ => format!("  last sync failed ({}): {}", last.code, last.text),
         });
     }
     if let Some(backoff) = &status.backoff {
@@ -432,7 +432,7 @@ fn summary(status: &AccountStatus, now: SystemTime) -> String {
     match synced {
         Some(then) => {
             let ago = Duration::from_secs(seconds(now).saturating_sub(then));
-            parts.push(format!("last run {} ago", short(ago)));
+            parts.push(format!("checked {} ago", short(ago)));
         }
         None => parts.push("never synced".into()),
     }

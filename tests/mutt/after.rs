@@ -134,7 +134,7 @@ fn nothing_waits_for_a_command_that_hangs() {
         home.mutt_sync(&["-f", "Home"]).ok();
         assert_eq!(mbsync.runs().len(), n);
         // The lock is free, and nobody is said to be at work.
-        assert!(home.mutt_sync(&["--status", "Home"]).ok().stdout.contains("last run"));
+        assert!(home.mutt_sync(&["--status", "Home"]).ok().stdout.contains("checked "));
     }
     let hanging = || home.read("hanging").lines().count();
     wait_until(SHORT, "the command", || hanging() == 1);

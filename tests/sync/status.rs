@@ -47,7 +47,7 @@ fn a_report_lists_no_directory_that_has_not_changed() {
 fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     let (_server, home) = three_accounts_of_twenty();
     let said = home.mutt_sync(&["--status"]).ok().stdout;
-    assert!(said.contains("Home: in sync (20 mailboxes), last run "), "{said}");
+    assert!(said.contains("Home: in sync (20 mailboxes), checked "), "{said}");
     assert!(said.contains(", 1 unread, no waiter"), "{said}");
     let inbox = home.maildir("Home", "INBOX");
     inbox.set_flags(&inbox.find("body one"), "S");
