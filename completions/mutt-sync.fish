@@ -34,7 +34,7 @@ end
 complete -c mutt-sync -f -a '(__mutt_sync_names)'
 complete -c mutt-sync -s b -l background -d 'Submit the request and return at once'
 complete -c mutt-sync -s w -l wait -d 'Wait until a sync is needed, sync, exit'
-complete -c mutt-sync -l result -d 'Print what came of the last -b -f, within two seconds'
+complete -c mutt-sync -l result -d 'Print what came of the last -f, within two seconds'
 complete -c mutt-sync -l loop -d 'With --wait: continue waiting instead of exiting'
 complete -c mutt-sync -l status -d 'Show the state of each account without contacting the server'
 complete -c mutt-sync -l status-line -d 'Print FORMAT with the state appended, for mutt\'s status_format'

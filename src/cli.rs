@@ -26,7 +26,7 @@ pub struct Cli {
     #[arg(short, long, group = "mode")]
     pub background: bool,
 
-    /// Print what came of the last -b -f, within two seconds
+    /// Print what came of the last -f, within two seconds
     #[arg(long, group = "mode")]
     pub result: bool,
 

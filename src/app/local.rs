@@ -241,6 +241,9 @@ impl App<'_> {
                 Err(failure) => return self.warn(&failure),
             };
             let runs = last(backend.dir()).runs;
+            if self.cli.force {
+                Self::note_asked(backend.dir());
+            }
             backend.retry_refused(retry);
             let outcome = scheduler::foreground(&mut backend, wants, request);
             let exit = self.report(context, &backend, &outcome, runs, &shutdown);

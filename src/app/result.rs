@@ -1,7 +1,7 @@
 //! `--result`: what came of the request that a key has made, for mutt's message line.
 //!
 //! The key itself must not wait for a sync (`-b -f`), and what came is known a moment
-//! later. Does not depend on: how a request is served.
+//! later; or its screen is gone when the sync has ended (`-f`). Does not depend on: how a request is served.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -93,7 +93,7 @@ fn is_over(dir: &StateDir, shutdown: &Shutdown, deadline: Instant) -> bool {
 fn what_came(context: AccountContext<'_>, dir: &StateDir) -> String {
     let asked = file::read_text(&dir.file(ASKED), 32).ok().and_then(|text| text.parse().ok());
     let Some(asked): Option<u64> = asked else {
-        return "no request of -b -f is known".to_owned();
+        return "no request of -f is known".to_owned();
     };
     let last = last(dir);
     if last.code != 0 {

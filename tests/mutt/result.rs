@@ -1,4 +1,5 @@
-//! F5 to F7 say what came, in both clients and without leaving their screen.
+//! F5 to F7 say what came, in both clients and without leaving their screen; so does F8
+//! after it.
 #![allow(clippy::unwrap_used)]
 
 use crate::support::{CLIENTS, bottom, on_terminal};
@@ -119,6 +120,21 @@ fn a_long_sync_holds_up_no_key() {
         terminal.keys(&["x"]);
         terminal.wait_end(SHORT);
     }
+}
+
+/// The key that shows a sync leaves what came in the message line. neomutt 20250510 empties
+/// that line after an external command.
+#[test]
+fn the_foreground_key_says_what_came() {
+    let server = Server::start();
+    let home = synced(&server, "");
+    let terminal = Terminal::start(&home, &["mutt", "-n", "-F", ".muttrc"]);
+    terminal.wait_for("=Home/INBOX", SHORT);
+    home.wait_idle();
+    server.imap("home").append("INBOX", &message("News", "x"), &[]);
+    press(&terminal, "F8", "Home: INBOX 1 new");
+    terminal.keys(&["x"]);
+    terminal.wait_end(SHORT);
 }
 
 /// The sequence by which a client leaves its screen is written when it ends, and not
