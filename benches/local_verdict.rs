@@ -92,7 +92,7 @@ fn main() {
             return print_memory(maildir, state_file);
         }
     }
-    let told = words.iter().filter_map(|word| word.parse().ok()).next();
+    let told = words.iter().find_map(|word| word.parse().ok());
     let messages: u32 = told.unwrap_or(MESSAGES);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let maildir = dir.path().join("Box");

@@ -1,7 +1,9 @@
 //! `--result`: what came of the request that a key has made, for mutt's message line.
 //!
 //! The key itself must not wait for a sync (`-b -f`), and what came is known a moment
-//! later; or its screen is gone when the sync has ended (`-f`). Does not depend on: how a request is served.
+//! later; or its screen is gone when the sync has ended (`-f`).
+//!
+//! Does not depend on: how a request is served.
 
 use std::time::{Duration, Instant, SystemTime};
 
