@@ -55,7 +55,8 @@ impl User {
         run(home.command(real_mbsync()).args(["-q", name]), LIMIT).ok();
         let mut user = User { way, name, home, waiter: None };
         if way != Way::Mbsync {
-            user.home.mutt_sync(&["-f", name]).ok();
+            // The first one is complete: mbsync opens every mailbox.
+            run(&mut user.home.cmd(&["-f", name]), LIMIT).ok();
         }
         if way == Way::WithWaiter {
             let waiter = Running::start(user.home.cmd(&["--wait", "--loop", "-v", name]));
