@@ -20,10 +20,10 @@ pub enum ExitStatus {
     Mailbox,
     /// Try again later: backoff in force, or another process held the lock too long.
     Later,
-    /// The server was not reached.
+    /// The server was not reached, or did not answer.
     Offline,
-    /// The server refused the login, the password command failed, or the
-    /// certificate was refused.
+    /// The server refused the login, the password command failed, the certificate
+    /// was refused, or what answers is no IMAP server as the file has it.
     Denied,
     /// The configuration, ours or mbsync's, is wrong.
     Config,
@@ -146,10 +146,11 @@ impl CertificateProblem {
         (CertificateProblem::NotPinned, "not the one in CertificateFile"),
     ];
 
-    /// What it means, and what a user can do about it.
+    /// What it means, and what a user can do about it; `None`: keep the certificate, if it is
+    /// the right one.
     #[must_use]
-    pub fn fix(&self) -> &'static str {
-        match self {
+    pub fn fix(&self) -> Option<&'static str> {
+        Some(match self {
             CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
                 "it is made out for another name; set Host to the name in it"
             }
@@ -157,10 +158,8 @@ impl CertificateProblem {
                 "if this machine's clock is right, the server's operator must renew it"
             }
             CertificateProblem::NotYetValid => "check the date and time of this machine",
-            CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
-                "if you know it is the right one, save it and name it in CertificateFile (mbsync-get-cert does this)"
-            }
-        }
+            CertificateProblem::NotPinned | CertificateProblem::Other(_) => return None,
+        })
     }
 }
 

@@ -6,12 +6,12 @@
 //! Does not depend on: what is sent afterwards.
 
 use super::credentials::GRACE;
-use super::endpoint::{place, refused, step, step_failed};
+use super::endpoint::{certificate_refused, other_mode, place, refused, step, step_failed};
 use super::greeting::{Greeting, goodbye, read_greeting};
 use super::parse::{self, Reply, Verb};
 use super::tls::{Check, Trust};
 use super::transport::{Limits, Stream, Transport, TransportError, wait};
-use crate::error::{Error, ExitStatus, system_text};
+use crate::error::{CertificateProblem, Error, ExitStatus, system_text};
 use crate::model::{Server, TlsMode};
 use crate::os::child::{Child, Scope};
 use crate::os::wait::Cancel;
@@ -47,7 +47,7 @@ pub fn connect_by_steps(
     if let Some(command) = &server.tunnel {
         let mut transport = tunnel(command, interrupt)?;
         transport.begin(Limits::small(step(server)));
-        let greeting = read_greeting(&mut transport)?;
+        let greeting = read_greeting(&mut transport, server)?;
         if server.tls == TlsMode::None {
             return Ok((transport, greeting));
         }
@@ -59,7 +59,7 @@ pub fn connect_by_steps(
     };
     if server.tls == TlsMode::None {
         let mut transport = dial(server, host, interrupt)?;
-        let greeting = read_greeting(&mut transport)?;
+        let greeting = read_greeting(&mut transport, server)?;
         refuse_preauth(&greeting)?;
         return Ok((transport, greeting));
     }
@@ -75,20 +75,23 @@ pub fn connect_by_steps(
         let (connector, mut transport) = (connector?, dialled?);
         let mut greeting = None;
         if server.tls == TlsMode::StartTls {
-            greeting = Some(ask_for_tls(&mut transport, server.tls_keyword)?);
+            greeting = Some(ask_for_tls(&mut transport, server)?);
         }
         transport.begin(Limits::small(step(server)));
         let mut transport = match transport.start_tls(&connector, host) {
             Ok(transport) => transport,
-            Err(error @ TransportError::Certificate(_)) => {
-                problem = Some(error);
+            Err(TransportError::Certificate(why)) => {
+                problem = Some(why);
                 continue;
+            }
+            Err(TransportError::NotTls) if server.tls == TlsMode::Imaps => {
+                let failed = step_failed("TLS", &TransportError::NotTls);
+                return Err(failed.with_hint(other_mode(server)));
             }
             Err(error) => return Err(step_failed("TLS", &error)),
         };
         let shown = transport.peer_certificate();
         if let Err(why) = trust.confirm(check, shown.as_deref(), host) {
-            let why = TransportError::Certificate(why);
             // What is wrong with the chain tells more.
             match check {
                 Check::Pin => _ = problem.get_or_insert(why),
@@ -100,7 +103,7 @@ pub fn connect_by_steps(
         let greeting = match greeting {
             // What was said in the clear is forgotten.
             Some(_) => Greeting { preauth: false, capabilities: None },
-            None => read_greeting(&mut transport)?,
+            None => read_greeting(&mut transport, server)?,
         };
         // Only by a certificate can the server know who we are.
         if !trust.has_identity() {
@@ -108,8 +111,8 @@ pub fn connect_by_steps(
         }
         return Ok((transport, greeting));
     }
-    let error = problem.unwrap_or(TransportError::Handshake("no certificate to check".to_owned()));
-    Err(step_failed("TLS", &error))
+    let problem = problem.unwrap_or(CertificateProblem::Other("none to check".to_owned()));
+    Err(certificate_refused(problem, server))
 }
 
 fn refuse_preauth(greeting: &Greeting) -> Result<(), Error> {
@@ -122,8 +125,9 @@ fn refuse_preauth(greeting: &Greeting) -> Result<(), Error> {
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(transport: &mut Transport, keyword: &str) -> Result<Greeting, Error> {
-    let greeting = read_greeting(transport)?;
+fn ask_for_tls(transport: &mut Transport, server: &Server) -> Result<Greeting, Error> {
+    let keyword = server.tls_keyword;
+    let greeting = read_greeting(transport, server)?;
     if greeting.preauth {
         return Err(refused("PREAUTH before STARTTLS; somebody may be in between")
             .with_hint(format!("if the server has TLS on port 993, set {keyword} IMAPS")));

@@ -4,8 +4,8 @@
 //! Does not depend on: what is said on a connection.
 
 use super::transport::TransportError;
-use crate::error::{Error, ErrorKind, ExitStatus};
-use crate::model::Server;
+use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus};
+use crate::model::{Server, TlsMode};
 use std::time::Duration;
 
 /// A step's time where the file sets none (`Timeout 0`): mbsync would wait for ever.
@@ -38,18 +38,104 @@ pub fn step_failed(doing: &str, error: &TransportError) -> Error {
         TransportError::Interrupted => {
             Error::new(ExitStatus::Later, "interrupted").of_kind(ErrorKind::Connection)
         }
-        TransportError::Certificate(problem) => {
-            Error::new(ExitStatus::Denied, format!("certificate refused ({problem})"))
-                .with_hint(problem.fix())
-                .of_kind(ErrorKind::Certificate(problem.clone()))
+        error => {
+            let spoke = matches!(error, TransportError::NotTls | TransportError::Handshake(_));
+            let status = if spoke { ExitStatus::Denied } else { ExitStatus::Offline };
+            Error::new(status, format!("{doing}: {error}")).of_kind(ErrorKind::Connection)
         }
-        error => Error::new(ExitStatus::Offline, format!("{doing}: {error}"))
-            .of_kind(ErrorKind::Connection),
     }
+}
+
+/// A server that was reached has not greeted. It is offline only if it says nothing, and not
+/// on the port where it waits for TLS first (RFC 8314).
+#[must_use]
+pub fn no_greeting(error: &TransportError, server: &Server) -> Error {
+    let failed = step_failed("greeting", error).of_kind(ErrorKind::Greeting);
+    let spoke = matches!(error, TransportError::Malformed(_) | TransportError::TooMuch(_));
+    let waits = matches!(error, TransportError::Deadline | TransportError::Closed)
+        && server.tls != TlsMode::Imaps;
+    if server.tunnel.is_some() || !(spoke || waits) {
+        return failed;
+    }
+    let denied = spoke || server.port == 993;
+    let status = if denied { ExitStatus::Denied } else { failed.status };
+    let hint = if spoke { "check Host and Port".to_owned() } else { other_mode(server) };
+    Error { status, ..failed }.with_hint(hint)
+}
+
+/// What to do where a server is there, but not as `TLSType` says.
+#[must_use]
+pub fn other_mode(server: &Server) -> String {
+    let (has, mode) = match server.tls {
+        TlsMode::None => ("TLS", "IMAPS"),
+        TlsMode::StartTls => ("TLS from the first byte (port 993)", "IMAPS"),
+        TlsMode::Imaps => ("STARTTLS (port 143)", "STARTTLS"),
+    };
+    format!("if it has {has}, set `{} {mode}`, else check Host and Port", server.tls_keyword)
+}
+
+/// A server's certificate does not hold.
+#[must_use]
+pub fn certificate_refused(problem: CertificateProblem, server: &Server) -> Error {
+    let fix = problem.fix().map_or_else(|| keep_certificate(server, "FILE"), str::to_owned);
+    Error::new(ExitStatus::Denied, format!("certificate refused ({problem})"))
+        .with_hint(fix)
+        .of_kind(ErrorKind::Certificate(problem))
+}
+
+/// How to keep a server's certificate in this file, a word for the shell. isync's script
+/// knows port 993 only, and STARTTLS only since 1.5.
+#[must_use]
+pub fn keep_certificate(server: &Server, file: &str) -> String {
+    let command = match (server.tls, &server.host) {
+        (TlsMode::Imaps, Some(host)) if server.port == 993 => format!("mbsync-get-cert {host}"),
+        (tls, _) => {
+            let starttls = if tls == TlsMode::StartTls { " -starttls imap" } else { "" };
+            let place = place(server);
+            format!("openssl s_client -connect {place}{starttls} </dev/null | openssl x509")
+        }
+    };
+    format!(
+        "if you know that it is the right one, keep it: {command} >{file} ; then set `CertificateFile {file}`"
+    )
 }
 
 /// A refusal (77) of what the server says or does.
 #[must_use]
 pub fn refused(message: impl Into<String>) -> Error {
     Error::new(ExitStatus::Denied, message).of_kind(ErrorKind::Connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_waits_for_tls_is_not_offline() {
+        let found = |tls, port, error| {
+            let server = Server { host: Some("h".to_owned()), port, tls, ..Server::default() };
+            no_greeting(&error, &server).status
+        };
+        let silent = TransportError::Deadline;
+        assert_eq!(found(TlsMode::None, 993, silent.clone()), ExitStatus::Denied);
+        assert_eq!(found(TlsMode::StartTls, 993, TransportError::Closed), ExitStatus::Denied);
+        assert_eq!(found(TlsMode::StartTls, 143, silent.clone()), ExitStatus::Offline);
+        assert_eq!(found(TlsMode::Imaps, 993, silent), ExitStatus::Offline);
+        let stopped = TransportError::Interrupted;
+        assert_eq!(found(TlsMode::None, 993, stopped), ExitStatus::Later);
+    }
+
+    #[test]
+    fn isyncs_script_is_named_for_the_port_that_it_knows() {
+        let keep = |tls, port| {
+            let server = Server { host: Some("h".to_owned()), port, tls, ..Server::default() };
+            let said = keep_certificate(&server, "FILE");
+            said.split(" >FILE").next().unwrap().split("it: ").last().unwrap().to_owned()
+        };
+        assert_eq!(keep(TlsMode::Imaps, 993), "mbsync-get-cert h");
+        let openssl = "openssl s_client -connect h:1993 </dev/null | openssl x509";
+        assert_eq!(keep(TlsMode::Imaps, 1993), openssl);
+        let starttls = "openssl s_client -connect h:143 -starttls imap </dev/null | openssl x509";
+        assert_eq!(keep(TlsMode::StartTls, 143), starttls);
+    }
 }

@@ -1,11 +1,12 @@
 //! How a server begins and ends a connection: the greeting, and BYE. Does not
 //! depend on: TLS, login, what follows.
 
-use super::endpoint::step_failed;
+use super::endpoint::no_greeting;
 use super::parse::{self, Condition, Reply, Verb};
 use super::transport::{Transport, TransportError};
 use super::values::Capabilities;
 use crate::error::{Error, ErrorKind, ExitStatus};
+use crate::model::Server;
 
 /// How the server greeted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +18,8 @@ pub struct Greeting {
 }
 
 /// Reads the greeting; the transport's step must have begun.
-pub fn read_greeting(transport: &mut Transport) -> Result<Greeting, Error> {
-    let failed =
-        |error: &TransportError| step_failed("greeting", error).of_kind(ErrorKind::Greeting);
-    let response = transport.response().map_err(|e| failed(&e))?;
+pub fn read_greeting(transport: &mut Transport, server: &Server) -> Result<Greeting, Error> {
+    let response = transport.response().map_err(|error| no_greeting(&error, server))?;
     if let Reply::Condition(said) = parse::reply(&response) {
         match said.verb {
             Verb::Ok | Verb::Preauth => {
@@ -33,7 +32,20 @@ pub fn read_greeting(transport: &mut Transport) -> Result<Greeting, Error> {
             Verb::No | Verb::Bad => {}
         }
     }
-    Err(failed(&transport.kill(TransportError::Malformed("no greeting"))))
+    let other = TransportError::Malformed(greets_as(&response));
+    Err(no_greeting(&transport.kill(other), server))
+}
+
+/// Whose greeting this is.
+fn greets_as(response: &[u8]) -> &'static str {
+    const OTHERS: [(&[u8], &str); 4] = [
+        (b"220", "this is SMTP or FTP"),
+        (b"SSH-", "this is SSH"),
+        (b"+OK", "this is POP3"),
+        (b"HTTP/", "this is HTTP"),
+    ];
+    let other = OTHERS.iter().find(|(head, _)| response.starts_with(head));
+    other.map_or("no greeting", |(_, text)| text)
 }
 
 /// The server ends the connection, with these words.

@@ -258,6 +258,10 @@ fn key_in(key: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
 pub enum HandshakeFailure {
     /// The server's certificate does not hold.
     Certificate(CertificateProblem),
+    /// What the server says is not TLS.
+    NotTls,
+    /// The connection ended.
+    Closed,
     /// Anything else, in OpenSSL's words.
     Other(String),
 }
@@ -275,7 +279,16 @@ impl From<&native_tls::Error> for HandshakeFailure {
                 None => CertificateProblem::Other(printable(reason)),
             });
         }
-        let reason = text.split(':').nth(4).filter(|reason| !reason.is_empty());
-        HandshakeFailure::Other(printable(reason.unwrap_or(&text)))
+        let reason = text.split(':').nth(4).filter(|reason| !reason.is_empty()).unwrap_or(&text);
+        let source = std::error::Error::source(error);
+        if source.is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+            || reason.to_ascii_lowercase().starts_with("unexpected eof")
+        {
+            return HandshakeFailure::Closed;
+        }
+        match reason {
+            "wrong version number" | "http request" => HandshakeFailure::NotTls,
+            reason => HandshakeFailure::Other(printable(reason)),
+        }
     }
 }

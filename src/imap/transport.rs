@@ -45,6 +45,8 @@ pub enum TransportError {
     Malformed(&'static str),
     /// The server's certificate does not hold: why.
     Certificate(CertificateProblem),
+    /// What the server says is not TLS.
+    NotTls,
     /// The TLS handshake failed otherwise: why.
     Handshake(String),
 }
@@ -70,6 +72,7 @@ impl fmt::Display for TransportError {
             TransportError::TooMuch(what) => write!(f, "the server sent {what} beyond any use"),
             TransportError::Malformed(how) => write!(f, "the server does not keep to IMAP: {how}"),
             TransportError::Certificate(why) => write!(f, "certificate refused: {why}"),
+            TransportError::NotTls => f.write_str("the server does not speak TLS there"),
             TransportError::Handshake(why) => write!(f, "handshake failed: {why}"),
         }
     }
@@ -517,6 +520,8 @@ impl Transport {
                         HandshakeFailure::Certificate(problem) => {
                             TransportError::Certificate(problem)
                         }
+                        HandshakeFailure::NotTls => TransportError::NotTls,
+                        HandshakeFailure::Closed => TransportError::Closed,
                         HandshakeFailure::Other(why) => TransportError::Handshake(why),
                     });
                 }

@@ -91,6 +91,14 @@ pub fn problem(line: &str) -> Option<Problem> {
         let refused = line.contains("certificate") || line.contains("self-signed");
         return account(if refused { ExitStatus::Denied } else { ExitStatus::Offline });
     }
+    // Reached, but no TLS, or another service's greeting (isync 1.4.4 and 1.5.1, observed).
+    let no_tls = line.starts_with("Socket error: secure connect to ")
+        && line.contains(":SSL routines:")
+        && !line.contains("unexpected eof");
+    if no_tls || starts(&["IMAP error: unexpected reply: ", "IMAP error: bogus greeting response "])
+    {
+        return account(ExitStatus::Denied);
+    }
     if let Some(words) = line.strip_prefix("IMAP error: unexpected BYE response: ") {
         let temporary = is_temporary(words);
         return account(if temporary { ExitStatus::Later } else { ExitStatus::Offline });
@@ -287,6 +295,16 @@ mod tests {
             ("IMAP error: SASL mechanism list is empty", ExitStatus::Denied),
             ("Error: SSL support not available", ExitStatus::Denied),
             ("SSL error connecting h (127.0.0.1:993): self-signed", ExitStatus::Denied),
+            (
+                "Socket error: secure connect to h (127.0.0.1:25): error:0A00010B:SSL routines::wrong version number",
+                ExitStatus::Denied,
+            ),
+            (
+                "Socket error: secure connect to h (127.0.0.1:25): error:0A000126:SSL routines::unexpected eof while reading",
+                ExitStatus::Offline,
+            ),
+            ("IMAP error: unexpected reply: SSH-2.0-OpenSSH_9.2 ", ExitStatus::Denied),
+            ("IMAP error: bogus greeting response BAD", ExitStatus::Denied),
             ("Cannot resolve server 'h': Name or service not known", ExitStatus::Offline),
             ("No working address found for h", ExitStatus::Offline),
             ("IMAP error: unexpected EOF from h", ExitStatus::Offline),

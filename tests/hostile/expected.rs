@@ -20,7 +20,6 @@ use Expected::{Ends, GoesOn};
 
 const LATE: &[&str] = &["no answer in time"];
 const CLOSED: &[&str] = &["closed the connection"];
-const NO_GREETING: &[&str] = &["no greeting"];
 const UNDONE: &[&str] = &["OK to a login that has not happened"];
 const ONE_MORE: &[&str] = &["a challenge after the last one"];
 const FLOOD: &[&str] = &["responses beyond any use", "no answer in time"];
@@ -37,11 +36,11 @@ pub fn expected(step: Step, fault: Fault) -> Expected {
         (Fault::Close | Fault::HalfLine, _) => offline(CLOSED),
         (Fault::Bye, _) if by_crate => offline(CLOSED),
         (Fault::Bye, _) => Ends(ExitStatus::Later, &["goodbye: [UNAVAILABLE] [2Jcome back"]),
+        (Fault::BareOk, Step::Greeting) => GoesOn,
+        (fault, Step::Greeting) => no_greeting(fault),
         (Fault::EndlessLine | Fault::Literal, _) => offline(&["a line beyond any use"]),
         (Fault::HugeLiteral, _) => offline(&["a literal beyond any use"]),
         (Fault::Deep, _) => offline(&["parentheses in parentheses beyond any use"]),
-        (Fault::BareOk, Step::Greeting) => GoesOn,
-        (_, Step::Greeting) => offline(NO_GREETING),
         (Fault::WrongTag, _) => offline(&["an answer to nothing we said"]),
         (Fault::EndlessLines | Fault::EndlessLongLines, _) => offline(FLOOD),
         (Fault::Crowd, step) if !step.is_bulk() => offline(&["responses beyond any use"]),
@@ -52,10 +51,21 @@ pub fn expected(step: Step, fault: Fault) -> Expected {
     }
 }
 
+/// What answers is no IMAP server.
+fn no_greeting(fault: Fault) -> Expected {
+    let texts: &[&str] = match fault {
+        Fault::EndlessLine | Fault::Literal => &["a line beyond any use"],
+        Fault::HugeLiteral => &["a literal beyond any use"],
+        Fault::Deep => &["parentheses in parentheses beyond any use"],
+        _ => &["no greeting"],
+    };
+    Ends(ExitStatus::Denied, texts)
+}
+
 fn bare_ok(step: Step) -> Expected {
     match step {
         // Then the handshake is not answered, or answered by what is none.
-        Step::StartTls => offline(&["no answer in time", "handshake failed"]),
+        Step::StartTls => offline(&["no answer in time", "closed the connection"]),
         Step::Capability => offline(&["no answer to CAPABILITY"]),
         Step::LoginLiteral | Step::Plain | Step::Xoauth2 | Step::Scram | Step::ScramFirst => {
             offline(UNDONE)

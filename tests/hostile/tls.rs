@@ -69,7 +69,9 @@ fn starttls_is_neither_stripped_nor_injected() {
         peer.wait_for_end();
     });
     fake.section.tls = TlsMode::Imaps;
-    assert_eq!(fake.refusal().status, ExitStatus::Offline);
+    let failure = fake.refusal();
+    assert_eq!(failure.status, ExitStatus::Denied);
+    assert!(failure.to_string().contains("does not speak TLS there"), "{failure}");
     assert!(!fake.heard_password());
 }
 

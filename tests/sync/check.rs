@@ -1100,6 +1100,21 @@ fn a_certificate_that_is_over_is_the_operators_to_renew() {
 }
 
 #[test]
+fn a_server_that_is_there_without_tls_is_named() {
+    let server = Server::with(ServerOptions { tls: Tls::StartTls, ..ServerOptions::default() });
+    let home = Home::on(&server, &["Home"]);
+    complete(&home);
+    edit(&home, ".mbsyncrc", "SSLType STARTTLS", "SSLType IMAPS");
+    let step = check(&home).one_fault(77, "TLS", "the server does not speak TLS there");
+    set_line(&home, &step.fix, &[]);
+    check(&home).assert_healthy();
+    let port = greeting("SSH-2.0-OpenSSH_9.2\r\n");
+    edit(&home, ".mbsyncrc", &format!("Port {}", server.port()), &format!("Port {port}"));
+    let step = check(&home).one_fault(77, "greeting", "this is SSH");
+    assert_eq!(step.fix, "check Host and Port in IMAPAccount Home (~/.mbsyncrc:3)");
+}
+
+#[test]
 fn too_few_watches_are_named_with_the_setting() {
     let home = healthy();
     let limited = |watches: u32| {

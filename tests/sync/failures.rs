@@ -9,6 +9,8 @@ use rig::{
     process::{self, kill},
     run, wait_until,
 };
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -186,6 +188,77 @@ fn a_certificate_is_refused() {
     let output = home.mutt_sync(&["Home"]).expect_code(77);
     assert!(output.stderr.contains("certificate"), "{output}");
     assert_eq!(server.logins("home"), 0);
+    // A sync and the check name one way to keep it.
+    let place = format!("{}:{}", server.host(), server.port());
+    let keep = format!("openssl s_client -connect {place} </dev/null | openssl x509 >");
+    assert!(output.stderr.contains(&format!("{keep}FILE ; then set")), "{output}");
+    let check = home.mutt_sync(&["--check", "--json", "Home"]).expect_code(77);
+    assert!(check.stdout.contains(&format!("{keep}~/Home.pem ; then set")), "{check}");
+}
+
+/// A service that says this first; it hears what it is told until the client goes.
+fn service(greeting: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let _ = client.write_all(greeting.as_bytes());
+                let _ = std::io::copy(&mut client, &mut std::io::sink());
+            });
+        }
+    });
+    port
+}
+
+/// The server is there: that it is not as the file says is no outage.
+#[test]
+fn a_wrong_tls_type_or_port_is_named_and_not_called_offline() {
+    let server = Server::with(ServerOptions { tls: Tls::StartTls, ..ServerOptions::default() });
+    let account = || Account::on(&server, "Home");
+    let smtp = service("220 mx.example ESMTP\r\n");
+    let ssh = service("SSH-2.0-OpenSSH_9.2\r\n");
+    let starttls =
+        "if it has STARTTLS (port 143), set `SSLType STARTTLS`, else check Host and Port";
+    for (account, tls, cause, hint) in [
+        (account(), "IMAPS", "TLS: the server does not speak TLS there", starttls),
+        (account().port(smtp), "IMAPS", "TLS: the server does not speak TLS there", starttls),
+        (account().port(smtp), "None", "this is SMTP or FTP", "check Host and Port"),
+        (account().port(ssh), "STARTTLS", "this is SSH", "check Host and Port"),
+        (account().port(ssh).unjudged(), "IMAPS", "wrong version number", ""),
+        (account().port(smtp).unjudged(), "STARTTLS", "unexpected reply: 220 mx", ""),
+    ] {
+        let home = Home::with(vec![account]);
+        let file = home.read(".mbsyncrc").replace("SSLType STARTTLS", &format!("SSLType {tls}"));
+        home.write(".mbsyncrc", &file);
+        let output = home.mutt_sync(&["Home"]).expect_code(77);
+        assert_eq!(output.stderr.lines().count(), 1, "{output}");
+        for part in [cause, hint, "(mutt-sync --check Home says more)"] {
+            assert!(output.stderr.contains(part), "{part}: {output}");
+        }
+        for args in [&["--status", "Home"][..], &["--status-line"], &["-b", "Home"]] {
+            let status = home.mutt_sync(args);
+            assert!(!status.stdout.contains("offline"), "{status}");
+        }
+    }
+}
+
+/// TLS from the first byte, where a greeting is waited for: what is silent may be an outage.
+#[test]
+fn a_server_that_waits_for_tls_is_offline_with_a_hint() {
+    let server = Server::with(ServerOptions { tls: Tls::Imaps, ..ServerOptions::default() });
+    for tls in ["None", "STARTTLS"] {
+        let home = Home::with(vec![Account::on(&server, "Home").account_line("Timeout 1")]);
+        let file = home.read(".mbsyncrc").replace("SSLType IMAPS", &format!("SSLType {tls}"));
+        home.write(".mbsyncrc", &file);
+        let output = home.mutt_sync(&["Home"]).expect_code(69);
+        let hint = "greeting: no answer in time; if it has TLS";
+        assert!(output.stderr.contains(hint), "{output}");
+        assert!(
+            output.stderr.contains("set `SSLType IMAPS`, else check Host and Port"),
+            "{output}"
+        );
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus};
 use crate::imap::Capabilities;
 use crate::imap::connect::{connect, connect_by_steps, first_to_answer, resolve};
-use crate::imap::endpoint::{place, step};
+use crate::imap::endpoint::{keep_certificate, other_mode, step};
 use crate::imap::greeting::{Greeting, read_greeting};
 use crate::imap::parse::{self, Reply, Verb};
 use crate::imap::session;
@@ -167,12 +167,10 @@ fn refused(
     section: &str,
     report: &mut Checklist,
 ) {
-    let where_to = place(server);
     if failure.status == ExitStatus::Config {
         report.say(for_waiting(Step::failed("TLS", &failure, "see mbsync(1)")));
         return;
     }
-    let keyword = server.tls_keyword;
     let greeted = failure.kind != ErrorKind::Greeting;
     if !greeted && server.tls == TlsMode::Imaps {
         report.say(Step::good("TLS", "encrypted"));
@@ -183,17 +181,8 @@ fn refused(
             report.say(Step::bad(what, failure.status, failure.message, "try again later"));
             return;
         }
-        let fix = match server.tls {
-            TlsMode::None => format!(
-                "check that an IMAP server without TLS listens there; if it has TLS, set `{keyword} IMAPS` in {section}"
-            ),
-            TlsMode::StartTls => format!(
-                "check that an IMAP server with STARTTLS listens there; if it has TLS from the first byte (port 993), set `{keyword} IMAPS` in {section}"
-            ),
-            TlsMode::Imaps => format!(
-                "check that an IMAP server with TLS from the first byte listens there; if it has STARTTLS (port 143), set `{keyword} STARTTLS` in {section}"
-            ),
-        };
+        let fix = failure.hint.unwrap_or_else(|| other_mode(server));
+        let fix = format!("{fix} in {section}");
         report.say(Step::bad(what, failure.status, failure.message, fix));
         return;
     };
@@ -215,16 +204,15 @@ fn refused(
         CertificateProblem::Expired if is_above => format!(
             "an authority above it has expired: put its new certificate into CertificateFile in {section}, or ask the server's operator"
         ),
-        CertificateProblem::Expired | CertificateProblem::NotYetValid => problem.fix().to_owned(),
+        CertificateProblem::Expired | CertificateProblem::NotYetValid => {
+            failure.hint.unwrap_or_default()
+        }
         CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
             let file = for_shell(
                 context.asked.env,
                 &context.asked.env.home.join(format!("{}.pem", context.account.name)),
             );
-            let starttls = if server.tls == TlsMode::StartTls { " -starttls imap" } else { "" };
-            format!(
-                "if you know that it is the right one, keep it: openssl s_client -connect {where_to}{starttls} </dev/null | openssl x509 >{file} ; then set `CertificateFile {file}` in {section}"
-            )
+            format!("{} in {section}", keep_certificate(server, &file))
         }
     };
     report.say(Step::bad("TLS", failure.status, found, fix));
@@ -241,7 +229,7 @@ fn certificate_shown(server: &Server, report: &Checklist) -> Option<Certificate>
     let mut transport = Transport::new(Stream::Tcp(stream), report.stop.cancel().clone());
     transport.begin(Limits::small(time));
     if server.tls == TlsMode::StartTls {
-        read_greeting(&mut transport).ok()?;
+        read_greeting(&mut transport, server).ok()?;
         transport.send(b"s1 STARTTLS\r\n").ok()?;
         loop {
             match parse::reply(&transport.response().ok()?) {
