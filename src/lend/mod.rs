@@ -352,8 +352,8 @@ fn copy_of(
 ) -> Result<OwnedFd, Refusal> {
     let AccountContext { config, account, .. } = context;
     let text = mbsyncrc::text(&config.file)?;
-    if mbsyncrc::fingerprint(&text) != config.fingerprint || (words.all && config.shadowed_channels)
-    {
+    let shadows = !config.shadowed_channels.is_empty();
+    if mbsyncrc::fingerprint(&text) != config.fingerprint || words.all && shadows {
         return Err(Refusal::Copy(Obstacle::NotAsRead));
     }
     let (mut channels, mut groups): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());

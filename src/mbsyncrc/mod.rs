@@ -25,7 +25,7 @@ pub use shape::shape;
 
 use crate::error::Error;
 pub use crate::mbsync_version::IsyncVersion;
-use crate::model::Account;
+use crate::model::{Account, Channel};
 use crate::os::file;
 use std::hash::Hasher as _;
 use std::io::Read;
@@ -116,8 +116,9 @@ pub struct Config {
     pub base: Option<PathBuf>,
     /// The lines of each section.
     pub sections: Vec<Section>,
-    /// Channels that only `mbsync -a` would run: a second one of a name.
-    pub shadowed_channels: bool,
+    /// Channels that only `mbsync -a` would run, the second of a name each, with the names
+    /// of their accounts. Named with their lines.
+    pub shadowed_channels: Vec<(String, Channel)>,
     /// The [`fingerprint`] of the text that was read.
     pub fingerprint: u64,
     /// The file's name in messages.

@@ -34,15 +34,27 @@ pub fn parse(text: &[u8], file: &Path, env: &Env, version: IsyncVersion) -> Resu
     let owners = Owners::new(&sections);
     let mut accounts: BTreeMap<Owner, Vec<Channel>> = BTreeMap::new();
     let mut lines: BTreeMap<String, usize> = BTreeMap::new();
-    let mut shadowed_channels = false;
+    let mut shadowed_channels = Vec::new();
     for section in &sections.channels {
-        if let Some(first) = lines.get(&section.name) {
-            shadowed_channels = true;
-            sections.notices.push(Notice::new(format!("{shown}:{}: Channel {} is defined in line {first} already, and only that one can be named", section.line, section.name), "rename this one"));
+        let mut channel = channel(section, &sections, &owners, &default_state, version);
+        let ChannelSection { name, line, .. } = section;
+        if let Some(first) = lines.get(name) {
+            sections.notices.push(Notice::new(
+                format!(
+                    "{shown}:{line}: Channel {name} is defined in line {first} already: mbsync -a runs both, mbsync {name} only that one"
+                ),
+                "rename this one",
+            ));
+            channel.name = format!("{name} (line {line})");
+            let mut spans = sections.spans.iter_mut();
+            if let Some(span) = spans.find(|span| span.first == *line) {
+                span.name.clone_from(&channel.name);
+            }
+            let account = owners.names.get(&owner(section, &sections)).cloned();
+            shadowed_channels.extend(account.zip(Some(channel)));
             continue;
         }
-        lines.insert(section.name.clone(), section.line);
-        let channel = channel(section, &sections, &owners, &default_state, version);
+        lines.insert(name.clone(), *line);
         accounts.entry(owner(section, &sections)).or_default().push(channel);
     }
     let accounts: Vec<Account> = accounts

@@ -378,7 +378,7 @@ impl Config {
         let everything = self.accounts.len() == 1
             && account.channels.iter().all(|channel| whole.contains(channel.name.as_str()));
         let unnamed = account.channels.iter().any(|channel| self.is_hidden(channel));
-        if everything && (unnamed || self.shadowed_channels) {
+        if everything && (unnamed || !self.shadowed_channels.is_empty()) {
             return MbsyncWords { all: true, ..MbsyncWords::default() };
         }
         out

@@ -93,7 +93,7 @@ impl AccountList {
         AccountList {
             file: config.file.clone(),
             accounts: accounts.collect(),
-            shadowed_channels: config.shadowed_channels,
+            shadowed_channels: !config.shadowed_channels.is_empty(),
             groups: config.groups.iter().map(|group| group.name.clone()).collect(),
         }
     }

@@ -290,7 +290,9 @@ fn a_channel_belongs_to_one_account() {
         ]
     );
     assert_eq!(config.idle_accounts, ["idle"]);
-    assert!(config.shadowed_channels);
+    let [(of, second)] = &config.shadowed_channels[..] else { panic!() };
+    let line = config.sections.iter().find(|section| section.name == second.name).unwrap().first;
+    assert_eq!((of.as_str(), &second.name), ("one", &format!("a (line {line})")));
     assert!(config.notices.iter().any(|n| n.message.contains("Channel a is defined in line")));
     let StoreKind::Imap(near) = &config.accounts[1].channels[2].near.store.kind else { panic!() };
     assert_eq!(near.account, "one-store");

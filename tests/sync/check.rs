@@ -83,6 +83,12 @@ impl Checked {
     }
 
     #[track_caller]
+    fn wrong_at(&self, what: &str) -> &Step {
+        let wrong = self.wrong().into_iter().find(|step| step.what == what);
+        wrong.unwrap_or_else(|| panic!("{self:#?}"))
+    }
+
+    #[track_caller]
     fn find(&self, what: &str) -> &Step {
         self.steps.iter().find(|step| step.what == what).unwrap_or_else(|| panic!("{self:#?}"))
     }
@@ -806,6 +812,29 @@ fn a_cr_at_the_end_of_the_password_is_named() {
     edit(&home, ".mbsyncrc", "PassCmd \"cat ~/pass\"", &line);
     check(&home).assert_healthy();
     home.mbsync(&["-a"]).ok();
+}
+
+/// `mbsync -a` runs the second, too, which cannot make what only one side has.
+#[test]
+fn a_second_channel_of_a_name_is_checked_as_the_first() {
+    let home = healthy();
+    let file = home.read(".mbsyncrc");
+    let (head, rest) = file.split_once("\nPatterns *\n").expect("a channel");
+    let section = head.rsplit_once("Channel Home\n").expect("its head").1;
+    let second = format!("\nChannel Home\n{section}\nPatterns Archive\nSyncState *\n\n");
+    home.write(".mbsyncrc", &format!("{head}\nPatterns * !Archive\n{rest}{second}"));
+    fs::remove_dir_all(home.mail("Home").join("Archive")).expect("remove");
+    let checked = check(&home);
+    assert_eq!(checked.code, 1, "{checked:#?}");
+    let notice = checked.wrong_at("configuration");
+    assert!(notice.found.contains("already: mbsync -a runs both, mbsync Home only"), "{notice:?}");
+    let step = checked.wrong_at("server");
+    assert!(step.found.ends_with("mbsync does not create it here: Archive"), "{step:?}");
+    let mbsync = mbsync(&home);
+    assert!(!mbsync.status.success(), "{mbsync}");
+    set_line(&home, &step.fix, &[]);
+    check(&home).one_fault(0, "configuration", "Channel Home is defined in line");
+    self::mbsync(&home).ok();
 }
 
 #[test]

@@ -415,7 +415,8 @@ impl AccountBackend<'_> {
             nothing_to_name(&named.unreachable)
         };
         let mut ended = with_advice(ended, &account.name);
-        if config.shadowed_channels && !named.all && targets.contains(&Target::Account) {
+        let shadows = !config.shadowed_channels.is_empty();
+        if shadows && !named.all && targets.contains(&Target::Account) {
             ended.said.notice(
                 "two channels have one name, and mbsync syncs only the first when it is named; \
                  rename one (mutt-sync --check says which)",
