@@ -83,8 +83,8 @@ pub fn version(program: &Path, base: &Path) -> Option<String> {
 
 /// The version that a program in PATH prints, given this argument.
 #[must_use]
-pub fn of_program(program: &str, argument: &str) -> Option<String> {
-    printed(&output(&in_path(Path::new(program))?, argument)?)
+pub fn of_program(program: impl AsRef<Path>, argument: &str) -> Option<String> {
+    printed(&output(&in_path(program.as_ref())?, argument)?)
 }
 
 /// What the program prints, if it does so soon. It may be a script, and what it

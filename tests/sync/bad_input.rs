@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
-use rig::{Account, Home, Mbsync, Output, run, wait_until};
+use rig::{Account, Home, Mbsync, Output, Server, run, wait_until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -54,6 +54,32 @@ fn an_unknown_name_is_refused_and_the_near_one_named() {
         home.mutt_sync(usage).expect_code(2);
     }
     home.wait_no_leftovers(SHORT);
+}
+
+/// Over a connection that is lent, and without one.
+#[test]
+fn a_program_that_is_not_isyncs_is_named() {
+    let server = Server::start();
+    for account in [Account::on(&server, "Home"), Account::on(&server, "Home").unjudged()] {
+        let home = Home::with(vec![account]);
+        for (script, said) in [
+            ("exit 0", ""),
+            ("echo garbage", ""),
+            ("exit 1", "failed without a message"),
+            ("echo who are you >&2; exit 2", "who are you"),
+        ] {
+            home.program("mbsync", script);
+            let output = home.mutt_sync(&["-f", "Home"]).expect_code(78);
+            let named = "bin/mbsync does not look like isync's mbsync";
+            says(&output, &[named, said, "name the right one as `mbsync` in config.toml"]);
+            assert!(!home.wants("Home").is_empty(), "{script}");
+            // As the check has it.
+            home.mutt_sync(&["--check", "Home"]).expect_code(78);
+        }
+        home.settings(&format!("mbsync = \"{}\"\n", rig::real_mbsync().display()));
+        home.mutt_sync(&["-f", "Home"]).ok();
+        assert_eq!(home.wants("Home"), [""; 0]);
+    }
 }
 
 #[test]

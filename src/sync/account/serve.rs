@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{AccountBackend, trigger_stamp};
 use crate::error::{ErrorKind, ExitStatus};
-use crate::mbsync_version::IsyncVersion;
+use crate::mbsync_version::{self, IsyncVersion};
 use crate::model::{CredentialSource, Mailbox, Target};
 use crate::os::clock;
 use crate::settings::Settings;
@@ -278,6 +278,9 @@ impl AccountBackend<'_> {
         let scope = self.scope(&targets);
         let (changes, replaced) = self.learn_changes(&snapshot, gone.as_ref(), &scope, &ended);
         drop(snapshot);
+        if changes.is_empty() && judge.bytes() == 0 {
+            self.doubt_program(&mut ended);
+        }
         let facts = RunFacts {
             replaced: &replaced,
             retried: &retried,
@@ -423,6 +426,28 @@ impl AccountBackend<'_> {
             );
         }
         ended
+    }
+
+    /// A program that has done nothing and says no version may be any other.
+    fn doubt_program(&self, ended: &mut RunEnd) {
+        let program = &self.context.settings.mbsync;
+        let unexplained = ended.exit == ExitStatus::Done
+            || ended.exit == ExitStatus::Mailbox && ended.problems.is_empty();
+        if !unexplained
+            || mbsync_version::version(program, self.context.base).is_some()
+            // It may have been too slow when it was asked first.
+            || mbsync_version::of_program(program, "--version").is_some()
+        {
+            return;
+        }
+        let found = mbsync_version::in_path(program);
+        let said = if ended.text.is_empty() { "" } else { ": " };
+        ended.text = format!(
+            "{} does not look like isync's mbsync (its --version says none){said}{}; name the right one as `mbsync` in config.toml",
+            found.as_ref().unwrap_or(program).display(),
+            ended.text
+        );
+        ended.exit = ExitStatus::Config;
     }
 
     /// Puts on record what the run could not carry, and returns what of it is new. A run
