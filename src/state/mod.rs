@@ -144,6 +144,9 @@ pub(crate) fn state_failure(error: &io::Error, what: &str) -> Error {
             failed.with_hint("free some space and try again")
         }
         _ if no_descriptor_left(error) => failed,
+        io::ErrorKind::InvalidInput => {
+            Error { status: ExitStatus::Config, ..failed }.with_hint("remove it")
+        }
         _ => Error { status: ExitStatus::Config, ..failed }
             .with_hint("make it writable for you, or set XDG_STATE_HOME to a place that is"),
     }

@@ -641,6 +641,39 @@ fn faults_on_this_disk() {
             },
         },
         Case {
+            code: 78,
+            what: "lock",
+            found: "~/.local/state/mutt-sync/Home/lock is not a regular file",
+            breaks: |home| {
+                fs::create_dir_all(home.state("Home")).expect("mkdir");
+                type_in(home, "mkfifo ~/.local/state/mutt-sync/Home/lock");
+                let output = home.mutt_sync(&["Home"]).expect_code(78);
+                assert!(output.stderr.ends_with("not a regular file; remove it\n"), "{output}");
+                fs::remove_dir_all(home.state("Home").join("want")).expect("remove");
+            },
+            fixes: |home, fix| type_in(home, fix),
+        },
+        Case {
+            code: 78,
+            what: "lock",
+            found: "~/.local/state/mutt-sync/Home/lock is not writable for you",
+            breaks: |home| {
+                home.write(".local/state/mutt-sync/Home/lock", "");
+                give_away(home);
+                mode(&home.state("Home").join("lock"), 0o400);
+            },
+            fixes: |home, fix| type_in(home, fix),
+        },
+        Case {
+            code: 0,
+            what: "waiter",
+            found: "none can wait: ~/.local/state/mutt-sync/Home/waiter.lock is not a regular file",
+            breaks: |home| {
+                fs::create_dir_all(home.state("Home").join("waiter.lock/x")).expect("mkdir");
+            },
+            fixes: |home, fix| type_in(home, fix),
+        },
+        Case {
             code: 0,
             what: "state",
             found: "Home/last.json does not parse and is ignored",

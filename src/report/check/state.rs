@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{Access, access};
 use serde::de::DeserializeOwned;
 
 use super::permissions::{lack, make_ours, writable};
@@ -37,7 +38,9 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
     files(context, &dir, report);
     let lock = dir.file("lock");
     let running = Lock::is_held(&lock);
-    report.say(if running {
+    report.say(if let Some((found, fix)) = unusable(context, &lock) {
+        Step::bad("lock", ExitStatus::Config, found, fix)
+    } else if running {
         let who = Lock::run_under(&lock)
             .map(|run| format!(", mbsync is process {}", run.pid.as_raw_nonzero()))
             .unwrap_or_default();
@@ -46,12 +49,15 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
         Step::good("lock", "free")
     });
     pauses(context, &dir, report);
-    let waiter = Lock::is_held(&dir.file("waiter.lock"));
+    let lock = dir.file("waiter.lock");
+    let waiter = Lock::is_held(&lock);
     let name = &context.account.name;
-    report.say(if waiter {
+    report.say(if let Some((found, fix)) = unusable(context, &lock) {
+        Step::warning("waiter", format!("none can wait: {found}"), fix)
+    } else if waiter {
         Step::good(
             "waiter",
-            match Lock::description(&dir.file("waiter.lock")) {
+            match Lock::description(&lock) {
                 mode if mode.is_empty() => "one is alive".to_owned(),
                 mode => format!("one is alive, watching by {mode}"),
             },
@@ -63,6 +69,19 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
     requests(context, &dir, attended, report);
     refused(context, &dir, report);
     held(context, &dir, report);
+}
+
+/// A lock that is there and cannot be taken, with the fix.
+fn unusable(context: &CheckContext<'_>, lock: &Path) -> Option<(String, String)> {
+    let why = if !lock.symlink_metadata().ok()?.is_file() {
+        "is not a regular file"
+    } else if access(lock, Access::READ_OK | Access::WRITE_OK).is_err() {
+        "is not writable for you"
+    } else {
+        return None;
+    };
+    let fix = format!("rm -rf {}", for_shell(context.asked.env, lock));
+    Some((format!("{} {why}", context.sanitize(lock)), fix))
 }
 
 /// What waits for an answer, with what to type.
