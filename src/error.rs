@@ -103,6 +103,8 @@ pub enum ErrorKind {
     Connection,
     /// The server did not greet, or ended the connection.
     Greeting,
+    /// The server answers, but not with TLS.
+    NotTls,
     /// The server's certificate does not hold.
     Certificate(CertificateProblem),
     /// `AuthMechs` names only mechanisms that are not implemented here. mbsync may

@@ -39,9 +39,12 @@ pub fn step_failed(doing: &str, error: &TransportError) -> Error {
             Error::new(ExitStatus::Later, "interrupted").of_kind(ErrorKind::Connection)
         }
         error => {
-            let spoke = matches!(error, TransportError::NotTls | TransportError::Handshake(_));
-            let status = if spoke { ExitStatus::Denied } else { ExitStatus::Offline };
-            Error::new(status, format!("{doing}: {error}")).of_kind(ErrorKind::Connection)
+            let (status, kind) = match error {
+                TransportError::NotTls => (ExitStatus::Denied, ErrorKind::NotTls),
+                TransportError::Handshake(_) => (ExitStatus::Denied, ErrorKind::Connection),
+                _ => (ExitStatus::Offline, ErrorKind::Connection),
+            };
+            Error::new(status, format!("{doing}: {error}")).of_kind(kind)
         }
     }
 }

@@ -181,7 +181,7 @@ fn identify(
 }
 
 /// CAPABILITY, before login.
-fn ask_capabilities(
+pub fn ask_capabilities(
     transport: &mut Transport,
     time: std::time::Duration,
 ) -> Result<Capabilities, Error> {

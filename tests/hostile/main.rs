@@ -7,8 +7,9 @@
 //! looked at before and after. What fits into no cell stands beside: [`tls`]
 //! (who may hear a password), [`login`] (what it is said by), [`bulk`] (too much of
 //! what is right), [`rest`] (no end to it), [`names`] (mailboxes that real mbsync
-//! would have to make). [`inputs`] is a table of what no server says: places, other
-//! users, signals; [`files`] one of what is no file, where one is read.
+//! would have to make), [`offer`] (`--check HOST:PORT`). [`inputs`] is a table of what
+//! no server says: places, other users, signals; [`files`] one of what is no file, where
+//! one is read.
 //!
 //!     cargo test --test hostile -- --nocapture table     shows the table
 // A test that goes wrong shall panic, also in what its functions share.
@@ -23,6 +24,7 @@ mod library;
 mod login;
 mod many;
 mod names;
+mod offer;
 mod program;
 mod rest;
 mod server;

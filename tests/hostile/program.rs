@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 const SOON: Duration = Duration::from_secs(60);
 /// Most KiB above what the same takes with a server that means well. A response
 /// may have 64 KiB, or 4 MiB where it may name every message, and is held twice.
-const MOST_GROWTH: u64 = 24 * 1024;
+pub const MOST_GROWTH: u64 = 24 * 1024;
 
 /// A home with INBOX in step with what the server has, and what lies beside it.
 pub struct Lair {

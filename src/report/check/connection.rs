@@ -16,8 +16,8 @@ use crate::imap::Capabilities;
 use crate::imap::connect::{connect, connect_by_steps, first_to_answer, resolve};
 use crate::imap::endpoint::{keep_certificate, other_mode, step};
 use crate::imap::greeting::{Greeting, read_greeting};
+use crate::imap::login::ask_capabilities;
 use crate::imap::parse::{self, Reply, Verb};
-use crate::imap::session;
 use crate::imap::transport::{Limits, Stream, Transport};
 use crate::model::{Server, TlsMode};
 
@@ -39,7 +39,7 @@ pub fn by_tunnel(
             if preauth {
                 return Some((preauth, greeting.capabilities.unwrap_or_default()));
             }
-            Some((preauth, offered(&mut transport, greeting, server)))
+            Some((preauth, offered(&mut transport, greeting, server).unwrap_or_default()))
         }
         Err(failure) => {
             let fix =
@@ -119,7 +119,8 @@ pub fn directly(
     match connect_by_steps(server, report.stop.cancel()) {
         Ok((mut transport, greeting)) => {
             secured(context, server, &transport, loopback, report);
-            Some(offered(&mut transport, greeting, server))
+            // What it fails by, the login will fail by, too.
+            Some(offered(&mut transport, greeting, server).unwrap_or_default())
         }
         Err(failure) => {
             refused(context, server, failure, &section, report);
@@ -251,10 +252,10 @@ fn certificate_shown(server: &Server, report: &Checklist) -> Option<Certificate>
 }
 
 /// What the server says it can do, before login.
-pub fn offered(transport: &mut Transport, greeting: Greeting, server: &Server) -> Capabilities {
-    if let Some(offered) = greeting.capabilities {
-        return offered;
-    }
-    transport.begin(Limits::small(step(server)));
-    session::capabilities(transport, "c1").result.unwrap_or_default()
+pub fn offered(
+    transport: &mut Transport,
+    greeting: Greeting,
+    server: &Server,
+) -> Result<Capabilities, Error> {
+    greeting.capabilities.map_or_else(|| ask_capabilities(transport, step(server)), Ok)
 }

@@ -12,6 +12,7 @@ use crate::mbsync_version;
 use crate::mbsyncrc;
 use crate::model::{Server, TlsMode};
 use crate::report::check::connection::offered;
+use crate::text::printable;
 use crate::watch::connections::WatchMode;
 
 /// The extensions that matter here.
@@ -59,7 +60,7 @@ fn ways(port: Option<u16>) -> &'static [(TlsMode, u16)] {
 
 /// The steps.
 pub fn steps((host, port): (String, Option<u16>), report: &mut Checklist) {
-    let mut first: Option<Error> = None;
+    let mut worst: Option<Error> = None;
     for (tls, usual) in ways(port) {
         let server = Server {
             host: Some(host.clone()),
@@ -70,30 +71,57 @@ pub fn steps((host, port): (String, Option<u16>), report: &mut Checklist) {
         match connect_by_steps(&server, report.stop.cancel()) {
             Ok((mut transport, greeting)) => {
                 report.say(connected(&server));
-                let can = offered(&mut transport, greeting, &server);
-                login(&can, *tls, report);
-                watched(&can, report);
+                match offered(&mut transport, greeting, &server) {
+                    Ok(can) => {
+                        login(&can, *tls, report);
+                        watched(&can, report);
+                    }
+                    Err(error) => {
+                        report.say(Step::failed("capabilities", &error, "try again later"));
+                        report.out_of_reach(&["login", "watching"]);
+                    }
+                }
                 return;
             }
             Err(error) => {
-                let error = error.at(&place(&server));
-                let certain = matches!(error.kind, ErrorKind::Certificate(_))
-                    || error.status == ExitStatus::Later
-                    || report.stop.signal().is_some();
-                // Another way leads nowhere else, or fails for the same reason.
-                let first = first.get_or_insert_with(|| error.clone());
-                if certain {
-                    *first = error;
+                let is_over = !is_other_way_open(*tls, &error) || report.stop.signal().is_some();
+                // That a second way leads nowhere tells less than why the first does not.
+                let more = |worst: &Error| {
+                    error.status != ExitStatus::Offline || worst.kind == ErrorKind::NotTls
+                };
+                if worst.as_ref().is_none_or(more) {
+                    worst = Some(error.at(&place(&server)));
+                }
+                if is_over {
                     break;
                 }
             }
         }
     }
-    if let Some(error) = first {
-        let fix = "check that the name and the port are right (993 for IMAPS, 143 for STARTTLS), and that the network is up";
-        report.say(Step::failed("connection", &error, fix));
+    if let Some(error) = worst {
+        let fix = match error.kind {
+            ErrorKind::Certificate(_) => error.hint.as_deref(),
+            _ if error.status == ExitStatus::Later => Some("try again later"),
+            _ => None,
+        };
+        let fix = fix.unwrap_or(
+            "check that the name and the port are right (993 for IMAPS, 143 for STARTTLS), and that the network is up",
+        );
+        report.say(Step::bad("connection", error.status, &*error.message, fix));
     }
     report.out_of_reach(&["login", "capabilities", "watching"]);
+}
+
+/// Whether another way may lead further than the one that failed.
+fn is_other_way_open(tls: TlsMode, error: &Error) -> bool {
+    let connection = error.kind == ErrorKind::Connection;
+    match tls {
+        TlsMode::Imaps if connection => error.status == ExitStatus::Offline,
+        TlsMode::Imaps => error.kind == ErrorKind::NotTls,
+        // It greets, and refuses STARTTLS.
+        TlsMode::StartTls => connection && error.status == ExitStatus::Denied,
+        TlsMode::None => false,
+    }
 }
 
 fn connected(server: &Server) -> Step {
@@ -119,6 +147,8 @@ fn login(can: &Capabilities, tls: TlsMode, report: &mut Checklist) {
     }
     let tokens = |name: &&str| ["XOAUTH2", "OAUTHBEARER"].contains(name);
     let found = if all.is_empty() { "no mechanism".to_owned() } else { all.join(" ") };
+    // A server has a handful.
+    let found = printable(&found);
     report.say(if !all.is_empty() && all.iter().all(tokens) {
         Step::note("login", format!("{found}: a token only, by {}", token_lines(can)))
     } else if disabled && all.is_empty() && tls == TlsMode::None {
