@@ -49,13 +49,11 @@ pub struct BackoffPolicy {
 }
 
 impl BackoffPolicy {
-    /// The wait after so many failures in a row, before jitter. A refused login
-    /// or a failed password command waits four times as long: each try may cost
-    /// a prompt or a strike at the server.
+    /// The wait after so many failures in a row, before jitter. It is four times as long
+    /// after a strike: a refused login may cost the address, a password command a prompt.
     #[must_use]
-    pub fn delay(self, failures: u32, exit: ExitStatus) -> Duration {
-        let first =
-            if exit == ExitStatus::Denied { self.first.saturating_mul(4) } else { self.first };
+    pub fn delay(self, failures: u32, strike: bool) -> Duration {
+        let first = if strike { self.first.saturating_mul(4) } else { self.first };
         first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.longest)
     }
 
@@ -66,12 +64,13 @@ impl BackoffPolicy {
         self,
         before: Option<&Backoff>,
         exit: ExitStatus,
+        strike: bool,
         text: &str,
         now: SystemTime,
         jitter: f64,
     ) -> Backoff {
         let failures = before.map_or(0, |retry| retry.failures).saturating_add(1);
-        let delay = self.delay(failures, exit).mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0));
+        let delay = self.delay(failures, strike).mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0));
         let alike = before.filter(|retry| retry.code == exit.code());
         Backoff {
             failures,
@@ -80,7 +79,7 @@ impl BackoffPolicy {
             since: seconds(now),
             until: seconds(now).saturating_add(delay.as_secs().max(u64::from(!delay.is_zero()))),
             text: text.to_owned(),
-            strike: exit == ExitStatus::Denied,
+            strike,
             password_command: false,
         }
     }
@@ -123,33 +122,32 @@ mod tests {
 
     #[test]
     fn g12_doubles_up_to_the_longest() {
-        let waits: Vec<u64> =
-            (1..8).map(|n| POLICY.delay(n, ExitStatus::Offline).as_secs()).collect();
+        let waits: Vec<u64> = (1..8).map(|n| POLICY.delay(n, false).as_secs()).collect();
         assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900]);
-        assert_eq!(POLICY.delay(1, ExitStatus::Denied).as_secs(), 120);
-        assert_eq!(POLICY.delay(u32::MAX, ExitStatus::Denied).as_secs(), 900);
+        assert_eq!(POLICY.delay(1, true).as_secs(), 120);
+        assert_eq!(POLICY.delay(u32::MAX, true).as_secs(), 900);
     }
 
     #[test]
     fn jitter_only_shortens() {
-        let full = POLICY.after(None, ExitStatus::Offline, "", at(1000), 0.0);
-        let short = POLICY.after(None, ExitStatus::Offline, "", at(1000), 1.0);
+        let full = POLICY.after(None, ExitStatus::Offline, false, "", at(1000), 0.0);
+        let short = POLICY.after(None, ExitStatus::Offline, false, "", at(1000), 1.0);
         assert_eq!((full.until, short.until), (1030, 1022));
-        let second = POLICY.after(Some(&full), ExitStatus::Offline, "", at(1030), 0.0);
+        let second = POLICY.after(Some(&full), ExitStatus::Offline, false, "", at(1030), 0.0);
         assert_eq!((second.failures, second.first), (2, Some(1000)));
-        let other = POLICY.after(Some(&second), ExitStatus::Denied, "", at(1060), 0.0);
+        let other = POLICY.after(Some(&second), ExitStatus::Denied, true, "", at(1060), 0.0);
         assert_eq!((other.failures, other.first), (3, Some(1060)));
         // Less than a second is one, for seconds are kept; none is none.
         let until = |first| {
             let policy = BackoffPolicy { first, ..POLICY };
-            policy.after(None, ExitStatus::Offline, "", at(1000), 0.0).until
+            policy.after(None, ExitStatus::Offline, false, "", at(1000), 0.0).until
         };
         assert_eq!((until(Duration::from_millis(10)), until(Duration::ZERO)), (1001, 1000));
     }
 
     #[test]
     fn g4_a_clock_set_back_ends_the_wait() {
-        let retry = POLICY.after(None, ExitStatus::Offline, "", at(10_000_000), 0.0);
+        let retry = POLICY.after(None, ExitStatus::Offline, false, "", at(10_000_000), 0.0);
         assert_eq!(POLICY.wait(Some(&retry), at(5)), Duration::ZERO);
         let forged = Backoff { until: u64::MAX, ..retry.clone() };
         assert_eq!(POLICY.wait(Some(&forged), at(10_000_100)), Duration::from_secs(800));

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::StateDir;
 use super::backoff::{BackoffPolicy, seconds};
 use super::lock::Lock;
-use crate::error::ExitStatus;
 
 /// The account's file.
 pub const FILE: &str = "refused.json";
@@ -184,7 +183,7 @@ impl RefusedMailbox {
     /// Another try did not help. One that was asked for lengthens no wait.
     pub fn tried(&mut self, now: SystemTime, asked_for: bool) {
         self.tries = if asked_for { self.tries.max(1) } else { self.tries.saturating_add(1) };
-        let wait = TRY_AGAIN.delay(self.tries, ExitStatus::Mailbox);
+        let wait = TRY_AGAIN.delay(self.tries, false);
         self.tried = seconds(now);
         self.next = self.tried.saturating_add(wait.as_secs());
     }

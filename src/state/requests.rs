@@ -403,7 +403,6 @@ fn entries(dir: &Path) -> impl Iterator<Item = (String, Target)> + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ExitStatus;
 
     const POLICY: BackoffPolicy =
         BackoffPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(900) };
@@ -446,7 +445,7 @@ mod tests {
         let target = targets.first().unwrap();
         submit(&dir, &targets, Marks::default()).unwrap();
         let _ = claim(&dir, POLICY, at(100)).unwrap();
-        let wait = POLICY.delay(1, ExitStatus::Mailbox);
+        let wait = POLICY.delay(1, false);
         requeue(&dir, target, 1, at(100), wait).unwrap();
         assert_eq!(request_state(&dir, &targets), RequestState::Failed);
         assert_eq!(next_due(&dir, POLICY, at(100)), Some(Duration::from_secs(30)));

@@ -123,7 +123,7 @@ impl ReconnectPolicy {
                 self.failing_since = None;
                 Retry::BackOff
             }
-            ExitStatus::Offline if network_came => {
+            _ if network_came => {
                 self.failing_since = None;
                 Retry::StartOver
             }
@@ -228,10 +228,13 @@ mod tests {
         policy.wait(s(30), s(103));
         assert!(!policy.network_came() && !policy.is_quick(s(104)) && !policy.is_due(s(132)));
         // What costs somebody something goes by the backoff as ever.
-        for failed in [failure(ExitStatus::Denied), failure(ExitStatus::Offline).as_strike()] {
+        for status in [ExitStatus::Denied, ExitStatus::Offline] {
             policy.try_once(s(200));
-            assert_eq!(policy.failed(&failed, s(200)), Retry::BackOff);
+            assert_eq!(policy.failed(&failure(status).as_strike(), s(200)), Retry::BackOff);
         }
+        // The certificate of a network that wants a login first.
+        policy.try_once(s(250));
+        assert_eq!(policy.failed(&failure(ExitStatus::Denied), s(250)), Retry::StartOver);
         policy.try_once(s(300));
         policy.connected(s(300));
         assert!(!policy.network_came());

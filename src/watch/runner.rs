@@ -231,14 +231,11 @@ impl<'a> Runner<'a> {
         if let Some(earlier) = earlier.as_mut().filter(|_| first) {
             earlier.failures = 0;
         }
-        let (exit, text) = (failure.status, &failure.to_string());
-        let retry = policy.after(earlier.as_ref(), exit, text, wall, clock::jitter());
+        let (exit, strike, text) = (failure.status, failure.strike, &failure.to_string());
+        let retry = policy.after(earlier.as_ref(), exit, strike, text, wall, clock::jitter());
         let wait = policy.wait(Some(&retry), wall);
-        let retry = Backoff {
-            strike: retry.strike || failure.strike,
-            password_command: failure.kind == ErrorKind::PasswordCommand,
-            ..retry
-        };
+        let password_command = failure.kind == ErrorKind::PasswordCommand;
+        let retry = Backoff { password_command, ..retry };
         if self.dir().write_json(backoff::FILE, &retry).is_err() {
             self.log.say(|| "the backoff could not be written".into());
         }
@@ -247,10 +244,11 @@ impl<'a> Runner<'a> {
         wait
     }
 
-    /// Whether the server was not reached, and no try of it costs anybody anything.
-    pub fn is_offline(&self) -> bool {
-        let offline = ExitStatus::Offline.code();
-        self.backoff().is_some_and(|backoff| backoff.code == offline && !backoff.strike)
+    /// Whether something failed of which another try costs nobody anything: the server was
+    /// not reached, or another one was, as in a network that wants a login of its own.
+    pub fn is_free_to_try(&self) -> bool {
+        let free = [ExitStatus::Offline, ExitStatus::Denied].map(ExitStatus::code);
+        self.backoff().is_some_and(|backoff| free.contains(&backoff.code) && !backoff.strike)
     }
 
     /// The login works: the cause of the backoff is gone, and the requests that
@@ -796,7 +794,7 @@ mod tests {
     fn g10_g12_throttle_and_backoff_close_the_gate() {
         let account = Fixture::new();
         let mut runner = account.runner();
-        let failure = Error::new(ExitStatus::Denied, "login refused");
+        let failure = Error::new(ExitStatus::Denied, "login refused").as_strike();
         let wait = runner.record_failure(&failure, false, SystemTime::now());
         assert!(wait > s(80), "{wait:?}");
         assert!(matches!(runner.gate(), Gate::BackingOff(_)));
@@ -810,14 +808,14 @@ mod tests {
     }
 
     #[test]
-    fn g12_offline_is_what_was_not_reached_and_costs_nobody_anything() {
+    fn g12_the_network_s_coming_ends_the_backoff_of_what_costs_nobody_anything() {
         let account = Fixture::new();
         let runner = account.runner();
-        assert!(!runner.is_offline(), "nothing failed");
+        assert!(!runner.is_free_to_try(), "nothing failed");
         let gone = Error::new(ExitStatus::Offline, "no route");
         let record = |failure: &Error, first| {
             runner.record_failure(failure, first, SystemTime::now());
-            (runner.is_offline(), runner.backoff().unwrap().failures)
+            (runner.is_free_to_try(), runner.backoff().unwrap().failures)
         };
         assert_eq!(record(&gone, false), (true, 1));
         assert_eq!(record(&gone, false), (true, 2));
@@ -825,7 +823,10 @@ mod tests {
         assert_eq!(record(&gone, true), (true, 1), "the network has come");
         assert_eq!(runner.backoff().unwrap().first, first, "offline since then all the same");
         assert_eq!(record(&gone.clone().as_strike(), false), (false, 2), "a Tunnel");
-        for exit in [ExitStatus::Denied, ExitStatus::Later, ExitStatus::Mailbox] {
+        let denied = Error::new(ExitStatus::Denied, "certificate refused");
+        assert!(record(&denied, false).0, "the password was not told");
+        assert!(!record(&denied.as_strike(), false).0, "it was");
+        for exit in [ExitStatus::Later, ExitStatus::Mailbox] {
             assert!(!record(&Error::new(exit, "no"), false).0, "{exit:?}");
         }
     }

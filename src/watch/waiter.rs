@@ -745,7 +745,7 @@ impl<'a> Waiter<'a> {
             self.network.tries.later(now);
             return false;
         }
-        if !self.runner.is_offline() {
+        if !self.runner.is_free_to_try() {
             self.network.tries.dismiss();
             return false;
         }

@@ -777,7 +777,9 @@ impl Backend for Process {
             }
             let since = world.seconds();
             let (failures, wait) = match exit {
-                ExitStatus::Mailbox => (failures + 1, PATIENCE.delay(failures + 1, exit).as_secs()),
+                ExitStatus::Mailbox => {
+                    (failures + 1, PATIENCE.delay(failures + 1, false).as_secs())
+                }
                 _ => (*failures, 0),
             };
             world.run.remove(want);
@@ -787,9 +789,10 @@ impl Backend for Process {
         let mut world = self.step();
         world.changes += 1;
         world.ended += 1;
+        let strike = exit == ExitStatus::Denied;
         world.retry = match exit {
             ExitStatus::Done | ExitStatus::Mailbox => None,
-            _ => Some(PATIENCE.after(world.retry.as_ref(), exit, "", world.wall(), 0.5)),
+            _ => Some(PATIENCE.after(world.retry.as_ref(), exit, strike, "", world.wall(), 0.5)),
         };
         RunOutcome { exit, stopped: false }
     }

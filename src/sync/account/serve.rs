@@ -549,7 +549,7 @@ impl AccountBackend<'_> {
         let policy = self.context.settings.backoff_policy();
         let mut longest = None;
         for (target, failures) in failed {
-            let delay = policy.delay(*failures, ExitStatus::Mailbox);
+            let delay = policy.delay(*failures, false);
             longest = longest.max(Some(delay));
             let put = requests::requeue(&self.dir, target, *failures, now, delay);
             self.note("want", put);
@@ -563,7 +563,12 @@ impl AccountBackend<'_> {
         let policy = self.context.settings.backoff_policy();
         let by_person = self.options.person || claim.marks.urgent;
         let (code, earlier) = (ended.exit.code(), self.backoff());
-        let next = policy.after(earlier.as_ref(), ended.exit, &ended.text, now, clock::jitter());
+        let server = self.context.account.server.as_ref();
+        // mbsync does not say whether it had got as far as to the password.
+        let strike = ended.exit == ExitStatus::Denied
+            || server.is_some_and(|server| server.tunnel.is_some());
+        let (text, jitter) = (&ended.text, clock::jitter());
+        let next = policy.after(earlier.as_ref(), ended.exit, strike, text, now, jitter);
         let mut backoff = match earlier.filter(|_| by_person) {
             // Somebody's own try does not lengthen the wait.
             Some(earlier) => Backoff { code, text: ended.text.clone(), ..earlier },
@@ -572,8 +577,7 @@ impl AccountBackend<'_> {
             None => next,
         };
         backoff.password_command = ended.problems.contains(&Problem::PasswordCommand);
-        let server = self.context.account.server.as_ref();
-        backoff.strike |= server.is_some_and(|server| server.tunnel.is_some());
+        backoff.strike |= strike;
         // Held up by the account's backoff only, which a success elsewhere ends.
         for (target, failures) in &claim.claimed {
             let put = requests::requeue(&self.dir, target, *failures, now, Duration::ZERO);
