@@ -103,7 +103,7 @@ pub enum ErrorKind {
     Connection,
     /// The server did not greet, or ended the connection.
     Greeting,
-    /// The server answers, but not with TLS.
+    /// The server answers, but not with TLS, or refuses STARTTLS.
     NotTls,
     /// The server's certificate does not hold.
     Certificate(CertificateProblem),

@@ -11,7 +11,7 @@ use super::greeting::{Greeting, goodbye, read_greeting};
 use super::parse::{self, Reply, Verb};
 use super::tls::{Check, Trust};
 use super::transport::{Limits, Stream, Transport, TransportError, wait};
-use crate::error::{CertificateProblem, Error, ExitStatus, system_text};
+use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus, system_text};
 use crate::model::{Server, TlsMode};
 use crate::os::child::{Child, Scope};
 use crate::os::wait::Cancel;
@@ -86,7 +86,7 @@ pub fn connect_by_steps(
             }
             Err(TransportError::NotTls) if server.tls == TlsMode::Imaps => {
                 let failed = step_failed("TLS", &TransportError::NotTls);
-                return Err(failed.with_hint(other_mode(server)));
+                return Err(failed.with_hint(other_mode(server)).of_kind(ErrorKind::NotTls));
             }
             Err(error) => return Err(step_failed("TLS", &error)),
         };
@@ -140,7 +140,8 @@ fn ask_for_tls(transport: &mut Transport, server: &Server) -> Result<Greeting, E
             Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => return Ok(greeting),
             Reply::Tagged(b"s1", said) => {
                 return Err(refused(format!("refuses STARTTLS ({})", said.printable()))
-                    .with_hint(format!("if it has TLS on port 993, set {keyword} IMAPS")));
+                    .with_hint(format!("if it has TLS on port 993, set {keyword} IMAPS"))
+                    .of_kind(ErrorKind::NotTls));
             }
             Reply::Tagged(..) => {
                 return Err(off(&TransportError::Malformed("an answer to nothing we said")));

@@ -39,12 +39,9 @@ pub fn step_failed(doing: &str, error: &TransportError) -> Error {
             Error::new(ExitStatus::Later, "interrupted").of_kind(ErrorKind::Connection)
         }
         error => {
-            let (status, kind) = match error {
-                TransportError::NotTls => (ExitStatus::Denied, ErrorKind::NotTls),
-                TransportError::Handshake(_) => (ExitStatus::Denied, ErrorKind::Connection),
-                _ => (ExitStatus::Offline, ErrorKind::Connection),
-            };
-            Error::new(status, format!("{doing}: {error}")).of_kind(kind)
+            let spoke = matches!(error, TransportError::NotTls | TransportError::Handshake(_));
+            let status = if spoke { ExitStatus::Denied } else { ExitStatus::Offline };
+            Error::new(status, format!("{doing}: {error}")).of_kind(ErrorKind::Connection)
         }
     }
 }

@@ -139,7 +139,21 @@ type Row = (&'static str, Way, fn(&mut Peer), Expected);
 
 const TRICKS: &str = "\x1b]0;canary\x07\x1b[2J\u{202e}";
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
+    (
+        "STARTTLS that is granted and not done",
+        Way::Clear,
+        |peer| {
+            peer.say("* OK hello\r\n");
+            if peer.hear().is_some_and(|line| line == "s1 STARTTLS") {
+                peer.say("s1 OK go\r\n");
+                peer.hear_bytes(5);
+                peer.say("* BAD what\r\n");
+            }
+            peer.wait_for_end();
+        },
+        Expected::Ends(ExitStatus::Denied, &["does not speak TLS there"]),
+    ),
     (
         "60 MiB of capabilities",
         Way::Tls,

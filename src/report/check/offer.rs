@@ -114,14 +114,8 @@ pub fn steps((host, port): (String, Option<u16>), report: &mut Checklist) {
 
 /// Whether another way may lead further than the one that failed.
 fn is_other_way_open(tls: TlsMode, error: &Error) -> bool {
-    let connection = error.kind == ErrorKind::Connection;
-    match tls {
-        TlsMode::Imaps if connection => error.status == ExitStatus::Offline,
-        TlsMode::Imaps => error.kind == ErrorKind::NotTls,
-        // It greets, and refuses STARTTLS.
-        TlsMode::StartTls => connection && error.status == ExitStatus::Denied,
-        TlsMode::None => false,
-    }
+    let away = error.kind == ErrorKind::Connection && error.status == ExitStatus::Offline;
+    error.kind == ErrorKind::NotTls || tls == TlsMode::Imaps && away
 }
 
 fn connected(server: &Server) -> Step {
