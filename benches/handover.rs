@@ -15,6 +15,8 @@ const LIMIT: Duration = Duration::from_secs(900);
 
 /// A home with a waiter that lends, or does not.
 struct Bench {
+    /// Asks for a run, whatever differs.
+    full: &'static [&'static str],
     home: Home,
     waiter: Option<Running>,
     lends: bool,
@@ -41,7 +43,9 @@ impl Bench {
             "throttle = \"0s\"\nsettle = \"{settle}\"\nhandover = {lends}\nevery = \"1d\"\nmbsync = \"{}\"\n",
             real_mbsync().display()
         ));
-        let mut bench = Bench { home, waiter: None, lends };
+        // 0.1.0 runs mbsync for every request.
+        let full: &[&str] = if program == rig::mutt_sync() { &["-b", "--full"] } else { &["-b"] };
+        let mut bench = Bench { full, home, waiter: None, lends };
         bench.start();
         bench
     }
@@ -90,7 +94,8 @@ impl Bench {
 
     fn asked_for(&self, boxes: &str) -> Duration {
         let what = format!("{}{boxes}", self.name());
-        self.run_after(|| drop(self.home.mutt_sync(&["-b", &what]).ok()))
+        let asked = [self.full, &[&what]].concat();
+        self.run_after(|| drop(self.home.mutt_sync(&asked).ok()))
     }
 }
 

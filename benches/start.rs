@@ -125,7 +125,12 @@ fn main() {
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     for round in 0..rounds + 10 {
         for Case { command, older, conditions, times, older_times, .. } in &mut cases {
-            for (command, times) in [(Some(command), times), (older.as_mut(), older_times)] {
+            let mut both = [(Some(command), times), (older.as_mut(), older_times)];
+            // Each is as often the first one after something else.
+            if round % 2 == 1 {
+                both.reverse();
+            }
+            for (command, times) in both {
                 let Some(command) = command else { continue };
                 let held = match conditions {
                     Conditions::Waiter => Some(lock(&home, "waiter.lock")),
