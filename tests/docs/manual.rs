@@ -355,7 +355,9 @@ fn the_manual_names_every_file_of_an_account() {
     // Not once: it may be about to become another process.
     rig::wait_until(SHORT, "the child's end", || {
         let left = home.leftovers();
-        left.iter().for_each(|(pid, _)| rig::process::kill(*pid, rig::Signal::TERM));
+        for (pid, _) in &left {
+            rig::process::kill(*pid, rig::Signal::TERM);
+        }
         left.is_empty()
     });
     let waiter = rig::Running::start(home.cmd(&["--wait", "--loop", "Home"]));

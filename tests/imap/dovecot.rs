@@ -199,7 +199,9 @@ fn tls_is_checked_as_mbsync_checks_it() {
 
         let mut old = good.clone();
         old.tls_versions = (10, 11);
-        assert_eq!(refusal(&old).0, ExitStatus::Offline);
+        // Dovecot 2.4 says why; 2.3 closes.
+        let (exit, said) = refusal(&old);
+        assert!([ExitStatus::Denied, ExitStatus::Offline].contains(&exit), "{said}");
     }
 }
 

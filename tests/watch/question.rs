@@ -271,7 +271,7 @@ fn g5_hooks_in_step_leave_no_run_and_no_mark() {
 #[test]
 fn the_status_line_shows_a_run_and_a_request_that_waits() {
     let mut it = Watched::new(ServerOptions::default());
-    it.mbsync.hold();
+    it.mbsync.hold_at("before");
     it.imap.append("INBOX", &message("two", "two"), &[]);
     let line = || it.home.mutt_sync(&["--status-line", "line"]).ok().stdout;
     wait_until(SOON, "a run is shown", || line().contains("[*]"));
