@@ -137,7 +137,7 @@ fn sends_from_each(ground: &Backend, client: &str, reply_from: usize) {
     for n in [1, 0] {
         let folder = format!("={}/INBOX", NAMES[n]);
         terminal.text(&format!("c{folder}\n"));
-        terminal.wait_for(&folder, SHORT);
+        terminal.wait_for(&format!("{folder} [Msgs:"), SHORT);
         let before = sent(n).len();
         terminal.text("mfriend@far.example\n");
         terminal.wait_for("Subject:", SHORT);
@@ -153,7 +153,7 @@ fn sends_from_each(ground: &Backend, client: &str, reply_from: usize) {
         assert!(mails[0].1.contains(&format!("Subject: From {}", NAMES[n])), "{mails:?}");
         wait_until(SHORT, "the copy", || sent(n).len() == before + 1);
         sent(n).find(&format!("Subject: From {}", NAMES[n]));
-        terminal.wait_for(&folder, SHORT);
+        terminal.wait_for(&format!("{folder} [Msgs:"), SHORT);
     }
     assert_eq!((servers[0].count(), servers[1].count()), (0, 0));
     // Now in Home, where the question lies.
@@ -252,7 +252,8 @@ fn the_copy_in_sent_reaches_the_server() {
         for (n, name) in NAMES.iter().enumerate().rev() {
             let folder = format!("={name}/INBOX");
             terminal.text(&format!("c{folder}\n"));
-            terminal.wait_for(&folder, SHORT);
+            // Not what was typed: the folder is open, and its hook has run.
+            terminal.wait_for(&format!("{folder} [Msgs:"), SHORT);
             let mut imap = server.imap(&name.to_lowercase());
             if !waiter {
                 // What the hooks asked for is done, and nobody is left to see more.
@@ -269,7 +270,7 @@ fn the_copy_in_sent_reaches_the_server() {
             assert!(from.contains(&address), "{from}");
             let sent = home.maildir(name, "Sent");
             wait_until(SHORT, "the copy", || sent.len() == 1);
-            terminal.wait_for(&folder, SHORT);
+            terminal.wait_for(&format!("{folder} [Msgs:"), SHORT);
             if !waiter {
                 home_is_quiet(&home);
                 assert_eq!(imap.status("Sent").messages, 0, "who should have carried it?");
