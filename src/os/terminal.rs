@@ -116,12 +116,9 @@ pub fn above<T>(print: impl FnOnce() -> T) -> T {
 
 /// Prints a line, unless somebody is being asked at the terminal: then it does not echo.
 pub fn say(text: &str) {
-    let mut line = LiveLine::lock();
     let echoes = tcgetattr(io::stderr()).is_ok_and(|m| m.local_modes.contains(LocalModes::ECHO));
     if echoes && may_write() {
-        line.erase();
-        write(&format!("{}\n", sanitize(text)));
-        line.draw();
+        above(|| write(&format!("{}\n", sanitize(text))));
     }
 }
 
