@@ -230,7 +230,7 @@ fn keys_say(home: &Home, client: &str, wrong: (&str, &str), says: &str) {
     }
     // Folder changes keep quiet about it, and the screen whole.
     terminal.text("c=Work/INBOX\n");
-    let screen = terminal.wait_for("=Work/INBOX", SHORT);
+    let screen = terminal.wait_for("=Work/INBOX [Msgs:", SHORT);
     assert!(!screen.contains(says), "{screen}");
     terminal.keys(&["q"]);
     terminal.wait_end(SHORT);
@@ -287,7 +287,7 @@ fn keys_with_the_server_down() {
             assert_eq!(inbox.len(), left);
         }
         terminal.text("c=Work/INBOX\n");
-        let screen = terminal.wait_for("=Work/INBOX", SHORT);
+        let screen = terminal.wait_for("=Work/INBOX [Msgs:", SHORT);
         assert_eq!(bottom(&screen), "");
         terminal.keys(&["q"]);
         terminal.wait_end(SHORT);
@@ -399,7 +399,7 @@ fn the_program_itself_serves_hooks_and_keys() {
         mbsync.wait_idle(SHORT);
         mbsync.clear_log();
         terminal.text("c=Work/INBOX\n");
-        terminal.wait_for("=Work/INBOX", SHORT);
+        terminal.wait_for("=Work/INBOX [Msgs:", SHORT);
         mbsync.wait_for_starts(2, SHORT);
         assert_eq!(mbsync.runs_of("Home").len(), 1);
         assert_eq!(mbsync.runs_of("Work").len(), 1);
