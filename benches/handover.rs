@@ -157,9 +157,7 @@ fn distances(tls: Tls) {
 
 /// Kilobytes that the process alone has.
 fn private(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+    rig::process::memory_kib(pid, "RssAnon:")
 }
 
 /// The mailbox that the others are copied from; never synced.

@@ -67,18 +67,12 @@ fn memory(maildir: &Path, state_file: &Path) -> u64 {
 }
 
 fn print_memory(maildir: &str, state_file: &str) {
-    let before = peak_kib();
+    let peak = || rig::process::memory_kib(std::process::id(), "VmHWM:");
+    let before = peak();
     let (maildir, state_file) = (Path::new(maildir), Path::new(state_file));
     let found = scan(maildir, state_file, &rules(), None, None, KeptGone::default());
     assert_eq!(found.verdict, SideVerdict::Clean);
-    println!("{}", peak_kib() - before);
-}
-
-/// Of this process, so far.
-fn peak_kib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    line.trim_end_matches("kB").trim().parse().expect("a number")
+    println!("{}", peak() - before);
 }
 
 fn rules() -> Rules {

@@ -3,8 +3,8 @@
 //!
 //!     cargo bench --bench question -- [7] [100] [1000]
 //!
-//! Numbers choose how many mailboxes; 1 000 take half an hour. Limits are of mbsync's own time in the same run;
-//! a missed one fails.
+//! Numbers choose how many mailboxes; 1 000 take half an hour. Limits are of mbsync's own
+//! time in the same run; a missed one fails.
 
 use rig::{Account, Delay, Home, Running, Server, ServerOptions, Tls, message, real_mbsync, run};
 use std::fmt::Write as _;

@@ -36,6 +36,12 @@ fn start(way: Way, act: impl Fn(&mut Peer) + Send + Sync + 'static) -> Fake {
     }
 }
 
+/// Checks this server, and that little memory is taken beyond `least`.
+fn check_bounded(fake: &Fake, expected: Expected, least: u64) -> Result<(), String> {
+    let grown = check(fake, expected)?.saturating_sub(least);
+    if grown > MOST_GROWTH { Err(format!("grown by {grown} KiB")) } else { Ok(()) }
+}
+
 /// Checks this server; the peak of memory in KiB.
 fn check(fake: &Fake, expected: Expected) -> Result<u64, String> {
     let mut home = Home::empty();
@@ -75,16 +81,11 @@ type Cell = (Way, Step, Fault);
 fn cell((way, step, fault): Cell, least: u64) -> Result<(), String> {
     let script = Script { step, fault: Some(fault) };
     let fake = start(way, move |peer| converse(peer, script));
-    let peak = check(&fake, expected_of(step, fault))
-        .map_err(|why| format!("{fault:?} at {step:?}, {way:?}: {why}"))?;
-    if fake.heard.struck.load(Ordering::SeqCst) == 0 {
-        return Err(format!("{fault:?} at {step:?}, {way:?}: the step was not come to"));
-    }
-    let grown = peak.saturating_sub(least);
-    if grown > MOST_GROWTH {
-        return Err(format!("{fault:?} at {step:?}, {way:?}: grown by {grown} KiB"));
-    }
-    Ok(())
+    let checked = check_bounded(&fake, expected_of(step, fault), least).and_then(|()| {
+        let struck = fake.heard.struck.load(Ordering::SeqCst) > 0;
+        if struck { Ok(()) } else { Err("the step was not come to".to_owned()) }
+    });
+    checked.map_err(|why| format!("{fault:?} at {step:?}, {way:?}: {why}"))
 }
 
 fn baseline() -> u64 {
@@ -227,9 +228,8 @@ const ROWS: [Row; 10] = [
 fn g9_g10_the_check_of_a_server_outlives_what_fits_into_no_table() {
     let least = baseline();
     let wrong = in_parallel(ROWS.len(), ROWS.to_vec(), |(name, way, act, expected)| {
-        let peak = check(&start(way, act), expected).map_err(|why| format!("{name}: {why}"))?;
-        let grown = peak.saturating_sub(least);
-        if grown > MOST_GROWTH { Err(format!("{name}: grown by {grown} KiB")) } else { Ok(()) }
+        let checked = check_bounded(&start(way, act), expected, least);
+        checked.map_err(|why| format!("{name}: {why}"))
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1265,7 +1265,7 @@ fn a_server_that_has_no_time_is_tried_later() {
 }
 
 /// A server that says this when it greets, and takes no command.
-fn greeting(text: &'static str) -> u16 {
+pub fn greeting(text: &'static str) -> u16 {
     let server = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = server.local_addr().expect("address").port();
     std::thread::spawn(move || {

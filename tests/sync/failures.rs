@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, in its helpers too
 
-use super::start;
+use super::{check::greeting, start};
 use rig::{
     Account, Ca, Delay, Home, Refuser, Server, ServerOptions, Signal, Terminal, Tls, compare_boxes,
     message,
     process::{self, kill},
     run, wait_until,
 };
-use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -196,28 +194,13 @@ fn a_certificate_is_refused() {
     assert!(check.stdout.contains(&format!("{keep}~/Home.pem ; then set")), "{check}");
 }
 
-/// A service that says this first; it hears what it is told until the client goes.
-fn service(greeting: &'static str) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let _ = client.write_all(greeting.as_bytes());
-                let _ = std::io::copy(&mut client, &mut std::io::sink());
-            });
-        }
-    });
-    port
-}
-
 /// The server is there: that it is not as the file says is no outage.
 #[test]
 fn a_wrong_tls_type_or_port_is_named_and_not_called_offline() {
     let server = Server::with(ServerOptions { tls: Tls::StartTls, ..ServerOptions::default() });
     let account = || Account::on(&server, "Home");
-    let smtp = service("220 mx.example ESMTP\r\n");
-    let ssh = service("SSH-2.0-OpenSSH_9.2\r\n");
+    let smtp = greeting("220 mx.example ESMTP\r\n");
+    let ssh = greeting("SSH-2.0-OpenSSH_9.2\r\n");
     let starttls =
         "if it has STARTTLS (port 143), set `SSLType STARTTLS`, else check Host and Port";
     for (account, tls, cause, hint) in [

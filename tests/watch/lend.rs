@@ -290,9 +290,7 @@ fn g2_nothing_is_lost_or_doubled_when_any_part_is_killed() {
 
 /// Kilobytes that the process alone has.
 fn private(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    rig::process::memory_kib(pid, "RssAnon:")
 }
 
 #[test]

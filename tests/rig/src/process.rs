@@ -421,8 +421,19 @@ pub fn status_kib(pid: u32, field: &str) -> u64 {
     if !status.starts_with("Name:\tmutt-sync") {
         return 0;
     }
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+    kib_in(&status, field).unwrap_or_default()
+}
+
+/// The same of any process that is there.
+#[track_caller]
+pub fn memory_kib(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    kib_in(&status, field).expect(field)
+}
+
+fn kib_in(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Voluntary context switches of all threads so far: wake-ups, in an idle process.
