@@ -114,10 +114,26 @@ impl Step {
     }
 }
 
+/// What a part of the checklist is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// What every account needs.
+    All,
+    /// One account.
+    Account,
+    /// What mutt sources, and the options that go with it.
+    Mutt,
+    /// A server that no account is known for.
+    Server,
+}
+
 /// The steps on one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Part {
-    /// An account's name, or a word for what concerns all.
+    /// What it is about.
+    #[serde(skip)]
+    pub subject: Subject,
+    /// The account's or the server's name, or the program's.
     pub title: String,
     /// In the order in which they were taken.
     pub steps: Vec<Step>,
@@ -174,18 +190,18 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
         stop,
     };
     if let Some(server) = offer::server(asked) {
-        report.part(&server.0);
+        report.part(Subject::Server, &server.0);
         offer::steps(server, &mut report);
         return Ok(report.end(asked, None, &[]));
     }
-    report.part(&format!("mutt-sync {}", crate::VERSION));
+    report.part(Subject::All, &format!("mutt-sync {}", crate::VERSION));
     let Some(ground) = setup::steps(asked, &mut report) else {
         report.out_of_reach(&["accounts", "mutt"]);
         return Ok(report.end(asked, None, &[]));
     };
     let accounts = chosen(&ground.config, asked.names)?;
     for account in &accounts {
-        report.part(&account.name);
+        report.part(Subject::Account, &account.name);
         let context = CheckContext { asked, ground: &ground, account };
         let all = with_shadowed(&ground.config, account);
         let whole = CheckContext { account: &all, ..context };
@@ -194,7 +210,7 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
         server::steps(&whole, &mailboxes, &mut report);
         waiting::steps(&context, &mailboxes, &mut report);
     }
-    report.part("mutt");
+    report.part(Subject::Mutt, "mutt");
     mutt::steps(asked.env, &accounts, &mut report);
     Ok(report.end(asked, Some(&ground), &accounts))
 }
@@ -272,9 +288,9 @@ struct Checklist {
 }
 
 impl Checklist {
-    fn part(&mut self, title: &str) {
+    fn part(&mut self, subject: Subject, title: &str) {
         let title = clean(title, &[]);
-        self.parts.push(Part { title, steps: Vec::new(), capabilities: Vec::new() });
+        self.parts.push(Part { subject, title, steps: Vec::new(), capabilities: Vec::new() });
     }
 
     fn secret(&mut self, text: &[u8]) {
@@ -370,6 +386,7 @@ mod tests {
     #[test]
     fn the_gravest_step_gives_the_status() {
         let part = |exits: &[ExitStatus]| Part {
+            subject: Subject::Account,
             title: "x".into(),
             steps: exits.iter().map(|exit| Step::bad("x", *exit, "", "")).collect(),
             capabilities: vec![],

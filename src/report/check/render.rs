@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
 
-use super::{Part, Step, StepState};
+use super::{Part, Step, StepState, Subject};
 use crate::text::counted;
 
 /// Lines are broken here where there is a space to break at.
@@ -111,19 +111,36 @@ pub fn summary(parts: &[Part], style: Style) -> String {
     }
     let warnings = (warnings > 0).then(|| counted(warnings, "warning"));
     if bad == 0 {
-        return warnings.map_or("Everything is in place.\n".to_owned(), |warnings| {
-            format!("No problem, {warnings}: all that a sync needs is in place.\n")
-        });
+        let is_server = |part: &Part| part.subject == Subject::Server;
+        return match warnings {
+            _ if parts.iter().any(is_server) => {
+                let warnings = warnings.map(|warnings| format!(", {warnings}")).unwrap_or_default();
+                format!("No problem{warnings}, as far as can be seen before the login.\n")
+            }
+            None => "Everything is in place.\n".to_owned(),
+            Some(warnings) => {
+                format!("No problem, {warnings}: all that a sync needs is in place.\n")
+            }
+        };
     }
     let counts: Vec<String> = std::iter::once(counted(bad, "problem")).chain(warnings).collect();
-    let failed = |part: &Part| part.steps.iter().any(|step| step.state == StepState::Bad);
-    // The first part concerns all accounts.
-    let accounts: Vec<&str> = match parts {
-        [first, ..] if failed(first) => vec!["no account"],
-        parts => parts.iter().filter(|part| failed(part)).map(|part| &*part.title).collect(),
+    let failed: Vec<(Subject, &str)> = parts
+        .iter()
+        .filter(|part| part.steps.iter().any(|step| step.state == StepState::Bad))
+        .map(|part| (part.subject, &*part.title))
+        .collect();
+    let of = |wanted| failed.iter().filter(move |(subject, _)| *subject == wanted);
+    let accounts: Vec<&str> = of(Subject::Account).map(|(_, name)| *name).collect();
+    let so = if of(Subject::All).next().is_some() {
+        ": no account can sync".into()
+    } else if let Some((_, server)) = of(Subject::Server).next() {
+        format!(": no account can sync with {server}")
+    } else if accounts.is_empty() {
+        String::new()
+    } else {
+        format!(": {} cannot sync", super::some(&accounts))
     };
-    let cannot = if accounts == ["no account"] { "can" } else { "cannot" };
-    format!("{}: {} {cannot} sync.\n", counts.join(", "), super::some(&accounts))
+    format!("{}{so}.\n", counts.join(", "))
 }
 
 /// For programs. Ends in a newline.
@@ -186,29 +203,41 @@ mod tests {
 
     #[test]
     fn the_last_line_counts_and_names_who_cannot_sync() {
-        let part = |title: &str, steps: Vec<Step>| Part {
+        let part = |subject, title: &str, steps: Vec<Step>| Part {
+            subject,
             title: title.into(),
             steps,
             capabilities: vec![],
         };
         let bad = || Step::bad("x", crate::error::ExitStatus::Offline, "", "");
         let warning = || Step::warning("x", "", "");
-        let general = || part("mutt-sync", vec![Step::good("x", "")]);
+        let general = || part(Subject::All, "mutt-sync", vec![Step::good("x", "")]);
+        let account = |name, steps| part(Subject::Account, name, steps);
+        let server = |step| part(Subject::Server, "mail.example.org", vec![step]);
         for (parts, line) in [
             (vec![general()], "Everything is in place.\n"),
             (
-                vec![general(), part("Home", vec![warning()])],
+                vec![general(), account("Home", vec![warning()])],
                 "No problem, 1 warning: all that a sync needs is in place.\n",
             ),
             (
-                vec![general(), part("Home", vec![bad(), warning()])],
+                vec![general(), account("Home", vec![bad(), warning()])],
                 "1 problem, 1 warning: Home cannot sync.\n",
             ),
             (
-                vec![general(), part("Home", vec![bad()]), part("Work", vec![bad()])],
+                vec![general(), account("Home", vec![bad()]), account("Work", vec![bad()])],
                 "2 problems: Home, Work cannot sync.\n",
             ),
-            (vec![part("mutt-sync", vec![bad()])], "1 problem: no account can sync.\n"),
+            (
+                vec![part(Subject::All, "mutt-sync", vec![bad()])],
+                "1 problem: no account can sync.\n",
+            ),
+            (vec![general(), part(Subject::Mutt, "mutt", vec![bad()])], "1 problem.\n"),
+            (vec![server(bad())], "1 problem: no account can sync with mail.example.org.\n"),
+            (
+                vec![server(warning())],
+                "No problem, 1 warning, as far as can be seen before the login.\n",
+            ),
         ] {
             assert_eq!(summary(&parts, PLAIN), line);
         }
