@@ -282,8 +282,12 @@ fn status_of_check(step: Step, fault: Fault) -> Option<u8> {
     Some(match expected(step, fault) {
         // No login in common with what such a server offers.
         Expected::Ends(exit, _) if step != Step::Notify => exit.code(),
-        // The mailbox was synced before, and the server has none of its name.
-        _ if step == Step::MailboxStatus && matches!(fault, Fault::No | Fault::Echo) => 1,
+        // The mailbox was synced before, and the server tells nothing of one of its name.
+        _ if step == Step::MailboxStatus
+            && matches!(fault, Fault::No | Fault::BareOk | Fault::Echo) =>
+        {
+            1
+        }
         // Nothing that a sync needs.
         _ => 0,
     })
