@@ -14,7 +14,7 @@ use rig::{
 use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -35,15 +35,28 @@ enum Point {
     BetweenQuestions,
     /// The flags are known, and something is done.
     Work,
+    /// Something is to be expunged: else ours is not asked.
     Close,
+}
+
+/// Where one side is to be held.
+struct Place {
+    point: Point,
+    /// So many such commands go before.
+    after: usize,
+    /// At [`Point::Close`] the only mailbox that counts, if not any does.
+    mailbox: Option<String>,
 }
 
 impl Point {
     const ALL: [Point; 5] =
         [Point::Select, Point::Load, Point::BetweenQuestions, Point::Work, Point::Close];
+}
 
-    /// Whether a command is at it, asked of each in turn.
-    fn watch(self) -> impl FnMut(&str) -> bool + Send + 'static {
+impl Place {
+    /// Whether a command is at it, asked of each in turn. Notes which mailbox is open.
+    fn watch(&self, open: Arc<Mutex<String>>) -> impl FnMut(&str) -> bool + Send + 'static {
+        let (point, wanted) = (self.point, self.mailbox.clone());
         let mut fresh = false;
         move |line| {
             if !is_of_run(line) {
@@ -53,16 +66,22 @@ impl Point {
             let is_select = any(&[" SELECT "]);
             // Of several fetches of flags the first: ours takes the place of all.
             fresh |= is_select;
-            match self {
+            let mut open = open.lock().unwrap();
+            if let Some((_, name)) = line.split_once(" SELECT ") {
+                name.trim_end().trim_end_matches(" (CONDSTORE)").clone_into(&mut open);
+            }
+            match point {
                 Point::Select => is_select,
                 Point::Load | Point::BetweenQuestions => {
-                    let ours = if self == Point::Load { "k1 " } else { "k2 " };
+                    let ours = if point == Point::Load { "k1 " } else { "k2 " };
                     let is_first =
                         line.starts_with(ours) || !line.starts_with('k') && any(&[" UID FETCH "]);
                     is_first && std::mem::take(&mut fresh)
                 }
                 Point::Work => any(&[" UID STORE ", "BODY.PEEK[]", " APPEND ", " EXPUNGE"]),
-                Point::Close => any(&[" CLOSE"]),
+                Point::Close => {
+                    any(&[" CLOSE"]) && wanted.as_ref().is_none_or(|wanted| *wanted == *open)
+                }
             }
         }
     }
@@ -121,21 +140,25 @@ impl Side {
         self.home.leftovers().into_iter().find_map(is)
     }
 
-    /// A run in which something happens; what was said, and whether it happened.
+    /// A run in which something happens, if there is a place for it; what was said, and in
+    /// which mailbox it happened.
     fn disturbed(
         &mut self,
         kind: &Kind,
         number: usize,
-        (point, after): (Point, usize),
+        place: Option<&Place>,
         what: Happening,
         rng: &mut Seeded,
         log: &mut String,
-    ) -> (String, bool) {
-        self.gate.hold(after, point.watch());
+    ) -> (String, Option<String>) {
+        let open = Arc::new(Mutex::new(String::new()));
+        if let Some(place) = place {
+            self.gate.hold(place.after, place.watch(Arc::clone(&open)));
+        }
         let running = Running::start(self.command(kind));
         let begun = Instant::now();
         let mut held = false;
-        while !held && running.runs() {
+        while place.is_some() && !held && running.runs() {
             assert!(begun.elapsed() < LIMIT, "{running}\n{log}");
             held = self.gate.holds(Duration::from_millis(5));
         }
@@ -159,7 +182,8 @@ impl Side {
         let ended = running.wait(LIMIT);
         self.gate.open();
         self.home.wait_no_leftovers(LIMIT);
-        (format!("{}{}", ended.stdout, ended.stderr), held)
+        let mailbox = open.lock().unwrap().clone();
+        (format!("{}{}", ended.stdout, ended.stderr), held.then_some(mailbox))
     }
 }
 
@@ -267,7 +291,7 @@ fn history(kind: &Kind, number: usize, sides: &mut [Side; 2], tally: &mut Tally)
         };
         let _ = writeln!(log, "step {step}: {what:?} at {point:?}, {after} before it");
         let mut made_by = [0; 2];
-        let mut happened = [false; 2];
+        let mut happened: [Option<String>; 2] = [None, None];
         let mut said = [String::new(), String::new()];
         for at in 0..2 {
             let side = &mut sides[at];
@@ -289,26 +313,33 @@ fn history(kind: &Kind, number: usize, sides: &mut [Side; 2], tally: &mut Tally)
                 Maildir::at(&pair.maildir).age();
             }
             if step > 0 {
-                let place = (point, after);
+                let place = match &happened[0] {
+                    _ if at == 0 || point != Point::Close => {
+                        Some(Place { point, after, mailbox: None })
+                    }
+                    Some(name) => Some(Place { point, after: 0, mailbox: Some(name.clone()) }),
+                    None => None,
+                };
                 let dice = &mut jitter[at];
                 (said[at], happened[at]) =
-                    side.disturbed(kind, number, place, what, dice, &mut log);
+                    side.disturbed(kind, number, place.as_ref(), what, dice, &mut log);
             }
         }
         assert_eq!(made_by[0], made_by[1], "{log}");
         made = made_by[0] + 10;
         if step > 0 {
             assert_eq!(happened[0], happened[1], "{log}\n{said:?}");
+            let happened = happened[0].is_some();
             tally.runs += 1;
-            tally.happened += usize::from(happened[0]);
-            tally.killed += usize::from(happened[0] && what != Happening::Change);
+            tally.happened += usize::from(happened);
+            tally.killed += usize::from(happened && what != Happening::Change);
             // It makes another run when mbsync went without a word.
             for _ in 1..said[0].matches(": running ").count() {
                 run(&mut sides[1].command(kind), LIMIT);
             }
             tally.told += usize::from(said[0].contains("known flags not fetched"));
             // Nobody can have seen it before the mailbox is open.
-            let at_once = !happened[0] || what != Happening::Change || point == Point::Select;
+            let at_once = !happened || what != Happening::Change || point == Point::Select;
             let [ours, plain] = sides.each_mut().map(|side| all(side, kind, number, parted));
             if at_once {
                 assert_eq!(ours, plain, "{}, after the run\n{log}\n{said:?}", kind.name);
