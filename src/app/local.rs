@@ -206,13 +206,13 @@ impl App<'_> {
             person,
         };
         let answer = self.held_answer();
-        let answered;
-        let selection = match answer {
-            Some(answer) => {
-                answered = self.answer_held(selection, answer)?;
-                &answered
-            }
-            None => selection,
+        let (answered, unanswered);
+        let selection = if let Some(answer) = answer {
+            (answered, unanswered) = self.answer_held(selection, answer)?;
+            &answered
+        } else {
+            unanswered = ExitStatus::Done;
+            selection
         };
         let urgent = self.cli.force || self.cli.retry || answer.is_some();
         let request = scheduler::RequestOptions {
@@ -250,7 +250,7 @@ impl App<'_> {
             exit.max(Self::say_refused(context, wants, by_person, exit))
         };
         if let [(account, wants)] = &selection[..] {
-            return Ok(one(*account, wants));
+            return Ok(one(*account, wants).max(unanswered));
         }
         Ok(std::thread::scope(|scope| {
             let runs: Vec<_> = selection
@@ -258,7 +258,7 @@ impl App<'_> {
                 .map(|(account, wants)| scope.spawn(|| one(*account, wants)))
                 .collect();
             let ends = runs.into_iter().map(|run| run.join().unwrap_or(ExitStatus::Later));
-            ends.max().unwrap_or(ExitStatus::Done)
+            ends.fold(unanswered, ExitStatus::max)
         }))
     }
 
@@ -376,20 +376,30 @@ impl App<'_> {
         if refused.fails || held.fails { ExitStatus::Mailbox } else { ExitStatus::Done }
     }
 
-    /// Lets a run go ahead with what is held. What it is for is all that is synced.
-    fn answer_held(&self, selection: &Selection, answer: HeldAnswer) -> Result<Selection, Error> {
-        let mut answered = Selection::new();
+    /// Lets a run go ahead with what is held. What it is for is all that is synced; says
+    /// what is held for something else, and so has another answer.
+    fn answer_held(
+        &self,
+        selection: &Selection,
+        answer: HeldAnswer,
+    ) -> Result<(Selection, ExitStatus), Error> {
+        let (mut answered, mut exit) = (Selection::new(), ExitStatus::Done);
+        let now = SystemTime::now();
         for (account, wants) in selection {
             let Some(context) = self.context(*account) else { continue };
-            let targets = held::answer(context, wants, answer, SystemTime::now())
+            let targets = held::answer(context, wants, answer, now)
                 .map_err(|error| state_failure(&error, "cannot write what was answered"))?;
             if targets.is_empty() {
                 self.print(&format!("{}: nothing is held for this", context.account.name));
+                for line in held::to_say(context, wants, true, now).lines {
+                    err(&format!("mutt-sync: {line}"));
+                    exit = ExitStatus::Mailbox;
+                }
             } else {
                 answered.push((*account, targets));
             }
         }
-        Ok(answered)
+        Ok((answered, exit))
     }
 
     fn acknowledge(&self, selection: &Selection) -> Result<ExitStatus, Error> {

@@ -304,6 +304,10 @@ fn g14_a_renamed_maildir_is_not_downloaded_again_unasked() {
     mail.sync(&["Home:Archive"]).ok();
     fs::remove_dir_all(mail.home.path("Mail/Home/Archive")).unwrap();
     mail.sync(&["Home"]).expect_code(1);
+    // It has another answer.
+    let out = mail.sync(&["--allow-deletions", "Home:Archive"]).expect_code(1);
+    assert_eq!(out.stdout, "Home: nothing is held for this\n");
+    assert!(out.stderr.contains("mutt-sync --resync Home:Archive"), "{}", out.stderr);
     mail.sync(&["--resync", "Home:Archive"]).ok();
     assert_eq!((mail.maildir("Archive").len(), mail.there("Archive")), (30, 30));
     mail.is_not_held();
