@@ -3,6 +3,9 @@
 //! faults are lifted, both sides must be equal and as they were left by the side that
 //! changed them last, with no run too many, nothing left behind, no panic.
 //!
+//! Among the faults is what the guard is for: a mailbox of many messages is emptied on
+//! either side, or its Maildir is away for a while. It must be held, and nobody else.
+//!
 //! Twenty seconds, or half an hour with `SOAK=1`; `CHAOS_SECONDS` chooses.
 //! `CHAOS_LOGS` names a directory that keeps what the waiters said.
 
@@ -10,9 +13,9 @@ use crate::mounts::Mounts;
 use crate::support::ms;
 use rig::{
     Account, Delay, Home, Imap, Maildir, Mbsync, Seeded, Server, ServerOptions, Signal, Tls,
-    compare, message, process, run, wait_until,
+    compare, in_own_network, ip, message, process, run, wait_until,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -25,6 +28,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 const BOXES: [&str; 3] = ["INBOX", "Archive", "Drafts"];
+/// The mailbox that is emptied, by nothing but a fault.
+const LISTS: &str = "Lists";
+/// So many messages it has: the guard lets fewer go that are deleted here.
+const MANY: usize = 120;
+const KINDS_OF_FAULT: u32 = 25;
 const FLAGS: [&str; 6] = ["", "S", "F", "FS", "RS", "FRS"];
 /// So many messages an account holds at most, about.
 const CROWD: usize = 60;
@@ -178,6 +186,8 @@ struct Lane<'a> {
     over: &'a AtomicBool,
     /// The faults to come, of all accounts.
     deck: &'a Mutex<Vec<u32>>,
+    /// The messages that [`LISTS`] must have in the end.
+    lists: Mutex<BTreeSet<String>>,
 }
 
 /// What happened, by kind.
@@ -580,6 +590,20 @@ impl Lane<'_> {
                 lock(self.mbsync).forget(slow);
                 what
             }
+            19 => {
+                let what = say("network changes");
+                // Of each account another.
+                let address = format!("10.77.{}.1/32 dev lo", self.name.as_bytes()[0]);
+                for _ in 0..rng.u32(1..40) {
+                    ip(&format!("addr add {address}"));
+                    ip(&format!("addr del {address}"));
+                }
+                what
+            }
+            20 => self.directory_swapped(time),
+            21 => self.emptied_here(time),
+            22 => self.emptied_there(time),
+            23 => self.maildir_away(time),
             _ => {
                 // All accounts' at once; nobody else may set it back meanwhile.
                 let guard = lock(self.mbsync);
@@ -602,10 +626,123 @@ impl Lane<'_> {
     fn deal(&self, rng: &mut Seeded) -> u32 {
         let mut deck = lock(self.deck);
         if deck.is_empty() {
-            deck.extend(0..20);
+            deck.extend(0..KINDS_OF_FAULT);
             rng.shuffle(&mut deck);
         }
         deck.pop().unwrap_or_default()
+    }
+
+    /// Whether both sides of [`LISTS`] have what it is to have, by a record that is written.
+    fn lists_in_step(&self) -> bool {
+        let here = self.maildir(LISTS).list();
+        let ids: BTreeSet<String> = here.iter().map(|entry| entry.message_id.clone()).collect();
+        here.iter().all(|entry| entry.name.contains(",U="))
+            && ids == *lock(&self.lists)
+            && self.lists_there() == ids
+    }
+
+    fn lists_there(&self) -> BTreeSet<String> {
+        let mut imap = lock(&self.server).imap(&self.user);
+        imap.fetch_all(LISTS).into_iter().map(|message| message.message_id).collect()
+    }
+
+    /// New messages on the server in place of those that are gone for good.
+    fn fill_lists(&self) {
+        let messages: Vec<Vec<u8>> =
+            (0..MANY).map(|n| message("lists", &format!("number {n}"))).collect();
+        *lock(&self.lists) = messages.iter().map(|bytes| id_of(bytes)).collect();
+        lock(&self.server).imap(&self.user).append_many(LISTS, &messages, &["\\Seen"]);
+    }
+
+    /// Answers for what is held, until nothing waits for an answer.
+    fn allow(&self, gone: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !gone() {
+            assert!(begun.elapsed() < LONG, "{}: the deletions are not allowed", self.name);
+            lock(&self.keeper).keep(self.mounts);
+            let output = run(&mut self.mounts.cmd(&["--allow-deletions", self.name]), LONG);
+            self.note(&format!("answer: {} {}", output.code(), output.stdout.trim()));
+            sleep(ms(200));
+        }
+    }
+
+    /// All messages are deleted here. They stay on the server until somebody answers, but
+    /// for a run that was on its way before.
+    fn emptied_here(&self, time: Duration) -> Option<&'static str> {
+        if !self.lists_in_step() {
+            return None;
+        }
+        self.note(&format!("fault: emptied here {time:?}"));
+        let old = lock(&self.lists).clone();
+        for entry in self.maildir(LISTS).list() {
+            // mbsync may rename it in between.
+            self.on_file(&(LISTS.to_owned(), entry.message_id), |path| fs::remove_file(path));
+        }
+        self.pass(time + ms(1000));
+        let there = self.lists_there().len();
+        self.allow(|| self.lists_there().is_disjoint(&old));
+        self.fill_lists();
+        Some(if there == MANY { "emptied here" } else { "emptied here, and a run was on its way" })
+    }
+
+    /// Another directory is in the place of the one with the messages.
+    fn directory_swapped(&self, time: Duration) -> Option<&'static str> {
+        if !self.lists_in_step() {
+            return None;
+        }
+        self.note(&format!("fault: messages away a while {time:?}"));
+        let (cur, aside) = (self.maildir(LISTS).path().join("cur"), self.aside());
+        fs::rename(&cur, &aside).unwrap();
+        fs::create_dir(&cur).unwrap();
+        self.pass(time + ms(1000));
+        assert_eq!(self.lists_there(), *lock(&self.lists), "{}: deleted unasked", self.name);
+        fs::remove_dir(&cur).expect("nothing came into it");
+        fs::rename(&aside, &cur).unwrap();
+        Some("messages away a while")
+    }
+
+    /// All messages are expunged on the server at once. Those here stay until somebody
+    /// answers, but for a run that was on its way before.
+    fn emptied_there(&self, time: Duration) -> Option<&'static str> {
+        if !self.lists_in_step() {
+            return None;
+        }
+        self.note(&format!("fault: emptied there {time:?}"));
+        {
+            let mut imap = lock(&self.server).imap(&self.user);
+            imap.select(LISTS);
+            imap.raw("UID STORE 1:* +FLAGS.SILENT (\\Deleted)");
+            imap.raw("EXPUNGE");
+            imap.unselect();
+        }
+        self.pass(time + ms(1000));
+        let here = self.maildir(LISTS).list().len();
+        self.allow(|| self.maildir(LISTS).list().is_empty());
+        self.fill_lists();
+        Some(if here == MANY { "emptied there" } else { "emptied there, and a run was on its way" })
+    }
+
+    /// As with a disk that is not mounted. A run that was on its way may make it anew.
+    fn maildir_away(&self, time: Duration) -> Option<&'static str> {
+        if !self.lists_in_step() {
+            return None;
+        }
+        self.note(&format!("fault: Maildir away a while {time:?}"));
+        let (dir, aside) = (self.maildir(LISTS).path().to_owned(), self.aside());
+        fs::rename(&dir, &aside).unwrap();
+        self.pass(time + ms(1000));
+        assert_eq!(self.lists_there(), *lock(&self.lists), "{}: deleted unasked", self.name);
+        let is_new = dir.exists();
+        if is_new {
+            fs::remove_dir_all(&dir).unwrap();
+        }
+        fs::rename(&aside, &dir).unwrap();
+        Some(if is_new { "Maildir away, and a run was on its way" } else { "Maildir away a while" })
+    }
+
+    /// Where a Maildir is meanwhile.
+    fn aside(&self) -> PathBuf {
+        self.home.path(&format!("aside-{}", self.name))
     }
 
     fn some_mbsync(&self, rng: &mut Seeded) -> Option<u32> {
@@ -636,8 +773,7 @@ impl Lane<'_> {
 
     /// Whether both sides are equal, and as they were left.
     fn compare(&self, ledger: &Ledger) -> Result<(), String> {
-        let mut imap = lock(&self.server).imap(&self.user);
-        compare(&mut imap, &self.home.mail(self.name))?;
+        compare(&mut lock(&self.server).imap(&self.user), &self.home.mail(self.name))?;
         let mut here: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
         for mailbox in BOXES {
             for entry in self.maildir(mailbox).list() {
@@ -656,6 +792,9 @@ impl Lane<'_> {
         }
         for (key, found) in here {
             let _ = writeln!(diff, "{key:?}: {found:?}, of nobody's making");
+        }
+        if !self.lists_in_step() {
+            let _ = writeln!(diff, "{LISTS} is not as it was left");
         }
         if diff.is_empty() { Ok(()) } else { Err(diff) }
     }
@@ -697,20 +836,22 @@ fn duration() -> Duration {
 }
 
 #[test]
-fn g1_g2_g5_g6_g7_nothing_is_lost_and_nothing_too_many_whatever_breaks() {
+fn g1_g2_g5_g6_g7_g14_nothing_is_lost_and_nothing_too_many_whatever_breaks() {
+    let name = "chaos::g1_g2_g5_g6_g7_g14_nothing_is_lost_and_nothing_too_many_whatever_breaks";
+    if !in_own_network(name, duration() + LONG * 3) {
+        return;
+    }
     let users = |name: &str| vec![name.to_lowercase()];
+    let boxes = || [&BOXES[1..], &["Sent", "Trash", LISTS]].concat();
+    let options = |name: &str| ServerOptions {
+        users: users(name),
+        boxes: boxes().into_iter().map(str::to_owned).collect(),
+        ..ServerOptions::default()
+    };
     let kinds = [
-        ("Home", Way::Loop, ServerOptions { users: users("Home"), ..ServerOptions::default() }),
-        (
-            "Work",
-            Way::Shell,
-            ServerOptions { users: users("Work"), notify: false, ..ServerOptions::default() },
-        ),
-        (
-            "Other",
-            Way::Loop,
-            ServerOptions { users: users("Other"), tls: Tls::Imaps, ..ServerOptions::default() },
-        ),
+        ("Home", Way::Loop, options("Home")),
+        ("Work", Way::Shell, ServerOptions { notify: false, ..options("Work") }),
+        ("Other", Way::Loop, ServerOptions { tls: Tls::Imaps, ..options("Other") }),
     ];
     let servers: Vec<(&'static str, Way, Server, Delay)> = kinds
         .into_iter()
@@ -757,12 +898,14 @@ fn g1_g2_g5_g6_g7_nothing_is_lost_and_nothing_too_many_whatever_breaks() {
                 begun,
                 over: &over,
                 deck: &deck,
+                lists: Mutex::default(),
             }
         })
         .collect();
     let seed = Seeded::from_env_or(20_261_128);
     println!("chaos: seed {}, {:?}", seed.seed(), duration());
     for lane in &lanes {
+        lane.fill_lists();
         lock(&lane.keeper).start(&mounts);
     }
     let told: Vec<(Counts, Ledger)> = std::thread::scope(|scope| {
@@ -900,7 +1043,29 @@ fn finish(lanes: &[Lane<'_>], told: &[(Counts, Ledger)], mbsync: &Mutex<Mbsync>)
         for word in ["panicked", "RUST_BACKTRACE", "unreachable"] {
             assert!(!log.contains(word), "{}: {word}\n{}", lane.name, tails());
         }
+        let (held, wrong) = holds(&log);
+        println!("chaos: {}: {held} times something was held", lane.name);
+        assert!(wrong.is_empty(), "{}: held for nothing: {wrong:?}", lane.name);
+        let emptied = log.matches("fault over: emptied").count();
+        assert!(!rig::soak() || held >= emptied, "{}: {held} holds of {emptied}", lane.name);
     }
+}
+
+/// How often a log says that something is held, and the lines that say so while nothing
+/// was emptied or away: since the fault before.
+fn holds(log: &str) -> (usize, Vec<&str>) {
+    let (mut held, mut wrong, mut is_cause) = (0, Vec::new(), false);
+    for line in log.lines() {
+        if line.starts_with("== ") && line.contains(" fault: ") {
+            is_cause = ["emptied", "away"].iter().any(|word| line.contains(word));
+        } else if !line.starts_with("== ") && line.contains(": held") {
+            held += 1;
+            if !is_cause {
+                wrong.push(line);
+            }
+        }
+    }
+    (held, wrong)
 }
 
 /// The counts, and whether there were too many runs.

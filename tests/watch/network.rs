@@ -1,8 +1,10 @@
 //! Addresses and routes that come and go, in a network of the test's own.
 
-use crate::support::{QUICK, SOON, Waiter, at_rest, in_own_network, ip, ms, secs};
+use crate::support::{QUICK, SOON, Waiter, at_rest, ms, secs};
 use mutt_sync::state::backoff::Backoff;
-use rig::{Account, Delay, Home, Server, compare, message, process, soak, wait_until};
+use rig::{
+    Account, Delay, Home, Server, compare, in_own_network, ip, message, process, soak, wait_until,
+};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Instant;

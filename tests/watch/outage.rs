@@ -1,7 +1,7 @@
 //! Servers that go, come back, hang, throw us out.
 
-use crate::support::{QUICK, SOON, Waiter, at_rest, in_own_network, ip, ms, one_run, secs};
-use rig::{Account, Delay, Home, Server, compare, message, wait_until};
+use crate::support::{QUICK, SOON, Waiter, at_rest, ms, one_run, secs};
+use rig::{Account, Delay, Home, Server, compare, in_own_network, ip, message, wait_until};
 use std::thread::sleep;
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
@@ -141,31 +141,6 @@ pub fn one_run(mbsync: &Mbsync, before: usize) -> Vec<String> {
         None => word.to_owned(),
     };
     runs[before].names().into_iter().map(sorted).collect()
-}
-
-/// Whether this is a test inside a network of its own, of which the only link is `lo`, up.
-/// Outside of it the test of this name is run there, and has passed when this returns.
-#[track_caller]
-pub fn in_own_network(test: &str, limit: Duration) -> bool {
-    const INSIDE: &str = "NETWORK_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        ip("link set lo up");
-        return true;
-    }
-    let mut command = Command::new("unshare");
-    if !rig::is_root() {
-        command.args(["--user", "--map-current-user", "--keep-caps"]);
-    }
-    command.arg("--net").arg(std::env::current_exe().unwrap());
-    let inside = rig::run(command.args(["--exact", test]).env(INSIDE, "1"), limit).ok();
-    assert!(inside.stdout.contains("1 passed"), "{inside}");
-    false
-}
-
-/// `ip` with these words.
-#[track_caller]
-pub fn ip(words: &str) {
-    rig::run(Command::new("ip").args(words.split(' ')), secs(30)).ok();
 }
 
 /// A proxy that notes when the server says a line with a certain text in it.

@@ -16,6 +16,7 @@ mod home;
 mod imap;
 mod maildir;
 mod mbsync;
+mod network;
 mod other_user;
 pub mod picture;
 pub mod process;
@@ -35,6 +36,7 @@ pub use home::{
 pub use imap::{Imap, RemoteMessage, Status};
 pub use maildir::{Entry, Maildir, message};
 pub use mbsync::{Mbsync, Overlap, Run};
+pub use network::{in_own_network, ip};
 pub use other_user::{as_nobody, is_root, reached_by_nobody};
 pub use process::{Output, Running, now_ns, run, run_all, sleep_until_phase, spawn, wait_until};
 pub use refuser::Refuser;
