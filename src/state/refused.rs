@@ -132,10 +132,13 @@ impl RefusedItem {
         self.text.is_empty()
     }
 
-    /// Whether both are of the same thing.
+    /// Whether both are of the same thing. A UID of another UIDVALIDITY is of another one.
     #[must_use]
     pub fn is_same(&self, other: &RefusedItem) -> bool {
-        let numbered = self.uid != 0 && (self.what, self.uid) == (other.what, other.uid);
+        let validity = [self.validity, other.validity];
+        let numbered = self.uid != 0
+            && (self.what, self.uid) == (other.what, other.uid)
+            && (validity.contains(&0) || self.validity == other.validity);
         numbered || self.uid == 0 && self.what == other.what && self.text == other.text
     }
 }

@@ -450,3 +450,30 @@ fn the_last_of_five_hundred_mailboxes_is_reported() {
     let out = sync(&home, &["Home"]).ok();
     assert!(out.stdout.contains("box499 1 new"), "{out:?}");
 }
+
+/// A Maildir that is numbered anew: its first message is another one, or has to be said anew.
+#[test]
+fn g13_what_is_refused_after_new_numbers_is_said() {
+    for acknowledged in [false, true] {
+        let (_server, home) = with_quota(20, 0);
+        let sent = home.maildir("Home", "Sent");
+        sent.add(&big("much", 60), "S");
+        sync(&home, &["Home"]).expect_code(1);
+        if acknowledged {
+            home.mutt_sync(&["--acknowledge", "Home:Sent"]).ok();
+            fs::remove_file(&sent.list()[0].path).unwrap();
+            sent.add(&big("other", 70), "S");
+        }
+        let validity = fs::read_to_string(sent.path().join(".uidvalidity")).unwrap();
+        for file in [".uidvalidity", ".mbsyncstate"] {
+            fs::remove_file(sent.path().join(file)).unwrap();
+        }
+        // mbsync takes the time for it.
+        std::thread::sleep(Duration::from_millis(1100));
+        let out = sync(&home, &["--resync", "Home:Sent"]).expect_code(1);
+        assert_ne!(fs::read_to_string(sent.path().join(".uidvalidity")).unwrap(), validity);
+        assert!(out.stderr.contains("Home:Sent: 1 message not pushed: "), "{out}");
+        ten_good_runs(&home);
+        is_said(&home, "Sent", &["1 message not pushed"]);
+    }
+}
