@@ -92,6 +92,11 @@ fn environment() -> Result<(xdg::BaseDirectories, Env, PathBuf), Error> {
     let (Some(home), Some(base)) = (std::env::home_dir(), dirs.get_state_home()) else {
         return Err(Error::config("no home directory is known").with_hint("set HOME"));
     };
+    // The paths of a configuration are text.
+    if home.to_str().is_none() {
+        let text = format!("the name of the home directory is not UTF-8: {}", home.display());
+        return Err(Error::config(text).with_hint("set HOME to a link with another name"));
+    }
     let mut env = Env::new(home, std::env::current_dir().unwrap_or_else(|_| "/".into()));
     env.config_home.clone_from(&dirs.config_home);
     env.state_home.clone_from(&dirs.state_home);

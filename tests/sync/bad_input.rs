@@ -5,6 +5,7 @@
 
 use rig::{Account, Home, Mbsync, Output, Server, run, wait_until};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
@@ -341,6 +342,20 @@ fn homes_and_xdg_variables_may_be_missing() {
     let file = home.path(".mbsyncrc").display().to_string();
     home.mutt_sync(&["--mbsyncrc", &file, "Home"]).ok();
     assert_eq!(mbsync.runs().len(), 3);
+}
+
+/// mbsync would be given another path.
+#[test]
+fn a_home_whose_name_is_not_utf_8_is_refused() {
+    let (home, mbsync) = home();
+    let name = std::ffi::OsStr::from_bytes(b"latin\xe9");
+    std::os::unix::fs::symlink(home.path(""), home.path("").join(name)).unwrap();
+    for args in [&["Home"][..], &["-b", "Home"], &["--status"]] {
+        let mut command = home.cmd(args);
+        let output = run(command.env("HOME", home.path("").join(name)), SHORT).expect_code(78);
+        says(&output, &["the name of the home directory is not UTF-8", "set HOME to a link"]);
+    }
+    assert!(mbsync.runs().is_empty() && home.requests("Home").is_empty());
 }
 
 #[test]
