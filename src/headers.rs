@@ -68,7 +68,8 @@ pub fn summary_of(message: &[u8]) -> MessageSummary {
 /// Which message this is, in this place or another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageIdentity {
-    /// Of its Message-ID; without one, of date, author and subject.
+    /// Of Message-ID, date, author and subject: some senders give all their messages one
+    /// Message-ID.
     pub id: u64,
     /// Bytes, with line ends of one or two.
     pub size: u64,
@@ -79,18 +80,13 @@ impl MessageIdentity {
     /// it has nothing to go by.
     #[must_use]
     pub fn of(head: &[u8], size: u64) -> Option<Self> {
-        let id = field(head, b"message-id:").map_or_else(
-            || {
-                let others: Vec<Vec<u8>> = [&b"date:"[..], b"from:", b"subject:"]
-                    .iter()
-                    .filter_map(|name| field(head, name))
-                    .collect();
-                (!others.is_empty()).then(|| others.join(&b'\n'))
-            },
-            Some,
-        )?;
+        let fields = [&b"message-id:"[..], b"date:", b"from:", b"subject:"];
+        let fields = fields.map(|name| field(head, name));
+        if fields.iter().all(Option::is_none) {
+            return None;
+        }
         let mut hasher = DefaultHasher::new();
-        id.hash(&mut hasher);
+        fields.hash(&mut hasher);
         Some(MessageIdentity { id: hasher.finish(), size })
     }
 
