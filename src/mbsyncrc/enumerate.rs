@@ -14,6 +14,7 @@ use super::paths::unflattened;
 use super::pattern::admits;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Channel, Mailbox, MaildirStore, Side, StoreKind, SubFolders};
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,6 +27,16 @@ const DEEPEST: usize = 10;
 const MOST: usize = 100_000;
 
 impl Config {
+    /// The account with the channels that only `mbsync -a` runs.
+    #[must_use]
+    pub fn with_shadowed<'a>(&self, account: &'a Account) -> Cow<'a, Account> {
+        let mut all = Cow::Borrowed(account);
+        for (_, channel) in self.shadowed_channels.iter().filter(|(of, _)| *of == account.name) {
+            all.to_mut().channels.push(channel.clone());
+        }
+        all
+    }
+
     /// The mailboxes of an account that exist on this disk, channel by channel
     /// in the file's order, in each as mbsync orders them: INBOX and what is
     /// below it, then the rest by bytes.

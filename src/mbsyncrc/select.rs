@@ -322,9 +322,11 @@ impl Config {
     ) -> MbsyncWords {
         let mut whole: BTreeSet<&str> = BTreeSet::new();
         let mut boxes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut shadowed_too = false;
         for target in targets {
             match target {
                 Target::Account => {
+                    shadowed_too = !self.shadowed_channels.is_empty();
                     whole.extend(account.channels.iter().map(|channel| channel.name.as_str()));
                 }
                 Target::Channel(channel) => {
@@ -378,7 +380,7 @@ impl Config {
         let everything = self.accounts.len() == 1
             && account.channels.iter().all(|channel| whole.contains(channel.name.as_str()));
         let unnamed = account.channels.iter().any(|channel| self.is_hidden(channel));
-        if everything && (unnamed || !self.shadowed_channels.is_empty()) {
+        if everything && (unnamed || shadowed_too) {
             return MbsyncWords { all: true, ..MbsyncWords::default() };
         }
         out

@@ -44,6 +44,14 @@ pub struct Channel {
     pub field_delimiter: char,
 }
 
+impl Channel {
+    /// Whether a run deletes messages of a Maildir because they are gone on a server.
+    #[must_use]
+    pub fn pulls_deletions(&self) -> bool {
+        self.gone.near && self.near.maildir().is_some() && self.far.imap().is_some()
+    }
+}
+
 /// A pair of yes and no for the two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sides {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::server::{ServerMailboxes, inventory_scope};
 use crate::headers::MessageIdentity;
-use crate::imap::{Client, ClientError, FetchedHeader, Listed, MailboxStatus, Opening, SpecialUse};
+use crate::imap::{
+    Client, ClientError, FetchedHeader, Inventory, Listed, MailboxStatus, Opening, SpecialUse,
+};
 use crate::model::Mailbox;
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
@@ -28,6 +30,7 @@ const SEARCH_TIME: Duration = Duration::from_secs(20);
 /// The mailboxes of a server by what they are to the guard.
 #[derive(Debug, Default)]
 struct FarMap {
+    inventory: Inventory,
     /// Wire names, by key.
     names: BTreeMap<String, String>,
     /// How many messages each has, by wire name.
@@ -56,7 +59,8 @@ impl FarMessages {
         Ok(self.map.get_or_insert_default())
     }
 
-    /// Which of these messages are gone. In one round trip for all mailboxes where none is.
+    /// Which of these messages are gone. `by_number`: it is asked about only if it has fewer
+    /// messages than these, which takes one round trip for all mailboxes.
     pub fn missing(
         &mut self,
         client: &mut Client,
@@ -64,10 +68,11 @@ impl FarMessages {
         mailbox: &Mailbox,
         validity: u32,
         pairs: &UidSet,
+        by_number: bool,
     ) -> Option<UidSet> {
         let map = self.map(client, context).ok()?;
         let name = map.names.get(&clean::key(mailbox))?;
-        if u64::from(*map.counts.get(name)?) >= pairs.len() {
+        if by_number && u64::from(*map.counts.get(name)?) >= pairs.len() {
             return None;
         }
         let there = client.scan(name, Opening::Examine, Some(u64::from(u32::MAX))).ok()?;
@@ -75,6 +80,22 @@ impl FarMessages {
             return None;
         }
         Some(pairs.without(&there.uids))
+    }
+
+    /// Whether the server lists a mailbox; `None`: it cannot be asked.
+    pub fn is_there(
+        &mut self,
+        client: &mut Client,
+        context: AccountContext<'_>,
+        mailbox: &Mailbox,
+    ) -> Option<bool> {
+        let map = self.map(client, context).ok()?;
+        let listed = map.inventory.listed.as_ref()?;
+        let account = context.config.with_shadowed(context.account);
+        let version = context.config.version;
+        let there = ServerMailboxes::new(&account, version, &[mailbox], &[], &map.inventory);
+        let name = there.name(0)?;
+        Some(listed.iter().any(|each| each.selectable && each.name == *name))
     }
 
     /// Which messages these are; `None`: it cannot be asked.
@@ -173,6 +194,7 @@ fn search(client: &mut Client, names: &[String], wanted: &mut LostMessages) {
 impl FarMap {
     fn ask(client: &mut Client, context: AccountContext<'_>) -> Result<FarMap, ClientError> {
         let AccountContext { account, config, .. } = context;
+        let account = &*config.with_shadowed(account);
         let inventory = client.inventory(&inventory_scope(account, false))?;
         let local = config.local_mailboxes(account);
         let here: Vec<&Mailbox> = local.iter().collect();
@@ -205,6 +227,7 @@ impl FarMap {
             map.counts.extend(count.map(|count| (name.clone(), count)));
         }
         map.unsynced = unsynced.iter().take(MOST_UNSYNCED).map(|each| each.name.clone()).collect();
+        map.inventory = inventory;
         Ok(map)
     }
 }

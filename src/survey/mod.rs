@@ -50,6 +50,8 @@ pub struct Survey<'a> {
     client: Option<Client>,
     far: FarMessages,
     clean: BTreeMap<String, CleanState>,
+    /// Keys of the mailboxes whose far sides could not be judged.
+    unjudged: BTreeSet<String>,
     learned: bool,
     /// What is known of the mailboxes, for a run.
     mailboxes: RunMailboxes,
@@ -102,6 +104,7 @@ impl<'a> Survey<'a> {
             client: None,
             far: FarMessages::default(),
             clean: BTreeMap::new(),
+            unjudged: BTreeSet::new(),
             learned: false,
             mailboxes: RunMailboxes::default(),
             reasons: Vec::new(),
@@ -175,6 +178,8 @@ impl<'a> Survey<'a> {
             self.scan_near(candidate, gone);
         }
         self.scan_far(client, candidates, &mut there, gone)?;
+        let unjudged = candidates.iter().filter(|each| !each.far.is_known());
+        self.unjudged = unjudged.map(|each| clean::key(&each.mailbox)).collect();
         self.note_clean(question, candidates);
         let mut new = there.only_on_server().to_vec();
         new.retain(|(_, target)| target.is_in(question.targets));
@@ -394,7 +399,8 @@ impl Judge for Survey<'_> {
                 Target::Mailbox { channel: of, .. } => *of == channel.name,
                 wider => wider.covers(&whole),
             });
-            asked && Rules::of(channel).is_ok()
+            // One-way channels may delete, too: see `missing_there`.
+            asked && (Rules::of(channel).is_ok() || channel.pulls_deletions())
         });
         match &account.server {
             Some(server) if judgeable => self.compare(server, question),
@@ -416,13 +422,25 @@ impl Judge for Survey<'_> {
     }
 
     fn gone_there(&self, mailbox: &Mailbox) -> Option<UidSet> {
-        held::gone_there(self.clean.get(&clean::key(mailbox))?, mailbox)
+        let key = clean::key(mailbox);
+        let clean = self.clean.get(&key).filter(|_| !self.unjudged.contains(&key))?;
+        Some(held::gone_there(clean, mailbox).unwrap_or_default())
     }
 
-    fn missing_there(&mut self, mailbox: &Mailbox, validity: u32, pairs: &UidSet) -> UidSet {
+    fn missing_there(
+        &mut self,
+        mailbox: &Mailbox,
+        validity: u32,
+        pairs: &UidSet,
+        of_run: bool,
+    ) -> UidSet {
         let Some(client) = &mut self.client else { return UidSet::EMPTY };
-        let missing = self.far.missing(client, self.context, mailbox, validity, pairs);
+        let missing = self.far.missing(client, self.context, mailbox, validity, pairs, !of_run);
         missing.unwrap_or_default()
+    }
+
+    fn is_there(&mut self, mailbox: &Mailbox) -> Option<bool> {
+        self.far.is_there(self.client.as_mut()?, self.context, mailbox)
     }
 
     fn messages_there(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {

@@ -59,10 +59,16 @@ pub struct Checked {
     pub held: BTreeSet<String>,
     /// What is new, a line each.
     pub news: Vec<String>,
+    /// What is held in channels that cannot be named, a line each.
+    pub nameless: Vec<String>,
+    /// The mailboxes, by key, that were removed on both sides.
+    pub nowhere: BTreeSet<String>,
     /// By key: what is gone here and is no loss, for it was moved or is trash.
     moved: BTreeMap<String, UidSet>,
     /// By key: what is gone on both sides.
     gone_on_both: BTreeMap<String, UidSet>,
+    /// By key: what is gone on the server.
+    gone_there: BTreeMap<String, UidSet>,
 }
 
 /// A mailbox and what it has lost.
@@ -75,9 +81,17 @@ struct Losses {
     near: UidSet,
     far: UidSet,
     exempt: bool,
+    /// Another channel syncs the same two mailboxes, and has lost the same: it is counted once.
+    twin: bool,
 }
 
 impl Losses {
+    fn is_twin_of(&self, other: &Losses) -> bool {
+        self.mailbox.maildir == other.mailbox.maildir
+            && (&self.near, &self.far) == (&other.near, &other.far)
+            && self.validity() == other.validity()
+    }
+
     fn of(&self, side: LossSide) -> &UidSet {
         match side {
             LossSide::Near => &self.near,
@@ -110,12 +124,32 @@ fn near_losses(
     let Some((rules, maildir)) = rules.zip(mailbox.maildir.as_deref()) else {
         return UidSet::EMPTY;
     };
-    let near = maildir::numbered(maildir, record, &rules).or_else(|| {
-        // Only mbsync's database knows which file is which message; an empty one has none.
-        let found = maildir::listing(maildir, rules.info_delimiter).ok()?;
-        (rules.alt_map && found.files() == 0).then(|| found.numbered())
-    });
-    near.map_or(UidSet::EMPTY, |near| guard::lost_near(record, &near, &rules, known))
+    let Ok(found) = maildir::listing(maildir, rules.info_delimiter) else {
+        return UidSet::EMPTY;
+    };
+    // What is there decides, and not AltMap (isync 1.4 and 1.5, `drv_maildir.c`).
+    if maildir::is_numbered_by(maildir, record) {
+        guard::lost_near(record, &found.numbered(), &rules, known)
+    } else if rules.alt_map || maildir.join(".isyncuidmap.db").exists() {
+        // Only mbsync's database knows which file is which message.
+        let pairs = guard::pairs(record, known);
+        let missing = pairs.len().saturating_sub(found.files());
+        UidSet::from_uids(pairs.uids().take(usize::try_from(missing).unwrap_or(usize::MAX)))
+    } else {
+        // To mbsync it is another one.
+        UidSet::EMPTY
+    }
+}
+
+/// Whether a Maildir that was moved or replaced lacks what it had. A few that were there when
+/// a copy was made were removed by somebody since; an older copy has not numbered them.
+fn lacks(mailbox: &Mailbox, record: Option<&Record>, lost: &UidSet) -> bool {
+    let highest = mailbox.maildir.as_deref().and_then(maildir::highest_uid);
+    let was_there = |far| {
+        let entry = record.and_then(|record| record.of_far(far));
+        entry.zip(highest).is_some_and(|(entry, highest)| entry.near <= highest)
+    };
+    lost.len() >= guard::FEW || !lost.uids().all(was_there)
 }
 
 /// What is kept of messages that are gone on both sides: no loss of the next run's.
@@ -190,25 +224,43 @@ pub fn check(
     judge: &mut dyn Judge,
     now: SystemTime,
 ) -> Checked {
-    let mut look = Guard::new(dir, context, asked_for, judge, now);
     if !context.settings.hold {
         return Checked::default();
     }
+    // A run of all is one of the channels, too, that have the name of another.
+    let needed = &context.account.canonical(needed);
+    let all = context.config.with_shadowed(context.account);
+    let is_all = needed.contains(&Target::Account) && context.config.accounts.len() == 1;
+    let named = context.account;
+    let account = if is_all { &*all } else { context.account };
+    let context = AccountContext { account, ..context };
+    let mut look = Guard::new(dir, context, asked_for, judge, now);
     look.look_at_these(needed);
     look.decide(LossSide::Near);
     look.decide(LossSide::Far);
-    let Guard { state: before, scope, found, moved, gone_on_both, .. } = look;
+    let Guard { state: before, scope, mut found, nowhere, moved, gone_on_both, gone_there, .. } =
+        look;
     let news = found
         .iter()
         .filter(|(key, held)| before.mailboxes.get(*key).is_none_or(|then| !is_same(then, held)));
     let news = news.map(|(key, held)| report(context.account, key, held).line(now)).collect();
+    // No command can answer for these.
+    let nameless = found.iter().filter(|(key, _)| clean::mailbox(named, key).is_none());
+    let nameless = nameless.map(|(key, held)| {
+        let line = report(context.account, key, held).line(now);
+        format!("{line}; fix: two channels have one name: rename one, then sync again")
+    });
+    let nameless = nameless.collect();
     let held = found.keys().cloned().collect();
+    found.retain(|key, _| clean::mailbox(named, key).is_some());
     // Without a disk to write to it is held all the same.
     let _ = HeldState::update(dir, |state| {
         let was_judged = |key: &str| {
             let mailbox = clean::mailbox(context.account, key);
             mailbox.is_some_and(|it| scope.binary_search_by(|each| by_name(each, &it)).is_ok())
         };
+        state.places.retain(|key, _| !nowhere.contains(key));
+        state.mailboxes.retain(|key, _| !nowhere.contains(key));
         // An answer that came meanwhile is for the next run.
         state
             .mailboxes
@@ -222,7 +274,7 @@ pub fn check(
             }
         }
     });
-    Checked { held, news, moved, gone_on_both }
+    Checked { held, news, nameless, nowhere, moved, gone_on_both, gone_there }
 }
 
 /// Whether two holds are about the same.
@@ -237,8 +289,6 @@ pub struct CheckInRun<'g> {
     context: AccountContext<'g>,
     /// What the guard has found before it.
     checked: &'g Checked,
-    /// What was known to be gone on the server then, by key.
-    gone_there: BTreeMap<String, UidSet>,
     /// What the run is for.
     targets: &'g BTreeSet<Target>,
     withheld: RefCell<BTreeSet<String>>,
@@ -265,25 +315,15 @@ impl Judge for AsJudged<'_> {
 }
 
 impl<'g> CheckInRun<'g> {
-    /// For a run of these mailboxes, which `judge` has decided on, after this check.
+    /// For a run of these mailboxes, after this check.
     #[must_use]
     pub fn new(
         dir: &'g StateDir,
         context: AccountContext<'g>,
         targets: &'g BTreeSet<Target>,
-        scope: &[Mailbox],
-        judge: &dyn Judge,
         checked: &'g Checked,
     ) -> Self {
-        let gone = scope.iter().filter_map(|it| Some((clean::key(it), judge.gone_there(it)?)));
-        CheckInRun {
-            dir,
-            context,
-            checked,
-            gone_there: gone.collect(),
-            targets,
-            withheld: RefCell::default(),
-        }
+        CheckInRun { dir, context, checked, targets, withheld: RefCell::default() }
     }
 
     fn is_of_run(&self, key: &str) -> bool {
@@ -307,7 +347,7 @@ impl DeletionCheck for CheckInRun<'_> {
         if withheld.contains(key) || !self.context.settings.hold {
             return withheld.contains(key);
         }
-        let mut judged = AsJudged { gone_there: &self.gone_there };
+        let mut judged = AsJudged { gone_there: &self.checked.gone_there };
         let mut look = Guard::new(self.dir, self.context, false, &mut judged, SystemTime::now());
         look.in_a_run = true;
         look.moved = self.checked.moved.clone();
@@ -331,6 +371,8 @@ struct Guard<'g> {
     losses: Vec<Losses>,
     /// So many messages the others had on both sides, as far as they count.
     in_step: u64,
+    /// The Maildirs that these are of.
+    seen: BTreeSet<PathBuf>,
     /// Those that are about to be run, in the order of their names.
     scope: Vec<Rc<Mailbox>>,
     /// The rest of the account's, too, have been looked at.
@@ -341,6 +383,8 @@ struct Guard<'g> {
     /// See [`Checked`].
     moved: BTreeMap<String, UidSet>,
     gone_on_both: BTreeMap<String, UidSet>,
+    gone_there: BTreeMap<String, UidSet>,
+    nowhere: BTreeSet<String>,
     /// The server cannot be asked: that messages were moved is left to the next judgement.
     in_a_run: bool,
 }
@@ -362,12 +406,15 @@ impl<'g> Guard<'g> {
             state: HeldState::read(dir),
             losses: vec![],
             in_step: 0,
+            seen: BTreeSet::new(),
             scope: vec![],
             looked_at_all: false,
             found: BTreeMap::new(),
             memory: None,
             moved: BTreeMap::new(),
             gone_on_both: BTreeMap::new(),
+            gone_there: BTreeMap::new(),
+            nowhere: BTreeSet::new(),
             in_a_run: false,
         }
     }
@@ -424,10 +471,17 @@ impl Guard<'_> {
         let key = clean::key(mailbox);
         let record = record_of(mailbox);
         let mut pairs = record.as_ref().map(|record| guard::pairs(record, KnownGone::NOTHING));
-        let mut there = self.judge.gone_there(mailbox).unwrap_or_default();
-        if let (true, Some(record), Some(pairs)) = (others, &record, &pairs) {
-            there.add(&self.judge.missing_there(mailbox, record.far_validity, pairs));
+        let judged = self.judge.gone_there(mailbox);
+        let is_asked = (others || judged.is_none())
+            && account.channel(&mailbox.channel).is_some_and(Channel::pulls_deletions);
+        let mut there = judged.unwrap_or_default();
+        if let (true, Some(record), Some(pairs)) = (is_asked, &record, &pairs) {
+            let validity = record.far_validity;
+            there.add(&self.judge.missing_there(mailbox, validity, pairs, !others));
             there.tidy();
+        }
+        if !self.in_a_run && !there.is_empty() {
+            self.gone_there.insert(key.clone(), there.clone());
         }
         let untouched = others && there.is_empty() && self.is_untouched(mailbox, &key);
         let near = |known: KnownGone<'_>| match &record {
@@ -442,8 +496,15 @@ impl Guard<'_> {
             pairs = record.as_ref().map(|record| guard::pairs(record, known));
         }
         let place = self.state.places.get(&key).copied();
-        if let Some(what) = place.and_then(|place| displaced(place, mailbox, !lost.is_empty())) {
+        if let Some(what) = place
+            .and_then(|place| displaced(place, mailbox, lacks(mailbox, record.as_ref(), &lost)))
+        {
             let of = pairs.as_ref().map_or(0, UidSet::len);
+            if !others && what == HeldKind::NoMaildir && self.judge.is_there(mailbox) == Some(false)
+            {
+                self.nowhere.insert(key);
+                return;
+            }
             if !others && !self.is_answered(&key, what) {
                 let validity = record.map_or([0; 2], |it| [it.far_validity, it.near_validity]);
                 self.hold(key, what, (lost.len(), of), lost, validity, 0);
@@ -465,11 +526,14 @@ impl Guard<'_> {
         let far = UidSet::from_uids(there.uids().filter(|uid| pairs.contains(*uid)));
         let exempt = is_exempt(self.context, mailbox);
         if near.is_empty() && far.is_empty() {
-            self.in_step += if exempt { 0 } else { pairs.len() };
+            let is_first = mailbox.maildir.as_ref().is_some_and(|it| self.seen.insert(it.clone()));
+            self.in_step += if exempt || !is_first { 0 } else { pairs.len() };
             return;
         }
         let mailbox = Rc::clone(mailbox);
-        self.losses.push(Losses { mailbox, key, record, pairs, near, far, exempt });
+        let mut losses = Losses { mailbox, key, record, pairs, near, far, exempt, twin: false };
+        losses.twin = self.losses.iter().any(|other| losses.is_twin_of(other));
+        self.losses.push(losses);
     }
 
     /// Its Maildir has the time stamps at which it was last found in step.
@@ -535,7 +599,7 @@ impl Guard<'_> {
         self.look_at_others();
         open = self.losses.iter().map(|losses| self.open_losses(losses, side)).collect();
         let mut moved: BTreeMap<String, UidSet> = BTreeMap::new();
-        let lossy = self.losses.iter().filter(|each| !each.exempt);
+        let lossy = self.losses.iter().filter(|each| !each.exempt && !each.twin);
         let all = self.in_step + lossy.map(|each| each.pairs.len()).sum::<u64>();
         // The server may say of one with another name that it is for trash.
         for at in guard::held(side, &self.numbers(&open), all) {
@@ -549,7 +613,7 @@ impl Guard<'_> {
         }
         let suspects = guard::held(side, &self.numbers(&open), all);
         if suspects.is_empty() {
-            self.note_moved(side, moved);
+            self.note_moved(side, &moved);
             return;
         }
         let decided: Vec<Option<(u64, u64)>> =
@@ -580,22 +644,41 @@ impl Guard<'_> {
                 moved.insert(losses.key.clone(), some);
             }
         }
-        self.note_moved(side, moved);
+        self.note_moved(side, &moved);
         for at in guard::held(side, &numbers, all) {
-            let Some(losses) = self.losses.get(at) else { continue };
-            let (key, of, validity) = (losses.key.clone(), losses.pairs.len(), losses.validity());
             let count = numbers.get(at).map_or(0, |number| number.lost);
-            // With what was answered for: the next answer is for all of it.
-            let uids = losses.of(side).clone();
             let looked = net.get(&at).map_or(now, |(_, looked)| *looked);
-            self.hold(key, kind(side), (count, of), uids, validity, looked);
+            let is_open = |at: &usize| open.get(*at).is_some_and(|open| !open.is_empty());
+            let twins = self.twins_of(at).filter(is_open);
+            for at in std::iter::once(at).chain(twins).collect::<Vec<usize>>() {
+                let Some(losses) = self.losses.get(at) else { continue };
+                let (of, validity) = (losses.pairs.len(), losses.validity());
+                // With what was answered for: the next answer is for all of it.
+                let (key, uids) = (losses.key.clone(), losses.of(side).clone());
+                self.hold(key, kind(side), (count, of), uids, validity, looked);
+            }
         }
     }
 
-    fn note_moved(&mut self, side: LossSide, moved: BTreeMap<String, UidSet>) {
-        if side == LossSide::Near && !self.in_a_run {
-            self.moved = moved;
+    /// Those that are the same two mailboxes as this one.
+    fn twins_of(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+        let first = self.losses.get(at);
+        let all = self.losses.iter().enumerate().filter(|(_, losses)| losses.twin);
+        let twins = all.filter(move |(_, twin)| first.is_some_and(|it| twin.is_twin_of(it)));
+        twins.map(|(at, _)| at)
+    }
+
+    fn note_moved(&mut self, side: LossSide, moved: &BTreeMap<String, UidSet>) {
+        if side != LossSide::Near || self.in_a_run {
+            return;
         }
+        let moved_of = |losses: &Losses| {
+            let same = |each: &&Losses| each.key == losses.key || losses.is_twin_of(each);
+            self.losses.iter().filter(same).find_map(|each| moved.get(&each.key))
+        };
+        let of_each =
+            self.losses.iter().filter_map(|it| Some((it.key.clone(), moved_of(it)?.clone())));
+        self.moved = of_each.collect();
     }
 
     /// What was decided about the same loss a short while ago: the number, and when.
@@ -615,7 +698,7 @@ impl Guard<'_> {
         for (at, lost) in open.iter().enumerate() {
             let Some(losses) = self.losses.get(at) else { continue };
             let of = losses.pairs.len();
-            let lost = if losses.exempt { 0 } else { lost.len() };
+            let lost = if losses.exempt || losses.twin { 0 } else { lost.len() };
             numbers.push(Loss { lost, of });
         }
         numbers
@@ -1019,7 +1102,8 @@ impl<'a> Holds<'a> {
             }),
             _ => {
                 let place = self.state.places.get(key);
-                place.is_some_and(|place| displaced(*place, &mailbox, !lost.is_empty()).is_some())
+                let lacks = lacks(&mailbox, record.as_ref(), &lost);
+                place.is_some_and(|place| displaced(*place, &mailbox, lacks).is_some())
             }
         }
     }

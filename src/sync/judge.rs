@@ -48,9 +48,20 @@ pub trait Judge: std::fmt::Debug {
     fn gone_there(&self, _mailbox: &Mailbox) -> Option<UidSet> {
         None
     }
-    /// Which of these far messages are gone, of a mailbox that nothing was asked about.
-    fn missing_there(&mut self, _mailbox: &Mailbox, _validity: u32, _pairs: &UidSet) -> UidSet {
+    /// Which of these far messages are gone, of a mailbox that was not judged. `of_run`: it
+    /// is about to be run; else it is asked about only if its number of messages is too small.
+    fn missing_there(
+        &mut self,
+        _mailbox: &Mailbox,
+        _validity: u32,
+        _pairs: &UidSet,
+        _of_run: bool,
+    ) -> UidSet {
         UidSet::EMPTY
+    }
+    /// Whether the server has a mailbox; `None`: that is not known.
+    fn is_there(&mut self, _mailbox: &Mailbox) -> Option<bool> {
+        None
     }
     /// Which messages these are on the server, by far UID; `None`: it cannot be asked.
     fn messages_there(

@@ -774,9 +774,18 @@ pub fn numbered(maildir: &Path, record: &Record, rules: &Rules) -> Option<Number
 /// Whether the UIDs in a Maildir's file names are those of the record.
 #[must_use]
 pub fn is_numbered_by(maildir: &Path, record: &Record) -> bool {
-    let text = read_numbering(&maildir.join(".uidvalidity")).ok();
-    let numbering = text.and_then(|text| Numbering::parse(&text));
-    numbering.is_some_and(|numbering| numbering.validity == record.near_validity)
+    numbering(maildir).is_some_and(|numbering| numbering.validity == record.near_validity)
+}
+
+/// The highest UID that was given out in a Maildir.
+#[must_use]
+pub fn highest_uid(maildir: &Path) -> Option<u32> {
+    numbering(maildir).map(|numbering| numbering.highest)
+}
+
+fn numbering(maildir: &Path) -> Option<Numbering> {
+    let text = read_numbering(&maildir.join(".uidvalidity")).ok()?;
+    Numbering::parse(&text)
 }
 
 /// The messages of a Maildir.

@@ -209,6 +209,12 @@ pub enum SideVerdict {
 }
 
 impl SideVerdict {
+    /// Whether it was judged.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !matches!(self, SideVerdict::Unknown(_))
+    }
+
     /// [`SideVerdict::Clean`] if `changes` is nothing.
     #[must_use]
     pub fn from_changes(changes: Changes) -> SideVerdict {

@@ -300,11 +300,10 @@ pub fn judge_server(
                 {
                     gone.gone.push(far, far);
                 }
-                Half::There(_) => {
+                Half::There(_) | Half::Unknown => {
                     gone.pending.push(far, far);
                     changes.count(Difference::Deleted);
                 }
-                Half::Unknown => changes.count(Difference::Deleted),
             }
             continue;
         }
@@ -322,7 +321,7 @@ pub fn judge_server(
             && !entry.flags.has(Flags::TRASHED)
             && (rules.expunge_far || rules.expunge_near)
             && entry.kind == EntryKind::Plain;
-        if marked && matches!(near.half(entry), Half::There(_) | Half::Gone) {
+        if marked && near.half(entry) != Half::Never {
             gone.marked.push(far, far);
         }
         if seen.has(Flags::TRASHED) && rules.expunge_far {

@@ -554,12 +554,18 @@ impl Mailboxes {
         chosen
     }
 
-    /// What scans have found gone on the server, by key.
-    pub fn gone_there(&self) -> BTreeMap<String, UidSet> {
+    /// What scans have found gone on the server, by key: of these targets, nothing of what
+    /// was judged, too.
+    pub fn gone_there(&self, needed: &BTreeSet<Target>) -> BTreeMap<String, UidSet> {
         let gone = |state: &MailboxState| {
             let key = state.key();
-            let gone = held::gone_there(self.clean.get(&key)?, &state.mailbox)?;
-            Some((key, gone))
+            let clean = self.clean.get(&key);
+            let gone = clean.and_then(|clean| held::gone_there(clean, &state.mailbox));
+            if !Target::any_covers(needed, &state.mailbox) {
+                return Some((key, gone?));
+            }
+            let judged = matches!(&state.far, FarState::Known(verdict) if verdict.is_known());
+            judged.then(|| (key, gone.unwrap_or_default()))
         };
         self.states.iter().filter_map(gone).collect()
     }

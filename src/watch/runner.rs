@@ -55,7 +55,8 @@ struct Lending<'r> {
     context: AccountContext<'r>,
     client: Option<&'r mut Client>,
     needed: &'r BTreeSet<Target>,
-    /// What is gone on the server, by key.
+    /// What is gone on the server, by key; of those that are to be run it has each that
+    /// was judged.
     gone: &'r BTreeMap<String, UidSet>,
     /// What is known of the mailboxes, for a run.
     mailboxes: RunMailboxes,
@@ -91,6 +92,25 @@ impl Judge for Lending<'_> {
 
     fn gone_there(&self, mailbox: &Mailbox) -> Option<UidSet> {
         self.gone.get(&clean::key(mailbox)).cloned()
+    }
+
+    fn missing_there(
+        &mut self,
+        mailbox: &Mailbox,
+        validity: u32,
+        pairs: &UidSet,
+        of_run: bool,
+    ) -> UidSet {
+        // The others are watched.
+        let Some(client) = self.client.as_deref_mut().filter(|_| of_run) else {
+            return UidSet::EMPTY;
+        };
+        let missing = self.far.missing(client, self.context, mailbox, validity, pairs, false);
+        missing.unwrap_or_default()
+    }
+
+    fn is_there(&mut self, mailbox: &Mailbox) -> Option<bool> {
+        self.far.is_there(self.client.as_deref_mut()?, self.context, mailbox)
     }
 
     fn messages_there(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {

@@ -174,6 +174,11 @@ impl<'a> ServerWatch<'a> {
         true
     }
 
+    /// Whether the server can be watched at all.
+    pub fn may_connect(&self) -> bool {
+        self.reconnect.at().is_some()
+    }
+
     /// The backoff on disk has been written: no try for so long.
     pub fn hold_back(&mut self, wait: Duration, now: Duration) {
         self.held_back = true;

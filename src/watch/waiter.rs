@@ -49,6 +49,10 @@ use crate::verdict::Changes;
 
 /// What is due within this time is due now (see [`Runner::next_due`]).
 const DUE: Duration = Duration::from_millis(20);
+/// So long a run waits for a connection.
+const CONNECTS: Duration = Duration::from_secs(5);
+/// A server that was just tried in vain is not tried again before a run.
+const TRIED: Duration = Duration::from_secs(2);
 /// No sleep is longer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often mailboxes are listed again that appear during the listing.
@@ -85,6 +89,8 @@ struct Waiter<'a> {
     reported: Option<Debounce>,
     /// The last try to connect failed, and no run was made since.
     run_is_next: bool,
+    /// When a run has last waited for a connection in vain.
+    tried_at: Option<Duration>,
 }
 
 /// Waits for one account.
@@ -201,6 +207,7 @@ impl<'a> Waiter<'a> {
             noted_pull: BTreeMap::new(),
             reported: None,
             run_is_next: false,
+            tried_at: None,
             has_synced: false,
         })
     }
@@ -435,6 +442,10 @@ impl<'a> Waiter<'a> {
         if wait.is_some() && !asks {
             return AfterSync::Nothing;
         }
+        // Without a connection nobody knows what is gone on the server.
+        if !connected && self.connect_for_run(now) {
+            return AfterSync::Again;
+        }
         match self.runner.start(now) {
             Start::Ready => {}
             Start::NotNow => return AfterSync::Nothing,
@@ -557,7 +568,7 @@ impl<'a> Waiter<'a> {
         let only = Some(&only).filter(|_| makes_new && self.server.is_connected());
         let before = self.mailboxes.before_run(&needed, statuses, only);
         let goes_on = self.goes_on();
-        let gone = self.mailboxes.gone_there();
+        let gone = self.mailboxes.gone_there(&needed);
         let mailboxes = self.for_run(&needed);
         let (report, lease) = self.runner.run(claim, &needed, self.server.lend(), &gone, mailboxes);
         self.run_is_next = false;
@@ -772,7 +783,7 @@ impl<'a> Waiter<'a> {
         // due does not.
         let run = Some(self.next_run(now)).filter(|run| *run > now + DUE || !self.connects_first());
         let wake = self.next_local(now).min(run.unwrap_or(now + DAY));
-        let login = match self.alarm.set(wake).and_then(|()| self.login_interrupt()) {
+        let login = match self.alarm.set(wake).and_then(|()| self.login_interrupt(true)) {
             Ok(login) => login,
             Err(error) => {
                 self.log.report(&format!("cannot connect: {}", system_text(&error)));
@@ -803,6 +814,40 @@ impl<'a> Waiter<'a> {
         }
         self.alarm.acknowledge();
         true
+    }
+
+    /// Connects before a run that is due now, if the server may be there. True if it has, or
+    /// if the login failed. What is in the way of our connection may not be in mbsync's.
+    fn connect_for_run(&mut self, now: Duration) -> bool {
+        let is_new = self.tried_at.is_none_or(|at| now >= at + TRIED);
+        let backoff = self.runner.backoff();
+        if !is_new || !self.server.may_connect() || backoff.is_some_and(|backoff| backoff.strike) {
+            return false;
+        }
+        let alarm = self.alarm.set(now + CONNECTS);
+        let Ok(login) = alarm.and_then(|()| self.login_interrupt(false)) else {
+            return false;
+        };
+        let interrupt = login.interrupt();
+        let connected = self.server.connect(&self.mailboxes.list(), &interrupt, clock::now);
+        let interrupted = interrupt.is_raised();
+        drop(login);
+        self.alarm.acknowledge();
+        let now = clock::now();
+        self.tried_at = Some(now);
+        match connected {
+            Ok(()) => self.connected(),
+            Err(_) if interrupted => self.server.connect_interrupted(now),
+            Err(failure) => {
+                self.server.connect_failed(&failure, now);
+                if failure.strike || failure.status == ExitStatus::Denied {
+                    let wait = self.runner.record_failure(&failure, false, SystemTime::now());
+                    self.server.hold_back(wait, now);
+                    return true;
+                }
+            }
+        }
+        self.server.is_connected()
     }
 
     fn connected(&mut self) {
@@ -1006,11 +1051,12 @@ impl<'a> Waiter<'a> {
 
     /// The same for the time of a login, which is also interrupted when something
     /// here calls for a run: after an event, or at the time that the alarm is set to.
-    fn login_interrupt(&self) -> io::Result<LoginInterrupt> {
+    /// `local`: by changes here as well.
+    fn login_interrupt(&self, local: bool) -> io::Result<LoginInterrupt> {
         let all = self.interrupt()?;
         // Copies: to be removed again they must differ from what is open elsewhere.
         let mut until_login = vec![rustix::io::fcntl_dupfd_cloexec(&self.alarm, 3)?];
-        if let Some(local) = self.local.fd() {
+        if let Some(local) = self.local.fd().filter(|_| local) {
             until_login.push(rustix::io::fcntl_dupfd_cloexec(local, 3)?);
         }
         for fd in &until_login {

@@ -718,3 +718,245 @@ fn g14_a_channel_that_cannot_be_narrowed_is_held_whole() {
     assert_eq!(mail.there("Lists"), 120);
     mail.is_held("Lists", "all of 120");
 }
+
+/// Where nothing can be judged, the server is asked for what is gone.
+#[test]
+fn g14_what_cannot_be_judged_is_held_all_the_same() {
+    for (channel, store) in [
+        ("Create Near\nExpunge Near\nSync Pull\n", ""),
+        ("Create Near\nExpunge Near\nSync PullNew PullDelete\n", ""),
+        ("Create Near\nSync Pull\n", ""),
+        (BOTH, "AltMap yes"),
+    ] {
+        let mut mail = Mail::on(&[("Archive", 120), ("INBOX", 5)], |server| {
+            Account::on(server, "Home").near_line(store).channel(channel)
+        });
+        let archive = mail.maildir("Archive");
+        let whole = || {
+            let all = archive.list();
+            all.len() == 120 && !all.iter().any(|entry| entry.flags.contains('T'))
+        };
+        mail.delete_there("Archive", "1:*");
+        mail.imap.append_many("Archive", &messages("later", 3), &[]);
+        mail.imap.append("INBOX", &message("new", "new mail"), &[]);
+        let out = mail.sync(&["Home"]).expect_code(1);
+        let said = "Home:Archive: held: all of 120 messages are gone on the server";
+        assert_eq!(out.stderr.matches(said).count(), 1, "{channel}{out}");
+        mail.maildir("INBOX").find("new mail");
+        for args in [&["Home"][..], &["--full", "Home"], &["-f", "Home"], &["-a"]] {
+            mail.sync(args);
+            assert!(whole(), "{channel}{args:?}");
+        }
+        assert!(mail.status().contains("Home:Archive: held"), "{}", mail.status());
+        mail.sync(&["--allow-deletions", "Home:Archive"]).ok();
+        let left = archive.list().iter().filter(|entry| !entry.flags.contains('T')).count();
+        assert_eq!(left, 3, "{channel}");
+        assert!(!mail.status().contains("held"), "{}", mail.status());
+    }
+}
+
+/// Without CONDSTORE, of more messages than are compared.
+#[test]
+fn g14_what_is_too_much_to_compare_is_held_all_the_same() {
+    let without = ["CONDSTORE", "QRESYNC", "NOTIFY"].map(String::from).to_vec();
+    let server = Server::with(ServerOptions { without, ..ServerOptions::default() });
+    let account = Account::on(&server, "Home").channel(BOTH);
+    let boxes = [("AA", 10_100), ("AB", 10_100), ("Archive", 120)];
+    let mut mail = Mail::of(server, vec![account], &boxes);
+    for name in ["AA", "AB"] {
+        mail.imap.append(name, &message("new", "new mail"), &[]);
+    }
+    mail.delete_there("Archive", "1:*");
+    let out = mail.sync(&["Home"]).expect_code(1);
+    let said = "Home:Archive: held: all of 120 messages are gone on the server";
+    assert_eq!(out.stderr.matches(said).count(), 1, "{out}");
+    assert_eq!((mail.maildir("Archive").len(), mail.maildir("AB").len()), (120, 10_101));
+}
+
+/// One name that mbsync did not write hides nothing.
+#[test]
+fn g14_an_odd_name_hides_no_loss() {
+    let mut mail = Mail::with(&[("Lists", 120), ("INBOX", 5)]);
+    empty(&mail.maildir("Lists"));
+    mail.home.write("Mail/Home/Lists/cur/odd,U=4294967301:2,S", "Subject: odd\n\nodd\n");
+    mail.sync(&["Home"]).expect_code(1);
+    mail.is_held("Lists", "all of 120");
+    assert_eq!(mail.there("Lists"), 120);
+}
+
+/// As a channel for the mailboxes that matter beside one for all.
+#[test]
+fn g14_a_mailbox_in_two_channels_is_counted_once() {
+    let mut mail = Mail::with(&[("INBOX", 15), ("Lists", 120), ("Archive", 3)]);
+    let quick = format!(
+        "Channel Quick\nFar :Home-far:\nNear :Home-near:\nPatterns INBOX Lists\nSyncState *\n{BOTH}\n"
+    );
+    mail.home.write(".mbsyncrc", &format!("{}{quick}", mail.home.read(".mbsyncrc")));
+    mail.sync(&["-a"]).ok();
+    empty(&mail.maildir("INBOX"));
+    mail.sync(&["-a"]).ok();
+    assert_eq!(mail.there("INBOX"), 0);
+    // What is held is held in both, and what was moved is no loss of either.
+    let (lists, archive) = (mail.maildir("Lists"), mail.maildir("Archive"));
+    let all = lists.list();
+    all[..60].iter().for_each(|entry| drop(lists.move_to(entry, &archive)));
+    all[60..].iter().for_each(|entry| lists.delete(entry));
+    let out = mail.sync(&["-a"]).ok();
+    assert_eq!((mail.there("Lists"), mail.there("Archive")), (0, 63), "{out}");
+    mail.imap.append_many("Lists", &messages("more", 120), &["\\Seen"]);
+    mail.sync(&["-a"]).ok();
+    empty(&lists);
+    let out = mail.sync(&["-a"]).expect_code(1);
+    for name in ["Home:Lists", "Quick:Lists"] {
+        assert!(out.stderr.contains(&format!("{name}: held: all of 120")), "{out}");
+    }
+    mail.sync(&["--full", "-a"]);
+    assert_eq!(mail.there("Lists"), 120);
+    mail.sync(&["--allow-deletions", "Home:Lists"]).ok();
+    mail.sync(&["Quick:Lists"]).ok();
+    assert_eq!(mail.there("Lists"), 0);
+    assert!(!mail.status().contains("held"), "{}", mail.status());
+}
+
+/// To another disk, with everything: what is deleted in the copy is deleted on the server.
+#[test]
+fn g14_deletions_in_a_maildir_that_was_copied_are_carried() {
+    for line in ["", "AltMap yes"] {
+        let mut mail = Mail::on(&[("Archive", 120), ("INBOX", 5)], |server| {
+            let lines = format!("{BOTH}SyncState ~/state-");
+            Account::on(server, "Home").near_line(line).channel(&lines)
+        });
+        let copied = |mail: &Mail| {
+            let (all, copy) = (mail.home.path("Mail/Home"), mail.home.path("Mail/copy"));
+            run(mail.home.command("cp").arg("-a").arg(&all).arg(&copy), Duration::from_secs(9))
+                .ok();
+            copy
+        };
+        let put_back = |mail: &Mail, copy| {
+            fs::remove_dir_all(mail.home.path("Mail/Home")).unwrap();
+            fs::rename(copy, mail.home.path("Mail/Home")).unwrap();
+        };
+        let archive = mail.maildir("Archive");
+        let copy = copied(&mail);
+        put_back(&mail, copy);
+        archive.delete(&archive.list()[3]);
+        // mbsync's database alone knows which one it was.
+        if line.is_empty() {
+            mail.sync(&["Home"]).ok();
+            assert_eq!(mail.there("Archive"), 119);
+        } else {
+            mail.sync(&["Home"]).expect_code(1);
+            mail.sync(&["--resync", "Home:Archive"]).ok();
+        }
+        // Many, or such as came after the copy was made, are not.
+        let copy = copied(&mail);
+        mail.imap.append_many("Archive", &messages("later", 2), &[]);
+        mail.sync(&["Home"]).ok();
+        let count = archive.len();
+        put_back(&mail, copy);
+        let out = mail.sync(&["Home"]).expect_code(1);
+        assert!(
+            out.stderr.contains("is not the one of the last run and lacks 2 messages"),
+            "{out}"
+        );
+        assert_eq!(mail.there("Archive"), count, "{line}");
+        if line.is_empty() {
+            mail.sync(&["--resync", "Home:Archive"]).ok();
+            let copy = copied(&mail);
+            put_back(&mail, copy);
+            archive.list()[..12].iter().for_each(|entry| archive.delete(entry));
+            let out = mail.sync(&["Home"]).expect_code(1);
+            assert!(out.stderr.contains("lacks 12 messages"), "{out}");
+        }
+    }
+}
+
+/// The second channel of a name is run with all others, and by no name.
+#[test]
+fn g14_a_channel_with_the_name_of_another_is_held_with_all() {
+    for here in [true, false] {
+        let mut mail = Mail::on(&[("Archive", 120), ("INBOX", 5)], |server| {
+            Account::on(server, "Home").patterns("INBOX").channel(BOTH)
+        });
+        let second = format!(
+            "Channel Home\nFar :Home-far:\nNear :Home-near:\nPatterns Archive\nSyncState *\n{BOTH}\n"
+        );
+        mail.home.write(".mbsyncrc", &format!("{}{second}", mail.home.read(".mbsyncrc")));
+        mail.sync(&["--full", "-a"]).ok();
+        assert_eq!(mail.maildir("Archive").len(), 120);
+        if here {
+            empty(&mail.maildir("Archive"));
+        } else {
+            mail.delete_there("Archive", "1:*");
+        }
+        mail.imap.append("INBOX", &message("new", "new mail"), &[]);
+        for said in [1, 0] {
+            let out = mail.sync(&["--full", "-a"]).ok();
+            let counts = (mail.maildir("Archive").len(), mail.there("Archive"));
+            assert_eq!(counts, if here { (0, 120) } else { (120, 0) }, "{out}");
+            let lines = out.stderr.lines().filter(|line| {
+                line.contains("):Archive: held: all of 120 messages are gone")
+                    && line.contains("rename one")
+            });
+            assert_eq!(lines.count(), said, "{out}");
+        }
+        mail.maildir("INBOX").find("new mail");
+        // With a name of its own it can be answered.
+        let file = mail.home.read(".mbsyncrc");
+        let at = file.rfind("Channel Home\n").unwrap();
+        let (head, tail) = file.split_at(at);
+        mail.home
+            .write(".mbsyncrc", &format!("{head}Channel Old{}", &tail["Channel Home".len()..]));
+        mail.sync(&["Old"]).expect_code(1);
+        mail.sync(&["--allow-deletions", "Old:Archive"]).ok();
+        assert_eq!((mail.maildir("Archive").len(), mail.there("Archive")), (0, 0));
+    }
+}
+
+/// On purpose, then: it is on neither side, and nothing waits for it.
+#[test]
+fn a_mailbox_that_was_removed_on_both_sides_is_forgotten() {
+    for state in ["SyncState *", "SyncState ~/state-"] {
+        for args in [&["--full", "Home"][..], &["Home:Lists"], &["--resync", "Home:Lists"]] {
+            let mut mail = Mail::on(&[("Lists", 120), ("INBOX", 5)], |server| {
+                Account::on(server, "Home").channel(&format!("{BOTH}{state}\n"))
+            });
+            fs::remove_dir_all(mail.home.path("Mail/Home/Lists")).unwrap();
+            mail.sync(&["--full", "Home"]).expect_code(1);
+            mail.is_held("Lists", "its Maildir is gone");
+            mail.imap.raw("DELETE Lists");
+            mail.sync(args).ok();
+            mail.is_not_held();
+            mail.sync(&["--full", "Home"]).ok();
+            mail.is_not_held();
+            assert!(mail.home.requests("Home").is_empty(), "{state} {args:?}");
+            assert!(!mail.imap.list().contains(&"Lists".to_owned()), "{state} {args:?}");
+        }
+    }
+}
+
+/// A scanner that numbers no message: a copy of one is not a copy of all.
+#[test]
+fn g14_messages_with_one_message_id_are_not_one() {
+    let mut mail = Mail::with(&[("INBOX", 5), ("Archive", 3)]);
+    let scan = |n: usize| {
+        let date = format!("Mon, 23 Nov 2020 12:{:02}:{:02} +0000", n / 60, n % 60);
+        let head = format!("From: scanner@example.org\nMessage-ID: <scan@device>\nDate: {date}\n");
+        format!("{head}Subject: Scan\n\nbody {n}\n").replace('\n', "\r\n").into_bytes()
+    };
+    let all: Vec<Vec<u8>> = (0..120).map(scan).collect();
+    mail.imap.create("Scans");
+    mail.imap.append_many("Scans", &all, &["\\Seen"]);
+    mail.imap.append("Archive", &all[7], &["\\Seen"]);
+    mail.sync(&["Home"]).ok();
+    empty(&mail.maildir("Scans"));
+    mail.imap.append_many("Archive", &all, &["\\Seen"]);
+    mail.sync(&["Home"]).ok();
+    assert_eq!(mail.there("Scans"), 0);
+    mail.imap.append_many("Scans", &(120..240).map(scan).collect::<Vec<_>>(), &["\\Seen"]);
+    mail.sync(&["Home"]).ok();
+    empty(&mail.maildir("Scans"));
+    mail.sync(&["Home"]).expect_code(1);
+    mail.is_held("Scans", "all of 120 messages are gone here");
+    assert_eq!(mail.there("Scans"), 120);
+}

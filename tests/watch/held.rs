@@ -1,7 +1,8 @@
 //! What would delete much, under a waiter: held without a run until somebody answers.
 
-use crate::support::{QUICK, SOON, Waiter, at_rest, code};
-use rig::{Account, Home, Imap, Mbsync, Server, message, wait_until};
+use crate::support::{QUICK, SOON, Waiter, at_rest, code, ms, secs};
+use rig::{Account, Delay, Home, Imap, Mbsync, Server, message, wait_until};
+use std::thread::sleep;
 
 struct Mail {
     _server: Server,
@@ -19,6 +20,10 @@ fn with_patterns(count: usize, patterns: &str) -> Mail {
     let server = Server::start();
     let account = Account::on(&server, "Home").patterns(patterns);
     let account = account.channel("Create Both\nExpunge Both\n");
+    of(server, account, count)
+}
+
+fn of(server: Server, account: Account, count: usize) -> Mail {
     let home = Home::with(vec![account]);
     home.settings(QUICK);
     let mut imap = server.imap("home");
@@ -203,4 +208,55 @@ fn g14_wait_ends_well_and_the_next_one_waits() {
         1
     );
     drop(next);
+}
+
+/// It comes back empty after an outage, and a request is there before the waiter is
+/// connected again.
+#[test]
+fn g14_a_server_that_comes_back_empty_deletes_nothing_here() {
+    let server = Server::start();
+    let way = Delay::to(server.port(), ms(0));
+    let account = Account::on(&server, "Home").port(way.port());
+    let mut mail = of(server, account.channel("Create Both\nExpunge Both\n"), 120);
+    let waiter = Waiter::settled(&mail.home, &mail.mbsync);
+    way.refuse(true);
+    way.cut();
+    waiter.wait_said("connection lost", SOON);
+    mail.delete_there("1:*");
+    // Long enough that it has stopped to try each second.
+    sleep(secs(6));
+    let runs = mail.mbsync.runs().len();
+    way.refuse(false);
+    let out = mail.home.mutt_sync(&["-f", "Home"]).expect_code(1);
+    assert!(out.stderr.contains("held: all of 120 messages are gone on the server"), "{out}");
+    mail.home.maildir("Home", "INBOX").add(&message("two", "second"), "S");
+    wait_until(SOON, "mail is pushed", || mail.imap.status("INBOX").messages == 2);
+    at_rest(&mail.home, &waiter, &mail.mbsync);
+    assert_eq!(mail.home.maildir("Home", "Lists").len(), 120, "{}", waiter.said());
+    assert_eq!(mail.mbsync.runs().len() - runs, 1, "{}", waiter.said());
+}
+
+/// A channel of which it can give no verdict, and one that it does not watch.
+#[test]
+fn g14_the_waiter_holds_what_it_cannot_judge() {
+    for (channel, settings) in [
+        ("Create Near\nExpunge Near\nSync Pull\n", ""),
+        ("Create Both\nExpunge Both\n", "[account.Home]\nboxes = [\"INBOX\"]\n"),
+    ] {
+        let server = Server::start();
+        let account = Account::on(&server, "Home").channel(channel);
+        let mut mail = of(server, account, 120);
+        mail.home.settings(&format!("{QUICK}{settings}"));
+        let waiter = Waiter::settled(&mail.home, &mail.mbsync);
+        mail.delete_there("1:*");
+        mail.home.mutt_sync(&["Home"]);
+        mail.imap.append("INBOX", &message("two", "second"), &[]);
+        mail.home.mutt_sync(&["--full", "Home"]);
+        let inbox = mail.home.maildir("Home", "INBOX");
+        wait_until(SOON, "new mail", || inbox.len() == 2);
+        at_rest(&mail.home, &waiter, &mail.mbsync);
+        let status = mail.home.mutt_sync(&["--status", "Home"]).stdout;
+        assert!(status.contains("Home:Lists: held: all of 120"), "{channel}{settings}{status}");
+        assert_eq!(mail.home.maildir("Home", "Lists").len(), 120, "{channel}{settings}");
+    }
 }

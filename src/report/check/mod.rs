@@ -203,7 +203,8 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
     for account in &accounts {
         report.part(Subject::Account, &account.name);
         let context = CheckContext { asked, ground: &ground, account };
-        let all = with_shadowed(&ground.config, account);
+        // What fails in channels that only `mbsync -a` runs, fails it.
+        let all = ground.config.with_shadowed(account);
         let whole = CheckContext { account: &all, ..context };
         let mailboxes = local::steps(&whole, &mut report);
         state::steps(&context, &mut report);
@@ -222,14 +223,6 @@ fn chosen<'c>(config: &'c Config, names: &[String]) -> Result<Vec<&'c Account>, 
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let selection = config.select(&names)?;
     Ok(selection.iter().filter_map(|(at, _)| config.accounts.get(*at)).collect())
-}
-
-/// The account with the channels that only `mbsync -a` runs: what fails there fails it.
-fn with_shadowed(config: &Config, account: &Account) -> Account {
-    let mut account = account.clone();
-    let shadowed = config.shadowed_channels.iter().filter(|(of, _)| *of == account.name);
-    account.channels.extend(shadowed.map(|(_, channel)| channel.clone()));
-    account
 }
 
 /// What holds for all accounts, once it is known.

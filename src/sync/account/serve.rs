@@ -177,8 +177,11 @@ impl AccountBackend<'_> {
                 let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
                 let guarded =
                     held::check(&self.dir, self.context, &needed, asked_for, judge, began);
+                let needed = self.without_removed(needed, &guarded.nowhere);
                 let free = held::without_held(self.context, &needed, &guarded.held);
-                if guarded.held.is_empty() {
+                if needed.is_empty() {
+                    self.serve_without_run(&claim, false, RunEnd::default(), &guarded)
+                } else if guarded.held.is_empty() {
                     let needed = self.context.account.canonical(&needed);
                     self.serve_by_run(claim, &needed, judge, guarded, false)
                 } else if free.is_empty() {
@@ -190,6 +193,26 @@ impl AccountBackend<'_> {
                 }
             }
         }
+    }
+
+    /// The same without mailboxes that are on neither side any more: nothing is known of them.
+    fn without_removed(
+        &mut self,
+        mut needed: BTreeSet<Target>,
+        nowhere: &BTreeSet<String>,
+    ) -> BTreeSet<Target> {
+        if nowhere.is_empty() {
+            return needed;
+        }
+        for mailbox in nowhere.iter().filter_map(|key| clean::mailbox(self.context.account, key)) {
+            self.say(|| format!("{} is on neither side any more", mailbox.near));
+            needed.remove(&mailbox.target());
+        }
+        let forgotten = RefusedState::update(&self.dir, |state| {
+            state.mailboxes.retain(|key, _| !nowhere.contains(key));
+        });
+        self.note("refused.json", forgotten);
+        needed
     }
 
     /// The same, but the whole channel in place of a mailbox below another.
@@ -267,11 +290,14 @@ impl AccountBackend<'_> {
             if self.logs() { self.dir.read_json(clean::GONE) } else { None };
         let known = gone.clone().unwrap_or_default();
         let snapshot = Snapshot::take(&scope, self.context.account, self.logs(), known);
-        let deletions = CheckInRun::new(&self.dir, self.context, &targets, &scope, judge, &guarded);
+        let deletions = CheckInRun::new(&self.dir, self.context, &targets, &guarded);
         drop(scope);
         let before = clock::now();
         let mut ended = self.run_mbsync(&targets, judge, &deletions, &mut lock);
         let cost = clock::now().saturating_sub(before);
+        for line in &guarded.nameless {
+            ended.said.notice(line);
+        }
         let withheld = deletions.withheld();
         let took = claim.began_at.elapsed();
         // With those that it has created.
