@@ -671,7 +671,10 @@ fn faults_on_this_disk() {
             breaks: |home| {
                 fs::create_dir_all(home.state("Home").join("waiter.lock/x")).expect("mkdir");
             },
-            fixes: |home, fix| type_in(home, fix),
+            fixes: |home, fix| {
+                type_in(home, fix);
+                assert!(home.state("Home").join("waiter.lock.old/x").is_dir(), "{fix}");
+            },
         },
         Case {
             code: 0,

@@ -73,14 +73,18 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
 
 /// A lock that is there and cannot be taken, with the fix.
 fn unusable(context: &CheckContext<'_>, lock: &Path) -> Option<(String, String)> {
-    let why = if !lock.symlink_metadata().ok()?.is_file() {
+    let found = lock.symlink_metadata().ok()?;
+    let why = if !found.is_file() {
         "is not a regular file"
     } else if access(lock, Access::READ_OK | Access::WRITE_OK).is_err() {
         "is not writable for you"
     } else {
         return None;
     };
-    let fix = format!("rm -rf {}", for_shell(context.asked.env, lock));
+    let shell = for_shell(context.asked.env, lock);
+    // Nobody knows what is in a directory.
+    let fix =
+        if found.is_dir() { format!("mv {shell} {shell}.old") } else { format!("rm -f {shell}") };
     Some((format!("{} {why}", context.sanitize(lock)), fix))
 }
 
