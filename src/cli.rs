@@ -35,11 +35,11 @@ pub struct Cli {
     pub wait: bool,
 
     /// With --wait: continue waiting instead of exiting
-    #[arg(long = "loop", requires = "wait")]
+    #[arg(long = "loop")]
     pub loop_forever: bool,
 
     /// Show the state of each account without contacting the server
-    #[arg(long, groups = ["mode", "reports"])]
+    #[arg(long, group = "mode")]
     pub status: bool,
 
     /// Print FORMAT with the state appended, for mutt's status_format
@@ -47,15 +47,15 @@ pub struct Cli {
     pub status_line: Option<String>,
 
     /// List accounts, their mailboxes and Maildirs
-    #[arg(long, groups = ["mode", "reports"])]
+    #[arg(long, group = "mode")]
     pub list: bool,
 
     /// Check everything that a sync needs, and print how to fix it
-    #[arg(long, groups = ["mode", "reports"])]
+    #[arg(long, group = "mode")]
     pub check: bool,
 
     /// With --check: print what a bug report needs, without names
-    #[arg(long, requires = "check", conflicts_with_all = ["json", "quiet"])]
+    #[arg(long, conflicts_with_all = ["json", "quiet"])]
     pub report: bool,
 
     /// Print lines for muttrc; with ACCOUNT, that account's identity file
@@ -67,7 +67,7 @@ pub struct Cli {
     pub init: Option<String>,
 
     /// With --init: print an msmtprc instead
-    #[arg(long, requires = "init")]
+    #[arg(long)]
     pub msmtp: bool,
 
     /// Try again what mbsync could not carry
@@ -123,7 +123,7 @@ pub struct Cli {
     pub config: Option<PathBuf>,
 
     /// With --status, --list, --check: print JSON
-    #[arg(long, requires = "reports")]
+    #[arg(long)]
     pub json: bool,
 
     /// Print errors only; -qq: only errors that will not go away by themselves
@@ -148,8 +148,8 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// What an option needs that was not given. clap asks for it only where nothing that
-    /// was given conflicts with it.
+    /// What an option needs that was not given. Not by clap's `requires`, which asks for it
+    /// only where nothing that was given conflicts with it.
     #[must_use]
     pub fn missing(&self) -> Option<&'static str> {
         let reports = self.status || self.list || self.check;
