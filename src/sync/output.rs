@@ -14,8 +14,10 @@ use crate::text::{printable, sanitize};
 /// A message that tells why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// Concerns the account as a whole.
+    /// Concerns the account as a whole, before anything was said of its user.
     Account(ExitStatus),
+    /// The login failed, or something that may have come after it.
+    Login(ExitStatus),
     /// The password command failed.
     PasswordCommand,
     /// Concerns a channel, and one of its mailboxes if mbsync names it.
@@ -32,10 +34,16 @@ impl Problem {
     #[must_use]
     pub fn exit(&self) -> ExitStatus {
         match self {
-            Problem::Account(exit) => *exit,
+            Problem::Account(exit) | Problem::Login(exit) => *exit,
             Problem::PasswordCommand => ExitStatus::Denied,
             Problem::Mailbox { .. } => ExitStatus::Mailbox,
         }
+    }
+
+    /// See [`crate::error::Error::strike`].
+    #[must_use]
+    pub fn is_strike(&self) -> bool {
+        matches!(self, Problem::Login(_) | Problem::PasswordCommand)
     }
 }
 
@@ -70,7 +78,8 @@ pub fn problem(line: &str) -> Option<Problem> {
         let reply = rest.split_once("' returned an error: ")?.1;
         if rest.starts_with("LOGIN ") || rest.starts_with("AUTHENTICATE ") {
             let temporary = is_temporary(reply.strip_prefix("NO ").unwrap_or(reply));
-            return account(if temporary { ExitStatus::Later } else { ExitStatus::Denied });
+            let exit = if temporary { ExitStatus::Later } else { ExitStatus::Denied };
+            return Some(Problem::Login(exit));
         }
         if is_session_dead(reply) {
             return account(ExitStatus::Later);
@@ -82,7 +91,11 @@ pub fn problem(line: &str) -> Option<Problem> {
     }
     if line.contains("no acceptable authentication mechanism")
         || line.contains("SASL mechanism")
-        || line.contains("Error, certificate owner does not match")
+        || line.starts_with("IMAP error: unexpected reply: ")
+    {
+        return Some(Problem::Login(ExitStatus::Denied));
+    }
+    if line.contains("Error, certificate owner does not match")
         || line.contains("SSL support not available")
     {
         return account(ExitStatus::Denied);
@@ -95,8 +108,7 @@ pub fn problem(line: &str) -> Option<Problem> {
     let no_tls = line.starts_with("Socket error: secure connect to ")
         && line.contains(":SSL routines:")
         && !line.contains("unexpected eof");
-    if no_tls || starts(&["IMAP error: unexpected reply: ", "IMAP error: bogus greeting response "])
-    {
+    if no_tls || line.starts_with("IMAP error: bogus greeting response ") {
         return account(ExitStatus::Denied);
     }
     if let Some(words) = line.strip_prefix("IMAP error: unexpected BYE response: ") {
@@ -342,6 +354,27 @@ mod tests {
             plain(&format!("IMAP command 'LOGIN u <pass>' returned an error: {reply}"), Some("x"))
         };
         for reply in ["NO [AUTHENTICATIONFAILED] Not you.", "[AUTHENTICATIONFAILED] Not you."] {
+    #[test]
+    fn g12_a_strike_is_what_may_have_told_the_password() {
+        let is_strike = |line: &str| problem(line).is_some_and(|found| found.is_strike());
+        for line in [
+            "IMAP command 'LOGIN u <pass>' returned an error: NO x",
+            "IMAP command 'AUTHENTICATE PLAIN <authdata>' returned an error: [UNAVAILABLE] x",
+            "Skipping account Home, PassCmd exited with status 1",
+            "IMAP error: unexpected reply: 500",
+        ] {
+            assert!(is_strike(line), "{line}");
+        }
+        for line in [
+            "SSL error connecting h (127.0.0.1:993): certificate verify failed",
+            "Error, certificate owner does not match hostname h",
+            "IMAP error: bogus greeting response BAD",
+            "Cannot connect to h (127.0.0.1:1): Connection refused",
+        ] {
+            assert!(!is_strike(line), "{line}");
+        }
+    }
+
             assert_eq!(refused(reply), "login refused: Not you.");
         }
         assert_eq!(refused("NO"), "login refused");

@@ -114,6 +114,7 @@ fn g11_g12_a_wrong_password_is_tried_once_and_never_shown() {
     let home = Home::with(vec![Account::on(&server, "Home").login("home", secret)]);
     let mut outputs = vec![home.mutt_sync(&["-v", "Home"]).expect_code(77)];
     assert!(outputs[0].stderr.contains("AUTHENTICATIONFAILED"), "{}", outputs[0]);
+    assert!(state(&home, "retry.json").contains("\"strike\":true"));
     for args in [&["Home"][..], &["-v", "Home:INBOX"], &["-n", "Home"], &["-b", "Home"]] {
         outputs.push(home.mutt_sync(args));
     }
@@ -181,10 +182,16 @@ fn g11_what_the_password_command_complains_of_is_said() {
 #[test]
 fn a_certificate_is_refused() {
     let server = Server::with(ServerOptions { tls: Tls::Imaps, ..ServerOptions::default() });
-    let account = Account::on(&server, "Home").certificate(Ca::new().cert());
-    let home = Home::with(vec![account]);
-    let output = home.mutt_sync(&["Home"]).expect_code(77);
-    assert!(output.stderr.contains("certificate"), "{output}");
+    let account = || Account::on(&server, "Home").certificate(Ca::new().cert());
+    let by_mbsync = Home::with(vec![account().unjudged()]);
+    let home = Home::with(vec![account()]);
+    let refused = [&by_mbsync, &home].map(|home| {
+        let output = home.mutt_sync(&["Home"]).expect_code(77);
+        assert!(output.stderr.contains("certificate"), "{output}");
+        assert!(state(home, "retry.json").contains("\"strike\":false"), "no password was told");
+        output
+    });
+    let [_, output] = refused;
     assert_eq!(server.logins("home"), 0);
     // A sync and the check name one way to keep it.
     let place = format!("{}:{}", server.host(), server.port());

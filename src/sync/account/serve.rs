@@ -167,8 +167,11 @@ impl AccountBackend<'_> {
             }
             Judgement::Failed(error) => {
                 let exit = self.shutdown.signal().map_or(error.status, ExitStatus::Signal);
-                let is_command = error.kind == ErrorKind::PasswordCommand;
-                let problems = is_command.then_some(Problem::PasswordCommand).into_iter().collect();
+                let problems = match error.kind {
+                    ErrorKind::PasswordCommand => vec![Problem::PasswordCommand],
+                    _ if error.strike => vec![Problem::Login(exit)],
+                    _ => vec![],
+                };
                 let ended = RunEnd { exit, text: error.to_string(), problems, ..RunEnd::default() };
                 self.serve_without_run(&claim, false, ended, &Checked::default())
             }
@@ -590,8 +593,7 @@ impl AccountBackend<'_> {
         let by_person = self.options.person || claim.marks.urgent;
         let (code, earlier) = (ended.exit.code(), self.backoff());
         let server = self.context.account.server.as_ref();
-        // mbsync does not say whether it had got as far as to the password.
-        let strike = ended.exit == ExitStatus::Denied
+        let strike = ended.problems.iter().any(Problem::is_strike)
             || server.is_some_and(|server| server.tunnel.is_some());
         let (text, jitter) = (&ended.text, clock::jitter());
         let next = policy.after(earlier.as_ref(), ended.exit, strike, text, now, jitter);
