@@ -27,6 +27,8 @@ pub enum Class {
     Harmless,
     /// Leads to exit status 1, or to the end of the run.
     Fails,
+    /// The same, but for mbsync 1.4.4, which may end with status 0 all the same (observed).
+    FailsUnsaid,
 }
 
 /// The versions that use a form.
@@ -59,7 +61,7 @@ const fn form(since: Since, class: Class, text: &'static str) -> Form {
 /// The table. The first form that fits counts.
 #[rustfmt::skip]
 pub const FORMS: &[Form] = {
-    use Class::{Fails, Harmless, NotRecorded, NotSynced, Reason, Refused, Server, TrackLost};
+    use Class::{Fails, FailsUnsaid, Harmless, NotRecorded, NotSynced, Reason, Refused, Server, TrackLost};
     use Since::{Both, Only14, Only15};
     &[
         form(Only14, Refused, "Warning: message %u from %s has incomplete header; skipping."),
@@ -153,7 +155,7 @@ pub const FORMS: &[Form] = {
         form(Both, Fails, "Error decompressing data from %s"),
         form(Both, Fails, "Fatal: *"),
         form(Both, Fails, "IMAP error: *"),
-        form(Both, Fails, "Maildir error: *"),
+        form(Both, FailsUnsaid, "Maildir error: *"),
         form(Both, Fails, "Maildir store *"),
         form(Both, Fails, "Skipping account *"),
         form(Both, Fails, "Looking up Keychain failed: *"),
@@ -349,7 +351,7 @@ impl Collector {
                 true
             }
             Some(Class::Harmless | Class::Reason) => true,
-            Some(Class::Fails) => {
+            Some(Class::Fails | Class::FailsUnsaid) => {
                 self.note_reason(reason);
                 false
             }

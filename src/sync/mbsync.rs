@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::forms::Collector;
+use super::forms::{Class, Collector, class_of};
 use super::output::{
-    Problem, plain, problem, redact, says_nothing_of_the_run, without_passed_addresses,
+    Problem, explains_nothing, plain, problem, redact, says_nothing_of_the_run,
+    without_passed_addresses,
 };
 use super::progress::Progress;
 use super::run_log::{RunLog, RunLogReader};
@@ -555,9 +556,8 @@ fn verdict_of(
         }
         None => {}
     }
-    // mbsync 1.4.4 succeeds although it could not write a Maildir (observed).
-    let unsaid = problems.iter().position(|(_, line)| line.starts_with("Maildir error: "));
-    if status.success() && unsaid.is_none() {
+    let unsaid = |(_, line): &(Problem, String)| class_of(line) == Some(Class::FailsUnsaid);
+    if status.success() && !problems.iter().any(unsaid) {
         return ended(ExitStatus::Done, String::new(), vec![]);
     }
     let problems = &*without_passed_addresses(problems);
@@ -568,7 +568,7 @@ fn verdict_of(
     } else {
         ExitStatus::Mailbox
     });
-    let said = other.iter().rev().find(|line| !line.starts_with("Warning"));
+    let said = other.iter().rev().find(|line| !explains_nothing(line));
     let text = problems
         .iter()
         .find(|(found, _)| found.exit() == exit)

@@ -68,7 +68,7 @@ pub fn without_passed_addresses(problems: &[(Problem, String)]) -> Cow<'_, [(Pro
 pub fn problem(line: &str) -> Option<Problem> {
     let account = |exit| Some(Problem::Account(exit));
     let starts = |heads: &[&str]| heads.iter().any(|head| line.starts_with(head));
-    if line.starts_with("Warning") || line.starts_with("Notice") {
+    if explains_nothing(line) {
         return None;
     }
     if line.starts_with("Error: channel ") && line.ends_with(" is locked") {
@@ -199,6 +199,12 @@ pub fn says_nothing_of_the_run(line: &str) -> bool {
     line.starts_with("*** IMAP ")
         || line.starts_with("Notice: ") && line.contains(" deprecated")
         || line.contains(": notice: ") && line.contains(" deprecated")
+}
+
+/// Whether a line tells of something that fails no run.
+#[must_use]
+pub fn explains_nothing(line: &str) -> bool {
+    line.starts_with("Warning") || line.starts_with("Notice")
 }
 
 /// `FILE:12: …`, or 1.5's `FILE:12:3: …`.
@@ -349,12 +355,6 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_login_and_a_failed_command_are_put_plainly() {
-        let refused = |reply: &str| {
-            plain(&format!("IMAP command 'LOGIN u <pass>' returned an error: {reply}"), Some("x"))
-        };
-        for reply in ["NO [AUTHENTICATIONFAILED] Not you.", "[AUTHENTICATIONFAILED] Not you."] {
-    #[test]
     fn g12_a_strike_is_what_may_have_told_the_password() {
         let is_strike = |line: &str| problem(line).is_some_and(|found| found.is_strike());
         for line in [
@@ -375,6 +375,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_refused_login_and_a_failed_command_are_put_plainly() {
+        let refused = |reply: &str| {
+            plain(&format!("IMAP command 'LOGIN u <pass>' returned an error: {reply}"), Some("x"))
+        };
+        for reply in ["NO [AUTHENTICATIONFAILED] Not you.", "[AUTHENTICATIONFAILED] Not you."] {
             assert_eq!(refused(reply), "login refused: Not you.");
         }
         assert_eq!(refused("NO"), "login refused");
