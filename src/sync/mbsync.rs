@@ -5,7 +5,6 @@
 //!
 //! Does not depend on: what the run is for.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -270,12 +269,8 @@ struct Supervised<'a> {
     stderr: Lines<ChildStderr>,
     stdout: Lines<File>,
     live: Option<LiveProgress<'a>>,
-    problems: Vec<(Problem, String)>,
-    other: Vec<String>,
-    said: Collector,
+    heard: Heard,
     log: Option<RunLogReader>,
-    /// Something was said that may mean that not all was done.
-    objected: bool,
     /// Why it was sent TERM; `None` also where that ends only what it has left.
     why: Option<Why>,
     beside: Option<&'a mut (dyn Companion + 'a)>,
@@ -299,11 +294,8 @@ impl<'a> Supervised<'a> {
             stderr: Lines::new(stderr)?,
             stdout: Lines::new(stdout.or(terminal))?,
             live,
-            problems: Vec::new(),
-            other: Vec::new(),
-            said: Collector::default(),
+            heard: Heard::default(),
             log: job.logs.then(RunLogReader::default),
-            objected: false,
             why: None,
             names: beside.as_ref().map(|beside| (beside.file(), job.file.display().to_string())),
             beside,
@@ -392,19 +384,8 @@ impl<'a> Supervised<'a> {
     }
 
     fn read(&mut self) {
-        let (job, problems, other) = (self.job, &mut self.problems, &mut self.other);
-        let (names, objected, said) = (&self.names, &mut self.objected, &mut self.said);
-        let mut note = |line: &str| {
-            let line = &*under_its_own_name(line, names.as_ref());
-            let is_news = !says_nothing_of_the_run(line);
-            *objected |= is_news;
-            let shown = redact(line, job.secrets);
-            if job.verbose {
-                eprint_line(&shown);
-            }
-            note_line(line, &shown, is_news, (problems, other, said));
-        };
-        self.stderr.take(&mut note);
+        let (job, heard, names) = (self.job, &mut self.heard, self.names.as_ref());
+        self.stderr.take(|line| heard.line(line, job, names));
         // Without its standard output emptied, mbsync would wait for us for ever.
         let (log, live) = (&mut self.log, &mut self.live);
         self.stdout.take(|line| {
@@ -438,27 +419,19 @@ impl<'a> Supervised<'a> {
     }
 
     fn ended(mut self, status: StdExitStatus) -> RunEnd {
-        let (job, problems, other) = (self.job, &mut self.problems, &mut self.other);
+        let (job, mut heard, names) = (self.job, self.heard, self.names.as_ref());
         // mbsync 1.4 says one thing without a line end.
-        let (names, objected, said) = (&self.names, &mut self.objected, &mut self.said);
-        self.stderr.rest(&mut |line| {
-            let line = &*under_its_own_name(line, names.as_ref());
-            let is_news = !says_nothing_of_the_run(line);
-            *objected |= is_news;
-            let shown = redact(line, job.secrets);
-            note_line(line, &shown, is_news, (problems, other, said));
-        });
+        self.stderr.rest(&mut |line| heard.line(line, job, names));
+        let Heard { mut problems, other, mut said, objected } = heard;
         if let Some(shown) = said.pending_reason() {
             problems.push((Problem::Mailbox { channel: None, mailbox: None }, shown));
         }
-        let mut said = std::mem::take(&mut self.said);
-        let log = self.log.filter(|_| status.success() && !self.objected);
+        let log = self.log.filter(|_| status.success() && !objected);
         let refused = said.objections.first().map(|objection| objection.text.clone());
-        let ended =
-            verdict_of(self.why, status, &self.problems, &self.other, refused, self.job.stall);
+        let ended = verdict_of(self.why, status, &problems, &other, refused, job.stall);
         if ended.exit == ExitStatus::Done {
             // What would explain a failure explains nothing now, and is said all the same.
-            self.problems.iter().for_each(|(_, line)| said.notice(line));
+            problems.iter().for_each(|(_, line)| said.notice(line));
         } else {
             said.notices.retain(|line| !ended.text.contains(line.as_str()));
         }
@@ -508,27 +481,35 @@ impl Drop for LiveProgress<'_> {
     }
 }
 
-/// Takes in one line of mbsync's standard error. `is_news`: it is not one that each
-/// run prints.
-fn note_line(
-    line: &str,
-    shown: &str,
-    is_news: bool,
-    (problems, other, said): (&mut Vec<(Problem, String)>, &mut Vec<String>, &mut Collector),
-) {
-    let taken = said.take(line, shown);
-    match problem(line).filter(|_| !taken) {
-        Some(found) if problems.len() < MOST_LINES => problems.push((found, shown.to_owned())),
-        _ if is_news && other.len() < MOST_LINES => other.push(shown.to_owned()),
-        _ => {}
-    }
+/// What mbsync has said on standard error.
+#[derive(Default)]
+struct Heard {
+    problems: Vec<(Problem, String)>,
+    other: Vec<String>,
+    said: Collector,
+    /// Something was said that may mean that not all was done.
+    objected: bool,
 }
 
-/// A message about the copy of the configuration, as one about the original.
-fn under_its_own_name<'a>(line: &'a str, names: Option<&(String, String)>) -> Cow<'a, str> {
-    match names {
-        Some((copy, original)) if line.contains(copy) => line.replace(copy, original).into(),
-        _ => line.into(),
+impl Heard {
+    /// Takes in a line. One about the copy of the configuration is one about the original.
+    fn line(&mut self, line: &str, job: &Job<'_>, names: Option<&(String, String)>) {
+        let line = match names {
+            Some((copy, original)) => &*line.replace(copy, original),
+            None => line,
+        };
+        let is_news = !says_nothing_of_the_run(line);
+        self.objected |= is_news;
+        let shown = redact(line, job.secrets).into_owned();
+        if job.verbose {
+            eprint_line(&shown);
+        }
+        let taken = self.said.take(line, &shown);
+        match problem(line).filter(|_| !taken) {
+            Some(found) if self.problems.len() < MOST_LINES => self.problems.push((found, shown)),
+            _ if is_news && self.other.len() < MOST_LINES => self.other.push(shown),
+            _ => {}
+        }
     }
 }
 
