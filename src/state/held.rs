@@ -11,7 +11,6 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::StateDir;
-use super::lock::Lock;
 use crate::model::uid_set::UidSet;
 
 /// The account's file.
@@ -106,20 +105,11 @@ impl HeldState {
         dir.read_json(FILE).unwrap_or_default()
     }
 
-    /// Changes the file, if `change` changes anything. Another process that does the
-    /// same is waited for, for a moment.
+    /// Changes the file, if `change` changes anything.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn update<T>(dir: &StateDir, change: impl FnOnce(&mut HeldState) -> T) -> io::Result<T> {
-        let lock = Lock::take_briefly(&dir.file(LOCK))?;
-        let mut state = Self::read(dir);
-        let before = state.clone();
-        let result = change(&mut state);
-        if state != before {
-            dir.write_json(FILE, &state)?;
-        }
-        drop(lock);
-        Ok(result)
+        dir.update_json(FILE, LOCK, change)
     }
 }

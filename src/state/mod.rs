@@ -28,6 +28,7 @@ use rustix::fs::{Access, access};
 use crate::error::{Error, ExitStatus, no_descriptor_left};
 use crate::os::file;
 use crate::os::procfs::{self, Process};
+use lock::Lock;
 
 /// Most bytes of a state file that are read.
 pub const LARGEST: u64 = 64 << 20;
@@ -97,6 +98,33 @@ impl StateDir {
             writer.write_all(b"\n")?;
             writer.flush()
         })
+    }
+
+    /// Changes the value in a JSON file, if `change` changes anything; the default value needs
+    /// no file. Another process that does the same is waited for, for a moment: `lock` is
+    /// held meanwhile.
+    fn update_json<V, T>(
+        &self,
+        name: &str,
+        lock: &str,
+        change: impl FnOnce(&mut V) -> T,
+    ) -> io::Result<T>
+    where
+        V: serde::de::DeserializeOwned + serde::Serialize + Clone + Default + PartialEq,
+    {
+        let _lock = Lock::take_briefly(&self.file(lock))?;
+        let mut value: V = self.read_json(name).unwrap_or_default();
+        let before = value.clone();
+        let result = change(&mut value);
+        if value == before {
+            return Ok(result);
+        }
+        if value == V::default() {
+            self.remove(name)?;
+        } else {
+            self.write_json(name, &value)?;
+        }
+        Ok(result)
     }
 
     /// Removes a file; one that is not there is as good as removed.

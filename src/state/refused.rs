@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use super::StateDir;
 use super::backoff::{BackoffPolicy, seconds};
-use super::lock::Lock;
 
 /// The account's file.
 pub const FILE: &str = "refused.json";
@@ -212,22 +211,13 @@ impl RefusedState {
     /// # Errors
     /// It cannot be written.
     pub fn update<T>(dir: &StateDir, change: impl FnOnce(&mut RefusedState) -> T) -> io::Result<T> {
-        let lock = Lock::take_briefly(&dir.file(LOCK))?;
-        let mut state = Self::read(dir);
-        let before = state.clone();
-        let result = change(&mut state);
-        state.mailboxes.retain(|_, mailbox| !mailbox.is_empty());
-        let most = state.notices.len().saturating_sub(MOST_NOTICES);
-        state.notices.drain(..most);
-        if state != before {
-            if state == RefusedState::default() {
-                dir.remove(FILE)?;
-            } else {
-                dir.write_json(FILE, &state)?;
-            }
-        }
-        drop(lock);
-        Ok(result)
+        dir.update_json(FILE, LOCK, |state: &mut RefusedState| {
+            let result = change(state);
+            state.mailboxes.retain(|_, mailbox| !mailbox.is_empty());
+            let most = state.notices.len().saturating_sub(MOST_NOTICES);
+            state.notices.drain(..most);
+            result
+        })
     }
 
     /// Something is refused in this mailbox (by [`super::clean::key`]), so that a
