@@ -32,7 +32,7 @@ pub fn short(duration: Duration) -> String {
 #[must_use]
 pub fn size(bytes: u64) -> String {
     match bytes {
-        0..1024 => counted(usize::try_from(bytes).unwrap_or(usize::MAX), "byte"),
+        0..1024 => counted(bytes, "byte"),
         1024..10_485_760 => format!("{} KiB", bytes >> 10),
         _ => format!("{} MiB", bytes >> 20),
     }
@@ -40,7 +40,8 @@ pub fn size(bytes: u64) -> String {
 
 /// `1 mailbox`, `2 mailboxes`.
 #[must_use]
-pub fn counted(count: usize, what: &str) -> String {
+pub fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
     let plural = if what.ends_with('x') || what.ends_with("ch") { "es" } else { "s" };
     format!("{count} {what}{}", if count == 1 { "" } else { plural })
 }

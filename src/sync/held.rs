@@ -1204,7 +1204,7 @@ impl HeldReport {
             if ago.as_secs() >= 60 { format!(" for {}", short(ago)) } else { String::new() };
         let path = self.maildir.as_deref().unwrap_or(Path::new("")).display();
         let gone = || {
-            let all = counted(usize::try_from(self.of).unwrap_or(usize::MAX), "message");
+            let all = counted(self.of, "message");
             if self.count == self.of {
                 format!("all of {all}")
             } else {
@@ -1221,7 +1221,7 @@ impl HeldReport {
             HeldKind::NoMaildir => format!("its Maildir is gone: {path}"),
             HeldKind::OtherMaildir => format!(
                 "its Maildir is not the one of the last run and lacks {}: {path}",
-                counted(usize::try_from(self.count).unwrap_or(usize::MAX), "message")
+                counted(self.count, "message")
             ),
             HeldKind::NoUidValidity => format!("its Maildir has lost .uidvalidity: {path}"),
             HeldKind::NoRecord => format!("mbsync's record of it is gone: {path}"),

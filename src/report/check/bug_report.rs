@@ -278,7 +278,7 @@ fn state(
     if let Some(backoff) = dir.read_json::<Backoff>(backoff::FILE) {
         lines.push(format!(
             "backoff: {}, exit status {}, strike {}, password command {}",
-            counted(usize::try_from(backoff.failures).unwrap_or(usize::MAX), "failure"),
+            counted(backoff.failures, "failure"),
             backoff.code,
             backoff.strike,
             backoff.password_command

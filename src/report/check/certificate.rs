@@ -52,8 +52,7 @@ impl std::fmt::Display for Certificate {
         if self.days < 0 {
             write!(f, "certificate for {names}, expired {}", self.expires)
         } else {
-            let days = usize::try_from(self.days).unwrap_or(0);
-            let left = crate::text::counted(days, "day");
+            let left = crate::text::counted(self.days, "day");
             write!(f, "certificate for {names}, good until {} ({left})", self.expires)
         }
     }

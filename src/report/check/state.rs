@@ -233,7 +233,7 @@ fn pauses(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
 }
 
 fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
-    let times = counted(usize::try_from(retry.failures.max(1)).unwrap_or(usize::MAX), "time");
+    let times = counted(retry.failures.max(1), "time");
     Step::warning(
         "backoff",
         format!("failed {times} in a row, next try in {}: {}", short(wait), retry.text),
