@@ -24,9 +24,17 @@ pub fn key(mailbox: &Mailbox) -> String {
     format!("{}\n{}", mailbox.channel, mailbox.name)
 }
 
-/// The mailbox that a [`key`] is of, if the account has its channel.
+/// The mailbox that a [`key`] is of; the account, where it is of none.
+#[must_use]
+pub fn target(key: &str) -> Target {
+    key.split_once('\n').map_or(Target::Account, |(channel, name)| Target::Mailbox {
+        channel: channel.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// The same, if the account has its channel.
 #[must_use]
 pub fn mailbox(account: &Account, key: &str) -> Option<Mailbox> {
-    let (channel, name) = key.split_once('\n')?;
-    account.mailbox(&Target::Mailbox { channel: channel.to_owned(), name: name.to_owned() })
+    account.mailbox(&target(key))
 }

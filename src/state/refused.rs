@@ -125,6 +125,13 @@ impl RefusedKind {
 }
 
 impl RefusedItem {
+    /// One that no command has said yet.
+    #[must_use]
+    pub fn new(what: RefusedKind, uid: u32, validity: u32, text: &str, now: SystemTime) -> Self {
+        let (text, since) = (text.to_owned(), seconds(now));
+        RefusedItem { what, uid, validity, text, since, said: false, acknowledged: false }
+    }
+
     /// Only the record shows it: mbsync said nothing.
     #[must_use]
     pub fn is_by_record(&self) -> bool {
@@ -205,8 +212,7 @@ impl RefusedState {
         dir.read_json(FILE).unwrap_or_default()
     }
 
-    /// Changes the file, if `change` changes anything. Another process that does the
-    /// same is waited for, for a moment.
+    /// Changes the file, if `change` changes anything.
     ///
     /// # Errors
     /// It cannot be written.
@@ -256,16 +262,7 @@ mod tests {
     use super::*;
 
     fn item(uid: u32, text: &str) -> RefusedItem {
-        let what = RefusedKind::Push;
-        RefusedItem {
-            what,
-            uid,
-            validity: 1,
-            text: text.into(),
-            since: 5,
-            said: false,
-            acknowledged: false,
-        }
+        RefusedItem::new(RefusedKind::Push, uid, 1, text, at(5))
     }
 
     fn at(seconds: u64) -> SystemTime {

@@ -15,14 +15,14 @@ use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use super::context::AccountContext;
 use super::judge::{DeletionCheck, Judge, Judgement, Question};
 use super::lost::LostMessages;
-use super::refused::{ToSay, beside, name_of, rewrite, uid_of};
+use super::refused::{ToSay, ago, name_of, rewrite, uid_of};
 use crate::headers::MessageIdentity;
 use crate::mbsyncrc::{MOST_BYTES, pattern};
 use crate::model::uid_set::UidSet;
@@ -32,11 +32,11 @@ use crate::settings::Settings;
 use crate::state::backoff::seconds;
 use crate::state::held::{FILE, HeldKind, HeldMailbox, HeldState, MaildirPlace};
 use crate::state::{StateDir, clean};
-use crate::text::{counted, short};
+use crate::text::counted;
 use crate::verdict::gone::{Gone, KeptGone, KnownGone};
 use crate::verdict::guard::{self, Loss, LossSide};
 use crate::verdict::maildir::{self, DirStamps, Stamp};
-use crate::verdict::record::{self, Record};
+use crate::verdict::record::{self, Record, beside};
 use crate::verdict::{CleanState, Rules};
 
 /// What is held is looked for again after this time: the other account to which it was
@@ -900,8 +900,7 @@ pub fn without_held(
                 |each| matches!(each, Target::Mailbox { channel: of, .. } if *of == channel.name),
             )
             .collect();
-        let concerned =
-            held.iter().any(|key| key.split_once('\n').is_some_and(|(of, _)| *of == channel.name));
+        let concerned = held.iter().any(|key| whole.covers(&clean::target(key)));
         let is_held = |mailbox: &Mailbox| held.contains(&clean::key(mailbox));
         if !concerned {
             left.extend(needed.iter().any(|each| each.covers(&whole)).then_some(whole));
@@ -928,7 +927,8 @@ pub fn without_held(
     if bytes.sum::<usize>() >= MOST_BYTES {
         left.retain(|target| match target {
             Target::Mailbox { channel, .. } => {
-                !held.iter().any(|key| key.starts_with(&format!("{channel}\n")))
+                let whole = Target::Channel(channel.clone());
+                !held.iter().any(|key| whole.covers(&clean::target(key)))
             }
             _ => true,
         });
@@ -1199,9 +1199,7 @@ impl HeldReport {
     /// The line for people, without what to do.
     #[must_use]
     pub fn line(&self, now: SystemTime) -> String {
-        let ago = Duration::from_secs(seconds(now).saturating_sub(self.since));
-        let since =
-            if ago.as_secs() >= 60 { format!(" for {}", short(ago)) } else { String::new() };
+        let since = ago(self.since, now).map_or(String::new(), |ago| format!(" for {ago}"));
         let path = self.maildir.as_deref().unwrap_or(Path::new("")).display();
         let gone = || {
             let all = counted(self.of, "message");

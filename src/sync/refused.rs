@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -27,7 +27,7 @@ use crate::state::refused::{RefusedItem, RefusedKind, RefusedMailbox, RefusedSta
 use crate::state::{StateDir, clean, state_failure};
 use crate::text::{counted, sanitize, short};
 use crate::verdict::maildir::{self, Numbered};
-use crate::verdict::record::{self, Record, RecordState};
+use crate::verdict::record::{self, Record, RecordState, beside};
 use crate::verdict::server::CleanServer;
 use crate::verdict::{CleanState, Rules};
 
@@ -292,18 +292,11 @@ impl Noting<'_> {
             self.look(&replaced.mailbox).left()
         };
         let near: Vec<u32> = left.uids().filter(|uid| replaced.near.has(*uid)).collect();
-        let said = |uid: u32, what: RefusedKind, text: &str, validity: u32| RefusedItem {
-            what,
-            uid,
-            validity,
-            text: text.to_owned(),
-            since: seconds(self.now),
-            said: false,
-            acknowledged: false,
-        };
+        let said =
+            |what, uid, validity, text| RefusedItem::new(what, uid, validity, text, self.now);
         let mut items: Vec<RefusedItem> = near
             .into_iter()
-            .map(|uid| said(uid, RefusedKind::Push, "", replaced.near.validity))
+            .map(|uid| said(RefusedKind::Push, uid, replaced.near.validity, ""))
             .collect();
         if self.facts.silent && !replaced.far.is_complete() {
             // 1.5.1 fails without a word where the server gives no text (drv_imap.c:3207).
@@ -311,7 +304,7 @@ impl Noting<'_> {
             let missing = (far.after..far.upto).map(|uid| uid + 1).filter(|uid| far.has(*uid));
             let text = "the server gave no text of it";
             items.extend(
-                missing.take(20).map(|uid| said(uid, RefusedKind::Pull, text, far.validity)),
+                missing.take(20).map(|uid| said(RefusedKind::Pull, uid, far.validity, text)),
             );
             noted.all_placed = true;
         }
@@ -333,15 +326,7 @@ impl Noting<'_> {
 
     /// The mailboxes that an objection is about, and what to keep of it.
     fn place(&mut self, objection: &Objection) -> (Vec<String>, RefusedItem) {
-        let mut item = RefusedItem {
-            what: RefusedKind::Mailbox,
-            uid: 0,
-            validity: 0,
-            text: objection.text.clone(),
-            since: seconds(self.now),
-            said: false,
-            acknowledged: false,
-        };
+        let mut item = RefusedItem::new(RefusedKind::Mailbox, 0, 0, &objection.text, self.now);
         let scope = self.facts.scope;
         let only = || scope.first().filter(|_| scope.len() == 1).map(clean::key);
         let keys = match &objection.subject {
@@ -472,13 +457,7 @@ impl Noting<'_> {
         let keys: Vec<String> = self.state.mailboxes.keys().cloned().collect();
         for key in keys {
             let mailbox = clean::mailbox(facts.context.account, &key);
-            let covered = match key.split_once('\n') {
-                None => facts.targets.contains(&Target::Account),
-                Some((channel, name)) => facts.targets.iter().any(|target| {
-                    target.covers(&Target::Mailbox { channel: channel.into(), name: name.into() })
-                }),
-            };
-            if !covered {
+            if !clean::target(&key).is_in(facts.targets) {
                 continue;
             }
             if let Some(mailbox) = &mailbox {
@@ -597,13 +576,6 @@ fn set_back(path: &Path, near: Option<u32>, far: Option<u32>) -> io::Result<()> 
     rewrite(path, &record, [pushed, pulled], &UidSet::EMPTY)
 }
 
-/// A path with this at its end.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
 /// Gives a record other marks, of pushed and pulled messages, and takes the pairs with
 /// these far UIDs out of it. Nothing else in it changes, and mbsync is kept out
 /// meanwhile by its own lock. `record`: what it is expected to be.
@@ -667,6 +639,12 @@ fn leading_number(line: &[u8]) -> u32 {
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
+/// How long ago these seconds since the epoch were, from a minute on.
+pub(super) fn ago(since: u64, now: SystemTime) -> Option<String> {
+    let ago = Duration::from_secs(seconds(now).saturating_sub(since));
+    (ago.as_secs() >= 60).then(|| short(ago))
+}
+
 /// What is refused in one mailbox, of one kind, as it is to be shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RefusedReport {
@@ -686,9 +664,8 @@ impl RefusedReport {
     /// The line for people, without what to do.
     #[must_use]
     pub fn line(&self, now: SystemTime) -> String {
-        let ago = self.since.map(|since| Duration::from_secs(seconds(now).saturating_sub(since)));
-        let ago = ago.filter(|ago| ago.as_secs() >= 60);
-        let since = ago.map_or(String::new(), |ago| format!(", for {}", short(ago)));
+        let ago = self.since.and_then(|since| ago(since, now));
+        let since = ago.map_or(String::new(), |ago| format!(", for {ago}"));
         let text = self.text.as_deref().unwrap_or("mbsync has passed it over");
         format!("{}: {}{since}: {text}", self.name, in_words(self.what, self.count))
     }
@@ -814,15 +791,7 @@ pub fn note_scan(
         });
         let mut news = vec![];
         for uid in first.filter(|uid| *uid > mark(known)).collect::<Vec<_>>() {
-            let item = RefusedItem {
-                what: RefusedKind::Pull,
-                uid,
-                validity,
-                text: String::new(),
-                since: seconds(now),
-                said: false,
-                acknowledged: false,
-            };
+            let item = RefusedItem::new(RefusedKind::Pull, uid, validity, "", now);
             if known.add(item.clone()) {
                 news.push(item_line(&account.name, &key, &item));
             }
@@ -846,10 +815,10 @@ fn unrecorded(mailbox: &Mailbox, left: &UidSet) -> UidSet {
 
 /// A mailbox as a user types it; without one, the account.
 pub(super) fn name_of(account: &Account, key: &str) -> String {
-    match (clean::mailbox(account, key), key.split_once('\n')) {
+    match (clean::mailbox(account, key), clean::target(key)) {
         (Some(mailbox), _) => mailbox.target().to_string(),
-        (None, Some((channel, name))) => format!("{channel}:{name}"),
-        (None, None) => account.name.clone(),
+        (None, Target::Account) => account.name.clone(),
+        (None, target) => target.to_string(),
     }
 }
 
@@ -882,12 +851,9 @@ pub fn to_say(
         let confirmed = reports(context.account, state);
         for (key, known) in &mut state.mailboxes {
             let name = name_of(context.account, key);
-            let target = key.split_once('\n').map(|(channel, name)| Target::Mailbox {
-                channel: channel.into(),
-                name: name.into(),
-            });
-            let named = target.as_ref().is_some_and(|target| targets.contains(target));
-            let covered = target.unwrap_or(Target::Account).is_in(targets);
+            let target = clean::target(key);
+            let named = target != Target::Account && targets.contains(&target);
+            let covered = target.is_in(targets);
             for report in confirmed.iter().filter(|report| report.name == name) {
                 let of = |item: &RefusedItem| {
                     item.what == report.what && item.is_by_record() == report.text.is_none()
@@ -948,12 +914,7 @@ pub fn acknowledge(
             }
         }
         for (key, known) in &mut state.mailboxes {
-            let target = key.split_once('\n').map(|(channel, name)| Target::Mailbox {
-                channel: channel.into(),
-                name: name.into(),
-            });
-            let covered = target.unwrap_or(Target::Account).is_in(targets);
-            if covered && known.is_refused() {
+            if clean::target(key).is_in(targets) && known.is_refused() {
                 known.more = 0;
                 known.items.iter_mut().for_each(|item| item.acknowledged = true);
                 names.insert(name_of(context.account, key));

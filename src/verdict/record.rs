@@ -106,12 +106,15 @@ pub struct Counts {
 /// Paths of the journal and the half-written record next to a state file.
 #[must_use]
 pub fn journal_and_new(state_file: &Path) -> (PathBuf, PathBuf) {
-    let beside = |suffix: &str| {
-        let mut path = state_file.as_os_str().to_owned();
-        path.push(suffix);
-        PathBuf::from(path)
-    };
-    (beside(".journal"), beside(".new"))
+    (beside(state_file, ".journal"), beside(state_file, ".new"))
+}
+
+/// A path with this at its end.
+#[must_use]
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Whether the next mbsync would take up an interrupted run: both the journal,
