@@ -431,7 +431,9 @@ impl<'a> Supervised<'a> {
         let ended = verdict_of(self.why, status, &problems, &other, refused, job.stall);
         if ended.exit == ExitStatus::Done {
             // What would explain a failure explains nothing now, and is said all the same.
-            problems.iter().for_each(|(_, line)| said.notice(line));
+            for (_, line) in &problems {
+                said.notice(line);
+            }
         } else {
             said.notices.retain(|line| !ended.text.contains(line.as_str()));
         }
