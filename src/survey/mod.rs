@@ -488,10 +488,9 @@ impl Survey<'_> {
     /// The stamps of the records, by key of their mailboxes.
     fn stamps(&self) -> BTreeMap<String, (Mailbox, Option<Stamp>)> {
         let account = self.context.account;
-        let stamp = |mailbox: &Mailbox| Stamp::of(mailbox.state_file.as_deref()?).ok();
         let known = self.clean.keys().filter_map(|key| {
             let mailbox = clean::mailbox(account, key)?;
-            let stamp = stamp(&mailbox);
+            let stamp = Stamp::of_record(&mailbox);
             Some((key.clone(), (mailbox, stamp)))
         });
         known.collect()
@@ -503,8 +502,7 @@ impl Survey<'_> {
             let Some(far) = self.clean.get_mut(key).and_then(|clean| clean.far.as_mut()) else {
                 continue;
             };
-            let after = mailbox.state_file.as_deref().and_then(|file| Stamp::of(file).ok());
-            self.learned |= far.follow_run(stamp.as_ref(), after);
+            self.learned |= far.follow_run(stamp.as_ref(), Stamp::of_record(mailbox));
         }
     }
 

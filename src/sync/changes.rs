@@ -173,7 +173,7 @@ impl Snapshot {
             let counted = |entry: &Entry| self.was_counted(&key, entry);
             let before = self.mailboxes.get(&key).map(|before| &before.record);
             let mut change = recorded(mailbox, before, self.taken, counted, replaced);
-            let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
+            let record = Stamp::of_record(mailbox);
             if let Some((log, after)) = &accounted {
                 if let Some((removed, left)) =
                     self.unrecorded(mailbox, &key, record, log, after, by_scan)
@@ -290,7 +290,7 @@ impl MaildirBefore {
             _ if room == 0 => None,
             _ => Files::of(path, info_delimiter),
         };
-        let record = mailbox.state_file.as_ref().and_then(|path| Stamp::of(path).ok());
+        let record = Stamp::of_record(mailbox);
         let rules = Rules::of(channel).ok().filter(|rules| !rules.alt_map);
         Some(MaildirBefore { rules, info_delimiter, dirs, files, record })
     }

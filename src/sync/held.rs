@@ -167,7 +167,7 @@ impl GoneMemory {
 
     fn known(&self, mailbox: &Mailbox) -> KnownGone<'_> {
         let key = clean::key(mailbox);
-        let stamp = mailbox.state_file.as_deref().and_then(|file| Stamp::of(file).ok());
+        let stamp = Stamp::of_record(mailbox);
         let by_scan = self.clean.get(&key).and_then(|clean| clean.gone.as_ref());
         KeptGone { by_scan, by_run: self.by_run.get(&key) }.of_record(stamp.as_ref())
     }
@@ -1028,7 +1028,7 @@ pub fn note_run(
 #[must_use]
 pub fn gone_there(clean: &CleanState, mailbox: &Mailbox) -> Option<UidSet> {
     let gone = clean.gone.as_ref()?;
-    let stamp = Stamp::of(mailbox.state_file.as_deref()?).ok();
+    let stamp = Stamp::of_record(mailbox);
     (gone.record.is_some() && gone.record == stamp).then(|| {
         let mut lost = gone.pending.clone();
         lost.add(&gone.marked);

@@ -438,6 +438,12 @@ impl Stamp {
         })
     }
 
+    /// The stamp of a mailbox' record; `None` if there is none.
+    #[must_use]
+    pub fn of_record(mailbox: &Mailbox) -> Option<Stamp> {
+        Stamp::of(mailbox.state_file.as_deref()?).ok()
+    }
+
     /// Whether a change made after `now` is bound to show in another stamp.
     /// Not if this one is of the clock's current tick, or lies ahead of it.
     fn settled(&self, now: SystemTime) -> bool {

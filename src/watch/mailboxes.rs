@@ -82,11 +82,6 @@ struct MailboxBefore {
     record: Option<Stamp>,
 }
 
-/// The record's stamp at this moment.
-fn record_stamp(mailbox: &Mailbox) -> Option<Stamp> {
-    Stamp::of(mailbox.state_file.as_deref()?).ok()
-}
-
 impl Mailboxes {
     pub fn new(
         clean: BTreeMap<String, Box<CleanState>>,
@@ -300,7 +295,7 @@ impl Mailboxes {
     ) {
         let Some(state) = self.states.get_mut(at) else { return };
         let key = state.key();
-        let record = record_stamp(&state.mailbox);
+        let record = Stamp::of_record(&state.mailbox);
         let clean = self.clean.get(&key).and_then(|clean| state.clean_status(clean, record));
         if hidden {
             // STATUS alone must not satisfy the next scan.
@@ -332,7 +327,7 @@ impl Mailboxes {
     /// clean scan.
     pub fn connected(&mut self, statuses: &[Option<ServerStatus>]) {
         for (at, state) in self.states.iter_mut().enumerate() {
-            let record = record_stamp(&state.mailbox);
+            let record = Stamp::of_record(&state.mailbox);
             let clean =
                 self.clean.get(&state.key()).and_then(|clean| state.clean_status(clean, record));
             state.far_is_scanned = false;
@@ -538,7 +533,7 @@ impl Mailboxes {
             else {
                 continue;
             };
-            let record = record_stamp(&state.mailbox);
+            let record = Stamp::of_record(&state.mailbox);
             let clean = self.clean.get(&state.key());
             let then = clean.and_then(|clean| state.clean_status(clean, record));
             let lost = then.map(|then| {
@@ -682,7 +677,7 @@ impl Mailboxes {
                 let fingerprint = state.fingerprint(status(statuses, at));
                 let stuck = Stuck::after_run(&state.verdict(), &fingerprint);
                 let stuck = (stuck != Stuck::default()).then(|| Box::new(stuck));
-                let record = record_stamp(&state.mailbox);
+                let record = Stamp::of_record(&state.mailbox);
                 (at, MailboxBefore { stuck, digest: state.digest, record })
             })
             .collect();
@@ -720,7 +715,7 @@ impl Mailboxes {
             state.run_ended(true);
             synced.insert(at);
             if well {
-                let after = record_stamp(&state.mailbox);
+                let after = Stamp::of_record(&state.mailbox);
                 if let Some(far) = self.clean.get_mut(&key).and_then(|clean| clean.far.as_mut()) {
                     self.clean_is_unsaved |= far.follow_run(before.record.as_ref(), after);
                 }
