@@ -54,6 +54,15 @@ impl ClientError {
     }
 }
 
+/// The answer; `None` if it is a refusal.
+pub fn unless_refused<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ClientError::Refused(_)) => Ok(None),
+        Err(lost) => Err(lost),
+    }
+}
+
 impl std::fmt::Display for ClientError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -369,10 +378,7 @@ impl Client {
             // EXAMINE leaves what is open, and CLOSE after it expunges nothing (RFC 3501 §6.4.2).
             self.open_mailbox("INBOX", Opening::Examine).and_then(|_| self.close_mailbox())
         };
-        match left {
-            Ok(()) | Err(ClientError::Refused(_)) => Ok(()),
-            Err(lost) => Err(lost),
-        }
+        unless_refused(left).map(drop)
     }
 
     /// Whether this mailbox is the open one.

@@ -19,7 +19,7 @@ use crate::model::{Server, TlsMode};
 use crate::text::printable;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// The ways to log in that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,10 +197,6 @@ pub fn ask_capabilities(
     }
 }
 
-fn trimmed(rest: &[u8]) -> &[u8] {
-    rest.trim_ascii_end()
-}
-
 /// What the server said to the last thing we said.
 enum Said {
     /// `+`, with its text decoded.
@@ -289,7 +285,9 @@ impl LoginAttempt<'_> {
             let response = self.transport.response().map_err(|e| step_failed("login", &e))?;
             match parse::reply(&response) {
                 Reply::Continue(text) => {
-                    return Ok(Said::Go(STANDARD.decode(trimmed(text)).unwrap_or_default()));
+                    return Ok(Said::Go(
+                        STANDARD.decode(text.trim_ascii_end()).unwrap_or_default(),
+                    ));
                 }
                 Reply::Tagged(TAG, said) if said.verb == Verb::Ok => {
                     if let Some(after) = parse::code_capabilities(said.code) {
@@ -303,7 +301,7 @@ impl LoginAttempt<'_> {
                     return Err(goodbye(&said, &self.quoted(&said)));
                 }
                 Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
-                    self.after = Some(parse::capabilities(trimmed(rest)));
+                    self.after = Some(parse::capabilities(rest.trim_ascii_end()));
                 }
                 _ => {}
             }
@@ -350,39 +348,45 @@ impl LoginAttempt<'_> {
             return self.send_encoded(&command, first);
         }
         self.send(&[&command[..], b"\r\n"].concat())?;
+        self.challenge()?;
+        self.send_encoded(b"", first)
+    }
+
+    /// The server must have something to say now.
+    fn challenge(&mut self) -> Result<Vec<u8>, Error> {
         match self.next()? {
-            Said::Go(_) => self.send_encoded(b"", first),
+            Said::Go(challenge) => Ok(challenge),
             Said::Done => Err(self.malformed("OK to a login that has not happened")),
         }
     }
 
     /// The server must be content now.
-    fn no_more(&mut self) -> Result<(), Error> {
+    fn end(&mut self) -> Result<(), Error> {
         match self.next()? {
             Said::Done => Ok(()),
-            Said::Go(_) => {
-                // RFC 3501 §6.2.2: `*` cancels.
-                self.send(b"*\r\n")?;
-                match self.next()? {
-                    Said::Done => Err(self.malformed("OK to a cancelled login")),
-                    Said::Go(_) => Err(self.malformed("a challenge after the last one")),
-                }
-            }
+            Said::Go(_) => Err(self.malformed("a challenge after the last one")),
         }
     }
 
-    /// A refusal of a token comes as a challenge first, which wants this answer.
-    fn token(&mut self, answer: &[u8]) -> Result<(), Error> {
-        match self.next()? {
-            Said::Done => Ok(()),
-            Said::Go(_) => {
-                self.send_encoded(b"", answer)?;
-                match self.next()? {
-                    Said::Done => Err(self.malformed("OK after refusing the token")),
-                    Said::Go(_) => Err(self.malformed("a challenge after the last one")),
-                }
-            }
+    /// The same, but that a refusal may come as a challenge first.
+    fn no_more(&mut self) -> Result<(), Error> {
+        if let Said::Done = self.next()? {
+            return Ok(());
         }
+        // RFC 3501 §6.2.2: `*` cancels.
+        self.send(b"*\r\n")?;
+        self.end()?;
+        Err(self.malformed("OK to a cancelled login"))
+    }
+
+    /// The same for a token, whose refusal wants this answer.
+    fn token(&mut self, answer: &[u8]) -> Result<(), Error> {
+        if let Said::Done = self.next()? {
+            return Ok(());
+        }
+        self.send_encoded(b"", answer)?;
+        self.end()?;
+        Err(self.malformed("OK after refusing the token"))
     }
 
     fn scram(&mut self, pass: &[u8], offered: &Capabilities) -> Result<(), Error> {
@@ -392,10 +396,7 @@ impl LoginAttempt<'_> {
         let sha256 = self.mechanism == Mechanism::ScramSha256;
         let mut scram = Scram::new(sha256, user).map_err(denied)?;
         self.authenticate(offered, &scram.first())?;
-        let challenge = match self.next()? {
-            Said::Go(challenge) => challenge,
-            Said::Done => return Err(self.malformed("OK to a login that has not happened")),
-        };
+        let challenge = self.challenge()?;
         let answer = scram.answer(&challenge, pass).map_err(denied)?;
         self.send_encoded(b"", &answer)?;
         let last = match self.next()? {
@@ -411,10 +412,7 @@ impl LoginAttempt<'_> {
             return Err(denied(why));
         }
         self.send(b"\r\n")?;
-        match self.next()? {
-            Said::Done => Ok(()),
-            Said::Go(_) => Err(self.malformed("a challenge after the last one")),
-        }
+        self.end()
     }
 
     /// IMAP's own command; user name and password quoted, or as literals where
@@ -447,14 +445,8 @@ impl LoginAttempt<'_> {
             pending.extend_from_slice(head.as_bytes());
             if !plus {
                 self.send(&pending)?;
-                for byte in pending.iter_mut() {
-                    *byte = 0;
-                }
-                pending.clear();
-                match self.next()? {
-                    Said::Go(_) => {}
-                    Said::Done => return Err(self.malformed("OK to a login that has not happened")),
-                }
+                pending.zeroize();
+                self.challenge()?;
             }
             pending.extend_from_slice(text);
         }

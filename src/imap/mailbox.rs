@@ -2,14 +2,14 @@
 //!
 //! Does not depend on: what follows from an answer.
 
-use super::client::{Client, ClientError, Line, ServerEvent, WINDOW};
+use super::client::{Client, ClientError, Line, ServerEvent, WINDOW, unless_refused};
 use super::parse::{self, FetchedHeader, Reply, Verb};
 use super::session;
 use super::transport::Limits;
 use super::values::{Answer, Listed, MailboxStatus, Namespace, Opened, Opening, quoted};
 use crate::model::flags::{Flags, keeps_forwarded};
 use crate::model::uid_set::{UidSet, UidsBelow};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What to ask of all mailboxes.
 #[derive(Debug, Clone, Default)]
@@ -112,36 +112,19 @@ impl Client {
     /// STATUS of these, by wire name; `None` for one that has none to tell (it
     /// does not exist, or may not be read). Many are asked for at once.
     pub fn status(&mut self, names: &[String]) -> Result<Vec<Option<MailboxStatus>>, ClientError> {
-        let mut known: HashMap<String, Option<MailboxStatus>> =
+        let mut known: BTreeMap<String, Option<MailboxStatus>> =
             names.iter().map(|name| (name.clone(), None)).collect();
         if self.lists_status() && names.len() > WINDOW {
             let line = self.list_line("", true);
             let done = self.run(line, Limits::bulk(self.step), |reply| {
-                is_data(reply, b"LIST") || take_status(reply, &mut known)
+                reply.data("LIST").is_some() || take_status(reply, &mut known)
             });
-            match done {
-                Ok(_) => {}
-                Err(ClientError::Refused(_)) => self.list_status_refused = true,
-                Err(lost) => return Err(lost),
-            }
+            self.list_status_refused = unless_refused(done)?.is_none();
         }
-        self.ask_missing(names, &mut known)?;
+        let unknown = known.iter().filter(|(_, status)| status.is_none());
+        let lines = unknown.map(|(name, _)| self.status_line(name)).collect();
+        self.run_all(lines, Limits::bulk(self.step), |reply| take_status(reply, &mut known))?;
         Ok(names.iter().map(|name| known.get(name).copied().flatten()).collect())
-    }
-
-    /// STATUS of those of these mailboxes that have none yet.
-    fn ask_missing(
-        &mut self,
-        names: &[String],
-        known: &mut HashMap<String, Option<MailboxStatus>>,
-    ) -> Result<(), ClientError> {
-        let mut asked: Vec<&String> =
-            names.iter().filter(|name| known.get(*name) == Some(&None)).collect();
-        asked.sort_unstable();
-        asked.dedup();
-        let lines = asked.into_iter().map(|name| self.status_line(name)).collect();
-        self.run_all(lines, Limits::bulk(self.step), |reply| take_status(reply, known))?;
-        Ok(())
     }
 
     fn status_line(&self, name: &str) -> Line {
@@ -185,7 +168,7 @@ impl Client {
                 }
                 true
             }
-            reply => listed.take(reply, b"LIST") || subscribed.take(reply, b"LSUB"),
+            reply => listed.take(reply.data("LIST")) || subscribed.take(reply.data("LSUB")),
         })?;
         // Without it the names of mailboxes would be guesses; mbsync fails on it, too.
         if let Some(refused) = answers.get(lists).filter(|answer| answer.verb != Verb::Ok) {
@@ -226,14 +209,16 @@ impl Client {
     /// Leaves the open mailbox, without expunging anything in it.
     pub fn close_mailbox(&mut self) -> Result<(), ClientError> {
         for line in self.closing() {
-            let answer = self.run(line, self.small(), |_| false);
-            if let Err(lost @ ClientError::Lost(_)) = answer {
-                return Err(lost);
-            }
+            unless_refused(self.run(line, self.small(), |_| false))?;
         }
+        self.forget_open();
+        Ok(())
+    }
+
+    /// No mailbox is open any more: what was said of one means nothing.
+    fn forget_open(&mut self) {
         self.selected = None;
         self.events.retain(|event| *event != ServerEvent::Selected);
-        Ok(())
     }
 
     /// The commands that leave the open mailbox. CLOSE expunges, but not a
@@ -333,7 +318,9 @@ impl Client {
         let mut found = Vec::new();
         self.examine(name, lines, self.small(), |reply| match reply {
             Reply::Data(word, rest) if word.eq_ignore_ascii_case(b"SEARCH") => {
-                found.extend(parse::search(trim(rest)).ranges().last().map(|&(_, last)| last));
+                found.extend(
+                    parse::search(rest.trim_ascii_end()).ranges().last().map(|&(_, last)| last),
+                );
                 true
             }
             _ => false,
@@ -367,8 +354,7 @@ impl Client {
                     _ => false,
                 }
         })?;
-        self.selected = None;
-        self.events.retain(|event| *event != ServerEvent::Selected);
+        self.forget_open();
         match answers.into_iter().next() {
             Some(refused) if refused.verb != Verb::Ok => Err(ClientError::Refused(refused)),
             _ => Ok(()),
@@ -380,7 +366,7 @@ impl Client {
         let search =
             if self.capabilities.esearch() { "UID SEARCH RETURN (ALL)" } else { "UID SEARCH" };
         let (mut lines, mut scans) = (Vec::new(), Vec::new());
-        let mut after = HashMap::new();
+        let mut after = BTreeMap::new();
         for ScanRequest { name, opening, since, known } in requests {
             let since = since.filter(|modseq| *modseq > 0 && condstore);
             let verb = if *opening == Opening::Select { "SELECT" } else { "EXAMINE" };
@@ -408,8 +394,7 @@ impl Client {
             let opening = requests.get(at / 3).map_or(Opening::Examine, |request| request.opening);
             scan.take(at % 3, reply, opening, &format!("m{tag}")) || take_status(reply, &mut after)
         })?;
-        self.selected = None;
-        self.events.retain(|event| *event != ServerEvent::Selected);
+        self.forget_open();
         for (at, (scan, request)) in scans.iter_mut().zip(requests).enumerate() {
             let answers = answers.get(at * 3..at * 3 + 3).unwrap_or_default();
             scan.answered(answers, request.known.as_ref());
@@ -477,11 +462,11 @@ impl Scan {
             }
             (0, Reply::Condition(said)) => said.verb == Verb::Ok,
             (1, Reply::Data(word, rest)) if word.eq_ignore_ascii_case(b"SEARCH") => {
-                self.look.uids.add(&parse::search(trim(rest)));
+                self.look.uids.add(&parse::search(rest.trim_ascii_end()));
                 true
             }
             (1, Reply::Data(word, rest)) if word.eq_ignore_ascii_case(b"ESEARCH") => {
-                let found = parse::esearch(trim(rest), tag);
+                let found = parse::esearch(rest.trim_ascii_end(), tag);
                 found.as_ref().is_some_and(|found| {
                     self.look.uids.add(found);
                     true
@@ -551,11 +536,8 @@ impl Default for KeptNames {
 
 impl KeptNames {
     /// Takes a line of it.
-    fn take(&mut self, reply: &Reply<'_>, word: &[u8]) -> bool {
-        let Reply::Data(_, rest) = reply else { return false };
-        if !is_data(reply, word) {
-            return false;
-        }
+    fn take(&mut self, line: Option<&[u8]>) -> bool {
+        let Some(rest) = line else { return false };
         if let Some(listed) = parse::list(rest) {
             self.room = self.room.saturating_sub(listed.name.len() + ENTRY);
             self.found.extend((self.room > 0).then_some(listed));
@@ -570,21 +552,9 @@ impl KeptNames {
     }
 }
 
-fn is_data(reply: &Reply<'_>, word: &[u8]) -> bool {
-    matches!(reply, Reply::Data(name, _) if name.eq_ignore_ascii_case(word))
-}
-
-fn trim(rest: &[u8]) -> &[u8] {
-    rest.trim_ascii_end()
-}
-
 /// Takes a STATUS of a mailbox that was asked for.
-fn take_status(reply: &Reply<'_>, known: &mut HashMap<String, Option<MailboxStatus>>) -> bool {
-    let Reply::Data(word, rest) = reply else { return false };
-    if !word.eq_ignore_ascii_case(b"STATUS") {
-        return false;
-    }
-    let Some((name, status)) = parse::status(rest) else { return false };
+fn take_status(reply: &Reply<'_>, known: &mut BTreeMap<String, Option<MailboxStatus>>) -> bool {
+    let Some((name, status)) = reply.data("STATUS").and_then(parse::status) else { return false };
     match known.get_mut(&name) {
         Some(slot) => {
             *slot = Some(slot.unwrap_or_default().overlaid(status));

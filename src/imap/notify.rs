@@ -5,7 +5,7 @@
 //!
 //! Does not depend on: local mail, what follows from an event.
 
-use super::client::{Client, ClientError, Line};
+use super::client::{Client, ClientError, Line, unless_refused};
 use super::names::{from_utf7, to_utf7};
 use super::parse::{self, Reply};
 use super::transport::Limits;
@@ -103,9 +103,6 @@ impl Client {
         if !std::mem::take(&mut self.notified) {
             return Ok(());
         }
-        match self.run(Line::new("NOTIFY NONE"), self.small(), |_| false) {
-            Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
-            Err(lost) => Err(lost),
-        }
+        unless_refused(self.run(Line::new("NOTIFY NONE"), self.small(), |_| false)).map(drop)
     }
 }

@@ -31,6 +31,17 @@ pub enum Reply<'a> {
     Other,
 }
 
+impl<'a> Reply<'a> {
+    /// What follows this name, if it is a response of that name.
+    #[must_use]
+    pub fn data(&self, name: &str) -> Option<&'a [u8]> {
+        match self {
+            Reply::Data(found, rest) if found.eq_ignore_ascii_case(name.as_bytes()) => Some(rest),
+            _ => None,
+        }
+    }
+}
+
 /// A status condition: verb, response code without its brackets, human text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition<'a> {
@@ -311,6 +322,21 @@ impl<'a> Tokens<'a> {
     fn open(&mut self) -> Option<()> {
         (self.next()? == Token::Open).then_some(())
     }
+
+    /// The next atom of a list; `Some(None)` at its end.
+    #[allow(clippy::option_option)] // `None`: it is no such list
+    fn item(&mut self) -> Option<Option<&'a [u8]>> {
+        match self.next()? {
+            Token::Close => Some(None),
+            Token::Atom(atom) => Some(Some(atom)),
+            _ => None,
+        }
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let Token::Atom(atom) = self.next()? else { return None };
+        number(atom)
+    }
 }
 
 impl<'a> Iterator for Tokens<'a> {
@@ -371,11 +397,7 @@ pub fn status(rest: &[u8]) -> Option<(String, MailboxStatus)> {
     tokens.open()?;
     let mut status = MailboxStatus::default();
     loop {
-        let item = match tokens.next()? {
-            Token::Close => return Some((name, status)),
-            Token::Atom(item) => item,
-            _ => return None,
-        };
+        let Some(item) = tokens.item()? else { return Some((name, status)) };
         let before = tokens.rest;
         let value = match tokens.next()? {
             Token::Atom(atom) => number(atom),
@@ -404,12 +426,7 @@ pub fn list(rest: &[u8]) -> Option<Listed> {
     let mut tokens = Tokens::new(rest);
     tokens.open()?;
     let (mut selectable, mut special_use) = (true, None);
-    loop {
-        let attribute = match tokens.next()? {
-            Token::Close => break,
-            Token::Atom(atom) => atom,
-            _ => return None,
-        };
+    while let Some(attribute) = tokens.item()? {
         let is = |name: &str| attribute.eq_ignore_ascii_case(name.as_bytes());
         if is("\\Noselect") || is("\\NonExistent") {
             selectable = false;
@@ -510,14 +527,9 @@ pub fn fetch_flags(rest: &[u8]) -> Option<(u32, Flags)> {
     tokens.open()?;
     let (mut uid, mut flags) = (None, None);
     loop {
-        let item = match tokens.next()? {
-            Token::Close => return Some((uid?, flags?)),
-            Token::Atom(item) => item,
-            _ => return None,
-        };
+        let Some(item) = tokens.item()? else { return Some((uid?, flags?)) };
         if item.eq_ignore_ascii_case(b"UID") {
-            let Token::Atom(atom) = tokens.next()? else { return None };
-            uid = Some(u32::try_from(number(atom)?).ok()?);
+            uid = Some(u32::try_from(tokens.number()?).ok()?);
         } else if item.eq_ignore_ascii_case(b"FLAGS") {
             flags = Some(flag_list(&mut tokens)?);
         } else {
@@ -547,21 +559,15 @@ pub fn fetch_header(rest: &[u8]) -> Option<FetchedHeader> {
     tokens.open()?;
     let (mut uid, mut flags, mut size, mut header) = (None, Flags::default(), None, None);
     loop {
-        let item = match tokens.next()? {
-            Token::Close => {
-                return Some(FetchedHeader { uid: uid?, flags, size: size?, header: header? });
-            }
-            Token::Atom(item) => item,
-            _ => return None,
+        let Some(item) = tokens.item()? else {
+            return Some(FetchedHeader { uid: uid?, flags, size: size?, header: header? });
         };
         if item.eq_ignore_ascii_case(b"UID") {
-            let Token::Atom(atom) = tokens.next()? else { return None };
-            uid = Some(u32::try_from(number(atom)?).ok()?);
+            uid = Some(u32::try_from(tokens.number()?).ok()?);
         } else if item.eq_ignore_ascii_case(b"FLAGS") {
             flags = flag_list(&mut tokens)?;
         } else if item.eq_ignore_ascii_case(b"RFC822.SIZE") {
-            let Token::Atom(atom) = tokens.next()? else { return None };
-            size = Some(number(atom)?);
+            size = Some(tokens.number()?);
         } else if item.to_ascii_uppercase().starts_with(b"BODY[") {
             let mut section = item;
             while !section.ends_with(b"]") {
@@ -579,13 +585,10 @@ pub fn fetch_header(rest: &[u8]) -> Option<FetchedHeader> {
 fn flag_list(tokens: &mut Tokens<'_>) -> Option<Flags> {
     tokens.open()?;
     let mut flags = Flags::default();
-    loop {
-        match tokens.next()? {
-            Token::Close => return Some(flags),
-            Token::Atom(atom) => flags = flags.with(Flags::from_imap(std::str::from_utf8(atom))),
-            _ => return None,
-        }
+    while let Some(name) = tokens.item()? {
+        flags = flags.with(Flags::from_imap(std::str::from_utf8(name)));
     }
+    Some(flags)
 }
 
 fn code_argument<'a>(code: &'a [u8], name: &str) -> Option<&'a [u8]> {

@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ExitStatus};
+use crate::imap::client::unless_refused;
 use crate::imap::{Capabilities, Client, ClientError, MailboxStatus, Opening, ServerEvent};
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Mailbox, Server, Target};
@@ -61,11 +62,7 @@ pub fn start_notify(
     if !(can.notify() && can.idle()) {
         return Ok(None);
     }
-    match client.notify(names) {
-        Ok(statuses) => Ok(Some(statuses)),
-        Err(ClientError::Refused(_)) => Ok(None),
-        Err(lost) => Err(lost),
-    }
+    unless_refused(client.notify(names))
 }
 
 impl std::fmt::Display for WatchMode {
@@ -280,10 +277,7 @@ impl Connections {
         let Some(connection) = self.open.first_mut().filter(|first| first.mailbox.is_some()) else {
             return Ok(());
         };
-        match connection.client.noop() {
-            Ok(()) | Err(ClientError::Refused(_)) => Ok(()),
-            Err(lost) => Err(lost),
-        }
+        unless_refused(connection.client.noop()).map(drop)
     }
 
     fn first(&mut self) -> Result<&mut Client, ClientError> {
@@ -301,7 +295,8 @@ impl Connections {
                     self.set_status(&name, status);
                 }
                 // What NOTIFY left out may be no more than unknown to it.
-                return self.ask_missing();
+                let missing = self.mailboxes.names_without_status();
+                return if missing.is_empty() { Ok(()) } else { self.ask(&missing) };
             }
         }
         // Or it would keep to what was asked for, and not report on what is open.
@@ -407,25 +402,12 @@ impl Connections {
             if connection.client.is_open(&name) {
                 continue;
             }
-            match connection.client.open_mailbox(&name, Opening::Examine) {
-                Ok(opened) => {
-                    for at in self.mailboxes.report(&name, opened.status) {
-                        self.changed.entry(at).or_default();
-                    }
-                }
-                Err(ClientError::Refused(_)) => {}
-                Err(lost) => return Err(lost),
+            let opened = connection.client.open_mailbox(&name, Opening::Examine);
+            if let Some(opened) = unless_refused(opened)? {
+                note(&mut self.changed, self.mailboxes.report(&name, opened.status));
             }
         }
         Ok(())
-    }
-
-    fn ask_missing(&mut self) -> Result<(), ClientError> {
-        let missing = self.mailboxes.names_without_status();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        self.ask(&missing)
     }
 
     /// The mailboxes on the server and STATUS of all: without NOTIFY, nothing else shows
@@ -477,11 +459,7 @@ impl Connections {
         for (name, status) in names.iter().zip(answers) {
             match status {
                 Some(status) => self.answered(name, status),
-                None => {
-                    for at in self.mailboxes.report_absent(name) {
-                        self.changed.entry(at).or_default();
-                    }
-                }
+                None => note(&mut self.changed, self.mailboxes.report_absent(name)),
             }
         }
         Ok(())
@@ -489,15 +467,11 @@ impl Connections {
 
     /// The answer to STATUS. What it leaves out is not known any more.
     fn answered(&mut self, name: &str, status: MailboxStatus) {
-        for at in self.mailboxes.answer(name, status) {
-            self.changed.entry(at).or_default();
-        }
+        note(&mut self.changed, self.mailboxes.answer(name, status));
     }
 
     fn set_status(&mut self, name: &str, status: MailboxStatus) {
-        for at in self.mailboxes.report(name, status) {
-            self.changed.entry(at).or_default();
-        }
+        note(&mut self.changed, self.mailboxes.report(name, status));
     }
 
     /// What the server has sent. Never waits, but where a server only reports that
@@ -596,14 +570,11 @@ impl Connections {
             if (self.mode == WatchMode::Notify || connection.mailbox.is_some())
                 && !connection.client.is_idling()
             {
-                match connection.client.idle_start() {
-                    Ok(()) => self.idle_since = Some(Instant::now()),
-                    Err(ClientError::Refused(_)) => {
-                        self.mode = WatchMode::Sweep;
-                        return Ok(());
-                    }
-                    Err(lost) => return Err(lost),
+                if unless_refused(connection.client.idle_start())?.is_none() {
+                    self.mode = WatchMode::Sweep;
+                    return Ok(());
                 }
+                self.idle_since = Some(Instant::now());
             }
         }
         Ok(())
@@ -612,11 +583,8 @@ impl Connections {
     /// Checks that each connection works, within `time` each.
     pub fn probe(&mut self, time: Duration) -> Result<(), ClientError> {
         for connection in &mut self.open {
-            match connection.client.probe(time) {
-                // A refusal is an answer.
-                Ok(()) | Err(ClientError::Refused(_)) => {}
-                Err(lost) => return Err(lost),
-            }
+            // A refusal is an answer.
+            unless_refused(connection.client.probe(time))?;
         }
         Ok(())
     }
@@ -648,26 +616,21 @@ impl Connections {
         let names = self.mailboxes.names();
         let client = self.first()?;
         let has_modseq = client.capabilities().condstore();
-        match client.notify(&names) {
-            Ok(statuses) => {
-                let mut told = BTreeSet::new();
-                for (name, status) in statuses {
-                    self.set_status(&name, status);
-                    // What it leaves out is still as it was before.
-                    if status.is_complete() && (status.highest_mod_seq.is_some() || !has_modseq) {
-                        told.extend(self.mailboxes.named(&name));
-                    }
-                }
-                Ok(told)
+        let mut told = BTreeSet::new();
+        let Some(statuses) = unless_refused(client.notify(&names))? else {
+            // Nothing is reported any more; everything is asked.
+            self.mode = WatchMode::Sweep;
+            self.sweep()?;
+            return Ok(told);
+        };
+        for (name, status) in statuses {
+            self.set_status(&name, status);
+            // What it leaves out is still as it was before.
+            if status.is_complete() && (status.highest_mod_seq.is_some() || !has_modseq) {
+                told.extend(self.mailboxes.named(&name));
             }
-            Err(ClientError::Refused(_)) => {
-                // Nothing is reported any more; everything is asked.
-                self.mode = WatchMode::Sweep;
-                self.sweep()?;
-                Ok(BTreeSet::new())
-            }
-            Err(lost) => Err(lost),
         }
+        Ok(told)
     }
 
     /// Logs out.
@@ -675,6 +638,13 @@ impl Connections {
         for connection in self.open {
             connection.client.log_out();
         }
+    }
+}
+
+/// The STATUS of these is another one than before.
+fn note(changed: &mut BTreeMap<usize, bool>, mailboxes: Vec<usize>) {
+    for at in mailboxes {
+        changed.entry(at).or_default();
     }
 }
 

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{CheckContext, Checklist, Step, connection, offer, password, some};
 use crate::error::{ErrorKind, ExitStatus};
+use crate::imap::client::unless_refused;
 use crate::imap::endpoint::step;
 use crate::imap::login::Mechanism;
 use crate::imap::names::Naming;
@@ -395,14 +396,12 @@ fn hidden_messages(
     messages: u32,
     name: &str,
 ) -> Result<Option<Step>, ClientError> {
-    let shown = match client.open_mailbox(name, Opening::Examine) {
-        Ok(opened) => opened.status.messages,
-        Err(ClientError::Refused(_)) => return Ok(None),
-        Err(lost) => return Err(lost),
+    let Some(opened) = unless_refused(client.open_mailbox(name, Opening::Examine))? else {
+        return Ok(None);
     };
     client.close_mailbox()?;
     let after = client.status(&[name.to_owned()])?.pop().flatten().and_then(|it| it.messages);
-    let (Some(shown), Some(after)) = (shown, after) else { return Ok(None) };
+    let (Some(shown), Some(after)) = (opened.status.messages, after) else { return Ok(None) };
     let all = messages.min(after);
     Ok((shown < all).then(|| {
         Step::warning(
