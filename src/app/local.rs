@@ -20,8 +20,8 @@ use crate::os::child::Prompt;
 use crate::os::fork::{Forked, fork_detached};
 use crate::os::signals::Shutdown;
 use crate::os::terminal;
-use crate::state::backoff::{self, Backoff};
-use crate::state::last_run::{self, LastRun};
+use crate::state::backoff::Backoff;
+use crate::state::last_run::LastRun;
 use crate::state::{StateDir, state_failure};
 use crate::sync::account::{self, AccountBackend, RunOptions, RunReport};
 use crate::sync::context::AccountContext;
@@ -184,8 +184,7 @@ impl App<'_> {
         if by_waiter && matches!(gate, Gate::Throttled(_)) {
             return queued_line(Gate::Open, None, now);
         }
-        let last: Option<Backoff> = backend.dir().read_json(backoff::FILE);
-        queued_line(gate, last.as_ref(), now)
+        queued_line(gate, Backoff::read(backend.dir()).as_ref(), now)
     }
 
     /// Serves the requests, or sees them served. `judge`: what decides for an account.
@@ -240,7 +239,7 @@ impl App<'_> {
                 Ok(backend) => backend,
                 Err(failure) => return self.warn(&failure),
             };
-            let runs = last(backend.dir()).runs;
+            let runs = LastRun::read(backend.dir()).runs;
             if self.cli.force {
                 Self::note_asked(backend.dir());
             }
@@ -285,11 +284,14 @@ impl App<'_> {
         match outcome {
             RequestOutcome::Ran(report) => self.report_run(name, report),
             RequestOutcome::Served => {
-                self.print(&format!("{name}: {}", served_line(&last(backend.dir()), runs)));
+                self.print(&format!(
+                    "{name}: {}",
+                    served_line(&LastRun::read(backend.dir()), runs)
+                ));
                 ExitStatus::Done
             }
             RequestOutcome::Failed => {
-                let last = last(backend.dir());
+                let last = LastRun::read(backend.dir());
                 let exit = ExitStatus::from_code(last.code).max(ExitStatus::Mailbox);
                 self.warn(&Error::new(exit, format!("{name}: {}", last.text)))
             }
@@ -302,10 +304,7 @@ impl App<'_> {
                 ExitStatus::Done
             }
             RequestOutcome::BackingOff(wait) => {
-                let text = backend
-                    .dir()
-                    .read_json::<Backoff>(backoff::FILE)
-                    .map_or(String::new(), |retry| retry.text);
+                let text = Backoff::read(backend.dir()).map_or(String::new(), |retry| retry.text);
                 let later = Error::new(ExitStatus::Later, format!("{name}: {text}"));
                 self.warn(&later.with_hint(format!("next try in {} (now: -f)", short(*wait))))
             }
@@ -464,8 +463,4 @@ fn served_line(last: &LastRun, runs_before: u64) -> String {
         summary_line(&last.changes, Duration::from_millis(last.took))
     };
     format!("{line} (another mutt-sync ran it)")
-}
-
-pub(super) fn last(dir: &StateDir) -> LastRun {
-    dir.read_json(last_run::FILE).unwrap_or_default()
 }

@@ -20,7 +20,7 @@ use crate::os::file;
 use crate::os::signals::Shutdown;
 use crate::report::list::AccountList;
 use crate::report::status::{self, StatusReport};
-use crate::state::last_run::{self, LastRun};
+use crate::state::last_run::LastRun;
 use crate::state::{LARGEST, StateDir, requests};
 use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
@@ -164,7 +164,7 @@ impl App<'_> {
                 serde_json::to_string_pretty(&StatusReport::new(&statuses)).unwrap_or_default();
             return Ok(out(&text));
         }
-        let now = std::time::SystemTime::now();
+        let now = SystemTime::now();
         let texts: Vec<String> = statuses.iter().map(|each| status::text(each, now)).collect();
         Ok(out(&texts.join("\n")))
     }
@@ -196,7 +196,7 @@ impl App<'_> {
             let pending = requests::all(&dir);
             let targets: BTreeSet<Target> = asked.union(&pending).cloned().collect();
             let name = &context.account.name;
-            let last: LastRun = dir.read_json(last_run::FILE).unwrap_or_default();
+            let last = LastRun::read(&dir);
             let due = targets.contains(&Target::Account)
                 && last.full_is_due(
                     context.settings.full_every,

@@ -7,12 +7,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::local::last;
 use super::{App, Selection, no_signals, out};
 use crate::error::{Error, ExitStatus};
 use crate::os::file;
 use crate::os::signals::Shutdown;
-use crate::state::backoff::{self, Backoff};
+use crate::state::backoff::Backoff;
+use crate::state::last_run::LastRun;
 use crate::state::lock::Lock;
 use crate::state::watch::StateWatch;
 use crate::state::{StateDir, requests};
@@ -35,7 +35,7 @@ const ASKED: &str = "asked";
 impl App<'_> {
     /// Notes that a key asks for a sync. Lost, its result is not known.
     pub(super) fn note_asked(dir: &StateDir) {
-        let runs = last(dir).runs.to_string();
+        let runs = LastRun::read(dir).runs.to_string();
         // One of an earlier key would be taken for it.
         let _ = dir.remove(ASKED);
         let _ = file::write(&dir.file(ASKED), runs.as_bytes());
@@ -97,10 +97,10 @@ fn what_came(context: AccountContext<'_>, dir: &StateDir) -> String {
     let Some(asked): Option<u64> = asked else {
         return "no request of -f is known".to_owned();
     };
-    let last = last(dir);
+    let last = LastRun::read(dir);
     if last.code != 0 {
         let now = SystemTime::now();
-        let retry: Option<Backoff> = dir.read_json(backoff::FILE);
+        let retry = Backoff::read(dir);
         let wait = context.settings.backoff_policy().wait(retry.as_ref(), now);
         let next =
             if wait.is_zero() { String::new() } else { format!("; next try in {}", short(wait)) };

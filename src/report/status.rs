@@ -15,7 +15,7 @@ use crate::error::ExitStatus;
 use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Target};
 use crate::mutt::statusline::{LineState, Trouble};
-use crate::state::backoff::{self, Backoff, seconds};
+use crate::state::backoff::{Backoff, seconds};
 use crate::state::last_run::{self, Change, LastRun};
 use crate::state::lock::Lock;
 use crate::state::refused::RefusedState;
@@ -216,7 +216,7 @@ fn status_of(
         // If this fails, the next status learns it again.
         let _ = dir.write_json(clean::FILE, &memory);
     }
-    let retry: Option<Backoff> = dir.read_json(backoff::FILE);
+    let retry = Backoff::read(dir);
     let wait = settings.backoff_policy().wait(retry.as_ref(), now);
     let description = || Some(Lock::description(&waiter_lock)).filter(|mode| !mode.is_empty());
     let watching = if all { description() } else { None };

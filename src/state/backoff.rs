@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::StateDir;
 use crate::error::ExitStatus;
 
 /// The account's file.
@@ -37,6 +38,14 @@ pub struct Backoff {
     /// The password command failed; 0.1.0 does not note it.
     #[serde(default)]
     pub password_command: bool,
+}
+
+impl Backoff {
+    /// What the file says.
+    #[must_use]
+    pub fn read(dir: &StateDir) -> Option<Self> {
+        dir.read_json(FILE)
+    }
 }
 
 /// The two settings.

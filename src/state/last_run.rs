@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::StateDir;
 use super::backoff::seconds;
 use crate::error::ExitStatus;
 
@@ -44,6 +45,12 @@ pub struct LastRun {
 }
 
 impl LastRun {
+    /// What the file says.
+    #[must_use]
+    pub fn read(dir: &StateDir) -> Self {
+        dir.read_json(FILE).unwrap_or_default()
+    }
+
     /// When mbsync last synced the whole account.
     #[must_use]
     pub fn last_full(&self) -> Option<u64> {

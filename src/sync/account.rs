@@ -25,8 +25,8 @@ use crate::os::procfs;
 use crate::os::signals::Shutdown;
 use crate::os::wait;
 use crate::settings::Settings;
-use crate::state::backoff::{self, Backoff};
-use crate::state::last_run::{self, LastRun};
+use crate::state::backoff::Backoff;
+use crate::state::last_run::LastRun;
 use crate::state::lock::{Lock, LockWait, Orphan};
 use crate::state::watch::StateWatch;
 use crate::state::{StateDir, requests, state_failure};
@@ -187,11 +187,7 @@ impl<'a> AccountBackend<'a> {
 
     fn trigger_is_new(&self) -> bool {
         let now = trigger_stamp(&self.trigger());
-        now.is_some() && now != self.pending.trigger && now != self.last().trigger
-    }
-
-    fn last(&self) -> LastRun {
-        self.dir.read_json(last_run::FILE).unwrap_or_default()
+        now.is_some() && now != self.pending.trigger && now != LastRun::read(&self.dir).trigger
     }
 
     /// The mailboxes that a run for these targets may touch.
@@ -466,7 +462,7 @@ impl AccountBackend<'_> {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        self.pending.backoff.clone().or_else(|| self.dir.read_json(backoff::FILE))
+        self.pending.backoff.clone().or_else(|| Backoff::read(&self.dir))
     }
 
     fn paused(&self) -> Paused {

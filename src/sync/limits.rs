@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::settings::Settings;
-use crate::state::last_run::{self, LastRun, millis};
+use crate::state::last_run::{LastRun, millis};
 use crate::state::pace::{self, ALLOWANCE, PERSON, Pace};
 use crate::state::{StateDir, stamp, throttle};
 
@@ -35,7 +35,7 @@ impl<'a> RunLimits<'a> {
     /// throttle where too many bytes have been moved.
     #[must_use]
     pub fn pace_wait(&self, now: SystemTime) -> Duration {
-        let last: LastRun = self.dir.read_json(last_run::FILE).unwrap_or_default();
+        let last = LastRun::read(self.dir);
         let pace = self.pace();
         let took = Duration::from_millis(last.took);
         let paced = stamp::read(self.dir, pace::RUNS, pace.longest(took), now);

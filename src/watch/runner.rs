@@ -21,7 +21,7 @@ use crate::os::signals::Shutdown;
 use crate::state::StateDir;
 use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::clean;
-use crate::state::last_run::{self, LastRun};
+use crate::state::last_run::LastRun;
 use crate::state::lock::Lock;
 use crate::state::refused::RefusedState;
 use crate::state::requests;
@@ -201,7 +201,7 @@ impl<'a> Runner<'a> {
     }
 
     fn last(&self) -> LastRun {
-        self.dir().read_json(last_run::FILE).unwrap_or_default()
+        LastRun::read(self.dir())
     }
 
     /// The runs so far are known; only later ones count.
@@ -236,7 +236,7 @@ impl<'a> Runner<'a> {
     }
 
     pub fn backoff(&self) -> Option<Backoff> {
-        self.dir().read_json(backoff::FILE)
+        Backoff::read(self.dir())
     }
 
     pub fn clear_backoff(&self) {
@@ -680,7 +680,7 @@ mod tests {
     }
 
     fn note(dir: &StateDir, run: &LastRun) {
-        dir.write_json(last_run::FILE, run).unwrap();
+        dir.write_json(crate::state::last_run::FILE, run).unwrap();
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::model::{Account, Mailbox};
 use crate::os::{file, procfs};
 use crate::settings::Settings;
 use crate::state::StateDir;
-use crate::state::backoff::{self, Backoff};
+use crate::state::backoff::Backoff;
 use crate::state::last_run::{self, LastRun};
 use crate::sync::{held, refused};
 use crate::text::{Pseudonyms, counted};
@@ -275,7 +275,7 @@ fn state(
         ),
         None => "never synced".to_owned(),
     });
-    if let Some(backoff) = dir.read_json::<Backoff>(backoff::FILE) {
+    if let Some(backoff) = Backoff::read(&dir) {
         lines.push(format!(
             "backoff: {}, exit status {}, strike {}, password command {}",
             counted(backoff.failures, "failure"),

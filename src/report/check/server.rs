@@ -23,7 +23,7 @@ use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFol
 use crate::os::child::Prompt;
 use crate::settings::Settings;
 use crate::state::StateDir;
-use crate::state::backoff::{self, Backoff};
+use crate::state::backoff::Backoff;
 use crate::state::lock::Lock;
 use crate::survey::server::inventory_scope;
 use crate::text::counted;
@@ -213,7 +213,7 @@ fn log_in(
 /// It has connections that count against the server's limit, and no trouble with them.
 fn waiter_connected(context: &CheckContext<'_>) -> bool {
     let dir = StateDir::existing(context.asked.base, &context.account.name);
-    Lock::is_held(&dir.file("waiter.lock")) && dir.read_json::<Backoff>(backoff::FILE).is_none()
+    Lock::is_held(&dir.file("waiter.lock")) && Backoff::read(&dir).is_none()
 }
 
 /// Mechanisms that take a token for a password, and the names of their SASL plugins.

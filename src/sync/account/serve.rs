@@ -92,7 +92,7 @@ impl AccountBackend<'_> {
     pub fn claim(&mut self) -> Claim {
         let (began, began_at) = (SystemTime::now(), Instant::now());
         self.dir.sweep();
-        let before = self.last();
+        let before = LastRun::read(&self.dir);
         let trigger = trigger_stamp(&self.trigger());
         let urgent = requests::is_urgent(&self.dir);
         let policy = self.context.settings.backoff_policy();
@@ -661,8 +661,7 @@ pub fn release_others(context: AccountContext<'_>, backoff: &Backoff) {
     let others = context.config.accounts.iter().map(|account| &account.name);
     for other in others.filter(|other| **other != context.account.name) {
         let dir = StateDir::existing(context.base, other);
-        let failed: Option<Backoff> = dir.read_json(backoff::FILE);
-        if failed.is_some_and(|failed| failed.password_command) {
+        if Backoff::read(&dir).is_some_and(|failed| failed.password_command) {
             // It is tried later, then.
             let _ = dir.remove(backoff::FILE);
             requests::renew(&dir);
