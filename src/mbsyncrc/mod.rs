@@ -76,12 +76,21 @@ impl Env {
         }
     }
 
-    fn isyncrc(&self) -> PathBuf {
-        let base = self.config_home.clone().unwrap_or_else(|| self.home.join(".config"));
-        base.join("isyncrc")
+    /// Where the files of programs are that keep to XDG's rules.
+    #[must_use]
+    pub fn config_dir(&self) -> PathBuf {
+        self.config_home.clone().unwrap_or_else(|| self.home.join(".config"))
     }
 
-    fn mbsyncrc(&self) -> PathBuf {
+    /// The file of isync 1.5.
+    #[must_use]
+    pub fn isyncrc(&self) -> PathBuf {
+        self.config_dir().join("isyncrc")
+    }
+
+    /// The file of all versions.
+    #[must_use]
+    pub fn mbsyncrc(&self) -> PathBuf {
         self.home.join(".mbsyncrc")
     }
 }

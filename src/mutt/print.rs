@@ -9,10 +9,7 @@ use crate::error::Error;
 use crate::mbsyncrc::{Config, Env};
 use crate::model::{Account, Mailbox};
 use crate::os::file;
-use std::path::{Path, PathBuf};
-
-/// Larger than any file of msmtp's.
-const LARGEST: u64 = 1 << 20;
+use std::path::PathBuf;
 
 /// The lines for all accounts: `--muttrc`.
 #[must_use]
@@ -71,26 +68,21 @@ fn identity_file(account: &Account, env: &Env) -> Option<PathBuf> {
     if account.name.contains('/') || account.name.starts_with('.') {
         return None;
     }
-    [config_home(env).join("mutt"), env.home.join(".mutt")]
+    [env.config_dir().join("mutt"), env.home.join(".mutt")]
         .iter()
         .map(|dir| dir.join("account").join(&account.name))
         .find(|file| file.is_file())
 }
 
-/// The accounts of msmtp's file, where msmtp looks for it (msmtp(1), FILES);
-/// none if it cannot be read.
+/// The accounts of msmtp's file; none if it cannot be read.
 fn senders(env: &Env) -> Vec<Sender> {
-    let places =
-        [env.home.join(".msmtprc"), config_home(env).join("msmtp/config"), "/etc/msmtprc".into()];
-    let text = places.iter().find_map(|file| text_of(file)).unwrap_or_default();
-    identity::msmtp_senders(&text)
+    msmtprc(env).map_or(vec![], |(_, text)| identity::msmtp_senders(&text))
 }
 
-fn text_of(file: &Path) -> Option<String> {
-    let bytes = file::read_start(file, LARGEST).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn config_home(env: &Env) -> PathBuf {
-    env.config_home.clone().unwrap_or_else(|| env.home.join(".config"))
+/// The file that msmtp reads (msmtp(1), FILES), and its text.
+#[must_use]
+pub fn msmtprc(env: &Env) -> Option<(PathBuf, String)> {
+    [env.home.join(".msmtprc"), env.config_dir().join("msmtp/config"), "/etc/msmtprc".into()]
+        .into_iter()
+        .find_map(|file| file::small_text(&file).map(|text| (file, text)))
 }

@@ -103,6 +103,14 @@ pub fn read_start(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     start(&file, size, limit)
 }
 
+/// The text of a small regular file of another program's; `None` for anything else.
+#[must_use]
+pub fn small_text(path: &Path) -> Option<String> {
+    const LARGEST: u64 = 1 << 20;
+    let bytes = read_start(path, LARGEST).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// What is left to be read in an open file; an error if it is larger than `limit`.
 pub fn read_open(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     whole(file, file.metadata()?.len(), limit)

@@ -32,7 +32,6 @@ use zeroize::Zeroizing;
 use crate::error::{Error, ExitStatus};
 use crate::mbsyncrc::{Config, Env, SectionKind};
 use crate::model::Account;
-use crate::os::file;
 use crate::os::signals::Shutdown;
 use crate::settings;
 use crate::sync::output::redact;
@@ -342,13 +341,6 @@ impl Checklist {
 /// here means to print a secret; this is for what others say.
 fn clean(text: &str, secrets: &[&str]) -> String {
     redact(text, secrets).into_owned()
-}
-
-/// The text of a small regular file; `None` for anything else.
-fn small_text(file: &Path) -> Option<String> {
-    const LARGEST: u64 = 1 << 20;
-    let bytes = file::read_start(file, LARGEST).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Some names, the first few of them.

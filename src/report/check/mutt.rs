@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Checklist, Step, small_text};
+use super::{Checklist, Step};
 use crate::mbsync_version::in_path;
 use crate::mbsyncrc::Env;
 use crate::model::Account;
 use crate::mutt::identity::{msmtp_senders, sender_for};
+use crate::mutt::print::msmtprc;
+use crate::os::file::small_text;
 
 /// The steps.
 pub fn steps(env: &Env, accounts: &[&Account], report: &mut Checklist) {
@@ -22,13 +24,9 @@ pub fn steps(env: &Env, accounts: &[&Account], report: &mut Checklist) {
     }
 }
 
-fn config_home(env: &Env) -> PathBuf {
-    env.config_home.clone().unwrap_or_else(|| env.home.join(".config"))
-}
-
 /// Where mutt and neomutt look for a user's file (their manuals, FILES).
 fn places(env: &Env) -> Vec<PathBuf> {
-    let config = config_home(env);
+    let config = env.config_dir();
     let in_home = [".muttrc", ".mutt/muttrc", ".neomuttrc", ".neomutt/neomuttrc"];
     let in_config = ["mutt/muttrc", "neomutt/neomuttrc", "neomutt/muttrc", "mutt/neomuttrc"];
     in_home
@@ -90,12 +88,7 @@ fn muttrc(env: &Env, rcs: &[(PathBuf, String)]) -> Step {
 
 fn msmtp(env: &Env, accounts: &[&Account], names: &mut Vec<(&'static str, String)>) -> Vec<Step> {
     const WHAT: &str = "msmtp";
-    // msmtp(1), FILES.
-    let files =
-        [env.home.join(".msmtprc"), config_home(env).join("msmtp/config"), "/etc/msmtprc".into()];
-    let Some((file, text)) =
-        files.into_iter().find_map(|file| small_text(&file).map(|text| (file, text)))
-    else {
+    let Some((file, text)) = msmtprc(env) else {
         return vec![Step::note(WHAT, "no msmtprc found: mail is sent in another way")];
     };
     let shown = env.tilde(&file);

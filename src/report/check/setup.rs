@@ -2,7 +2,7 @@
 //! Does not depend on: any one account, servers.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Asked, CheckInputs, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
@@ -109,7 +109,8 @@ fn configuration(
     let mut found =
         format!("{}: {}: {}", env.tilde(&file), counted(names.len(), "account"), some(&names));
     if named.is_none() {
-        let other = both_files(env).into_iter().find(|other| *other != file && other.exists());
+        let both = [env.mbsyncrc(), env.isyncrc()];
+        let other = both.into_iter().find(|other| *other != file && other.exists());
         if let Some(other) = other {
             found.extend(["; ", &env.tilde(&other), " is not read"]);
         }
@@ -130,14 +131,8 @@ fn configuration(
     Some(config)
 }
 
-/// The file of all versions, and that of isync 1.5.
-fn both_files(env: &Env) -> [PathBuf; 2] {
-    let config = env.config_home.clone().unwrap_or_else(|| env.home.join(".config"));
-    [env.home.join(".mbsyncrc"), config.join("isyncrc")]
-}
-
 fn nothing_to_read(env: &Env) -> Step {
-    let [old, new] = both_files(env);
+    let (old, new) = (env.mbsyncrc(), env.isyncrc());
     let shown = env.tilde(&old);
     if new.exists() {
         return Step::bad(
