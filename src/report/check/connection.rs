@@ -45,15 +45,12 @@ pub fn by_tunnel(
             let fix =
                 format!("run the Tunnel of {} by hand: it must speak IMAP", context.section());
             let step = Step::failed(WHAT, &failure, &fix);
-            report.say(if failure.status == ExitStatus::Config { for_waiting(step) } else { step });
+            // What mbsync can and we cannot: a sync works, waiting for the server does not.
+            let is_ours = failure.status == ExitStatus::Config;
+            report.say(if is_ours { step.as_warning() } else { step });
             None
         }
     }
-}
-
-/// What mbsync can and we cannot: a sync works, waiting for the server does not.
-fn for_waiting(step: Step) -> Step {
-    Step::warning(step.what, step.found, step.fix.unwrap_or_default())
 }
 
 /// From the name to the greeting. `None`: not reached.
@@ -85,9 +82,8 @@ pub fn directly(
             return None;
         }
     };
-    let others: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    let mut others: Vec<String> = others.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-    others.retain(|address| address != host);
+    let all: BTreeSet<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    let others: Vec<String> = all.into_iter().filter(|address| address != host).collect();
     report.say(Step::good(
         "name",
         if others.is_empty() {
@@ -169,7 +165,7 @@ fn refused(
     report: &mut Checklist,
 ) {
     if failure.status == ExitStatus::Config {
-        report.say(for_waiting(Step::failed("TLS", &failure, "see mbsync(1)")));
+        report.say(Step::failed("TLS", &failure, "see mbsync(1)").as_warning());
         return;
     }
     let greeted = failure.kind != ErrorKind::Greeting;

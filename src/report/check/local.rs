@@ -10,7 +10,7 @@ use super::permissions::{lack, make_ours, writable};
 use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
-use crate::model::{Mailbox, StoreKind};
+use crate::model::Mailbox;
 use crate::os::file;
 use crate::text::counted;
 use crate::verdict::Rules;
@@ -28,10 +28,11 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) -> Vec<Mailbox>
 
 /// Where Maildirs and records are: a sync has to write there.
 fn disks(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
-    let stores = context.account.channels.iter().filter_map(|channel| {
-        let StoreKind::Maildir(store) = &channel.near.store.kind else { return None };
-        store.path.as_deref().map(Path::new)
-    });
+    let stores = context
+        .account
+        .channels
+        .iter()
+        .filter_map(|channel| channel.near.maildir()?.path.as_deref().map(Path::new));
     let maildirs = mailboxes.iter().filter_map(|mailbox| mailbox.maildir.as_deref());
     let records = mailboxes.iter().filter_map(|mailbox| mailbox.state_file.as_deref()?.parent());
     let mut seen = BTreeSet::new();
@@ -102,8 +103,8 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
     let fault = |found: String, fix: String| Step::bad(WHAT, ExitStatus::Mailbox, found, fix);
     let mut roots: Vec<PathBuf> = Vec::new();
     for side in context.account.channels.iter().flat_map(|channel| [&channel.near, &channel.far]) {
-        let StoreKind::Maildir(store) = &side.store.kind else { continue };
-        let Some(root) = store.path.as_deref().map(PathBuf::from) else { continue };
+        let path = side.maildir().and_then(|store| store.path.as_deref());
+        let Some(root) = path.map(PathBuf::from) else { continue };
         if roots.contains(&root) {
             continue;
         }
@@ -195,7 +196,8 @@ fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
     const WHAT: &str = "records";
     let shell = |path: &Path| for_shell(context.asked.env, path);
     let (mut known, mut never, mut unfinished) = (0, 0, Vec::new());
-    let mut faults = Vec::new();
+    let mut faults: Vec<Step> = Vec::new();
+    let fault = |found: String, fix: String| Step::bad(WHAT, ExitStatus::Mailbox, found, fix);
     let mut places: Vec<&Path> = Vec::new();
     for mailbox in mailboxes {
         let Some(file) = &mailbox.state_file else { continue };
@@ -212,12 +214,7 @@ fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
                 } else {
                     pull_anew(context, mailbox, file)
                 };
-                faults.push(Step::bad(
-                    WHAT,
-                    ExitStatus::Mailbox,
-                    format!("mbsync's record is not readable: {why}"),
-                    fix,
-                ));
+                faults.push(fault(format!("mbsync's record is not readable: {why}"), fix));
             }
         }
         // Inside the Maildir it was looked at with that.
@@ -236,23 +233,13 @@ fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
                     Some(above) => make_ours(context, above),
                     None => format!("mkdir -p {}", shell(place)),
                 };
-                faults.push(Step::bad(
-                    WHAT,
-                    ExitStatus::Mailbox,
-                    format!(
-                        "{}, where mbsync keeps its records, cannot be made",
-                        context.sanitize(place)
-                    ),
-                    fix,
-                ));
+                let shown = context.sanitize(place);
+                let found = format!("{shown}, where mbsync keeps its records, cannot be made");
+                faults.push(fault(found, fix));
             } else if place.is_dir() && !writable(place) {
-                faults.push(Step::bad(
-                    WHAT,
-                    ExitStatus::Mailbox,
-                    format!(
-                        "{}, where mbsync keeps its records, is not writable for you",
-                        context.sanitize(place)
-                    ),
+                let shown = context.sanitize(place);
+                faults.push(fault(
+                    format!("{shown}, where mbsync keeps its records, is not writable for you"),
                     make_ours(context, place),
                 ));
             }

@@ -99,6 +99,12 @@ impl Step {
         Step { fix: Some(fix.into()), exit, ..Self::with(what, StepState::Bad, found) }
     }
 
+    /// The same, where it does not stop a sync.
+    #[must_use]
+    pub fn as_warning(self) -> Self {
+        Step { state: StepState::Warning, exit: ExitStatus::Done, ..self }
+    }
+
     /// A step that was not tried.
     #[must_use]
     pub fn not_reached(what: &'static str) -> Self {

@@ -58,7 +58,9 @@ pub fn step(
     let begun = Instant::now();
     let failure = match obtain(given, keyword, &asking) {
         Ok(text) => {
-            report.secret(if what == "password" { &text } else { b"" });
+            if what == "password" {
+                report.secret(&text);
+            }
             let odd = odd(source, &text);
             let is_usable = odd.as_ref().is_none_or(|step| step.exit == ExitStatus::Done);
             report.say(odd.unwrap_or_else(|| took(what, keyword, begun.elapsed())));
@@ -69,7 +71,9 @@ pub fn step(
     let lasted = begun.elapsed();
     let prompted = prompted(given, source, time, report.stop.cancel());
     if let Some((text, on)) = prompted {
-        report.secret(if what == "password" { &text } else { b"" });
+        if what == "password" {
+            report.secret(&text);
+        }
         report.say(Step::warning(
             what,
             format!("{keyword} works only with {on} to ask on; a waiter and a timer have none"),

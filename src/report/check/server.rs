@@ -274,8 +274,7 @@ fn logged_in(
             Ok(step) => report.say(step),
             Err(error) => {
                 let fix = "a waiter tries again by itself";
-                let failed = Step::failed("watching", &error.into_error(), fix);
-                report.say(Step::warning("watching", failed.found, failed.fix.unwrap_or_default()));
+                report.say(Step::failed("watching", &error.into_error(), fix).as_warning());
             }
         },
         Err(failure) => report.say(Step::failed("server", &failure, "try again later")),
@@ -415,6 +414,11 @@ fn hidden_messages(
     }))
 }
 
+/// Mailboxes that a sync fails on.
+fn fault(found: String, fix: impl Into<String>) -> Step {
+    Step::bad("server", ExitStatus::Mailbox, found, fix)
+}
+
 /// What follows from mailboxes that only one side has.
 fn one_sided(context: &CheckContext<'_>, channel: &Channel, sides: &ChannelSides) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -425,9 +429,7 @@ fn one_sided(context: &CheckContext<'_>, channel: &Channel, sides: &ChannelSides
         only_there.retain(|far| !is_nested(channel, far));
     }
     if !sides.lost.is_empty() {
-        steps.push(Step::bad(
-            "server",
-            ExitStatus::Mailbox,
+        steps.push(fault(
             format!(
                 "only here, and synced before, so mbsync makes none there: {}",
                 some(&sides.lost)
@@ -436,9 +438,7 @@ fn one_sided(context: &CheckContext<'_>, channel: &Channel, sides: &ChannelSides
         ));
     }
     if !sides.unnameable.is_empty() {
-        steps.push(Step::bad(
-            "server",
-            ExitStatus::Mailbox,
+        steps.push(fault(
             format!(
                 "mbsync refuses names with the server's delimiter in them: {}",
                 some(&sides.unnameable)
@@ -450,9 +450,7 @@ fn one_sided(context: &CheckContext<'_>, channel: &Channel, sides: &ChannelSides
     let (refused, only_there): (Vec<String>, Vec<String>) =
         only_there.into_iter().partition(clashes);
     if !refused.is_empty() {
-        steps.push(Step::bad(
-            "server",
-            ExitStatus::Mailbox,
+        steps.push(fault(
             format!("mbsync refuses names with the Flatten delimiter in them: {}", some(&refused)),
             "rename them on the server, or leave them out by Patterns",
         ));
@@ -489,9 +487,7 @@ fn nested(context: &CheckContext<'_>, channel: &Channel, only_there: &[String]) 
     }
     let store = &channel.near.store.name;
     let section = context.place_of(SectionKind::MaildirStore, store);
-    Some(Step::bad(
-        "server",
-        ExitStatus::Mailbox,
+    Some(fault(
         format!("MaildirStore {store} has no SubFolders, and so no place for: {}", some(&names)),
         format!("set `SubFolders Verbatim` in MaildirStore {store} ({section})"),
     ))
@@ -525,9 +521,7 @@ fn not_created(
                 format!("only {on}, created {off} by the next full sync: {}", some(names)),
             )
         } else {
-            Step::bad(
-                "server",
-                ExitStatus::Mailbox,
+            fault(
                 format!("only {on}, and mbsync does not create it {off}: {}", some(names)),
                 format!(
                     "set `Create {}` in {}, or leave them out of its Patterns",

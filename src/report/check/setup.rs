@@ -8,7 +8,7 @@ use super::{Asked, CheckInputs, Checklist, Step, for_shell, some};
 use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc::{self, Config, Env};
-use crate::model::{CredentialSource, StoreKind};
+use crate::model::CredentialSource;
 use crate::text::{counted, suggest};
 use crate::{mbsync_version, settings};
 
@@ -174,10 +174,8 @@ fn paths(env: &Env, config: &Config, report: &mut Checklist) {
     let mut seen = Vec::new();
     for channel in config.accounts.iter().flat_map(|account| &account.channels) {
         for side in [&channel.near, &channel.far] {
-            let StoreKind::Maildir(store) = &side.store.kind else { continue };
-            let Some(path) = store.path.as_deref().filter(|path| !path.ends_with('/')) else {
-                continue;
-            };
+            let path = side.maildir().and_then(|store| store.path.as_deref());
+            let Some(path) = path.filter(|path| !path.ends_with('/')) else { continue };
             // isync 1.5.1 lists no store in which it finds a mailbox without a name.
             let fails = config.version == IsyncVersion::V1_5
                 && channel.patterns.is_some()

@@ -124,50 +124,30 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
     };
     let us = rustix::process::geteuid().as_raw();
     for part in &parts {
-        if part.metadata().is_ok_and(|found| found.is_dir() && found.uid() != us) {
-            report.say(Step::bad(
-                WHAT,
-                ExitStatus::Config,
-                format!("{} belongs to another user", context.sanitize(part)),
-                fix(part),
-            ));
-            return false;
-        }
-        if part.is_dir() && !writable(part) {
-            report.say(Step::bad(
-                WHAT,
-                ExitStatus::Config,
-                format!("{} is not writable for you", context.sanitize(part)),
-                fix(part),
-            ));
-            return false;
-        }
-        if part.is_dir() {
-            continue;
-        }
+        let shown = context.sanitize(part);
         let in_the_way = part.ancestors().find(|above| above.symlink_metadata().is_ok());
-        match in_the_way {
-            Some(above) if !above.is_dir() => {
-                let shell = for_shell(context.asked.env, above);
-                report.say(Step::bad(
-                    WHAT,
-                    ExitStatus::Config,
-                    format!("{} is in the way of our state directory", context.sanitize(above)),
-                    format!("mv {shell} {shell}.old"),
-                ));
-                return false;
+        let (found, fix) = if part.is_dir() {
+            if part.metadata().is_ok_and(|found| found.uid() != us) {
+                (format!("{shown} belongs to another user"), fix(part))
+            } else if !writable(part) {
+                (format!("{shown} is not writable for you"), fix(part))
+            } else {
+                continue;
             }
-            Some(above) if !writable(above) => {
-                report.say(Step::bad(
-                    WHAT,
-                    ExitStatus::Config,
-                    format!("{} cannot be made", context.sanitize(part)),
-                    fix(above),
-                ));
-                return false;
+        } else {
+            match in_the_way {
+                Some(above) if !above.is_dir() => {
+                    let shell = for_shell(context.asked.env, above);
+                    let above = context.sanitize(above);
+                    let found = format!("{above} is in the way of our state directory");
+                    (found, format!("mv {shell} {shell}.old"))
+                }
+                Some(above) if !writable(above) => (format!("{shown} cannot be made"), fix(above)),
+                _ => continue,
             }
-            _ => {}
-        }
+        };
+        report.say(Step::bad(WHAT, ExitStatus::Config, found, fix));
+        return false;
     }
     let shown = context.sanitize(path);
     let there = path.ancestors().find(|above| above.is_dir());
