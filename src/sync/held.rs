@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::context::AccountContext;
-use super::judge::{DeletionCheck, Judge, Judgement, Question};
+use super::judge::{DeletionCheck, Judge};
 use super::lost::LostMessages;
 use super::refused::{ToSay, ago, name_of, rewrite, uid_of};
 use crate::headers::MessageIdentity;
@@ -303,10 +303,6 @@ struct AsJudged<'g> {
 impl Judge for AsJudged<'_> {
     fn logs_in(&self) -> bool {
         false
-    }
-
-    fn judge(&mut self, question: &Question<'_>) -> Judgement {
-        Judgement::Run(question.targets.clone())
     }
 
     fn gone_there(&self, mailbox: &Mailbox) -> Option<UidSet> {

@@ -23,8 +23,10 @@ pub trait Judge: std::fmt::Debug {
     /// request costs a login.
     fn logs_in(&self) -> bool;
     /// Judges both sides of what is asked for. With the account's lock held, and after
-    /// the requests were claimed.
-    fn judge(&mut self, question: &Question<'_>) -> Judgement;
+    /// the requests were claimed. Without a judgement, all of it is run.
+    fn judge(&mut self, question: &Question<'_>) -> Judgement {
+        Judgement::Run(question.targets.clone())
+    }
     /// Makes the run.
     fn run(&mut self, attempt: &Attempt<'_>, lock: &mut Lock) -> RunEnd {
         attempt.run(lock, None)
@@ -114,10 +116,6 @@ pub struct Blind;
 impl Judge for Blind {
     fn logs_in(&self) -> bool {
         true
-    }
-
-    fn judge(&mut self, question: &Question<'_>) -> Judgement {
-        Judgement::Run(question.targets.clone())
     }
 
     fn is_blind(&self) -> bool {

@@ -980,20 +980,16 @@ impl<'a> Waiter<'a> {
             std::thread::sleep(Duration::from_millis(100));
             return;
         }
-        self.poll(now);
+        let network = self.poll(now);
+        self.network.note(network, clock::now());
         self.alarm.acknowledge();
         if let Some(jump) = &mut self.jump {
             jump.acknowledge();
         }
     }
 
-    fn poll(&mut self, now: Duration) {
-        let read = self.poll_all(now);
-        self.network.note(read, clock::now());
-    }
-
     /// Ends with an event, and says whether the network may have come.
-    fn poll_all(&self, now: Duration) -> io::Result<bool> {
+    fn poll(&self, now: Duration) -> io::Result<bool> {
         let local = self.local.fd();
         let configs = self.local.configs_fd();
         let server = self.server.poll_fds(now);
