@@ -139,8 +139,7 @@ impl App<'_> {
         let shutdown = Shutdown::never().map_err(|error| no_signals(&error))?;
         let mut lines = Vec::new();
         let mut exit = ExitStatus::Done;
-        for (account, wants) in selection {
-            let Some(context) = self.context(*account) else { continue };
+        for (context, wants) in self.contexts(selection) {
             let options = RunOptions::in_background(context.settings);
             let judge = Box::new(Blind);
             let mut backend = AccountBackend::open(context, shutdown.clone(), options, judge)?;
@@ -402,8 +401,7 @@ impl App<'_> {
     }
 
     fn acknowledge(&self, selection: &Selection) -> Result<ExitStatus, Error> {
-        for (account, wants) in selection {
-            let Some(context) = self.context(*account) else { continue };
+        for (context, wants) in self.contexts(selection) {
             let mut scope = self.config.local_mailboxes(context.account);
             scope.retain(|mailbox| Target::any_covers(wants, mailbox));
             let names = refused::acknowledge(context, wants, &scope)?;

@@ -144,6 +144,14 @@ impl<'a> App<'a> {
         })
     }
 
+    /// The accounts of a selection, and what is selected of each.
+    fn contexts<'s>(
+        &'s self,
+        selection: &'s Selection,
+    ) -> impl Iterator<Item = (AccountContext<'s>, &'s BTreeSet<Target>)> {
+        selection.iter().filter_map(|(account, wants)| Some((self.context(*account)?, wants)))
+    }
+
     /// What the names on the command line select; without one, the account that
     /// the environment names, else the only one.
     fn selection(&self) -> Result<Selection, Error> {

@@ -71,7 +71,7 @@ impl App<'_> {
     fn wait(&self, selection: &Selection) -> Result<ExitStatus, Error> {
         let shutdown = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
         let contexts: Vec<AccountContext<'_>> =
-            selection.iter().filter_map(|(account, _)| self.context(*account)).collect();
+            self.contexts(selection).map(|(context, _)| context).collect();
         let check = || App::open(self.cli).map(drop);
         let options = watch::WatchOptions {
             loop_forever: self.cli.loop_forever,

@@ -23,7 +23,6 @@ use crate::report::status::{self, StatusReport};
 use crate::state::last_run::LastRun;
 use crate::state::{LARGEST, StateDir, requests};
 use crate::sync::account::RunOptions;
-use crate::sync::context::AccountContext;
 use crate::sync::held;
 use crate::sync::judge::{Judgement, Question};
 use crate::sync::summary::NOTHING_TO_DO;
@@ -144,17 +143,12 @@ impl App<'_> {
         Ok(out(text.trim_end()))
     }
 
-    /// The accounts that a report is about: those named, else all.
-    fn reported(&self) -> Result<Vec<AccountContext<'_>>, Error> {
-        Ok(self.named()?.iter().filter_map(|(account, _)| self.context(*account)).collect())
-    }
-
     pub(super) fn status(&self) -> Result<ExitStatus, Error> {
         let memory = self.recall_directories();
+        let selection = self.named()?;
         let statuses: Vec<_> = self
-            .reported()?
-            .into_iter()
-            .map(|context| status::of(context, &self.config.local_mailboxes(context.account)))
+            .contexts(&selection)
+            .map(|(context, _)| status::of(context, &self.config.local_mailboxes(context.account)))
             .collect();
         if self.cli.names.is_empty() {
             self.remember_directories(&memory);
@@ -173,10 +167,9 @@ impl App<'_> {
     pub(super) fn status_line(&self, line: &str) -> ExitStatus {
         let named = self.selection().ok().filter(|_| !self.cli.all);
         let selection = named.unwrap_or_else(|| self.config.select_all());
-        let statuses: Vec<_> = selection
-            .iter()
-            .filter_map(|(account, _)| self.context(*account))
-            .map(|context| status::of_known_mailboxes(context))
+        let statuses: Vec<_> = self
+            .contexts(&selection)
+            .map(|(context, _)| status::of_known_mailboxes(context))
             .collect();
         out(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
     }
@@ -190,8 +183,7 @@ impl App<'_> {
     ) -> Result<ExitStatus, Error> {
         let shutdown = Shutdown::on_signals().map_err(|error| no_signals(&error))?;
         let mut exit = ExitStatus::Done;
-        for (account, asked) in selection {
-            let Some(context) = self.context(*account) else { continue };
+        for (context, asked) in self.contexts(selection) {
             let dir = StateDir::existing(context.base, &context.account.name);
             let pending = requests::all(&dir);
             let targets: BTreeSet<Target> = asked.union(&pending).cloned().collect();

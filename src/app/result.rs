@@ -45,8 +45,7 @@ impl App<'_> {
         let shutdown = Shutdown::never().map_err(|error| no_signals(&error))?;
         let deadline = Instant::now() + AT_MOST;
         let mut lines = Vec::new();
-        for (account, _) in selection {
-            let Some(context) = self.context(*account) else { continue };
+        for (context, _) in self.contexts(selection) {
             let text = outcome(context, &shutdown, deadline)?;
             lines.push(format!("{}: {text}", context.account.name));
         }
