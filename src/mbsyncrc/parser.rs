@@ -158,6 +158,15 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         Err(Error::config(format!("{file}:{line}: {message}")).with_hint_of(hint))
     }
 
+    fn refuse<T>(
+        &self,
+        line: usize,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Result<T, Error> {
+        self.fail(line, Notice::new(message, hint))
+    }
+
     fn notice(&mut self, line: usize, notice: impl Into<Notice>) {
         let Notice { message, hint } = notice.into();
         if hint.is_none() {
@@ -190,36 +199,30 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                 Ok(SourceLine::Blank) => return Ok(ParsedLine::Blank),
                 Ok(SourceLine::Words(words)) => words,
                 Err(Broken::Escape) => {
-                    return self.fail(
-                        line,
-                        Notice::new("a `\\` stands at the line's end or before a tab", "lines cannot be continued, so put it all on one line, or repeat the keyword"),
-                    );
+                    return self.refuse(line, "a `\\` stands at the line's end or before a tab", "lines cannot be continued, so put it all on one line, or repeat the keyword");
                 }
                 Err(Broken::Quote) => {
-                    return self.fail(
+                    return self.refuse(
                         line,
-                        Notice::new(
-                            "a quote is not closed",
-                            "add the missing \", or write \\\" for a quote that is meant",
-                        ),
+                        "a quote is not closed",
+                        "add the missing \", or write \\\" for a quote that is meant",
                     );
                 }
                 Err(Broken::Encoding) => {
-                    return self.fail(
+                    return self.refuse(
                         line,
-                        Notice::new("this is not UTF-8", "convert the file with iconv(1)"),
+                        "this is not UTF-8",
+                        "convert the file with iconv(1)",
                     );
                 }
             };
             let mut words = words.into_iter();
             let keyword = words.next().unwrap_or_default();
             let Some(value) = words.next() else {
-                return self.fail(
+                return self.refuse(
                     line,
-                    Notice::new(
-                        format!("`{}` has no value", shown(&keyword)),
-                        "add one, or remove the line",
-                    ),
+                    format!("`{}` has no value", shown(&keyword)),
+                    "add one, or remove the line",
                 );
             };
             return Ok(ParsedLine::Statement(Statement {
@@ -251,7 +254,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             ),
         };
         let message = format!("`{}` takes one word, and {more}", s.keyword);
-        self.fail(s.line, Notice::new(message, hint))
+        self.refuse(s.line, message, hint)
     }
 
     fn file(&mut self) -> Result<(), Error> {
@@ -285,22 +288,17 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
             conflict =
                 conflict.or_else(|| self.conflict(&globals.options).map(|found| (line, found)));
             if let Some(first) = first_section {
-                return self.fail(
-                    line,
-                    Notice::new(format!("{} stands after a section", s.keyword), format!("move it above line {first}, or, if it belongs to the section before it, remove the blank line between")),
-                );
+                return self.refuse(line, format!("{} stands after a section", s.keyword), format!("move it above line {first}, or, if it belongs to the section before it, remove the blank line between"));
             }
             self.no_more(&s, keyword)?;
             self.out.field_delimiter = globals.field_delimiter;
         }
         self.out.globals = globals.options;
         if let Some((line, (name, why))) = conflict {
-            return self.fail(
+            return self.refuse(
                 line,
-                Notice::new(
-                    format!("the global {name} options contradict each other: {why}"),
-                    "keep one",
-                ),
+                format!("the global {name} options contradict each other: {why}"),
+                "keep one",
             );
         }
         Ok(())
@@ -409,26 +407,22 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                 && keyword.versions != Versions::MacOs
         };
         if first_section.is_some() && keywords::everywhere(&s.keyword).any(is_inner) {
-            return self.fail(
+            return self.refuse(
                 s.line,
-                Notice::new(
-                    format!("{key} stands outside of any section"),
-                    "a blank line ends a section, so remove the one above",
-                ),
+                format!("{key} stands outside of any section"),
+                "a blank line ends a section, so remove the one above",
             );
         }
         if ["Include", "IncludeCmd", "Eval"].iter().any(|key| s.keyword.eq_ignore_ascii_case(key)) {
-            return self.fail(
+            return self.refuse(
                 s.line,
-                Notice::new(
-                    format!("no mbsync knows `{key}`"),
-                    "put the text itself into this file",
-                ),
+                format!("no mbsync knows `{key}`"),
+                "put the text itself into this file",
             );
         }
         let (why, hint) = self.advice(s, None);
         let message = format!("`{key}` begins no section, and is no global option{why}");
-        self.fail(s.line, Notice::new(message, hint))
+        self.refuse(s.line, message, hint)
     }
 
     fn unknown(&self, s: &Statement, kind: SectionKind) -> Result<(), Error> {
@@ -448,7 +442,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         };
         let section = kind.keyword();
         let message = format!("`{key}` is not known in {section} sections{why}");
-        self.fail(s.line, Notice::new(message, hint))
+        self.refuse(s.line, message, hint)
     }
 
     /// Why a keyword is unknown, where that is known, and what to do about it.
@@ -505,22 +499,13 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         let (line, title) = (header.line, format!("{} {}", kind.keyword(), header.value));
         let Login { mut server, .. } = login;
         if server.tunnel.is_none() && server.host.is_none() {
-            return self.fail(
-                line,
-                Notice::new(format!("{title} has neither Host nor Tunnel"), "add one"),
-            );
+            return self.refuse(line, format!("{title} has neither Host nor Tunnel"), "add one");
         }
         if login.user.is_some() && login.user_cmd.is_some() {
-            return self.fail(
-                line,
-                Notice::new(format!("{title} has both User and UserCmd"), "remove one"),
-            );
+            return self.refuse(line, format!("{title} has both User and UserCmd"), "remove one");
         }
         if login.pass.is_some() && login.pass_cmd.is_some() {
-            return self.fail(
-                line,
-                Notice::new(format!("{title} has both Pass and PassCmd"), "remove one"),
-            );
+            return self.refuse(line, format!("{title} has both Pass and PassCmd"), "remove one");
         }
         let old_keys = login.use_imaps.is_some()
             || login.require_ssl.is_some()
@@ -528,10 +513,7 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         let mut versions = login.versions.unwrap_or(if self.is_1_5() { NEW_TLS } else { ALL_TLS });
         server.tls = if old_keys {
             if login.tls.is_some() || login.versions.is_some() {
-                return self.fail(
-                    line,
-                    Notice::new(format!("{title} has old keys (UseIMAPS, RequireSSL, UseTLS…) beside SSLType or SSLVersions"), "remove the old ones"),
-                );
+                return self.refuse(line, format!("{title} has old keys (UseIMAPS, RequireSSL, UseTLS…) beside SSLType or SSLVersions"), "remove the old ones");
             }
             self.notice(
                 line,
@@ -550,12 +532,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
                 TlsMode::StartTls
             };
             if tls != TlsMode::None && versions == 0 {
-                return self.fail(
+                return self.refuse(
                     line,
-                    Notice::new(
-                        format!("{title} wants TLS with no version of it allowed"),
-                        "use SSLVersions",
-                    ),
+                    format!("{title} wants TLS with no version of it allowed"),
+                    "use SSLVersions",
                 );
             }
             tls
@@ -568,12 +548,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         server.tls_versions = range(versions);
         if let Some(cram) = login.require_cram {
             if !server.auth_mechs.is_empty() {
-                return self.fail(
+                return self.refuse(
                     line,
-                    Notice::new(
-                        format!("{title} has both RequireCRAM and AuthMechs"),
-                        "remove RequireCRAM",
-                    ),
+                    format!("{title} has both RequireCRAM and AuthMechs"),
+                    "remove RequireCRAM",
                 );
             }
             self.notice(line, format!("{title}: use AuthMechs instead of RequireCRAM"));
@@ -602,12 +580,10 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         has_login: bool,
     ) -> Result<(), Error> {
         if draft.account.is_some() && has_login {
-            return self.fail(
+            return self.refuse(
                 header.line,
-                Notice::new(
-                    format!("IMAPStore {} has both Account and keys of an account", header.value),
-                    "move Host, User, Pass and the like into the IMAPAccount section",
-                ),
+                format!("IMAPStore {} has both Account and keys of an account", header.value),
+                "move Host, User, Pass and the like into the IMAPAccount section",
             );
         }
         let login = if let Some(account) = draft.account {
@@ -641,23 +617,18 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         let subfolders = draft.sub_folders.unwrap_or(SubFolders::Unset);
         if let Some(path) = &draft.path {
             if subfolders == SubFolders::MaildirPlusPlus {
-                return self.fail(
-                    header.line,
-                    Notice::new(format!("MaildirStore {name} has Path beside SubFolders Maildir++, which keeps all in the Inbox"), "remove Path"),
-                );
+                return self.refuse(header.line, format!("MaildirStore {name} has Path beside SubFolders Maildir++, which keeps all in the Inbox"), "remove Path");
             }
             // With the final slash of Inbox, if it has one: isync 1.5 compares it as
             // written, and so accepts a Path inside such an Inbox.
             let inside = path.strip_prefix(&*inbox.to_string_lossy());
             if self.is_1_5() && inside.is_some_and(|rest| rest.starts_with('/')) {
-                return self.fail(
+                return self.refuse(
                     path_line,
-                    Notice::new(
-                        format!(
-                            "Path of MaildirStore {name} lies in its Inbox, which isync 1.5 refuses"
-                        ),
-                        "move one of them",
+                    format!(
+                        "Path of MaildirStore {name} lies in its Inbox, which isync 1.5 refuses"
                     ),
+                    "move one of them",
                 );
             }
         }
@@ -686,21 +657,17 @@ impl<'t, I: Iterator<Item = (usize, &'t [u8])>> Reader<'_, I> {
         let Draft { ends, patterns, options, .. } = draft;
         let [Some(far), Some(near)] = ends else {
             let (side, key) = if ends[0].is_none() { ("far", "Far") } else { ("near", "Near") };
-            return self.fail(
+            return self.refuse(
                 line,
-                Notice::new(
-                    format!("Channel {name} has no {side} side"),
-                    format!("add a line `{key} :STORE:`"),
-                ),
+                format!("Channel {name} has no {side} side"),
+                format!("add a line `{key} :STORE:`"),
             );
         };
         if let Some((option, why)) = self.conflict(&options) {
-            return self.fail(
+            return self.refuse(
                 line,
-                Notice::new(
-                    format!("the {option} options of Channel {name} contradict each other: {why}"),
-                    "keep one",
-                ),
+                format!("the {option} options of Channel {name} contradict each other: {why}"),
+                "keep one",
             );
         }
         if let Some(max_size) = draft.max_size {
