@@ -21,168 +21,14 @@ pub enum Use {
     Archive,
 }
 
+/// Usual names of the mailboxes for each [`Use`], a paragraph each, the likelier first, in
+/// lower case: those that clients and providers give them, in the languages of the larger ones.
+const NAMES: &str = include_str!("mailbox_names.txt");
+
 impl Use {
-    /// Usual names of such a mailbox, the likelier first, in lower case: those that
-    /// clients and providers give it, in the languages of the larger ones.
-    fn names(self) -> &'static [&'static str] {
-        match self {
-            Use::Drafts => &[
-                "drafts",
-                "draft",
-                "entwürfe",
-                "brouillons",
-                "borradores",
-                "bozze",
-                "rascunhos",
-                "concepten",
-                "utkast",
-                "kladder",
-                "luonnokset",
-                "wersje robocze",
-                "kopie robocze",
-                "szkice",
-                "koncepty",
-                "rozepsané",
-                "piszkozatok",
-                "черновики",
-                "чернетки",
-                "πρόχειρα",
-                "taslaklar",
-                "草稿",
-                "草稿箱",
-                "下書き",
-                "임시보관함",
-            ],
-            Use::Sent => &[
-                "sent",
-                "sent mail",
-                "sent items",
-                "sent messages",
-                "sent-mail",
-                "gesendet",
-                "gesendete objekte",
-                "gesendete elemente",
-                "gesendete nachrichten",
-                "messages envoyés",
-                "éléments envoyés",
-                "envoyés",
-                "enviados",
-                "correo enviado",
-                "elementos enviados",
-                "posta inviata",
-                "inviata",
-                "inviati",
-                "e-mails enviados",
-                "itens enviados",
-                "verzonden",
-                "verzonden items",
-                "verzonden berichten",
-                "skickat",
-                "skickade objekt",
-                "sendt",
-                "sendte elementer",
-                "sendt post",
-                "lähetetyt",
-                "wysłane",
-                "elementy wysłane",
-                "odeslané",
-                "odeslaná pošta",
-                "elküldött",
-                "отправленные",
-                "надіслані",
-                "απεσταλμένα",
-                "gönderilmiş postalar",
-                "gönderilmiş öğeler",
-                "已发送",
-                "已发送邮件",
-                "寄件備份",
-                "送信済み",
-                "送信済みメール",
-                "보낸편지함",
-            ],
-            Use::Trash => &[
-                "trash",
-                "bin",
-                "deleted items",
-                "deleted messages",
-                "deleted",
-                "papierkorb",
-                "gelöschte elemente",
-                "gelöschte objekte",
-                "gelöscht",
-                "corbeille",
-                "éléments supprimés",
-                "papelera",
-                "elementos eliminados",
-                "cestino",
-                "posta eliminata",
-                "lixeira",
-                "itens excluídos",
-                "prullenbak",
-                "verwijderde items",
-                "papperskorgen",
-                "papperskorg",
-                "borttagna objekt",
-                "papirkurv",
-                "søppel",
-                "roskakori",
-                "kosz",
-                "elementy usunięte",
-                "koš",
-                "kuka",
-                "корзина",
-                "удаленные",
-                "кошик",
-                "κάδος απορριμμάτων",
-                "çöp kutusu",
-                "silinmiş öğeler",
-                "已删除",
-                "已删除邮件",
-                "垃圾桶",
-                "ゴミ箱",
-                "휴지통",
-            ],
-            Use::Archive => &[
-                "archive",
-                "archives",
-                "archiv",
-                "archivio",
-                "archivo",
-                "archivados",
-                "arquivo",
-                "arquivados",
-                "archief",
-                "arkiv",
-                "arkivet",
-                "arkisto",
-                "archiwum",
-                "archív",
-                "архив",
-                "архів",
-                "αρχείο",
-                "arşiv",
-                "归档",
-                "封存",
-                "アーカイブ",
-                "보관함",
-                "all mail",
-                "alle nachrichten",
-                "tous les messages",
-                "todos",
-                "tutti i messaggi",
-                "todos os e-mails",
-                "com marcadores",
-                "alle e-mails",
-                "alla mail",
-                "all e-post",
-                "wszystkie",
-                "вся почта",
-                "tüm postalar",
-                "所有邮件",
-                "すべてのメール",
-                "전체보관함",
-            ],
-        }
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        let paragraph = NAMES.split("\n\n").nth(self as usize).unwrap_or_default();
+        paragraph.split([',', '\n']).map(str::trim).filter(|name| !name.is_empty())
     }
 }
 
@@ -190,13 +36,14 @@ impl Use {
 /// top, under INBOX, or in Gmail's own folder.
 #[must_use]
 pub fn mailbox_for(wanted: Use, mailboxes: &[Mailbox]) -> Option<&Mailbox> {
+    let usual: Vec<&str> = wanted.names().collect();
     mailboxes
         .iter()
         .filter(|mailbox| mailbox.maildir.is_some())
         .filter_map(|mailbox| {
             let rank = [&mailbox.name, &mailbox.near, &mailbox.far]
                 .into_iter()
-                .filter_map(|name| name_rank(wanted, name))
+                .filter_map(|name| name_rank(&usual, name))
                 .min()?;
             Some((rank, mailbox))
         })
@@ -208,13 +55,13 @@ pub fn mailbox_for(wanted: Use, mailboxes: &[Mailbox]) -> Option<&Mailbox> {
 /// How likely a mailbox of this name is the wanted one, 0 being likeliest. The
 /// name may be in modified UTF-7: isync 1.4 knows names, also those of the
 /// directories that it makes, only as the server writes them.
-fn name_rank(wanted: Use, name: &str) -> Option<usize> {
+fn name_rank(usual: &[&str], name: &str) -> Option<usize> {
     let lower = from_utf7(name).map_or_else(|| name.to_lowercase(), |name| name.to_lowercase());
     let below = ["inbox/", "inbox.", "[gmail]/", "[gmail].", "[google mail]/", "[google mail]."]
         .iter()
         .find_map(|parent| lower.strip_prefix(parent));
     let base = below.unwrap_or(&lower);
-    wanted.names().iter().position(|usual| *usual == base)
+    usual.iter().position(|usual| *usual == base)
 }
 
 /// An account of msmtp's file, as far as a sender needs to be known.
