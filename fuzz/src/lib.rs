@@ -311,7 +311,7 @@ fn pair() -> (Transport, UnixStream) {
     for end in [&ours, &theirs] {
         end.set_nonblocking(true).expect("a flag");
     }
-    (Transport::new(Stream::Pair(ours), Cancel::new().unwrap()), theirs)
+    (Transport::new(Stream::Tunnel(ours, Box::new(())), Cancel::new().unwrap()), theirs)
 }
 
 /// What a wire takes of these bytes when they come in pieces of that size.
@@ -572,7 +572,7 @@ pub fn mbsync_output(bytes: &[u8]) {
     output.split('\n').for_each(|line| reader.line(line));
     // As many mailboxes as it says so of.
     let synchronized = output.split('\n').filter(|line| *line == "Synchronizing...").count();
-    assert!(reader.log().is_none_or(|log| log.len() == synchronized));
+    assert!(reader.log().is_none_or(|log| log.mailboxes() == synchronized));
     let mut said = Collector::default();
     for line in output.split('\n') {
         let _ = (problem(line), says_nothing_of_the_run(line));

@@ -310,12 +310,6 @@ impl Client {
         std::mem::replace(&mut self.step, step)
     }
 
-    /// The server's name in messages.
-    #[must_use]
-    pub fn place(&self) -> &str {
-        &self.place
-    }
-
     /// The connection below, to be looked at.
     #[must_use]
     pub fn transport(&self) -> &Transport {

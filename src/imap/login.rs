@@ -499,7 +499,8 @@ mod tests {
         let refusal = |mechanism, pass: &[u8], words: &str| {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
-            let mut transport = Transport::new(Stream::Pair(ours), Cancel::new().unwrap());
+            let mut transport =
+                Transport::new(Stream::Tunnel(ours, Box::new(())), Cancel::new().unwrap());
             theirs.write_all(words.as_bytes()).unwrap();
             let section = crate::model::Server {
                 host: Some("h".to_owned()),

@@ -26,4 +26,4 @@ pub mod values;
 pub use client::{Client, ClientError, ServerEvent};
 pub use mailbox::{Inventory, InventoryScope, MailboxScan, ScanRequest};
 pub use parse::FetchedHeader;
-pub use values::{Capabilities, Listed, MailboxStatus, Namespace, Opened, Opening, SpecialUse};
+pub use values::{Capabilities, Listed, MailboxStatus, Opening, SpecialUse};

@@ -111,8 +111,6 @@ pub enum Stream {
     Tls(Encrypted),
     /// A child's standard input and output. The guard ends the child when dropped.
     Tunnel(UnixStream, Box<dyn std::any::Any>),
-    /// A socket pair, for tests.
-    Pair(UnixStream),
 }
 
 /// A TLS stream that says goodbye when dropped, if that fits without waiting.
@@ -129,7 +127,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.as_fd(),
             Stream::Tls(stream) => stream.0.get_ref().as_fd(),
-            Stream::Tunnel(stream, _) | Stream::Pair(stream) => stream.as_fd(),
+            Stream::Tunnel(stream, _) => stream.as_fd(),
         }
     }
 
@@ -137,7 +135,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.read(into),
             Stream::Tls(stream) => stream.0.read(into),
-            Stream::Tunnel(stream, _) | Stream::Pair(stream) => stream.read(into),
+            Stream::Tunnel(stream, _) => stream.read(into),
         }
     }
 
@@ -145,7 +143,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.write(from),
             Stream::Tls(stream) => stream.0.write(from),
-            Stream::Tunnel(stream, _) | Stream::Pair(stream) => stream.write(from),
+            Stream::Tunnel(stream, _) => stream.write(from),
         }
     }
 }
@@ -571,7 +569,8 @@ pub(super) mod tests {
     pub(in crate::imap) fn pair() -> (Transport, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Transport::new(Stream::Pair(ours), Cancel::new().unwrap()), theirs)
+        let stream = Stream::Tunnel(ours, Box::new(()));
+        (Transport::new(stream, Cancel::new().unwrap()), theirs)
     }
 
     #[test]
@@ -641,8 +640,10 @@ pub(super) mod tests {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut transport =
-            Transport::new(Stream::Pair(ours), Cancel::when_readable(Arc::new(read)));
+        let mut transport = Transport::new(
+            Stream::Tunnel(ours, Box::new(())),
+            Cancel::when_readable(Arc::new(read)),
+        );
         let begun = Instant::now();
         let writer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));

@@ -957,7 +957,7 @@ mod tests {
         let capabilities = parse::capabilities(
             b"IMAP4REV1 UIDPLUS AUTH=PLAIN COMPRESS=DEFLATE STARTTLS NOTIFY ENABLE UTF8=ACCEPT",
         );
-        let transport = Transport::new(Stream::Pair(near), Cancel::new().unwrap());
+        let transport = Transport::new(Stream::Tunnel(near, Box::new(())), Cancel::new().unwrap());
         let mut relay = Relay::new(
             Detached {
                 transport: Box::leak(Box::new(transport)),

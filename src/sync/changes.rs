@@ -143,7 +143,7 @@ impl Snapshot {
         let of = |(at, mailbox)| {
             let maildir = if maildirs { MaildirBefore::of(mailbox, account, room) } else { None };
             let files = maildir.as_ref().and_then(|maildir| maildir.files.as_ref());
-            room = room.saturating_sub(files.map_or(0, Files::len));
+            room = room.saturating_sub(files.map_or(0, Files::count));
             let record = RecordBefore::of(mailbox, at < MOST_OPEN, &mut room_for_records);
             (clean::key(mailbox), SyncedBefore { record, maildir: maildir.map(Box::new) })
         };
@@ -244,7 +244,7 @@ impl Snapshot {
         if record.is_none() || record != maildir.record {
             return None;
         }
-        if log.messages(&mailbox.channel, &mailbox.near) != Some(before.len()) {
+        if log.messages(&mailbox.channel, &mailbox.near) != Some(before.count()) {
             return None;
         }
         let record::RecordState::Known(text) = record::read(mailbox.state_file.as_ref()?) else {

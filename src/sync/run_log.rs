@@ -34,14 +34,8 @@ pub struct Totals {
 impl RunLog {
     /// How many mailboxes were synchronized.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn mailboxes(&self) -> usize {
         self.synchronized.len()
-    }
-
-    /// Whether none was.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.synchronized.is_empty()
     }
 
     /// How many messages mbsync found on the near side of a mailbox; `None` if it

@@ -9,10 +9,8 @@
 
 use super::gone::{Gone, KeptGone, KnownGone};
 use super::record::{self, Entry, EntryKind, Record, RecordState};
-use super::server::ServerStatus;
 use super::{
-    Changes, CleanState, Difference, Digest, Fingerprint, Rules, SideVerdict, near_difference,
-    pending_cleanup,
+    Changes, CleanState, Difference, Digest, Rules, SideVerdict, near_difference, pending_cleanup,
 };
 use crate::error::system_text;
 use crate::model::Mailbox;
@@ -151,14 +149,8 @@ impl Files {
 
     /// How many.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.0.len() as u64
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// The messages that have a UID.
@@ -528,9 +520,8 @@ pub struct MaildirScan {
     pub digest: Option<Digest>,
     /// Stamp of the record; `None` if there is none.
     pub record: Option<Stamp>,
-    /// Whether directories were listed.
-    pub listed: bool,
-    /// The record, if it was read: it is not when the stamps were enough.
+    /// The record, if it was read: it is not, and no directory is listed, when the stamps
+    /// were enough.
     pub state: Option<RecordState>,
     /// Messages that mbsync has passed over: see [`left_over`].
     pub left: UidSet,
@@ -545,19 +536,10 @@ impl MaildirScan {
             stamps: None,
             digest: None,
             record: None,
-            listed: false,
             state: None,
             left: UidSet::default(),
             unread: None,
         }
-    }
-
-    /// What this side looks like, with the far side's STATUS, to tell whether
-    /// another run could do anything that the last one did not.
-    #[must_use]
-    pub fn fingerprint(&self, far: Option<ServerStatus>) -> Fingerprint {
-        let unfinished = self.state == Some(RecordState::Unfinished);
-        Fingerprint { near: self.digest, record: self.record, far, unfinished }
     }
 
     /// What to remember of this scan if this side turned out clean. With
@@ -617,7 +599,6 @@ pub fn scan(
                 record: before.record,
                 stamps: Some(before),
                 digest: then.digest,
-                listed: false,
                 state: None,
             };
         }
@@ -647,7 +628,6 @@ pub fn scan(
             record: before.record,
             stamps: settled.then_some(before),
             digest: Some(listing.digest()),
-            listed: true,
             state: Some(state),
             left,
             unread: Some(listing.unread),
@@ -947,7 +927,7 @@ mod tests {
             std::fs::write(at(name), "").unwrap();
         }
         let before = files();
-        assert_eq!((before.len(), before.moved(&before)), (5, Moved::default()));
+        assert_eq!((before.count(), before.moved(&before)), (5, Moved::default()));
         let numbered: Vec<(u32, Flags)> = before.numbered().iter().collect();
         let seen = Flags::SEEN;
         assert_eq!(numbered, [(1, seen), (2, Flags::NONE), (5, seen)]);
@@ -1176,16 +1156,6 @@ mod tests {
     }
 
     #[test]
-    fn only_an_interrupted_mbsync_has_something_to_take_up() {
-        let of = |state: RecordState| {
-            let scan = MaildirScan { state: Some(state), ..MaildirScan::unknown(String::new()) };
-            scan.fingerprint(None).unfinished
-        };
-        assert!(of(RecordState::Unfinished) && !of(RecordState::NeverSynced));
-        assert!(!MaildirScan::unknown(String::new()).fingerprint(None).unfinished);
-    }
-
-    #[test]
     fn max_messages_expires_what_is_over() {
         let max = Rules { max_messages: 2, ..RULES };
         let names = ["a,U=1:2,S", "b,U=2:2,S", "c,U=3:2,S"];
@@ -1231,12 +1201,16 @@ mod tests {
         };
         std::thread::sleep(TICK * 2);
         let second = at(Some(&first.remembered(&RULES, None)));
-        assert!(second.listed && second.stamps.is_some());
+        assert!(second.state.is_some() && second.stamps.is_some());
         let memory = second.remembered(&RULES, None);
-        assert!(!at(Some(&memory)).listed);
+        assert!(at(Some(&memory)).state.is_none());
         // Other rules, other answers.
         let other = Rules { expunge_near: true, ..RULES };
-        assert!(scan(dir.path(), &state, &other, Some(&memory), None, KeptGone::default()).listed);
+        assert!(
+            scan(dir.path(), &state, &other, Some(&memory), None, KeptGone::default())
+                .state
+                .is_some()
+        );
 
         // A change hidden by setting the time back.
         let cur = dir.path().join("cur");
@@ -1281,15 +1255,17 @@ mod tests {
         // The same messages, but there has been another run since.
         std::fs::rename(cur.join("a,U=1:2,RS"), cur.join("a,U=1:2,S")).unwrap();
         assert_eq!(again(), SideVerdict::Clean);
-        let before =
-            scan(dir.path(), &state, &rules, None, None, KeptGone::default()).fingerprint(None);
+        let seen = || {
+            let found = scan(dir.path(), &state, &rules, None, None, KeptGone::default());
+            (found.digest, found.record)
+        };
+        let before = seen();
         let copy = std::fs::read(&state).unwrap();
         std::fs::remove_file(&state).unwrap();
         std::fs::write(&state, copy).unwrap();
         assert!(matches!(again(), SideVerdict::Unknown(_)));
-        let after =
-            scan(dir.path(), &state, &rules, None, None, KeptGone::default()).fingerprint(None);
-        assert!(before.near == after.near && before != after);
+        let after = seen();
+        assert!(before.0 == after.0 && before.1 != after.1);
     }
 
     #[test]

@@ -159,12 +159,6 @@ impl Changes {
         self == Changes::default()
     }
 
-    /// Of all kinds together.
-    #[must_use]
-    pub fn total(self) -> u32 {
-        [self.deleted, self.flags, self.other].iter().fold(self.new, |a, &b| a.saturating_add(b))
-    }
-
     /// These, and then those.
     #[must_use]
     pub fn and(self, then: Changes) -> Changes {
@@ -495,7 +489,6 @@ mod tests {
         assert_eq!(changes(2, 1, 0, 0).to_string(), "2 new, 1 deleted");
         assert_eq!(changes(0, 0, 3, 0).to_string(), "3 flag changes");
         assert_eq!(changes(1, 2, 3, 4).to_string(), "1 new, 2 deleted, 3 flag changes, 4 other");
-        assert_eq!(changes(1, 2, 3, 4).total(), 10);
         assert!(changes(0, 0, 0, 1) != Changes::default() && !changes(0, 0, 0, 1).none());
     }
 

@@ -312,7 +312,7 @@ impl Connections {
     /// The mailboxes that exist, those that change most first.
     fn by_activity(&self, activity: &Activity) -> Vec<usize> {
         let mut there: Vec<usize> =
-            (0..self.mailboxes.len()).filter(|at| self.mailboxes.status(*at).is_some()).collect();
+            (0..self.mailboxes.count()).filter(|at| self.mailboxes.status(*at).is_some()).collect();
         there.sort_by_key(|at| Reverse(self.activity(*at, activity)));
         there
     }
@@ -415,13 +415,13 @@ impl Connections {
     pub fn list_and_sweep(&mut self, plan: &WatchPlan<'_>) -> Result<(), ClientError> {
         // Yahoo's IDLE reports no deletions.
         self.settle_selected()?;
-        let all = (0..self.mailboxes.len()).collect();
+        let all = (0..self.mailboxes.count()).collect();
         self.list_again(plan, &all)
     }
 
     /// STATUS of all mailboxes.
     pub fn sweep(&mut self) -> Result<(), ClientError> {
-        let all: BTreeSet<usize> = (0..self.mailboxes.len()).collect();
+        let all: BTreeSet<usize> = (0..self.mailboxes.count()).collect();
         self.refresh(&all)
     }
 

@@ -422,7 +422,7 @@ impl World<'_> {
             // No verdict: the fingerprints alone decide.
             let none = rules(false, false);
             let any = scan(&pair.maildir, &pair.state_file, &none, None, None, KeptGone::default());
-            let print = any.fingerprint(self.status(pair));
+            let print = fingerprint(&any, self.status(pair));
             let why = SideVerdict::Unknown("Sync is not full".to_owned());
             return (Verdict { near: why.clone(), far: why }, print, None);
         };
@@ -434,7 +434,7 @@ impl World<'_> {
             // What the far side lacks may be what the near side lacks.
             near = World::near(pair, &rules);
         }
-        let print = near.fingerprint(status);
+        let print = fingerprint(&near, status);
         (Verdict { near: near.verdict.clone(), far }, print, Some(near))
     }
 
@@ -618,6 +618,12 @@ struct Tally {
 }
 
 /// What mbsync says of a run, as the program reads it.
+/// As a waiter takes it.
+fn fingerprint(scan: &MaildirScan, far: Option<ServerStatus>) -> Fingerprint {
+    let unfinished = scan.state == Some(RecordState::Unfinished);
+    Fingerprint { near: scan.digest, record: scan.record, far, unfinished }
+}
+
 fn log_of(output: &Output) -> Option<RunLog> {
     let objected = output.stderr.lines().any(|line| !says_nothing_of_the_run(line));
     let mut reader = RunLogReader::default();
@@ -690,7 +696,7 @@ fn history(
             }
             let before = world.snapshot(pair);
             let (verdict, print, near) = world.verdict(pair, rng.bool());
-            tally.unlisted += u32::from(near.is_some_and(|near| !near.listed));
+            tally.unlisted += u32::from(near.is_some_and(|near| near.state.is_none()));
             let wanted = verdict != Verdict::CLEAN && pair.stuck.as_ref() != Some(&print);
             let _ = writeln!(log, "  {}: {verdict}; run wanted: {wanted}", pair.name);
             said.push((before, verdict, print, wanted));
