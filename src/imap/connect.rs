@@ -125,7 +125,7 @@ fn refuse_preauth(greeting: &Greeting) -> Result<(), Error> {
 }
 
 /// STARTTLS, which must be granted. Says nothing else.
-fn ask_for_tls(transport: &mut Transport, server: &Server) -> Result<Greeting, Error> {
+pub fn ask_for_tls(transport: &mut Transport, server: &Server) -> Result<Greeting, Error> {
     let keyword = server.tls_keyword;
     let greeting = read_greeting(transport, server)?;
     if greeting.preauth {
@@ -155,7 +155,7 @@ fn ask_for_tls(transport: &mut Transport, server: &Server) -> Result<Greeting, E
 }
 
 /// A TCP connection, the step's time already begun for the greeting.
-fn dial(server: &Server, host: &str, interrupt: &Cancel) -> Result<Transport, Error> {
+pub fn dial(server: &Server, host: &str, interrupt: &Cancel) -> Result<Transport, Error> {
     let time = step(server);
     let addresses = resolve(host, server.port, Instant::now() + time, interrupt)
         .map_err(|e| step_failed("cannot find the address", &e))?;

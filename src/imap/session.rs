@@ -47,11 +47,9 @@ pub fn capabilities(transport: &mut Transport, tag: &str) -> Ran<Capabilities> {
         session.capabilities().map(|said| words(&said))
     });
     // In words that the crate does not take.
-    let odd = ran.unasked.iter().rev().find_map(|response| match parse::reply(response) {
-        Reply::Data(name, rest) if name.eq_ignore_ascii_case(b"CAPABILITY") => {
-            Some(parse::capabilities(rest.trim_ascii_end()))
-        }
-        _ => None,
+    let odd = ran.unasked.iter().rev().find_map(|response| {
+        let rest = parse::reply(response).data("CAPABILITY")?;
+        Some(parse::capabilities(rest.trim_ascii_end()))
     });
     if let (Ok(said), Some(odd)) = (&mut ran.result, odd) {
         if said.words().is_empty() {

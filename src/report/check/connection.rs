@@ -13,12 +13,13 @@ use super::certificate::Certificate;
 use super::{CheckContext, Checklist, Step, for_shell, some};
 use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus};
 use crate::imap::Capabilities;
-use crate::imap::connect::{connect, connect_by_steps, first_to_answer, resolve};
+use crate::imap::connect::{
+    ask_for_tls, connect, connect_by_steps, dial, first_to_answer, resolve,
+};
 use crate::imap::endpoint::{keep_certificate, other_mode, step};
-use crate::imap::greeting::{Greeting, read_greeting};
+use crate::imap::greeting::Greeting;
 use crate::imap::login::ask_capabilities;
-use crate::imap::parse::{self, Reply, Verb};
-use crate::imap::transport::{Limits, Stream, Transport};
+use crate::imap::transport::{Limits, Transport};
 use crate::model::{Server, TlsMode};
 
 /// Days of a certificate's life at which its end is worth a word.
@@ -219,24 +220,11 @@ fn refused(
 /// to the server but what leads to it.
 fn certificate_shown(server: &Server, report: &Checklist) -> Option<Certificate> {
     let host = server.host.as_deref()?;
-    let time = step(server);
-    let deadline = Instant::now() + time;
-    let addresses = resolve(host, server.port, deadline, report.stop.cancel()).ok()?;
-    let stream = first_to_answer(addresses, deadline, report.stop.cancel()).ok()?;
-    let mut transport = Transport::new(Stream::Tcp(stream), report.stop.cancel().clone());
-    transport.begin(Limits::small(time));
+    let mut transport = dial(server, host, report.stop.cancel()).ok()?;
     if server.tls == TlsMode::StartTls {
-        read_greeting(&mut transport, server).ok()?;
-        transport.send(b"s1 STARTTLS\r\n").ok()?;
-        loop {
-            match parse::reply(&transport.response().ok()?) {
-                Reply::Tagged(b"s1", said) if said.verb == Verb::Ok => break,
-                Reply::Tagged(..) => return None,
-                _ => {}
-            }
-        }
+        ask_for_tls(&mut transport, server).ok()?;
     }
-    transport.begin(Limits::small(time));
+    transport.begin(Limits::small(step(server)));
     // This only looks: what is shown is neither believed nor answered.
     let connector = TlsConnector::builder()
         .danger_accept_invalid_certs(true)
