@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Asked, CheckInputs, Checklist, Part, Step, Subject, render};
+use super::{Asked, CheckInputs, Checklist, Part, PartKind, Step, render};
 use crate::imap::login::Mechanism;
 use crate::mbsync_version;
 use crate::mbsyncrc;
@@ -383,9 +383,9 @@ fn redacted(part: &Part, names: &Pseudonyms, vocabulary: &HashSet<&str>) -> Part
         fix: step.fix.as_deref().map(own),
         ..step.clone()
     };
-    let is_ours = matches!(part.subject, Subject::All | Subject::Mutt);
+    let is_ours = matches!(part.kind, PartKind::All | PartKind::Mutt);
     Part {
-        subject: part.subject,
+        kind: part.kind,
         title: if is_ours { part.title.clone() } else { own(&part.title) },
         steps: part.steps.iter().map(step).collect(),
         capabilities: vec![],

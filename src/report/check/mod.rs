@@ -121,7 +121,7 @@ impl Step {
 
 /// What a part of the checklist is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
+pub enum PartKind {
     /// What every account needs.
     All,
     /// One account.
@@ -137,7 +137,7 @@ pub enum Subject {
 pub struct Part {
     /// What it is about.
     #[serde(skip)]
-    pub subject: Subject,
+    pub kind: PartKind,
     /// The account's or the server's name, or the program's.
     pub title: String,
     /// In the order in which they were taken.
@@ -195,18 +195,18 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
         stop,
     };
     if let Some(server) = offer::server(asked) {
-        report.part(Subject::Server, &server.0);
+        report.part(PartKind::Server, &server.0);
         offer::steps(server, &mut report);
         return Ok(report.end(asked, None, &[]));
     }
-    report.part(Subject::All, &format!("mutt-sync {}", crate::VERSION));
+    report.part(PartKind::All, &format!("mutt-sync {}", crate::VERSION));
     let Some(ground) = setup::steps(asked, &mut report) else {
         report.out_of_reach(&["accounts", "mutt"]);
         return Ok(report.end(asked, None, &[]));
     };
     let accounts = chosen(&ground.config, asked.names)?;
     for account in &accounts {
-        report.part(Subject::Account, &account.name);
+        report.part(PartKind::Account, &account.name);
         let context = CheckContext { asked, ground: &ground, account };
         // What fails in channels that only `mbsync -a` runs, fails it.
         let all = ground.config.with_shadowed(account);
@@ -216,7 +216,7 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
         server::steps(&whole, &mailboxes, &mut report);
         waiting::steps(&context, &mailboxes, &mut report);
     }
-    report.part(Subject::Mutt, "mutt");
+    report.part(PartKind::Mutt, "mutt");
     mutt::steps(asked.env, &accounts, &mut report);
     Ok(report.end(asked, Some(&ground), &accounts))
 }
@@ -286,9 +286,9 @@ struct Checklist {
 }
 
 impl Checklist {
-    fn part(&mut self, subject: Subject, title: &str) {
+    fn part(&mut self, kind: PartKind, title: &str) {
         let title = clean(title, &[]);
-        self.parts.push(Part { subject, title, steps: Vec::new(), capabilities: Vec::new() });
+        self.parts.push(Part { kind, title, steps: Vec::new(), capabilities: Vec::new() });
     }
 
     fn secret(&mut self, text: &[u8]) {
@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn the_gravest_step_gives_the_status() {
         let part = |exits: &[ExitStatus]| Part {
-            subject: Subject::Account,
+            kind: PartKind::Account,
             title: "x".into(),
             steps: exits.iter().map(|exit| Step::bad("x", *exit, "", "")).collect(),
             capabilities: vec![],

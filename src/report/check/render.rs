@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
 
-use super::{Part, Step, StepState, Subject};
+use super::{Part, PartKind, Step, StepState};
 use crate::text::counted;
 
 /// Lines are broken here where there is a space to break at.
@@ -111,7 +111,7 @@ pub fn summary(parts: &[Part], style: Style) -> String {
     }
     let warnings = (warnings > 0).then(|| counted(warnings, "warning"));
     if bad == 0 {
-        let is_server = |part: &Part| part.subject == Subject::Server;
+        let is_server = |part: &Part| part.kind == PartKind::Server;
         return match warnings {
             _ if parts.iter().any(is_server) => {
                 let warnings = warnings.map(|warnings| format!(", {warnings}")).unwrap_or_default();
@@ -124,16 +124,16 @@ pub fn summary(parts: &[Part], style: Style) -> String {
         };
     }
     let counts: Vec<String> = std::iter::once(counted(bad, "problem")).chain(warnings).collect();
-    let failed: Vec<(Subject, &str)> = parts
+    let failed: Vec<(PartKind, &str)> = parts
         .iter()
         .filter(|part| part.steps.iter().any(|step| step.state == StepState::Bad))
-        .map(|part| (part.subject, &*part.title))
+        .map(|part| (part.kind, &*part.title))
         .collect();
-    let of = |wanted| failed.iter().filter(move |(subject, _)| *subject == wanted);
-    let accounts: Vec<&str> = of(Subject::Account).map(|(_, name)| *name).collect();
-    let so = if of(Subject::All).next().is_some() {
+    let of = |wanted| failed.iter().filter(move |(kind, _)| *kind == wanted);
+    let accounts: Vec<&str> = of(PartKind::Account).map(|(_, name)| *name).collect();
+    let so = if of(PartKind::All).next().is_some() {
         ": no account can sync".into()
-    } else if let Some((_, server)) = of(Subject::Server).next() {
+    } else if let Some((_, server)) = of(PartKind::Server).next() {
         format!(": no account can sync with {server}")
     } else if accounts.is_empty() {
         String::new()
@@ -203,17 +203,17 @@ mod tests {
 
     #[test]
     fn the_last_line_counts_and_names_who_cannot_sync() {
-        let part = |subject, title: &str, steps: Vec<Step>| Part {
-            subject,
+        let part = |kind, title: &str, steps: Vec<Step>| Part {
+            kind,
             title: title.into(),
             steps,
             capabilities: vec![],
         };
         let bad = || Step::bad("x", crate::error::ExitStatus::Offline, "", "");
         let warning = || Step::warning("x", "", "");
-        let general = || part(Subject::All, "mutt-sync", vec![Step::good("x", "")]);
-        let account = |name, steps| part(Subject::Account, name, steps);
-        let server = |step| part(Subject::Server, "mail.example.org", vec![step]);
+        let general = || part(PartKind::All, "mutt-sync", vec![Step::good("x", "")]);
+        let account = |name, steps| part(PartKind::Account, name, steps);
+        let server = |step| part(PartKind::Server, "mail.example.org", vec![step]);
         for (parts, line) in [
             (vec![general()], "Everything is in place.\n"),
             (
@@ -229,10 +229,10 @@ mod tests {
                 "2 problems: Home, Work cannot sync.\n",
             ),
             (
-                vec![part(Subject::All, "mutt-sync", vec![bad()])],
+                vec![part(PartKind::All, "mutt-sync", vec![bad()])],
                 "1 problem: no account can sync.\n",
             ),
-            (vec![general(), part(Subject::Mutt, "mutt", vec![bad()])], "1 problem.\n"),
+            (vec![general(), part(PartKind::Mutt, "mutt", vec![bad()])], "1 problem.\n"),
             (vec![server(bad())], "1 problem: no account can sync with mail.example.org.\n"),
             (
                 vec![server(warning())],
