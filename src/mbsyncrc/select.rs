@@ -173,8 +173,15 @@ impl Config {
         let mut known: Vec<&str> = self.accounts.iter().map(|a| a.name.as_str()).collect();
         known.extend(self.groups.iter().map(|group| group.name.as_str()));
         known.extend(self.channels().map(|(_, channel)| channel.name.as_str()));
-        let meant =
-            suggest(name, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+        // A mailbox is named after its channel.
+        let has_it = |channel: &Channel| {
+            self.channel_mailboxes(channel).iter().any(|mailbox| mailbox.name == name)
+        };
+        let of_mailbox = || self.channels().find(|(_, channel)| has_it(channel));
+        let meant = suggest(name, known.iter().copied())
+            .map(str::to_owned)
+            .or_else(|| of_mailbox().map(|(_, channel)| format!("{}:{name}", channel.name)))
+            .map(|meant| format!("did you mean `{meant}`?"));
         let mut seen = BTreeSet::new();
         known.retain(|name| seen.insert(*name));
         let more = if known.len() > 20 { ", …" } else { "" };

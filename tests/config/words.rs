@@ -171,6 +171,9 @@ fn an_unknown_name_gets_the_nearest_and_the_list() {
         "no account, channel or group `Hme` (there are: Home, Work, \
          Morning, All, Home-archive, Work-in, Work-sent); did you mean `Home`?"
     );
+    std::fs::create_dir_all(dir.path().join("Home/Drafts/cur")).unwrap();
+    let mailbox = refused(&config, "Drafts");
+    assert!(mailbox.ends_with("; did you mean `Home:Drafts`?"), "{mailbox}");
 }
 
 fn words(config: &Config, account: usize, wants: &[Target]) -> MbsyncWords {
