@@ -281,7 +281,7 @@ impl App<'_> {
     ) -> ExitStatus {
         let name = &context.account.name;
         match outcome {
-            RequestOutcome::Ran(report) => self.report_run(name, report),
+            RequestOutcome::Ran(report) => self.report_run(name, report, backend.is_attended()),
             RequestOutcome::Served => {
                 self.print(&format!(
                     "{name}: {}",
@@ -327,8 +327,9 @@ impl App<'_> {
         }
     }
 
-    /// Says what a run of ours, or a judgement, came to.
-    fn report_run(&self, name: &str, report: &RunReport) -> ExitStatus {
+    /// Says what a run of ours, or a judgement, came to. `attended`: another process
+    /// retries what has failed.
+    fn report_run(&self, name: &str, report: &RunReport, attended: bool) -> ExitStatus {
         let line = summary_line(&report.changes, report.took);
         match report.ended.exit {
             // What is said instead follows.
@@ -344,7 +345,12 @@ impl App<'_> {
                 }
                 let retry = report.retry.filter(|_| exit != ExitStatus::Config);
                 let next = retry.map(|wait| {
-                    format!("will retry in {} (now: mutt-sync -f {name})", short(wait))
+                    let when = if attended {
+                        format!("will retry in {}", short(wait))
+                    } else {
+                        "the next mutt-sync retries".to_owned()
+                    };
+                    format!("{when} (now: mutt-sync -f {name})")
                 });
                 let error = Error::new(exit, format!("{name}: {}", report.ended.text));
                 self.warn(&error.with_hint_of(next));

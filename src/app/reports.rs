@@ -209,6 +209,9 @@ impl App<'_> {
                 Some(_) if !self.cli.force => Judgement::Run(targets.clone()),
                 _ => judge.judge(&question),
             };
+            if let Some(signal) = shutdown.signal() {
+                return Ok(ExitStatus::Signal(signal));
+            }
             match judgement {
                 Judgement::InSync => {
                     out(&sanitize(&format!("{name}: {NOTHING_TO_DO}")));

@@ -331,9 +331,9 @@ impl LoginAttempt<'_> {
                 refused.with_hint("check that PassCmd prints a fresh token")
             }
             Mechanism::ScramSha1 | Mechanism::ScramSha256 => refused.with_hint(
-                "check User and Pass, or set AuthMechs PLAIN if the server cannot do SCRAM for this user",
+                "check User and the password, or set AuthMechs PLAIN if the server cannot do SCRAM for this user",
             ),
-            _ => refused.with_hint("check User and Pass").of_kind(ErrorKind::PasswordRefused),
+            _ => refused.with_hint("check User and the password").of_kind(ErrorKind::PasswordRefused),
         }
     }
 

@@ -56,7 +56,8 @@ impl TransportError {
     #[must_use]
     pub fn system(error: &io::Error) -> Self {
         let text = printable(&system_text(error));
-        let mut rest = text.chars();
+        // What std says of each failed lookup, before the reason.
+        let mut rest = text.trim_start_matches("failed to lookup address information: ").chars();
         let first = rest.next().map_or_else(String::new, |first| first.to_lowercase().collect());
         TransportError::Io(first + rest.as_str())
     }

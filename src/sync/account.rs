@@ -450,6 +450,12 @@ impl<'a> Backend for AccountBackend<'a> {
 }
 
 impl AccountBackend<'_> {
+    /// Whether a process is there to serve what is pending.
+    #[must_use]
+    pub fn is_attended(&self) -> bool {
+        ["waiter.lock", "queue.lock"].iter().any(|lock| Lock::is_held(&self.dir.file(lock)))
+    }
+
     /// A run would be made over a connection that is open, and costs no login.
     pub fn set_connected(&mut self, connected: bool) {
         self.connected = connected;

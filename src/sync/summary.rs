@@ -46,8 +46,12 @@ pub fn queued_line(gate: Gate, failure: Option<&Backoff>, now: SystemTime) -> St
 }
 
 fn failure_in_words(failure: &Backoff, now: SystemTime) -> String {
-    offline_line(failure, now)
-        .unwrap_or_else(|| format!("last time: {}", clip(&sanitize(&failure.text), 60)))
+    offline_line(failure, now).unwrap_or_else(|| {
+        // Without the advice, which would be cut off.
+        let text = sanitize(&failure.text);
+        let text = text.split(" (mutt-sync ").next().unwrap_or_default();
+        format!("last time: {}", clip(text.trim_end_matches('.'), 60))
+    })
 }
 
 /// `offline for 12 min`, if the server is not reached.
@@ -130,6 +134,13 @@ mod tests {
         assert_eq!(said(waits, Some(&older)), "queued; offline, next try in 2 min");
         let refused = "queued; last time: login refused?, next try in 2 min";
         assert_eq!(said(waits, Some(&denied)), refused);
+        let advised = failed(
+            ExitStatus::Denied,
+            None,
+            "login refused: No. (mutt-sync --check Home says more)",
+        );
+        let refused = "queued; last time: login refused: No, next try in 2 min";
+        assert_eq!(said(waits, Some(&advised)), refused);
         assert_eq!(said(waits, None), "queued, next try in 2 min");
     }
 }

@@ -1235,15 +1235,17 @@ fn nothing_is_changed_and_the_password_is_asked_for_once() {
 
 #[test]
 fn g9_a_signal_ends_it_at_once() {
-    let home = healthy();
-    edit(&home, ".mbsyncrc", PASS, "PassCmd \"touch ~/asked; sleep 50\"");
-    let running = rig::Running::start(home.cmd(&["--check"]));
-    rig::wait_until(LONG, "the command runs", || home.path("asked").exists());
-    running.signal(rig::Signal::INT);
-    // Long before the command ends by itself.
-    let output = running.wait(Duration::from_secs(20));
-    assert_eq!(output.code(), 130, "{output:?}");
-    home.wait_no_leftovers(Duration::from_secs(20));
+    for mode in ["--check", "-n"] {
+        let home = healthy();
+        edit(&home, ".mbsyncrc", PASS, "PassCmd \"touch ~/asked; sleep 50\"");
+        let running = rig::Running::start(home.cmd(&[mode]));
+        rig::wait_until(LONG, "the command runs", || home.path("asked").exists());
+        running.signal(rig::Signal::INT);
+        // Long before the command ends by itself.
+        let output = running.wait(Duration::from_secs(20));
+        assert_eq!(output.code(), 130, "{output:?}");
+        home.wait_no_leftovers(Duration::from_secs(20));
+    }
 }
 
 #[test]

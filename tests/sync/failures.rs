@@ -63,7 +63,7 @@ fn the_server_is_down_then_up_again() {
     let down = home.mutt_sync(&["Home"]).expect_code(69);
     assert!(down.stderr.starts_with("mutt-sync: Home: "), "{down}");
     assert!(down.stderr.contains("cannot connect: connection refused"), "{down}");
-    assert!(down.stderr.contains("; will retry in "), "{down}");
+    assert!(down.stderr.contains("; the next mutt-sync retries"), "{down}");
     assert!(down.stderr.ends_with(" (now: mutt-sync -f Home)\n"), "{down}");
     assert!(state(&home, "retry.json").contains("\"code\":69"));
     assert_eq!(home.wants("Home"), ["*"]);
@@ -105,6 +105,24 @@ fn g12_a_tunnel_that_fails_is_a_strike() {
     let home = Home::with(vec![Account::fake("Home").account_line("Tunnel false")]);
     home.mutt_sync(&["Home"]).expect_code(69);
     assert!(state(&home, "retry.json").contains("\"strike\":true"));
+}
+
+/// How long the login was refused before is not how long the server is away.
+#[test]
+fn offline_begins_with_the_first_failure_of_its_kind() {
+    let mut server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let (now, later) = (now.as_secs(), now.as_secs() + 100);
+    let earlier = format!(
+        "{{\"failures\":3,\"code\":77,\"first\":1000,\"since\":{now},\"until\":{later},\
+         \"text\":\"login refused\"}}"
+    );
+    home.write(".local/state/mutt-sync/Home/retry.json", &earlier);
+    server.stop();
+    home.mutt_sync(&["-f", "Home"]).expect_code(69);
+    let status = home.mutt_sync(&["--status", "Home"]).ok().stdout;
+    assert!(status.contains("offline for ") && !status.contains("day"), "{status}");
 }
 
 #[test]

@@ -644,7 +644,8 @@ fn g14_what_is_removed_here_after_it_was_judged_is_not_deleted_on_the_server() {
         mail.imap.append("INBOX", &message("new", "new mail"), &[]);
         meanwhile(&mail, "rm -f Lists/cur/* Lists/new/*");
         let out = mail.sync(&["Home"]).expect_code(1);
-        let said = "much was removed here meanwhile, and is judged first; will retry";
+        let said =
+            "much was removed here meanwhile, and is judged first; the next mutt-sync retries";
         assert_eq!(out.stderr.matches(said).count(), 1, "{channel}{store}{out}");
         assert_eq!(out.stderr.lines().count(), 1, "{channel}{store}{out}");
         let whole = |mail: &mut Mail| {

@@ -518,7 +518,10 @@ fn not_created(
         steps.push(if creates {
             Step::note(
                 "server",
-                format!("only {on}, created {off} by the next full sync: {}", some(names)),
+                format!(
+                    "only {on}, created {off} by the next sync of the account: {}",
+                    some(names)
+                ),
             )
         } else {
             fault(

@@ -599,7 +599,7 @@ impl AccountBackend<'_> {
         let next = policy.after(earlier.as_ref(), ended.exit, strike, text, now, jitter);
         let mut backoff = match earlier.filter(|_| by_person) {
             // Somebody's own try does not lengthen the wait.
-            Some(earlier) => Backoff { code, text: ended.text.clone(), ..earlier },
+            Some(earlier) => Backoff { code, first: next.first, text: next.text, ..earlier },
             // Nor that after the next failure.
             None if by_person => Backoff { failures: 0, ..next },
             None => next,
