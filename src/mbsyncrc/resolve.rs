@@ -242,6 +242,7 @@ fn channel(
         gone,
         isync_1_5: version == IsyncVersion::V1_5,
         create: own.create.sides(global.create),
+        remove: own.remove.sides(global.remove),
         expunge: own.expunge.sides(global.expunge),
         max_messages: own.max_messages.or(global.max_messages).unwrap_or(0),
         expire_unread: own.expire_unread.or(global.expire_unread),

@@ -27,6 +27,8 @@ pub struct Channel {
     pub isync_1_5: bool,
     /// `Create`: sides on which a missing mailbox may be made.
     pub create: Sides,
+    /// `Remove`: sides on which a mailbox is removed that is gone on the other.
+    pub remove: Sides,
     /// `Expunge`: sides on which \Deleted messages are removed.
     pub expunge: Sides,
     /// `MaxMessages`; 0: no limit.

@@ -99,6 +99,8 @@ pub struct Change {
     pub gone: u32,
     /// It was not synced before.
     pub added: bool,
+    /// The mailbox itself was removed here: it was gone on the server.
+    pub removed: bool,
 }
 
 impl Change {

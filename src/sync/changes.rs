@@ -196,6 +196,27 @@ impl Snapshot {
         (changes, gone)
     }
 
+    /// The mailboxes that the run has removed here: neither Maildir nor record is left.
+    pub fn removed(&self, account: &Account) -> impl Iterator<Item = Change> {
+        let synced = self.mailboxes.iter().filter(|(_, before)| before.record.id.is_some());
+        synced.filter_map(|(key, _)| {
+            let mailbox = clean::mailbox(account, key)?;
+            let channel = account.channel(&mailbox.channel)?;
+            let StoreKind::Maildir(store) = &channel.near.store.kind else { return None };
+            let mut places = [&mailbox.maildir, &mailbox.state_file].into_iter().flatten();
+            // Not the whole disk.
+            let is_removed =
+                channel.remove.near && store.inbox.exists() && !places.any(|place| place.exists());
+            let Mailbox { channel, near, .. } = mailbox;
+            is_removed.then(|| Change {
+                channel,
+                mailbox: near,
+                removed: true,
+                ..Change::default()
+            })
+        })
+    }
+
     /// The Maildirs that have changed; `None` if not all that was removed or changed
     /// in any is mbsync's doing.
     fn accounted(&self, now: &[Mailbox], log: &RunLog) -> Option<After> {
@@ -329,6 +350,7 @@ fn recorded(
         flags: counts.flags,
         gone: counts.gone,
         added: before.is_none_or(|before| matches!(before.content, RecordContent::Empty)),
+        removed: false,
     })
 }
 

@@ -20,13 +20,17 @@ pub fn summary_line(changes: &[Change], took: Duration) -> String {
     format!("{came}, {}", short(took))
 }
 
-/// `INBOX 3 new, Sent 1 pushed, 2 mailboxes added`.
+/// `INBOX 3 new, Sent 1 pushed, 2 mailboxes added, 1 mailbox removed`.
 #[must_use]
 pub fn changes_line(changes: &[Change]) -> String {
-    let added = changes.iter().filter(|change| change.added).count();
-    let added = (added > 0).then(|| format!("{} added", counted(added, "mailbox")));
+    let mailboxes = |is_one: fn(&Change) -> bool, what: &str| {
+        let count = changes.iter().filter(|change| is_one(change)).count();
+        (count > 0).then(|| format!("{} {what}", counted(count, "mailbox")))
+    };
+    let added = mailboxes(|change| change.added, "added");
+    let removed = mailboxes(|change| change.removed, "removed");
     let others = changes.iter().filter(|change| !change.is_empty()).map(change_in_words);
-    others.chain(added).collect::<Vec<_>>().join(", ")
+    others.chain(added).chain(removed).collect::<Vec<_>>().join(", ")
 }
 
 /// When a request in the background will be served, by what held it up when it was
@@ -105,6 +109,8 @@ mod tests {
         let added = |mailbox: &str, pulled| Change { added: true, ..change(mailbox, pulled, 0, 0) };
         let changes = [added("Here", 0), added("INBOX", 1), added("There", 0)];
         assert_eq!(changes_line(&changes), "INBOX 1 new, 3 mailboxes added");
+        let removed = Change { removed: true, ..change("Here", 0, 0, 0) };
+        assert_eq!(summary_line(&[removed], took), "1 mailbox removed, 0.4 s");
     }
 
     #[test]

@@ -101,6 +101,7 @@ pub fn account(name: &str, dir: &Path, mailboxes: &[&str]) -> (Account, Vec<Mail
             gone: Sides { far: true, near: true },
             isync_1_5: false,
             create: Sides::default(),
+            remove: Sides::default(),
             expunge: Sides::default(),
             max_messages: 0,
             expire_unread: None,

@@ -314,6 +314,19 @@ fn g14_a_renamed_maildir_is_not_downloaded_again_unasked() {
 }
 
 #[test]
+fn g14_a_mailbox_that_mbsync_removes_is_reported_and_not_held() {
+    let mut mail = Mail::on(&[("Empty", 0), ("INBOX", 5)], |server| {
+        Account::on(server, "Home").channel(&format!("{BOTH}Remove Both\n"))
+    });
+    mail.imap.raw("DELETE Empty");
+    let out = mail.sync(&["Home"]).ok();
+    assert!(out.stdout.starts_with("Home: 1 mailbox removed, "), "{}", out.stdout);
+    assert!(!mail.maildir("Empty").exists());
+    mail.sync(&["--full", "Home"]).ok();
+    mail.is_not_held();
+}
+
+#[test]
 fn g14_an_older_maildir_in_the_same_place_deletes_nothing() {
     let mut mail = Mail::on(&[("Archive", 30), ("INBOX", 5)], |server| {
         Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))

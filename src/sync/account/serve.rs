@@ -391,10 +391,11 @@ impl AccountBackend<'_> {
             seen.get(key)?.gone.clone()
         };
         let mut replaced = vec![];
-        let (changes, now_gone) =
+        let (mut changes, now_gone) =
             snapshot.changes(scope, ended.log.as_ref(), &by_scan, &mut |mailbox, old, new| {
                 replaced.push(Replaced::new(mailbox, old, new));
             });
+        changes.extend(snapshot.removed(self.context.account));
         // Lost, a deletion is found once more and costs a run.
         if now_gone.is_empty() {
             let _ = self.dir.remove(clean::GONE);
