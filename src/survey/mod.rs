@@ -291,6 +291,10 @@ impl<'a> Survey<'a> {
 
     /// Judges, and saves what was learned.
     fn compare(&mut self, server: &Server, question: &Question<'_>) -> Judgement {
+        self.far = FarMessages::default();
+        if let Some(client) = self.client.take() {
+            client.leave();
+        }
         let mut candidates = self.candidates(question.targets);
         self.clean = question.dir.read_json(clean::FILE).unwrap_or_default();
         let told_of = self.options.person.then_some(self.context.account.name.as_str());
@@ -343,7 +347,7 @@ impl<'a> Survey<'a> {
         }
         needed.extend(self.channels_without_judgement(question.targets));
         if needed.is_empty() {
-            client.leave();
+            self.client = Some(client);
             return Judgement::InSync;
         }
         self.mailboxes = self.run_mailboxes(&candidates, &gone);

@@ -1019,6 +1019,27 @@ pub fn note_run(
     });
 }
 
+/// Those that are held because their Maildir is gone, by key.
+#[must_use]
+pub fn without_maildir(dir: &StateDir) -> Vec<String> {
+    if !dir.file(FILE).exists() {
+        return vec![];
+    }
+    let held = HeldState::read(dir).mailboxes.into_iter();
+    held.filter(|(_, held)| held.what == HeldKind::NoMaildir).map(|(key, _)| key).collect()
+}
+
+/// These mailboxes are on neither side any more: nothing of them can be lost.
+pub fn forget(dir: &StateDir, keys: &BTreeSet<String>) {
+    if !keys.is_empty() && dir.file(FILE).exists() {
+        // Lost, the next run finds it again.
+        let _ = HeldState::update(dir, |state| {
+            state.mailboxes.retain(|key, _| !keys.contains(key));
+            state.places.retain(|key, _| !keys.contains(key));
+        });
+    }
+}
+
 /// What a scan of the far side has found gone, if it was judged by the record that is
 /// there now.
 #[must_use]

@@ -313,6 +313,51 @@ fn g14_a_renamed_maildir_is_not_downloaded_again_unasked() {
     mail.is_not_held();
 }
 
+/// A mailbox was renamed on the server, and what was left of it here removed by hand.
+#[test]
+fn g14_a_mailbox_that_is_gone_on_both_sides_is_not_held() {
+    let mut mail = Mail::on(&[("Club", 30), ("INBOX", 5)], |server| {
+        Account::on(server, "Home").channel(&format!("{BOTH}Remove Both\n"))
+    });
+    let club = mail.home.path("Mail/Home/Club");
+    mail.imap.raw("RENAME Club Old");
+    let out = mail.sync(&["Home"]).expect_code(1);
+    assert!(out.stderr.contains("not synced"), "{}", out.stderr);
+    fs::remove_dir_all(&club).unwrap();
+    mail.sync(&["Home"]).ok();
+    mail.is_not_held();
+    assert!(mail.home.requests("Home").is_empty());
+    // One of that name is another one.
+    mail.imap.create("Club");
+    mail.imap.append_many("Club", &messages("new", 3), &[]);
+    mail.sync(&["Home"]).ok();
+    assert_eq!(mail.maildir("Club").len(), 3);
+    mail.is_not_held();
+}
+
+/// The answer to a hold that has become pointless ends it.
+#[test]
+fn g14_a_held_mailbox_that_the_server_removes_is_held_no_more() {
+    let mut mail = Mail::with(&[("Club", 30), ("INBOX", 5)]);
+    fs::remove_dir_all(mail.home.path("Mail/Home/Club")).unwrap();
+    mail.sync(&["Home"]).expect_code(1);
+    mail.is_held("Club", "its Maildir is gone");
+    mail.imap.raw("DELETE Club");
+    mail.sync(&["--resync", "Home:Club"]).ok();
+    mail.is_not_held();
+    assert!(mail.home.requests("Home").is_empty());
+    mail.imap.create("Club");
+    mail.sync(&["Home"]).ok();
+    fs::remove_dir_all(mail.home.path("Mail/Home/Club")).unwrap();
+    mail.sync(&["Home"]).expect_code(1);
+    mail.imap.raw("DELETE Club");
+    mail.sync(&["Home"]).ok();
+    mail.is_not_held();
+    assert!(mail.home.requests("Home").is_empty());
+    mail.sync(&["--full", "Home"]).ok();
+    mail.is_not_held();
+}
+
 #[test]
 fn g14_a_mailbox_that_mbsync_removes_is_reported_and_not_held() {
     let mut mail = Mail::on(&[("Empty", 0), ("INBOX", 5)], |server| {

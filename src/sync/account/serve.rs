@@ -163,6 +163,7 @@ impl AccountBackend<'_> {
         match judgement {
             Judgement::InSync => {
                 self.forget_resolved(&targets);
+                self.forget_nowhere(&targets, judge);
                 self.serve_without_run(&claim, false, RunEnd::default(), &Checked::default())
             }
             Judgement::Failed(error) => {
@@ -248,6 +249,22 @@ impl AccountBackend<'_> {
         let facts = RunFacts::without_run(self.context, targets, &scope);
         let noted = refused::note_run(&self.dir, &facts, SystemTime::now());
         self.note("refused.json", noted.map(drop));
+    }
+
+    /// Nothing differs: what is held or was refused in a mailbox that is on neither side any
+    /// more is forgotten.
+    fn forget_nowhere(&mut self, targets: &BTreeSet<Target>, judge: &mut dyn Judge) {
+        let refused = RefusedState::read(&self.dir).mailboxes.into_keys();
+        let mut keys: BTreeSet<String> = refused.chain(held::without_maildir(&self.dir)).collect();
+        keys.retain(|key| {
+            clean::mailbox(self.context.account, key).is_some_and(|mailbox| {
+                let is_here = mailbox.maildir.as_deref().is_none_or(std::path::Path::exists);
+                let covered = Target::any_covers(targets, &mailbox);
+                covered && !is_here && judge.is_there(&mailbox) == Some(false)
+            })
+        });
+        held::forget(&self.dir, &keys);
+        self.without_removed(BTreeSet::new(), &keys);
     }
 
     /// Nothing differed, all of it is held, or nothing could be asked.
