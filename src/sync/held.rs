@@ -471,7 +471,8 @@ impl Guard<'_> {
         let is_asked = (others || judged.is_none())
             && account.channel(&mailbox.channel).is_some_and(Channel::pulls_deletions);
         let mut there = judged.unwrap_or_default();
-        if let (true, Some(record), Some(pairs)) = (is_asked, &record, &pairs) {
+        let had = pairs.as_ref().filter(|pairs| is_asked && !pairs.is_empty());
+        if let (Some(record), Some(pairs)) = (&record, had) {
             let validity = record.far_validity;
             there.add(&self.judge.missing_there(mailbox, validity, pairs, !others));
             there.tidy();
