@@ -16,7 +16,7 @@ use crate::text::{printable, sanitize};
 pub enum Problem {
     /// Concerns the account as a whole, before anything was said of its user.
     Account(ExitStatus),
-    /// The login failed, or something that may have come after it.
+    /// The login failed for good, or something that may have come after it.
     Login(ExitStatus),
     /// The password command failed.
     PasswordCommand,
@@ -78,8 +78,12 @@ pub fn problem(line: &str) -> Option<Problem> {
         let reply = rest.split_once("' returned an error: ")?.1;
         if rest.starts_with("LOGIN ") || rest.starts_with("AUTHENTICATE ") {
             let temporary = is_temporary(reply.strip_prefix("NO ").unwrap_or(reply));
-            let exit = if temporary { ExitStatus::Later } else { ExitStatus::Denied };
-            return Some(Problem::Login(exit));
+            // Where the limit of connections is the cause, the waiter gives one back.
+            return if temporary {
+                account(ExitStatus::Later)
+            } else {
+                Some(Problem::Login(ExitStatus::Denied))
+            };
         }
         if is_session_dead(reply) {
             return account(ExitStatus::Later);
@@ -359,13 +363,14 @@ mod tests {
         let is_strike = |line: &str| problem(line).is_some_and(|found| found.is_strike());
         for line in [
             "IMAP command 'LOGIN u <pass>' returned an error: NO x",
-            "IMAP command 'AUTHENTICATE PLAIN <authdata>' returned an error: [UNAVAILABLE] x",
+            "IMAP command 'AUTHENTICATE PLAIN <authdata>' returned an error: x",
             "Skipping account Home, PassCmd exited with status 1",
             "IMAP error: unexpected reply: 500",
         ] {
             assert!(is_strike(line), "{line}");
         }
         for line in [
+            "IMAP command 'LOGIN u <pass>' returned an error: NO [UNAVAILABLE] x",
             "SSL error connecting h (127.0.0.1:993): certificate verify failed",
             "Error, certificate owner does not match hostname h",
             "IMAP error: bogus greeting response BAD",
