@@ -196,8 +196,8 @@ impl Snapshot {
         (changes, gone)
     }
 
-    /// The mailboxes that the run has removed here: neither Maildir nor record is left.
-    pub fn removed(&self, account: &Account) -> impl Iterator<Item = Change> {
+    /// The mailboxes that the run has removed here, by key: neither Maildir nor record is left.
+    pub fn removed(&self, account: &Account) -> impl Iterator<Item = (String, Change)> {
         let synced = self.mailboxes.iter().filter(|(_, before)| before.record.id.is_some());
         synced.filter_map(|(key, _)| {
             let mailbox = clean::mailbox(account, key)?;
@@ -208,12 +208,8 @@ impl Snapshot {
             let is_removed =
                 channel.remove.near && store.inbox.exists() && !places.any(|place| place.exists());
             let Mailbox { channel, near, .. } = mailbox;
-            is_removed.then(|| Change {
-                channel,
-                mailbox: near,
-                removed: true,
-                ..Change::default()
-            })
+            let change = Change { channel, mailbox: near, removed: true, ..Change::default() };
+            is_removed.then(|| (key.clone(), change))
         })
     }
 

@@ -1260,7 +1260,11 @@ impl HeldReport {
                 "bring the file back from a backup; mutt-sync --resync {name} syncs it as if \
                  for the first time"
             ),
-            HeldKind::NoMaildir | HeldKind::OtherMaildir => format!(
+            HeldKind::NoMaildir => format!(
+                "mount it or move it back; mutt-sync --resync {name} downloads what is missing; \
+                 if it is to go, remove it on the server too"
+            ),
+            HeldKind::OtherMaildir => format!(
                 "mount it or move it back; mutt-sync --resync {name} downloads what is missing"
             ),
         }

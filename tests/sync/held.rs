@@ -367,6 +367,13 @@ fn g14_a_mailbox_that_mbsync_removes_is_reported_and_not_held() {
     let out = mail.sync(&["Home"]).ok();
     assert!(out.stdout.starts_with("Home: 1 mailbox removed, "), "{}", out.stdout);
     assert!(!mail.maildir("Empty").exists());
+    // Another of its name is nothing that was lost here.
+    mail.imap.create("Empty");
+    mail.sync(&["Home"]).ok();
+    mail.is_not_held();
+    assert!(mail.maildir("Empty").exists());
+    mail.imap.raw("DELETE Empty");
+    mail.sync(&["Home"]).ok();
     mail.sync(&["--full", "Home"]).ok();
     mail.is_not_held();
 }

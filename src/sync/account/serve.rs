@@ -412,7 +412,11 @@ impl AccountBackend<'_> {
             snapshot.changes(scope, ended.log.as_ref(), &by_scan, &mut |mailbox, old, new| {
                 replaced.push(Replaced::new(mailbox, old, new));
             });
-        changes.extend(snapshot.removed(self.context.account));
+        let (removed, of_removed): (BTreeSet<String>, Vec<Change>) =
+            snapshot.removed(self.context.account).unzip();
+        changes.extend(of_removed);
+        // One of this name that is made later is a new one.
+        held::forget(&self.dir, &removed);
         // Lost, a deletion is found once more and costs a run.
         if now_gone.is_empty() {
             let _ = self.dir.remove(clean::GONE);
