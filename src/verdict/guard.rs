@@ -176,6 +176,7 @@ mod tests {
             assert_eq!(judged(side, &[(5, 5), (1, 30), (5, 5)], 9000), [0, 2]);
             assert_eq!(judged(side, &[(3, 3), (6, 6)], 9000), [0; 0], "a draft and a note");
             assert_eq!(judged(side, &[(15, 15)], 9000), [0; 0]);
+            assert_eq!(judged(side, &[(15, 15), (0, 0)], 9000), [0; 0], "it had none");
         }
     }
 
