@@ -5,7 +5,7 @@
 //!
 //! Does not depend on: how a loss is counted, runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -111,5 +111,11 @@ impl HeldState {
     /// It cannot be written.
     pub fn update<T>(dir: &StateDir, change: impl FnOnce(&mut HeldState) -> T) -> io::Result<T> {
         dir.update_json(FILE, LOCK, change)
+    }
+
+    /// These mailboxes, by key, are on neither side any more: nothing of them can be lost.
+    pub fn forget(&mut self, keys: &BTreeSet<String>) {
+        self.mailboxes.retain(|key, _| !keys.contains(key));
+        self.places.retain(|key, _| !keys.contains(key));
     }
 }

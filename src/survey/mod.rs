@@ -69,9 +69,7 @@ impl std::fmt::Debug for Survey<'_> {
 impl Drop for Survey<'_> {
     fn drop(&mut self) {
         // Nothing was run over it.
-        if let Some(client) = self.client.take() {
-            client.leave();
-        }
+        self.disconnect();
     }
 }
 
@@ -289,12 +287,16 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Judges, and saves what was learned.
-    fn compare(&mut self, server: &Server, question: &Question<'_>) -> Judgement {
-        self.far = FarMessages::default();
+    fn disconnect(&mut self) {
         if let Some(client) = self.client.take() {
             client.leave();
         }
+    }
+
+    /// Judges, and saves what was learned.
+    fn compare(&mut self, server: &Server, question: &Question<'_>) -> Judgement {
+        self.far = FarMessages::default();
+        self.disconnect();
         let mut candidates = self.candidates(question.targets);
         self.clean = question.dir.read_json(clean::FILE).unwrap_or_default();
         let told_of = self.options.person.then_some(self.context.account.name.as_str());

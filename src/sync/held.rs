@@ -259,8 +259,7 @@ pub fn check(
             let mailbox = clean::mailbox(context.account, key);
             mailbox.is_some_and(|it| scope.binary_search_by(|each| by_name(each, &it)).is_ok())
         };
-        state.places.retain(|key, _| !nowhere.contains(key));
-        state.mailboxes.retain(|key, _| !nowhere.contains(key));
+        state.forget(&nowhere);
         // An answer that came meanwhile is for the next run.
         state
             .mailboxes
@@ -1034,10 +1033,7 @@ pub fn without_maildir(dir: &StateDir) -> Vec<String> {
 pub fn forget(dir: &StateDir, keys: &BTreeSet<String>) {
     if !keys.is_empty() && dir.file(FILE).exists() {
         // Lost, the next run finds it again.
-        let _ = HeldState::update(dir, |state| {
-            state.mailboxes.retain(|key, _| !keys.contains(key));
-            state.places.retain(|key, _| !keys.contains(key));
-        });
+        let _ = HeldState::update(dir, |state| state.forget(keys));
     }
 }
 
