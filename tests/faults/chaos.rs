@@ -600,10 +600,11 @@ impl Lane<'_> {
                 }
                 what
             }
-            20 => self.directory_swapped(time),
-            21 => self.emptied_here(time),
-            22 => self.emptied_there(time),
-            23 => self.maildir_away(time),
+            20..=23 if !self.lists_in_step() => None,
+            20 => Some(self.directory_swapped(time)),
+            21 => Some(self.emptied_here(time)),
+            22 => Some(self.emptied_there(time)),
+            23 => Some(self.maildir_away(time)),
             _ => {
                 // All accounts' at once; nobody else may set it back meanwhile.
                 let guard = lock(self.mbsync);
@@ -668,10 +669,7 @@ impl Lane<'_> {
 
     /// All messages are deleted here. They stay on the server until somebody answers, but
     /// for a run that was on its way before.
-    fn emptied_here(&self, time: Duration) -> Option<&'static str> {
-        if !self.lists_in_step() {
-            return None;
-        }
+    fn emptied_here(&self, time: Duration) -> &'static str {
         self.note(&format!("fault: emptied here {time:?}"));
         let old = lock(&self.lists).clone();
         for entry in self.maildir(LISTS).list() {
@@ -682,14 +680,11 @@ impl Lane<'_> {
         let there = self.lists_there().len();
         self.allow(|| self.lists_there().is_disjoint(&old));
         self.fill_lists();
-        Some(if there == MANY { "emptied here" } else { "emptied here, and a run was on its way" })
+        if there == MANY { "emptied here" } else { "emptied here, and a run was on its way" }
     }
 
     /// Another directory is in the place of the one with the messages.
-    fn directory_swapped(&self, time: Duration) -> Option<&'static str> {
-        if !self.lists_in_step() {
-            return None;
-        }
+    fn directory_swapped(&self, time: Duration) -> &'static str {
         self.note(&format!("fault: messages away a while {time:?}"));
         let (cur, aside) = (self.maildir(LISTS).path().join("cur"), self.aside());
         fs::rename(&cur, &aside).unwrap();
@@ -698,15 +693,12 @@ impl Lane<'_> {
         assert_eq!(self.lists_there(), *lock(&self.lists), "{}: deleted unasked", self.name);
         fs::remove_dir(&cur).expect("nothing came into it");
         fs::rename(&aside, &cur).unwrap();
-        Some("messages away a while")
+        "messages away a while"
     }
 
     /// All messages are expunged on the server at once. Those here stay until somebody
     /// answers, but for a run that was on its way before.
-    fn emptied_there(&self, time: Duration) -> Option<&'static str> {
-        if !self.lists_in_step() {
-            return None;
-        }
+    fn emptied_there(&self, time: Duration) -> &'static str {
         self.note(&format!("fault: emptied there {time:?}"));
         {
             let mut imap = lock(&self.server).imap(&self.user);
@@ -719,14 +711,11 @@ impl Lane<'_> {
         let here = self.maildir(LISTS).list().len();
         self.allow(|| self.maildir(LISTS).list().is_empty());
         self.fill_lists();
-        Some(if here == MANY { "emptied there" } else { "emptied there, and a run was on its way" })
+        if here == MANY { "emptied there" } else { "emptied there, and a run was on its way" }
     }
 
     /// As with a disk that is not mounted. A run that was on its way may make it anew.
-    fn maildir_away(&self, time: Duration) -> Option<&'static str> {
-        if !self.lists_in_step() {
-            return None;
-        }
+    fn maildir_away(&self, time: Duration) -> &'static str {
         self.note(&format!("fault: Maildir away a while {time:?}"));
         let (dir, aside) = (self.maildir(LISTS).path().to_owned(), self.aside());
         fs::rename(&dir, &aside).unwrap();
@@ -737,7 +726,7 @@ impl Lane<'_> {
             fs::remove_dir_all(&dir).unwrap();
         }
         fs::rename(&aside, &dir).unwrap();
-        Some(if is_new { "Maildir away, and a run was on its way" } else { "Maildir away a while" })
+        if is_new { "Maildir away, and a run was on its way" } else { "Maildir away a while" }
     }
 
     /// Where a Maildir is meanwhile.
