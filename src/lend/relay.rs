@@ -37,6 +37,11 @@ const MOST_REFUSALS: usize = 200;
 /// Longest line of a response; mbsync takes less than 100 000 bytes.
 const LONGEST_LINE: usize = 128 * 1024;
 
+/// Most bytes of responses to one command: the flags of 8 million messages take less, and
+/// so does any message. A server that never ends its answer would have the run for ever,
+/// for it moves bytes.
+const MOST_UNANSWERED: u64 = 1 << 30;
+
 /// A question in place of a fetch: no longer than one of mbsync's.
 const ASKING: Duration = Duration::from_secs(60);
 
@@ -149,6 +154,8 @@ pub struct Relay<'c> {
     unread: Vec<u8>,
     /// How many were read from the server and written to it.
     bytes: u64,
+    /// How many were read since the server's last tagged response.
+    unanswered: u64,
     /// For what is just being read. Not on the stack, which would keep it.
     buffer: Vec<u8>,
 }
@@ -189,6 +196,7 @@ impl<'c> Relay<'c> {
             deletions,
             unread: Vec::new(),
             bytes: 0,
+            unanswered: 0,
             buffer: vec![0; CHUNK],
         }
     }
@@ -384,7 +392,7 @@ impl<'c> Relay<'c> {
         if !self.pending.is_empty() {
             let response = self.transport.try_response().map_err(RelayFault::Server)?;
             let Some(response) = response else { return Ok(false) };
-            self.bytes += response.len() as u64;
+            self.count(response.len(), is_tagged(&response))?;
             let passes = match parse::reply(&response) {
                 Reply::Tagged(tag, _) if self.pending.remove(tag) => false,
                 Reply::Tagged(tag, _) if self.commands.answered(tag, &response) => true,
@@ -418,21 +426,33 @@ impl<'c> Relay<'c> {
         let whole = !self.transport.is_tls() && self.transport.buffered() == 0;
         let count = self.transport.try_read(buffer).map_err(RelayFault::Server)?;
         empty.server = count == 0 || whole && count < buffer.len();
-        self.bytes += count as u64;
         let bytes = buffer.get(..count).unwrap_or_default();
         let Relay { responses, commands, flags, to_borrower, .. } = self;
+        let mut answered = false;
         responses.take(bytes, to_borrower, |line| {
+            answered |= is_tagged(line);
             flags.overhear(line);
             commands.hear(line)
         })?;
+        self.count(count, answered)?;
         Ok(count > 0)
+    }
+
+    /// Counts bytes read from the server, a tagged response among them or not.
+    fn count(&mut self, bytes: usize, answered: bool) -> Result<(), RelayFault> {
+        self.bytes += bytes as u64;
+        self.unanswered = if answered { 0 } else { self.unanswered + bytes as u64 };
+        if self.unanswered > MOST_UNANSWERED {
+            return Err(RelayFault::Server(TransportError::TooMuch("responses")));
+        }
+        Ok(())
     }
 
     /// Reads a response while what is asked in place of a fetch is open.
     fn read_answer(&mut self) -> Result<bool, RelayFault> {
         let response = self.transport.try_response().map_err(RelayFault::Server)?;
         let Some(response) = response else { return Ok(false) };
-        self.bytes += response.len() as u64;
+        self.count(response.len(), is_tagged(&response))?;
         match self.flags.hear(&response) {
             Next::More | Next::Answer => {}
             Next::Pass => {
@@ -789,6 +809,11 @@ fn without_modseq(line: &[u8]) -> Option<Vec<u8>> {
         None => after,
     };
     Some([before.strip_suffix(b" ").unwrap_or(before), after].concat())
+}
+
+/// Whether the first line of a response answers a command.
+fn is_tagged(line: &[u8]) -> bool {
+    !matches!(line.first(), Some(b'*' | b'+'))
 }
 
 /// Where the server's responses and their lines end. A line is passed on when it is whole.
@@ -1239,6 +1264,26 @@ mod tests {
         assert!(!lease.relay.attach(UnixStream::pair().unwrap().0), "a second one");
         drop(lease.borrower);
         assert_eq!(lease.relay.finish(), Err(RelayFault::LeftEarly));
+    }
+
+    #[test]
+    fn g9_an_answer_that_does_not_end_is_given_up() {
+        let part = "* 1 FETCH (FLAGS ())\r\n";
+        let length = part.len() as u64;
+        for pending in [&[][..], &["m1"]] {
+            let mut lease = lent(pending);
+            lease.says("1 UID FETCH 1:* (FLAGS)\r\n");
+            lease.relay.unanswered = MOST_UNANSWERED - length;
+            lease.answers(&format!("{part}1 OK\r\n"));
+            assert_eq!(lease.relay.unanswered, 0);
+            lease.relay.unanswered = MOST_UNANSWERED - length;
+            lease.says("2 UID FETCH 1:* (FLAGS)\r\n");
+            lease.answers(part);
+            assert_eq!(lease.relay.fault, None);
+            lease.answers(part);
+            let fault = RelayFault::Server(TransportError::TooMuch("responses"));
+            assert_eq!(lease.relay.finish(), Err(fault));
+        }
     }
 
     #[test]
