@@ -1,9 +1,10 @@
 //! A TCP proxy on loopback that makes the way longer or narrower, or breaks it.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,14 @@ struct Shared {
     rate: AtomicU64,
     up: Way,
     down: Way,
-    streams: Mutex<Vec<TcpStream>>,
+    /// Both ends of each connection that is open, by its number.
+    streams: Mutex<HashMap<usize, [TcpStream; 2]>>,
+}
+
+impl Shared {
+    fn streams(&self) -> MutexGuard<'_, HashMap<usize, [TcpStream; 2]>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The proxy. Gone with its value, and the connections with it.
@@ -105,9 +113,10 @@ impl Delay {
 
     /// Closes all connections; new ones are taken.
     pub fn cut(&self) {
-        let mut streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        for stream in streams.drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+        for (_, ends) in self.shared.streams().drain() {
+            for stream in ends {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         }
     }
 
@@ -154,7 +163,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let Ok(client) = client else { continue };
-        shared.total.fetch_add(1, Ordering::Relaxed);
+        let number = shared.total.fetch_add(1, Ordering::Relaxed);
         if shared.refusing.load(Ordering::Relaxed) {
             continue;
         }
@@ -163,16 +172,14 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let clones = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
         let (Some(kept), Some(back)) = (clones(), clones()) else { continue };
-        {
-            let mut streams = shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
-            streams.extend([kept.0, kept.1]);
-        }
+        shared.streams().insert(number, kept.into());
         let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
         shared.peak.fetch_max(open, Ordering::Relaxed);
         let (forth, other) = (Arc::clone(shared), Arc::clone(shared));
         thread::spawn(move || {
             pass(client, server, &forth, &forth.up);
             forth.open.fetch_sub(1, Ordering::Relaxed);
+            forth.streams().remove(&number);
         });
         thread::spawn(move || pass(back.1, back.0, &other, &other.down));
     }

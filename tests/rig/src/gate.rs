@@ -1,6 +1,7 @@
 //! A proxy on loopback that holds one command of a run back, so that something else
 //! can happen at that point of the dialogue and at no other.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,8 @@ struct State {
     point: Option<(Point, usize)>,
     /// It has come.
     holding: bool,
-    streams: Vec<TcpStream>,
+    /// Both ends of each connection that is open, by its number.
+    streams: HashMap<usize, [TcpStream; 2]>,
 }
 
 #[derive(Default)]
@@ -43,11 +45,17 @@ impl Gate {
         let shared = Arc::new(Shared::default());
         let for_all = Arc::clone(&shared);
         std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
+            for (number, client) in listener.incoming().flatten().enumerate() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
                 let shared = Arc::clone(&for_all);
-                std::thread::spawn(move || pass(&client, &server, &shared));
+                std::thread::spawn(move || {
+                    if let (Ok(a), Ok(b)) = (client.try_clone(), server.try_clone()) {
+                        shared.state().streams.insert(number, [a, b]);
+                    }
+                    pass(&client, &server, &shared);
+                    shared.state().streams.remove(&number);
+                });
             }
         });
         Gate { port: own, shared }
@@ -82,17 +90,16 @@ impl Gate {
 
     /// Closes all connections; what is held is lost.
     pub fn cut(&self) {
-        for stream in self.shared.state().streams.drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+        for (_, ends) in self.shared.state().streams.drain() {
+            for stream in ends {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         }
         self.open();
     }
 }
 
 fn pass(client: &TcpStream, server: &TcpStream, shared: &Shared) {
-    if let (Ok(a), Ok(b)) = (client.try_clone(), server.try_clone()) {
-        shared.state().streams.extend([a, b]);
-    }
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let (mut from, mut to, mut chunk) = (server, client, [0; 16384]);
