@@ -143,7 +143,7 @@ fn expected((file, kind, args): Cell<'_>) -> i32 {
         "" | "/Home" if is_directory => 0,
         "/Home/want" | "/Home/run" if is_directory => usual(args),
         "" | "/Home" | "/Home/want" | "/Home/run" if uses_state => 78,
-        "/Home/lock" if !is_file && takes_lock => 78,
+        "/Home/lock" if !is_file && (takes_lock || checks) => 78,
         "/Home/refused.lock" if !is_file && args[0] == "--acknowledge" => 78,
         "/Home/waiter.lock" if !is_file && waits => 78,
         _ => usual(args),
