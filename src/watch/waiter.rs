@@ -1070,6 +1070,8 @@ impl<'a> Waiter<'a> {
         match (self.options.check)() {
             Ok(()) => {
                 self.log.say(|| "the configuration has changed; starting again with it".into());
+                // What failed, failed with the old one.
+                self.runner.clear_backoff();
                 true
             }
             Err(failure) => {

@@ -22,7 +22,7 @@ fn typo_and_fix(args: &[&str]) {
     sleep(ms(600));
     assert_eq!(waiter.count("the previous configuration stays in use"), 1);
     assert_eq!(waiter.count("connected by"), 1, "the connection was kept");
-    // Mended, by an editor that writes a new file and renames it.
+    // Corrected, by an editor that writes a new file and renames it.
     home.write("rc.new", &good.replace("Patterns *", "Patterns * !Archive"));
     std::fs::rename(home.path("rc.new"), home.path(".mbsyncrc")).unwrap();
     waiter.wait_count("connected by", 2, SOON);

@@ -75,7 +75,21 @@ fn g12_a_wrong_password() {
     let mbsync = home.wrap_mbsync();
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
     recovers(&server, &home, &waiter, &mbsync);
-    assert!(server.failed_logins() <= 3, "{}", server.failed_logins());
+    // Three in the first seconds, and one after each change of the settings.
+    assert!(server.failed_logins() <= 5, "{}", server.failed_logins());
+}
+
+#[test]
+fn g12_a_password_that_is_corrected_in_the_configuration_is_tried_at_once() {
+    let server = Server::start();
+    let home = Home::with(vec![Account::on(&server, "Home").login("home", "wrong")]);
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    waiter.wait_said("Authentication failed", SOON);
+    wait_until(SOON, "a backoff", || home.path(".local/state/mutt-sync/Home/retry.json").exists());
+    let wrong = home.read(".mbsyncrc");
+    home.write(".mbsyncrc", &wrong.replace("wrong", &server.password("home")));
+    waiter.wait_said("connected by", SOON);
+    assert_eq!(server.failed_logins(), 1);
 }
 
 #[test]
