@@ -13,9 +13,8 @@ use crate::os::file;
 use crate::os::signals::Shutdown;
 use crate::state::backoff::Backoff;
 use crate::state::last_run::LastRun;
-use crate::state::lock::Lock;
 use crate::state::watch::StateWatch;
-use crate::state::{StateDir, requests};
+use crate::state::{StateDir, lock, requests};
 use crate::sync::account::{AccountBackend, RunOptions};
 use crate::sync::context::AccountContext;
 use crate::sync::judge::Blind;
@@ -65,9 +64,7 @@ fn outcome(
         return Ok(what_came(context, backend.dir()));
     }
     let waiter = backend.waiter_is_alive();
-    let attended = waiter
-        || ["queue.lock", "lock"].iter().any(|lock| Lock::is_held(&backend.dir().file(lock)));
-    if !attended {
+    if !backend.is_attended() && !backend.dir().is_locked(lock::RUN) {
         return Ok("waiting for the next mutt-sync".to_owned());
     }
     let gate = backend.gate(Urgency::Usual);
@@ -79,7 +76,7 @@ fn is_over(dir: &StateDir, shutdown: &Shutdown, deadline: Instant) -> bool {
     let mut changes = StateWatch::of(dir);
     loop {
         // In this order: a request goes first, then what came is written, with the lock held.
-        if !requests::any_fresh(dir) && !Lock::is_held(&dir.file("lock")) {
+        if !requests::any_fresh(dir) && !dir.is_locked(lock::RUN) {
             return true;
         }
         let left = deadline.saturating_duration_since(Instant::now());

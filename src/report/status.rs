@@ -17,7 +17,7 @@ use crate::model::{Account, Mailbox, Target};
 use crate::mutt::statusline::{LineState, Trouble};
 use crate::state::backoff::{Backoff, seconds};
 use crate::state::last_run::{self, Change, LastRun};
-use crate::state::lock::Lock;
+use crate::state::lock::{self, Lock};
 use crate::state::refused::RefusedState;
 use crate::state::{StateDir, clean, requests};
 use crate::sync::context::AccountContext;
@@ -175,7 +175,7 @@ fn status_of(
     let state = if all { RefusedState::read(dir) } else { RefusedState::default() };
     let nothing = UidSet::EMPTY;
     let mut refused = refused::of_account(context.account, dir);
-    let waiter_lock = dir.file("waiter.lock");
+    let waiter_lock = dir.file(lock::WAITER);
     let waiter = Lock::is_held(&waiter_lock);
     let mut to_pull: BTreeMap<String, Changes> = BTreeMap::new();
     if waiter && all {
@@ -210,7 +210,7 @@ fn status_of(
         };
         pending.push(Pending { name: name(), push, pull, unknown });
     }
-    let lock = dir.file("lock");
+    let lock = dir.file(lock::RUN);
     let held = Lock::is_held(&lock);
     if learned && !waiter && !held {
         // If this fails, the next status learns it again.
@@ -234,7 +234,7 @@ fn status_of(
         running: held && Lock::run_under(&lock).is_some(),
         waiter,
         watching,
-        queued: Lock::is_held(&dir.file("queue.lock")),
+        queued: dir.is_locked(lock::QUEUE),
         waiting: if waiter {
             requests::any_older(dir, ANSWERED, now)
         } else {

@@ -25,6 +25,13 @@ use crate::os::procfs::{self, Process, boot, group_members};
 use crate::os::signals::Shutdown;
 use crate::os::wait::{self, Woken};
 
+/// Held while a question is asked or mbsync runs.
+pub const RUN: &str = "lock";
+/// Held while a waiter lives.
+pub const WAITER: &str = "waiter.lock";
+/// Held while a process waits out throttle or backoff.
+pub const QUEUE: &str = "queue.lock";
+
 /// Longer than what is ever written into a lock.
 const LONGEST_TEXT: u64 = 100;
 

@@ -72,6 +72,12 @@ impl StateDir {
         self.dir.join(name)
     }
 
+    /// Whether a process holds one of its locks ([`lock::RUN`] and so on) now.
+    #[must_use]
+    pub fn is_locked(&self, lock: &str) -> bool {
+        Lock::is_held(&self.file(lock))
+    }
+
     /// The directory itself.
     #[must_use]
     pub fn path(&self) -> &Path {

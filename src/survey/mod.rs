@@ -22,7 +22,7 @@ use crate::lend::{Lease, LeaseOutcome, RunMailboxes};
 use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Server, Target};
 use crate::os::signals::Shutdown;
-use crate::state::lock::Lock;
+use crate::state::lock::{self, Lock};
 use crate::state::{StateDir, clean};
 use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
@@ -385,7 +385,7 @@ impl<'a> Survey<'a> {
 
     fn save(&mut self, dir: &StateDir) {
         // A waiter has its own memory, and writes that.
-        if std::mem::take(&mut self.learned) && !Lock::is_held(&dir.file("waiter.lock")) {
+        if std::mem::take(&mut self.learned) && !dir.is_locked(lock::WAITER) {
             // Lost, it is learned again.
             let _ = dir.write_json(clean::FILE, &self.clean);
         }

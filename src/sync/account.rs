@@ -27,7 +27,7 @@ use crate::os::wait;
 use crate::settings::Settings;
 use crate::state::backoff::Backoff;
 use crate::state::last_run::LastRun;
-use crate::state::lock::{Lock, LockWait, Orphan};
+use crate::state::lock::{self, Lock, LockWait, Orphan};
 use crate::state::watch::StateWatch;
 use crate::state::{StateDir, requests, state_failure};
 use crate::text::short;
@@ -263,7 +263,7 @@ impl<'a> Backend for AccountBackend<'a> {
     }
 
     fn lock(&mut self) -> Locked {
-        let path = self.dir.file("lock");
+        let path = self.dir.file(lock::RUN);
         let mut moved = None;
         let slice = self.context.settings.stall + Duration::from_secs(10);
         let holder_lives = || {
@@ -309,7 +309,7 @@ impl<'a> Backend for AccountBackend<'a> {
         if self.queue.is_some() {
             return true;
         }
-        match Lock::try_take(&self.dir.file("queue.lock")) {
+        match Lock::try_take(&self.dir.file(lock::QUEUE)) {
             Ok(queue) => {
                 self.queue = queue;
                 self.queue.is_some()
@@ -327,7 +327,7 @@ impl<'a> Backend for AccountBackend<'a> {
     }
 
     fn waiter_is_alive(&mut self) -> bool {
-        Lock::is_held(&self.dir.file("waiter.lock"))
+        self.dir.is_locked(lock::WAITER)
     }
 
     fn await_waiter(&mut self, targets: &BTreeSet<Target>) -> Paused {
@@ -453,7 +453,7 @@ impl AccountBackend<'_> {
     /// Whether a process is there to serve what is pending.
     #[must_use]
     pub fn is_attended(&self) -> bool {
-        ["waiter.lock", "queue.lock"].iter().any(|lock| Lock::is_held(&self.dir.file(lock)))
+        [lock::WAITER, lock::QUEUE].iter().any(|lock| self.dir.is_locked(lock))
     }
 
     /// A run would be made over a connection that is open, and costs no login.

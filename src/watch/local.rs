@@ -21,7 +21,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use super::log::Log;
 use crate::error::{no_descriptor_left, system_text};
 use crate::model::{Account, Mailbox, StoreKind};
-use crate::state::clean;
+use crate::state::{clean, lock};
 use crate::text::{counted, short};
 
 /// How often unwatched mailboxes are scanned.
@@ -409,7 +409,7 @@ impl WatchKind {
                 // Temporary files, the locks of queue and waiter and the waiter's own notes
                 // mean nothing.
                 let name = name.and_then(|name| name.to_str()).unwrap_or_default();
-                let own = ["queue.lock", "waiter.lock", clean::PULL];
+                let own = [lock::QUEUE, lock::WAITER, clean::PULL];
                 events.state |= !name.starts_with('.') && !own.contains(&name);
             }
             WatchKind::Trigger(trigger) => events.state |= name_is(trigger),

@@ -22,7 +22,7 @@ use crate::state::StateDir;
 use crate::state::backoff::{self, Backoff, seconds};
 use crate::state::clean;
 use crate::state::last_run::LastRun;
-use crate::state::lock::Lock;
+use crate::state::lock::{self, Lock};
 use crate::state::refused::RefusedState;
 use crate::state::requests;
 use crate::survey::far::FarMessages;
@@ -232,7 +232,7 @@ impl<'a> Runner<'a> {
 
     /// Whether no run is active, and none was a moment ago.
     pub fn is_quiet(&self, now: Duration) -> bool {
-        now.saturating_sub(self.run_ended) > ECHO && !Lock::is_held(&self.dir().file("lock"))
+        now.saturating_sub(self.run_ended) > ECHO && !self.dir().is_locked(lock::RUN)
     }
 
     pub fn backoff(&self) -> Option<Backoff> {
@@ -385,7 +385,7 @@ impl<'a> Runner<'a> {
 
     /// Takes the account's lock.
     pub fn start(&mut self, now: Duration) -> Start {
-        if Lock::is_held(&self.dir().file("lock")) {
+        if self.dir().is_locked(lock::RUN) {
             // Its end is an event; meanwhile server and disk are still watched.
             self.lock_is_held = true;
             return Start::NotNow;
@@ -800,7 +800,7 @@ mod tests {
     fn g3_nothing_starts_while_another_run_holds_the_lock_or_has_just_ended() {
         let account = Fixture::new();
         let mut runner = account.runner();
-        let lock = Lock::try_take(&runner.dir().file("lock")).unwrap();
+        let lock = Lock::try_take(&runner.dir().file(lock::RUN)).unwrap();
         assert_eq!(runner.start(s(10)), Start::NotNow);
         assert!(!runner.is_quiet(s(10)));
         assert_eq!(runner.next_due(true, true, s(10)), s(11), "its end may go unreported");

@@ -38,7 +38,7 @@ use crate::model::{Mailbox, Target};
 use crate::os::clock::{self, Alarm, Jump};
 use crate::os::signals::Shutdown;
 use crate::os::wait::{self, Cancel};
-use crate::state::lock::Lock;
+use crate::state::lock::{self, Lock};
 use crate::state::{clean, state_failure};
 use crate::survey;
 use crate::sync::account::Claim;
@@ -145,7 +145,7 @@ fn stand_by(
     cancel: &Cancel,
     log: &Log,
 ) -> Result<Lock, WaitEnd> {
-    let file = runner.dir().file("waiter.lock");
+    let file = runner.dir().file(lock::WAITER);
     let on_standby = || log.tell("another mutt-sync waits for this account; on standby");
     match standby::wait(&file, shutdown, cancel, on_standby) {
         Ok(Standby::Ours { lock, waited }) => {

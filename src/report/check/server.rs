@@ -22,9 +22,8 @@ use crate::mbsyncrc::SectionKind;
 use crate::model::{Channel, CredentialSource, Mailbox, Server, StoreKind, SubFolders, TlsMode};
 use crate::os::child::Prompt;
 use crate::settings::Settings;
-use crate::state::StateDir;
 use crate::state::backoff::Backoff;
-use crate::state::lock::Lock;
+use crate::state::{StateDir, lock};
 use crate::survey::server::inventory_scope;
 use crate::text::counted;
 use crate::watch::connections::{WatchMode, start_notify};
@@ -213,7 +212,7 @@ fn log_in(
 /// It has connections that count against the server's limit, and no trouble with them.
 fn waiter_connected(context: &CheckContext<'_>) -> bool {
     let dir = StateDir::existing(context.asked.base, &context.account.name);
-    Lock::is_held(&dir.file("waiter.lock")) && Backoff::read(&dir).is_none()
+    dir.is_locked(lock::WAITER) && Backoff::read(&dir).is_none()
 }
 
 /// Mechanisms that take a token for a password, and the names of their SASL plugins.

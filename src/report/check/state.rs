@@ -21,7 +21,7 @@ use crate::os::file;
 use crate::state::backoff::{self, Backoff};
 use crate::state::clean;
 use crate::state::last_run::{self, LastRun};
-use crate::state::lock::Lock;
+use crate::state::lock::{self, Lock};
 use crate::state::{LARGEST, StateDir, requests};
 use crate::sync::{held, refused};
 use crate::text::{counted, short};
@@ -36,7 +36,7 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
         return;
     }
     files(context, &dir, report);
-    let lock = dir.file("lock");
+    let lock = dir.file(lock::RUN);
     let running = Lock::is_held(&lock);
     report.say(if let Some((found, fix)) = unusable(context, &lock) {
         Step::bad("lock", ExitStatus::Config, found, fix)
@@ -49,7 +49,7 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
         Step::good("lock", "free")
     });
     pauses(context, &dir, report);
-    let lock = dir.file("waiter.lock");
+    let lock = dir.file(lock::WAITER);
     let waiter = Lock::is_held(&lock);
     let name = &context.account.name;
     report.say(if let Some((found, fix)) = unusable(context, &lock) {
@@ -65,7 +65,7 @@ pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
     } else {
         Step::note("waiter", format!("none: {name} is synced only when somebody asks for it"))
     });
-    let attended = running || waiter || Lock::is_held(&dir.file("queue.lock"));
+    let attended = running || waiter || dir.is_locked(lock::QUEUE);
     requests(context, &dir, attended, report);
     refused(context, &dir, report);
     held(context, &dir, report);
