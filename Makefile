@@ -1,10 +1,10 @@
 # make              build
-# make demo         show the main job, on a private server: under a minute
+# make demo         show the main job, on a private server: some seconds, once it is built
 # make picture      draw docs/picture.svg, the picture of the README, anew
 # make test         check everything (installs what the tests need, on Debian)
 # make test-debian  both of them on RELEASE=trixie or bookworm, in a root of its own; as root
 # make test-servers a day of mail on Cyrus, Courier and pymap (downloads them, on Debian)
-# make soak         the same with full counts and long waits, and make compat
+# make soak         the same with full counts and long waits, make compat and test-servers
 # make compat       version 0.1.0 and this one on one state directory (builds 0.1.0)
 # make mutants      break the code on purpose: a test must fail each time (wants cargo-mutants)
 # make bench        figures, side by side

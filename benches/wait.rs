@@ -345,7 +345,7 @@ fn thousand(program: &Path) -> Vec<Figure> {
     let names = server.imap("home").list();
     // The first waiter looks into what it has never seen.
     let waiter = Waiter::start(&home, &["Home"]);
-    let seen = || waiter.said("in step with the server") >= names.len();
+    let seen = || waiter.said("in sync with the server") >= names.len();
     wait_until(SOON * 5, "every mailbox was looked into", seen);
     sleep(Duration::from_secs(1));
     drop(waiter);

@@ -70,11 +70,11 @@ pub struct Cli {
     #[arg(long)]
     pub msmtp: bool,
 
-    /// Try again what mbsync could not carry
+    /// Try again what mbsync could not transfer
     #[arg(long, group = "mode")]
     pub retry: bool,
 
-    /// Say no more of what mbsync could not carry
+    /// Stop reporting what mbsync could not transfer
     #[arg(long, group = "mode")]
     pub acknowledge: bool,
 
@@ -110,7 +110,7 @@ pub struct Cli {
     #[arg(long, value_name = "DURATION", value_parser = duration_or_zero)]
     pub throttle: Option<Duration>,
 
-    /// Compare everything at least this often
+    /// With --wait: compare everything at least this often
     #[arg(long, value_name = "DURATION", alias = "timeout", value_parser = duration)]
     pub every: Option<Duration>,
 

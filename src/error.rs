@@ -154,7 +154,7 @@ impl CertificateProblem {
     pub fn fix(&self) -> Option<&'static str> {
         Some(match self {
             CertificateProblem::HostMismatch | CertificateProblem::AddressMismatch => {
-                "it is made out for another name; set Host to the name in it"
+                "it is made out for another name; set Host to that name only if it is your server"
             }
             CertificateProblem::Expired => {
                 "if this machine's clock is right, the server's operator must renew it"
@@ -189,13 +189,13 @@ pub struct Error {
     pub hint: Option<String>,
     /// A command of the user's was run or a secret said before it: a try costs a prompt, or
     /// counts at the server.
-    pub strike: bool,
+    pub costly: bool,
 }
 
 impl Error {
     /// An error of no special kind, without a hint.
     pub fn new(status: ExitStatus, message: impl Into<String>) -> Self {
-        Error { status, kind: ErrorKind::Other, message: message.into(), hint: None, strike: false }
+        Error { status, kind: ErrorKind::Other, message: message.into(), hint: None, costly: false }
     }
 
     /// The configuration is wrong (78).
@@ -244,10 +244,10 @@ impl Error {
         Error { kind, ..self }
     }
 
-    /// The same as a strike.
+    /// The same, as a costly one.
     #[must_use]
-    pub fn as_strike(self) -> Self {
-        Error { strike: true, ..self }
+    pub fn as_costly(self) -> Self {
+        Error { costly: true, ..self }
     }
 
     /// The same about `subject`: `subject: message; hint`.

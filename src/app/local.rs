@@ -335,7 +335,7 @@ impl App<'_> {
             // What is said instead follows.
             ExitStatus::Done if report.changes.is_empty() && !report.news.is_empty() => {}
             ExitStatus::Done if !report.ran && report.holds => {
-                self.print(&format!("{name}: {NOTHING_TO_DO} but what is held"));
+                self.print(&format!("{name}: {NOTHING_TO_DO} except for held mailboxes"));
             }
             ExitStatus::Done => self.print(&format!("{name}: {line}")),
             ExitStatus::Signal(_) => {}
@@ -394,7 +394,10 @@ impl App<'_> {
             let targets = held::answer(context, wants, answer, now)
                 .map_err(|error| state_failure(&error, "cannot write what was answered"))?;
             if targets.is_empty() {
-                self.print(&format!("{}: nothing is held for this", context.account.name));
+                self.print(&format!(
+                    "{}: no mailbox is held for a reason that this option resolves",
+                    context.account.name
+                ));
                 for line in held::to_say(context, wants, true, now).lines {
                     err(&format!("mutt-sync: {line}"));
                     exit = ExitStatus::Mailbox;

@@ -204,7 +204,7 @@ impl App<'_> {
             };
             let mut judge = judge(context, &shutdown, options);
             let status = status::of(context, &[]);
-            // No try more than a run's: it may be a strike at the server.
+            // No try more than a run's: it may count at the server.
             let judgement = match &status.backoff {
                 Some(_) if !self.cli.force => Judgement::Run(targets.clone()),
                 _ => judge.judge(&question),
@@ -226,7 +226,7 @@ impl App<'_> {
                         if self.config.version == IsyncVersion::V1_5 { "-V" } else { "-q" };
                     let words = words.args().join(" ");
                     out(&sanitize(&if needed.is_empty() {
-                        format!("{name}: {NOTHING_TO_DO} but what is held")
+                        format!("{name}: {NOTHING_TO_DO} except for held mailboxes")
                     } else {
                         format!("{name}: {program} {verbosity} -c {file} {words}")
                     }));
@@ -245,9 +245,9 @@ impl App<'_> {
                 out(&sanitize(&format!("  {reason}")));
             }
             if let Some(backoff) = &status.backoff {
-                out(&format!("  not for {}: {}", in_seconds(backoff.wait), backoff.text));
+                out(&format!("  backoff: not for {}: {}", in_seconds(backoff.wait), backoff.text));
             } else if status.throttled > 0 && !self.cli.force {
-                out(&format!("  throttled: not for {}", in_seconds(status.throttled)));
+                out(&format!("  rate limit: not for {}", in_seconds(status.throttled)));
             }
         }
         Ok(exit)

@@ -110,10 +110,10 @@ fn what_came(context: AccountContext<'_>, dir: &StateDir) -> String {
         changes_line(&last.changes)
     };
     if !held::of_account(context.account, context.settings, dir).is_empty() {
-        return came + ", but some is held (mutt-sync --status)";
+        return came + ", except for held mailboxes (mutt-sync --status)";
     }
     if !refused::of_account(context.account, dir).is_empty() {
-        return came + ", but some was refused (mutt-sync --status)";
+        return came + ", but some mail was refused (mutt-sync --status)";
     }
     came
 }

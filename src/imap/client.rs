@@ -247,7 +247,7 @@ impl Client {
         interrupt: &Cancel,
     ) -> Result<Self, Error> {
         Self::open_by_steps(server, prompt, account, interrupt).map_err(|error| {
-            let error = if server.tunnel.is_some() { error.as_strike() } else { error };
+            let error = if server.tunnel.is_some() { error.as_costly() } else { error };
             error.at(&place(server))
         })
     }
@@ -276,7 +276,7 @@ impl Client {
             Some(capabilities) => capabilities,
             None => client
                 .by_session("CAPABILITY", client.small(), session::capabilities)
-                .map_err(|error| error.into_error().as_strike())?,
+                .map_err(|error| error.into_error().as_costly())?,
         };
         Ok(client)
     }
@@ -470,7 +470,7 @@ impl Client {
                 Reply::Tagged(tag, _) => {
                     let ours = self.idling.as_ref().is_some_and(|t| t.as_bytes() == *tag);
                     if !ours {
-                        return Err(self.break_off("watching", "an answer to nothing we said"));
+                        return Err(self.break_off("watching", "an unexpected tagged response"));
                     }
                     self.idling = None;
                     self.events.push_back(ServerEvent::IdleEnded);
@@ -488,7 +488,7 @@ impl Client {
 
     fn session_is_dead(&mut self, words: &str) -> ClientError {
         self.transport.kill(TransportError::Closed);
-        let text = format!("the server gives this login no mailboxes: {words}");
+        let text = format!("the server lists no mailboxes for this login: {words}");
         let error = Error::new(ExitStatus::Later, text).of_kind(ErrorKind::Greeting);
         ClientError::Lost(error.at(&self.place))
     }
@@ -622,7 +622,7 @@ impl Client {
             }
             Reply::Tagged(tag, said) => {
                 if !pending.answered(tag, said) {
-                    return Err(self.break_off(doing, "an answer to nothing we said"));
+                    return Err(self.break_off(doing, "an unexpected tagged response"));
                 }
             }
             Reply::Condition(said) if said.verb == Verb::Bye => return Err(self.bye(said)),

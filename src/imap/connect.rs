@@ -117,9 +117,7 @@ pub fn connect_by_steps(
 
 fn refuse_preauth(greeting: &Greeting) -> Result<(), Error> {
     if greeting.preauth {
-        return Err(refused(
-            "claims to know us already (PREAUTH), which is believed of a Tunnel only",
-        ));
+        return Err(refused("sent PREAUTH, which is accepted only through a Tunnel"));
     }
     Ok(())
 }
@@ -144,7 +142,7 @@ pub fn ask_for_tls(transport: &mut Transport, server: &Server) -> Result<Greetin
                     .of_kind(ErrorKind::NotTls));
             }
             Reply::Tagged(..) => {
-                return Err(off(&TransportError::Malformed("an answer to nothing we said")));
+                return Err(off(&TransportError::Malformed("an unexpected tagged response")));
             }
             Reply::Condition(said) if said.verb == Verb::Bye => {
                 return Err(goodbye(&said, &said.printable()));
@@ -188,7 +186,7 @@ pub fn resolve(
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     if LATE_RESOLVERS.load(Ordering::Relaxed) >= MOST_RESOLVERS {
-        return Err(TransportError::Io("earlier lookups have not come back yet".to_owned()));
+        return Err(TransportError::Io("earlier name lookups are still pending".to_owned()));
     }
     let system = |e: std::io::Error| TransportError::system(&e);
     let (done, signal) = UnixStream::pair().map_err(system)?;

@@ -110,7 +110,7 @@ fn first_line(
         }
         (Woken::TimedOut, Some(_)) => {
             return Err(denied(format!(
-                "has ended, but what it has started holds its output open, and its line has no end: mbsync waits for that, {time} so far"
+                "has ended, but a child keeps its output open; mbsync would wait for it, {time} so far"
             )));
         }
         (_, None) => {

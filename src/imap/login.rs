@@ -104,7 +104,7 @@ impl Mechanism {
         {
             let names = wanted.join(" ");
             return Err(refused(format!("AuthMechs {names} is not known here"))
-                .with_hint("watched without the server")
+                .with_hint("only local changes are watched")
                 .of_kind(ErrorKind::UnknownMechanism));
         }
         let ours = if any { "*".to_owned() } else { wanted.join(" ") };
@@ -140,10 +140,10 @@ pub fn log_in(
     let encrypted = transport.is_tls();
     let keyword = server.tls_keyword;
     let mechanism = Mechanism::choose(&server.auth_mechs, &offered, encrypted, keyword)?;
-    identify(transport, mechanism, &offered, server, asking).map_err(Error::as_strike)
+    identify(transport, mechanism, &offered, server, asking).map_err(Error::as_costly)
 }
 
-/// Logs in by this mechanism: from here on a try is a strike.
+/// Logs in by this mechanism: from here on a failure is costly.
 fn identify(
     transport: &mut Transport,
     mechanism: Mechanism,
@@ -296,7 +296,7 @@ impl LoginAttempt<'_> {
                     return Ok(Said::Done);
                 }
                 Reply::Tagged(TAG, said) => return Err(self.refused(&said)),
-                Reply::Tagged(..) => return Err(self.malformed("an answer to nothing we said")),
+                Reply::Tagged(..) => return Err(self.malformed("an unexpected tagged response")),
                 Reply::Condition(said) if said.verb == Verb::Bye => {
                     return Err(goodbye(&said, &self.quoted(&said)));
                 }

@@ -208,7 +208,7 @@ impl<'a> Bridge<'a> {
                     return Ok(());
                 }
                 Reply::Tagged(..) => {
-                    let error = TransportError::Malformed("an answer to nothing we said");
+                    let error = TransportError::Malformed("an unexpected tagged response");
                     return Err(self.transport.kill(error));
                 }
                 Reply::Condition(said) if said.verb == Verb::Bye => {

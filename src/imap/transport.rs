@@ -70,8 +70,8 @@ impl fmt::Display for TransportError {
             TransportError::Interrupted => f.write_str("interrupted"),
             TransportError::Closed => f.write_str("the server closed the connection"),
             TransportError::Io(text) => f.write_str(text),
-            TransportError::TooMuch(what) => write!(f, "the server sent {what} beyond any use"),
-            TransportError::Malformed(how) => write!(f, "the server does not keep to IMAP: {how}"),
+            TransportError::TooMuch(what) => write!(f, "the server sent too much: {what}"),
+            TransportError::Malformed(how) => write!(f, "the server violates IMAP: {how}"),
             TransportError::Certificate(why) => write!(f, "certificate refused: {why}"),
             TransportError::NotTls => f.write_str("the server does not speak TLS there"),
             TransportError::Handshake(why) => write!(f, "handshake failed: {why}"),
@@ -231,7 +231,7 @@ impl LiteralScan {
                 b'(' if !self.quoted => {
                     self.depth += 1;
                     if self.depth > DEPTH {
-                        return Err(TransportError::TooMuch("parentheses in parentheses"));
+                        return Err(TransportError::TooMuch("nested parentheses"));
                     }
                 }
                 b')' if !self.quoted => self.depth = self.depth.saturating_sub(1),

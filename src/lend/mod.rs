@@ -255,7 +255,7 @@ impl<'c> Lease<'c> {
         if lease.relay.finish() == Err(RelayFault::Withheld) {
             // No mailbox' fault, and no failure of the server's: the rest is still to be run.
             let problems = vec![Problem::Mailbox { channel: None, mailbox: None }];
-            let text = "much was removed here meanwhile, and is judged first".into();
+            let text = "many messages were removed here meanwhile, which is checked first".into();
             ended = RunEnd { exit: ExitStatus::Mailbox, text, problems, ..ended };
         }
         let why = lease.must_retry(ended.exit);
@@ -300,7 +300,7 @@ impl<'c> Lease<'c> {
         match self.returned() {
             Returned::Broken(why) => Some(why),
             Returned::Whole { .. } if !self.relay.is_attached() => {
-                Some("mbsync did not come for the connection".into())
+                Some("mbsync did not use the lent connection".into())
             }
             Returned::Whole { .. } => None,
         }

@@ -91,7 +91,7 @@ pub enum RelayFault {
     Server(TransportError),
     /// The borrower left in the middle of something.
     LeftEarly,
-    /// The borrower does not keep to IMAP: how.
+    /// The borrower violates IMAP: how.
     Borrower(&'static str),
     /// The borrower was about to delete what nobody has judged.
     Withheld,
@@ -103,7 +103,7 @@ impl fmt::Display for RelayFault {
             RelayFault::Server(error) => error.fmt(f),
             RelayFault::LeftEarly => f.write_str("it was left without LOGOUT"),
             RelayFault::Withheld => f.write_str(WITHHELD),
-            RelayFault::Borrower(how) => write!(f, "its borrower does not keep to IMAP: {how}"),
+            RelayFault::Borrower(how) => write!(f, "its borrower violates IMAP: {how}"),
         }
     }
 }

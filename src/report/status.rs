@@ -104,8 +104,8 @@ pub struct BackoffStatus {
     pub code: u8,
     /// What it said.
     pub text: String,
-    /// Another try costs somebody something: see [`crate::error::Error::strike`].
-    pub strike: bool,
+    /// Another try costs somebody something: see [`crate::error::Error::costly`].
+    pub costly: bool,
 }
 
 /// A mailbox with unread messages.
@@ -248,7 +248,7 @@ fn status_of(
             failures: retry.failures,
             code: retry.code,
             text: retry.text,
-            strike: retry.strike,
+            costly: retry.costly,
         }),
         mailboxes: pending,
         known_mailboxes: mailboxes.len(),

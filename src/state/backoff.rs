@@ -32,9 +32,9 @@ pub struct Backoff {
     pub until: u64,
     /// What it said.
     pub text: String,
-    /// See [`crate::error::Error::strike`]; 0.1.0 does not note it.
+    /// See [`crate::error::Error::costly`]; 0.1.0 does not note it.
     #[serde(default)]
-    pub strike: bool,
+    pub costly: bool,
     /// The password command failed; 0.1.0 does not note it.
     #[serde(default)]
     pub password_command: bool,
@@ -59,10 +59,10 @@ pub struct BackoffPolicy {
 
 impl BackoffPolicy {
     /// The wait after so many failures in a row, before jitter. It is four times as long
-    /// after a strike: a refused login may cost the address, a password command a prompt.
+    /// after a costly failure: a refused login may cost the address, a password command a prompt.
     #[must_use]
-    pub fn delay(self, failures: u32, strike: bool) -> Duration {
-        let first = if strike { self.first.saturating_mul(4) } else { self.first };
+    pub fn delay(self, failures: u32, costly: bool) -> Duration {
+        let first = if costly { self.first.saturating_mul(4) } else { self.first };
         first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.longest)
     }
 
@@ -73,13 +73,13 @@ impl BackoffPolicy {
         self,
         before: Option<&Backoff>,
         exit: ExitStatus,
-        strike: bool,
+        costly: bool,
         text: &str,
         now: SystemTime,
         jitter: f64,
     ) -> Backoff {
         let failures = before.map_or(0, |retry| retry.failures).saturating_add(1);
-        let delay = self.delay(failures, strike).mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0));
+        let delay = self.delay(failures, costly).mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0));
         let alike = before.filter(|retry| retry.code == exit.code());
         Backoff {
             failures,
@@ -88,7 +88,7 @@ impl BackoffPolicy {
             since: seconds(now),
             until: seconds(now).saturating_add(delay.as_secs().max(u64::from(!delay.is_zero()))),
             text: text.to_owned(),
-            strike,
+            costly,
             password_command: false,
         }
     }

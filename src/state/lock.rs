@@ -358,7 +358,7 @@ mod tests {
         let path = dir.path().join("waiter.lock");
         let mut lock = Lock::try_take(&path).unwrap().unwrap();
         assert_eq!(Lock::description(&path), "");
-        lock.describe("STATUS now and then").unwrap();
+        lock.describe("STATUS polling").unwrap();
         lock.describe("IDLE").unwrap();
         assert_eq!(Lock::description(&path), "IDLE");
         drop(lock);

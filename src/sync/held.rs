@@ -1248,9 +1248,7 @@ impl HeldReport {
         let name = &self.name;
         match self.what {
             HeldKind::GoneHere | HeldKind::GoneThere => {
-                format!(
-                    "if they are to go, mutt-sync --allow-deletions {name}; else bring them back"
-                )
+                format!("mutt-sync --allow-deletions {name} deletes them; otherwise restore them")
             }
             HeldKind::NoRecord | HeldKind::NoUidValidity => format!(
                 "bring the file back from a backup; mutt-sync --resync {name} syncs it as if \

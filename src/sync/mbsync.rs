@@ -533,7 +533,7 @@ fn verdict_of(
             let said = other.last().map(|line| format!(" ({line})")).unwrap_or_default();
             return ended(
                 ExitStatus::Offline,
-                format!("mbsync moved no byte for {stall}; ended{said}"),
+                format!("mbsync transferred less than 256 bytes a second for {stall}; ended{said}"),
                 vec![],
             );
         }

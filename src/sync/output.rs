@@ -40,9 +40,9 @@ impl Problem {
         }
     }
 
-    /// See [`crate::error::Error::strike`].
+    /// See [`crate::error::Error::costly`].
     #[must_use]
-    pub fn is_strike(&self) -> bool {
+    pub fn is_costly(&self) -> bool {
         matches!(self, Problem::Login(_) | Problem::PasswordCommand)
     }
 }
@@ -359,15 +359,15 @@ mod tests {
     }
 
     #[test]
-    fn g12_a_strike_is_what_may_have_told_the_password() {
-        let is_strike = |line: &str| problem(line).is_some_and(|found| found.is_strike());
+    fn g12_what_may_have_told_the_password_is_costly() {
+        let is_costly = |line: &str| problem(line).is_some_and(|found| found.is_costly());
         for line in [
             "IMAP command 'LOGIN u <pass>' returned an error: NO x",
             "IMAP command 'AUTHENTICATE PLAIN <authdata>' returned an error: x",
             "Skipping account Home, PassCmd exited with status 1",
             "IMAP error: unexpected reply: 500",
         ] {
-            assert!(is_strike(line), "{line}");
+            assert!(is_costly(line), "{line}");
         }
         for line in [
             "IMAP command 'LOGIN u <pass>' returned an error: NO [UNAVAILABLE] x",
@@ -376,7 +376,7 @@ mod tests {
             "IMAP error: bogus greeting response BAD",
             "Cannot connect to h (127.0.0.1:1): Connection refused",
         ] {
-            assert!(!is_strike(line), "{line}");
+            assert!(!is_costly(line), "{line}");
         }
     }
 

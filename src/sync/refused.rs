@@ -952,7 +952,7 @@ fn in_words(what: RefusedKind, count: usize) -> String {
         RefusedKind::Push => format!("{} not pushed", counted(count, "message")),
         RefusedKind::Pull => format!("{} not pulled", counted(count, "message")),
         RefusedKind::Flags => {
-            format!("{} not carried", counted(count, "flag change"))
+            format!("{} not transferred", counted(count, "flag change"))
         }
         RefusedKind::Mailbox => "not synced".to_owned(),
         RefusedKind::Record => "mbsync's record not written".to_owned(),

@@ -123,7 +123,7 @@ mod tests {
             since: 9990,
             until: 10_120,
             text: text.into(),
-            strike: false,
+            costly: false,
             password_command: false,
         };
         let said = |gate, last: Option<&Backoff>| queued_line(gate, last, now);

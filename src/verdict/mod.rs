@@ -231,7 +231,7 @@ impl Verdict {
 }
 
 impl std::fmt::Display for Verdict {
-    /// `to push: 1 new; to pull: 1 deleted`, or `in step`.
+    /// `to push: 1 new; to pull: 1 deleted`, or `in sync`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = |verdict: &SideVerdict| match verdict {
             SideVerdict::Clean => None,
@@ -239,7 +239,7 @@ impl std::fmt::Display for Verdict {
             SideVerdict::Unknown(why) => Some(why.clone()),
         };
         match (text(&self.near), text(&self.far)) {
-            (None, None) => f.write_str("in step"),
+            (None, None) => f.write_str("in sync"),
             (Some(near), None) => write!(f, "to push: {near}"),
             (None, Some(far)) => write!(f, "to pull: {far}"),
             (Some(near), Some(far)) => write!(f, "to push: {near}; to pull: {far}"),
@@ -497,7 +497,7 @@ mod tests {
         let changed = || SideVerdict::Changed(changes(1, 0, 0, 0));
         let unknown = || SideVerdict::Unknown("x".into());
         let text = |near, far| Verdict { near, far }.to_string();
-        assert_eq!(Verdict::CLEAN.to_string(), "in step");
+        assert_eq!(Verdict::CLEAN.to_string(), "in sync");
         assert_eq!(text(changed(), SideVerdict::Clean), "to push: 1 new");
         assert_eq!(text(SideVerdict::Clean, changed()), "to pull: 1 new");
         assert_eq!(text(changed(), unknown()), "to push: 1 new; to pull: x");

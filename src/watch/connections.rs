@@ -70,7 +70,7 @@ impl std::fmt::Display for WatchMode {
         f.write_str(match self {
             WatchMode::Notify => "NOTIFY",
             WatchMode::Idle => "IDLE",
-            WatchMode::Sweep => "STATUS now and then",
+            WatchMode::Sweep => "STATUS polling",
         })
     }
 }
@@ -165,7 +165,7 @@ impl Connections {
             idle_since: None,
             short_idles: 0,
         };
-        all.watch(plan, interrupt).map_err(|error| error.into_error().as_strike())?;
+        all.watch(plan, interrupt).map_err(|error| error.into_error().as_costly())?;
         Ok(all)
     }
 

@@ -471,7 +471,7 @@ impl Mailboxes {
         self.log.say(|| {
             let took = short(clock().saturating_sub(started));
             let text = match &verdict {
-                SideVerdict::Clean => format!("in step with the server ({took})"),
+                SideVerdict::Clean => format!("in sync with the server ({took})"),
                 SideVerdict::Changed(changes) => format!("to pull: {changes} ({took})"),
                 SideVerdict::Unknown(why) => why.clone(),
             };

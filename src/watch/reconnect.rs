@@ -2,7 +2,7 @@
 //!
 //! A server that cannot be reached is tried every second at first, because most
 //! outages are short; then by the backoff that is kept on disk, which this module
-//! knows only as a duration. A strike, such as a refused login or a Tunnel that fails,
+//! knows only as a duration. A costly failure, such as a refused login or a Tunnel,
 //! goes by that backoff at once, because each try may cost a prompt. A connection that
 //! is lost soon after it was made (a server that accepts logins and then disconnects)
 //! is tried again more and more slowly, though every login succeeds. An address or a
@@ -119,7 +119,7 @@ impl ReconnectPolicy {
                 self.at = None;
                 Retry::GiveUp
             }
-            _ if failure.strike => {
+            _ if failure.costly => {
                 self.failing_since = None;
                 Retry::BackOff
             }
@@ -210,8 +210,8 @@ mod tests {
     fn g12_what_costs_somebody_something_is_not_repeated_quickly() {
         let mut policy = ReconnectPolicy::new(true, s(0));
         assert_eq!(policy.failed(&failure(ExitStatus::Offline), s(0)), Retry::Quick);
-        let strike = failure(ExitStatus::Offline).as_strike();
-        assert_eq!(policy.failed(&strike, s(1)), Retry::BackOff);
+        let costly = failure(ExitStatus::Offline).as_costly();
+        assert_eq!(policy.failed(&costly, s(1)), Retry::BackOff);
         assert!(!policy.is_quick(s(1)));
     }
 
@@ -230,7 +230,7 @@ mod tests {
         // What costs somebody something goes by the backoff as ever.
         for status in [ExitStatus::Denied, ExitStatus::Offline] {
             policy.try_once(s(200));
-            assert_eq!(policy.failed(&failure(status).as_strike(), s(200)), Retry::BackOff);
+            assert_eq!(policy.failed(&failure(status).as_costly(), s(200)), Retry::BackOff);
         }
         // The certificate of a network that wants a login first.
         policy.try_once(s(250));

@@ -251,8 +251,8 @@ impl<'a> Runner<'a> {
         if let Some(earlier) = earlier.as_mut().filter(|_| first) {
             earlier.failures = 0;
         }
-        let (exit, strike, text) = (failure.status, failure.strike, &failure.to_string());
-        let retry = policy.after(earlier.as_ref(), exit, strike, text, wall, clock::jitter());
+        let (exit, costly, text) = (failure.status, failure.costly, &failure.to_string());
+        let retry = policy.after(earlier.as_ref(), exit, costly, text, wall, clock::jitter());
         let wait = policy.wait(Some(&retry), wall);
         let password_command = failure.kind == ErrorKind::PasswordCommand;
         let retry = Backoff { password_command, ..retry };
@@ -268,7 +268,7 @@ impl<'a> Runner<'a> {
     /// not reached, or another one was, as in a network that wants a login of its own.
     pub fn is_free_to_try(&self) -> bool {
         let free = [ExitStatus::Offline, ExitStatus::Denied].map(ExitStatus::code);
-        self.backoff().is_some_and(|backoff| free.contains(&backoff.code) && !backoff.strike)
+        self.backoff().is_some_and(|backoff| free.contains(&backoff.code) && !backoff.costly)
     }
 
     /// The login works: the cause of the backoff is gone, and the requests that
@@ -814,7 +814,7 @@ mod tests {
     fn g10_g12_throttle_and_backoff_close_the_gate() {
         let account = Fixture::new();
         let mut runner = account.runner();
-        let failure = Error::new(ExitStatus::Denied, "login refused").as_strike();
+        let failure = Error::new(ExitStatus::Denied, "login refused").as_costly();
         let wait = runner.record_failure(&failure, false, SystemTime::now());
         assert!(wait > s(80), "{wait:?}");
         assert!(matches!(runner.gate(), Gate::BackingOff(_)));
@@ -842,10 +842,10 @@ mod tests {
         let first = runner.backoff().unwrap().first;
         assert_eq!(record(&gone, true), (true, 1), "the network has come");
         assert_eq!(runner.backoff().unwrap().first, first, "offline since then all the same");
-        assert_eq!(record(&gone.clone().as_strike(), false), (false, 2), "a Tunnel");
+        assert_eq!(record(&gone.clone().as_costly(), false), (false, 2), "a Tunnel");
         let denied = Error::new(ExitStatus::Denied, "certificate refused");
         assert!(record(&denied, false).0, "the password was not told");
-        assert!(!record(&denied.as_strike(), false).0, "it was");
+        assert!(!record(&denied.as_costly(), false).0, "it was");
         for exit in [ExitStatus::Later, ExitStatus::Mailbox] {
             assert!(!record(&Error::new(exit, "no"), false).0, "{exit:?}");
         }

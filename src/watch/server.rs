@@ -600,7 +600,7 @@ mod tests {
             since: 990,
             until: 1020,
             text: String::new(),
-            strike: false,
+            costly: false,
             password_command: false,
         };
         let mut watch = watch(&account, &settings);

@@ -821,7 +821,7 @@ impl<'a> Waiter<'a> {
     fn connect_for_run(&mut self, now: Duration) -> bool {
         let is_new = self.tried_at.is_none_or(|at| now >= at + TRIED);
         let backoff = self.runner.backoff();
-        if !is_new || !self.server.may_connect() || backoff.is_some_and(|backoff| backoff.strike) {
+        if !is_new || !self.server.may_connect() || backoff.is_some_and(|backoff| backoff.costly) {
             return false;
         }
         let alarm = self.alarm.set(now + CONNECTS);
@@ -840,7 +840,7 @@ impl<'a> Waiter<'a> {
             Err(_) if interrupted => self.server.connect_interrupted(now),
             Err(failure) => {
                 self.server.connect_failed(&failure, now);
-                if failure.strike || failure.status == ExitStatus::Denied {
+                if failure.costly || failure.status == ExitStatus::Denied {
                     let wait = self.runner.record_failure(&failure, false, SystemTime::now());
                     self.server.hold_back(wait, now);
                     return true;
@@ -922,7 +922,7 @@ impl<'a> Waiter<'a> {
         if woke {
             self.log.say(|| "the machine has slept".into());
             // Waking ends no backoff that keeps somebody from being asked again and again.
-            if self.runner.backoff().is_none_or(|backoff| !backoff.strike) {
+            if self.runner.backoff().is_none_or(|backoff| !backoff.costly) {
                 self.runner.clear_backoff();
                 self.server.try_now(now);
             }

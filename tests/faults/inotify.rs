@@ -99,6 +99,6 @@ fn at_work_once(mounts: &Mounts<'_>, mbsync: &rig::Mbsync) -> rig::Running {
     waiter.wait_for("connected by", SOON);
     mbsync.wait_for_starts(1, SOON);
     mbsync.wait_idle(SOON);
-    waiter.wait_for("Trash: in step with the server", SOON);
+    waiter.wait_for("Trash: in sync with the server", SOON);
     waiter
 }

@@ -48,7 +48,7 @@ fn g8_g9_an_mbsync_that_is_stopped_is_ended() {
     process::kill(started.pid, Signal::STOP);
     // TERM does not reach one that is stopped; KILL does.
     let output = command.wait(SOON).expect_code(69);
-    assert!(output.stderr.contains("moved no byte for 1s"), "{output}");
+    assert!(output.stderr.contains("less than 256 bytes a second for 1s"), "{output}");
     assert!(!process::alive(started.pid));
     home.assert_no_leftovers();
     assert_eq!(home.requests("Home"), ["Home:INBOX"]);

@@ -22,7 +22,7 @@ const LATE: &[&str] = &["no answer in time"];
 const CLOSED: &[&str] = &["closed the connection"];
 const UNDONE: &[&str] = &["OK to a login that has not happened"];
 const ONE_MORE: &[&str] = &["a challenge after the last one"];
-const FLOOD: &[&str] = &["responses beyond any use", "no answer in time"];
+const FLOOD: &[&str] = &["too much: responses", "no answer in time"];
 
 fn offline(texts: &'static [&'static str]) -> Expected {
     Ends(ExitStatus::Offline, texts)
@@ -38,12 +38,12 @@ pub fn expected(step: Step, fault: Fault) -> Expected {
         (Fault::Bye, _) => Ends(ExitStatus::Later, &["goodbye: [UNAVAILABLE] [2Jcome back"]),
         (Fault::BareOk, Step::Greeting) => GoesOn,
         (fault, Step::Greeting) => no_greeting(fault),
-        (Fault::EndlessLine | Fault::Literal, _) => offline(&["a line beyond any use"]),
-        (Fault::HugeLiteral, _) => offline(&["a literal beyond any use"]),
-        (Fault::Deep, _) => offline(&["parentheses in parentheses beyond any use"]),
-        (Fault::WrongTag, _) => offline(&["an answer to nothing we said"]),
+        (Fault::EndlessLine | Fault::Literal, _) => offline(&["too much: a line"]),
+        (Fault::HugeLiteral, _) => offline(&["too much: a literal"]),
+        (Fault::Deep, _) => offline(&["too much: nested parentheses"]),
+        (Fault::WrongTag, _) => offline(&["an unexpected tagged response"]),
         (Fault::EndlessLines | Fault::EndlessLongLines, _) => offline(FLOOD),
-        (Fault::Crowd, step) if !step.is_bulk() => offline(&["responses beyond any use"]),
+        (Fault::Crowd, step) if !step.is_bulk() => offline(&["too much: responses"]),
         (Fault::BareOk, step) => bare_ok(step),
         (Fault::Continue, step) => go_on(step),
         (Fault::No | Fault::Echo, step) => refused(step, fault == Fault::Echo),
@@ -54,9 +54,9 @@ pub fn expected(step: Step, fault: Fault) -> Expected {
 /// What answers is no IMAP server.
 fn no_greeting(fault: Fault) -> Expected {
     let texts: &[&str] = match fault {
-        Fault::EndlessLine | Fault::Literal => &["a line beyond any use"],
-        Fault::HugeLiteral => &["a literal beyond any use"],
-        Fault::Deep => &["parentheses in parentheses beyond any use"],
+        Fault::EndlessLine | Fault::Literal => &["too much: a line"],
+        Fault::HugeLiteral => &["too much: a literal"],
+        Fault::Deep => &["too much: nested parentheses"],
         _ => &["no greeting"],
     };
     Ends(ExitStatus::Denied, texts)

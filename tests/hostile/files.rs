@@ -197,7 +197,7 @@ fn with_certificates() -> Home {
     home
 }
 
-/// A home where everything is in its place: for a waiter in step with the server, else
+/// A home where everything is in its place: for a waiter in sync with the server, else
 /// with a message to be pushed.
 fn home(file: &str, args: &[&str]) -> Home {
     let home = if file.starts_with("Home.") {

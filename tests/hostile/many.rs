@@ -20,7 +20,7 @@ fn waiter(home: &Home, done: impl Fn() -> bool) -> u64 {
     peak
 }
 
-/// The same for so many mailboxes that are in step with the server, until it has compared
+/// The same for so many mailboxes that are in sync with the server, until it has compared
 /// each of them, and has had all of them synced.
 fn waiter_of(count: usize, capabilities: &'static str) -> u64 {
     let crowd = Crowd::start(capabilities, move |n| (n < count).then(|| nth_mailbox(n)));

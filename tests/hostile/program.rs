@@ -229,7 +229,7 @@ pub fn wait_cell(script: Script, time: u64) -> Result<Option<u64>, String> {
                 struck()
                     && said.contains("connected by")
                     && fake.heard.idled.load(Ordering::SeqCst) > 0
-                    || struck() && said.contains("connected by STATUS now and then")
+                    || struck() && said.contains("connected by STATUS polling")
             }
             Expected::Ends(_, texts) => struck() && texts.iter().any(|text| said.contains(text)),
         };

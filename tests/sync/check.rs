@@ -1389,7 +1389,7 @@ fn a_waiter_is_seen_and_left_alone() {
     complete(&home);
     home.mutt_sync(&["Home"]).ok();
     let waiter = rig::Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
-    waiter.wait_for("Trash: in step with the server", LONG);
+    waiter.wait_for("Trash: in sync with the server", LONG);
     std::thread::sleep(Duration::from_millis(500));
     let said = waiter.stderr();
     let checked = check(&home);

@@ -101,10 +101,10 @@ fn g12_the_tries_of_a_person_come_before_no_longer_wait_than_others() {
 }
 
 #[test]
-fn g12_a_tunnel_that_fails_is_a_strike() {
+fn g12_a_tunnel_that_fails_is_costly() {
     let home = Home::with(vec![Account::fake("Home").account_line("Tunnel false")]);
     home.mutt_sync(&["Home"]).expect_code(69);
-    assert!(state(&home, "retry.json").contains("\"strike\":true"));
+    assert!(state(&home, "retry.json").contains("\"costly\":true"));
 }
 
 /// How long the login was refused before is not how long the server is away.
@@ -132,7 +132,7 @@ fn g11_g12_a_wrong_password_is_tried_once_and_never_shown() {
     let home = Home::with(vec![Account::on(&server, "Home").login("home", secret)]);
     let mut outputs = vec![home.mutt_sync(&["-v", "Home"]).expect_code(77)];
     assert!(outputs[0].stderr.contains("AUTHENTICATIONFAILED"), "{}", outputs[0]);
-    assert!(state(&home, "retry.json").contains("\"strike\":true"));
+    assert!(state(&home, "retry.json").contains("\"costly\":true"));
     for args in [&["Home"][..], &["-v", "Home:INBOX"], &["-n", "Home"], &["-b", "Home"]] {
         outputs.push(home.mutt_sync(args));
     }
@@ -206,7 +206,7 @@ fn a_certificate_is_refused() {
     let refused = [&by_mbsync, &home].map(|home| {
         let output = home.mutt_sync(&["Home"]).expect_code(77);
         assert!(output.stderr.contains("certificate"), "{output}");
-        assert!(state(home, "retry.json").contains("\"strike\":false"), "no password was told");
+        assert!(state(home, "retry.json").contains("\"costly\":false"), "no password was told");
         output
     });
     let [_, output] = refused;
@@ -304,7 +304,7 @@ fn g9_a_run_that_stalls_is_ended() {
     home.settings("stall = \"400ms\"");
     delay.stall();
     let output = home.mutt_sync(&["Home"]).expect_code(69);
-    assert!(output.stderr.contains("moved no byte for 400ms"), "{output}");
+    assert!(output.stderr.contains("less than 256 bytes a second for 400ms"), "{output}");
     // Otherwise mbsync itself would give up after 20 seconds, with other words.
     home.assert_no_leftovers();
     // One that is slow, behind a script, is left alone.

@@ -149,7 +149,7 @@ fn g14_all_of_a_mailbox_removed_here_is_held_and_one_command_goes_ahead() {
     empty(&mail.maildir("Lists"));
     let out = mail.sync(&["Home"]).expect_code(1);
     let said = "Home:Lists: held: all of 200 messages are gone here and would be deleted on the \
-                server; fix: if they are to go, mutt-sync --allow-deletions Home:Lists";
+                server; fix: mutt-sync --allow-deletions Home:Lists deletes them";
     assert_eq!(out.stderr.matches(said).count(), 1, "{}", out.stderr);
     mail.is_held("Lists", "all of 200 messages are gone here");
     let (code, said) = mail.home.typed("Home");
@@ -160,7 +160,7 @@ fn g14_all_of_a_mailbox_removed_here_is_held_and_one_command_goes_ahead() {
     assert_eq!(mail.there("Lists"), 0);
     mail.is_not_held();
     let out = mail.sync(&["--allow-deletions", "Home:Lists"]).ok();
-    assert_eq!(out.stdout, "Home: nothing is held for this\n");
+    assert_eq!(out.stdout, "Home: no mailbox is held for a reason that this option resolves\n");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn g14_a_renamed_maildir_is_not_downloaded_again_unasked() {
     mail.sync(&["Home"]).expect_code(1);
     // It has another answer.
     let out = mail.sync(&["--allow-deletions", "Home:Archive"]).expect_code(1);
-    assert_eq!(out.stdout, "Home: nothing is held for this\n");
+    assert_eq!(out.stdout, "Home: no mailbox is held for a reason that this option resolves\n");
     assert!(out.stderr.contains("mutt-sync --resync Home:Archive"), "{}", out.stderr);
     mail.sync(&["--resync", "Home:Archive"]).ok();
     assert_eq!((mail.maildir("Archive").len(), mail.there("Archive")), (30, 30));
@@ -709,8 +709,7 @@ fn g14_what_is_removed_here_after_it_was_judged_is_not_deleted_on_the_server() {
         mail.imap.append("INBOX", &message("new", "new mail"), &[]);
         meanwhile(&mail, "rm -f Lists/cur/* Lists/new/*");
         let out = mail.sync(&["Home"]).expect_code(1);
-        let said =
-            "much was removed here meanwhile, and is judged first; the next mutt-sync retries";
+        let said = "many messages were removed here meanwhile, which is checked first; the next mutt-sync retries";
         assert_eq!(out.stderr.matches(said).count(), 1, "{channel}{store}{out}");
         assert_eq!(out.stderr.lines().count(), 1, "{channel}{store}{out}");
         let whole = |mail: &mut Mail| {

@@ -203,9 +203,12 @@ fn g13_flags_that_the_server_refuses_are_said_until_they_are_carried() {
     inbox.set_flags(&inbox.find("first"), "F");
     refuser.answer("UID STORE", "NO [NOPERM] Not you");
     let out = sync(&home, &["Home"]).expect_code(1);
-    assert!(out.stderr.contains("INBOX: 1 flag change not carried: [NOPERM] Not you"), "{out:?}");
+    assert!(
+        out.stderr.contains("INBOX: 1 flag change not transferred: [NOPERM] Not you"),
+        "{out:?}"
+    );
     ten_good_runs(&home);
-    is_said(&home, "INBOX", &["1 flag change not carried", "Not you"]);
+    is_said(&home, "INBOX", &["1 flag change not transferred", "Not you"]);
     refuser.relent();
     sync(&home, &["Home"]).ok();
     is_not_said(&home);

@@ -789,10 +789,10 @@ impl Backend for Process {
         let mut world = self.step();
         world.changes += 1;
         world.ended += 1;
-        let strike = exit == ExitStatus::Denied;
+        let costly = exit == ExitStatus::Denied;
         world.retry = match exit {
             ExitStatus::Done | ExitStatus::Mailbox => None,
-            _ => Some(PATIENCE.after(world.retry.as_ref(), exit, strike, "", world.wall(), 0.5)),
+            _ => Some(PATIENCE.after(world.retry.as_ref(), exit, costly, "", world.wall(), 0.5)),
         };
         RunOutcome { exit, stopped: false }
     }

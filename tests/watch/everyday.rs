@@ -96,7 +96,7 @@ fn g5_each_change_on_the_server_is_one_run_with_idle_and_little_else() {
 
 #[test]
 fn g5_each_change_on_the_server_is_one_run_with_status_alone() {
-    far_changes(&["NOTIFY", "IDLE"], false, "STATUS now and then");
+    far_changes(&["NOTIFY", "IDLE"], false, "STATUS polling");
 }
 
 /// Where only the open mailbox' own session tells of flags: the server speaks half

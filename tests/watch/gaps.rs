@@ -145,7 +145,7 @@ fn g4_runs_keep_a_pace_by_what_they_take() {
     home.settings("mbsync = \"slow\"\n");
     let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
     waiter.wait_said("connected by", SOON);
-    wait_until(SOON, "all is in step", || waiter.count("in step with the server") >= 5);
+    wait_until(SOON, "all is in step", || waiter.count("in sync with the server") >= 5);
     let (archive, inbox) = (home.maildir("Home", "Archive"), home.maildir("Home", "INBOX"));
     let started = || waiter.count("Home: running ");
     let ended = || waiter.count("1 pushed");

@@ -491,7 +491,7 @@ fn known_flags_are_not_fetched_over_a_long_line() {
         }
         home.mutt_sync(&["Home"]).ok();
         let waiter = waiter(&home);
-        waiter.wait_for("INBOX: in step with the server", LIMIT);
+        waiter.wait_for("INBOX: in sync with the server", LIMIT);
         let told = || waiter.stderr().matches("known flags not fetched").count();
         for n in 0..3 {
             let (ran, before) = (runs_ended(&home), told());
@@ -558,13 +558,13 @@ impl Noted {
 
     fn waiter(&self) -> Running {
         let waiter = waiter(&self.home);
-        waiter.wait_for("INBOX: in step with the server", LIMIT);
+        waiter.wait_for("INBOX: in sync with the server", LIMIT);
         waiter
     }
 
     /// What the waiter and mbsync say to the server for one change, until all is in step.
     fn commands_for(&self, waiter: &Running, what: &str, change: impl FnOnce()) -> Vec<String> {
-        let in_step = || waiter.stderr().matches("INBOX: in step with the server").count();
+        let in_step = || waiter.stderr().matches("INBOX: in sync with the server").count();
         let (ran, before) = (runs_ended(&self.home), in_step());
         self.said.lock().unwrap().clear();
         change();
@@ -668,7 +668,7 @@ fn g14_a_server_that_lies_of_what_there_is_has_nothing_deleted() {
     }
     home.mutt_sync(&["Home"]).ok();
     let waiter = waiter(&home);
-    waiter.wait_for("INBOX: in step with the server", LIMIT);
+    waiter.wait_for("INBOX: in sync with the server", LIMIT);
     let before = private(waiter.pid());
     // Fewer, more, none, others, not so many as it says, too few changes.
     let lies = [
@@ -728,10 +728,10 @@ fn gaps_in_a_mailbox_are_told_only_when_something_is_gone() {
     imap.unselect();
     home.mutt_sync(&["Home"]).ok();
     let waiter = waiter(&home);
-    waiter.wait_for("INBOX: in step with the server", LIMIT);
+    waiter.wait_for("INBOX: in sync with the server", LIMIT);
     // What a run changed is looked at once more, and all is known by then.
     let is_told = |change: &mut dyn FnMut(&mut Imap), imap: &mut Imap| {
-        let judged = || waiter.stderr().matches("INBOX: in step with the server").count();
+        let judged = || waiter.stderr().matches("INBOX: in sync with the server").count();
         let (ran, before) = (runs_ended(&home), judged());
         longest.store(0, Relaxed);
         change(imap);
@@ -772,7 +772,7 @@ fn all_flags_are_fetched_where_that_is_wanted() {
     }
     home.mutt_sync(&["Home"]).ok();
     let waiter = waiter(&home);
-    waiter.wait_for("INBOX: in step with the server", LIMIT);
+    waiter.wait_for("INBOX: in sync with the server", LIMIT);
     imap.append("INBOX", &message("new", "new"), &[]);
     waiter.wait_for("INBOX 1 new", LIMIT);
     until_equal("new", &mut imap, &home, "Home", &waiter);

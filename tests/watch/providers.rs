@@ -125,5 +125,5 @@ fn g5_with_what_yahoo_offers() {
 
 #[test]
 fn g5_with_imap4rev1_and_nothing_else() {
-    provider("IMAP4rev1", "STATUS now and then", "sweep = \"1s\"\nevery = \"5s\"\n");
+    provider("IMAP4rev1", "STATUS polling", "sweep = \"1s\"\nevery = \"5s\"\n");
 }

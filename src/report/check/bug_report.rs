@@ -277,10 +277,10 @@ fn state(
     });
     if let Some(backoff) = Backoff::read(&dir) {
         lines.push(format!(
-            "backoff: {}, exit status {}, strike {}, password command {}",
+            "backoff: {}, exit status {}, costly {}, password command {}",
             counted(backoff.failures, "failure"),
             backoff.code,
-            backoff.strike,
+            backoff.costly,
             backoff.password_command
         ));
     }

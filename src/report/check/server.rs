@@ -170,9 +170,7 @@ fn log_in(
                     // mbsync may know it by way of SASL.
                     report.say(Step::warning(
                         "login",
-                        format!(
-                            "{found}: only mbsync can log in, and nothing waits for the server"
-                        ),
+                        format!("{found}: only mbsync can log in; the server is not watched"),
                         fix,
                     ));
                     return None;
@@ -565,7 +563,7 @@ fn how_watched(mode: WatchMode, condstore: bool, mailboxes: usize, settings: &Se
             let with_loop = mailboxes.clamp(1, most);
             let rest = match mailboxes.saturating_sub(1) {
                 0 => String::new(),
-                _ => format!(", the rest asked every {every}{flags}"),
+                _ => format!(", the rest polled every {every}{flags}"),
             };
             Step::good(
                 WHAT,
@@ -577,7 +575,7 @@ fn how_watched(mode: WatchMode, condstore: bool, mailboxes: usize, settings: &Se
         WatchMode::Sweep => Step::note(
             WHAT,
             format!(
-                "the server can neither NOTIFY nor IDLE: asked every {every} on 1 connection{flags}"
+                "the server can neither NOTIFY nor IDLE: polled every {every} on 1 connection{flags}"
             ),
         ),
     }

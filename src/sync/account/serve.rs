@@ -170,7 +170,7 @@ impl AccountBackend<'_> {
                 let exit = self.shutdown.signal().map_or(error.status, ExitStatus::Signal);
                 let problems = match error.kind {
                     ErrorKind::PasswordCommand => vec![Problem::PasswordCommand],
-                    _ if error.strike => vec![Problem::Login(exit)],
+                    _ if error.costly => vec![Problem::Login(exit)],
                     _ => vec![],
                 };
                 let ended = RunEnd { exit, text: error.to_string(), problems, ..RunEnd::default() };
@@ -377,7 +377,9 @@ impl AccountBackend<'_> {
         if ended.exit == ExitStatus::Done {
             ended.exit = ExitStatus::Mailbox;
             let names = names.join(", ");
-            ended.text = format!("{names}: much was removed here meanwhile, and is judged first");
+            ended.text = format!(
+                "{names}: many messages were removed here meanwhile, which is checked first"
+            );
         }
         ended.problems.extend(problems);
     }
@@ -615,10 +617,10 @@ impl AccountBackend<'_> {
         let by_person = self.options.person || claim.marks.urgent;
         let (code, earlier) = (ended.exit.code(), self.backoff());
         let server = self.context.account.server.as_ref();
-        let strike = ended.problems.iter().any(Problem::is_strike)
+        let costly = ended.problems.iter().any(Problem::is_costly)
             || server.is_some_and(|server| server.tunnel.is_some());
         let (text, jitter) = (&ended.text, clock::jitter());
-        let next = policy.after(earlier.as_ref(), ended.exit, strike, text, now, jitter);
+        let next = policy.after(earlier.as_ref(), ended.exit, costly, text, now, jitter);
         let mut backoff = match earlier.filter(|_| by_person) {
             // Somebody's own try does not lengthen the wait.
             Some(earlier) => Backoff { code, first: next.first, text: next.text, ..earlier },
@@ -627,7 +629,7 @@ impl AccountBackend<'_> {
             None => next,
         };
         backoff.password_command = ended.problems.contains(&Problem::PasswordCommand);
-        backoff.strike |= strike;
+        backoff.costly |= costly;
         // Held up by the account's backoff only, which a success elsewhere ends.
         for (target, failures) in &claim.claimed {
             let put = requests::requeue(&self.dir, target, *failures, now, Duration::ZERO);
