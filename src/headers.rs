@@ -55,14 +55,14 @@ pub fn summary_of(message: &[u8]) -> MessageSummary {
         Some(HeaderValue::Address(address)) => address
             .first()
             .map(|author| {
-                let name = sanitize(author.name().unwrap_or_default());
-                if name.is_empty() { sanitize(author.address().unwrap_or_default()) } else { name }
+                let name = one_line(author.name().unwrap_or_default());
+                if name.is_empty() { one_line(author.address().unwrap_or_default()) } else { name }
             })
             .unwrap_or_default(),
-        Some(HeaderValue::Text(text)) => sanitize(text),
+        Some(HeaderValue::Text(text)) => one_line(text),
         _ => String::new(),
     };
-    MessageSummary { from, subject: parsed.subject().map(sanitize).unwrap_or_default() }
+    MessageSummary { from, subject: parsed.subject().map(one_line).unwrap_or_default() }
 }
 
 /// Which message this is, in this place or another.
@@ -134,7 +134,7 @@ fn field(head: &[u8], name: &[u8]) -> Option<Vec<u8>> {
 /// `text` as one line: control characters and white space become single
 /// spaces, escape sequences and direction marks go, and what is too long is cut.
 #[must_use]
-pub fn sanitize(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let mut out = String::new();
     let mut count = 0usize;
     let mut gap = false;

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal as _};
 use std::os::unix::process::CommandExt as _;
 use std::time::{Duration, SystemTime};
 
-use super::{App, Selection, environment, err, no_signals, out, read_settings};
+use super::{App, Selection, environment, err, no_signals, out, out_text, read_settings};
 use crate::cli::Cli;
 use crate::error::{Error, ExitStatus, system_text};
 use crate::init::MailAccount;
@@ -79,12 +79,12 @@ pub(super) fn serve(cli: &Cli) -> Result<ExitStatus, Error> {
 fn init(cli: &Cli, address: &str) -> Result<ExitStatus, Error> {
     let account = MailAccount::of(address)?;
     if cli.msmtp {
-        return Ok(out(account.msmtprc().trim_end()));
+        return Ok(out_text(&account.msmtprc()));
     }
     let (dirs, env, base) = environment()?;
     let settings = read_settings(cli, &dirs, &env)?;
     let version = mbsync_version::of_mbsync(&settings.general.mbsync, &base);
-    Ok(out(account.mbsyncrc(version).trim_end()))
+    Ok(out_text(&account.mbsyncrc(version)))
 }
 
 /// Makes what decides for an account for which mailboxes a run is needed.
@@ -139,10 +139,20 @@ impl App<'_> {
         let shutdown = Shutdown::never().map_err(|error| no_signals(&error))?;
         let mut lines = Vec::new();
         let mut exit = ExitStatus::Done;
+        let mut failed = false;
         for (context, wants) in self.contexts(selection) {
             let options = RunOptions::in_background(context.settings);
             let judge = Box::new(Blind);
-            let mut backend = AccountBackend::open(context, shutdown.clone(), options, judge)?;
+            let backend = AccountBackend::open(context, shutdown.clone(), options, judge);
+            let mut backend = match backend {
+                Ok(backend) => backend,
+                // The others are asked for all the same.
+                Err(error) => {
+                    (failed, exit) = (true, exit.max(error.status));
+                    lines.push(format!("{}: {error}", context.account.name));
+                    continue;
+                }
+            };
             if self.cli.force {
                 Self::note_asked(backend.dir());
             }
@@ -170,7 +180,7 @@ impl App<'_> {
             };
             lines.push(format!("{}: {text}", context.account.name));
         }
-        if self.cli.quiet == 0 {
+        if self.cli.quiet == 0 || failed {
             out(&lines.join(", "));
         }
         Ok(exit)

@@ -72,7 +72,7 @@ fn run(
             if let Some(line) = &cli.status_line {
                 let trouble = Some(mutt::statusline::Trouble::Config);
                 let state = mutt::statusline::LineState { trouble, ..Default::default() };
-                return out(&mutt::statusline::with_mark(line, state));
+                return out_text(&mutt::statusline::with_mark(line, state));
             }
             // mutt paints standard error over its screen, but shows a backtick's output.
             if cli.background || cli.result {
@@ -225,7 +225,12 @@ fn read_settings(
 
 /// A line on standard output; a reader that has gone is no error.
 fn out(line: &str) -> ExitStatus {
-    let _ = terminal::above(|| writeln!(io::stdout(), "{line}"));
+    out_text(&sanitize(line))
+}
+
+/// The same for what is sanitized where it is made, or made for programs.
+fn out_text(text: &str) -> ExitStatus {
+    let _ = terminal::above(|| writeln!(io::stdout(), "{}", text.trim_end_matches('\n')));
     ExitStatus::Done
 }
 

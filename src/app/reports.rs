@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::local::JudgeOf;
-use super::{App, Selection, no_signals, out};
+use super::{App, Selection, no_signals, out, out_text};
 use crate::error::{Error, ExitStatus};
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc;
@@ -26,7 +26,7 @@ use crate::sync::account::RunOptions;
 use crate::sync::held;
 use crate::sync::judge::{Judgement, Question};
 use crate::sync::summary::NOTHING_TO_DO;
-use crate::text::{sanitize, short};
+use crate::text::short;
 use crate::verdict::Rules;
 
 impl App<'_> {
@@ -74,7 +74,7 @@ impl App<'_> {
             listing.accounts.retain(|_| at.next().is_some_and(|at| selection.contains_key(&at)));
             listing.groups.clear();
         }
-        Ok(out(if self.cli.json { listing.json() } else { listing.text(&self.env) }.trim_end()))
+        Ok(out_text(&if self.cli.json { listing.json() } else { listing.text(&self.env) }))
     }
 
     /// The words that a completion offers, one on a line. Those with control characters
@@ -93,7 +93,7 @@ impl App<'_> {
         };
         words.retain(|word| !word.contains(char::is_control));
         for word in words {
-            out(&word);
+            out_text(&word);
         }
         ExitStatus::Done
     }
@@ -140,7 +140,7 @@ impl App<'_> {
         if account.is_empty() {
             self.remember_directories(&memory);
         }
-        Ok(out(text.trim_end()))
+        Ok(out_text(&text))
     }
 
     pub(super) fn status(&self) -> Result<ExitStatus, Error> {
@@ -156,11 +156,11 @@ impl App<'_> {
         if self.cli.json {
             let text =
                 serde_json::to_string_pretty(&StatusReport::new(&statuses)).unwrap_or_default();
-            return Ok(out(&text));
+            return Ok(out_text(&text));
         }
         let now = SystemTime::now();
         let texts: Vec<String> = statuses.iter().map(|each| status::text(each, now)).collect();
-        Ok(out(&texts.join("\n")))
+        Ok(out_text(&texts.join("\n")))
     }
 
     /// Of the account that the environment names, else of all together.
@@ -171,7 +171,7 @@ impl App<'_> {
             .contexts(&selection)
             .map(|(context, _)| status::of_known_mailboxes(context))
             .collect();
-        out(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
+        out_text(&mutt::statusline::with_mark(line, status::line_state(&statuses)))
     }
 
     /// What would be run, and why: what is asked for here and stands from before is
@@ -214,7 +214,7 @@ impl App<'_> {
             }
             match judgement {
                 Judgement::InSync => {
-                    out(&sanitize(&format!("{name}: {NOTHING_TO_DO}")));
+                    out(&format!("{name}: {NOTHING_TO_DO}"));
                 }
                 Judgement::Run(needed) => {
                     let held = held::unanswered(context, &dir);
@@ -225,24 +225,24 @@ impl App<'_> {
                     let verbosity =
                         if self.config.version == IsyncVersion::V1_5 { "-V" } else { "-q" };
                     let words = words.args().join(" ");
-                    out(&sanitize(&if needed.is_empty() {
+                    out(&if needed.is_empty() {
                         format!("{name}: {NOTHING_TO_DO} except for held mailboxes")
                     } else {
                         format!("{name}: {program} {verbosity} -c {file} {words}")
-                    }));
+                    });
                 }
                 Judgement::Failed(error) => {
                     let error = Error { message: format!("{name}: {}", error.message), ..error };
                     exit = exit.max(self.warn(&error));
                 }
             }
-            out(&sanitize(&format!("  asked for: {}", in_words(asked))));
+            out(&format!("  asked for: {}", in_words(asked)));
             let earlier: BTreeSet<Target> = pending.difference(asked).cloned().collect();
             if !earlier.is_empty() {
-                out(&sanitize(&format!("  asked for before: {}", in_words(&earlier))));
+                out(&format!("  asked for before: {}", in_words(&earlier)));
             }
             for reason in judge.reasons() {
-                out(&sanitize(&format!("  {reason}")));
+                out(&format!("  {reason}"));
             }
             if let Some(backoff) = &status.backoff {
                 out(&format!("  backoff: not for {}: {}", in_seconds(backoff.wait), backoff.text));

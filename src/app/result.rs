@@ -21,7 +21,7 @@ use crate::sync::judge::Blind;
 use crate::sync::scheduler::{Backend as _, Urgency};
 use crate::sync::summary::{changes_line, offline_line};
 use crate::sync::{held, refused};
-use crate::text::{sanitize, short};
+use crate::text::short;
 
 /// mutt shows nothing and takes no key meanwhile.
 const AT_MOST: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ impl App<'_> {
             let text = outcome(context, &shutdown, deadline)?;
             lines.push(format!("{}: {text}", context.account.name));
         }
-        Ok(out(&sanitize(&lines.join("; "))))
+        Ok(out(&lines.join("; ")))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::support::*;
 use mutt_sync::headers::{
-    HEAD_LIMIT, MessageSummary, TEXT_LIMIT, sanitize, summary_of, summary_of_file,
+    HEAD_LIMIT, MessageSummary, TEXT_LIMIT, one_line, summary_of, summary_of_file,
 };
 use mutt_sync::mbsyncrc;
 use mutt_sync::model::Mailbox;
@@ -69,15 +69,15 @@ fn summaries_are_safe_to_show() {
         ("\u{1b}[", ""),
     ];
     for (text, want) in cases {
-        assert_eq!(sanitize(text), want, "{text:?}");
+        assert_eq!(one_line(text), want, "{text:?}");
     }
     // Encoded words bring control characters past any check of the raw line.
     let (_, subject) = lines_of("Subject: =?utf-8?Q?=1B[2Jwiped=0A=E2=80=AEx?=\n\n");
     assert_eq!(subject, "wiped x");
-    let long = sanitize(&"ü".repeat(1000));
+    let long = one_line(&"ü".repeat(1000));
     assert_eq!(long.chars().count(), TEXT_LIMIT);
     assert!(long.ends_with('…'));
-    assert_eq!(sanitize(&"x".repeat(TEXT_LIMIT)), "x".repeat(TEXT_LIMIT));
+    assert_eq!(one_line(&"x".repeat(TEXT_LIMIT)), "x".repeat(TEXT_LIMIT));
 }
 
 fn assert_fit(text: &str) {
@@ -122,9 +122,9 @@ proptest! {
 
     #[test]
     fn what_is_shown_stays_as_it_is(text in any::<String>()) {
-        let once = sanitize(&text);
+        let once = one_line(&text);
         assert_fit(&once);
-        prop_assert_eq!(sanitize(&once), once);
+        prop_assert_eq!(one_line(&once), once);
     }
 
     #[test]

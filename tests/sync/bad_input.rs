@@ -187,10 +187,10 @@ fn a_configuration_that_is_not_there_or_wrong() {
 fn a_state_directory_that_cannot_be_written() {
     let (home, mbsync) = home();
     home.write(".local/state/mutt-sync", "a file in its place");
-    for args in [&["Home"][..], &["-b", "Home"]] {
-        let output = home.mutt_sync(args).expect_code(78);
-        says(&output, &["cannot make", ".local/state/mutt-sync/Home", "XDG_STATE_HOME"]);
-    }
+    let parts = ["cannot make", ".local/state/mutt-sync/Home", "XDG_STATE_HOME"];
+    says(&home.mutt_sync(&["Home"]).expect_code(78), &parts);
+    let output = home.mutt_sync(&["-b", "Home"]).expect_code(78);
+    assert!(parts.iter().all(|part| output.stdout.contains(part)), "{output}");
     assert_eq!(mbsync.runs().len(), 0);
     fs::remove_file(home.path(".local/state/mutt-sync")).unwrap();
     // The lock is something else.
@@ -216,6 +216,7 @@ fn on_a_small_disk(home: &Home, script: &str) -> Output {
 }
 
 const FILL: &str = "cat /dev/zero > fill 2>/dev/null; ";
+const INODES: &str = "i=0; while touch f$i; do i=$((i+1)); done 2>/dev/null; ";
 
 #[test]
 fn g2_a_full_disk_loses_no_request() {
@@ -228,8 +229,7 @@ fn g2_a_full_disk_loses_no_request() {
     assert!(served || output.stdout.contains("free some space"), "{output}");
     // Full later on: the command itself carries what it cannot write.
     mbsync.clear_log();
-    let inodes = "i=0; while touch f$i; do i=$((i+1)); done 2>/dev/null; ";
-    for fill in [FILL, inodes] {
+    for fill in [FILL, INODES] {
         let script = format!(
             "$m Home && {fill} $m --force Home:INBOX 2>&1; echo code=$?; \
              $m -b --force Home:Sent 2>&1; echo code=$?; w=0; \
@@ -247,6 +247,41 @@ fn g2_a_full_disk_loses_no_request() {
         assert!(names.len() <= 4, "{names:?}");
         mbsync.clear_log();
     }
+}
+
+#[test]
+fn g2_a_request_that_fits_on_no_disk_outlives_a_failed_run() {
+    let home = Home::fake(&["Home"]);
+    home.settings("throttle = \"0s\"\nretry = \"1s\"\n");
+    let tried = "echo \"$@\" >>~/tried; [ ! -e ~/down ] || \
+         { echo 'Cannot connect to home.example (192.0.2.1:993): Connection refused' >&2; exit 1; }";
+    let version = format!("[ $1 != --version ] || exec {} $1", rig::real_mbsync().display());
+    home.program("mbsync", &format!("{version}\n{tried}"));
+    for fill in [FILL, INODES] {
+        let _ = fs::remove_file(home.path("tried"));
+        let script = format!(
+            "$m Home && touch ~/down && {fill} $m -b --force Home:Sent; sleep 2; rm ~/down; \
+             before=$(grep -c Sent ~/tried); w=0; \
+             until [ $w -gt 200 ] || [ $(grep -c Sent ~/tried) -gt $before ]; \
+             do sleep 0.1; w=$((w+1)); done; sleep 1"
+        );
+        let output = on_a_small_disk(&home, &script);
+        assert!(!output.stdout.contains("panicked"), "{output}");
+        // One that fails, some more while it is down, and one that does not.
+        let tried = home.read("tried").lines().filter(|line| line.contains("Sent")).count();
+        assert!((2..=5).contains(&tried), "{tried}: {output}");
+    }
+}
+
+/// Of two accounts the first one's state cannot be used.
+#[test]
+fn g2_an_account_that_cannot_be_asked_for_keeps_no_other_from_it() {
+    let (home, mbsync) = home();
+    home.write(".local/state/mutt-sync/Home", "a file in its place");
+    let output = home.mutt_sync(&["-b", "-a", "-q"]).expect_code(78);
+    assert!(output.stdout.contains("Home: cannot"), "{output}");
+    mbsync.wait_for_starts(1, SHORT);
+    assert_eq!(mbsync.runs_of("Work").len(), 1);
 }
 
 #[test]

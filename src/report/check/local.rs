@@ -45,7 +45,7 @@ fn disks(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
             report.say(Step::bad(
                 "disk",
                 ExitStatus::Mailbox,
-                format!("no {what} left on the disk of {}", context.sanitize(dir)),
+                format!("no {what} left on the disk of {}", context.tilde(dir)),
                 format!("free some (see {by} {})", for_shell(context.asked.env, dir)),
             ));
         }
@@ -116,14 +116,14 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
             } else {
                 format!("mkdir -p {}", shell(&root))
             };
-            let shown = context.sanitize(&root);
+            let shown = context.tilde(&root);
             faults.push(fault(
                 format!("{shown}, the Path of MaildirStore {}, {what}", side.store.name),
                 fix,
             ));
         } else if !writable(&root) {
             faults.push(fault(
-                format!("{} is not writable for you", context.sanitize(&root)),
+                format!("{} is not writable for you", context.tilde(&root)),
                 make_ours(context, &root),
             ));
         }
@@ -138,7 +138,7 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
             let above = existing_above(maildir);
             if let Some(above) = above.filter(|above| !writable(above)) {
                 faults.push(fault(
-                    format!("{} cannot be made", context.sanitize(maildir)),
+                    format!("{} cannot be made", context.tilde(maildir)),
                     make_ours(context, above),
                 ));
             }
@@ -149,14 +149,14 @@ fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Chec
         let parts = [std::slice::from_ref(maildir), &below].concat();
         if let Some(part) = parts.iter().find(|part| part.exists() && !part.is_dir()) {
             faults.push(fault(
-                format!("{} is not a directory", context.sanitize(part)),
+                format!("{} is not a directory", context.tilde(part)),
                 format!("mv {0} {0}.old && mkdir -m 700 {0}", shell(part)),
             ));
         } else if parts.iter().any(|part| !part.exists()) && writable(maildir) {
-            incomplete.push(context.sanitize(maildir));
+            incomplete.push(context.tilde(maildir));
         } else if let Some(part) = parts.iter().find(|part| !writable(part)) {
             faults.push(fault(
-                format!("{} is not writable for you", context.sanitize(part)),
+                format!("{} is not writable for you", context.tilde(part)),
                 make_ours(context, part),
             ));
         } else {
@@ -206,7 +206,7 @@ fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
             RecordState::NeverSynced => never += 1,
             RecordState::Unfinished => unfinished.push(mailbox.near.clone()),
             RecordState::Unreadable { why } => {
-                let why = why.replace(&file.display().to_string(), &context.sanitize(file));
+                let why = why.replace(&file.display().to_string(), &context.tilde(file));
                 let fix = if file::open(file)
                     .is_err_and(|error| error.kind() != ErrorKind::InvalidInput)
                 {
@@ -233,11 +233,11 @@ fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
                     Some(above) => make_ours(context, above),
                     None => format!("mkdir -p {}", shell(place)),
                 };
-                let shown = context.sanitize(place);
+                let shown = context.tilde(place);
                 let found = format!("{shown}, where mbsync keeps its records, cannot be made");
                 faults.push(fault(found, fix));
             } else if place.is_dir() && !writable(place) {
-                let shown = context.sanitize(place);
+                let shown = context.tilde(place);
                 faults.push(fault(
                     format!("{shown}, where mbsync keeps its records, is not writable for you"),
                     make_ours(context, place),

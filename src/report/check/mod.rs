@@ -248,7 +248,7 @@ impl CheckContext<'_> {
         self.ground.settings.of(&self.account.name)
     }
 
-    fn sanitize(&self, path: &Path) -> String {
+    fn tilde(&self, path: &Path) -> String {
         self.asked.env.tilde(path)
     }
 
@@ -269,7 +269,7 @@ impl CheckContext<'_> {
     fn place_of(&self, kind: SectionKind, name: &str) -> String {
         let config = &self.ground.config;
         let found = config.sections.iter().find(|each| each.kind == kind && each.name == name);
-        format!("{}:{}", self.sanitize(&config.file), found.map_or(1, |section| section.first))
+        format!("{}:{}", self.tilde(&config.file), found.map_or(1, |section| section.first))
     }
 }
 

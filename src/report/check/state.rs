@@ -85,7 +85,7 @@ fn unusable(context: &CheckContext<'_>, lock: &Path) -> Option<(String, String)>
     // Nobody knows what is in a directory.
     let fix =
         if found.is_dir() { format!("mv {shell} {shell}.old") } else { format!("rm -f {shell}") };
-    Some((format!("{} {why}", context.sanitize(lock)), fix))
+    Some((format!("{} {why}", context.tilde(lock)), fix))
 }
 
 /// What waits for an answer, with what to type.
@@ -124,7 +124,7 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
     };
     let us = rustix::process::geteuid().as_raw();
     for part in &parts {
-        let shown = context.sanitize(part);
+        let shown = context.tilde(part);
         let in_the_way = part.ancestors().find(|above| above.symlink_metadata().is_ok());
         let (found, fix) = if part.is_dir() {
             if part.metadata().is_ok_and(|found| found.uid() != us) {
@@ -138,7 +138,7 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
             match in_the_way {
                 Some(above) if !above.is_dir() => {
                     let shell = for_shell(context.asked.env, above);
-                    let above = context.sanitize(above);
+                    let above = context.tilde(above);
                     let found = format!("{above} is in the way of our state directory");
                     (found, format!("mv {shell} {shell}.old"))
                 }
@@ -149,7 +149,7 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
         report.say(Step::bad(WHAT, ExitStatus::Config, found, fix));
         return false;
     }
-    let shown = context.sanitize(path);
+    let shown = context.tilde(path);
     let there = path.ancestors().find(|above| above.is_dir());
     let lack = there.and_then(|there| Some((there, lack(there)?)));
     report.say(if let Some((there, (what, by))) = lack {
@@ -185,7 +185,7 @@ fn files(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
         if !parses(&text) {
             report.say(Step::warning(
                 "state",
-                format!("{} does not parse and is ignored", context.sanitize(&file)),
+                format!("{} does not parse and is ignored", context.tilde(&file)),
                 format!("rm {}", for_shell(context.asked.env, &file)),
             ));
         }

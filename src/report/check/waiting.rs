@@ -21,7 +21,7 @@ pub fn steps(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Che
 /// A trigger file that nobody could touch, or whose touch nobody would hear.
 fn trigger(context: &CheckContext<'_>, report: &mut Checklist) {
     let Some(trigger) = context.settings().trigger_of(&context.account.name) else { return };
-    let shown = context.sanitize(&trigger);
+    let shown = context.tilde(&trigger);
     report.say(match trigger.parent() {
         Some(dir) if !dir.is_dir() => Step::warning(
             "trigger",
