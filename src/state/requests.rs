@@ -112,15 +112,18 @@ const MARKS: [&str; 3] = [FOREGROUND, PERSON, FULL];
 /// Makes requests. Each must be fresh when this returns.
 pub fn submit(dir: &StateDir, targets: &BTreeSet<Target>, marks: Marks) -> io::Result<()> {
     let want = dir.file("want");
-    // Before the requests, so that no request is claimed without its mark.
-    for (name, _) in [(FOREGROUND, marks.foreground), (PERSON, marks.person), (FULL, marks.full)]
-        .iter()
-        .filter(|(_, set)| *set)
-    {
-        create(&want.join(name))?;
+    let marked = [(FOREGROUND, marks.foreground), (PERSON, marks.person), (FULL, marks.full)];
+    let marks_of = || marked.iter().filter(|(_, set)| *set).map(|(name, _)| want.join(name));
+    // Before the requests, so that none is claimed without its mark; and after them, for one
+    // that was claimed meanwhile, and served, with nothing but what stood there before.
+    for mark in marks_of() {
+        create(&mark)?;
     }
     for target in targets {
         create(&want.join(names::file_of(target)))?;
+    }
+    for mark in marks_of().filter(|mark| !mark.exists()) {
+        create(&mark)?;
     }
     if marks.urgent {
         create(&dir.file("urgent"))?;

@@ -633,6 +633,9 @@ impl AccountBackend<'_> {
         // Held up by the account's backoff only, which a success elsewhere ends.
         for (target, failures) in &claim.claimed {
             let put = requests::requeue(&self.dir, target, *failures, now, Duration::ZERO);
+            if put.is_err() && !requests::all(&self.dir).contains(target) {
+                self.unwritten.insert(target.clone());
+            }
             self.note("want", put);
         }
         let wait = policy.wait(Some(&backoff), now);
