@@ -1,7 +1,7 @@
-//! The lent connection: a run of mbsync over the connection that the waiter has.
+//! The lent connection: a run of mbsync over a connection that is open.
 //!
 //! [`Lease`] is the entry point. A run gets a copy of the configuration (`config`) in
-//! sealed memory, whose `Tunnel` leads to the waiter (`tunnel`), which then
+//! sealed memory, whose `Tunnel` leads to this process (`tunnel`), which then
 //! passes commands and responses between mbsync and the server (`relay`), and answers
 //! what mbsync's record knows (`flags`); deletions that nobody has judged are refused
 //! (`deletions`).
@@ -146,7 +146,7 @@ pub enum Returned {
 /// own again.
 const MOST_FAILURES: u32 = 3;
 
-/// The leases of one waiter.
+/// The leases of one process.
 #[derive(Debug, Default)]
 pub struct LeaseStats {
     used: u64,

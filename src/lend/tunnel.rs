@@ -1,6 +1,6 @@
 //! The way from mbsync to the connection: mbsync starts the `Tunnel` of its
 //! configuration, which is this program again. That passes mbsync's socket on to
-//! the waiter, over a descriptor that only mbsync and what it starts have
+//! the lender, over a descriptor that only mbsync and what it starts have
 //! inherited, and ends: no process remains in between, nothing has a name in the
 //! file system that another could use.
 //!
@@ -25,7 +25,7 @@ use crate::os::fork;
 /// The argument that makes this program a tunnel.
 const WORK: &str = "tunnel";
 
-/// The waiter's side of a tunnel.
+/// The lender's side of a tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     program: OwnedFd,

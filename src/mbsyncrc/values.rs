@@ -397,7 +397,7 @@ pub fn buffer_limit(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> Se
     }
 }
 
-/// Which side loses messages: no run depends on it here.
+/// Which side loses messages.
 pub fn expire_side(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -> Set {
     let far = line.one_of(&[("Far", true), ("Near", false)], "Far or Near")?;
     draft.options.expire_far = Some(far);

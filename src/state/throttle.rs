@@ -5,12 +5,12 @@
 //! again. Each run moves it forward by one interval. Wall-clock times are
 //! values here. Does not depend on: clocks, when a run is due.
 
-use std::io;
 use std::time::{Duration, SystemTime};
 
-use super::{StateDir, stamp};
+use super::stamp;
 
-const FILE: &str = "throttle";
+/// The account's file, for [`stamp::read`] and [`stamp::write`].
+pub const FILE: &str = "throttle";
 
 /// The two settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +49,6 @@ impl Rate {
     fn ahead(self, tat: Option<SystemTime>, now: SystemTime) -> Duration {
         stamp::ahead(tat, self.longest(), now)
     }
-}
-
-/// The stamp on disk; `None` before the first run.
-#[must_use]
-pub fn stamp(dir: &StateDir, rate: Rate, now: SystemTime) -> Option<SystemTime> {
-    stamp::read(dir, FILE, rate.longest(), now)
-}
-
-/// Puts the stamp on disk.
-pub fn set_stamp(dir: &StateDir, tat: SystemTime) -> io::Result<()> {
-    stamp::write(dir, FILE, tat)
 }
 
 #[cfg(test)]
@@ -113,12 +102,13 @@ mod tests {
     #[test]
     fn g4_a_stamp_in_the_future_passes_within_one_distance() {
         let base = tempfile::tempdir().unwrap();
-        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let dir = crate::state::StateDir::open(base.path(), "Home").unwrap();
         let rate = Rate { interval: T, burst: 4 };
-        set_stamp(&dir, at(10_000_000)).unwrap();
-        assert_eq!(rate.wait(stamp(&dir, rate, at(0)), at(0)), T);
-        assert_eq!(rate.wait(stamp(&dir, rate, at(59)), at(59)), Duration::from_secs(1));
-        assert_eq!(rate.wait(stamp(&dir, rate, at(60)), at(60)), Duration::ZERO);
+        let read = |now| stamp::read(&dir, FILE, rate.longest(), now);
+        stamp::write(&dir, FILE, at(10_000_000)).unwrap();
+        assert_eq!(rate.wait(read(at(0)), at(0)), T);
+        assert_eq!(rate.wait(read(at(59)), at(59)), Duration::from_secs(1));
+        assert_eq!(rate.wait(read(at(60)), at(60)), Duration::ZERO);
     }
 
     proptest! {

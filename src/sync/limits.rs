@@ -55,7 +55,7 @@ impl<'a> RunLimits<'a> {
             return self.person_wait(now);
         }
         let rate = self.settings.rate();
-        rate.wait(throttle::stamp(self.dir, rate, now), now)
+        rate.wait(stamp::read(self.dir, throttle::FILE, rate.longest(), now), now)
     }
 
     /// The same for a person, or for `--force`. Without a throttle there is no limit.
@@ -73,8 +73,8 @@ impl<'a> RunLimits<'a> {
     pub fn count_login(&self, by_person: bool) {
         let (now, rate) = (SystemTime::now(), self.settings.rate());
         // Lost, it is one too many.
-        let tat = rate.consume(throttle::stamp(self.dir, rate, now), now);
-        let _ = throttle::set_stamp(self.dir, tat);
+        let tat = rate.consume(stamp::read(self.dir, throttle::FILE, rate.longest(), now), now);
+        let _ = stamp::write(self.dir, throttle::FILE, tat);
         if by_person {
             let logins = PERSON.consume(self.person_logins(now), now);
             let _ = stamp::write(self.dir, pace::LOGINS, logins);

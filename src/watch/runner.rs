@@ -629,7 +629,7 @@ mod tests {
     use crate::mbsync_version::IsyncVersion;
     use crate::mbsyncrc::{Config, Env, parse};
     use crate::settings::Settings;
-    use crate::state::throttle;
+    use crate::state::{stamp, throttle};
     use crate::sync::settle::QUIET;
     use std::path::PathBuf;
 
@@ -823,7 +823,7 @@ mod tests {
         assert!(runner.backoff().is_none());
         assert_eq!(runner.gate(), Gate::Open);
         let ahead = SystemTime::now() + s(600);
-        throttle::set_stamp(runner.dir(), ahead).unwrap();
+        stamp::write(runner.dir(), throttle::FILE, ahead).unwrap();
         assert!(matches!(runner.gate(), Gate::Throttled(_)));
     }
 
