@@ -246,6 +246,18 @@ fn g13_what_is_acknowledged_is_mentioned_no_more() {
     assert_eq!(server.imap("home").status("Sent").messages, 2);
 }
 
+#[test]
+fn g10_the_name_of_an_acknowledged_mailbox_turns_no_text() {
+    let (_server, home) = with_quota(20, 0);
+    home.maildir("Home", "Sent").add(&big("much", 60), "S");
+    sync(&home, &["Home"]).expect_code(1);
+    let file = ".local/state/mutt-sync/Home/refused.json";
+    home.write(file, &home.read(file).replace("Sent", "turn\u{202e}ed"));
+    let _ = home.maildir("Home", "turn\u{202e}ed").create();
+    let out = home.mutt_sync(&["--acknowledge", "Home"]).ok();
+    assert!(out.stdout.contains("acknowledged: Home:turn?ed\n"), "{out}");
+}
+
 /// A refusal of a run that nobody watched is said by the first command after it.
 #[test]
 fn g13_the_first_command_after_a_background_run_says_it() {
