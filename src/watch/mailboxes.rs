@@ -165,6 +165,10 @@ impl Mailboxes {
         let before: Vec<Option<usize>> =
             found.iter().map(|mailbox| places.get(mailbox).copied()).collect();
         drop(places);
+        // Kept by index, which is another one now.
+        let was_found = |at: &Option<usize>| at.is_some_and(|at| self.found_clean.contains(&at));
+        let found_clean = (0..).zip(&before).filter(|(_, before)| was_found(before));
+        self.found_clean = found_clean.map(|(at, _)| at).collect();
         let mut known: Vec<Option<MailboxState>> = self.states.drain(..).map(Some).collect();
         let all = found.into_iter().zip(before);
         self.states = all
@@ -1097,6 +1101,22 @@ mod tests {
         let sent = maildir(base.path(), "Sent");
         assert!(all.replace(vec![sent, inbox], &account()));
         assert_eq!((all.states[0].record, all.states[1].record), (None, record));
+    }
+
+    /// Of several batches of scans, each takes in events before the next.
+    #[test]
+    fn g14_a_mailbox_made_between_two_scans_does_not_count_as_found_clean() {
+        let base = tempfile::tempdir().unwrap();
+        let (mut all, _) = clean_mailbox(base.path());
+        let inbox = all.list().remove(0).clone();
+        let made = maildir(base.path(), "Archive");
+        // As it was found by an earlier process.
+        let known = all.clean[&clean::key(&inbox)].clone();
+        all.clean.insert(clean::key(&made), known);
+        all.replace(vec![made, inbox], &account());
+        let found = all.take_found_clean();
+        let names: Vec<&str> = found.iter().map(|(mailbox, _)| &*mailbox.name).collect();
+        assert_eq!(names, ["INBOX"]);
     }
 
     #[test]
