@@ -965,7 +965,8 @@ impl<'a> Waiter<'a> {
     /// Sleeps until an event, or until something is due.
     fn sleep(&mut self) {
         match self.server.start_idling(clock::now()) {
-            Ok(events) if events.changed.is_empty() && !events.list_changed => {}
+            Ok(events) if events == ServerEvents::default() => {}
+            // Whatever came may have ended IDLE, though it changes nothing.
             Ok(events) => return self.apply(&events),
             Err(error) => return self.lost(&error),
         }

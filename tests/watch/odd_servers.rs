@@ -368,6 +368,24 @@ fn idle_ends_at_once() {
     odd(ServerOptions::default(), "sweep = \"1s\"\n", hasty, |_, _| None).rests_and_works();
 }
 
+/// What ends IDLE and changes nothing, such as the echo of a run that comes late, leaves no
+/// mailbox unwatched.
+#[test]
+fn idle_goes_on_after_a_report_that_changes_nothing() {
+    // Each in the same piece as the answer to IDLE; fewer than what mutes a server.
+    let left = AtomicUsize::new(20);
+    let echo = move |line: &str, idling: bool| {
+        let begins = idling && line.starts_with("+ idling");
+        let take = |left: usize| left.checked_sub(1);
+        (begins && left.fetch_update(Relaxed, Relaxed, take).is_ok())
+            .then(|| format!("{line}* 1 FETCH (FLAGS (\\Seen))\r\n"))
+    };
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let odd = odd(options, "", |_, _| None, echo);
+    odd.waiter.wait_said("connected by IDLE", SOON);
+    odd.rests_and_works();
+}
+
 #[test]
 fn notify_overflows_again_and_again() {
     let overflow = |line: &str, idling: bool| {
