@@ -440,6 +440,12 @@ impl<'a> Runner<'a> {
         self.questions_from = self.questions_from.max(now + wait);
     }
 
+    /// Everything was compared, and what it found is known: when the gate opens that is run
+    /// for, and not compared again.
+    pub fn note_compared(&mut self, now: Duration) {
+        self.full_tried = Some(now);
+    }
+
     /// Gives back claimed requests that could not be judged. A command that waits for the
     /// answer takes the lock now, and judges over a connection of its own.
     pub fn leave_to_command(&mut self, claim: &Claim, now: Duration) {
@@ -784,7 +790,7 @@ mod tests {
     #[test]
     fn everything_is_compared_by_the_timer_and_run_once_a_day() {
         let account = Fixture::new();
-        let runner = account.runner();
+        let mut runner = account.runner();
         let wall = |at: u64| SystemTime::UNIX_EPOCH + s(at);
         let day = 24 * 3600;
         let run = LastRun { last_whole: Some(day), last_full: Some(3600), ..LastRun::default() };
@@ -794,6 +800,13 @@ mod tests {
         assert_eq!(timer(true, day + 900), TimerDue::Compare);
         assert_eq!(timer(false, day + 900), TimerDue::FullRun, "nothing to compare with");
         assert_eq!(timer(true, day + 3600), TimerDue::FullRun);
+        // What a comparison has found waits for the gate: neither is put off for longer than
+        // to the next turn of the timer.
+        runner.note_compared(s(10));
+        let timer = |now, at| runner.timer(true, now, wall(at));
+        assert_eq!(timer(s(11), day + 901), TimerDue::No);
+        assert_eq!(timer(s(910), day + 1800), TimerDue::Compare);
+        assert_eq!(timer(s(910), day + 3600), TimerDue::FullRun);
     }
 
     #[test]

@@ -474,7 +474,11 @@ impl<'a> Waiter<'a> {
             return AfterSync::Again;
         }
         if let Some(wait) = wait.filter(|_| !claim.marks.foreground) {
-            self.runner.unclaim(&claim, wait, clock::now());
+            let now = clock::now();
+            self.runner.unclaim(&claim, wait, now);
+            if plan.compare {
+                self.runner.note_compared(now);
+            }
             return AfterSync::Nothing;
         }
         if !self.scan_losses(&needed) {

@@ -1,7 +1,7 @@
 //! One run for each change, naming just the mailbox, whatever the server can do.
 
 use crate::support::{QUICK, SOON, Tap, Waiter, at_rest, ms, one_run, secs};
-use rig::{Account, Home, Server, ServerOptions, compare, message};
+use rig::{Account, Home, Server, ServerOptions, compare, message, wait_until};
 use std::thread::sleep;
 
 /// Every kind of change on the server, one after the other.
@@ -73,6 +73,29 @@ fn far_changes(without: &[&str], notify: bool, expected: &str) {
     // Killed, it has left its word behind.
     let status = home.mutt_sync(&["--status"]).ok().stdout;
     assert!(status.ends_with(", no waiter\n"), "{status}");
+}
+
+/// What a comparison has found while no run may start is run for when the gate opens.
+#[test]
+fn everything_is_compared_no_more_often_while_a_run_must_wait() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings("handover = false\nthrottle = \"30s\"\nburst = 1\nevery = \"3s\"\n");
+    let mbsync = home.wrap_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    waiter.wait_said("connected by", SOON);
+    let inbox = home.maildir("Home", "INBOX");
+    let runs = mbsync.runs().len();
+    for n in 1..=3 {
+        inbox.add(&message(&n.to_string(), "x"), "S");
+        sleep(secs(4));
+    }
+    let compared = waiter.count("everything is to be compared");
+    assert_eq!(mbsync.runs().len(), runs, "throttled: {}", waiter.said());
+    assert!((1..=5).contains(&compared), "{compared} times: {}", waiter.said());
+    let mut imap = server.imap("home");
+    wait_until(SOON * 2, "it is carried", || imap.status("INBOX").messages == 3);
 }
 
 #[test]
