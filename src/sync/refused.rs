@@ -928,6 +928,31 @@ pub fn acknowledge(
     done.map_err(|error| state_failure(&error, "cannot write what is acknowledged"))
 }
 
+/// No run comes to these mailboxes, for they are held: what is due in them counts as tried.
+/// Otherwise it would be due all the time.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn put_off(
+    dir: &StateDir,
+    held: &BTreeSet<String>,
+    now: SystemTime,
+    asked_for: bool,
+) -> io::Result<()> {
+    let known = RefusedState::read(dir);
+    let due: Vec<&str> = known.due(now).filter(|key| held.contains(*key)).collect();
+    if due.is_empty() {
+        return Ok(());
+    }
+    RefusedState::update(dir, |state| {
+        for key in due {
+            if let Some(known) = state.mailboxes.get_mut(key) {
+                known.tried(now, asked_for);
+            }
+        }
+    })
+}
+
 /// The UID in a file name.
 pub(super) fn uid_of(path: &Path) -> u32 {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

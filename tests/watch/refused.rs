@@ -1,8 +1,9 @@
 //! What mbsync could not carry, under a waiter: printed without -v, and tried again when
 //! it is due.
 
-use crate::support::{QUICK, SOON, Waiter, at_rest, code};
+use crate::support::{QUICK, SOON, Waiter, at_rest, code, secs};
 use rig::{Account, Home, Refuser, Server, ServerOptions, message, wait_until};
+use std::thread::sleep;
 
 /// As if the wait had passed.
 fn let_it_be_due(home: &Home) {
@@ -95,4 +96,39 @@ fn g13_a_text_that_the_server_did_not_send_is_found_and_can_be_pulled() {
     assert!(out.stdout.contains("INBOX 1 new"), "{out:?}");
     let status = home.mutt_sync(&["--status", "Home"]).ok().stdout;
     assert!(!status.contains("not pulled"), "{status}");
+}
+
+/// No run comes to a mailbox that is held, and so none tries again what was refused there.
+#[test]
+fn g13_g14_what_is_refused_and_held_is_no_loop_and_carried_after_the_answer() {
+    let quota = Some((60, 0));
+    let mut server = Server::with(ServerOptions { quota, ..ServerOptions::default() });
+    let account = Account::on(&server, "Home").channel("Create Both\nExpunge Both\n");
+    let home = Home::with(vec![account]);
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    imap.create("Lists");
+    let all: Vec<Vec<u8>> = (0..120).map(|n| message(&format!("m{n}"), "x")).collect();
+    imap.append_many("Lists", &all, &["\\Seen"]);
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Waiter::settled(&home, &mbsync);
+    let lists = home.maildir("Home", "Lists");
+    let body = "0123456789abcdef0123456789abcde\n".repeat(2000);
+    lists.add(&message("much", &body), "S");
+    waiter.wait_said("Lists: 1 message not pushed: ", SOON);
+    at_rest(&home, &waiter, &mbsync);
+    let much = lists.find("Subject: much");
+    lists.list().iter().filter(|entry| **entry != much).for_each(|entry| lists.delete(entry));
+    waiter.wait_said("Home:Lists: held: all of 120 messages are gone here", SOON);
+    at_rest(&home, &waiter, &mbsync);
+    let tries = || waiter.count("Lists trying again what was refused");
+    let before = tries();
+    let_it_be_due(&home);
+    wait_until(SOON, "it is tried again", || tries() > before);
+    sleep(secs(3));
+    assert_eq!(tries(), before + 1, "{}", waiter.said());
+    server.restart_with_quota((2000, 0));
+    home.mutt_sync(&["--allow-deletions", "Home:Lists"]).ok();
+    let mut imap = server.imap("home");
+    wait_until(SOON * 2, "it is carried", || imap.status("Lists").messages == 1);
 }

@@ -181,6 +181,8 @@ impl AccountBackend<'_> {
                 let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
                 let guarded =
                     held::check(&self.dir, self.context, &needed, asked_for, judge, began);
+                let put_off = refused::put_off(&self.dir, &guarded.held, began, asked_for);
+                self.note("refused.json", put_off);
                 let needed = self.without_removed(needed, &guarded.nowhere);
                 let free = held::without_held(self.context, &needed, &guarded.held);
                 if needed.is_empty() {
