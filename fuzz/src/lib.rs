@@ -790,7 +790,7 @@ pub fn netlink(bytes: &[u8]) {
 pub fn state_files(bytes: &[u8]) {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     if let Some(mut refused) = kept::<RefusedState>(bytes) {
-        let _ = (refused.next_due(now), refused.due(now).count());
+        let _ = (refused.next_due(now, |_| true), refused.due(now).count());
         let _ = refused.notice("a text", now);
         assert!(!refused.notice("a text", now), "said once");
         for mailbox in refused.mailboxes.values_mut() {

@@ -239,11 +239,11 @@ impl RefusedState {
         self.mailboxes.iter().filter(move |(_, mailbox)| due(mailbox)).map(|(key, _)| key.as_str())
     }
 
-    /// How long until one is.
+    /// How long until one is that `exists`, by key: the configuration may be another now.
     #[must_use]
-    pub fn next_due(&self, now: SystemTime) -> Option<Duration> {
-        let named = self.mailboxes.iter().filter(|(key, _)| *key != UNNAMED);
-        named.filter_map(|(_, mailbox)| mailbox.due_in(now)).min()
+    pub fn next_due(&self, now: SystemTime, exists: impl Fn(&str) -> bool) -> Option<Duration> {
+        let existing = self.mailboxes.iter().filter(|(key, _)| exists(key));
+        existing.filter_map(|(_, mailbox)| mailbox.due_in(now)).min()
     }
 
     /// Adds a text to be said once. True if it is new.

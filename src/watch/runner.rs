@@ -533,7 +533,8 @@ impl<'a> Runner<'a> {
         if needed {
             run = Duration::ZERO;
         }
-        let refused = RefusedState::read(self.dir()).next_due(SystemTime::now());
+        let exists = |key: &str| clean::mailbox(self.context.account, key).is_some();
+        let refused = RefusedState::read(self.dir()).next_due(SystemTime::now(), exists);
         run = run.min(refused.unwrap_or(Duration::MAX));
         let gate = match self.gate() {
             Gate::Open => Duration::ZERO,
@@ -635,6 +636,7 @@ mod tests {
     use crate::mbsync_version::IsyncVersion;
     use crate::mbsyncrc::{Config, Env, parse};
     use crate::settings::Settings;
+    use crate::state::refused::{RefusedItem, RefusedKind};
     use crate::state::{stamp, throttle};
     use crate::sync::settle::QUIET;
     use std::path::PathBuf;
@@ -884,6 +886,25 @@ mod tests {
         }
         assert!(!runner.leases.allow_another());
         assert!(runner.note_lease(&LeaseOutcome::Declined("no".into())).is_none());
+    }
+
+    #[test]
+    fn g13_what_was_refused_in_a_channel_that_is_gone_keeps_nobody_awake() {
+        let account = Fixture::new();
+        let mut runner = account.runner();
+        let now = seconds(SystemTime::now());
+        note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
+        for (channel, due) in [("Old", false), ("Home", true)] {
+            let refuse = |state: &mut RefusedState| {
+                let known = state.mailboxes.entry(format!("{channel}\nINBOX")).or_default();
+                let (what, at) = (RefusedKind::Push, SystemTime::UNIX_EPOCH);
+                known.add(RefusedItem::new(what, 1, 1, "over quota", at));
+                known.tried(at, false);
+            };
+            RefusedState::update(runner.dir(), refuse).unwrap();
+            assert_eq!(runner.plan(vec![], vec![], true, s(10)).is_some(), due, "{channel}");
+            assert_eq!(runner.next_due(false, true, s(10)) < s(11), due, "{channel}");
+        }
     }
 
     fn inbox() -> Target {
