@@ -237,7 +237,7 @@ impl Connections {
         let step = self.first()?.set_step(time);
         let asked = self.settle_selected().and_then(|()| match plan {
             Some(plan) => self.list_again(plan, mailboxes),
-            None => self.refresh(mailboxes),
+            None => self.refresh(Some(mailboxes)),
         });
         if let Ok(client) = self.first() {
             client.set_step(step);
@@ -268,7 +268,7 @@ impl Connections {
         // Only NOTIFY needs to be told of it.
         self.list_changed |= self.mode == WatchMode::Notify
             && absent.into_iter().any(|at| self.mailboxes.status(at).is_some());
-        if left.is_empty() { Ok(()) } else { self.refresh(&left) }
+        if left.is_empty() { Ok(()) } else { self.refresh(Some(&left)) }
     }
 
     /// What the server has to say of the mailbox that the first connection has open: its
@@ -415,18 +415,16 @@ impl Connections {
     pub fn list_and_sweep(&mut self, plan: &WatchPlan<'_>) -> Result<(), ClientError> {
         // Yahoo's IDLE reports no deletions.
         self.settle_selected()?;
-        let all = (0..self.mailboxes.count()).collect();
-        self.list_again(plan, &all)
+        self.list_again(plan, &self.all())
     }
 
-    /// STATUS of all mailboxes.
-    pub fn sweep(&mut self) -> Result<(), ClientError> {
-        let all: BTreeSet<usize> = (0..self.mailboxes.count()).collect();
-        self.refresh(&all)
+    fn all(&self) -> BTreeSet<usize> {
+        (0..self.mailboxes.count()).collect()
     }
 
-    /// STATUS of these mailboxes.
-    pub fn refresh(&mut self, mailboxes: &BTreeSet<usize>) -> Result<(), ClientError> {
+    /// STATUS of these mailboxes, or of all.
+    pub fn refresh(&mut self, mailboxes: Option<&BTreeSet<usize>>) -> Result<(), ClientError> {
+        let mailboxes = &mailboxes.cloned().unwrap_or_else(|| self.all());
         let asked: Vec<String> =
             mailboxes.iter().filter_map(|at| self.mailboxes.name(*at).cloned()).collect();
         let absent = self.absent(mailboxes);
@@ -555,7 +553,7 @@ impl Connections {
             WatchMode::Idle if self.overflows >= 2 * LIMIT => self.mode = WatchMode::Sweep,
             WatchMode::Idle | WatchMode::Sweep => {}
         }
-        self.sweep()
+        self.refresh(None)
     }
 
     /// Prepares to wait for events: every connection that can idles.
@@ -620,7 +618,7 @@ impl Connections {
         let Some(statuses) = unless_refused(client.notify(&names))? else {
             // Nothing is reported any more; everything is asked.
             self.mode = WatchMode::Sweep;
-            self.sweep()?;
+            self.refresh(None)?;
             return Ok(told);
         };
         for (name, status) in statuses {

@@ -32,14 +32,13 @@ const REPLY: Duration = Duration::from_secs(20);
 /// The same after a sleep and after a change of the network, when the connection is
 /// probably dead.
 const REPLY_AFTER_CHANGE: Duration = Duration::from_secs(5);
+/// The same while a request waits for the answer.
+const CONFIRM: Duration = Duration::from_secs(2);
 
 /// Where one command sweeps all mailboxes, they are swept this often at most.
 const QUICK_SWEEP: Duration = Duration::from_secs(60);
 /// After so many sweeps without a change the interval doubles.
 const QUIET_SWEEPS: u32 = 10;
-
-/// The same while a request waits for the answer.
-const CONFIRM: Duration = Duration::from_secs(2);
 
 pub struct ServerWatch<'a> {
     account: &'a Account,
@@ -366,10 +365,7 @@ impl<'a> ServerWatch<'a> {
     /// now and not when the server reports it. False without a connection.
     pub fn refresh(&mut self, mailboxes: Option<&BTreeSet<usize>>) -> Result<bool, ClientError> {
         let Some(connections) = &mut self.connections else { return Ok(false) };
-        match mailboxes {
-            Some(mailboxes) => connections.refresh(mailboxes)?,
-            None => connections.sweep()?,
-        }
+        connections.refresh(mailboxes)?;
         Ok(true)
     }
 
