@@ -1,5 +1,6 @@
 //! mutt-sync-net: the same program with the modes that speak to servers.
-//! `mutt-sync --wait` and `mutt-sync --check` become it.
+//! `mutt-sync` becomes it for a sync, `--wait`, `--check` and whatever else is not served
+//! locally (see `Mode::of` in `app::local`).
 //!
 //! Does not depend on: anything but `app::net`.
 
