@@ -104,23 +104,49 @@ pub fn wait(
     let config_prints = options.config_prints();
     let log = Rc::new(Log::new(&context.account.name, options.log));
     let runner = Runner::open(context, shutdown.clone(), Rc::clone(&log));
-    let runner = match runner {
+    let mut runner = match runner {
         Ok(runner) => runner,
         Err(failure) => return WaitEnd::Failed(failure),
     };
-    let lock = match stand_by(&runner, shutdown, cancel, &log) {
+    let mut lock = match stand_by(&runner, shutdown, cancel, &log) {
         Ok(lock) => lock,
         Err(end) => return end,
     };
-    let waiter = Waiter::new(context, options, shutdown, cancel, log, runner, lock);
-    let mut waiter = match waiter {
-        Ok(waiter) => waiter,
-        Err(error) => {
-            return WaitEnd::Failed(Error::system("cannot wait", &error));
-        }
+    let alarm = match Alarm::new() {
+        Ok(alarm) => alarm,
+        Err(error) => return WaitEnd::Failed(Error::system("cannot wait", &error)),
     };
-    waiter.is_first = is_first;
-    waiter.config_prints = config_prints;
+    runner.note_last_run();
+    // What a waiter that was killed has left.
+    let _ = lock.clear();
+    let _ = runner.dir().remove(clean::PULL);
+    let AccountContext { config, account, settings, .. } = context;
+    let (now, version, loop_forever) = (clock::now(), config.version, options.loop_forever);
+    let server = ServerWatch::new(account, settings, version, loop_forever, Rc::clone(&log), now);
+    let mut waiter = Waiter {
+        context,
+        options,
+        is_first,
+        shutdown,
+        cancel,
+        alarm,
+        jump: Jump::new().ok(),
+        slept: clock::slept(),
+        config_prints,
+        local: LocalWatcher::new(Rc::clone(&log), now),
+        server,
+        network: NetworkWatch::new(account.server.is_some(), Rc::clone(&log)),
+        mailboxes: Mailboxes::read(runner.dir(), settings.settle, Rc::clone(&log)),
+        runner,
+        log,
+        lock,
+        noted_mode: None,
+        noted_pull: BTreeMap::new(),
+        reported: None,
+        run_is_next: false,
+        tried_at: None,
+        has_synced: false,
+    };
     waiter.list_mailboxes();
     let end = waiter.run();
     waiter.save();
@@ -163,55 +189,7 @@ fn stand_by(
     }
 }
 
-impl<'a> Waiter<'a> {
-    fn new(
-        context: AccountContext<'a>,
-        options: &'a WatchOptions<'a>,
-        shutdown: &'a Shutdown,
-        cancel: &'a Cancel,
-        log: Rc<Log>,
-        mut runner: Runner<'a>,
-        mut lock: Lock,
-    ) -> io::Result<Self> {
-        let AccountContext { config, account, settings, .. } = context;
-        let (now, version, loop_forever) = (clock::now(), config.version, options.loop_forever);
-        runner.note_last_run();
-        // What a waiter that was killed has left.
-        let _ = lock.clear();
-        let _ = runner.dir().remove(clean::PULL);
-        Ok(Waiter {
-            context,
-            options,
-            is_first: true,
-            shutdown,
-            cancel,
-            alarm: Alarm::new()?,
-            jump: Jump::new().ok(),
-            slept: clock::slept(),
-            config_prints: Vec::new(),
-            local: LocalWatcher::new(Rc::clone(&log), now),
-            server: ServerWatch::new(
-                account,
-                settings,
-                version,
-                loop_forever,
-                Rc::clone(&log),
-                now,
-            ),
-            network: NetworkWatch::new(account.server.is_some(), Rc::clone(&log)),
-            mailboxes: Mailboxes::read(runner.dir(), settings.settle, Rc::clone(&log)),
-            runner,
-            log,
-            lock,
-            noted_mode: None,
-            noted_pull: BTreeMap::new(),
-            reported: None,
-            run_is_next: false,
-            tried_at: None,
-            has_synced: false,
-        })
-    }
-
+impl Waiter<'_> {
     /// Asks all questions until an answer ends the waiting.
     fn run(&mut self) -> WaitEnd {
         // Edited while we stood by.
