@@ -441,7 +441,7 @@ mod tests {
         assert_eq!(run(command, AMPLE).unwrap(), "x");
         for taken in as_mbsync(command, 1000) {
             let error = taken.unwrap_err();
-            assert!(error.message.contains("holds its output open"), "{error}");
+            assert!(error.message.contains("keeps its output open"), "{error}");
         }
         assert!(as_mbsync(command, AMPLE).iter().all(Result::is_ok));
         let hangs = as_mbsync("echo x; sleep 1000", 300).map(Result::unwrap_err);

@@ -598,7 +598,7 @@ pub(super) mod tests {
             (vec![b'x'; 70_000], "a line"),
             (b"* LIST {99999999999999999999}\r\n".to_vec(), "a literal"),
             (b"* LIST () NIL {2147483648}\r\n".to_vec(), "a line"),
-            ([b"* FETCH ".as_slice(), &[b'('; 33]].concat(), "parentheses in parentheses"),
+            ([b"* FETCH ".as_slice(), &[b'('; 33]].concat(), "nested parentheses"),
             (b"* X\r\n".repeat(10_001), "responses"),
         ] {
             let (mut transport, mut server) = pair();
