@@ -71,7 +71,7 @@ pub enum HeldKind {
     NoMaildir,
     /// The Maildir is another one, and lacks messages.
     OtherMaildir,
-    /// The Maildir's `.uidvalidity` is gone, or another one.
+    /// The Maildir's `.uidvalidity` is gone.
     NoUidValidity,
     /// mbsync's record of it is gone.
     NoRecord,

@@ -18,6 +18,7 @@ use crate::model::uid_set::UidSet;
 use crate::state::clean;
 use crate::sync::context::AccountContext;
 use crate::sync::lost::LostMessages;
+use crate::verdict::guard;
 
 /// Most mailboxes that are looked at although nothing syncs them.
 const MOST_UNSYNCED: usize = 50;
@@ -76,10 +77,11 @@ impl FarMessages {
             return None;
         }
         let there = client.scan(name, Opening::Examine, Some(u64::from(u32::MAX))).ok()?;
-        if there.uid_validity != Some(validity) {
-            return None;
-        }
-        Some(pairs.without(&there.uids))
+        let missing = pairs.without(&there.uids);
+        let present = pairs.len() - missing.len();
+        let may_be_deleted =
+            there.uid_validity == Some(validity) || guard::may_take_validity(present, pairs.len());
+        may_be_deleted.then_some(missing)
     }
 
     /// Whether the server lists a mailbox; `None`: it cannot be asked.

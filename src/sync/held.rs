@@ -35,7 +35,7 @@ use crate::state::{StateDir, clean};
 use crate::text::counted;
 use crate::verdict::gone::{Gone, KeptGone, KnownGone};
 use crate::verdict::guard::{self, Loss, LossSide};
-use crate::verdict::maildir::{self, DirStamps, Stamp};
+use crate::verdict::maildir::{self, DirStamps, Numbered, Stamp};
 use crate::verdict::record::{self, Record, beside};
 use crate::verdict::{CleanState, Rules};
 
@@ -127,18 +127,28 @@ fn near_losses(
     let Ok(found) = maildir::listing(maildir, rules.info_delimiter) else {
         return UidSet::EMPTY;
     };
+    let (files, near) = (found.files(), found.numbered());
     // What is there decides, and not AltMap (isync 1.4 and 1.5, `drv_maildir.c`).
-    if maildir::is_numbered_by(maildir, record) {
-        guard::lost_near(record, &found.numbered(), &rules, known)
+    if is_numbered_by(maildir, record, &near) {
+        guard::lost_near(record, &near, &rules, known)
     } else if rules.alt_map || maildir.join(".isyncuidmap.db").exists() {
         // Only mbsync's database knows which file is which message.
         let pairs = guard::pairs(record, known);
-        let missing = pairs.len().saturating_sub(found.files());
+        let missing = pairs.len().saturating_sub(files);
         UidSet::from_uids(pairs.uids().take(usize::try_from(missing).unwrap_or(usize::MAX)))
     } else {
-        // To mbsync it is another one.
+        // mbsync refuses to sync it.
         UidSet::EMPTY
     }
+}
+
+/// Whether mbsync may take the UIDs in a Maildir's file names for those of the record. Without
+/// `.uidvalidity` it gives out new ones (observed with isync 1.4.4).
+fn is_numbered_by(maildir: &Path, record: &Record, near: &Numbered) -> bool {
+    let pairs = guard::pairs(record, KnownGone::NOTHING).len();
+    maildir::is_numbered_by(maildir, record)
+        || maildir::highest_uid(maildir).is_some()
+            && guard::may_take_validity(guard::present_near(record, near), pairs)
 }
 
 /// Whether a Maildir that was moved or replaced lacks what it had. A few that were there when
@@ -951,7 +961,9 @@ pub fn make_ready(dir: &StateDir, context: AccountContext<'_>, targets: &BTreeSe
         let usable = || {
             let record = record_of(&mailbox)?;
             let maildir = mailbox.maildir.as_deref()?;
-            maildir::is_numbered_by(maildir, &record).then_some(record)
+            let rules = Rules::of_near(&mailbox, context.account)?;
+            let near = maildir::listing(maildir, rules.info_delimiter).ok()?.numbered();
+            is_numbered_by(maildir, &record, &near).then_some(record)
         };
         // Held by another mbsync, or not ours to write: mbsync then says what it thinks.
         let _ = match usable() {

@@ -114,6 +114,21 @@ pub fn lost_near(record: &Record, near: &Numbered, rules: &Rules, known: KnownGo
     UidSet::from_uids(lost.map(|entry| entry.far))
 }
 
+/// Whether mbsync may take another UIDVALIDITY for that of the record, and so delete what
+/// is missing: `present` of the pairs are still there by UID. It compares Message-IDs as
+/// well (isync 1.4.4 and 1.5.1, `box_loaded` in `sync.c`).
+#[must_use]
+pub fn may_take_validity(present: u64, pairs: u64) -> bool {
+    present >= 20 || present * 5 >= pairs * 4
+}
+
+/// How many pairs have a near message with their UID.
+#[must_use]
+pub fn present_near(record: &Record, near: &Numbered) -> u64 {
+    let is_there = |entry: &&Entry| is_pair(entry) && near.flags(entry.near).is_some();
+    record.with_far().iter().filter(is_there).map(|_| 1).sum()
+}
+
 /// Whether a mailbox of this name is there to be emptied: the usual names of trash and
 /// junk, whatever is above them.
 #[must_use]
@@ -204,6 +219,21 @@ mod tests {
     }
 
     #[test]
+    fn g14_mbsync_takes_another_validity_from_20_messages_or_80_percent_on() {
+        for (present, pairs, taken) in [
+            (20, 1000, true),
+            (19, 1000, false),
+            (19, 23, true),
+            (19, 24, false),
+            (4, 5, true),
+            (3, 4, false),
+            (0, 1, false),
+        ] {
+            assert_eq!(may_take_validity(present, pairs), taken, "{present} of {pairs}");
+        }
+    }
+
+    #[test]
     fn g14_trash_and_junk_go_by_their_usual_names() {
         for name in
             ["Trash", "[Gmail]/Trash", "INBOX.Junk", "Deleted Items", "spam", "a/Papierkorb"]
@@ -227,6 +257,7 @@ mod tests {
         let near = listing.numbered();
         let lost = |rules: &Rules| lost_near(&record, &near, rules, KnownGone::NOTHING).to_string();
         assert_eq!(pairs(&record, KnownGone::NOTHING).to_string(), "1:2,6:7");
+        assert_eq!(present_near(&record, &near), 2);
         assert_eq!(lost(&Rules::none()), "1");
         assert_eq!(lost(&Rules { expunge_far: true, ..Rules::none() }), "1,6:7");
     }

@@ -74,6 +74,14 @@ impl Mail {
         self.imap.unselect();
     }
 
+    /// Its messages keep their UIDs.
+    fn set_validity_here(&self, name: &str, validity: u32) {
+        let file = format!("Mail/Home/{name}/.uidvalidity");
+        let text = self.home.read(&file);
+        let (_, highest) = text.split_once('\n').unwrap();
+        self.home.write(&file, &format!("{validity}\n{highest}"));
+    }
+
     /// A sync is one run, which holds nothing.
     #[track_caller]
     fn syncs_in_one_run(&self) {
@@ -243,6 +251,42 @@ fn g14_mailboxes_emptied_on_the_server_are_held_one_by_one() {
     mail.is_held("two", "all of 12");
 }
 
+/// A snapshot was restored: mbsync takes the new UIDVALIDITY where 20 messages are as before
+/// (isync 1.4 and 1.5, `sync.c`), and deletes the others here.
+#[test]
+fn g14_most_of_a_mailbox_gone_on_the_server_with_its_uid_validity_is_held() {
+    let mut mail = Mail::with(&[("Archive", 200), ("INBOX", 5)]);
+    mail.delete_there("Archive", "1:170");
+    mail.server.set_uid_validity("home", "Archive", 17);
+    assert_eq!(mail.imap.status("Archive").uidvalidity, 17);
+    let out = mail.sync(&["Home"]).expect_code(1);
+    assert!(out.stderr.contains("held: 170 of 200 messages are gone on the server"), "{out}");
+    mail.is_held("Archive", "170 of 200");
+    mail.others_are_synced("INBOX");
+    assert_eq!(mail.maildir("Archive").len(), 200);
+    mail.sync(&["--allow-deletions", "Home"]).ok();
+    assert_eq!(mail.maildir("Archive").len(), 30);
+    mail.is_not_held();
+}
+
+/// Each keeps as many messages as mbsync wants to see.
+#[test]
+fn g14_much_of_a_maildir_gone_with_its_uid_validity_is_held() {
+    let mut mail = Mail::with(&[("Lists", 130), ("one", 60), ("two", 60), ("INBOX", 5)]);
+    for (name, left) in [("Lists", 20), ("one", 20), ("two", 20)] {
+        let maildir = mail.maildir(name);
+        maildir.list()[left..].iter().for_each(|entry| maildir.delete(entry));
+        mail.set_validity_here(name, 17);
+    }
+    mail.sync(&["Home"]).expect_code(1);
+    mail.is_held("Lists", "110 of 130 messages are gone here");
+    mail.others_are_synced("INBOX");
+    assert_eq!(["Lists", "one", "two"].map(|name| mail.there(name)), [130, 60, 60]);
+    mail.sync(&["--allow-deletions", "Home"]).ok();
+    assert_eq!(["Lists", "one", "two"].map(|name| mail.there(name)), [20, 20, 20]);
+    mail.is_not_held();
+}
+
 /// Headers that the server does not show say nothing of where a message is.
 #[test]
 fn g14_a_fetch_that_a_server_refuses_passes_no_deletion() {
@@ -402,6 +446,28 @@ fn g14_an_older_maildir_in_the_same_place_deletes_nothing() {
     let entry = &mail.maildir("INBOX").list()[0];
     mail.maildir("INBOX").delete(entry);
     mail.sync(&["--full", "Home"]).ok();
+    mail.is_not_held();
+}
+
+/// A backup was restored by a program that numbers Maildirs itself.
+#[test]
+fn g14_an_older_maildir_with_another_uid_validity_deletes_nothing() {
+    let mut mail = Mail::on(&[("Archive", 130), ("INBOX", 5)], |server| {
+        Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
+    });
+    let archive = mail.home.path("Mail/Home/Archive");
+    let copy = mail.home.path("backup");
+    run(mail.home.command("cp").arg("-a").arg(&archive).arg(&copy), Duration::from_secs(9)).ok();
+    mail.imap.append_many("Archive", &messages("new", 12), &[]);
+    mail.sync(&["Home"]).ok();
+    fs::remove_dir_all(&archive).unwrap();
+    fs::rename(&copy, &archive).unwrap();
+    mail.set_validity_here("Archive", 17);
+    mail.sync(&["Home"]).expect_code(1);
+    mail.is_held("Archive", "is not the one of the last run and lacks 12 messages");
+    assert_eq!(mail.there("Archive"), 142);
+    mail.sync(&["--resync", "Home:Archive"]).ok();
+    assert_eq!((mail.maildir("Archive").len(), mail.there("Archive")), (142, 142));
     mail.is_not_held();
 }
 

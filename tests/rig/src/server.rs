@@ -308,6 +308,20 @@ impl Server {
         self.restart();
     }
 
+    /// Gives a mailbox another UIDVALIDITY; its messages keep their UIDs.
+    #[track_caller]
+    pub fn set_uid_validity(&self, user: &str, mailbox: &str, validity: u32) {
+        let mut command = Command::new("setpriv");
+        if is_root() {
+            let id = NOBODY.to_string();
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+        }
+        command.args(["doveadm", "-c"]).arg(self.path("dovecot.conf"));
+        command.args(["mailbox", "update", "-u", user, "--uid-validity", &validity.to_string()]);
+        command.arg(mailbox).env_clear().env("PATH", dovecot::PATH);
+        process::run(&mut command, Duration::from_secs(20)).ok();
+    }
+
     /// Ends it as an administrator would, closing connections with BYE.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
