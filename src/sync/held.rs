@@ -746,8 +746,7 @@ impl Guard<'_> {
                 continue;
             };
             message_files(maildir, &mut |path, _| {
-                let uid = uid_of(path);
-                count += u64::from(uid == 0 || uid > record.max_pushed);
+                count += u64::from(is_new(&record, uid_of(path)));
             });
         }
         count
@@ -810,6 +809,12 @@ impl Guard<'_> {
         }
         self.judge.find_elsewhere(wanted);
     }
+}
+
+/// Whether mbsync has not seen a near message. A pulled one may stay above the mark: that is
+/// raised only for the next UID (isync 1.4 and 1.5, `sync.c`).
+fn is_new(record: &Record, uid: u32) -> bool {
+    uid == 0 || uid > record.max_pushed && record.of_near(uid).is_none()
 }
 
 /// Looks for copies of the near messages of these pairs.
@@ -1341,4 +1346,17 @@ pub fn to_say(
         });
     }
     say
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g14_a_pulled_message_above_the_mark_is_not_new() {
+        let head = "FarUidValidity 1\nNearUidValidity 2\nMaxPulledUid 9\nMaxPushedUid 3\n\n";
+        let record = record::parse(format!("{head}3 3 S\n9 5 S\n").as_bytes()).unwrap();
+        let new: Vec<u32> = (0..8).filter(|uid| is_new(&record, *uid)).collect();
+        assert_eq!(new, [0, 4, 6, 7]);
+    }
 }
