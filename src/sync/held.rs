@@ -949,10 +949,17 @@ pub fn without_held(
 
 /// Before a run: what was answered by `--resync` is made ready. A pair that lacks its near
 /// message is forgotten, so that the message is pulled again; a record that is of
-/// another Maildir is put aside.
-pub fn make_ready(dir: &StateDir, context: AccountContext<'_>, targets: &BTreeSet<Target>) {
+/// another Maildir is put aside. Returns, by key, why some are not ready: a run would delete on
+/// the server what they lack.
+#[must_use]
+pub fn make_ready(
+    dir: &StateDir,
+    context: AccountContext<'_>,
+    targets: &BTreeSet<Target>,
+) -> BTreeMap<String, io::Error> {
+    let mut unready = BTreeMap::new();
     if !dir.file(FILE).exists() {
-        return;
+        return unready;
     }
     for (key, held) in HeldState::read(dir).mailboxes {
         let mailbox = clean::mailbox(context.account, &key);
@@ -970,15 +977,16 @@ pub fn make_ready(dir: &StateDir, context: AccountContext<'_>, targets: &BTreeSe
             let near = maildir::listing(maildir, rules.info_delimiter).ok()?.numbered();
             is_numbered_by(maildir, &record, &near).then_some(record)
         };
-        // Held by another mbsync, or not ours to write: mbsync then says what it thinks.
-        let _ = match usable() {
+        let ready = match usable() {
             Some(record) => {
                 let lost = near_losses(context.account, &mailbox, &record, KnownGone::NOTHING);
                 forget_pairs(path, &record, &lost)
             }
             None => put_aside(path),
         };
+        unready.extend(ready.err().map(|error| (key, error)));
     }
+    unready
 }
 
 fn put_aside(path: &Path) -> io::Result<()> {

@@ -591,17 +591,17 @@ pub(super) fn rewrite(
     let permissions = std::fs::metadata(path)?.permissions();
     let [pushed, pulled] = marks;
     let same_marks = marks == [record.max_pushed, record.max_pulled];
-    if record::parse(&text).as_ref() != Ok(record) || same_marks && without.is_empty() {
+    if same_marks && without.is_empty() {
         return Ok(());
     }
-    let text = with_marks(&text, pushed, pulled, without);
+    let changed = with_marks(&text, pushed, pulled, without);
     // What is written is the same record but for this, or is not written.
     let wanted = record.clone().changed(marks, |entry| !without.contains(entry.far));
-    if record::parse(&text) != Ok(wanted) {
-        return Ok(());
+    if record::parse(&text).as_ref() != Ok(record) || record::parse(&changed) != Ok(wanted) {
+        return Err(io::Error::other("it has changed meanwhile"));
     }
     let new = beside(path, ".mutt-sync");
-    let written = file::write(&new, &text).and_then(|file| {
+    let written = file::write(&new, &changed).and_then(|file| {
         file.set_permissions(std::fs::Permissions::from_mode(permissions.mode() & 0o777))?;
         file.sync_all()
     });

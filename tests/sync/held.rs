@@ -449,6 +449,38 @@ fn g14_an_older_maildir_in_the_same_place_deletes_nothing() {
     mail.is_not_held();
 }
 
+/// The record cannot be changed: the mailbox alone is not synced, until it can be.
+#[test]
+fn g14_a_resync_that_cannot_change_the_record_deletes_nothing() {
+    let mut mail = Mail::on(&[("Archive", 30), ("INBOX", 5)], |server| {
+        Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
+    });
+    let archive = mail.maildir("Archive");
+    let copy = mail.home.path("backup");
+    run(mail.home.command("cp").arg("-a").arg(archive.path()).arg(&copy), Duration::from_secs(9))
+        .ok();
+    mail.imap.append_many("Archive", &messages("new", 12), &[]);
+    mail.sync(&["Home"]).ok();
+    fs::remove_dir_all(archive.path()).unwrap();
+    fs::rename(&copy, archive.path()).unwrap();
+    // In the place of the file that is written first.
+    let obstacle = mail.home.path("state-Archive.mutt-sync");
+    fs::create_dir(&obstacle).unwrap();
+    let out = mail.sync(&["--resync", "Home:Archive"]).expect_code(1);
+    assert!(out.stderr.contains("Archive: cannot change mbsync's record for --resync: "), "{out}");
+    assert_eq!((archive.len(), mail.there("Archive")), (30, 42));
+    mail.imap.append("INBOX", &message("new", "new mail"), &[]);
+    let out = mail.sync(&["--full", "Home"]).expect_code(1);
+    assert!(out.stderr.contains("cannot change mbsync's record"), "{out}");
+    mail.maildir("INBOX").find("new mail");
+    assert_eq!((archive.len(), mail.there("Archive")), (30, 42));
+    assert!(mail.status().contains("Home:Archive: held"), "{}", mail.status());
+    fs::remove_dir(&obstacle).unwrap();
+    mail.sync(&["-f", "Home"]).ok();
+    assert_eq!((archive.len(), mail.there("Archive")), (42, 42));
+    mail.is_not_held();
+}
+
 /// A backup was restored by a program that numbers Maildirs itself.
 #[test]
 fn g14_an_older_maildir_with_another_uid_validity_deletes_nothing() {

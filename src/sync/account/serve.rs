@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{AccountBackend, trigger_stamp};
-use crate::error::{ErrorKind, ExitStatus};
+use crate::error::{ErrorKind, ExitStatus, system_text};
 use crate::mbsync_version::{self, IsyncVersion};
 use crate::model::{CredentialSource, Mailbox, Target};
 use crate::os::clock;
@@ -292,21 +292,33 @@ impl AccountBackend<'_> {
         mut claim: Claim,
         needed: &BTreeSet<Target>,
         judge: &mut dyn Judge,
-        guarded: Checked,
+        mut guarded: Checked,
         whole: bool,
     ) -> RunReport {
+        settle::wait(&self.scope(needed), self.shutdown.cancel());
+        let whole = whole || needed.contains(&Target::Account);
+        self.narrow(&mut claim, needed, &guarded);
+        let targets = claim.targets();
+        let errors = held::make_ready(&self.dir, self.context, &targets);
+        let unready: BTreeSet<String> = errors.keys().cloned().collect();
+        let targets = held::without_held(self.context, &targets, &unready);
+        let why = |names: &str| {
+            let error = errors.values().next().map(system_text).unwrap_or_default();
+            format!("{names}: cannot change mbsync's record for --resync: {error}")
+        };
+        guarded.held.extend(unready.iter().cloned());
+        if targets.is_empty() {
+            let mut ended = RunEnd::default();
+            self.leave_pending(&mut ended, &unready, why);
+            return self.serve_without_run(&claim, false, ended, &guarded);
+        }
         let Some(mut lock) = self.lock.take() else {
             // Cannot happen: the protocol serves with the lock held.
             let text = "the lock is not held".into();
             let ended = RunEnd { exit: ExitStatus::Later, text, ..RunEnd::default() };
             return RunReport { ended, ..RunReport::default() };
         };
-        settle::wait(&self.scope(needed), self.shutdown.cancel());
-        let whole = whole || needed.contains(&Target::Account);
-        self.narrow(&mut claim, needed, &guarded);
-        let targets = claim.targets();
         let scope = self.scope(&targets);
-        held::make_ready(&self.dir, self.context, &targets);
         let retried = refused::try_again(&self.dir, self.context, &scope, claim.retry, claim.began);
         let gone: Option<BTreeMap<String, Gone>> =
             if self.logs() { self.dir.read_json(clean::GONE) } else { None };
@@ -341,7 +353,10 @@ impl AccountBackend<'_> {
             let held = guarded.held.union(&withheld).cloned().collect();
             held::note_run(&self.dir, self.context, &targets, &scope, &held, well);
         }
-        self.judge_again(&mut ended, &withheld);
+        self.leave_pending(&mut ended, &withheld, |names| {
+            format!("{names}: many messages were removed here meanwhile, which is checked first")
+        });
+        self.leave_pending(&mut ended, &unready, why);
         hooks::refresh(&changes, &scope);
         self.hook_env =
             HookEnv::of(self.context.settings, &changes, &scope, claim.began, claim.is_echo);
@@ -364,12 +379,17 @@ impl AccountBackend<'_> {
         RunReport { ended, changes, ran: true, news, holds, took, retry }
     }
 
-    /// The run has not made the deletions in these mailboxes: their requests stay.
-    fn judge_again(&self, ended: &mut RunEnd, withheld: &BTreeSet<String>) {
-        if withheld.is_empty() || !matches!(ended.exit, ExitStatus::Done | ExitStatus::Mailbox) {
+    /// The run has left out these mailboxes, by key, or deletions in them: their requests stay.
+    fn leave_pending(
+        &self,
+        ended: &mut RunEnd,
+        keys: &BTreeSet<String>,
+        why: impl Fn(&str) -> String,
+    ) {
+        if keys.is_empty() || !matches!(ended.exit, ExitStatus::Done | ExitStatus::Mailbox) {
             return;
         }
-        let mailboxes = withheld.iter().filter_map(|key| clean::mailbox(self.context.account, key));
+        let mailboxes = keys.iter().filter_map(|key| clean::mailbox(self.context.account, key));
         let (mut names, mut problems) = (vec![], vec![]);
         for mailbox in mailboxes {
             names.push(mailbox.near.clone());
@@ -378,10 +398,7 @@ impl AccountBackend<'_> {
         }
         if ended.exit == ExitStatus::Done {
             ended.exit = ExitStatus::Mailbox;
-            let names = names.join(", ");
-            ended.text = format!(
-                "{names}: many messages were removed here meanwhile, which is checked first"
-            );
+            ended.text = why(&names.join(", "));
         }
         ended.problems.extend(problems);
     }
