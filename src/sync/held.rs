@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::context::AccountContext;
 use super::judge::{DeletionCheck, Judge};
 use super::lost::LostMessages;
-use super::refused::{ToSay, ago, name_of, rewrite, uid_of};
+use super::refused::{ToSay, ago, lock_record, name_of, rewrite, uid_of};
 use crate::headers::MessageIdentity;
 use crate::mbsyncrc::{MOST_BYTES, pattern};
 use crate::model::uid_set::UidSet;
@@ -970,26 +970,16 @@ pub fn make_ready(
         let Some(path) = mailbox.state_file.as_deref().filter(|path| path.exists()) else {
             continue;
         };
-        let usable = || {
-            let record = record_of(&mailbox)?;
-            let maildir = mailbox.maildir.as_deref()?;
-            let rules = Rules::of_near(&mailbox, context.account)?;
-            let near = maildir::listing(maildir, rules.info_delimiter).ok()?.numbered();
-            is_numbered_by(maildir, &record, &near).then_some(record)
-        };
-        let ready = match usable() {
-            Some(record) => {
-                let lost = near_losses(context.account, &mailbox, &record, KnownGone::NOTHING);
-                forget_pairs(path, &record, &lost)
-            }
-            None => put_aside(path),
-        };
+        let ready = make_one_ready(context.account, &mailbox, path);
         unready.extend(ready.err().map(|error| (key, error)));
     }
     unready
 }
 
-fn put_aside(path: &Path) -> io::Result<()> {
+fn make_one_ready(account: &Account, mailbox: &Mailbox, path: &Path) -> io::Result<()> {
+    let _lock = lock_record(path)?;
+    // What mbsync would continue with, if it was interrupted, is about the record as it is: it
+    // would refuse each run.
     let (journal, new) = record::journal_and_new(path);
     for part in [journal, new] {
         match std::fs::remove_file(part) {
@@ -997,7 +987,20 @@ fn put_aside(path: &Path) -> io::Result<()> {
             _ => {}
         }
     }
-    std::fs::rename(path, beside(path, ".before-resync"))
+    let usable = || {
+        let record = record_of(mailbox)?;
+        let maildir = mailbox.maildir.as_deref()?;
+        let rules = Rules::of_near(mailbox, account)?;
+        let near = maildir::listing(maildir, rules.info_delimiter).ok()?.numbered();
+        is_numbered_by(maildir, &record, &near).then_some(record)
+    };
+    match usable() {
+        Some(record) => {
+            let lost = near_losses(account, mailbox, &record, KnownGone::NOTHING);
+            forget_pairs(path, &record, &lost)
+        }
+        None => std::fs::rename(path, beside(path, ".before-resync")),
+    }
 }
 
 /// Takes pairs, by far UID, out of a record, and lets mbsync pull their messages again.

@@ -8,6 +8,7 @@
 //! Reads records and Maildirs. Does not depend on: when a run is made, connections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -576,6 +577,13 @@ fn set_back(path: &Path, near: Option<u32>, far: Option<u32>) -> io::Result<()> 
     rewrite(path, &record, [pushed, pulled], &UidSet::EMPTY)
 }
 
+/// Keeps mbsync away from a record, by its own lock, until the file is closed.
+pub(super) fn lock_record(path: &Path) -> io::Result<File> {
+    let lock = file::open_or_create(&beside(path, ".lock"))?;
+    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(lock)
+}
+
 /// Gives a record other marks, of pushed and pulled messages, and takes the pairs with
 /// these far UIDs out of it. Nothing else in it changes, and mbsync is kept out
 /// meanwhile by its own lock. `record`: what it is expected to be.
@@ -585,8 +593,7 @@ pub(super) fn rewrite(
     marks: [u32; 2],
     without: &UidSet,
 ) -> io::Result<()> {
-    let lock = file::open_or_create(&beside(path, ".lock"))?;
-    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    let _lock = lock_record(path)?;
     let text = file::read(path, record::LARGEST)?;
     let permissions = std::fs::metadata(path)?.permissions();
     let [pushed, pulled] = marks;

@@ -5,7 +5,7 @@
 
 use rig::{
     Account, Home, Imap, Maildir, Mbsync, Output, Refuser, Server, ServerOptions, Terminal,
-    message, run, wait_until,
+    mbsync_version, message, run, wait_until,
 };
 use std::fs;
 use std::time::Duration;
@@ -477,6 +477,34 @@ fn g14_a_resync_that_cannot_change_the_record_deletes_nothing() {
     assert!(mail.status().contains("Home:Archive: held"), "{}", mail.status());
     fs::remove_dir(&obstacle).unwrap();
     mail.sync(&["-f", "Home"]).ok();
+    assert_eq!((archive.len(), mail.there("Archive")), (42, 42));
+    mail.is_not_held();
+}
+
+/// What mbsync was interrupted in is about pairs that are no longer in its record.
+#[test]
+fn g14_a_resync_of_what_was_interrupted_is_one_run() {
+    let mut mail = Mail::on(&[("Archive", 30), ("INBOX", 5)], |server| {
+        Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
+    });
+    let archive = mail.maildir("Archive");
+    let copy = mail.home.path("backup");
+    run(mail.home.command("cp").arg("-a").arg(archive.path()).arg(&copy), Duration::from_secs(9))
+        .ok();
+    mail.imap.append_many("Archive", &messages("new", 12), &["\\Seen"]);
+    mail.sync(&["Home"]).ok();
+    let record = mail.home.read("state-Archive");
+    let of_last = record.lines().find(|line| line.ends_with(" 42 S")).unwrap().replace('S', "8");
+    // It was about to record the flags of one; its journals are numbered.
+    let version = if mbsync_version() < (1, 5) { 4 } else { 5 };
+    mail.home.write("state-Archive.journal", &format!("{version}\n* {of_last}\n"));
+    mail.home.write("state-Archive.new", "");
+    fs::remove_dir_all(archive.path()).unwrap();
+    fs::rename(&copy, archive.path()).unwrap();
+    let runs = mail.mbsync.runs().len();
+    let out = mail.sync(&["--resync", "Home:Archive"]).ok();
+    assert!(out.stderr.is_empty(), "{out}");
+    assert_eq!(mail.mbsync.runs().len() - runs, 1);
     assert_eq!((archive.len(), mail.there("Archive")), (42, 42));
     mail.is_not_held();
 }
