@@ -244,7 +244,7 @@ pub fn check(
     let named = context.account;
     let account = if is_all { &*all } else { context.account };
     let context = AccountContext { account, ..context };
-    let mut look = Guard::new(dir, context, asked_for, judge, now);
+    let mut look = Guard::new(dir, context, Stage::Before { asked_for }, judge, now);
     look.look_at_these(needed);
     look.decide(LossSide::Near);
     look.decide(LossSide::Far);
@@ -353,8 +353,8 @@ impl DeletionCheck for CheckInRun<'_> {
             return withheld.contains(key);
         }
         let mut judged = AsJudged { gone_there: &self.checked.gone_there };
-        let mut look = Guard::new(self.dir, self.context, false, &mut judged, SystemTime::now());
-        look.in_a_run = true;
+        let now = SystemTime::now();
+        let mut look = Guard::new(self.dir, self.context, Stage::InRun, &mut judged, now);
         look.moved = self.checked.moved.clone();
         look.gone_on_both = self.checked.gone_on_both.clone();
         look.look_at_these(&BTreeSet::from([mailbox.target()]));
@@ -365,11 +365,20 @@ impl DeletionCheck for CheckInRun<'_> {
     }
 }
 
+/// When the guard looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Before a run. `asked_for`: see [`check`].
+    Before { asked_for: bool },
+    /// The server cannot be asked: that messages were moved is left to the next judgement.
+    InRun,
+}
+
 struct Guard<'g> {
     dir: &'g StateDir,
     context: AccountContext<'g>,
     judge: &'g mut dyn Judge,
-    asked_for: bool,
+    stage: Stage,
     now: SystemTime,
     state: HeldState,
     /// Of the mailboxes that have lost something.
@@ -390,15 +399,13 @@ struct Guard<'g> {
     gone_on_both: BTreeMap<String, UidSet>,
     gone_there: BTreeMap<String, UidSet>,
     nowhere: BTreeSet<String>,
-    /// The server cannot be asked: that messages were moved is left to the next judgement.
-    in_a_run: bool,
 }
 
 impl<'g> Guard<'g> {
     fn new(
         dir: &'g StateDir,
         context: AccountContext<'g>,
-        asked_for: bool,
+        stage: Stage,
         judge: &'g mut dyn Judge,
         now: SystemTime,
     ) -> Self {
@@ -406,7 +413,7 @@ impl<'g> Guard<'g> {
             dir,
             context,
             judge,
-            asked_for,
+            stage,
             now,
             state: HeldState::read(dir),
             losses: vec![],
@@ -420,7 +427,6 @@ impl<'g> Guard<'g> {
             gone_on_both: BTreeMap::new(),
             gone_there: BTreeMap::new(),
             nowhere: BTreeSet::new(),
-            in_a_run: false,
         }
     }
 }
@@ -486,7 +492,7 @@ impl Guard<'_> {
             there.add(&self.judge.missing_there(mailbox, validity, pairs, !others));
             there.tidy();
         }
-        if !self.in_a_run && !there.is_empty() {
+        if self.stage != Stage::InRun && !there.is_empty() {
             self.gone_there.insert(key.clone(), there.clone());
         }
         let untouched = others && there.is_empty() && self.is_untouched(mailbox, &key);
@@ -521,7 +527,7 @@ impl Guard<'_> {
         // What goes on both sides is no loss of either.
         let both = UidSet::from_uids(there.uids().filter(|uid| missing.contains(*uid)));
         let near = lost.without(&both);
-        if !self.in_a_run && !both.is_empty() {
+        if self.stage != Stage::InRun && !both.is_empty() {
             self.gone_on_both.insert(key.clone(), both);
         }
         // In a run it is what was gone before it: mbsync itself deletes the rest here.
@@ -627,7 +633,7 @@ impl Guard<'_> {
         let now = seconds(self.now);
         let mut numbers = self.numbers(&open);
         let mut net: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
-        if self.in_a_run {
+        if self.stage == Stage::InRun {
             net.extend(suspects.iter().filter_map(|at| Some((*at, (open.get(*at)?.len(), now)))));
         } else if decided.iter().all(Option::is_some) {
             // As the last time: nothing has to be looked for again.
@@ -675,7 +681,7 @@ impl Guard<'_> {
     }
 
     fn note_moved(&mut self, side: LossSide, moved: &BTreeMap<String, UidSet>) {
-        if side != LossSide::Near || self.in_a_run {
+        if side != LossSide::Near || self.stage == Stage::InRun {
             return;
         }
         let moved_of = |losses: &Losses| {
@@ -696,7 +702,8 @@ impl Guard<'_> {
             && !known.allowed
             && known.uids == *losses.of(side)
             && known.validity == losses.validity();
-        (same && age < AGAIN && !self.asked_for).then_some((known.count, known.looked))
+        let is_recent = age < AGAIN && self.stage != Stage::Before { asked_for: true };
+        (same && is_recent).then_some((known.count, known.looked))
     }
 
     fn numbers(&self, open: &[UidSet]) -> Vec<Loss> {
