@@ -5,7 +5,7 @@ use rig::{Account, Delay, Home, Imap, Mbsync, Server, message, wait_until};
 use std::thread::sleep;
 
 struct Mail {
-    _server: Server,
+    server: Server,
     home: Home,
     mbsync: Mbsync,
     imap: Imap,
@@ -34,7 +34,7 @@ fn of(server: Server, account: Account, count: usize) -> Mail {
     imap.append("INBOX", &message("one", "first"), &[]);
     let mbsync = home.wrap_mbsync();
     home.mutt_sync(&["Home"]).ok();
-    Mail { _server: server, home, mbsync, imap }
+    Mail { server, home, mbsync, imap }
 }
 
 impl Mail {
@@ -234,6 +234,26 @@ fn g14_a_server_that_comes_back_empty_deletes_nothing_here() {
     at_rest(&mail.home, &waiter, &mail.mbsync);
     assert_eq!(mail.home.maildir("Home", "Lists").len(), 120, "{}", waiter.said());
     assert_eq!(mail.mbsync.runs().len() - runs, 1, "{}", waiter.said());
+}
+
+/// A snapshot of the server was restored: mbsync would take its new UIDVALIDITY.
+#[test]
+fn g14_the_waiter_holds_what_is_gone_with_the_uid_validity() {
+    let server = Server::start();
+    let way = Delay::to(server.port(), ms(0));
+    let account = Account::on(&server, "Home").port(way.port());
+    let mut mail = of(server, account.channel("Create Both\nExpunge Both\n"), 200);
+    let waiter = Waiter::settled(&mail.home, &mail.mbsync);
+    way.refuse(true);
+    way.cut();
+    waiter.wait_said("connection lost", SOON);
+    mail.delete_there("1:170");
+    mail.server.set_uid_validity("home", "Lists", 17);
+    way.refuse(false);
+    let out = mail.home.mutt_sync(&["-f", "Home"]).expect_code(1);
+    assert!(out.stderr.contains("held: 170 of 200 messages are gone on the server"), "{out}");
+    mail.goes_on(&waiter);
+    assert_eq!(mail.home.maildir("Home", "Lists").len(), 200, "{}", waiter.said());
 }
 
 /// A channel of which it can give no verdict, and one that it does not watch.
