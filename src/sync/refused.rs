@@ -110,10 +110,8 @@ pub struct RunFacts<'a> {
     pub well: bool,
     /// mbsync failed and did not say why.
     pub silent: bool,
-    /// The mailboxes that were tried again.
-    pub retried: &'a BTreeSet<String>,
-    /// The tries were asked for.
-    pub asked_for: bool,
+    /// What mbsync has tried again; `None` without a run.
+    pub retry: Option<RetryRefused>,
 }
 
 impl<'a> RunFacts<'a> {
@@ -124,7 +122,6 @@ impl<'a> RunFacts<'a> {
         targets: &'a BTreeSet<Target>,
         scope: &'a [Mailbox],
     ) -> Self {
-        static NONE: BTreeSet<String> = BTreeSet::new();
         RunFacts {
             context,
             targets,
@@ -134,8 +131,7 @@ impl<'a> RunFacts<'a> {
             notices: &[],
             well: false,
             silent: false,
-            retried: &NONE,
-            asked_for: false,
+            retry: None,
         }
     }
 }
@@ -482,12 +478,14 @@ impl Noting<'_> {
     }
 
     fn note_tries(&mut self) {
-        let tried: BTreeSet<&String> = self.objected.keys().chain(self.facts.retried).collect();
-        for key in tried {
-            if let Some(mailbox) =
-                self.state.mailboxes.get_mut(key).filter(|mailbox| mailbox.is_refused())
-            {
-                mailbox.tried(self.now, self.facts.asked_for);
+        let RunFacts { targets, retry, .. } = *self.facts;
+        let asked_for = retry.is_some_and(|which| which != RetryRefused::Due);
+        for (key, mailbox) in &mut self.state.mailboxes {
+            // Also without a Maildir here, for then it is in nobody's scope.
+            let due = asked_for || mailbox.due_in(self.now) == Some(Duration::ZERO);
+            let tried = retry.is_some() && due && clean::target(key).is_in(targets);
+            if (tried || self.objected.contains_key(key)) && mailbox.is_refused() {
+                mailbox.tried(self.now, asked_for);
             }
         }
     }
@@ -517,19 +515,17 @@ pub fn to_try_again(
 }
 
 /// Has mbsync try again what was refused of these mailboxes, as far as they are to be
-/// tried. With the account's lock held. Returns their keys.
-#[must_use]
+/// tried. With the account's lock held.
 pub fn try_again(
     dir: &StateDir,
     context: AccountContext<'_>,
     scope: &[Mailbox],
     which: RetryRefused,
     now: SystemTime,
-) -> BTreeSet<String> {
+) {
     let state = RefusedState::read(dir);
     let (all, passed_over) = (which != RetryRefused::Due, which == RetryRefused::PassedOver);
     let due: BTreeSet<&str> = state.due(now).collect();
-    let mut tried = BTreeSet::new();
     for mailbox in scope {
         let key = clean::key(mailbox);
         let known = state.mailboxes.get(&key);
@@ -558,11 +554,7 @@ pub fn try_again(
             // Held by another mbsync, or not ours to write: the next try comes.
             let _ = set_back(path, near, far);
         }
-        if refused {
-            tried.insert(key);
-        }
     }
-    tried
 }
 
 /// Sets the marks of a record back to before these UIDs, so that mbsync takes what it

@@ -638,6 +638,7 @@ mod tests {
     use crate::settings::Settings;
     use crate::state::refused::{RefusedItem, RefusedKind};
     use crate::state::{stamp, throttle};
+    use crate::sync::refused::{self, RetryRefused, RunFacts};
     use crate::sync::settle::QUIET;
     use std::path::PathBuf;
 
@@ -904,6 +905,26 @@ mod tests {
             RefusedState::update(runner.dir(), refuse).unwrap();
             assert_eq!(runner.plan(vec![], vec![], true, s(10)).is_some(), due, "{channel}");
             assert_eq!(runner.next_due(false, true, s(10)) < s(11), due, "{channel}");
+        }
+    }
+
+    #[test]
+    fn g13_a_try_counts_where_there_is_no_maildir_too() {
+        let account = Fixture::new();
+        let runner = account.runner();
+        let due = || RefusedState::read(runner.dir()).due(SystemTime::now()).count();
+        let refuse = |state: &mut RefusedState| {
+            let known = state.mailboxes.entry("Home\nINBOX".into()).or_default();
+            let (what, at) = (RefusedKind::Push, SystemTime::UNIX_EPOCH);
+            known.add(RefusedItem::new(what, 1, 1, "over quota", at));
+            known.tried(at, false);
+        };
+        RefusedState::update(runner.dir(), refuse).unwrap();
+        let channel = BTreeSet::from([Target::Channel("Home".into())]);
+        for (retry, left) in [(None, 1), (Some(RetryRefused::Due), 0)] {
+            let facts = RunFacts { retry, ..RunFacts::without_run(runner.context, &channel, &[]) };
+            refused::note_run(runner.dir(), &facts, SystemTime::now()).unwrap();
+            assert_eq!(due(), left, "{retry:?}");
         }
     }
 

@@ -319,7 +319,7 @@ impl AccountBackend<'_> {
             return RunReport { ended, ..RunReport::default() };
         };
         let scope = self.scope(&targets);
-        let retried = refused::try_again(&self.dir, self.context, &scope, claim.retry, claim.began);
+        refused::try_again(&self.dir, self.context, &scope, claim.retry, claim.began);
         let gone: Option<BTreeMap<String, Gone>> =
             if self.logs() { self.dir.read_json(clean::GONE) } else { None };
         let known = gone.clone().unwrap_or_default();
@@ -343,8 +343,7 @@ impl AccountBackend<'_> {
         }
         let facts = RunFacts {
             replaced: &replaced,
-            retried: &retried,
-            asked_for: claim.retry != RetryRefused::Due,
+            retry: Some(claim.retry),
             ..RunFacts::without_run(self.context, &targets, &scope)
         };
         let refused = self.note_refused(&mut ended, &facts);
