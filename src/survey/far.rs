@@ -17,6 +17,7 @@ use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
 use crate::state::clean;
 use crate::sync::context::AccountContext;
+use crate::sync::judge::FarSide;
 use crate::sync::lost::LostMessages;
 use crate::verdict::guard;
 
@@ -59,21 +60,43 @@ impl FarMessages {
         }
         Ok(self.map.get_or_insert_default())
     }
+}
 
-    /// Which of these messages are gone. `by_number`: it is asked about only if it has fewer
-    /// messages than these, which takes one round trip for all mailboxes.
-    pub fn missing(
+/// The server as the guard asks it.
+pub struct FarAccess<'a> {
+    /// What is known of it.
+    pub messages: &'a mut FarMessages,
+    /// The connection.
+    pub client: &'a mut Client,
+    /// The account.
+    pub context: AccountContext<'a>,
+    /// What is not run is watched, and is not asked about.
+    pub watched: bool,
+}
+
+impl FarAccess<'_> {
+    /// The map, the mailbox's wire name on it, and the connection.
+    fn find(&mut self, mailbox: &Mailbox) -> Option<(&FarMap, &String, &mut Client)> {
+        let map = self.messages.map(self.client, self.context).ok()?;
+        Some((map, map.names.get(&clean::key(mailbox))?, self.client))
+    }
+}
+
+impl FarSide for FarAccess<'_> {
+    /// A mailbox that is not run is scanned only if it has fewer messages than these: the
+    /// numbers take one round trip for all mailboxes.
+    fn missing(
         &mut self,
-        client: &mut Client,
-        context: AccountContext<'_>,
         mailbox: &Mailbox,
         validity: u32,
         pairs: &UidSet,
-        by_number: bool,
+        of_run: bool,
     ) -> Option<UidSet> {
-        let map = self.map(client, context).ok()?;
-        let name = map.names.get(&clean::key(mailbox))?;
-        if by_number && u64::from(*map.counts.get(name)?) >= pairs.len() {
+        if self.watched && !of_run {
+            return None;
+        }
+        let (map, name, client) = self.find(mailbox)?;
+        if !of_run && u64::from(*map.counts.get(name)?) >= pairs.len() {
             return None;
         }
         let there = client.scan(name, Opening::Examine, Some(u64::from(u32::MAX))).ok()?;
@@ -84,68 +107,40 @@ impl FarMessages {
         may_be_deleted.then_some(missing)
     }
 
-    /// Whether the server lists a mailbox; `None`: it cannot be asked.
-    pub fn is_there(
-        &mut self,
-        client: &mut Client,
-        context: AccountContext<'_>,
-        mailbox: &Mailbox,
-    ) -> Option<bool> {
-        let map = self.map(client, context).ok()?;
+    fn is_there(&mut self, mailbox: &Mailbox) -> Option<bool> {
+        let map = self.messages.map(self.client, self.context).ok()?;
         let listed = map.inventory.listed.as_ref()?;
-        let account = context.config.with_shadowed(context.account);
-        let version = context.config.version;
+        let account = self.context.config.with_shadowed(self.context.account);
+        let version = self.context.config.version;
         let there = ServerMailboxes::new(&account, version, &[mailbox], &[], &map.inventory);
         let name = there.name(0)?;
         Some(listed.iter().any(|each| each.selectable && each.name == *name))
     }
 
-    /// Which messages these are; `None`: it cannot be asked.
-    pub fn of(
-        &mut self,
-        client: &mut Client,
-        context: AccountContext<'_>,
-        mailbox: &Mailbox,
-        uids: &UidSet,
-    ) -> Option<Vec<MessageIdentity>> {
-        let map = self.map(client, context).ok()?;
-        let name = map.names.get(&clean::key(mailbox))?.clone();
-        identities(client, &name, uids)
+    fn messages(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {
+        let (_, name, client) = self.find(mailbox)?;
+        identities(client, name, uids)
     }
 
-    /// Takes off what there are copies of in mailboxes that no channel syncs. What was moved
-    /// is among their newest messages; what has been there all along (Gmail's All Mail)
-    /// is searched for.
-    pub fn find_elsewhere(
-        &mut self,
-        client: &mut Client,
-        context: AccountContext<'_>,
-        wanted: &mut LostMessages,
-    ) {
-        let Ok(map) = self.map(client, context) else { return };
-        let statuses = client.status(&map.unsynced).unwrap_or_default();
+    /// What was moved is among their newest messages; what has been there all along (Gmail's
+    /// All Mail) is searched for.
+    fn find_elsewhere(&mut self, wanted: &mut LostMessages) {
+        let Ok(map) = self.messages.map(self.client, self.context) else { return };
+        let statuses = self.client.status(&map.unsynced).unwrap_or_default();
         for (name, status) in map.unsynced.iter().zip(statuses) {
             let Some(uids) = newest(status, wanted.left()) else { continue };
-            for copy in identities(client, name, &uids).unwrap_or_default() {
+            for copy in identities(self.client, name, &uids).unwrap_or_default() {
                 wanted.found(copy);
             }
             if wanted.left() == 0 {
                 return;
             }
         }
-        search(client, &map.unsynced, wanted);
+        search(self.client, &map.unsynced, wanted);
     }
 
-    /// Whether the server says that a mailbox is for trash or junk.
-    pub fn is_trash(
-        &mut self,
-        client: &mut Client,
-        context: AccountContext<'_>,
-        mailbox: &Mailbox,
-    ) -> bool {
-        self.map(client, context).is_ok_and(|map| {
-            map.names.get(&clean::key(mailbox)).is_some_and(|name| map.trash.contains(name))
-        })
+    fn is_trash(&mut self, mailbox: &Mailbox) -> bool {
+        self.find(mailbox).is_some_and(|(map, name, _)| map.trash.contains(name))
     }
 }
 

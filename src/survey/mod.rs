@@ -15,7 +15,6 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use crate::error::ExitStatus;
-use crate::headers::MessageIdentity;
 use crate::imap::{Client, ClientError, ScanRequest};
 use crate::lend::flags::ScanByRun;
 use crate::lend::{Lease, LeaseOutcome, RunMailboxes};
@@ -26,8 +25,7 @@ use crate::state::lock::{self, Lock};
 use crate::state::{StateDir, clean};
 use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
-use crate::sync::judge::{Attempt, Judge, Judgement, Question};
-use crate::sync::lost::LostMessages;
+use crate::sync::judge::{Attempt, FarSide, Judge, Judgement, Question};
 use crate::sync::mbsync::RunEnd;
 use crate::sync::{held, refused};
 use crate::text::sanitize;
@@ -35,7 +33,7 @@ use crate::verdict::gone::Gone;
 use crate::verdict::maildir::{self, Stamp};
 use crate::verdict::server::CleanServer;
 use crate::verdict::{CleanState, Rules, SideVerdict, Verdict};
-use far::FarMessages;
+use far::{FarAccess, FarMessages};
 use scan::{FarStep, PendingScan, ScanScope, Scanned};
 use server::{ServerMailboxes, inventory_scope};
 
@@ -405,7 +403,7 @@ impl Judge for Survey<'_> {
                 Target::Mailbox { channel: of, .. } => *of == channel.name,
                 wider => wider.covers(&whole),
             });
-            // One-way channels may delete, too: see `missing_there`.
+            // One-way channels may delete, too: see `FarSide::missing`.
             asked && (Rules::of(channel).is_ok() || channel.pulls_deletions())
         });
         match &account.server {
@@ -433,35 +431,9 @@ impl Judge for Survey<'_> {
         Some(held::gone_there(clean, mailbox).unwrap_or_default())
     }
 
-    fn missing_there(
-        &mut self,
-        mailbox: &Mailbox,
-        validity: u32,
-        pairs: &UidSet,
-        of_run: bool,
-    ) -> UidSet {
-        let Some(client) = &mut self.client else { return UidSet::EMPTY };
-        let missing = self.far.missing(client, self.context, mailbox, validity, pairs, !of_run);
-        missing.unwrap_or_default()
-    }
-
-    fn is_there(&mut self, mailbox: &Mailbox) -> Option<bool> {
-        self.far.is_there(self.client.as_mut()?, self.context, mailbox)
-    }
-
-    fn messages_there(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {
-        self.far.of(self.client.as_mut()?, self.context, mailbox, uids)
-    }
-
-    fn find_elsewhere(&mut self, wanted: &mut LostMessages) {
-        if let Some(client) = &mut self.client {
-            self.far.find_elsewhere(client, self.context, wanted);
-        }
-    }
-
-    fn is_trash(&mut self, mailbox: &Mailbox) -> bool {
-        let Some(client) = &mut self.client else { return false };
-        self.far.is_trash(client, self.context, mailbox)
+    fn far_side(&mut self) -> Option<Box<dyn FarSide + '_>> {
+        let (messages, client, context) = (&mut self.far, self.client.as_mut()?, self.context);
+        Some(Box::new(FarAccess { messages, client, context, watched: false }))
     }
 
     fn run(&mut self, attempt: &Attempt<'_>, lock: &mut Lock) -> RunEnd {

@@ -489,7 +489,9 @@ impl Guard<'_> {
         let had = pairs.as_ref().filter(|pairs| is_asked && !pairs.is_empty());
         if let (Some(record), Some(pairs)) = (&record, had) {
             let validity = record.far_validity;
-            there.add(&self.judge.missing_there(mailbox, validity, pairs, !others));
+            let far = self.judge.far_side();
+            let missing = far.and_then(|mut far| far.missing(mailbox, validity, pairs, !others));
+            there.add(&missing.unwrap_or_default());
             there.tidy();
         }
         if self.stage != Stage::InRun && !there.is_empty() {
@@ -512,8 +514,8 @@ impl Guard<'_> {
             .and_then(|place| displaced(place, mailbox, lacks(mailbox, record.as_ref(), &lost)))
         {
             let of = pairs.as_ref().map_or(0, UidSet::len);
-            if !others && what == HeldKind::NoMaildir && self.judge.is_there(mailbox) == Some(false)
-            {
+            let mut is_there = || self.judge.far_side()?.is_there(mailbox);
+            if !others && what == HeldKind::NoMaildir && is_there() == Some(false) {
                 self.nowhere.insert(key);
                 return;
             }
@@ -617,7 +619,8 @@ impl Guard<'_> {
         for at in guard::held(side, &self.numbers(&open), all) {
             let known = self.known(at, side).is_some();
             if let Some(losses) = self.losses.get_mut(at).filter(|_| !known) {
-                losses.exempt |= self.judge.is_trash(&losses.mailbox);
+                let far = self.judge.far_side();
+                losses.exempt |= far.is_some_and(|mut far| far.is_trash(&losses.mailbox));
                 if losses.exempt {
                     moved.insert(losses.key.clone(), losses.of(side).clone());
                 }
@@ -724,7 +727,9 @@ impl Guard<'_> {
         let mut wanted = LostMessages::default();
         match side {
             LossSide::Near => {
-                let Some(there) = self.judge.messages_there(&losses.mailbox, &sample) else {
+                let far = self.judge.far_side();
+                let there = far.and_then(|mut far| far.messages(&losses.mailbox, &sample));
+                let Some(there) = there else {
                     // Which ones they are cannot be asked: as many as are new elsewhere.
                     return lost.len().saturating_sub(self.new_elsewhere(&losses.key));
                 };
@@ -807,14 +812,17 @@ impl Guard<'_> {
             let from = record_of(mailbox).map_or(0, |record| record.max_pulled).saturating_add(1);
             let mut new = UidSet::default();
             new.push(from, from.saturating_add(MOST_NEW));
-            for identity in self.judge.messages_there(mailbox, &new).unwrap_or_default() {
+            let there = self.judge.far_side().and_then(|mut far| far.messages(mailbox, &new));
+            for identity in there.unwrap_or_default() {
                 wanted.found(identity);
             }
             if wanted.left() == 0 {
                 return;
             }
         }
-        self.judge.find_elsewhere(wanted);
+        if let Some(mut far) = self.judge.far_side() {
+            far.find_elsewhere(wanted);
+        }
     }
 }
 

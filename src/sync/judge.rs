@@ -50,39 +50,35 @@ pub trait Judge: std::fmt::Debug {
     fn gone_there(&self, _mailbox: &Mailbox) -> Option<UidSet> {
         None
     }
-    /// Which of these far messages are gone, of a mailbox that was not judged. `of_run`: it
-    /// is about to be run; else it is asked about only if its number of messages is too small.
-    fn missing_there(
-        &mut self,
-        _mailbox: &Mailbox,
-        _validity: u32,
-        _pairs: &UidSet,
-        _of_run: bool,
-    ) -> UidSet {
-        UidSet::EMPTY
-    }
-    /// Whether the server has a mailbox; `None`: that is not known.
-    fn is_there(&mut self, _mailbox: &Mailbox) -> Option<bool> {
+    /// The server, if it can be asked.
+    fn far_side(&mut self) -> Option<Box<dyn FarSide + '_>> {
         None
-    }
-    /// Which messages these are on the server, by far UID; `None`: it cannot be asked.
-    fn messages_there(
-        &mut self,
-        _mailbox: &Mailbox,
-        _uids: &UidSet,
-    ) -> Option<Vec<MessageIdentity>> {
-        None
-    }
-    /// Takes off what there are copies of in mailboxes of the server that no channel syncs.
-    fn find_elsewhere(&mut self, _wanted: &mut LostMessages) {}
-    /// Whether the server says that a mailbox is for trash or junk.
-    fn is_trash(&mut self, _mailbox: &Mailbox) -> bool {
-        false
     }
     /// Whether it judges at all.
     fn is_blind(&self) -> bool {
         false
     }
+}
+
+/// What the guard asks of the server, when a run is about to delete much.
+pub trait FarSide {
+    /// Which of these messages are gone, of a mailbox that was not judged. `of_run`: it is
+    /// about to be run. `None`: that is not known.
+    fn missing(
+        &mut self,
+        mailbox: &Mailbox,
+        validity: u32,
+        pairs: &UidSet,
+        of_run: bool,
+    ) -> Option<UidSet>;
+    /// Whether the server lists a mailbox; `None`: that is not known.
+    fn is_there(&mut self, mailbox: &Mailbox) -> Option<bool>;
+    /// Which messages these are, by far UID; `None`: that is not known.
+    fn messages(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>>;
+    /// Takes off what there are copies of in mailboxes that no channel syncs.
+    fn find_elsewhere(&mut self, wanted: &mut LostMessages);
+    /// Whether the server says that a mailbox is for trash or junk.
+    fn is_trash(&mut self, mailbox: &Mailbox) -> bool;
 }
 
 /// What is asked.

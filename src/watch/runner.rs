@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 use super::log::{Log, LogLevel, print};
 use super::mailbox::Debounce;
 use crate::error::{Error, ErrorKind, ExitStatus};
-use crate::headers::MessageIdentity;
 use crate::imap::Client;
 use crate::lend::{Lease, LeaseOutcome, LeaseStats, Returned, RunMailboxes};
 use crate::model::uid_set::UidSet;
@@ -25,11 +24,10 @@ use crate::state::last_run::LastRun;
 use crate::state::lock::{self, Lock};
 use crate::state::refused::RefusedState;
 use crate::state::requests;
-use crate::survey::far::FarMessages;
+use crate::survey::far::{FarAccess, FarMessages};
 use crate::sync::account::{AccountBackend, Claim, RunOptions, RunReport, release_others};
 use crate::sync::context::AccountContext;
-use crate::sync::judge::{Attempt, Blind, Judge, Judgement, Question};
-use crate::sync::lost::LostMessages;
+use crate::sync::judge::{Attempt, Blind, FarSide, Judge, Judgement, Question};
 use crate::sync::mbsync::RunEnd;
 use crate::sync::refused::{self, RetryRefused};
 use crate::sync::scheduler::{self, Backend as _, Gate, Locked, Marks, Urgency};
@@ -94,38 +92,10 @@ impl Judge for Lending<'_> {
         self.gone.get(&clean::key(mailbox)).cloned()
     }
 
-    fn missing_there(
-        &mut self,
-        mailbox: &Mailbox,
-        validity: u32,
-        pairs: &UidSet,
-        of_run: bool,
-    ) -> UidSet {
-        // The others are watched.
-        let Some(client) = self.client.as_deref_mut().filter(|_| of_run) else {
-            return UidSet::EMPTY;
-        };
-        let missing = self.far.missing(client, self.context, mailbox, validity, pairs, false);
-        missing.unwrap_or_default()
-    }
-
-    fn is_there(&mut self, mailbox: &Mailbox) -> Option<bool> {
-        self.far.is_there(self.client.as_deref_mut()?, self.context, mailbox)
-    }
-
-    fn messages_there(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {
-        self.far.of(self.client.as_deref_mut()?, self.context, mailbox, uids)
-    }
-
-    fn find_elsewhere(&mut self, wanted: &mut LostMessages) {
-        if let Some(client) = self.client.as_deref_mut() {
-            self.far.find_elsewhere(client, self.context, wanted);
-        }
-    }
-
-    fn is_trash(&mut self, mailbox: &Mailbox) -> bool {
-        let Some(client) = self.client.as_deref_mut() else { return false };
-        self.far.is_trash(client, self.context, mailbox)
+    fn far_side(&mut self) -> Option<Box<dyn FarSide + '_>> {
+        let client = self.client.as_deref_mut()?;
+        let (messages, context) = (&mut self.far, self.context);
+        Some(Box::new(FarAccess { messages, client, context, watched: true }))
     }
 
     fn run(&mut self, attempt: &Attempt<'_>, lock: &mut Lock) -> RunEnd {

@@ -262,7 +262,8 @@ impl AccountBackend<'_> {
             clean::mailbox(self.context.account, key).is_some_and(|mailbox| {
                 let is_here = mailbox.maildir.as_deref().is_none_or(std::path::Path::exists);
                 let covered = Target::any_covers(targets, &mailbox);
-                covered && !is_here && judge.is_there(&mailbox) == Some(false)
+                let mut is_there = || judge.far_side()?.is_there(&mailbox);
+                covered && !is_here && is_there() == Some(false)
             })
         });
         held::forget(&self.dir, &keys);
