@@ -765,22 +765,9 @@ impl Waiter<'_> {
         // due does not.
         let run = Some(self.next_run(now)).filter(|run| *run > now + DUE || !self.connects_first());
         let wake = self.next_local(now).min(run.unwrap_or(now + DAY));
-        let login = match self.alarm.set(wake).and_then(|()| self.login_interrupt(true)) {
-            Ok(login) => login,
-            Err(error) => {
-                self.log.report(&format!("cannot connect: {}", system_text(&error)));
-                self.server.wait(self.context.settings.retry, now);
-                return false;
-            }
-        };
-        let interrupt = login.interrupt();
-        let connected = self.server.connect(&self.mailboxes.list(), &interrupt, clock::now);
-        let interrupted = interrupt.is_raised();
-        drop(login);
-        match connected {
-            Ok(()) => self.connected(),
-            Err(_) if interrupted => self.server.connect_interrupted(clock::now()),
-            Err(failure) => {
+        match self.try_connect(wake, true) {
+            Ok(None) => {}
+            Ok(Some(failure)) => {
                 let now = clock::now();
                 let retry = self.server.connect_failed(&failure, now);
                 if matches!(retry, Retry::BackOff | Retry::StartOver) {
@@ -793,9 +780,31 @@ impl Waiter<'_> {
                     }
                 }
             }
+            Err(error) => {
+                self.log.report(&format!("cannot connect: {}", system_text(&error)));
+                self.server.wait(self.context.settings.retry, now);
+                return false;
+            }
         }
-        self.alarm.acknowledge();
         true
+    }
+
+    /// Connects, until `wake` at most, and with `local` until something happens here. Returns
+    /// why it failed, if it was not interrupted.
+    fn try_connect(&mut self, wake: Duration, local: bool) -> io::Result<Option<Error>> {
+        self.alarm.set(wake)?;
+        let login = self.login_interrupt(local)?;
+        let interrupt = login.interrupt();
+        let connected = self.server.connect(&self.mailboxes.list(), &interrupt, clock::now);
+        let interrupted = interrupt.is_raised();
+        drop(login);
+        self.alarm.acknowledge();
+        match connected {
+            Ok(()) => self.connected(),
+            Err(_) if interrupted => self.server.connect_interrupted(clock::now()),
+            Err(failure) => return Ok(Some(failure)),
+        }
+        Ok(None)
     }
 
     /// Connects before a run that is due now, if the server may be there. True if it has, or
@@ -806,27 +815,15 @@ impl Waiter<'_> {
         if !is_new || !self.server.may_connect() || backoff.is_some_and(|backoff| backoff.costly) {
             return false;
         }
-        let alarm = self.alarm.set(now + CONNECTS);
-        let Ok(login) = alarm.and_then(|()| self.login_interrupt(false)) else {
-            return false;
-        };
-        let interrupt = login.interrupt();
-        let connected = self.server.connect(&self.mailboxes.list(), &interrupt, clock::now);
-        let interrupted = interrupt.is_raised();
-        drop(login);
-        self.alarm.acknowledge();
+        let Ok(failure) = self.try_connect(now + CONNECTS, false) else { return false };
         let now = clock::now();
         self.tried_at = Some(now);
-        match connected {
-            Ok(()) => self.connected(),
-            Err(_) if interrupted => self.server.connect_interrupted(now),
-            Err(failure) => {
-                self.server.connect_failed(&failure, now);
-                if failure.costly || failure.status == ExitStatus::Denied {
-                    let wait = self.runner.record_failure(&failure, false, SystemTime::now());
-                    self.server.hold_back(wait, now);
-                    return true;
-                }
+        if let Some(failure) = failure {
+            self.server.connect_failed(&failure, now);
+            if failure.costly || failure.status == ExitStatus::Denied {
+                let wait = self.runner.record_failure(&failure, false, SystemTime::now());
+                self.server.hold_back(wait, now);
+                return true;
             }
         }
         self.server.is_connected()
