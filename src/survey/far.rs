@@ -17,7 +17,7 @@ use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
 use crate::state::clean;
 use crate::sync::context::AccountContext;
-use crate::sync::judge::FarSide;
+use crate::sync::judge::FarLookup;
 use crate::sync::lost::LostMessages;
 use crate::verdict::guard;
 
@@ -82,7 +82,7 @@ impl FarAccess<'_> {
     }
 }
 
-impl FarSide for FarAccess<'_> {
+impl FarLookup for FarAccess<'_> {
     /// A mailbox that is not run is scanned only if it has fewer messages than these: the
     /// numbers take one round trip for all mailboxes.
     fn missing(

@@ -25,7 +25,7 @@ use crate::state::lock::{self, Lock};
 use crate::state::{StateDir, clean};
 use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
-use crate::sync::judge::{Attempt, FarSide, Judge, Judgement, Question};
+use crate::sync::judge::{Attempt, FarLookup, Judge, Judgement, Question};
 use crate::sync::mbsync::RunEnd;
 use crate::sync::{held, refused};
 use crate::text::sanitize;
@@ -403,7 +403,7 @@ impl Judge for Survey<'_> {
                 Target::Mailbox { channel: of, .. } => *of == channel.name,
                 wider => wider.covers(&whole),
             });
-            // One-way channels may delete, too: see `FarSide::missing`.
+            // One-way channels may delete, too: see `FarLookup::missing`.
             asked && (Rules::of(channel).is_ok() || channel.pulls_deletions())
         });
         match &account.server {
@@ -431,7 +431,7 @@ impl Judge for Survey<'_> {
         Some(held::gone_there(clean, mailbox).unwrap_or_default())
     }
 
-    fn far_side(&mut self) -> Option<Box<dyn FarSide + '_>> {
+    fn far_side(&mut self) -> Option<Box<dyn FarLookup + '_>> {
         let (messages, client, context) = (&mut self.far, self.client.as_mut()?, self.context);
         Some(Box::new(FarAccess { messages, client, context, watched: false }))
     }

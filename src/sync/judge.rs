@@ -51,7 +51,7 @@ pub trait Judge: std::fmt::Debug {
         None
     }
     /// The server, if it can be asked.
-    fn far_side(&mut self) -> Option<Box<dyn FarSide + '_>> {
+    fn far_side(&mut self) -> Option<Box<dyn FarLookup + '_>> {
         None
     }
     /// Whether it judges at all.
@@ -61,7 +61,7 @@ pub trait Judge: std::fmt::Debug {
 }
 
 /// What the guard asks of the server, when a run is about to delete much.
-pub trait FarSide {
+pub trait FarLookup {
     /// Which of these messages are gone, of a mailbox that was not judged. `of_run`: it is
     /// about to be run. `None`: that is not known.
     fn missing(

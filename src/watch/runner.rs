@@ -27,7 +27,7 @@ use crate::state::requests;
 use crate::survey::far::{FarAccess, FarMessages};
 use crate::sync::account::{AccountBackend, Claim, RunOptions, RunReport, release_others};
 use crate::sync::context::AccountContext;
-use crate::sync::judge::{Attempt, Blind, FarSide, Judge, Judgement, Question};
+use crate::sync::judge::{Attempt, Blind, FarLookup, Judge, Judgement, Question};
 use crate::sync::mbsync::RunEnd;
 use crate::sync::refused::{self, RetryRefused};
 use crate::sync::scheduler::{self, Backend as _, Gate, Locked, Marks, Urgency};
@@ -92,7 +92,7 @@ impl Judge for Lending<'_> {
         self.gone.get(&clean::key(mailbox)).cloned()
     }
 
-    fn far_side(&mut self) -> Option<Box<dyn FarSide + '_>> {
+    fn far_side(&mut self) -> Option<Box<dyn FarLookup + '_>> {
         let client = self.client.as_deref_mut()?;
         let (messages, context) = (&mut self.far, self.context);
         Some(Box::new(FarAccess { messages, client, context, watched: true }))
