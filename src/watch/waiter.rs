@@ -415,8 +415,10 @@ impl Waiter<'_> {
             Gate::Open => None,
             Gate::Throttled(wait) | Gate::BackingOff(wait) => Some(wait),
         };
-        // A question costs no login and no run.
-        let asks = connected && (plan.requested || plan.compare) && !plan.full;
+        // A question costs no login and no run. A request is dealt with also where a run of
+        // everything is due and has to wait: it would call for a look again at once.
+        let full = plan.full && wait.is_none();
+        let asks = connected && (plan.requested || plan.compare) && !full;
         if wait.is_some() && !asks {
             return AfterSync::Nothing;
         }

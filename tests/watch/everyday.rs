@@ -1,7 +1,7 @@
 //! One run for each change, naming just the mailbox, whatever the server can do.
 
 use crate::support::{QUICK, SOON, Tap, Waiter, at_rest, ms, one_run, secs};
-use rig::{Account, Home, Server, ServerOptions, compare, message, wait_until};
+use rig::{Account, Home, Server, ServerOptions, compare, message, process, wait_until};
 use std::thread::sleep;
 
 /// Every kind of change on the server, one after the other.
@@ -96,6 +96,25 @@ fn everything_is_compared_no_more_often_while_a_run_must_wait() {
     assert!((1..=5).contains(&compared), "{compared} times: {}", waiter.said());
     let mut imap = server.imap("home");
     wait_until(SOON * 2, "it is carried", || imap.status("INBOX").messages == 3);
+}
+
+#[test]
+fn a_request_is_answered_while_a_run_of_everything_must_wait() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(
+        "handover = false\nthrottle = \"60s\"\nburst = 1\nevery = \"3s\"\nfull_every = \"3s\"\n",
+    );
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    waiter.wait_said("connected by", SOON);
+    sleep(secs(4));
+    home.mutt_sync(&["-b", "Home:INBOX"]).ok();
+    let before = process::wakeups(waiter.pid());
+    wait_until(SOON, "it is answered", || home.requests("Home").is_empty());
+    sleep(secs(3));
+    let wakeups = process::wakeups(waiter.pid()) - before;
+    assert!(wakeups < 100, "{wakeups} times: {}", waiter.said());
 }
 
 #[test]
