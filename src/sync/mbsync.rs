@@ -17,8 +17,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::forms::{Class, Collector, class_of};
 use super::output::{
-    Problem, explains_nothing, plain, problem, redact, says_nothing_of_the_run,
-    without_passed_addresses,
+    Problem, explains_nothing, is_config_complaint, plain, problem, redact,
+    says_nothing_of_the_run, without_passed_addresses,
 };
 use super::progress::Progress;
 use super::run_log::{RunLog, RunLogReader};
@@ -81,6 +81,10 @@ pub struct RunEnd {
     pub log: Option<RunLog>,
     /// What it could not carry, and what else it said.
     pub said: Collector,
+    /// It said that something failed, which is neither in `problems` nor in `said`.
+    pub fails: bool,
+    /// It said nothing that would explain a failure.
+    pub silent: bool,
 }
 
 /// What goes on beside a run, in the same loop that watches it.
@@ -422,10 +426,12 @@ impl<'a> Supervised<'a> {
         let (job, mut heard, names) = (self.job, self.heard, self.names.as_ref());
         // mbsync 1.4 says one thing without a line end.
         self.stderr.rest(&mut |line| heard.line(line, job, names));
-        let Heard { mut problems, other, mut said, objected } = heard;
+        let Heard { mut problems, other, mut said, objected, fails } = heard;
         if let Some(shown) = said.pending_reason() {
             problems.push((Problem::Mailbox { channel: None, mailbox: None }, shown));
         }
+        let silent =
+            !fails && problems.is_empty() && said.objections.is_empty() && said.notices.is_empty();
         let log = self.log.filter(|_| status.success() && !objected);
         let refused = said.objections.first().map(|objection| objection.text.clone());
         let ended = verdict_of(self.why, status, &problems, &other, refused, job.stall);
@@ -438,7 +444,7 @@ impl<'a> Supervised<'a> {
             said.notices.retain(|line| !ended.text.contains(line.as_str()));
         }
         let log = log.filter(|_| ended.exit == ExitStatus::Done).and_then(RunLogReader::log);
-        RunEnd { log, said, ..ended }
+        RunEnd { log, said, fails, silent, ..ended }
     }
 }
 
@@ -491,6 +497,8 @@ struct Heard {
     said: Collector,
     /// Something was said that may mean that not all was done.
     objected: bool,
+    /// See [`RunEnd::fails`].
+    fails: bool,
 }
 
 impl Heard {
@@ -507,7 +515,13 @@ impl Heard {
             eprint_line(&shown);
         }
         let taken = self.said.take(line, &shown);
-        match problem(line).filter(|_| !taken) {
+        // A program that mbsync starts, as the password command, may write such a line, too.
+        let of_other =
+            is_config_complaint(line) && !line.starts_with(&job.file.display().to_string());
+        let found = problem(line).filter(|_| !taken && !of_other);
+        let says_so = matches!(class_of(line), Some(Class::Fails | Class::FailsUnsaid));
+        self.fails |= is_news && !taken && !of_other && says_so && found.is_none();
+        match found {
             Some(found) if self.problems.len() < MOST_LINES => self.problems.push((found, shown)),
             _ if is_news && self.other.len() < MOST_LINES => self.other.push(shown),
             _ => {}

@@ -95,6 +95,7 @@ pub fn problem(line: &str) -> Option<Problem> {
     }
     if line.contains("no acceptable authentication mechanism")
         || line.contains("SASL mechanism")
+        || line.starts_with("Error ") && line.contains(" SASL ")
         || line.starts_with("IMAP error: unexpected reply: ")
     {
         return Some(Problem::Login(ExitStatus::Denied));
@@ -212,7 +213,8 @@ pub fn explains_nothing(line: &str) -> bool {
 }
 
 /// `FILE:12: …`, or 1.5's `FILE:12:3: …`.
-fn is_config_complaint(line: &str) -> bool {
+#[must_use]
+pub fn is_config_complaint(line: &str) -> bool {
     line.split_once(": ").is_some_and(|(place, _)| {
         place.starts_with(['/', '.', '~'])
             && place.rsplit_once(':').is_some_and(|(_, number)| {
@@ -366,6 +368,8 @@ mod tests {
             "IMAP command 'AUTHENTICATE PLAIN <authdata>' returned an error: x",
             "Skipping account Home, PassCmd exited with status 1",
             "IMAP error: unexpected reply: 500",
+            "Error performing SASL authentication step: SASL(-1): generic failure: no ticket",
+            "Error initializing SASL context: SASL(-4): no mechanism available",
         ] {
             assert!(is_costly(line), "{line}");
         }

@@ -4,8 +4,8 @@
 
 use super::{check::greeting, start};
 use rig::{
-    Account, Ca, Delay, Home, Refuser, Server, ServerOptions, Signal, Terminal, Tls, compare_boxes,
-    message,
+    Account, Ca, Delay, Home, Mbsync, Refuser, Server, ServerOptions, Signal, Terminal, Tls,
+    compare_boxes, message,
     process::{self, kill},
     run, wait_until,
 };
@@ -293,6 +293,55 @@ fn a_mailbox_that_cannot_be_opened_holds_up_no_other() {
     imap.create("Nowhere");
     home.mutt_sync(&["Home"]).ok();
     assert_eq!(home.wants("Home"), [""; 0]);
+}
+
+/// A fake mbsync that has said of one mailbox that it could not be opened.
+fn with_a_mailbox_not_synced() -> (Home, Mbsync) {
+    let home = Home::fake(&["Home"]);
+    home.settings("throttle = \"0s\"\n");
+    let mut mbsync = home.fake_mbsync();
+    mbsync.exit(1);
+    mbsync.stderr("Error: channel Home: far side box Lists cannot be opened.\n");
+    home.mutt_sync(&["-b", "-f", "Home:Lists"]).ok();
+    let refused = home.state("Home").join("refused.json");
+    wait_until(SHORT, "it is on record", || refused.exists());
+    mbsync.wait_idle(SHORT);
+    // It would wait and try again.
+    for pid in ours(&home) {
+        kill(pid, Signal::TERM);
+    }
+    home.wait_no_leftovers(SHORT);
+    (home, mbsync)
+}
+
+#[test]
+fn g13_a_run_that_failed_otherwise_resolves_nothing() {
+    let (home, mut mbsync) = with_a_mailbox_not_synced();
+    mbsync.stderr("IMAP error: malformed FETCH response\n");
+    let output = home.mutt_sync(&["-f", "Home"]).expect_code(1);
+    assert!(output.stderr.contains("malformed"), "{output}");
+    assert!(state(&home, "refused.json").contains("Lists"), "{}", state(&home, "refused.json"));
+}
+
+#[test]
+fn g13_a_command_that_fails_on_one_mailbox_keeps_no_other_unsaid() {
+    let (home, mut mbsync) = with_a_mailbox_not_synced();
+    mbsync.stderr("Error: channel Home: far side box INBOX cannot be opened.\n");
+    let output = home.mutt_sync(&["-f", "Home:INBOX"]).expect_code(1);
+    assert!(output.stderr.contains("Lists"), "{output}");
+}
+
+/// The standard error that mbsync shares with its password command.
+#[test]
+fn a_warning_of_the_password_command_is_no_wrong_configuration() {
+    let home = Home::fake(&["Home"]);
+    let mut mbsync = home.fake_mbsync();
+    mbsync.exit(1);
+    mbsync.stderr(
+        "/usr/lib/python3/dist-packages/x.py:219: CryptographyDeprecationWarning: TripleDES\n\
+         Cannot connect to home.example (192.0.2.1:993): Connection refused\n",
+    );
+    home.mutt_sync(&["Home"]).expect_code(69);
 }
 
 #[test]

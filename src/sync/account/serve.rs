@@ -526,8 +526,9 @@ impl AccountBackend<'_> {
     /// that failed for nothing else has served its requests.
     fn note_refused(&mut self, ended: &mut RunEnd, facts: &RunFacts<'_>) -> Vec<String> {
         let said = &ended.said;
-        let unexplained = ended.exit == ExitStatus::Mailbox && ended.problems.is_empty();
-        let silent = unexplained && said.objections.is_empty() && said.notices.is_empty();
+        let unexplained =
+            ended.exit == ExitStatus::Mailbox && ended.problems.is_empty() && !ended.fails;
+        let silent = unexplained && ended.silent;
         let only_refused = unexplained && (silent || !said.objections.is_empty());
         let facts = RunFacts {
             objections: &said.objections,
