@@ -859,8 +859,8 @@ pub fn to_say(
                 };
                 let fresh = known.open_items().any(|item| of(item) && !item.said);
                 let by_record = report.text.is_none();
-                // Why the command failed is said already.
-                if failed && report.what == RefusedKind::Mailbox {
+                // Tried by the command that failed, it is said already.
+                if failed && covered && report.what == RefusedKind::Mailbox {
                     continue;
                 }
                 if fresh || !by_record && (named || by_person && covered) {
