@@ -24,11 +24,19 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 use crate::error::{Error, ExitStatus, no_descriptor_left};
 use crate::os::file;
 use crate::os::procfs::{self, Process};
 use lock::Lock;
+
+/// Whether a file may be read a moment later: no descriptor or memory is left, or the disk
+/// or the server of a network file system did not answer.
+fn is_passing(error: &io::Error) -> bool {
+    let passing = [Errno::IO, Errno::STALE, Errno::NOMEM].map(Errno::raw_os_error);
+    no_descriptor_left(error) || error.raw_os_error().is_some_and(|code| passing.contains(&code))
+}
 
 /// Most bytes of a state file that are read.
 pub const LARGEST: u64 = 64 << 20;
@@ -119,6 +127,11 @@ impl StateDir {
         V: serde::de::DeserializeOwned + serde::Serialize + Clone + Default + PartialEq,
     {
         let _lock = Lock::take_briefly(&self.file(lock))?;
+        // Not to be taken for an empty one, which would take its place.
+        match file::open(&self.file(name)) {
+            Err(error) if is_passing(&error) => return Err(error),
+            _ => {}
+        }
         let mut value: V = self.read_json(name).unwrap_or_default();
         let before = value.clone();
         let result = change(&mut value);
