@@ -210,6 +210,8 @@ fn the_units_run_the_program() {
             process.signal(Signal::TERM);
         }
         process.wait(SHORT).expect_code(if mail { 0 } else { 143 });
+        // To systemd, an exit status is no end by a signal.
+        assert!(mail || line("SuccessExitStatus=") == "143");
         home.wait_no_leftovers(SHORT);
     }
 }
