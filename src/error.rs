@@ -112,6 +112,8 @@ pub enum ErrorKind {
     UnknownMechanism,
     /// The server does not take user name and password.
     PasswordRefused,
+    /// Neither `Pass` nor `PassCmd` is set: mbsync asks on a terminal.
+    NoPassword,
     /// `PassCmd` or `UserCmd` failed.
     PasswordCommand,
     /// A command for user name or password failed after its output was closed, as

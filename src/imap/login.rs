@@ -162,7 +162,8 @@ fn identify(
                 ExitStatus::Denied,
                 "neither Pass nor PassCmd is set, and there is no terminal to ask on",
             )
-            .with_hint("set PassCmd"));
+            .with_hint("set PassCmd")
+            .of_kind(ErrorKind::NoPassword));
         }
     };
     if user.is_empty() || user.contains(&0) || pass.contains(&0) {

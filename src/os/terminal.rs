@@ -13,7 +13,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::getpgrp;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::wait::{self, Woken};
 use crate::text::sanitize;
@@ -53,6 +53,29 @@ impl LiveLine {
         }
         self.is_shown = true;
         write(&format!("\r{}\x1b[K", clipped(&self.text, columns())));
+    }
+}
+
+/// Gives the terminal back as it was: a program that is ended while it asks for a password
+/// (getpass(3)) leaves it without echo and without Control-C.
+pub struct SavedModes(Option<Termios>);
+
+impl SavedModes {
+    /// Of the terminal on standard input.
+    #[must_use]
+    pub fn of_stdin() -> Self {
+        SavedModes(tcgetattr(io::stdin()).ok())
+    }
+}
+
+impl Drop for SavedModes {
+    fn drop(&mut self) {
+        let (Some(saved), stdin) = (&self.0, io::stdin()) else { return };
+        let differs = tcgetattr(&stdin).is_ok_and(|now| now.local_modes != saved.local_modes);
+        // From the background it would stop us.
+        if differs && tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp()) {
+            let _ = tcsetattr(&stdin, OptionalActions::Now, saved);
+        }
     }
 }
 

@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::time::SystemTime;
 
-use crate::error::ExitStatus;
+use crate::error::{ErrorKind, ExitStatus};
 use crate::imap::{Client, ClientError, ScanRequest};
 use crate::lend::flags::ScanByRun;
 use crate::lend::{Lease, LeaseOutcome, RunMailboxes};
 use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Server, Target};
+use crate::os::child::Prompt;
 use crate::os::signals::Shutdown;
 use crate::state::lock::{self, Lock};
 use crate::state::{StateDir, clean};
@@ -300,10 +301,14 @@ impl<'a> Survey<'a> {
         let told_of = self.options.person.then_some(self.context.account.name.as_str());
         let opened =
             Client::open_aloud(server, self.options.prompt, told_of, self.shutdown.cancel());
+        let asks = self.options.prompt == Prompt::Terminal;
         let mut client = match opened {
             Ok(client) => client,
             // mbsync may manage: it knows more mechanisms, and asks for passwords.
-            Err(error) if error.status == ExitStatus::Config => {
+            Err(error)
+                if error.status == ExitStatus::Config
+                    || error.kind == ErrorKind::NoPassword && asks =>
+            {
                 self.note(format!("not compared before the run: {error}"));
                 return Judgement::Run(question.targets.clone());
             }

@@ -123,6 +123,7 @@ pub fn run<'a>(
     shutdown: &Shutdown,
     beside: Option<&'a mut (dyn Companion + 'a)>,
 ) -> RunEnd {
+    let _modes = (job.prompt == Prompt::Terminal).then(terminal::SavedModes::of_stdin);
     match start(job, lock, beside.as_deref()) {
         Ok((child, terminal)) => Supervised::new(job, child, terminal, beside)
             .and_then(|run| run.follow(shutdown))

@@ -534,6 +534,32 @@ fn g8_signals_on_a_terminal() {
     }
 }
 
+/// Without `Pass` and `PassCmd` mbsync asks for the password; here it is typed, or mbsync is ended
+/// in the middle of that.
+#[test]
+fn g8_a_password_is_asked_for_and_the_terminal_left_as_it_was() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let file = home.read(".mbsyncrc");
+    let without: Vec<&str> = file.lines().filter(|line| !line.starts_with("Pass ")).collect();
+    home.write(".mbsyncrc", &without.join("\n"));
+    let program = rig::mutt_sync().display().to_string();
+    let script = format!("{program} Home; echo \"code=$?\"; stty -a; exec cat");
+    for code in [0, 143] {
+        let terminal = Terminal::start(&home, &["sh", "-c", &script]);
+        terminal.wait_for("Password", SHORT);
+        if code == 0 {
+            terminal.text(&server.password("home"));
+            terminal.keys(&["Enter"]);
+        } else {
+            kill(ours(&home)[0], Signal::TERM);
+        }
+        terminal.wait_for(&format!("code={code}"), SHORT);
+        let screen = terminal.wait_for("isig", SHORT);
+        assert!(!screen.contains("-isig"), "{screen}");
+    }
+}
+
 #[test]
 fn g2_g8_a_signal_to_one_that_waits_for_the_lock() {
     let home = Home::fake(&["Home"]);
