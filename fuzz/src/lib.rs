@@ -161,7 +161,7 @@ fn mailbox_is_consistent(channel: &Channel, name: &str) {
     assert_eq!(mailbox.channel, channel.name);
     if channel.patterns.is_some() {
         assert_eq!(mailbox.name, name);
-        let _ = channel.admits_far(&mailbox.far);
+        let _ = channel.shared_name(&mailbox.far);
     } else {
         assert_eq!(channel.only_mailbox(), Some(mailbox.clone()));
         assert!(!mailbox.addressable);

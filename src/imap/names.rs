@@ -75,7 +75,7 @@ impl Naming {
     }
 
     /// Of the mailboxes that the server lists, those that a run of the channel
-    /// would sync, each with its far name.
+    /// would sync, each with the name that both sides share.
     pub fn synced<'a>(
         &'a self,
         channel: &'a Channel,
@@ -91,7 +91,7 @@ impl Naming {
             // isync ignores others in a list (drv_imap.c:1481), but takes them when they
             // are named: `..` would lead out of the Maildir store.
             let is_plain = far.split('/').all(|part| !["", ".", ".."].contains(&part));
-            (is_plain && channel.admits_far(&far)).then_some((each, far))
+            is_plain.then(|| channel.shared_name(&far)).flatten().map(|name| (each, name))
         })
     }
 }

@@ -60,13 +60,14 @@ impl Channel {
         }
     }
 
-    /// Whether a run of the channel would sync this far mailbox.
+    /// The name that both sides share of this far mailbox; `None` if no run of the channel
+    /// would sync it.
     #[must_use]
-    pub fn admits_far(&self, far: &str) -> bool {
-        let Some(patterns) = &self.patterns else { return false };
-        unflattened(&self.far.store, far)
-            .and_then(|name| name.strip_prefix(self.far.mailbox.as_str()).map(str::to_owned))
-            .is_some_and(|name| super::pattern::admits(patterns, &name))
+    pub fn shared_name(&self, far: &str) -> Option<String> {
+        let patterns = self.patterns.as_ref()?;
+        let far = unflattened(&self.far.store, far)?;
+        let name = far.strip_prefix(self.far.mailbox.as_str())?;
+        super::pattern::admits(patterns, name).then(|| name.to_owned())
     }
 
     /// The pair of a channel without Patterns.

@@ -97,17 +97,17 @@ impl ServerMailboxes {
                 continue;
             };
             let here = mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name);
-            let known: HashSet<&str> = here.map(|mailbox| mailbox.far.as_str()).collect();
+            let known: HashSet<&str> = here.map(|mailbox| mailbox.name.as_str()).collect();
             let subscribed =
                 |name: &str| !store.subscribed_only || inventory.subscribed.contains(name);
-            for (each, far) in naming.synced(channel, version, listed) {
+            for (each, name) in naming.synced(channel, version, listed) {
                 // No Maildir can have such a name.
-                if far.split('/').any(|part| part.len() > LONGEST_FILE_NAME) {
+                if name.split('/').any(|part| part.len() > LONGEST_FILE_NAME) {
                     continue;
                 }
-                let asked_for = boxes.is_empty() || pattern::admits(boxes, &far);
-                if !known.contains(far.as_str()) && asked_for && subscribed(&each.name) {
-                    let target = Target::Mailbox { channel: channel.name.clone(), name: far };
+                let asked_for = boxes.is_empty() || pattern::admits(boxes, &name);
+                if !known.contains(name.as_str()) && asked_for && subscribed(&each.name) {
+                    let target = Target::Mailbox { channel: channel.name.clone(), name };
                     self.only_on_server.push((each.name.clone(), target));
                 }
             }

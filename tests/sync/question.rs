@@ -115,6 +115,19 @@ impl Rig {
     }
 }
 
+/// A user whose channel has these prefixes, and who has synced once.
+fn below_prefixes(far: &str, near: &str) -> (Server, Home, Mbsync) {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let sections = home.read(".mbsyncrc");
+    let sections = sections.replace(":Home-far:\n", &format!(":Home-far:{far}\n"));
+    home.write(".mbsyncrc", &sections.replace(":Home-near:\n", &format!(":Home-near:{near}\n")));
+    let mbsync = home.wrap_mbsync();
+    server.imap("home").create("Lists/one");
+    home.mutt_sync(&["-f", "Home"]).ok();
+    (server, home, mbsync)
+}
+
 /// The mailboxes in the order of their names.
 fn sorted(word: &str) -> String {
     let Some((channel, boxes)) = word.split_once(':') else { return word.to_owned() };
@@ -336,6 +349,19 @@ fn g7_a_mailbox_on_one_side_only_is_never_passed_over() {
     let before = it.mbsync.runs().len();
     it.home.mutt_sync(&["-f", "Home:Named"]).ok();
     assert_eq!(it.names_since(before), ["Home:Named"]);
+}
+
+#[test]
+fn g7_a_mailbox_new_on_the_server_below_a_far_prefix_is_created_here() {
+    let (server, home, mbsync) = below_prefixes("Lists/", "l/");
+    let mut imap = server.imap("home");
+    for (name, how) in [("rust", ["-f", "Home"]), ("mutt", ["--wait", "Home"])] {
+        imap.create(&format!("Lists/{name}"));
+        let before = mbsync.runs().len();
+        home.mutt_sync(&how).ok();
+        assert_eq!(mbsync.runs()[before].names(), [format!("Home:{name}")], "{how:?}");
+        assert!(home.path(&format!("Mail/Home/l/{name}/cur")).is_dir(), "{how:?}");
+    }
 }
 
 #[test]

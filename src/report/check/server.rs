@@ -355,11 +355,12 @@ fn compare_sides(
         mailboxes.iter().filter(|mailbox| mailbox.channel == channel.name).collect();
     let listed = inventory.listed.as_deref().unwrap_or_default();
     let admitted: Vec<String> =
-        naming.synced(channel, version, listed).map(|(_, far)| far).collect();
+        naming.synced(channel, version, listed).map(|(_, name)| name).collect();
     let none_matches = channel.patterns.is_some() && admitted.is_empty() && own.is_empty();
     let mut sides = ChannelSides { none_matches, ..ChannelSides::default() };
-    let is_here = |far: &String| own.iter().any(|mailbox| mailbox.far == *far);
-    sides.only_there.extend(admitted.into_iter().filter(|far| !is_here(far)));
+    let is_here = |name: &String| own.iter().any(|mailbox| mailbox.name == *name);
+    let only_there = admitted.iter().filter(|name| !is_here(name));
+    sides.only_there.extend(only_there.map(|name| channel.mailbox(name).far));
     let wires: Vec<Option<String>> =
         own.iter().map(|mailbox| naming.wire_name(&mailbox.far, version)).collect();
     let asked: Vec<String> = wires.iter().flatten().cloned().collect();
