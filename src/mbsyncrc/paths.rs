@@ -51,6 +51,8 @@ impl Channel {
             channel: self.name.clone(),
             addressable: self.patterns.is_some()
                 && !self.name.contains(':')
+                // mbsync takes an empty name for INBOX (tried with isync 1.4.4).
+                && !name.is_empty()
                 && !name.contains([',', '\n']),
             name,
             far,

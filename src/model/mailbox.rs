@@ -22,7 +22,7 @@ pub struct Mailbox {
     /// mbsync's sync state of the pair; `None` where no side that we can read says where.
     pub state_file: Option<PathBuf>,
     /// `CHANNEL:NAME` can be given to mbsync: the channel has Patterns, and the
-    /// name has no comma or newline in it.
+    /// name is not empty and has no comma or newline in it.
     pub addressable: bool,
 }
 

@@ -365,6 +365,20 @@ fn g7_a_mailbox_new_on_the_server_below_a_far_prefix_is_created_here() {
 }
 
 #[test]
+fn g7_a_mailbox_that_is_the_prefix_is_synced_with_its_channel() {
+    let (server, home, mbsync) = below_prefixes("Lists", "Lists");
+    let mut imap = server.imap("home");
+    imap.create("Lists");
+    for subject in ["one", "two"] {
+        imap.append("Lists", &message(subject, subject), &[]);
+        let before = mbsync.runs().len();
+        home.mutt_sync(&["-f", "Home"]).ok();
+        assert_eq!(mbsync.runs()[before].names(), ["Home"], "{subject}");
+        home.maildir("Home", "Lists").find(subject);
+    }
+}
+
+#[test]
 fn a_run_that_only_adds_mailboxes_says_so() {
     let mut it = Rig::new();
     it.imap.create("There");
