@@ -125,6 +125,8 @@ const EXTENSIONS: &[&str] = &[
     "NAMESPACE",
     "COMPRESS=DEFLATE",
 ];
+/// Those that only 1.5 knows, by `cap_list` of its `drv_imap.c`.
+const NEW_EXTENSIONS: &[&str] = &["IMAP4REV1", "LITERAL-", "UTF8=ACCEPT", "UTF8=ONLY"];
 
 impl Statement {
     /// The value and all further words: this keyword takes any number.
@@ -283,13 +285,15 @@ pub fn pipeline_depth(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> 
     if line.number()? < 1 { Err("PipelineDepth must be at least 1".into()) } else { Ok(()) }
 }
 
-pub fn extensions(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> Set {
-    let known = |word: &String| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(word));
+pub fn extensions(line: &mut Statement, location: &Location<'_>, _: &mut Draft) -> Set {
+    let new = if location.version == IsyncVersion::V1_4 { &[] } else { NEW_EXTENSIONS };
+    let all = [EXTENSIONS, new].concat();
+    let known = |word: &String| all.iter().any(|known| known.eq_ignore_ascii_case(word));
     match line.words().find(|word| !known(word)) {
         None => Ok(()),
         Some(word) => Err(Notice::new(
             format!("mbsync does not know the extension `{word}`"),
-            format!("it knows {}", EXTENSIONS.join(", ")),
+            format!("it knows {}", all.join(", ")),
         )),
     }
 }

@@ -116,6 +116,17 @@ fn tls_versions_become_a_range() {
     assert!(bad(&account("Host h\nTLSVersions +1.4"), IsyncVersion::V1_5).contains("+1.4"));
 }
 
+#[test]
+fn each_version_has_its_extensions() {
+    for name in ["UIDPLUS", "imap4rev1", "LITERAL-", "UTF8=ACCEPT", "UTF8=ONLY"] {
+        let text = account(&format!("Host h\nDisableExtension {name}"));
+        good(&text, IsyncVersion::V1_5);
+        if name != "UIDPLUS" {
+            assert!(bad(&text, IsyncVersion::V1_4).contains(name));
+        }
+    }
+}
+
 /// The one to change, in a file that has it, and the one to write in another.
 #[test]
 fn the_keyword_for_tls_is_the_one_in_the_file() {
