@@ -87,6 +87,10 @@ impl Naming {
                 IsyncVersion::V1_4 => each.name.clone(),
                 IsyncVersion::V1_5 => from_utf7(&each.name)?,
             };
+            // mbsync drops these, too (isync 1.4.4, parse_list_rsp_p2() of drv_imap.c).
+            if wire.as_bytes().ends_with(b".lock") {
+                return None;
+            }
             let far = self.from_wire(&wire)?;
             // isync ignores others in a list (drv_imap.c:1481), but takes them when they
             // are named: `..` would lead out of the Maildir store.

@@ -379,6 +379,13 @@ fn g7_a_mailbox_that_is_the_prefix_is_synced_with_its_channel() {
 }
 
 #[test]
+fn a_name_that_mbsync_drops_is_not_new_on_the_server() {
+    let mut it = Rig::new();
+    it.imap.create("a.lock");
+    it.nothing_to_do();
+}
+
+#[test]
 fn a_run_that_only_adds_mailboxes_says_so() {
     let mut it = Rig::new();
     it.imap.create("There");
