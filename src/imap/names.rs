@@ -56,14 +56,13 @@ impl Naming {
             Some(_) if name.contains('/') => None,
             Some(delimiter) => Some(name.replace(delimiter, "/")),
         };
-        if let Some(inner) = wire.strip_prefix(self.prefix.as_str()) {
-            let name = slashed(inner)?;
-            if !name.is_empty() && (!in_inbox(&name) || self.prefix.is_empty()) {
-                return Some(name);
-            }
+        match wire.strip_prefix(self.prefix.as_str()) {
+            // An INBOX below the prefix would be taken for INBOX itself: mbsync drops it
+            // (isync 1.4.4, drv_imap.c:1463).
+            Some(inner) => slashed(inner)
+                .filter(|name| !name.is_empty() && (self.prefix.is_empty() || !in_inbox(name))),
+            None => slashed(wire).filter(|name| in_inbox(name)),
         }
-        let name = slashed(wire)?;
-        in_inbox(&name).then_some(name)
     }
 
     /// The wire name of a far mailbox: isync 1.4 takes names as they are on the wire, 1.5
@@ -242,6 +241,9 @@ mod tests {
         assert_eq!(naming.to_wire("a.b"), None);
         assert_eq!(naming.from_wire("INBOX.a/b"), None);
         assert_eq!(naming.from_wire("Public.x"), None);
+        for hidden in ["INBOX.", "INBOX.INBOX", "INBOX.INBOX.x"] {
+            assert_eq!(naming.from_wire(hidden), None, "{hidden}");
+        }
         let plain = Naming::of(&store("Mail/", true), &Namespace::default(), Some('/'));
         assert_eq!(plain.to_wire("Sent").as_deref(), Some("Mail/Sent"));
         assert_eq!(plain.to_wire("INBOX/x").as_deref(), Some("INBOX/x"));
