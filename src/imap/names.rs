@@ -32,7 +32,9 @@ impl Naming {
             String::new()
         };
         let set = store.delimiter.as_ref().and_then(|d| d.chars().next());
-        Naming { prefix, delimiter: set.or(namespace.delimiter).or(listed) }
+        // mbsync has not asked for a list yet when it looks at the prefix.
+        let known = set.or(namespace.delimiter);
+        Naming { prefix: in_capitals(&prefix, known), delimiter: known.or(listed) }
     }
 
     /// The wire name of a far name; `None` where it has the server's delimiter
@@ -56,12 +58,13 @@ impl Naming {
             Some(_) if name.contains('/') => None,
             Some(delimiter) => Some(name.replace(delimiter, "/")),
         };
+        let wire = in_capitals(wire, self.delimiter);
         match wire.strip_prefix(self.prefix.as_str()) {
             // An INBOX below the prefix would be taken for INBOX itself: mbsync drops it
             // (isync 1.4.4, drv_imap.c:1463).
             Some(inner) => slashed(inner)
                 .filter(|name| !name.is_empty() && (self.prefix.is_empty() || !in_inbox(name))),
-            None => slashed(wire).filter(|name| in_inbox(name)),
+            None => slashed(&wire).filter(|name| in_inbox(name)),
         }
     }
 
@@ -96,6 +99,20 @@ impl Naming {
             let is_plain = far.split('/').all(|part| !["", ".", ".."].contains(&part));
             is_plain.then(|| channel.shared_name(&far)).flatten().map(|name| (each, name))
         })
+    }
+}
+
+/// INBOX, alone or as a parent, in capitals, as mbsync spells it in a prefix and in each
+/// name that is listed (isync 1.4.4, `normalize_INBOX()` of `drv_imap.c`).
+fn in_capitals(name: &str, delimiter: Option<char>) -> String {
+    match name.split_at_checked("INBOX".len()) {
+        Some((inbox, rest))
+            if inbox.eq_ignore_ascii_case("INBOX")
+                && (rest.is_empty() || delimiter.is_some_and(|sign| rest.starts_with(sign))) =>
+        {
+            format!("INBOX{rest}")
+        }
+        _ => name.to_owned(),
     }
 }
 
@@ -244,6 +261,12 @@ mod tests {
         for hidden in ["INBOX.", "INBOX.INBOX", "INBOX.INBOX.x"] {
             assert_eq!(naming.from_wire(hidden), None, "{hidden}");
         }
+        let mixed = Naming::of(&store("Inbox.", true), &dotted, None);
+        assert_eq!(mixed.to_wire("Sent").as_deref(), Some("INBOX.Sent"));
+        for wire in ["INBOX.Sent", "inbox.Sent"] {
+            assert_eq!(mixed.from_wire(wire).as_deref(), Some("Sent"));
+        }
+        assert_eq!(mixed.from_wire("inboxes"), None);
         let plain = Naming::of(&store("Mail/", true), &Namespace::default(), Some('/'));
         assert_eq!(plain.to_wire("Sent").as_deref(), Some("Mail/Sent"));
         assert_eq!(plain.to_wire("INBOX/x").as_deref(), Some("INBOX/x"));
