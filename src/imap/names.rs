@@ -24,13 +24,8 @@ impl Naming {
     /// that LIST gives, for servers without NAMESPACE.
     #[must_use]
     pub fn of(store: &ImapStore, namespace: &Namespace, listed: Option<char>) -> Self {
-        let prefix = if !store.path.is_empty() {
-            store.path.clone()
-        } else if store.use_namespace {
-            namespace.prefix.clone()
-        } else {
-            String::new()
-        };
+        let of_namespace = || store.use_namespace.then(|| namespace.prefix.clone());
+        let prefix = store.path.clone().or_else(of_namespace).unwrap_or_default();
         let set = store.delimiter.as_ref().and_then(|d| d.chars().next());
         // mbsync has not asked for a list yet when it looks at the prefix.
         let known = set.or(namespace.delimiter);
@@ -237,10 +232,10 @@ mod tests {
         }
     }
 
-    fn store(path: &str, use_namespace: bool) -> ImapStore {
+    fn store(path: Option<&str>, use_namespace: bool) -> ImapStore {
         ImapStore {
             account: "A".to_owned(),
-            path: path.to_owned(),
+            path: path.map(str::to_owned),
             use_namespace,
             delimiter: None,
             subscribed_only: false,
@@ -250,7 +245,7 @@ mod tests {
     #[test]
     fn names_get_prefix_and_delimiter_as_mbsync_gives_them() {
         let dotted = Namespace { prefix: "INBOX.".to_owned(), delimiter: Some('.') };
-        let naming = Naming::of(&store("", true), &dotted, None);
+        let naming = Naming::of(&store(None, true), &dotted, None);
         for (far, wire) in [("INBOX", "INBOX"), ("Sent", "INBOX.Sent"), ("a/b", "INBOX.a.b")] {
             assert_eq!(naming.to_wire(far).as_deref(), Some(wire));
             assert_eq!(naming.from_wire(wire).as_deref(), Some(far));
@@ -261,18 +256,20 @@ mod tests {
         for hidden in ["INBOX.", "INBOX.INBOX", "INBOX.INBOX.x"] {
             assert_eq!(naming.from_wire(hidden), None, "{hidden}");
         }
-        let mixed = Naming::of(&store("Inbox.", true), &dotted, None);
+        let mixed = Naming::of(&store(Some("Inbox."), true), &dotted, None);
         assert_eq!(mixed.to_wire("Sent").as_deref(), Some("INBOX.Sent"));
         for wire in ["INBOX.Sent", "inbox.Sent"] {
             assert_eq!(mixed.from_wire(wire).as_deref(), Some("Sent"));
         }
         assert_eq!(mixed.from_wire("inboxes"), None);
-        let plain = Naming::of(&store("Mail/", true), &Namespace::default(), Some('/'));
+        let plain = Naming::of(&store(Some("Mail/"), true), &Namespace::default(), Some('/'));
         assert_eq!(plain.to_wire("Sent").as_deref(), Some("Mail/Sent"));
         assert_eq!(plain.to_wire("INBOX/x").as_deref(), Some("INBOX/x"));
         assert_eq!(plain.from_wire("Mail/Sent").as_deref(), Some("Sent"));
         assert_eq!(plain.from_wire("Sent"), None);
-        let bare = Naming::of(&store("", false), &dotted, None);
-        assert_eq!(bare.to_wire("Sent").as_deref(), Some("Sent"));
+        for store in [store(None, false), store(Some(""), true)] {
+            let bare = Naming::of(&store, &dotted, None);
+            assert_eq!(bare.to_wire("Sent").as_deref(), Some("Sent"));
+        }
     }
 }

@@ -102,7 +102,9 @@ impl Config {
 /// A server lists INBOX with the rest unless a Path leads elsewhere.
 fn far_lists_inbox(far: &Side) -> bool {
     match &far.store.kind {
-        StoreKind::Imap(imap) => imap.path.is_empty() || imap.path.starts_with("INBOX"),
+        StoreKind::Imap(imap) => {
+            imap.path.as_ref().is_none_or(|path| path.is_empty() || path.starts_with("INBOX"))
+        }
         StoreKind::Maildir(_) => false,
     }
 }

@@ -152,7 +152,7 @@ static KEYWORDS: &[Keyword] = &[
     key("UseNamespace", IMAP, All, Flag(|to, on| to.use_namespace = Some(on))),
     key("SubscribedOnly", IMAP, All, Flag(|to, on| to.subscribed_only = on)),
     // A prefix of names on the server.
-    key("Path", IMAP, All, Text(|to, prefix| to.prefix = prefix)),
+    key("Path", IMAP, All, Text(|to, prefix| to.prefix = Some(prefix))),
     key("PathDelimiter", IMAP, All, Custom(values::path_delimiter)),
     key("Inbox", MAILDIR, All, Path(|to, path| to.inbox = path)),
     key("Path", MAILDIR, All, Path(|to, path| to.path = path)),

@@ -511,7 +511,7 @@ impl Channel {
         for side in [&self.near, &self.far] {
             let mut spellings = vec![typed.to_string()];
             if let StoreKind::Imap(imap) = &side.store.kind {
-                if let Some(rest) = typed.strip_prefix(imap.path.as_str()) {
+                if let Some(rest) = typed.strip_prefix(imap.path.as_deref().unwrap_or_default()) {
                     let delimiter = imap.delimiter.as_deref().unwrap_or("/");
                     spellings.push(rest.replace(delimiter, "/"));
                 }

@@ -40,7 +40,7 @@ pub struct Draft {
     /// Index of the `IMAPAccount` that an `IMAPStore` uses.
     pub account: Option<usize>,
     /// `Path` of an `IMAPStore`.
-    pub prefix: String,
+    pub prefix: Option<String>,
     pub use_namespace: Option<bool>,
     pub subscribed_only: bool,
     pub path_delimiter: Option<String>,

@@ -113,8 +113,8 @@ pub enum StoreKind {
 pub struct ImapStore {
     /// Name of the account that it uses.
     pub account: String,
-    /// `Path`: raw prefix; empty: the personal NAMESPACE's, unless `use_namespace` is off.
-    pub path: String,
+    /// `Path`: raw prefix; without one the personal NAMESPACE's, unless `use_namespace` is off.
+    pub path: Option<String>,
     /// `UseNamespace`.
     pub use_namespace: bool,
     /// `PathDelimiter`, else the server's.

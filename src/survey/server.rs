@@ -34,8 +34,9 @@ pub struct ServerMailboxes {
 pub fn inventory_scope(account: &Account, statuses: bool) -> InventoryScope {
     let mut scope = InventoryScope { statuses, ..InventoryScope::default() };
     for store in account.channels.iter().filter_map(|channel| channel.far.imap()) {
-        if !scope.prefixes.contains(&store.path) {
-            scope.prefixes.push(store.path.clone());
+        let prefix = store.path.clone().unwrap_or_default();
+        if !scope.prefixes.contains(&prefix) {
+            scope.prefixes.push(prefix);
         }
         scope.subscriptions |= store.subscribed_only;
     }

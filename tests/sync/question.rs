@@ -379,6 +379,27 @@ fn g7_a_mailbox_that_is_the_prefix_is_synced_with_its_channel() {
 }
 
 #[test]
+fn g7_the_namespace_is_left_out_where_mbsync_leaves_it_out() {
+    for store in ["Path \"\"", "UseNamespace no"] {
+        let server = Server::with(ServerOptions {
+            prefix: "INBOX.".into(),
+            separator: '.',
+            ..ServerOptions::default()
+        });
+        let home = Home::on(&server, &["Home"]);
+        let sections = home.read(".mbsyncrc");
+        let with = format!("IMAPStore Home-far\n{store}\n");
+        home.write(".mbsyncrc", &sections.replace("IMAPStore Home-far\n", &with));
+        let mbsync = home.wrap_mbsync();
+        home.mutt_sync(&["-f", "Home"]).ok();
+        server.imap("home").append("INBOX.Archive", &message("one", "one"), &[]);
+        let before = mbsync.runs().len();
+        home.mutt_sync(&["-f", "Home"]).ok();
+        assert_eq!(mbsync.runs()[before].names(), ["Home:INBOX/Archive"], "{store}");
+    }
+}
+
+#[test]
 fn a_name_that_mbsync_drops_is_not_new_on_the_server() {
     let mut it = Rig::new();
     it.imap.create("a.lock");
