@@ -176,11 +176,16 @@ impl Owners {
         let section = &sections.stores[end.store];
         let mut store: Store = section.store.clone();
         if let StoreKind::Imap(imap) = &mut store.kind {
-            let line = match section.login {
-                LoginSection::Account(index) => sections.accounts[index].line,
-                _ => section.line,
+            let (line, server) = match &section.login {
+                LoginSection::Account(index) => {
+                    let account = &sections.accounts[*index];
+                    (account.line, Some(&account.server))
+                }
+                LoginSection::Own(server) => (section.line, Some(&**server)),
+                LoginSection::None => (section.line, None),
             };
             imap.account = self.names.get(&line).cloned().unwrap_or_default();
+            imap.use_namespace &= server.is_none_or(|server| !server.disables_namespace);
         }
         Side { store, mailbox: end.mailbox.clone() }
     }

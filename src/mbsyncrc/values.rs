@@ -285,11 +285,14 @@ pub fn pipeline_depth(line: &mut Statement, _: &Location<'_>, _: &mut Draft) -> 
     if line.number()? < 1 { Err("PipelineDepth must be at least 1".into()) } else { Ok(()) }
 }
 
-pub fn extensions(line: &mut Statement, location: &Location<'_>, _: &mut Draft) -> Set {
+pub fn extensions(line: &mut Statement, location: &Location<'_>, draft: &mut Draft) -> Set {
     let new = if location.version == IsyncVersion::V1_4 { &[] } else { NEW_EXTENSIONS };
     let all = [EXTENSIONS, new].concat();
     let known = |word: &String| all.iter().any(|known| known.eq_ignore_ascii_case(word));
-    match line.words().find(|word| !known(word)) {
+    let mut words = line.words().inspect(|word| {
+        draft.login.server.disables_namespace |= word.eq_ignore_ascii_case("NAMESPACE");
+    });
+    match words.find(|word| !known(word)) {
         None => Ok(()),
         Some(word) => Err(Notice::new(
             format!("mbsync does not know the extension `{word}`"),

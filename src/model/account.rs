@@ -57,6 +57,8 @@ pub struct Server {
     pub timeout: Option<Duration>,
     /// `Tunnel`, a shell command.
     pub tunnel: Option<String>,
+    /// NAMESPACE is among `DisableExtensions`.
+    pub disables_namespace: bool,
 }
 
 impl Default for Server {
@@ -79,6 +81,7 @@ impl Default for Server {
             auth_mechs: Vec::new(),
             timeout: Some(Duration::from_secs(20)),
             tunnel: None,
+            disables_namespace: false,
         }
     }
 }

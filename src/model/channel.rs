@@ -115,7 +115,7 @@ pub struct ImapStore {
     pub account: String,
     /// `Path`: raw prefix; without one the personal NAMESPACE's, unless `use_namespace` is off.
     pub path: Option<String>,
-    /// `UseNamespace`.
+    /// `UseNamespace`, unless the account disables NAMESPACE.
     pub use_namespace: bool,
     /// `PathDelimiter`, else the server's.
     pub delimiter: Option<String>,

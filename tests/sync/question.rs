@@ -380,7 +380,12 @@ fn g7_a_mailbox_that_is_the_prefix_is_synced_with_its_channel() {
 
 #[test]
 fn g7_the_namespace_is_left_out_where_mbsync_leaves_it_out() {
-    for store in ["Path \"\"", "UseNamespace no"] {
+    let nested = "Home:INBOX/Archive";
+    for (section, line, asked_for) in [
+        ("IMAPStore Home-far", "Path \"\"", nested),
+        ("IMAPStore Home-far", "UseNamespace no", nested),
+        ("IMAPAccount Home", "DisableExtension NAMESPACE", "Home"),
+    ] {
         let server = Server::with(ServerOptions {
             prefix: "INBOX.".into(),
             separator: '.',
@@ -388,14 +393,14 @@ fn g7_the_namespace_is_left_out_where_mbsync_leaves_it_out() {
         });
         let home = Home::on(&server, &["Home"]);
         let sections = home.read(".mbsyncrc");
-        let with = format!("IMAPStore Home-far\n{store}\n");
-        home.write(".mbsyncrc", &sections.replace("IMAPStore Home-far\n", &with));
+        let with = format!("{section}\n{line}\n");
+        home.write(".mbsyncrc", &sections.replace(&format!("{section}\n"), &with));
         let mbsync = home.wrap_mbsync();
         home.mutt_sync(&["-f", "Home"]).ok();
         server.imap("home").append("INBOX.Archive", &message("one", "one"), &[]);
         let before = mbsync.runs().len();
         home.mutt_sync(&["-f", "Home"]).ok();
-        assert_eq!(mbsync.runs()[before].names(), ["Home:INBOX/Archive"], "{store}");
+        assert_eq!(mbsync.runs()[before].names(), [asked_for], "{line}");
     }
 }
 

@@ -177,7 +177,10 @@ impl AccountBackend<'_> {
                 self.serve_without_run(&claim, false, ended, &Checked::default())
             }
             Judgement::Run(needed) => {
-                let needed = if judge.names_nested() { needed } else { self.unnamed(needed) };
+                let server = self.context.account.server.as_ref();
+                let disabled = server.is_some_and(|server| server.disables_namespace);
+                let needed =
+                    if judge.names_nested() && !disabled { needed } else { self.unnamed(needed) };
                 let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
                 let guarded =
                     held::check(&self.dir, self.context, &needed, asked_for, judge, began);
