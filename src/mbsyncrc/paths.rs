@@ -62,6 +62,12 @@ impl Channel {
         }
     }
 
+    /// The name by which the far store knows a mailbox. `None`: mbsync refuses it.
+    #[must_use]
+    pub fn stored_far(&self, mailbox: &Mailbox) -> Option<String> {
+        on_store(&self.far.store, &mailbox.far)
+    }
+
     /// The name that both sides share of this far mailbox; `None` if no run of the channel
     /// would sync it.
     #[must_use]

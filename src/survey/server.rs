@@ -63,8 +63,10 @@ impl ServerMailboxes {
                 Some((channel.name.clone(), naming))
             })
             .collect();
-        let wire_name =
-            |mailbox: &Mailbox| namings.get(&mailbox.channel)?.wire_name(&mailbox.far, version);
+        let wire_name = |mailbox: &Mailbox| {
+            let far = account.channel(&mailbox.channel)?.stored_far(mailbox)?;
+            namings.get(&mailbox.channel)?.wire_name(&far, version)
+        };
         let names: Vec<Option<String>> = mailboxes.iter().copied().map(wire_name).collect();
         let mut by_name: Vec<usize> =
             names.iter().enumerate().filter_map(|(at, name)| name.as_ref().map(|_| at)).collect();

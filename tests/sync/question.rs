@@ -405,6 +405,24 @@ fn g7_the_namespace_is_left_out_where_mbsync_leaves_it_out() {
 }
 
 #[test]
+fn g2_a_mailbox_of_a_flat_server_is_asked_about_by_its_name_there() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let sections = home.read(".mbsyncrc");
+    let flat = "IMAPStore Home-far\nFlatten .\n";
+    home.write(".mbsyncrc", &sections.replace("IMAPStore Home-far\n", flat));
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    imap.create("a.b");
+    home.mutt_sync(&["-f", "Home"]).ok();
+    imap.append("a.b", &message("one", "one"), &[]);
+    let before = mbsync.runs().len();
+    let said = home.mutt_sync(&["-f", "-v", "Home"]).ok();
+    assert_eq!(mbsync.runs()[before].names(), ["Home:a/b"], "{said}");
+    assert!(!said.stderr.contains("not on the server"), "{said}");
+}
+
+#[test]
 fn a_name_that_mbsync_drops_is_not_new_on_the_server() {
     let mut it = Rig::new();
     it.imap.create("a.lock");

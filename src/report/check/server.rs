@@ -361,8 +361,10 @@ fn compare_sides(
     let is_here = |name: &String| own.iter().any(|mailbox| mailbox.name == *name);
     let only_there = admitted.iter().filter(|name| !is_here(name));
     sides.only_there.extend(only_there.map(|name| channel.mailbox(name).far));
-    let wires: Vec<Option<String>> =
-        own.iter().map(|mailbox| naming.wire_name(&mailbox.far, version)).collect();
+    let wires: Vec<Option<String>> = own
+        .iter()
+        .map(|mailbox| naming.wire_name(&channel.stored_far(mailbox)?, version))
+        .collect();
     let asked: Vec<String> = wires.iter().flatten().cloned().collect();
     let statuses = client.status(&asked)?;
     let counts = asked.iter().zip(&statuses);
