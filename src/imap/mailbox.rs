@@ -199,9 +199,13 @@ impl Client {
             Opening::Examine => "EXAMINE",
             Opening::Select => "SELECT",
         };
-        let opened = self.by_session(doing, self.small(), |transport, tag| {
+        let mut opened = self.by_session(doing, self.small(), |transport, tag| {
             session::open(transport, tag, name, opening)
         })?;
+        if !self.capabilities.condstore() {
+            // Yahoo tells it here, and STATUS does not: no later report would move it.
+            opened.status.highest_mod_seq = None;
+        }
         self.selected = Some((name.to_owned(), opening));
         Ok(opened)
     }

@@ -166,6 +166,31 @@ fn without_notify_mailboxes_that_come_are_seen_at_the_sweep() {
     assert!((1..=connections).contains(&asked), "asked {asked} times: {said}");
 }
 
+/// Yahoo tells HIGHESTMODSEQ of a mailbox that is opened, and has no CONDSTORE: STATUS does
+/// not tell it.
+#[test]
+fn a_modseq_without_condstore_is_not_believed() {
+    let options = ServerOptions {
+        notify: false,
+        without: vec!["CONDSTORE".to_owned(), "QRESYNC".to_owned()],
+        ..ServerOptions::default()
+    };
+    let modseq = |line: &str, _: bool| {
+        let next = line.starts_with("* OK [UIDNEXT");
+        next.then(|| format!("{line}* OK [HIGHESTMODSEQ 50] Highest\r\n"))
+    };
+    let odd = odd(options, "sweep = \"1s\"\n", |_, _| None, modseq);
+    odd.rests_and_works();
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    let before = odd.mbsync.runs().len();
+    let mut imap = odd.server.imap("home");
+    let uid = imap.find("INBOX", "one").uid;
+    imap.select("INBOX");
+    imap.add_flags(uid, &["\\Flagged"]);
+    imap.unselect();
+    assert_eq!(one_run(&odd.mbsync, before), ["Home:INBOX"]);
+}
+
 /// Yahoo's.
 #[test]
 fn a_deletion_that_idle_does_not_report_is_seen_at_the_sweep() {

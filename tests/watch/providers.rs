@@ -34,10 +34,10 @@ fn needs(command: &str) -> Vec<&'static str> {
     all
 }
 
-/// Response codes of extensions, which dovecot sends whatever it announces.
+/// Response codes of extensions, which dovecot sends whatever it announces. Not HIGHESTMODSEQ:
+/// Yahoo, too, sends it without CONDSTORE.
 fn without_codes(line: &str, offered: &[&str]) -> Option<String> {
-    let codes =
-        [("[APPENDUID", "UIDPLUS"), ("[COPYUID", "UIDPLUS"), ("[HIGHESTMODSEQ", "CONDSTORE")];
+    let codes = [("[APPENDUID", "UIDPLUS"), ("[COPYUID", "UIDPLUS")];
     let code = codes.iter().find(|(code, word)| !offered.contains(word) && line.contains(code))?.0;
     let (before, after) = line.split_once(code)?;
     let (_, after) = after.split_once("] ")?;
