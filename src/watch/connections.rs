@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ExitStatus};
+use crate::error::{Error, ErrorKind, ExitStatus};
 use crate::imap::client::unless_refused;
 use crate::imap::{Capabilities, Client, ClientError, MailboxStatus, Opening, ServerEvent};
 use crate::mbsync_version::IsyncVersion;
@@ -141,6 +141,8 @@ pub struct Connections {
     list_changed: bool,
     /// The most connections, as far as the server has refused more.
     limit: usize,
+    /// So many connections in a row could not be made, for a reason that may pass.
+    failed_opens: u32,
     /// NOTIFY was renewed after the server listed mailboxes for no reason.
     notified_again: bool,
     overflows: u32,
@@ -160,6 +162,7 @@ impl Connections {
             changed: BTreeMap::new(),
             list_changed: false,
             limit: usize::MAX,
+            failed_opens: 0,
             notified_again: false,
             overflows: 0,
             idle_since: None,
@@ -362,18 +365,39 @@ impl Connections {
         }
         for mailbox in left {
             match Client::open(plan.server, Prompt::Never, interrupt) {
-                Ok(client) => self.open.push(IdleConnection { client, mailbox: Some(mailbox) }),
+                Ok(client) => {
+                    self.failed_opens = 0;
+                    self.open.push(IdleConnection { client, mailbox: Some(mailbox) });
+                }
                 Err(_) if interrupt.is_raised() => break,
-                Err(_) => {
-                    // The server limits connections: the sweep covers the rest, and one
-                    // is given back for mbsync run by hand and other clients.
-                    self.limit = self.open.len().max(2) - 1;
-                    self.keep(self.limit);
+                Err(error) => {
+                    self.failed_opens += 1;
+                    if is_refused_login(&error) || self.failed_opens >= LIMIT {
+                        // The server limits connections: the sweep covers the rest, and one
+                        // is given back for mbsync run by hand and other clients.
+                        self.failed_opens = 0;
+                        self.limit = self.open.len().max(2) - 1;
+                        self.keep(self.limit);
+                    }
                     break;
                 }
             }
         }
         self.resume()
+    }
+
+    /// Makes the connections that could not be made before.
+    pub fn open_missing(
+        &mut self,
+        plan: &WatchPlan<'_>,
+        interrupt: &Cancel,
+    ) -> Result<(), ClientError> {
+        if self.lacks_connections() { self.open_idle_connections(plan, interrupt) } else { Ok(()) }
+    }
+
+    /// Whether a connection could not be made, and is to be tried again.
+    pub fn lacks_connections(&self) -> bool {
+        self.mode == WatchMode::Idle && self.failed_opens > 0
     }
 
     /// One connection less from now on; false if there is none left.
@@ -637,6 +661,13 @@ impl Connections {
             connection.client.log_out();
         }
     }
+}
+
+/// Whether the server has refused a login while others of this account are open. A password
+/// command that fails, a name that is not found or a timeout is no refusal.
+fn is_refused_login(error: &Error) -> bool {
+    let refused = matches!(error.status, ExitStatus::Later | ExitStatus::Denied);
+    refused && !matches!(error.kind, ErrorKind::PasswordCommand | ErrorKind::OutputClosed)
 }
 
 /// The STATUS of these is another one than before.

@@ -408,6 +408,23 @@ impl<'a> ServerWatch<'a> {
         Ok(true)
     }
 
+    /// Whether a connection could not be made, and is to be tried again.
+    pub fn lacks_connections(&self) -> bool {
+        self.connections.as_ref().is_some_and(Connections::lacks_connections)
+    }
+
+    /// Makes the connections that could not be made before.
+    pub fn open_missing(
+        &mut self,
+        list: &[&Mailbox],
+        interrupt: &Cancel,
+    ) -> Result<(), ClientError> {
+        let Some(mut connections) = self.connections.take() else { return Ok(()) };
+        let opened = self.plan(list).map(|plan| connections.open_missing(&plan, interrupt));
+        self.connections = Some(connections);
+        opened.unwrap_or(Ok(()))
+    }
+
     fn sweep_interval(&self) -> Duration {
         let in_one = self.connections.as_ref().is_some_and(Connections::sweeps_in_one);
         sweep_interval(self.settings.sweep, in_one, self.quiet_sweeps)

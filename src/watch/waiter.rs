@@ -909,12 +909,25 @@ impl Waiter<'_> {
             }
         }
         match self.server.keep_alive(|| self.mailboxes.list(), woke, now) {
-            Ok(done) => done || woke,
+            Ok(done) => {
+                if done && self.server.lacks_connections() {
+                    self.open_missing();
+                }
+                done || woke
+            }
             Err(error) => {
                 self.lost(&error);
                 true
             }
         }
+    }
+
+    /// Makes the connections that could not be made before.
+    fn open_missing(&mut self) {
+        let Ok(interrupt) = self.interrupt() else { return };
+        let interrupt = Cancel::when_readable(interrupt);
+        let opened = self.server.open_missing(&self.mailboxes.list(), &interrupt);
+        self.or_lost(opened);
     }
 
     fn save(&mut self) {

@@ -228,6 +228,23 @@ fn the_mailboxes_that_change_most_are_idled_in() {
     }
 }
 
+/// A name that is not found for a moment is no limit of the server.
+#[test]
+fn a_connection_that_fails_is_tried_again_at_the_sweep() {
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&logins);
+    // The command's own, the waiter's first, and two that fail.
+    let fail = move |_: &str, command: &str| {
+        let login = command.starts_with("AUTHENTICATE") || command.starts_with("LOGIN");
+        (login && (2..4).contains(&count.fetch_add(1, Relaxed))).then(|| "* BYE not now\r\n".to_owned())
+    };
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let odd = odd(options, "connections = 3\nsweep = \"1s\"\n", fail, |_, _| None);
+    odd.waiter.wait_said("connected by IDLE, 1 connection", SOON);
+    wait_until(SOON, "the other two", || odd.server.logins("home") == 4);
+    odd.rests_and_works();
+}
+
 /// Without NOTIFY, and without a word in `config.toml`.
 #[test]
 fn a_change_that_no_connection_watches_is_seen_within_a_minute() {
