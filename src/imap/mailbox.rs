@@ -112,6 +112,15 @@ impl Client {
     /// STATUS of these, by wire name; `None` for one that has none to tell (it
     /// does not exist, or may not be read). Many are asked for at once.
     pub fn status(&mut self, names: &[String]) -> Result<Vec<Option<MailboxStatus>>, ClientError> {
+        let answers = self.status_or_answer(names)?;
+        Ok(answers.into_iter().map(Result::ok).collect())
+    }
+
+    /// The same; for one that has no STATUS to tell, the answer.
+    pub fn status_or_answer(
+        &mut self,
+        names: &[String],
+    ) -> Result<Vec<Result<MailboxStatus, Answer>>, ClientError> {
         let mut known: BTreeMap<String, Option<MailboxStatus>> =
             names.iter().map(|name| (name.clone(), None)).collect();
         if self.lists_status() && names.len() > WINDOW {
@@ -122,9 +131,16 @@ impl Client {
             self.list_status_refused = unless_refused(done)?.is_none();
         }
         let unknown = known.iter().filter(|(_, status)| status.is_none());
-        let lines = unknown.map(|(name, _)| self.status_line(name)).collect();
-        self.run_all(lines, Limits::bulk(self.step), |reply| take_status(reply, &mut known))?;
-        Ok(names.iter().map(|name| known.get(name).copied().flatten()).collect())
+        let asked: Vec<String> = unknown.map(|(name, _)| name.clone()).collect();
+        let lines = asked.iter().map(|name| self.status_line(name)).collect();
+        let limits = Limits::bulk(self.step);
+        let answers = self.run_all(lines, limits, |reply| take_status(reply, &mut known))?;
+        let answers: HashMap<String, Answer> = asked.into_iter().zip(answers).collect();
+        let of = |name| match known.get(name).copied().flatten() {
+            Some(status) => Some(Ok(status)),
+            None => answers.get(name).cloned().map(Err),
+        };
+        Ok(names.iter().filter_map(of).collect())
     }
 
     fn status_line(&self, name: &str) -> Line {

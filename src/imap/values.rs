@@ -6,6 +6,8 @@
 //!
 //! Does not depend on: connections.
 
+use super::parse::is_temporary;
+
 /// What a server said it can do, as far as it matters here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
@@ -175,6 +177,15 @@ pub struct Answer {
     pub code: String,
     /// Command and answer, printable.
     pub text: String,
+}
+
+impl Answer {
+    /// Whether it is a refusal that will pass.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        let words = self.text.split_once(": ").map_or("", |(_, words)| words);
+        self.verb != Verb::Ok && is_temporary(words)
+    }
 }
 
 /// How the server ended a command, or greeted.

@@ -477,11 +477,13 @@ impl Connections {
 
     fn ask(&mut self, names: &[String]) -> Result<(), ClientError> {
         self.prepare_status()?;
-        let answers = self.first()?.status(names)?;
+        let answers = self.first()?.status_or_answer(names)?;
         for (name, status) in names.iter().zip(answers) {
             match status {
-                Some(status) => self.answered(name, status),
-                None => note(&mut self.changed, self.mailboxes.report_absent(name)),
+                Ok(status) => self.answered(name, status),
+                // Microsoft 365 refuses single commands so: "Request is throttled".
+                Err(refused) if refused.is_temporary() => {}
+                Err(_) => note(&mut self.changed, self.mailboxes.report_absent(name)),
             }
         }
         Ok(())

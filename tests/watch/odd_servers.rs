@@ -236,7 +236,8 @@ fn a_connection_that_fails_is_tried_again_at_the_sweep() {
     // The command's own, the waiter's first, and two that fail.
     let fail = move |_: &str, command: &str| {
         let login = command.starts_with("AUTHENTICATE") || command.starts_with("LOGIN");
-        (login && (2..4).contains(&count.fetch_add(1, Relaxed))).then(|| "* BYE not now\r\n".to_owned())
+        (login && (2..4).contains(&count.fetch_add(1, Relaxed)))
+            .then(|| "* BYE not now\r\n".to_owned())
     };
     let options = ServerOptions { notify: false, ..ServerOptions::default() };
     let odd = odd(options, "connections = 3\nsweep = \"1s\"\n", fail, |_, _| None);
@@ -449,6 +450,34 @@ fn status_of_a_mailbox_is_refused() {
     at_rest(&odd.home, &odd.waiter, &odd.mbsync);
     let runs = odd.mbsync.runs().len();
     assert!(runs <= 2, "{runs} runs");
+    odd.rests_and_works();
+}
+
+/// Microsoft 365's words: they do not say that the mailbox is gone.
+#[test]
+fn a_status_that_is_throttled_keeps_the_last_one() {
+    let (throttles, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (throttled, count) = (Arc::clone(&throttles), Arc::clone(&refused));
+    let refuse = move |tag: &str, command: &str| {
+        let archive = command.starts_with("STATUS") && command.contains("Archive");
+        (archive && throttled.load(Relaxed)).then(|| {
+            count.fetch_add(1, Relaxed);
+            format!("{tag} BAD Request is throttled. Suggested Backoff Time: 1000 milliseconds\r\n")
+        })
+    };
+    let options = ServerOptions {
+        notify: false,
+        without: vec!["LIST-STATUS".to_owned()],
+        ..ServerOptions::default()
+    };
+    let odd = odd(options, "connections = 1\nsweep = \"1s\"\n", refuse, |_, _| None);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    let before = odd.mbsync.runs().len();
+    throttles.store(true, Relaxed);
+    wait_until(SOON, "three refusals", || refused.load(Relaxed) >= 3);
+    throttles.store(false, Relaxed);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    assert_eq!(odd.mbsync.runs().len(), before, "runs for nothing");
     odd.rests_and_works();
 }
 
