@@ -54,6 +54,8 @@ pub struct ScanRequest {
     pub since: Option<u64>,
     /// What was there then: only what is new is asked for.
     pub known: Option<UidsBelow>,
+    /// So many messages are there, as far as it is known: they need time.
+    pub messages: u32,
 }
 
 /// Most bytes kept of a LIST: enough for 20 000 mailboxes with names of 150 bytes. Those
@@ -264,7 +266,8 @@ impl Client {
         opening: Opening,
         since: Option<u64>,
     ) -> Result<MailboxScan, ClientError> {
-        let request = ScanRequest { name: name.to_owned(), opening, since, known: None };
+        let request =
+            ScanRequest { name: name.to_owned(), opening, since, known: None, messages: 0 };
         match self.scan_all(std::slice::from_ref(&request))?.pop() {
             Some(Ok(scan)) => Ok(scan),
             Some(Err(answer)) => Err(ClientError::Refused(answer)),
@@ -387,7 +390,7 @@ impl Client {
             if self.capabilities.esearch() { "UID SEARCH RETURN (ALL)" } else { "UID SEARCH" };
         let (mut lines, mut scans) = (Vec::new(), Vec::new());
         let mut after = BTreeMap::new();
-        for ScanRequest { name, opening, since, known } in requests {
+        for ScanRequest { name, opening, since, known, .. } in requests {
             let since = since.filter(|modseq| *modseq > 0 && condstore);
             let verb = if *opening == Opening::Select { "SELECT" } else { "EXAMINE" };
             lines.push(Line::new(verb).string(name, plus));
@@ -407,7 +410,8 @@ impl Client {
         lines.extend(requests.iter().map(|request| self.status_line(&request.name)));
         // Tags are numbers in the order of the commands.
         let first_tag = self.tags.wrapping_add(1);
-        let limits = Limits::bulk(self.step).long_lines();
+        let messages = requests.iter().fold(0, |sum: u32, each| sum.saturating_add(each.messages));
+        let limits = Limits::scan(self.step, messages);
         let answers = self.run_in_order(lines, limits, |at, reply| {
             let Some(scan) = scans.get_mut(at / 3) else { return take_status(reply, &mut after) };
             let tag = first_tag.wrapping_add(u32::try_from(at).unwrap_or(u32::MAX));
@@ -581,5 +585,36 @@ fn take_status(reply: &Reply<'_>, known: &mut BTreeMap<String, Option<MailboxSta
             true
         }
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::transport::tests::pair;
+    use super::*;
+    use crate::imap::Capabilities;
+    use crate::model::Server;
+    use std::io::Write;
+    use std::time::Duration;
+
+    #[test]
+    fn a_scan_of_many_messages_may_take_long_while_something_comes() {
+        for (messages, ends) in [(0, false), (500, true)] {
+            let (transport, mut server) = pair();
+            let mut client = Client::over(transport, Capabilities::default(), &Server::default());
+            client.set_step(Duration::from_millis(100));
+            let slow = std::thread::spawn(move || {
+                for uid in 1..=16 {
+                    let _ = write!(server, "* {uid} EXISTS\r\n");
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                (1..=5).for_each(|tag| drop(write!(server, "m{tag} OK done\r\n")));
+            });
+            let (name, opening) = ("INBOX".to_owned(), Opening::Examine);
+            let request = ScanRequest { name, opening, since: None, known: None, messages };
+            let scanned = client.scan_all(&[request]);
+            assert_eq!(scanned.is_ok(), ends, "{scanned:?}");
+            slow.join().unwrap();
+        }
     }
 }

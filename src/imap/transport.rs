@@ -149,6 +149,9 @@ impl Stream {
     }
 }
 
+/// Most messages that [`Limits::scan`] has room for.
+const MOST_SCANNED: u32 = 2_000_000;
+
 /// What one step of the dialogue may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -196,6 +199,22 @@ impl Limits {
     #[must_use]
     pub fn long_lines(self) -> Self {
         Limits { response: 4 * 1024 * 1024, ..self }
+    }
+
+    /// For the UIDs and flags of so many messages, which are 45 bytes each, over a line of
+    /// 200 kbit/s. What is beyond [`MOST_SCANNED`] gets no more room: the number is the server's.
+    #[must_use]
+    pub fn scan(step: Duration, messages: u32) -> Self {
+        let least = Self::bulk(step).long_lines();
+        let count = messages.min(MOST_SCANNED);
+        let messages = usize::try_from(count).unwrap_or(usize::MAX);
+        Limits {
+            time: least.time + Duration::from_secs(u64::from(count / 500)),
+            response: least.response.max(messages.saturating_mul(12)),
+            total: least.total.max(messages.saturating_mul(100)),
+            responses: least.responses.max(messages.saturating_mul(2)),
+            ..least
+        }
     }
 }
 
@@ -618,6 +637,20 @@ pub(super) mod tests {
             drop(transport);
             drop(writer.join());
         }
+    }
+
+    #[test]
+    fn a_scan_has_time_and_room_for_the_messages_there_are() {
+        let step = Duration::from_secs(20);
+        let of = |messages| {
+            let limits = Limits::scan(step, messages);
+            assert_eq!(limits.silence, step);
+            (limits.time.as_secs(), limits.response, limits.total, limits.responses)
+        };
+        assert_eq!(of(0), (120, 4 << 20, 64 << 20, 1_000_000));
+        assert_eq!(of(300_000), (720, 4 << 20, 64 << 20, 1_000_000));
+        assert_eq!(of(1_000_000), (2120, 12_000_000, 100_000_000, 2_000_000));
+        assert_eq!(of(u32::MAX), of(MOST_SCANNED));
     }
 
     #[test]

@@ -553,8 +553,8 @@ pub fn scan_all(
         .iter()
         .zip(scans)
         .filter_map(|(name, (_, scope))| {
-            let ScanScope { opening, since, known } = scope.clone();
-            Some(ScanRequest { name: name.clone()?, opening, since, known })
+            let ScanScope { opening, since, known, messages } = scope.clone();
+            Some(ScanRequest { name: name.clone()?, opening, since, known, messages })
         })
         .collect();
     let mut scanned = client.scan_all(&requests)?.into_iter();

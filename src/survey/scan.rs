@@ -39,6 +39,8 @@ pub struct ScanScope {
     pub since: Option<u64>,
     /// What was there then, as far as it is known.
     pub known: Option<UidsBelow>,
+    /// So many messages are there.
+    pub messages: u32,
 }
 
 /// What is known of a far side before anything is fetched.
@@ -126,7 +128,7 @@ pub fn begin(
     let opening = if clean.forwarded.is_none() { Opening::Select } else { Opening::Examine };
     let messages = if since.is_some() { 0 } else { status.messages };
     let known = then.filter(|_| since.is_some()).and_then(|then| then.uids(&record));
-    let scope = ScanScope { opening, since, known };
+    let scope = ScanScope { opening, since, known, messages: status.messages };
     FarStep::Scan(Box::new(PendingScan { scope, messages, status, record, stamp }))
 }
 
@@ -157,7 +159,8 @@ pub fn judge_run(
     if record.far_validity != status.uid_validity {
         return nothing;
     }
-    let scope = ScanScope { opening: Opening::Select, since: None, known: None };
+    let messages = status.messages;
+    let scope = ScanScope { opening: Opening::Select, since: None, known: None, messages };
     let pending = PendingScan { scope, messages: 0, status, record, stamp };
     let mut after = clean.clone();
     let found = pending.finish(mailbox, rules, Some(Ok(scan)), Some(status), &mut after, by_run);
@@ -291,7 +294,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mailbox = mailbox(dir.path(), "1 1 S\n2 2 S\n");
         let mut clean = CleanState::default();
-        let whole = ScanScope { opening: Opening::Select, since: None, known: None };
+        let whole = ScanScope { opening: Opening::Select, since: None, known: None, messages: 2 };
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole));
         let clean_scan = scan(&mailbox, "1:2", STATUS, &mut clean);
         assert_eq!(clean_scan, FarScan { verdict: Some(SideVerdict::Clean), learned: true });
@@ -299,7 +302,8 @@ mod tests {
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Ok(SideVerdict::Clean));
         // A change: only what is newer is fetched, and EXAMINE is enough.
         let now = ServerStatus { highest_modseq: Some(9), ..STATUS };
-        let part = ScanScope { opening: Opening::Examine, since: Some(7), known: None };
+        let part =
+            ScanScope { opening: Opening::Examine, since: Some(7), known: None, messages: 2 };
         assert_eq!(step(&mailbox, Some(now), &clean), Err(part.clone()));
         // Judged by another record: all is fetched.
         std::fs::write(
@@ -308,7 +312,7 @@ mod tests {
         )
         .unwrap();
         std::fs::rename(dir.path().join("new"), dir.path().join(".mbsyncstate")).unwrap();
-        let whole = ScanScope { opening: Opening::Examine, since: None, known: None };
+        let whole = ScanScope { opening: Opening::Examine, since: None, known: None, messages: 2 };
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole.clone()));
         assert_eq!(step(&mailbox, Some(now), &clean), Err(whole));
         // Unless it was our own run that replaced it.

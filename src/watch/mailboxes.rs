@@ -1022,8 +1022,10 @@ mod tests {
             let before = all.before_run(&BTreeSet::from([Target::Account]), &[Some(now)], None);
             all.our_run_ended(&before, true);
             assert!(all.needs_far_scan());
-            let scan = server
-                .scan_all(&[(0, ScanScope { opening: Opening::Select, since: None, known: None })]);
+            let scan = server.scan_all(&[(
+                0,
+                ScanScope { opening: Opening::Select, since: None, known: None, messages: 0 },
+            )]);
             let scan = scan.unwrap().remove(0).unwrap().unwrap();
             let ran = ScanByRun { name: "INBOX".into(), status: STATUS, scan };
             all.scanned_by_run(0, ran, Some(now), || s(12));

@@ -423,6 +423,7 @@ fn a_scan_finds_what_is_there_with_and_without_extensions() {
                 opening: Opening::Examine,
                 since: before.highest_mod_seq,
                 known: UidsBelow::new(known.last().unwrap() + 1, &UidSet::from_uids(known.clone())),
+                messages: 0,
             };
             assert!(request.known.is_some());
             let scan = client.scan_all(&[request]).unwrap().remove(0).unwrap();
