@@ -194,6 +194,12 @@ impl ServerMailboxes {
         all
     }
 
+    /// Whether this report would make a difference.
+    #[must_use]
+    pub fn differs(&self, name: &str, status: MailboxStatus) -> bool {
+        self.named(name).into_iter().any(|at| merge(Some(&mut self.status(at)), status))
+    }
+
     /// Takes the answer to a STATUS: what it leaves out is not known any more. Returns the
     /// mailboxes for which it makes a difference.
     pub fn answer(&mut self, name: &str, status: MailboxStatus) -> Vec<usize> {

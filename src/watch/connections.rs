@@ -427,8 +427,12 @@ impl Connections {
                 continue;
             }
             let opened = connection.client.open_mailbox(&name, Opening::Examine);
-            if let Some(opened) = unless_refused(opened)? {
-                note(&mut self.changed, self.mailboxes.report(&name, opened.status));
+            let Some(opened) = unless_refused(opened)? else { continue };
+            if self.mailboxes.differs(&name, opened.status) {
+                // Yahoo's STATUS counts all messages, and an open mailbox shows 10 000 of them.
+                let told = connection.client.status(std::slice::from_ref(&name))?.pop().flatten();
+                let status = told.unwrap_or(opened.status);
+                note(&mut self.changed, self.mailboxes.report(&name, status));
             }
         }
         Ok(())

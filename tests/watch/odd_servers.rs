@@ -342,6 +342,22 @@ fn a_server_that_hides_old_messages_is_named_by_check() {
     }
 }
 
+/// Neither number is a change.
+#[test]
+fn status_may_count_more_than_an_open_mailbox_shows() {
+    let more = |line: &str, _: bool| {
+        let (before, rest) = line.split_once(" (MESSAGES ")?;
+        let (count, after) = rest.split_once(' ').filter(|_| before.starts_with("* STATUS"))?;
+        let count: u32 = count.parse().ok()?;
+        Some(format!("{before} (MESSAGES {} {after}", count + 5))
+    };
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let odd = odd(options, "sweep = \"1s\"\n", |_, _| None, more);
+    odd.rests_and_works();
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    assert_eq!(odd.waiter.count("to pull: 1 new"), 1, "{}", odd.waiter.said());
+}
+
 /// What is in the way of our connection may not be in mbsync's, which logs in by itself then.
 #[test]
 fn a_server_that_cannot_be_watched_is_synced_with() {
