@@ -149,6 +149,8 @@ pub struct Connections {
     idle_since: Option<Instant>,
     /// In a row.
     short_idles: u32,
+    /// In a row.
+    refused_idles: u32,
 }
 
 impl Connections {
@@ -167,6 +169,7 @@ impl Connections {
             overflows: 0,
             idle_since: None,
             short_idles: 0,
+            refused_idles: 0,
         };
         all.watch(plan, interrupt).map_err(|error| error.into_error().as_costly())?;
         Ok(all)
@@ -598,9 +601,18 @@ impl Connections {
             if (self.mode == WatchMode::Notify || connection.mailbox.is_some())
                 && !connection.client.is_idling()
             {
-                if unless_refused(connection.client.idle_start())?.is_none() {
-                    self.mode = WatchMode::Sweep;
-                    return Ok(());
+                match connection.client.idle_start() {
+                    Ok(()) => self.refused_idles = 0,
+                    Err(ClientError::Refused(answer)) => {
+                        // One that will pass is tried again after the next sweep.
+                        self.refused_idles += 1;
+                        let passes = self.mode == WatchMode::Idle && answer.is_temporary();
+                        if !passes || self.refused_idles >= LIMIT {
+                            self.mode = WatchMode::Sweep;
+                        }
+                        return Ok(());
+                    }
+                    Err(lost) => return Err(lost),
                 }
                 self.idle_since = Some(Instant::now());
             }
@@ -646,9 +658,11 @@ impl Connections {
         let has_modseq = client.capabilities().condstore();
         let mut told = BTreeSet::new();
         let Some(statuses) = unless_refused(client.notify(&names))? else {
-            // Nothing is reported any more; everything is asked.
-            self.mode = WatchMode::Sweep;
+            // Nothing is reported any more; everything is asked. With the list come the
+            // connections that idle.
+            self.mode = WatchMode::Idle;
             self.refresh(None)?;
+            self.list_changed = true;
             return Ok(told);
         };
         for (name, status) in statuses {

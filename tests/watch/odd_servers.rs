@@ -420,6 +420,38 @@ fn idle_is_refused() {
 }
 
 #[test]
+fn an_idle_that_is_refused_for_now_is_tried_again() {
+    let idles = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&idles);
+    let refuse = move |tag: &str, command: &str| {
+        let first = command == "IDLE" && count.fetch_add(1, Relaxed) == 0;
+        first.then(|| format!("{tag} NO Request is throttled.\r\n"))
+    };
+    let options = ServerOptions { notify: false, ..ServerOptions::default() };
+    let odd = odd(options, "sweep = \"1s\"\n", refuse, |_, _| None);
+    wait_until(SOON, "IDLE in each mailbox", || idles.load(Relaxed) > 4);
+    odd.rests_and_works();
+}
+
+#[test]
+fn after_a_notify_that_is_refused_the_server_is_watched_by_idle() {
+    let (notifies, idles) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, after) = (Arc::clone(&notifies), Arc::clone(&idles));
+    let refuse = move |tag: &str, command: &str| {
+        after.fetch_add(usize::from(command == "IDLE" && count.load(Relaxed) > 1), Relaxed);
+        let again = command.starts_with("NOTIFY SET") && count.fetch_add(1, Relaxed) > 0;
+        again.then(|| format!("{tag} NO not now\r\n"))
+    };
+    let odd = odd(ServerOptions::default(), "sweep = \"1s\"\n", refuse, |_, _| None);
+    odd.waiter.wait_said("connected by NOTIFY", SOON);
+    at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+    odd.home.maildir("Home", "INBOX").add(&message("here", "here"), "S");
+    wait_until(SOON, "IDLE after a refused NOTIFY", || idles.load(Relaxed) > 0);
+    odd.rests_and_works();
+    assert!(notifies.load(Relaxed) > 1, "{}", odd.waiter.said());
+}
+
+#[test]
 fn idle_ends_at_once() {
     let hasty = |tag: &str, command: &str| {
         (command == "IDLE").then(|| format!("+ idling\r\n{tag} OK done\r\n"))
