@@ -202,7 +202,7 @@ impl Limits {
     }
 
     /// For the UIDs and flags of so many messages, which are 45 bytes each, over a line of
-    /// 200 kbit/s. What is beyond [`MOST_SCANNED`] gets no more room: the number is the server's.
+    /// 200 kbit/s. What is beyond `MOST_SCANNED` gets no more room: the number is the server's.
     #[must_use]
     pub fn scan(step: Duration, messages: u32) -> Self {
         let least = Self::bulk(step).long_lines();
