@@ -71,6 +71,8 @@ impl ServerMailboxes {
         let mut by_name: Vec<usize> =
             names.iter().enumerate().filter_map(|(at, name)| name.as_ref().map(|_| at)).collect();
         by_name.sort_by_key(|at| names.get(*at));
+        // It grew by doubling.
+        by_name.shrink_to_fit();
         let status = vec![None; names.len()];
         let only_on_server = Vec::new();
         let mut all = ServerMailboxes { names, by_name, status, namings, only_on_server };

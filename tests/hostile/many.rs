@@ -11,7 +11,7 @@ const SOON: Duration = Duration::from_secs(600);
 const MOST: u64 = 60 * 1024;
 /// Of these, what one of few mailboxes takes at most. A build without optimization takes
 /// more of its own, for its code.
-const OF_FEW: u64 = 4 * 1024;
+const OF_FEW: u64 = 3584;
 
 /// The most KiB that a waiter takes until `done`.
 fn waiter(home: &Home, done: impl Fn() -> bool) -> u64 {
