@@ -1,12 +1,13 @@
 //! A TCP proxy on loopback that makes the way longer or narrower, or breaks it.
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::streams::OpenStreams;
 
 /// What passes at once where the rate is bounded.
 const PACKET: usize = 1500;
@@ -49,14 +50,7 @@ struct Shared {
     rate: AtomicU64,
     up: Way,
     down: Way,
-    /// Both ends of each connection that is open, by its number.
-    streams: Mutex<HashMap<usize, [TcpStream; 2]>>,
-}
-
-impl Shared {
-    fn streams(&self) -> MutexGuard<'_, HashMap<usize, [TcpStream; 2]>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    streams: OpenStreams,
 }
 
 /// The proxy. Gone with its value, and the connections with it.
@@ -113,11 +107,7 @@ impl Delay {
 
     /// Closes all connections; new ones are taken.
     pub fn cut(&self) {
-        for (_, ends) in self.shared.streams().drain() {
-            for stream in ends {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        }
+        self.shared.streams.cut();
     }
 
     /// Closes new connections at once, or stops doing so. They are counted.
@@ -170,18 +160,21 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let target = u16::try_from(shared.target.load(Ordering::Relaxed)).unwrap_or_default();
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
-        let clones = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
-        let (Some(kept), Some(back)) = (clones(), clones()) else { continue };
-        shared.streams().insert(number, kept.into());
+        let (Ok(to_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else {
+            continue;
+        };
+        if !shared.streams.keep(number, &client, &server) {
+            continue;
+        }
         let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
         shared.peak.fetch_max(open, Ordering::Relaxed);
         let (forth, other) = (Arc::clone(shared), Arc::clone(shared));
         thread::spawn(move || {
             pass(client, server, &forth, &forth.up);
             forth.open.fetch_sub(1, Ordering::Relaxed);
-            forth.streams().remove(&number);
+            forth.streams.forget(number);
         });
-        thread::spawn(move || pass(back.1, back.0, &other, &other.down));
+        thread::spawn(move || pass(from_server, to_client, &other, &other.down));
     }
 }
 

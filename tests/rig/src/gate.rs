@@ -1,11 +1,12 @@
 //! A proxy on loopback that holds one command of a run back, so that something else
 //! can happen at that point of the dialogue and at no other.
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::streams::OpenStreams;
 
 type Point = Box<dyn FnMut(&str) -> bool + Send>;
 
@@ -15,14 +16,13 @@ struct State {
     point: Option<(Point, usize)>,
     /// It has come.
     holding: bool,
-    /// Both ends of each connection that is open, by its number.
-    streams: HashMap<usize, [TcpStream; 2]>,
 }
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    streams: OpenStreams,
 }
 
 impl Shared {
@@ -50,11 +50,9 @@ impl Gate {
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
                 let shared = Arc::clone(&for_all);
                 std::thread::spawn(move || {
-                    if let (Ok(a), Ok(b)) = (client.try_clone(), server.try_clone()) {
-                        shared.state().streams.insert(number, [a, b]);
-                    }
+                    shared.streams.keep(number, &client, &server);
                     pass(&client, &server, &shared);
-                    shared.state().streams.remove(&number);
+                    shared.streams.forget(number);
                 });
             }
         });
@@ -90,11 +88,7 @@ impl Gate {
 
     /// Closes all connections; what is held is lost.
     pub fn cut(&self) {
-        for (_, ends) in self.shared.state().streams.drain() {
-            for stream in ends {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        }
+        self.shared.streams.cut();
         self.open();
     }
 }

@@ -23,6 +23,7 @@ pub mod process;
 mod refuser;
 mod rng;
 mod server;
+mod streams;
 mod terminal;
 mod tls;
 
