@@ -859,6 +859,17 @@ mod tests {
         assert!(runner.note_lease(&LeaseOutcome::Declined("no".into())).is_none());
     }
 
+    /// A message was not pushed, long ago.
+    fn refuse(dir: &StateDir, key: &str) {
+        RefusedState::update(dir, |state| {
+            let known = state.mailboxes.entry(key.to_owned()).or_default();
+            let (what, at) = (RefusedKind::Push, SystemTime::UNIX_EPOCH);
+            known.add(RefusedItem::new(what, 1, 1, "over quota", at));
+            known.tried(at, false);
+        })
+        .unwrap();
+    }
+
     #[test]
     fn g13_what_was_refused_in_a_channel_that_is_gone_keeps_nobody_awake() {
         let account = Fixture::new();
@@ -866,13 +877,7 @@ mod tests {
         let now = seconds(SystemTime::now());
         note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
         for (channel, due) in [("Old", false), ("Home", true)] {
-            let refuse = |state: &mut RefusedState| {
-                let known = state.mailboxes.entry(format!("{channel}\nINBOX")).or_default();
-                let (what, at) = (RefusedKind::Push, SystemTime::UNIX_EPOCH);
-                known.add(RefusedItem::new(what, 1, 1, "over quota", at));
-                known.tried(at, false);
-            };
-            RefusedState::update(runner.dir(), refuse).unwrap();
+            refuse(runner.dir(), &format!("{channel}\nINBOX"));
             assert_eq!(runner.plan(vec![], vec![], true, s(10)).is_some(), due, "{channel}");
             assert_eq!(runner.next_due(false, true, s(10)) < s(11), due, "{channel}");
         }
@@ -883,13 +888,7 @@ mod tests {
         let account = Fixture::new();
         let runner = account.runner();
         let due = || RefusedState::read(runner.dir()).due(SystemTime::now()).count();
-        let refuse = |state: &mut RefusedState| {
-            let known = state.mailboxes.entry("Home\nINBOX".into()).or_default();
-            let (what, at) = (RefusedKind::Push, SystemTime::UNIX_EPOCH);
-            known.add(RefusedItem::new(what, 1, 1, "over quota", at));
-            known.tried(at, false);
-        };
-        RefusedState::update(runner.dir(), refuse).unwrap();
+        refuse(runner.dir(), "Home\nINBOX");
         let channel = BTreeSet::from([Target::Channel("Home".into())]);
         for (retry, left) in [(None, 1), (Some(RetryRefused::Due), 0)] {
             let facts = RunFacts { retry, ..RunFacts::without_run(runner.context, &channel, &[]) };

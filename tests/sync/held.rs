@@ -59,6 +59,19 @@ impl Mail {
         self.home.maildir("Home", name)
     }
 
+    fn back_up(&self, name: &str) {
+        let (from, to) = (self.maildir(name), self.home.path("backup"));
+        run(self.home.command("cp").arg("-a").arg(from.path()).arg(to), Duration::from_secs(9))
+            .ok();
+    }
+
+    /// What was backed up, in place of what is there.
+    fn restore(&self, name: &str) {
+        let maildir = self.maildir(name);
+        fs::remove_dir_all(maildir.path()).unwrap();
+        fs::rename(self.home.path("backup"), maildir.path()).unwrap();
+    }
+
     fn status(&self) -> String {
         self.home.mutt_sync(&["--status", "Home"]).ok().stdout
     }
@@ -427,22 +440,18 @@ fn g14_an_older_maildir_in_the_same_place_deletes_nothing() {
     let mut mail = Mail::on(&[("Archive", 30), ("INBOX", 5)], |server| {
         Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
     });
-    let archive = mail.home.path("Mail/Home/Archive");
-    let copy = mail.home.path("backup");
-    run(mail.home.command("cp").arg("-a").arg(&archive).arg(&copy), Duration::from_secs(9)).ok();
+    mail.back_up("Archive");
     mail.imap.append_many("Archive", &messages("new", 7), &[]);
     mail.sync(&["Home"]).ok();
-    fs::remove_dir_all(&archive).unwrap();
-    fs::rename(&copy, &archive).unwrap();
+    mail.restore("Archive");
     mail.sync(&["Home"]).expect_code(1);
     mail.is_held("Archive", "is not the one of the last run and lacks 7 messages");
     mail.sync(&["--resync", "Home:Archive"]).ok();
     assert_eq!((mail.maildir("Archive").len(), mail.there("Archive")), (37, 37));
     mail.is_not_held();
     // A copy that has everything is as good.
-    run(mail.home.command("cp").arg("-a").arg(&archive).arg(&copy), Duration::from_secs(9)).ok();
-    fs::remove_dir_all(&archive).unwrap();
-    fs::rename(&copy, &archive).unwrap();
+    mail.back_up("Archive");
+    mail.restore("Archive");
     let entry = &mail.maildir("INBOX").list()[0];
     mail.maildir("INBOX").delete(entry);
     mail.sync(&["--full", "Home"]).ok();
@@ -456,13 +465,10 @@ fn g14_a_resync_that_cannot_change_the_record_deletes_nothing() {
         Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
     });
     let archive = mail.maildir("Archive");
-    let copy = mail.home.path("backup");
-    run(mail.home.command("cp").arg("-a").arg(archive.path()).arg(&copy), Duration::from_secs(9))
-        .ok();
+    mail.back_up("Archive");
     mail.imap.append_many("Archive", &messages("new", 12), &[]);
     mail.sync(&["Home"]).ok();
-    fs::remove_dir_all(archive.path()).unwrap();
-    fs::rename(&copy, archive.path()).unwrap();
+    mail.restore("Archive");
     // In the place of the file that is written first.
     let obstacle = mail.home.path("state-Archive.mutt-sync");
     fs::create_dir(&obstacle).unwrap();
@@ -488,9 +494,7 @@ fn g14_a_resync_of_what_was_interrupted_is_one_run() {
         Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
     });
     let archive = mail.maildir("Archive");
-    let copy = mail.home.path("backup");
-    run(mail.home.command("cp").arg("-a").arg(archive.path()).arg(&copy), Duration::from_secs(9))
-        .ok();
+    mail.back_up("Archive");
     mail.imap.append_many("Archive", &messages("new", 12), &["\\Seen"]);
     mail.sync(&["Home"]).ok();
     let record = mail.home.read("state-Archive");
@@ -499,8 +503,7 @@ fn g14_a_resync_of_what_was_interrupted_is_one_run() {
     let version = if mbsync_version() < (1, 5) { 4 } else { 5 };
     mail.home.write("state-Archive.journal", &format!("{version}\n* {of_last}\n"));
     mail.home.write("state-Archive.new", "");
-    fs::remove_dir_all(archive.path()).unwrap();
-    fs::rename(&copy, archive.path()).unwrap();
+    mail.restore("Archive");
     let runs = mail.mbsync.runs().len();
     let out = mail.sync(&["--resync", "Home:Archive"]).ok();
     assert!(out.stderr.is_empty(), "{out}");
@@ -515,13 +518,10 @@ fn g14_an_older_maildir_with_another_uid_validity_deletes_nothing() {
     let mut mail = Mail::on(&[("Archive", 130), ("INBOX", 5)], |server| {
         Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
     });
-    let archive = mail.home.path("Mail/Home/Archive");
-    let copy = mail.home.path("backup");
-    run(mail.home.command("cp").arg("-a").arg(&archive).arg(&copy), Duration::from_secs(9)).ok();
+    mail.back_up("Archive");
     mail.imap.append_many("Archive", &messages("new", 12), &[]);
     mail.sync(&["Home"]).ok();
-    fs::remove_dir_all(&archive).unwrap();
-    fs::rename(&copy, &archive).unwrap();
+    mail.restore("Archive");
     mail.set_validity_here("Archive", 17);
     mail.sync(&["Home"]).expect_code(1);
     mail.is_held("Archive", "is not the one of the last run and lacks 12 messages");
