@@ -658,5 +658,6 @@ fn answer(doing: &str, said: &Condition<'_>) -> Answer {
         verb: said.verb,
         code: printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
         text: format!("{doing}: {}", said.printable()),
+        temporary: said.verb != Verb::Ok && said.is_temporary(),
     }
 }

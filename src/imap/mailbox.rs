@@ -137,7 +137,9 @@ impl Client {
         let lines = asked.iter().map(|name| self.status_line(name)).collect();
         let limits = Limits::bulk(self.step);
         let answers = self.run_all(lines, limits, |reply| take_status(reply, &mut known))?;
-        let answers: HashMap<String, Answer> = asked.into_iter().zip(answers).collect();
+        let answers = asked.into_iter().zip(answers);
+        let untold = |name: &String| known.get(name).is_some_and(Option::is_none);
+        let answers: HashMap<String, Answer> = answers.filter(|(name, _)| untold(name)).collect();
         let of = |name| match known.get(name).copied().flatten() {
             Some(status) => Some(Ok(status)),
             None => answers.get(name).cloned().map(Err),

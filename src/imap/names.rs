@@ -8,6 +8,8 @@
 //!
 //! Does not depend on: connections, disks.
 
+use std::borrow::Cow;
+
 use super::values::{Listed, Namespace};
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Channel, ImapStore};
@@ -29,7 +31,7 @@ impl Naming {
         let set = store.delimiter.as_ref().and_then(|d| d.chars().next());
         // mbsync has not asked for a list yet when it looks at the prefix.
         let known = set.or(namespace.delimiter);
-        Naming { prefix: in_capitals(&prefix, known), delimiter: known.or(listed) }
+        Naming { prefix: in_capitals(&prefix, known).into_owned(), delimiter: known.or(listed) }
     }
 
     /// The wire name of a far name; `None` where it has the server's delimiter
@@ -99,15 +101,15 @@ impl Naming {
 
 /// INBOX, alone or as a parent, in capitals, as mbsync spells it in a prefix and in each
 /// name that is listed (isync 1.4.4, `normalize_INBOX()` of `drv_imap.c`).
-fn in_capitals(name: &str, delimiter: Option<char>) -> String {
+fn in_capitals(name: &str, delimiter: Option<char>) -> Cow<'_, str> {
     match name.split_at_checked("INBOX".len()) {
         Some((inbox, rest))
             if inbox.eq_ignore_ascii_case("INBOX")
                 && (rest.is_empty() || delimiter.is_some_and(|sign| rest.starts_with(sign))) =>
         {
-            format!("INBOX{rest}")
+            format!("INBOX{rest}").into()
         }
-        _ => name.to_owned(),
+        _ => name.into(),
     }
 }
 

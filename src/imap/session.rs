@@ -121,7 +121,9 @@ fn run<T>(
 
 fn failure(transport: &mut Transport, verb: &str, error: imap::Error) -> SessionError {
     let refused = |verdict, code: String, text: &str| {
-        SessionError::Refused(Answer { verb: verdict, code, text: format!("{verb}: {text}") })
+        let temporary = parse::is_temporary(text);
+        let text = format!("{verb}: {text}");
+        SessionError::Refused(Answer { verb: verdict, code, text, temporary })
     };
     match error {
         imap::Error::No(no) => {

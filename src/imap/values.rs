@@ -6,8 +6,6 @@
 //!
 //! Does not depend on: connections.
 
-use super::parse::is_temporary;
-
 /// What a server said it can do, as far as it matters here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
@@ -177,15 +175,8 @@ pub struct Answer {
     pub code: String,
     /// Command and answer, printable.
     pub text: String,
-}
-
-impl Answer {
-    /// Whether it is a refusal that will pass.
-    #[must_use]
-    pub fn is_temporary(&self) -> bool {
-        let words = self.text.split_once(": ").map_or("", |(_, words)| words);
-        self.verb != Verb::Ok && is_temporary(words)
-    }
+    /// It is a refusal that will pass.
+    pub temporary: bool,
 }
 
 /// How the server ended a command, or greeted.

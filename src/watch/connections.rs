@@ -351,7 +351,7 @@ impl Connections {
     }
 
     /// One connection for each of the first mailboxes. Those that idle in one of them go on.
-    fn open_idle_connections(
+    pub fn open_idle_connections(
         &mut self,
         plan: &WatchPlan<'_>,
         interrupt: &Cancel,
@@ -387,15 +387,6 @@ impl Connections {
             }
         }
         self.resume()
-    }
-
-    /// Makes the connections that could not be made before.
-    pub fn open_missing(
-        &mut self,
-        plan: &WatchPlan<'_>,
-        interrupt: &Cancel,
-    ) -> Result<(), ClientError> {
-        if self.lacks_connections() { self.open_idle_connections(plan, interrupt) } else { Ok(()) }
     }
 
     /// Whether a connection could not be made, and is to be tried again.
@@ -455,7 +446,8 @@ impl Connections {
 
     /// STATUS of these mailboxes, or of all.
     pub fn refresh(&mut self, mailboxes: Option<&BTreeSet<usize>>) -> Result<(), ClientError> {
-        let mailboxes = &mailboxes.cloned().unwrap_or_else(|| self.all());
+        let all = if mailboxes.is_none() { self.all() } else { BTreeSet::new() };
+        let mailboxes = mailboxes.unwrap_or(&all);
         let asked: Vec<String> =
             mailboxes.iter().filter_map(|at| self.mailboxes.name(*at).cloned()).collect();
         let absent = self.absent(mailboxes);
@@ -489,7 +481,7 @@ impl Connections {
             match status {
                 Ok(status) => self.answered(name, status),
                 // Microsoft 365 refuses single commands so: "Request is throttled".
-                Err(refused) if refused.is_temporary() => {}
+                Err(refused) if refused.temporary => {}
                 Err(_) => note(&mut self.changed, self.mailboxes.report_absent(name)),
             }
         }
@@ -606,7 +598,7 @@ impl Connections {
                     Err(ClientError::Refused(answer)) => {
                         // One that will pass is tried again after the next sweep.
                         self.refused_idles += 1;
-                        let passes = self.mode == WatchMode::Idle && answer.is_temporary();
+                        let passes = self.mode == WatchMode::Idle && answer.temporary;
                         if !passes || self.refused_idles >= LIMIT {
                             self.mode = WatchMode::Sweep;
                         }

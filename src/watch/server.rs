@@ -420,7 +420,8 @@ impl<'a> ServerWatch<'a> {
         interrupt: &Cancel,
     ) -> Result<(), ClientError> {
         let Some(mut connections) = self.connections.take() else { return Ok(()) };
-        let opened = self.plan(list).map(|plan| connections.open_missing(&plan, interrupt));
+        let opened =
+            self.plan(list).map(|plan| connections.open_idle_connections(&plan, interrupt));
         self.connections = Some(connections);
         opened.unwrap_or(Ok(()))
     }
