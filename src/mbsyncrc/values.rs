@@ -289,16 +289,16 @@ pub fn extensions(line: &mut Statement, location: &Location<'_>, draft: &mut Dra
     let new = if location.version == IsyncVersion::V1_4 { &[] } else { NEW_EXTENSIONS };
     let all = [EXTENSIONS, new].concat();
     let known = |word: &String| all.iter().any(|known| known.eq_ignore_ascii_case(word));
-    let mut words = line.words().inspect(|word| {
+    for word in line.words() {
+        if !known(&word) {
+            return Err(Notice::new(
+                format!("mbsync does not know the extension `{word}`"),
+                format!("it knows {}", all.join(", ")),
+            ));
+        }
         draft.login.server.disables_namespace |= word.eq_ignore_ascii_case("NAMESPACE");
-    });
-    match words.find(|word| !known(word)) {
-        None => Ok(()),
-        Some(word) => Err(Notice::new(
-            format!("mbsync does not know the extension `{word}`"),
-            format!("it knows {}", all.join(", ")),
-        )),
     }
+    Ok(())
 }
 
 pub fn tls_type(line: &mut Statement, _: &Location<'_>, draft: &mut Draft) -> Set {

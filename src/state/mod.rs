@@ -95,12 +95,16 @@ impl StateDir {
     /// The value in this JSON file; `None` when there is none or it does not parse.
     #[must_use]
     pub fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let text = file::read(&self.file(name), LARGEST).ok()?;
-        serde_json::from_slice(&text)
-            .map_err(|error| {
-                eprintln_quietly(&format!("{}: {error}; ignored", self.file(name).display()));
-            })
-            .ok()
+        self.try_read_json(name).ok().flatten()
+    }
+
+    /// The same, or why the file cannot be read.
+    fn try_read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let text = file::read(&self.file(name), LARGEST)?;
+        let value = serde_json::from_slice(&text).map_err(|error| {
+            eprintln_quietly(&format!("{}: {error}; ignored", self.file(name).display()));
+        });
+        Ok(value.ok())
     }
 
     /// Replaces this JSON file as a whole: temporary file, fsync, rename.
@@ -127,12 +131,11 @@ impl StateDir {
         V: serde::de::DeserializeOwned + serde::Serialize + Clone + Default + PartialEq,
     {
         let _lock = Lock::take_briefly(&self.file(lock))?;
-        // Not to be taken for an empty one, which would take its place.
-        match file::open(&self.file(name)) {
+        let mut value: V = match self.try_read_json(name) {
+            // Not to be taken for an empty one, which would take its place.
             Err(error) if is_passing(&error) => return Err(error),
-            _ => {}
-        }
-        let mut value: V = self.read_json(name).unwrap_or_default();
+            read => read.ok().flatten().unwrap_or_default(),
+        };
         let before = value.clone();
         let result = change(&mut value);
         if value == before {

@@ -145,10 +145,12 @@ fn near_losses(
 /// Whether mbsync may take the UIDs in a Maildir's file names for those of the record. Without
 /// `.uidvalidity` it gives out new ones (observed with isync 1.4.4).
 fn is_numbered_by(maildir: &Path, record: &Record, near: &Numbered) -> bool {
-    let pairs = guard::pairs(record, KnownGone::NOTHING).len();
+    let may_take = || {
+        let pairs = guard::pairs(record, KnownGone::NOTHING).len();
+        guard::may_take_validity(guard::present_near(record, near), pairs)
+    };
     maildir::is_numbered_by(maildir, record)
-        || maildir::highest_uid(maildir).is_some()
-            && guard::may_take_validity(guard::present_near(record, near), pairs)
+        || maildir::highest_uid(maildir).is_some() && may_take()
 }
 
 /// Whether a Maildir that was moved or replaced lacks what it had. A few that were there when

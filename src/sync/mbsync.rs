@@ -520,8 +520,8 @@ impl Heard {
         let of_other =
             is_config_complaint(line) && !line.starts_with(&job.file.display().to_string());
         let found = problem(line).filter(|_| !taken && !of_other);
-        let says_so = matches!(class_of(line), Some(Class::Fails | Class::FailsUnsaid));
-        self.fails |= is_news && !taken && !of_other && says_so && found.is_none();
+        let says_so = || matches!(class_of(line), Some(Class::Fails | Class::FailsUnsaid));
+        self.fails |= is_news && !taken && !of_other && found.is_none() && says_so();
         match found {
             Some(found) if self.problems.len() < MOST_LINES => self.problems.push((found, shown)),
             _ if is_news && self.other.len() < MOST_LINES => self.other.push(shown),
