@@ -2,8 +2,8 @@
 //!
 //! [`Lease`] is the entry point. A run gets a copy of the configuration (`config`) in
 //! sealed memory, whose `Tunnel` leads to this process (`tunnel`), which then
-//! passes commands and responses between mbsync and the server (`relay`), and answers
-//! what mbsync's record knows (`flags`); deletions that nobody has judged are refused
+//! passes commands and responses between mbsync and the server (`relay`, `streams`), and
+//! answers what mbsync's record knows (`flags`); deletions that nobody has judged are refused
 //! (`deletions`).
 //!
 //! Does not depend on: when to run, what a waiter watches.
@@ -12,6 +12,7 @@ pub mod config;
 pub mod deletions;
 pub mod flags;
 pub mod relay;
+mod streams;
 pub mod tunnel;
 
 use std::collections::HashMap;

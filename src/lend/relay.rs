@@ -1,9 +1,9 @@
 //! The relay: carries the dialogue of a server and another IMAP client (the
 //! borrower) over a lent connection.
 //!
-//! It reads commands by tag and verb, and the lines of responses; all passes as it is, but
-//! for the fetches of flags that are answered here (`flags`), for MODSEQ, and for
-//! deletions that were not judged (`deletions`). It greets with PREAUTH, answers
+//! It reads commands by tag and verb, and the lines of responses (`streams`); all passes
+//! as it is, but for the fetches of flags that are answered here (`flags`), for MODSEQ,
+//! and for deletions that were not judged (`deletions`). It greets with PREAUTH, answers
 //! CAPABILITY and NAMESPACE from memory, and answers LOGOUT itself, for the connection
 //! goes on. It never waits. Buffers are bounded: a side that does not read is not read
 //! from.
@@ -12,11 +12,11 @@
 
 use super::deletions::{DeletionGate, Passage};
 use super::flags::{Decision, FlagsFetch, KnownFlags, Next, ScanByRun};
+use super::streams::{Command, CommandKind, Commands, Queue, ROOM, Responses, Taken, is_tagged};
 use crate::imap::client::Detached;
-use crate::imap::parse::{self, Literal, Reply, Verb, literal_at_end};
+use crate::imap::parse::{self, Reply, Verb};
 use crate::imap::transport::{Limits, Transport, TransportError};
 use crate::sync::forms::WITHHELD;
-use crate::text::printable;
 use rustix::event::{PollFd, PollFlags};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -24,18 +24,10 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Most bytes kept for either side.
-const ROOM: usize = 128 * 1024;
 /// Most bytes taken at once.
 const CHUNK: usize = ROOM / 2;
-/// Longest command line that is parsed; mbsync's are below 1100 bytes.
-const LONGEST_COMMAND: usize = 16 * 1024;
 /// Most commands under way before no more are taken.
 const MOST_COMMANDS: usize = 1000;
-/// Most refusals of messages whose words are kept.
-const MOST_REFUSALS: usize = 200;
-/// Longest line of a response; mbsync takes less than 100 000 bytes.
-const LONGEST_LINE: usize = 128 * 1024;
 
 /// Most bytes of responses to one command: the flags of 8 million messages take less, and
 /// so does any message. A server that never ends its answer would have the run for ever,
@@ -184,7 +176,7 @@ impl<'c> Relay<'c> {
             namespace: namespace.map(<[u8]>::to_vec),
             borrower: None,
             attached: false,
-            commands: Commands { mailbox_open, ..Commands::default() },
+            commands: Commands::new(mailbox_open),
             responses: Responses::default(),
             to_server: Queue::default(),
             to_borrower: Queue::default(),
@@ -591,362 +583,9 @@ impl<'c> Relay<'c> {
     }
 }
 
-/// A command of the borrower's, or its first line.
-#[derive(Debug, Clone, Copy)]
-struct Command<'a> {
-    tag: &'a [u8],
-    /// In upper case.
-    verb: &'a [u8],
-    line: &'a [u8],
-    /// It has no arguments.
-    whole: bool,
-    has_literal: bool,
-}
-
-/// What a command's answer means for the relay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CommandKind {
-    /// APPEND.
-    Stores,
-    /// SELECT, EXAMINE.
-    Opens,
-    /// CLOSE, UNSELECT.
-    Leaves,
-    Other,
-}
-
-impl CommandKind {
-    /// `verb` in upper case.
-    fn of(verb: &[u8]) -> CommandKind {
-        match verb {
-            b"APPEND" => CommandKind::Stores,
-            b"SELECT" | b"EXAMINE" => CommandKind::Opens,
-            b"CLOSE" | b"UNSELECT" => CommandKind::Leaves,
-            _ => CommandKind::Other,
-        }
-    }
-}
-
-/// What became of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    /// It goes to the server.
-    Passes,
-    /// It has gone there, and no more is looked at now.
-    Sent,
-    /// It is answered here.
-    Answered,
-    /// It is answered here, before anything after it is looked at.
-    Held,
-}
-
-/// The borrower's commands, as far as they must be known.
-#[derive(Debug, Default)]
-struct Commands {
-    line: Vec<u8>,
-    /// Bytes of a literal still to come.
-    literal: u64,
-    /// The command that a literal belongs to, and whether the server's consent
-    /// to it is waited for.
-    within: Option<(Vec<u8>, bool)>,
-    /// By tag.
-    under_way: HashMap<Vec<u8>, CommandKind>,
-    refusals: Vec<String>,
-    /// A mailbox may be open.
-    mailbox_open: bool,
-}
-
-impl Commands {
-    fn is_between(&self) -> bool {
-        self.line.is_empty() && self.literal == 0 && self.within.is_none()
-    }
-
-    /// Passes on what is not for us, and says how many of the bytes are dealt with. `ours`
-    /// is given a command, whether another is under way, and the way to the server. One with
-    /// a literal always passes.
-    fn take(
-        &mut self,
-        all: &[u8],
-        to_server: &mut Queue,
-        mut ours: impl FnMut(Command<'_>, bool, &mut Queue) -> Taken,
-    ) -> Result<usize, RelayFault> {
-        let mut bytes = all;
-        while !bytes.is_empty() {
-            if self.literal > 0 {
-                let count =
-                    usize::try_from(self.literal).map_or(bytes.len(), |n| n.min(bytes.len()));
-                let (literal, rest) = bytes.split_at(count);
-                to_server.push(literal);
-                self.literal -= count as u64;
-                if let Some((_, waits)) = &mut self.within {
-                    *waits = false;
-                }
-                bytes = rest;
-                continue;
-            }
-            let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
-            let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-            self.line.extend_from_slice(part);
-            bytes = rest;
-            if self.line.len() > LONGEST_COMMAND {
-                return Err(RelayFault::Borrower("a line too long"));
-            }
-            if end.is_some() {
-                let line = std::mem::take(&mut self.line);
-                let taken = self.whole_line(&line, to_server, &mut ours)?;
-                self.line = line;
-                self.line.clear();
-                if matches!(taken, Taken::Held | Taken::Sent) {
-                    break;
-                }
-            }
-        }
-        Ok(all.len() - bytes.len())
-    }
-
-    fn whole_line(
-        &mut self,
-        line: &[u8],
-        to_server: &mut Queue,
-        ours: &mut impl FnMut(Command<'_>, bool, &mut Queue) -> Taken,
-    ) -> Result<Taken, RelayFault> {
-        let literal = literal_at_end(line);
-        let tag = if let Some((tag, _)) = self.within.take() {
-            tag
-        } else {
-            let mut words = line.trim_ascii_end().splitn(3, |&b| b == b' ');
-            let tag = words.next().unwrap_or_default().to_vec();
-            let verb = words.next().unwrap_or_default().to_ascii_uppercase();
-            if tag.is_empty() || verb.is_empty() {
-                return Err(RelayFault::Borrower("a line that is no command"));
-            }
-            if self.under_way.contains_key(&tag) {
-                return Err(RelayFault::Borrower("a tag twice"));
-            }
-            let (whole, has_literal) = (words.next().is_none(), literal.is_some());
-            let command = Command { tag: &tag, verb: &verb, line, whole, has_literal };
-            let taken = ours(command, self.under_way.is_empty(), to_server);
-            if matches!(taken, Taken::Passes | Taken::Sent) {
-                self.under_way.insert(tag.clone(), CommandKind::of(&verb));
-            }
-            if taken != Taken::Passes {
-                return Ok(taken);
-            }
-            tag
-        };
-        to_server.push(line);
-        if let Some(Literal { length, waits }) = literal {
-            self.literal = length;
-            self.within = Some((tag, waits));
-        }
-        Ok(Taken::Passes)
-    }
-
-    /// The first line of a response. Fails if it makes no sense.
-    fn hear(&mut self, line: &[u8]) -> Result<(), RelayFault> {
-        let mut words = line.split(u8::is_ascii_whitespace);
-        match words.next().unwrap_or_default() {
-            b"*" if words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"BYE")) => {
-                Err(RelayFault::Server(TransportError::Closed))
-            }
-            b"*" | b"+" => Ok(()),
-            tag if self.answered(tag, line) => Ok(()),
-            _ => Err(RelayFault::Server(TransportError::Malformed("an answer to nothing"))),
-        }
-    }
-
-    /// An answer to one of them; false to none.
-    fn answered(&mut self, tag: &[u8], line: &[u8]) -> bool {
-        // Refused before its literal was sent, which will not come then.
-        if self.within.as_ref().is_some_and(|(within, waits)| *waits && within == tag) {
-            self.within = None;
-            self.literal = 0;
-        }
-        let Some(kind) = self.under_way.remove(tag) else { return false };
-        if kind == CommandKind::Stores && self.refusals.len() < MOST_REFUSALS {
-            self.refusals.extend(refusal(line));
-        }
-        let Reply::Tagged(_, said) = parse::reply(line) else { return true };
-        match (kind, said.verb) {
-            (CommandKind::Opens, verb) => self.mailbox_open = verb != Verb::No,
-            (CommandKind::Leaves, Verb::Ok) => self.mailbox_open = false,
-            _ => {}
-        }
-        true
-    }
-}
-
-/// The server's words in a tagged NO.
-fn refusal(line: &[u8]) -> Option<String> {
-    let Reply::Tagged(_, said) = parse::reply(line) else { return None };
-    let words = String::from_utf8_lossy(line);
-    let words = words.splitn(3, ' ').nth(2).filter(|_| said.verb == Verb::No)?;
-    Some(printable(words)).filter(|words| !words.is_empty())
-}
-
-/// A line of a FETCH response without its MODSEQ, which a server adds once CONDSTORE was
-/// used on the connection (RFC 7162, 3.1): isync 1.5 does not take it.
-fn without_modseq(line: &[u8]) -> Option<Vec<u8>> {
-    const ITEM: &[u8] = b"MODSEQ (";
-    let (mut quoted, mut escaped) = (false, false);
-    let at = (0..line.len()).find(|&at| {
-        match line.get(at) {
-            _ if escaped => escaped = false,
-            Some(b'\\') if quoted => escaped = true,
-            Some(b'"') => quoted = !quoted,
-            _ => {}
-        }
-        let before = at.checked_sub(1).and_then(|at| line.get(at));
-        !quoted
-            && before.is_none_or(|byte| matches!(byte, b' ' | b'(' | b')'))
-            && line.get(at..).is_some_and(|rest| rest.starts_with(ITEM))
-    })?;
-    let end = line.get(at..)?.iter().position(|&byte| byte == b')')? + at + 1;
-    let (before, after) = (line.get(..at)?, line.get(end..)?);
-    // One of the spaces around it goes along.
-    let after = match after.strip_prefix(b" ") {
-        Some(after) => return Some([before, after].concat()),
-        None => after,
-    };
-    Some([before.strip_suffix(b" ").unwrap_or(before), after].concat())
-}
-
-/// Whether the first line of a response answers a command.
-fn is_tagged(line: &[u8]) -> bool {
-    !matches!(line.first(), Some(b'*' | b'+'))
-}
-
-/// Where the server's responses and their lines end. A line is passed on when it is whole.
-#[derive(Debug, Default)]
-struct Responses {
-    /// What has come of one that has not ended.
-    line: Vec<u8>,
-    literal: u64,
-    /// The line is not the response's first.
-    further: bool,
-    /// It is a FETCH.
-    fetch: bool,
-}
-
-impl Responses {
-    fn is_between(&self) -> bool {
-        self.line.is_empty() && self.literal == 0 && !self.further
-    }
-
-    /// Passes on what is whole. `hear` is given the first line of each response.
-    fn take(
-        &mut self,
-        mut bytes: &[u8],
-        to_borrower: &mut Queue,
-        mut hear: impl FnMut(&[u8]) -> Result<(), RelayFault>,
-    ) -> Result<(), RelayFault> {
-        while !bytes.is_empty() {
-            if self.literal > 0 {
-                let count =
-                    usize::try_from(self.literal).map_or(bytes.len(), |n| n.min(bytes.len()));
-                let (literal, rest) = bytes.split_at(count);
-                to_borrower.push(literal);
-                self.literal -= count as u64;
-                bytes = rest;
-                continue;
-            }
-            let end = bytes.iter().position(|&b| b == b'\n').map(|at| at + 1);
-            let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-            self.line.extend_from_slice(part);
-            bytes = rest;
-            if self.line.len() > LONGEST_LINE {
-                return Err(RelayFault::Server(TransportError::TooMuch("a line")));
-            }
-            if end.is_some() {
-                let line = std::mem::take(&mut self.line);
-                self.whole_line(&line, to_borrower, &mut hear)?;
-                self.line = line;
-                self.line.clear();
-            }
-        }
-        Ok(())
-    }
-
-    fn whole_line(
-        &mut self,
-        line: &[u8],
-        to_borrower: &mut Queue,
-        hear: &mut impl FnMut(&[u8]) -> Result<(), RelayFault>,
-    ) -> Result<(), RelayFault> {
-        let mut text = false;
-        if !self.further {
-            hear(line)?;
-            let mut words = line.split(u8::is_ascii_whitespace);
-            let (first, second, third) = (words.next(), words.next(), words.next());
-            self.fetch = third.is_some_and(|word| word.eq_ignore_ascii_case(b"FETCH"));
-            // Human-readable, whatever it ends with.
-            text = first != Some(b"*")
-                || second.is_some_and(|word| {
-                    [&b"OK"[..], b"NO", b"BAD", b"PREAUTH"]
-                        .iter()
-                        .any(|verb| word.eq_ignore_ascii_case(verb))
-                });
-        }
-        match without_modseq(line).filter(|_| self.fetch && !text) {
-            Some(line) => to_borrower.push(&line),
-            None => to_borrower.push(line),
-        }
-        let literal = literal_at_end(line).filter(|_| !text);
-        self.further = literal.is_some();
-        self.literal = literal.map_or(0, |literal| literal.length);
-        Ok(())
-    }
-}
-
-/// Bytes on their way.
-#[derive(Debug, Default)]
-struct Queue {
-    bytes: Vec<u8>,
-    gone: usize,
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.gone == self.bytes.len()
-    }
-
-    fn has_room(&self) -> bool {
-        self.bytes.len() - self.gone < ROOM / 2
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if self.gone > 0 && self.bytes.len() + bytes.len() > self.bytes.capacity() {
-            self.bytes.drain(..self.gone);
-            self.gone = 0;
-        }
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Whether any were taken.
-    fn write_to(&mut self, mut to: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
-        let mut some = false;
-        while !self.is_empty() {
-            match to(self.bytes.get(self.gone..).unwrap_or_default()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    self.gone += count;
-                    some = true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if self.is_empty() {
-            self.bytes.clear();
-            self.gone = 0;
-        }
-        Ok(some)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::streams::LONGEST_LINE;
     use super::*;
     use crate::imap::transport::Stream;
     use crate::os::wait::Cancel;
@@ -1082,21 +721,7 @@ mod tests {
     }
 
     #[test]
-    fn isync_1_5_gets_no_modseq() {
-        let stripped = |line: &str| without_modseq(line.as_bytes()).map(String::from_utf8);
-        let line = "* 3 FETCH (UID 7 FLAGS (\\Seen))\r\n".to_owned();
-        for with in [
-            "* 3 FETCH (UID 7 FLAGS (\\Seen) MODSEQ (12))\r\n",
-            "* 3 FETCH (UID 7 MODSEQ (12) FLAGS (\\Seen))\r\n",
-            "* 3 FETCH (MODSEQ (12) UID 7 FLAGS (\\Seen))\r\n",
-        ] {
-            assert_eq!(stripped(with), Some(Ok(line.clone())));
-        }
-        assert_eq!(stripped(&line), None);
-        let quoted = "* 3 FETCH (UID 7 BODY[] \"MODSEQ (1) \\\" MODSEQ (2)\")\r\n";
-        assert_eq!(stripped(quoted), None);
-        assert_eq!(stripped(" MODSEQ (12))\r\n"), Some(Ok(")\r\n".to_owned())));
-        // However it is cut, and only in a FETCH.
+    fn modseq_is_taken_off_however_it_is_cut_and_only_in_a_fetch() {
         let mut lease = lent(&[]);
         lease.says("1 UID FETCH 7 (FLAGS BODY.PEEK[])\r\n");
         for part in
