@@ -332,7 +332,7 @@ pub fn with_time(
     cell: impl Fn(Script, u64) -> Result<Option<u64>, String>,
 ) -> Result<u64, String> {
     let by_time = fault.is_some_and(|fault| ends_by_time(step, fault) || step == Step::HandOver);
-    for time in if by_time { [1, 4, 16] } else { [30, 30, 30] } {
+    for time in if by_time { [1, 4, 16, 64] } else { [30; 4] } {
         if let Some(peak) = cell(Script { step, fault }, time)? {
             return Ok(peak);
         }
