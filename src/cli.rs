@@ -6,32 +6,34 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
-/// Runs mbsync exactly when mail needs syncing: locked, throttled, nothing lost.
+/// Run mbsync exactly when mail needs syncing, for mutt and neomutt
 #[derive(Debug, Clone, Parser)]
 #[allow(clippy::doc_markdown, clippy::struct_excessive_bools)] // help text; switches
 #[command(
     name = "mutt-sync",
     disable_version_flag = true,
+    disable_help_flag = true,
+    next_help_heading = "Options",
     override_usage = "mutt-sync [OPTIONS] [NAME[:BOX[,BOX]...]]...",
     after_help = "NAME is a group or channel of .mbsyncrc, or an account or store: all channels on it.\n\
                   Without a name: $MUTT_SYNC_ACCOUNT, else the only account.\n\
                   See mutt-sync(1) for files, exit statuses and examples."
 )]
 pub struct Cli {
-    /// What to sync
-    #[arg(value_name = "NAME[:BOX[,BOX]...]")]
+    /// What to sync or report on
+    #[arg(value_name = "NAME[:BOX[,BOX]...]", help_heading = None::<&str>)]
     pub names: Vec<String>,
 
     /// Submit the request and return at once
-    #[arg(short, long, group = "mode")]
+    #[arg(short, long, group = "mode", help_heading = "Modes")]
     pub background: bool,
 
-    /// Print what came of the last -f, within two seconds
-    #[arg(long, group = "mode")]
+    /// Print the result of the last -f, for mutt's message line
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub result: bool,
 
     /// Wait until a sync is needed, sync, exit
-    #[arg(short, long, group = "mode")]
+    #[arg(short, long, group = "mode", help_heading = "Modes")]
     pub wait: bool,
 
     /// With --wait: continue waiting instead of exiting
@@ -39,19 +41,19 @@ pub struct Cli {
     pub loop_forever: bool,
 
     /// Show the state of each account without contacting the server
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub status: bool,
 
     /// Print FORMAT with the state appended, for mutt's status_format
-    #[arg(long, group = "mode", value_name = "FORMAT", num_args = 0..=1, default_missing_value = "", allow_hyphen_values = true)]
+    #[arg(long, group = "mode", help_heading = "Modes", value_name = "FORMAT", num_args = 0..=1, default_missing_value = "", allow_hyphen_values = true)]
     pub status_line: Option<String>,
 
     /// List accounts, their mailboxes and Maildirs
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub list: bool,
 
     /// Check everything that a sync needs, and print how to fix it
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub check: bool,
 
     /// With --check: print what a bug report needs, without names
@@ -59,11 +61,11 @@ pub struct Cli {
     pub report: bool,
 
     /// Print lines for muttrc; with ACCOUNT, that account's identity file
-    #[arg(long, group = "mode", value_name = "ACCOUNT", num_args = 0..=1, default_missing_value = "", conflicts_with = "names")]
+    #[arg(long, group = "mode", help_heading = "Modes", value_name = "ACCOUNT", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["names", "all"])]
     pub muttrc: Option<String>,
 
     /// Print a .mbsyncrc for ADDRESS, to be completed
-    #[arg(long, group = "mode", value_name = "ADDRESS", conflicts_with_all = ["names", "all"])]
+    #[arg(long, group = "mode", help_heading = "Modes", value_name = "ADDRESS", conflicts_with_all = ["names", "all", "mbsyncrc", "config"])]
     pub init: Option<String>,
 
     /// With --init: print an msmtprc instead
@@ -71,19 +73,19 @@ pub struct Cli {
     pub msmtp: bool,
 
     /// Try again what mbsync could not transfer
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub retry: bool,
 
     /// Stop reporting what mbsync could not transfer
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub acknowledge: bool,
 
     /// Go ahead once with the deletions that are held
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub allow_deletions: bool,
 
     /// Sync a mailbox whose Maildir or record is not the one of the last run
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = "Modes")]
     pub resync: bool,
 
     /// Every channel of every account
@@ -91,10 +93,10 @@ pub struct Cli {
     pub all: bool,
 
     /// Print what would run, and why
-    #[arg(short = 'n', long, conflicts_with_all = NO_SYNC, conflicts_with = "wait")]
+    #[arg(short = 'n', long, conflicts_with = "mode")]
     pub dry_run: bool,
 
-    /// Ignore throttle and backoff
+    /// Ignore throttle, pace and backoff
     #[arg(short, long, conflicts_with_all = NO_SYNC, conflicts_with = "wait")]
     pub force: bool,
 
@@ -107,7 +109,7 @@ pub struct Cli {
     pub block: bool,
 
     /// Least average interval between two logins
-    #[arg(long, value_name = "DURATION", value_parser = duration_or_zero)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_or_zero, conflicts_with_all = NO_LIMITS)]
     pub throttle: Option<Duration>,
 
     /// With --wait: compare everything at least this often
@@ -145,6 +147,10 @@ pub struct Cli {
     /// Print the version
     #[arg(short = 'V', long)]
     pub version: bool,
+
+    /// Print help
+    #[arg(short, long, action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl Cli {
@@ -156,6 +162,9 @@ impl Cli {
         match self {
             Cli { msmtp: true, init: None, .. } => Some("--msmtp needs --init"),
             Cli { loop_forever: true, wait: false, .. } => Some("--loop needs --wait"),
+            Cli { every: Some(_), wait: false, dry_run: false, child: None, .. } => {
+                Some("--every needs --wait")
+            }
             Cli { report: true, check: false, .. } => Some("--report needs --check"),
             Cli { json: true, .. } if !reports => Some("--json needs --status, --list or --check"),
             _ => None,
@@ -175,6 +184,9 @@ const NO_SYNC: [&str; 9] = [
     "acknowledge",
     "complete",
 ];
+
+/// Modes that neither start a run nor say when one could.
+const NO_LIMITS: [&str; 6] = ["list", "check", "muttrc", "init", "acknowledge", "complete"];
 
 fn duration(text: &str) -> Result<Duration, String> {
     crate::settings::duration(text, false)

@@ -11,7 +11,7 @@ pub use suggest::suggest;
 
 use std::time::Duration;
 
-/// A duration as people read it: `0.4 s`, `42 s`, `3 min`.
+/// A duration as people read it: `0.4 s`, `42 s`, `3 min`, `5 h`, `3 days`.
 #[must_use]
 pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
@@ -23,8 +23,10 @@ pub fn short(duration: Duration) -> String {
         format!("{seconds:.0} s")
     } else if seconds < 7200.0 {
         format!("{:.0} min", seconds / 60.0)
-    } else {
+    } else if seconds < 172_800.0 {
         format!("{:.0} h", seconds / 3600.0)
+    } else {
+        format!("{:.0} days", seconds / 86_400.0)
     }
 }
 
@@ -94,6 +96,13 @@ mod tests {
         let words = [counted(1, "mailbox"), counted(0, "mailbox"), counted(2, "flag change")];
         assert_eq!(words, ["1 mailbox", "0 mailboxes", "2 flag changes"]);
         assert_eq!([counted(1, "watch"), counted(3, "watch")], ["1 watch", "3 watches"]);
+    }
+
+    #[test]
+    fn durations_have_the_unit_that_people_would_use() {
+        let of = |seconds| short(Duration::from_secs(seconds));
+        assert_eq!([of(0), of(9), of(119), of(120)], ["<0.1 s", "9.0 s", "119 s", "2 min"]);
+        assert_eq!([of(7200), of(172_799), of(172_800)], ["2 h", "48 h", "2 days"]);
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn what_came(context: AccountContext<'_>, dir: &StateDir) -> String {
         let next =
             if wait.is_zero() { String::new() } else { format!("; next try in {}", short(wait)) };
         // Of several accounts there is not more room.
-        let offline = retry.as_ref().and_then(|retry| offline_line(retry, now));
+        let offline = retry.as_ref().and_then(|retry| offline_line(retry.code, retry.first, now));
         return offline.unwrap_or(last.text) + &next;
     }
     let came = if last.runs == asked || last.changes.is_empty() {

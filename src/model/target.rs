@@ -77,7 +77,7 @@ impl std::fmt::Display for Target {
     /// As a user types it, but for the whole account.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Target::Account => f.write_str("everything"),
+            Target::Account => f.write_str("the whole account"),
             Target::Channel(channel) => f.write_str(channel),
             Target::Mailbox { channel, name } => write!(f, "{channel}:{name}"),
         }

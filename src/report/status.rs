@@ -6,7 +6,7 @@
 //!
 //! Does not depend on: connections, mbsync, the waiter's memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
@@ -24,6 +24,7 @@ use crate::sync::context::AccountContext;
 use crate::sync::held::{self, HeldReport};
 use crate::sync::limits::RunLimits;
 use crate::sync::refused::{self, RefusedReport};
+use crate::sync::summary::offline_line;
 use crate::text::{counted, sanitize, short};
 use crate::verdict::gone::Gone;
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
@@ -68,7 +69,10 @@ pub struct AccountStatus {
     pub watching: Option<String>,
     /// A process waits to serve the requests.
     pub queued: bool,
-    /// Pending requests.
+    /// It was synced, and nothing is known that differs, is held, refused or asked for, or
+    /// has failed since.
+    pub in_sync: bool,
+    /// Pending requests, as `mutt-sync` takes them.
     pub wanted: Vec<String>,
     /// They wait for more than an answer that a waiter is about to give.
     #[serde(skip)]
@@ -211,8 +215,8 @@ fn status_of(
         pending.push(Pending { name: name(), push, pull, unknown });
     }
     let lock = dir.file(lock::RUN);
-    let held = Lock::is_held(&lock);
-    if learned && !waiter && !held {
+    let locked = Lock::is_held(&lock);
+    if learned && !waiter && !locked {
         // If this fails, the next status learns it again.
         let _ = dir.write_json(clean::FILE, &memory);
     }
@@ -227,11 +231,23 @@ fn status_of(
         None => limits.login_wait(now),
     };
     let requested = requests::all(dir);
+    let wanted = |target: &Target| match target {
+        Target::Account => context.account.name.clone(),
+        Target::Channel(_) | Target::Mailbox { .. } => target.to_string(),
+    };
+    let last: Option<LastRun> = dir.read_json(last_run::FILE);
+    let held = held::of_account(context.account, settings, dir);
     AccountStatus {
         account: context.account.name.clone(),
-        last: dir.read_json(last_run::FILE),
+        in_sync: pending.is_empty()
+            && held.is_empty()
+            && refused.is_empty()
+            && requested.is_empty()
+            && retry.is_none()
+            && last.as_ref().and_then(LastRun::last_synced).is_some(),
+        last,
         // Who judges holds the lock, too.
-        running: held && Lock::run_under(&lock).is_some(),
+        running: locked && Lock::run_under(&lock).is_some(),
         waiter,
         watching,
         queued: dir.is_locked(lock::QUEUE),
@@ -240,7 +256,7 @@ fn status_of(
         } else {
             !requested.is_empty()
         },
-        wanted: requested.iter().map(Target::to_string).collect(),
+        wanted: requested.iter().map(wanted).collect(),
         throttled: limited.as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
             wait: wait.as_secs(),
@@ -255,7 +271,7 @@ fn status_of(
         unread: unread.iter().map(|each| u64::from(each.unread)).sum(),
         unread_mailboxes: unread,
         refused,
-        held: held::of_account(context.account, settings, dir),
+        held,
     }
 }
 
@@ -384,20 +400,17 @@ pub fn text(status: &AccountStatus, now: SystemTime) -> String {
     }
     if let Some(backoff) = &status.backoff {
         let wait = short(Duration::from_secs(backoff.wait));
-        let since = backoff.since.filter(|_| backoff.code == ExitStatus::Offline.code());
-        let offline = since.map_or(String::new(), |since| {
-            let ago = Duration::from_secs(seconds(now).saturating_sub(since));
-            format!("offline for {}, ", short(ago))
-        });
+        let offline = offline_line(backoff.code, backoff.since, now);
+        let offline = offline.map_or(String::new(), |offline| offline + ", ");
         lines.push(format!("  {offline}next try in {wait} (now: -f): {}", backoff.text));
     }
     if !status.wanted.is_empty() {
         let who = match (status.running, status.waiter || status.queued) {
             (true, _) => "being synced",
-            (false, true) => "will be synced",
-            (false, false) => "waiting for the next mutt-sync",
+            (false, true) => "about to be synced",
+            (false, false) => "pending until the next mutt-sync",
         };
-        lines.push(format!("  asked for, {who}: {}", status.wanted.join(", ")));
+        lines.push(format!("  {who}: {}", status.wanted.join(", ")));
     }
     lines.extend(pending_lines(status));
     for each in &status.held {
@@ -411,21 +424,39 @@ pub fn text(status: &AccountStatus, now: SystemTime) -> String {
     lines.iter().map(|line| sanitize(line)).collect::<Vec<_>>().join("\n")
 }
 
-fn summary(status: &AccountStatus, now: SystemTime) -> String {
-    let mut parts = Vec::new();
-    let count = |is: fn(&Pending) -> bool| status.mailboxes.iter().filter(|each| is(each)).count();
-    let (to_push, to_pull) = (count(|each| each.push.is_some()), count(|each| each.pull.is_some()));
+/// `in sync (7 mailboxes)`, or how many are not.
+fn in_sync(status: &AccountStatus) -> String {
     let all = counted(status.known_mailboxes, "mailbox");
+    if status.known_mailboxes == 0 {
+        return "no mailboxes here yet".into();
+    }
+    let count = |is: fn(&Pending) -> bool| status.mailboxes.iter().filter(|each| is(each)).count();
+    let held: BTreeSet<&str> = status.held.iter().map(|each| &*each.name).collect();
+    let refused: BTreeSet<&str> = status.refused.iter().map(|each| &*each.name).collect();
+    let mut differ = [
+        (count(|each| each.push.is_some()), "to push"),
+        (count(|each| each.pull.is_some()), "to pull"),
+        (count(|each| each.unknown.is_some()), "not comparable"),
+        (held.len(), "held"),
+        (refused.len(), "with refused mail"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0);
+    let Some((count, what)) = differ.next() else {
+        return match status.last.as_ref().and_then(LastRun::last_synced) {
+            _ if status.in_sync => format!("in sync ({all})"),
+            Some(_) => format!("nothing to push ({all})"),
+            // Nothing is known of them before the first run.
+            None => all,
+        };
+    };
+    let first = format!("{count} of {all} {what}");
+    differ.fold(first, |line, (count, what)| format!("{line}, {count} {what}"))
+}
+
+fn summary(status: &AccountStatus, now: SystemTime) -> String {
+    let mut parts = vec![in_sync(status)];
     let synced = status.last.as_ref().and_then(LastRun::last_synced);
-    parts.push(match (to_push, to_pull, status.known_mailboxes) {
-        (_, _, 0) => "no mailboxes here yet".to_owned(),
-        // Nothing is known of them before the first run.
-        (0, 0, _) if synced.is_none() => all,
-        (0, 0, _) => format!("in sync ({all})"),
-        (some, 0, _) => format!("{some} of {all} to push"),
-        (0, some, _) => format!("{some} of {all} to pull"),
-        (push, pull, _) => format!("{push} of {all} to push, {pull} to pull"),
-    });
     if status.running {
         parts.push("syncing".into());
     }

@@ -50,7 +50,7 @@ pub fn queued_line(gate: Gate, failure: Option<&Backoff>, now: SystemTime) -> St
 }
 
 fn failure_in_words(failure: &Backoff, now: SystemTime) -> String {
-    offline_line(failure, now).unwrap_or_else(|| {
+    offline_line(failure.code, failure.first, now).unwrap_or_else(|| {
         // Without the advice, which would be cut off.
         let text = sanitize(&failure.text);
         let text = text.split(" (mutt-sync ").next().unwrap_or_default();
@@ -58,11 +58,12 @@ fn failure_in_words(failure: &Backoff, now: SystemTime) -> String {
     })
 }
 
-/// `offline for 12 min`, if the server is not reached.
+/// `offline for 12 min`, if a failure of this exit status is that the server is not
+/// reached. `since`: seconds since the epoch.
 #[must_use]
-pub fn offline_line(failure: &Backoff, now: SystemTime) -> Option<String> {
-    let offline = failure.code == ExitStatus::Offline.code();
-    offline.then(|| match failure.first.map_or(0, |first| seconds(now).saturating_sub(first)) {
+pub fn offline_line(code: u8, since: Option<u64>, now: SystemTime) -> Option<String> {
+    let offline = code == ExitStatus::Offline.code();
+    offline.then(|| match since.map_or(0, |first| seconds(now).saturating_sub(first)) {
         0 => "offline".to_owned(),
         ago => format!("offline for {}", short(Duration::from_secs(ago))),
     })

@@ -106,7 +106,7 @@ impl Rules {
             return Err("the far side is no IMAP store".to_owned());
         }
         if !channel.full_sync {
-            return Err("Sync is not the usual one".to_owned());
+            return Err("Sync is one-way or partial".to_owned());
         }
         if channel.expire_far && channel.max_messages > 0 {
             return Err("messages expire on the far side".to_owned());

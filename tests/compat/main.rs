@@ -71,6 +71,12 @@ fn status(home: &Home, program: &PathBuf) -> serde_json::Value {
     for change in kept["last"]["changes"].as_array_mut().unwrap() {
         change.as_object_mut().unwrap().remove("added");
     }
+    // It has a word for the whole account, where this version has its name.
+    for name in kept["wanted"].as_array_mut().unwrap() {
+        if *name == "everything" {
+            *name = "Home".into();
+        }
+    }
     for mailbox in kept["mailboxes"].as_array_mut().unwrap() {
         mailbox.as_object_mut().unwrap().remove("pull");
     }

@@ -508,7 +508,7 @@ fn rules_are_had_from_channels_that_a_verdict_can_be_given_on() {
     let told = of("Expunge Near\nMaxMessages 7").unwrap();
     let expected = Rules { expunge_near: true, max_messages: 7, ..Rules::none() };
     assert_eq!(told, expected);
-    assert_eq!(of("Sync Pull").unwrap_err(), "Sync is not the usual one");
+    assert_eq!(of("Sync Pull").unwrap_err(), "Sync is one-way or partial");
     assert_eq!(of("Sync All"), Ok(Rules::none()));
     let new = |lines: &str| Rules::of(&channel_with("", lines, IsyncVersion::V1_5));
     let usual = Rules { isync_1_5: true, ..Rules::none() };

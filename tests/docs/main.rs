@@ -74,9 +74,11 @@ struct Opt {
 /// The options of the program itself, by their long names.
 fn options() -> BTreeMap<String, Opt> {
     let help = run(Command::new(mutt_sync()).arg("--help"), SHORT).ok().stdout;
-    let (_, list) = help.split_once("\nOptions:\n").expect("a list of options");
+    let (_, list) = help.split_once("\nModes:\n").expect("a list of modes");
+    let (modes, list) = list.split_once("\n\nOptions:\n").expect("a list of options");
+    let options = list.lines().take_while(|line| !line.is_empty());
     let mut found = BTreeMap::new();
-    for line in list.lines().take_while(|line| !line.is_empty()) {
+    for line in modes.lines().chain(options) {
         let (names, about) = line.trim_start().split_once("  ").expect("columns");
         let mut option = Opt {
             short: None,

@@ -117,6 +117,13 @@ fn no_option_is_ignored() {
         &["--check", "-n"],
         &["--acknowledge", "--block", "Home"],
         &["-b", "--block", "Home"],
+        &["-b", "-n", "Home"],
+        &["--resync", "-n", "Home"],
+        &["--retry", "-n", "Home"],
+        &["--muttrc", "-a"],
+        &["--init", "me@gmail.com", "--config", "x"],
+        &["--every", "5m", "Home"],
+        &["--list", "--throttle", "5s"],
     ] {
         let output = home.mutt_sync(args).expect_code(2);
         assert!(output.stdout.is_empty() && output.stderr.contains("--"), "{output}");

@@ -701,7 +701,7 @@ fn faults_on_this_disk() {
         Case {
             code: 0,
             what: "requests",
-            found: "pending, and no process serves them: everything",
+            found: "pending, and no process serves them: the whole account",
             breaks: |home| {
                 home.write(".local/state/mutt-sync/Home/want/*", "");
             },

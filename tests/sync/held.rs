@@ -111,10 +111,13 @@ impl Mail {
         let head = format!("  Home:{name}: held");
         let says = |line: &str| line.starts_with(&head) && line.contains(text);
         assert!(status.lines().any(says), "{name}, {text}: {status}");
+        let first = status.lines().next().unwrap();
+        assert!(first.contains(" held, checked ") && !first.contains("in sync"), "{status}");
         let json = self.home.mutt_sync(&["--status", "--json", "Home"]).ok().stdout;
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         let held = json["accounts"][0]["held"].as_array().unwrap();
         assert!(held.iter().any(|each| each["name"] == format!("Home:{name}")), "{json}");
+        assert_eq!(json["accounts"][0]["in_sync"], false, "{json}");
         let mark = self.home.mutt_sync(&["--status-line", "---x---", "Home"]).ok().stdout;
         assert!(mark.contains("!held"), "{mark}");
         let check = self.home.mutt_sync(&["--check", "Home"]).stdout;

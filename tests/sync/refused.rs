@@ -59,6 +59,8 @@ fn is_said(home: &Home, mailbox: &str, texts: &[&str]) {
     let says =
         |line: &&str| line.starts_with(&head) && texts.iter().all(|text| line.contains(text));
     assert!(status.lines().any(|line| says(&line)), "{mailbox}, {texts:?}: {status}");
+    let first = status.lines().next().unwrap();
+    assert!(first.contains("with refused mail") && !first.contains("in sync"), "{status}");
     let json = home.mutt_sync(&["--status", "--json", "Home"]).ok().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["accounts"][0]["refused"][0]["name"], format!("Home:{mailbox}"), "{json}");

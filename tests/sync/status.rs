@@ -45,7 +45,7 @@ fn a_report_lists_no_directory_that_has_not_changed() {
 
 #[test]
 fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
-    let (_server, home) = three_accounts_of_twenty();
+    let (mut server, home) = three_accounts_of_twenty();
     let said = home.mutt_sync(&["--status"]).ok().stdout;
     assert!(said.contains("Home: in sync (20 mailboxes), checked "), "{said}");
     assert!(said.contains(", 1 unread, no waiter"), "{said}");
@@ -86,6 +86,18 @@ fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     home.mutt_sync(&["-f", "Home"]).ok();
     let said = home.mutt_sync(&["--status", "Home"]).ok().stdout;
     assert!(said.contains("Home: in sync (20 mailboxes)"), "{said}");
+    let json = home.mutt_sync(&["--status", "--json", "Home"]).ok().stdout;
+    assert!(json.contains("\"in_sync\": true") && json.contains("\"wanted\": []"), "{json}");
+    // The network goes, and nobody serves what is asked for.
+    server.kill();
+    home.mutt_sync(&["-f", "Home"]).expect_code(69);
+    let said = home.mutt_sync(&["--status", "Home"]).ok().stdout;
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("Home: nothing to push (20 mailboxes), checked "), "{said}");
+    assert!(lines[1].starts_with("  offline") && !lines[1].contains("for <"), "{said}");
+    assert_eq!(lines[2], "  pending until the next mutt-sync: Home", "{said}");
+    let json = home.mutt_sync(&["--status", "--json", "Home"]).ok().stdout;
+    assert!(json.contains("\"in_sync\": false") && json.contains("\"Home\""), "{json}");
 }
 
 /// Puts a FIFO, a directory, a socket and a link to a terminal in the place of a
