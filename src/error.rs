@@ -48,16 +48,14 @@ impl ExitStatus {
             ExitStatus::Signal(n) => 128 + n,
         }
     }
-}
 
-impl ExitStatus {
     /// It may go away by itself: `-qq` does not print it.
     #[must_use]
     pub fn is_passing(self) -> bool {
         matches!(self, ExitStatus::Later | ExitStatus::Offline)
     }
 
-    /// The status with this number; what is no status of ours counts as a mailbox' failure.
+    /// The status with this number; what is no status of ours counts as a mailbox's failure.
     #[must_use]
     pub fn from_code(code: u8) -> Self {
         match code {

@@ -30,10 +30,11 @@ pub struct Settings {
     /// The program, looked up in PATH if it has no slash.
     #[serde(deserialize_with = "program")]
     pub mbsync: PathBuf,
-    /// Long-run interval between two runs.
+    /// Average interval between two logins, and between two runs that nothing was compared
+    /// for.
     #[serde(deserialize_with = "duration_or_zero")]
     pub throttle: Duration,
-    /// Runs allowed at once before that.
+    /// So many may come at once before that.
     #[serde(deserialize_with = "count")]
     pub burst: u32,
     /// Everything is compared at least this often.

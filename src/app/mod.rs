@@ -1,10 +1,12 @@
 //! From the command line to the exit status: what both programs do before and
 //! after the mode that was asked for.
 //!
-//! `local` and `net` are the two programs: only `net` is linked with OpenSSL.
+//! `local` and `net` are the two programs: only `net` is linked with OpenSSL. The modes
+//! that are more than a call are in `foreground`, `reports` and `result`.
 //!
 //! Does not depend on: how anything is done.
 
+mod foreground;
 pub mod local;
 pub mod net;
 mod reports;
@@ -26,9 +28,12 @@ use crate::model::{Account, Target};
 use crate::mutt;
 use crate::os::file;
 use crate::os::fork::reset_signals;
+use crate::os::signals::Shutdown;
 use crate::os::terminal;
 use crate::settings;
+use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
+use crate::sync::judge::Judge;
 use crate::text::sanitize;
 
 /// Most bytes of config.toml.
@@ -36,6 +41,10 @@ const LARGEST_SETTINGS: u64 = 1 << 20;
 
 /// What a selection names: accounts by their place in the configuration.
 pub type Selection = Vec<(usize, BTreeSet<Target>)>;
+
+/// Makes what decides for an account for which mailboxes a run is needed.
+type JudgeOf<'j> =
+    &'j (dyn for<'a> Fn(AccountContext<'a>, &Shutdown, RunOptions) -> Box<dyn Judge + 'a> + Sync);
 
 /// Runs the program with these arguments; `serve` runs the mode.
 fn run(

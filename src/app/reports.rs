@@ -1,15 +1,14 @@
 //! The modes that only report: `--list`, `--status`, `--status-line` and `--muttrc`,
 //! which ask no server, and `-n`, which asks what a run would ask.
 //!
-//! Does not depend on: TLS, runs, the waiter.
+//! Does not depend on: TLS, how a run is made, the waiter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::local::JudgeOf;
-use super::{App, Selection, no_signals, out, out_text};
+use super::{App, JudgeOf, Selection, no_signals, out, out_text};
 use crate::error::{Error, ExitStatus};
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc;

@@ -143,7 +143,7 @@ struct Questions {
 
 /// A fetch of mbsync's that is held back until the rest is known.
 #[derive(Debug)]
-struct Held {
+struct DelayedFetch {
     tag: Vec<u8>,
     line: Vec<u8>,
     wanted: UidSet,
@@ -252,7 +252,7 @@ pub struct FlagsFetch {
     known: HashMap<String, KnownFlags>,
     selected: Option<Selected>,
     questions: Option<Questions>,
-    held: Option<Held>,
+    held: Option<DelayedFetch>,
     answer: Option<FlagsAnswer>,
     /// Of the last answer, while mbsync changes nothing.
     last: Option<Messages>,
@@ -412,7 +412,8 @@ impl FlagsFetch {
             return None;
         }
         let (name, tag) = (selected.name.clone(), tag.as_bytes().to_vec());
-        let held = Held { tag, line: line.to_vec(), wanted, name, status, known: flags, uids };
+        let held =
+            DelayedFetch { tag, line: line.to_vec(), wanted, name, status, known: flags, uids };
         let rest = held.without_flags(&told);
         if is_all && rest.is_empty() {
             self.answer(held, told);
@@ -534,8 +535,8 @@ impl FlagsFetch {
         Next::Answer
     }
 
-    fn answer(&mut self, held: Held, told: BTreeMap<u32, ToldFlags>) {
-        let Held { tag, wanted, name, status, known, uids, .. } = held;
+    fn answer(&mut self, held: DelayedFetch, told: BTreeMap<u32, ToldFlags>) {
+        let DelayedFetch { tag, wanted, name, status, known, uids, .. } = held;
         self.begin_answer(&tag, wanted, Messages { name, status, uids, known, told });
     }
 
@@ -560,7 +561,7 @@ impl FlagsFetch {
     }
 }
 
-impl Held {
+impl DelayedFetch {
     /// Whether its UIDs are as many as there are messages.
     fn is_complete(&self) -> bool {
         self.uids.len() == u64::from(self.status.messages)

@@ -254,7 +254,7 @@ impl<'c> Lease<'c> {
         let mut ended = attempt.run(lock, Some(&mut lease));
         ended.said.explain(lease.relay.refusals());
         if lease.relay.finish() == Err(RelayFault::Withheld) {
-            // No mailbox' fault, and no failure of the server's: the rest is still to be run.
+            // No mailbox's fault, and no failure of the server's: the rest is still to be run.
             let problems = vec![Problem::Mailbox { channel: None, mailbox: None }];
             let text = "many messages were removed here meanwhile, which is checked first".into();
             ended = RunEnd { exit: ExitStatus::Mailbox, text, problems, ..ended };

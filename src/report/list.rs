@@ -13,6 +13,8 @@ use std::path::PathBuf;
 /// All that `--list` shows. Its JSON form is what programs rely on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AccountList {
+    /// Of the JSON form. It grows when a key is removed or means something else.
+    pub version: u32,
     /// The configuration file.
     pub file: PathBuf,
     /// In the file's order.
@@ -91,6 +93,7 @@ impl AccountList {
             }
         });
         AccountList {
+            version: 1,
             file: config.file.clone(),
             accounts: accounts.collect(),
             shadowed_channels: !config.shadowed_channels.is_empty(),
@@ -147,11 +150,11 @@ impl AccountList {
         text
     }
 
-    /// For programs, in one line. Paths that are not UTF-8 cannot occur: the
+    /// For programs. Paths that are not UTF-8 cannot occur: the
     /// configuration is UTF-8, and so is the home directory or this is empty.
     #[must_use]
     pub fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
 

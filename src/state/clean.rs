@@ -17,7 +17,7 @@ pub const PULL: &str = "pull.json";
 /// What runs have removed, by [`key`]. Written by who holds the account's lock.
 pub const GONE: &str = "gone.json";
 
-/// A mailbox' entry: channel and name, with a newline between, which neither
+/// A mailbox's entry: channel and name, with a newline between, which neither
 /// can hold (isync's configuration has no way to write one).
 #[must_use]
 pub fn key(mailbox: &Mailbox) -> String {

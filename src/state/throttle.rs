@@ -1,8 +1,9 @@
-//! The throttle: a rate limit on the runs of an account, with a burst.
+//! The throttle: a rate limit, with a burst, on the logins of an account and on the runs
+//! that nothing was compared for.
 //!
 //! One timestamp, the mtime of `throttle`: the theoretical arrival time (TAT) of
 //! the generic cell rate algorithm (ITU-T I.371), at which a whole burst is free
-//! again. Each run moves it forward by one interval. Wall-clock times are
+//! again. Each of them moves it forward by one interval. Wall-clock times are
 //! values here. Does not depend on: clocks, when a run is due.
 
 use std::time::{Duration, SystemTime};
@@ -15,14 +16,14 @@ pub const FILE: &str = "throttle";
 /// The two settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Average interval between two runs. Zero: no throttle.
+    /// Average interval between two of them. Zero: no throttle.
     pub interval: Duration,
-    /// Runs allowed at once before the interval is enforced; at least 1.
+    /// How many may come at once before the interval is enforced; at least 1.
     pub burst: u32,
 }
 
 impl Rate {
-    /// How long after `now` the next run may start; zero: at once.
+    /// How long after `now` the next one may be; zero: at once.
     ///
     /// Never more than one interval, whatever the stamp says: a stamp from a
     /// clock that was ahead counts as a burst just spent.
@@ -32,8 +33,8 @@ impl Rate {
         ahead.saturating_sub(self.interval.saturating_mul(self.burst.max(1) - 1)).min(self.interval)
     }
 
-    /// The stamp after a run that starts at `now`, allowed or forced. A forced
-    /// run beyond the burst costs nothing more: the wait stays one interval.
+    /// The stamp after one at `now`, allowed or forced. A forced one beyond the burst
+    /// costs nothing more: the wait stays one interval.
     #[must_use]
     pub fn consume(self, tat: Option<SystemTime>, now: SystemTime) -> SystemTime {
         let ahead = self.ahead(tat, now) + self.interval;

@@ -74,7 +74,7 @@ pub struct FarScan {
     pub learned: bool,
 }
 
-/// What STATUS and memory show of a mailbox' far side. `by_run`: what runs have
+/// What STATUS and memory show of a mailbox's far side. `by_run`: what runs have
 /// removed. `asked`: where STATUS does not show flags, and there are too many
 /// messages to fetch them all, the answer is unknown and not the last one.
 #[must_use]

@@ -1,6 +1,6 @@
 //! What a run did, read from mbsync's own record before and after.
 //!
-//! mbsync replaces a mailbox' record as a whole, and only if it changed. So a
+//! mbsync replaces a mailbox's record as a whole, and only if it changed. So a
 //! descriptor opened before the run still reads the old one, and most are never
 //! read at all.
 //!

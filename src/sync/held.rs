@@ -3,8 +3,8 @@
 //!
 //! In the ordinary case it reads the records and file names of the mailboxes that are
 //! to be run, and no more. Only where numbers say that something is wrong does it
-//! look for the messages that are gone, by Message-ID and size, on this disk and (see
-//! [`Judge`]) on the server.
+//! look for the messages that are gone, by their headers and size (see
+//! [`MessageIdentity`]), on this disk and (see [`Judge`]) on the server.
 //!
 //! Reads records and Maildirs. Does not depend on: connections, how a run is made.
 

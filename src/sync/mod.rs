@@ -1,7 +1,9 @@
-//! Serving requests: at most one run at a time (`scheduler`, over `account`), the
-//! mbsync process (`mbsync`), its output (`output`, `run_log`), what it changed
-//! (`changes`), the commands that follow (`hooks`), and when local changes have
-//! settled (`settle`).
+//! Serving requests: at most one run at a time (`scheduler`, over `account`, within
+//! `limits`), by this process or one left behind (`detached`); what decides for which
+//! mailboxes (`judge`), when local changes have settled (`settle`), and what has to wait
+//! for an answer (`held`, `lost`). Then the mbsync process (`mbsync`), its output
+//! (`output`, `forms`, `run_log`, `progress`), what it changed (`changes`, `summary`) and
+//! could not transfer (`refused`), and the commands that follow (`hooks`).
 //!
 //! Does not depend on: why a run is needed.
 

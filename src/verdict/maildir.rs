@@ -430,7 +430,7 @@ impl Stamp {
         })
     }
 
-    /// The stamp of a mailbox' record; `None` if there is none.
+    /// The stamp of a mailbox's record; `None` if there is none.
     #[must_use]
     pub fn of_record(mailbox: &Mailbox) -> Option<Stamp> {
         Stamp::of(mailbox.state_file.as_deref()?).ok()

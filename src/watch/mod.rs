@@ -2,10 +2,11 @@
 //! signal to end.
 //!
 //! `waiter` is the loop over four parts: `local` (events on this disk), `server`
-//! (the connection and its timers), `mailboxes` (their states) and `runner` (lock,
+//! (the `connections` and their timers), `mailboxes` (their states) and `runner` (lock,
 //! rate limit, run). Policies are values: `mailbox` (one mailbox),
 //! `reconnect` (when to connect), `network` (when an address or a route has come),
-//! `event_limit` and `silence` (what the server sends). `standby` is for the second waiter.
+//! `event_limit` and `silence` (what the server sends). `standby` is for the second
+//! waiter, `log` for what is said.
 //!
 //! Does not depend on: options and their spelling, reports.
 
