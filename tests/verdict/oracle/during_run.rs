@@ -140,6 +140,25 @@ impl Side {
         self.home.leftovers().into_iter().find_map(is)
     }
 
+    /// Waits until the run has come as far as it can without an answer, however busy the
+    /// machine is: all of its processes sleep, and go on sleeping.
+    fn wait_still(&self) {
+        let look = || -> Vec<(u32, u64)> {
+            let processes = self.home.leftovers().into_iter();
+            processes.map(|(pid, _)| (pid, process::wakeups(pid))).collect()
+        };
+        let begun = Instant::now();
+        let mut before = look();
+        while begun.elapsed() < Duration::from_secs(2) {
+            sleep(Duration::from_millis(30));
+            let now = look();
+            if now == before && !now.iter().any(|(pid, _)| process::runnable(*pid)) {
+                break;
+            }
+            before = now;
+        }
+    }
+
     /// A run in which something happens, if there is a place for it; what was said, and in
     /// which mailbox it happened.
     fn disturbed(
@@ -163,8 +182,7 @@ impl Side {
             held = self.gate.holds(Duration::from_millis(5));
         }
         if held {
-            // As far as it comes without an answer.
-            sleep(Duration::from_millis(30));
+            self.wait_still();
             match what {
                 Happening::Change => {
                     change(&mut self.world(kind), number, rng, log);
@@ -240,8 +258,8 @@ fn all_of(world: &mut World, pair: &Pair) -> (Outcome, String) {
     (outcome(world, pair), left)
 }
 
-/// Of both mailboxes. `settled`: the order of entries, and what is left of messages that
-/// are gone, tell which of two runs has seen a change, and count no more.
+/// Of both mailboxes. `settled`: the order of entries tells which of two runs has seen a
+/// change, and counts no more.
 fn all(side: &mut Side, kind: &Kind, number: usize, settled: bool) -> Vec<(Outcome, String)> {
     let mut world = side.world(kind);
     let mut all = Vec::new();
@@ -347,27 +365,31 @@ fn history(kind: &Kind, number: usize, sides: &mut [Side; 2], tally: &mut Tally)
                 (parted, tally.later) = (true, tally.later + 1);
             }
         }
-        // Nothing happens meanwhile.
+        // Nothing happens meanwhile. Who saw something one run later has one run more until
+        // nothing is left of it in the record.
         let mut said = String::new();
-        for turn in 0..2 {
+        let asked = 1 + usize::from(parted);
+        for turn in 0..=asked {
             let mut runs = true;
-            for side in sides.iter_mut().filter(|side| turn == 0 || side.lends) {
+            for side in sides.iter_mut().filter(|side| turn < asked || side.lends) {
                 for pair in &side.world(kind).pairs(number) {
                     Maildir::at(&pair.maildir).age();
                 }
                 // The question makes known what is clean.
                 let command =
-                    if turn == 0 { side.command(kind) } else { side.home.cmd(&["-v", "far"]) };
+                    if turn < asked { side.command(kind) } else { side.home.cmd(&["-v", "far"]) };
                 let ended = run(&mut { command }, LIMIT);
                 runs = ended.stderr.contains(": running ");
                 let _ = writeln!(said, "{ended}");
             }
-            if turn == 1 && runs {
+            if turn == asked && runs {
                 let command = sides[1].command(kind);
                 let _ = writeln!(said, "{}", run(&mut { command }, LIMIT));
             }
             let [ours, plain] = sides.each_mut().map(|side| all(side, kind, number, parted));
-            assert_eq!(ours, plain, "{}, turn {turn} after it\n{log}\n{said}", kind.name);
+            if turn + 1 >= asked {
+                assert_eq!(ours, plain, "{}, turn {turn} after it\n{log}\n{said}", kind.name);
+            }
         }
     }
     for side in sides {
