@@ -212,7 +212,8 @@ fn the_readme_s_services_are_there() {
     let commands = block("systemctl --user enable");
     let (unit, copy) = commands.split_first().unwrap();
     let unit = unit.split(' ').next_back().unwrap();
-    assert!(house().join(format!("contrib/systemd/{unit}.service")).exists(), "{unit}");
+    let unit = text(&format!("contrib/systemd/{unit}.service"));
+    assert!(unit.contains("--wait --loop --all") && unit.contains("[Install]"), "{unit}");
     let home = Home::empty();
     let contrib = house().join("contrib").display().to_string();
     let copy = copy.join("\n").replace("/usr/local/share/doc/mutt-sync/examples", &contrib);

@@ -191,8 +191,8 @@ fn systemd_finds_nothing_in_the_units() {
 #[test]
 fn the_units_run_the_program() {
     // As systemd would, with its own quoting undone: `$$` is a dollar sign.
-    let units = ["mutt-sync.service", "mutt-sync@.service", "mutt-sync-all.service"];
-    for (unit, mail) in units.map(|unit| (unit, unit == "mutt-sync.service")) {
+    let units = ["mutt-sync-once.service", "mutt-sync@.service", "mutt-sync.service"];
+    for (unit, mail) in units.map(|unit| (unit, unit == "mutt-sync-once.service")) {
         let source = text(&format!("contrib/systemd/{unit}"));
         let line =
             |key: &str| source.lines().find_map(|line| line.strip_prefix(key)).unwrap().to_owned();
@@ -253,7 +253,7 @@ fn a_timer_is_quiet_and_succeeds_while_the_server_is_away() {
         let output = home.mutt_sync(&["--all", "--block", "-qq"]);
         assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output}");
         assert_eq!(output.code().to_string(), expected);
-        let unit = text("contrib/systemd/mutt-sync.service");
+        let unit = text("contrib/systemd/mutt-sync-once.service");
         let line = unit.lines().find_map(|line| line.strip_prefix("SuccessExitStatus="));
         assert!(line.is_some_and(|codes| codes.split(' ').any(|code| code == expected)));
     }
