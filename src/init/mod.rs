@@ -38,6 +38,8 @@ pub struct Provider {
     user: Option<String>,
     smtp_user: Option<String>,
     auth: Option<String>,
+    timeout: Option<u32>,
+    certificate: Option<String>,
     patterns: Option<String>,
     folders: Option<String>,
     notes: Vec<String>,
@@ -122,6 +124,31 @@ impl<'a> MailAccount<'a> {
         text
     }
 
+    /// The command that prints the password or the token, after a comment.
+    fn secret(&self, line: impl Fn(&str) -> String) -> String {
+        if self.provider.auth.as_deref() == Some("XOAUTH2") {
+            let command = line(&format!("pizauth show {}", self.name()));
+            return format!(
+                "# {FILL_IN}: the command that prints an access token; this is for pizauth.\n\
+                 {command}\n"
+            );
+        }
+        let address = self.address;
+        let command = line(&format!("pass mail/{address}"));
+        format!(
+            "# {FILL_IN}: the command that prints the password; this is for pass, after\n\
+             # `pass insert mail/{address}`.\n\
+             {command}\n"
+        )
+    }
+
+    /// The file with the server's own certificate, after a comment.
+    fn certificate(&self, keyword: &str) -> String {
+        self.provider.certificate.as_ref().map_or(String::new(), |file| {
+            format!("# {FILL_IN}: the certificate of the server, exported to a file.\n{keyword} {file}\n")
+        })
+    }
+
     /// A comment for a host that is not known.
     fn guessed(&self) -> String {
         match &*self.provider.name {
@@ -146,15 +173,13 @@ impl<'a> MailAccount<'a> {
             None => writeln!(text, "# isync 1.4 calls it SSLType.\nTLSType {tls}"),
         };
         let _ = writeln!(text, "User {}", self.user(provider.user.as_deref()));
-        let _ = write!(
-            text,
-            "# {FILL_IN}: the command that prints the password; this is for pass, after\n\
-             # `pass insert mail/{address}`.\n\
-             PassCmd \"pass mail/{address}\"\n",
-            address = self.address
-        );
+        text.push_str(&self.secret(|command| format!("PassCmd \"{command}\"")));
         if let Some(auth) = &provider.auth {
             let _ = writeln!(text, "AuthMechs {auth}");
+        }
+        text.push_str(&self.certificate("CertificateFile"));
+        if let Some(timeout) = provider.timeout {
+            let _ = writeln!(text, "Timeout {timeout}");
         }
         let _ = write!(
             text,
@@ -188,10 +213,10 @@ impl<'a> MailAccount<'a> {
         let _ = write!(
             text,
             "account {name}\n{guessed}host {host}\nport {port}\ntls on\ntls_starttls {starttls}\n\
-             auth {auth}\nfrom {address}\nuser {user}\n\
-             # {FILL_IN}: the command that prints the password.\n\
-             passwordeval \"pass mail/{address}\"\n\n\
+             {certificate}auth {auth}\nfrom {address}\nuser {user}\n{secret}\n\
              account default : {name}\n",
+            certificate = self.certificate("tls_trust_file"),
+            secret = self.secret(|command| format!("passwordeval \"{command}\"")),
             guessed = self.guessed(),
             host = provider.smtp,
             address = self.address,
@@ -248,6 +273,14 @@ mod tests {
         let text = gmail.mbsyncrc(Some(IsyncVersion::V1_4));
         assert!(text.contains("IMAPAccount gmail\nHost imap.gmail.com\nSSLType IMAPS\n"), "{text}");
         assert!(text.contains("![Gmail]* \"[Gmail]/Drafts\""), "{text}");
+        let outlook = MailAccount::of("me@outlook.com").unwrap();
+        for text in [outlook.mbsyncrc(None), outlook.msmtprc()] {
+            assert!(
+                text.contains("access token") && text.contains("pizauth show outlook"),
+                "{text}"
+            );
+            assert!(!text.contains("prints the password"), "{text}");
+        }
         let icloud = MailAccount::of("me@icloud.com").unwrap();
         assert!(icloud.mbsyncrc(None).contains("\nUser me\n"));
         let text = icloud.msmtprc();

@@ -15,7 +15,13 @@ fn what_is_made_for_each_provider_is_taken_by_those_who_read_it() {
     // msmtp asks for the password before it pretends.
     let pass = home.path().join("pass");
     fs::write(&pass, "#!/bin/sh\n[ \"$#\" = 1 ] && echo \"of $1\"\n").unwrap();
-    fs::set_permissions(&pass, fs::Permissions::from_mode(0o755)).unwrap();
+    let pizauth = home.path().join("pizauth");
+    fs::write(&pizauth, "#!/bin/sh\n[ \"$1\" = show ] && echo token\n").unwrap();
+    for program in [pass, pizauth] {
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir(home.path().join(".config")).unwrap();
+    fs::write(home.path().join(".config/proton-bridge.pem"), rig::Ca::shared().cert()).unwrap();
     let path = format!("{}:/usr/bin:/bin", home.path().display());
     let mut domains = vec!["home.example".to_owned()];
     domains.extend(providers().unwrap().into_iter().map(|provider| provider.domains[0].clone()));

@@ -318,6 +318,19 @@ fn the_recipes_for_providers_are_taken() {
 }
 
 #[test]
+fn the_recipe_for_proton_is_what_init_prints() {
+    let recipes = recipes();
+    let recipe = recipes.iter().find(|recipe| recipe.starts_with("IMAPAccount Proton")).unwrap();
+    let account = mutt_sync::init::MailAccount::of("me@proton.me").unwrap();
+    let printed = account.mbsyncrc(Some(IsyncVersion::V1_5));
+    let keywords = ["Host", "Port", "User", "AuthMechs", "CertificateFile", "Timeout", "TLSType"];
+    for keyword in keywords.into_iter().chain(["Patterns"]) {
+        let line = recipe.lines().find(|line| line.split(' ').next() == Some(keyword)).unwrap();
+        assert!(printed.lines().any(|printed| printed == line), "{line:?} is not in {printed}");
+    }
+}
+
+#[test]
 fn the_commands_in_examples_are_commands() {
     let home = Home::fake(&["Home", "Work"]);
     home.fake_mbsync();
