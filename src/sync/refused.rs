@@ -679,7 +679,7 @@ impl RefusedReport {
         match self.what {
             RefusedKind::Mailbox if has(&["not empty", "cannot be opened"]) => format!(
                 "one side of it is missing: make it there again, or move its mail elsewhere; \
-                 mutt-sync --acknowledge {name} to hear no more of it"
+                 mutt-sync --acknowledge {name} to stop reporting it"
             ),
             RefusedKind::Mailbox if has(&["uidvalidity"]) => format!(
                 "the server has made it anew: move its Maildir away, then mutt-sync --resync {name}"
