@@ -152,7 +152,8 @@ fn the_package_builds_and_holds_what_it_should() {
     };
     let changelog = text("packaging/debian/changelog");
     assert!(changelog.starts_with(&format!("mutt-sync ({}) ", field("Version"))), "{changelog}");
-    assert!(field("Depends").contains("libssl3"), "{}", field("Depends"));
+    let depends = field("Depends");
+    assert!(depends.contains("libssl3") && depends.contains("isync"), "{depends}");
     let list = run(Command::new("dpkg-deb").arg("-c").arg(package), SHORT).ok().stdout;
     for line in list.lines() {
         assert!(line.contains(" root/root "), "{line}");
