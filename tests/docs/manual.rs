@@ -355,7 +355,7 @@ fn tls_keyword() -> &'static str {
 }
 
 #[test]
-fn the_manual_names_every_file_of_an_account() {
+fn contributing_names_every_file_of_an_account() {
     let home = Home::fake(&["Home"]);
     let mut mbsync = home.fake_mbsync();
     home.settings("throttle = \"0s\"\nsettle = \"0s\"\nretry = \"1h\"\n");
@@ -378,17 +378,18 @@ fn the_manual_names_every_file_of_an_account() {
     waiter.signal(rig::Signal::TERM);
     waiter.wait(SHORT);
     home.wait_no_leftovers(SHORT);
-    let manual: String = section("man/mutt-sync.1", "FILES").join("\n");
-    let told: BTreeSet<&str> = manual
+    let contributing = text("CONTRIBUTING.md");
+    let (_, table) = contributing.split_once("\n| file | what it is |\n|---|---|\n").unwrap();
+    let told: BTreeSet<&str> = table
         .lines()
-        .filter_map(|line| line.strip_prefix(".It Pa "))
-        .flat_map(|line| line.split(" , "))
-        .map(|name| name.trim_end_matches('/'))
+        .map_while(|line| line.strip_prefix("| ")?.split_once(" | "))
+        .flat_map(|(names, _)| names.split(", "))
+        .map(|name| name.trim_matches('`'))
         .collect();
     let mut seen = 0;
     for entry in fs::read_dir(home.state("Home")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(told.contains(name.as_str()), "{name} is not in FILES");
+        assert!(told.contains(name.as_str()), "{name} is not in CONTRIBUTING.md");
         seen += 1;
     }
     assert!(seen >= 6, "only {seen} files");
