@@ -42,7 +42,7 @@ fn shell(home: &Home, command: &str) -> Command {
 
 /// How each block begins, and the tests that run it. Those of `make` and of the package
 /// do the same in a directory of their own.
-const RUN_BY: [(&str, &[&str]); 12] = [
+const RUN_BY: [(&str, &[&str]); 13] = [
     ("git clone URL", &["the_readme_s_clone_has_the_demo"]),
     (
         "sudo apt-get install isync",
@@ -57,6 +57,7 @@ const RUN_BY: [(&str, &[&str]); 12] = [
     ("mutt-sync --check", &["the_readme_s_set_up_works_as_printed"]),
     ("set mbox_type", &["the_readme_s_set_up_works_as_printed"]),
     ("new_mail =", &["the_readme_s_set_up_works_as_printed"]),
+    ("mutt-sync --status", &["the_readme_s_set_up_works_as_printed"]),
     ("mutt-sync --wait --loop -a", &["the_readme_s_set_up_works_as_printed"]),
     ("systemctl --user enable", &["the_units_run_the_program", "the_readme_s_services_are_there"]),
     ("mutt-sync home", &["the_readme_s_set_up_works_as_printed"]),
@@ -194,7 +195,7 @@ fn the_readme_s_set_up_works_as_printed() {
     waiter.signal(Signal::TERM);
     waiter.wait(SHORT);
 
-    for command in block("mutt-sync home") {
+    for command in block("mutt-sync --status").into_iter().chain(block("mutt-sync home")) {
         run(&mut shell(&home, &command), SHORT).ok();
     }
     home.wait_no_leftovers(SHORT);
