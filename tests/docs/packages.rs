@@ -26,6 +26,8 @@ fn all_packages_have_the_version_of_the_program() {
     assert_eq!(first("packaging/void/template", "version="), VERSION);
     let debian = first("packaging/debian/changelog", "mutt-sync (");
     assert!(debian.starts_with(&format!("{VERSION}-")), "{debian}");
+    let fuzzers = format!("name = \"mutt-sync\"\nversion = \"{VERSION}\"\n");
+    assert!(text("fuzz/Cargo.lock").contains(&fuzzers));
 }
 
 /// The source as cargo publishes it, unpacked as makepkg and xbps-src unpack a source, with
@@ -227,9 +229,21 @@ fn the_changes_are_in_the_sections_of_keep_a_changelog() {
     let changes = text("CHANGELOG.md");
     let mut versions = changes.split("\n## ").skip(1);
     let newest = versions.next().unwrap();
-    assert!(newest.starts_with("Unreleased\n\n### Coming from ") || newest.starts_with(VERSION));
+    let (heading, rest) = newest.split_once("\n\n").unwrap();
+    assert!(heading == "Unreleased" || heading.starts_with(VERSION), "{heading}");
+    // What is new and what breaks, in a few lines.
+    let first = rest.split("\n\n").next().unwrap();
+    assert!((3..=8).contains(&first.lines().count()) && !first.starts_with('#'), "{first}");
+    assert!(rest.contains("\n\n### Coming from "));
     for version in changes.split("\n## ").skip(1) {
         let name = version.lines().next().unwrap();
+        if name != "Unreleased" {
+            // The day: 2026-11-28.
+            let day = name.split_once(" - ").map_or("", |(_, day)| day);
+            let shape: String =
+                day.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+            assert_eq!(shape, "0000-00-00", "{name}");
+        }
         let mut last = None;
         for section in version.lines().filter_map(|line| line.strip_prefix("### ")) {
             let place = known.iter().position(|known| match *known {
