@@ -28,7 +28,7 @@ use crate::sync::account::RunOptions;
 use crate::sync::context::AccountContext;
 use crate::sync::judge::{Attempt, FarLookup, Judge, Judgement, Question};
 use crate::sync::mbsync::RunEnd;
-use crate::sync::{held, refused};
+use crate::sync::{held, losses, refused};
 use crate::text::sanitize;
 use crate::verdict::gone::Gone;
 use crate::verdict::maildir::{self, Stamp};
@@ -433,7 +433,7 @@ impl Judge for Survey<'_> {
     fn gone_there(&self, mailbox: &Mailbox) -> Option<UidSet> {
         let key = clean::key(mailbox);
         let clean = self.clean.get(&key).filter(|_| !self.unjudged.contains(&key))?;
-        Some(held::gone_there(clean, mailbox).unwrap_or_default())
+        Some(losses::gone_there(clean, mailbox).unwrap_or_default())
     }
 
     fn far_side(&mut self) -> Option<Box<dyn FarLookup + '_>> {

@@ -8,27 +8,24 @@
 //! Reads records and Maildirs. Does not depend on: when a run is made, connections.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, fcntl_lock};
 use serde::Serialize;
 
 use super::context::AccountContext;
 use super::forms::{Class, MessageSide, Objection, Subject};
+use super::record_edit::set_back;
+use super::summary::{ToSay, ago, name_of};
 use crate::error::Error;
 use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Target};
-use crate::os::file;
-use crate::state::backoff::seconds;
 use crate::state::refused::{RefusedItem, RefusedKind, RefusedMailbox, RefusedState, UNNAMED};
 use crate::state::{StateDir, clean, state_failure};
-use crate::text::{counted, sanitize, short};
+use crate::text::{counted, sanitize};
 use crate::verdict::maildir::{self, Numbered};
-use crate::verdict::record::{self, Record, RecordState, beside};
+use crate::verdict::record::{self, Record, RecordState};
 use crate::verdict::server::CleanServer;
 use crate::verdict::{CleanState, Rules};
 
@@ -557,93 +554,6 @@ pub fn try_again(
     }
 }
 
-/// Sets the marks of a record back to before these UIDs, so that mbsync takes what it
-/// has no entry for as new.
-fn set_back(path: &Path, near: Option<u32>, far: Option<u32>) -> io::Result<()> {
-    let RecordState::Known(record) = record::read(path) else { return Ok(()) };
-    let pushed = near.map_or(record.max_pushed, |uid| record.max_pushed.min(uid.saturating_sub(1)));
-    // What has expired has no entry either.
-    let pulled = far.map_or(record.max_pulled, |uid| {
-        record.max_pulled.min(uid.saturating_sub(1).max(record.max_expired_far))
-    });
-    rewrite(path, &record, [pushed, pulled], &UidSet::EMPTY)
-}
-
-/// Keeps mbsync away from a record, by its own lock, until the file is closed.
-pub(super) fn lock_record(path: &Path) -> io::Result<File> {
-    let lock = file::open_or_create(&beside(path, ".lock"))?;
-    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(lock)
-}
-
-/// Gives a record other marks, of pushed and pulled messages, and takes the pairs with
-/// these far UIDs out of it. Nothing else in it changes, and mbsync is kept out
-/// meanwhile by its own lock. `record`: what it is expected to be.
-pub(super) fn rewrite(
-    path: &Path,
-    record: &Record,
-    marks: [u32; 2],
-    without: &UidSet,
-) -> io::Result<()> {
-    let _lock = lock_record(path)?;
-    let text = file::read(path, record::LARGEST)?;
-    let permissions = std::fs::metadata(path)?.permissions();
-    let [pushed, pulled] = marks;
-    let same_marks = marks == [record.max_pushed, record.max_pulled];
-    if same_marks && without.is_empty() {
-        return Ok(());
-    }
-    let changed = with_marks(&text, pushed, pulled, without);
-    // What is written is the same record but for this, or is not written.
-    let wanted = record.clone().changed(marks, |entry| !without.contains(entry.far));
-    if record::parse(&text).as_ref() != Ok(record) || record::parse(&changed) != Ok(wanted) {
-        return Err(io::Error::other("it has changed meanwhile"));
-    }
-    let new = beside(path, ".mutt-sync");
-    let written = file::write(&new, &changed).and_then(|file| {
-        file.set_permissions(std::fs::Permissions::from_mode(permissions.mode() & 0o777))?;
-        file.sync_all()
-    });
-    let renamed = written.and_then(|()| std::fs::rename(&new, path));
-    if renamed.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    renamed
-}
-
-/// The record with these marks in its header, without these pairs.
-fn with_marks(text: &[u8], pushed: u32, pulled: u32, without: &UidSet) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut in_header = true;
-    for line in text.split_inclusive(|&byte| byte == b'\n') {
-        in_header &= line != b"\n";
-        match line {
-            _ if in_header && line.starts_with(b"MaxPushedUid ") => {
-                out.extend_from_slice(format!("MaxPushedUid {pushed}\n").as_bytes());
-            }
-            _ if in_header && line.starts_with(b"MaxPulledUid ") => {
-                out.extend_from_slice(format!("MaxPulledUid {pulled}\n").as_bytes());
-            }
-            _ if !in_header && without.contains(leading_number(line)) => {}
-            _ => out.extend_from_slice(line),
-        }
-    }
-    out
-}
-
-/// The number that a line begins with; 0 without one.
-fn leading_number(line: &[u8]) -> u32 {
-    let end = line.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(line.len());
-    let digits = line.get(..end).and_then(|digits| std::str::from_utf8(digits).ok());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// How long ago these seconds since the epoch were, from a minute on.
-pub(super) fn ago(since: u64, now: SystemTime) -> Option<String> {
-    let ago = Duration::from_secs(seconds(now).saturating_sub(since));
-    (ago.as_secs() >= 60).then(|| short(ago))
-}
-
 /// What is refused in one mailbox, of one kind, as it is to be shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RefusedReport {
@@ -810,24 +720,6 @@ fn unrecorded(mailbox: &Mailbox, left: &UidSet) -> UidSet {
         }
         _ => left.clone(),
     }
-}
-
-/// A mailbox as a user types it; without one, the account.
-pub(super) fn name_of(account: &Account, key: &str) -> String {
-    match (clean::mailbox(account, key), clean::target(key)) {
-        (Some(mailbox), _) => mailbox.target().to_string(),
-        (None, Target::Account) => account.name.clone(),
-        (None, target) => target.to_string(),
-    }
-}
-
-/// What a command that somebody started has to say of what is refused.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct ToSay {
-    /// The lines, each without a fix.
-    pub lines: Vec<String>,
-    /// They make the command's exit status 1.
-    pub fails: bool,
 }
 
 /// What is to be said now, and is on record as said: what is new; of what is known,

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::scheduler::Gate;
 use crate::error::ExitStatus;
+use crate::model::{Account, Target};
 use crate::state::backoff::{Backoff, seconds};
+use crate::state::clean;
 use crate::state::last_run::Change;
 use crate::text::{counted, sanitize, short};
 
@@ -88,6 +90,30 @@ fn change_in_words(change: &Change) -> String {
         words.extend([" ", &count.to_string(), " ", what]);
     }
     words
+}
+
+/// How long ago these seconds since the epoch were, from a minute on.
+pub(super) fn ago(since: u64, now: SystemTime) -> Option<String> {
+    let ago = Duration::from_secs(seconds(now).saturating_sub(since));
+    (ago.as_secs() >= 60).then(|| short(ago))
+}
+
+/// A mailbox as a user types it; without one, the account.
+pub(super) fn name_of(account: &Account, key: &str) -> String {
+    match (clean::mailbox(account, key), clean::target(key)) {
+        (Some(mailbox), _) => mailbox.target().to_string(),
+        (None, Target::Account) => account.name.clone(),
+        (None, target) => target.to_string(),
+    }
+}
+
+/// What a command that somebody started has to say of what is refused.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ToSay {
+    /// The lines, each without a fix.
+    pub lines: Vec<String>,
+    /// They make the command's exit status 1.
+    pub fails: bool,
 }
 
 #[cfg(test)]

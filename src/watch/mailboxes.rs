@@ -20,7 +20,7 @@ use crate::model::{Account, Mailbox, Target};
 use crate::state::{StateDir, clean, state_failure};
 use crate::survey;
 use crate::survey::scan::{self, FarScan, FarSide, FarStep, MOST_MESSAGES, PendingScan, ScanScope};
-use crate::sync::{held, settle};
+use crate::sync::{losses, settle};
 use crate::text::short;
 use crate::verdict::gone::{Gone, KeptGone};
 use crate::verdict::maildir::Stamp;
@@ -559,7 +559,7 @@ impl Mailboxes {
         let gone = |state: &MailboxState| {
             let key = state.key();
             let clean = self.clean.get(&key);
-            let gone = clean.and_then(|clean| held::gone_there(clean, &state.mailbox));
+            let gone = clean.and_then(|clean| losses::gone_there(clean, &state.mailbox));
             if !Target::any_covers(needed, &state.mailbox) {
                 return Some((key, gone?));
             }

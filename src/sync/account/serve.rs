@@ -22,7 +22,8 @@ use crate::state::refused::RefusedState;
 use crate::state::{StateDir, clean, requests, state_failure};
 use crate::sync::changes::Snapshot;
 use crate::sync::context::AccountContext;
-use crate::sync::held::{self, CheckInRun, Checked};
+use crate::sync::deletion_guard::{self, CheckInRun, Checked};
+use crate::sync::held;
 use crate::sync::hooks::{self, HookEnv};
 use crate::sync::judge::{Attempt, Judge, Judgement, Question};
 use crate::sync::mbsync::{Job, RunEnd};
@@ -182,8 +183,14 @@ impl AccountBackend<'_> {
                 let needed =
                     if judge.names_nested() && !disabled { needed } else { self.unnamed(needed) };
                 let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
-                let guarded =
-                    held::check(&self.dir, self.context, &needed, asked_for, judge, began);
+                let guarded = deletion_guard::check(
+                    &self.dir,
+                    self.context,
+                    &needed,
+                    asked_for,
+                    judge,
+                    began,
+                );
                 let put_off = refused::put_off(&self.dir, &guarded.held, began, asked_for);
                 self.note("refused.json", put_off);
                 let needed = self.without_removed(needed, &guarded.nowhere);
