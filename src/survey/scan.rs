@@ -72,6 +72,12 @@ pub struct FarScan {
     pub verdict: Option<SideVerdict>,
     /// The memory has changed.
     pub learned: bool,
+    /// STATUS of the moment that it shows.
+    pub status: Option<ServerStatus>,
+}
+
+impl FarScan {
+    const NOTHING: FarScan = FarScan { verdict: None, learned: false, status: None };
 }
 
 /// What STATUS and memory show of a mailbox's far side. `by_run`: what runs have
@@ -152,7 +158,7 @@ pub fn judge_run(
     clean: &mut CleanState,
     by_run: Option<&Gone>,
 ) -> FarScan {
-    let nothing = FarScan { verdict: None, learned: false };
+    let nothing = FarScan::NOTHING;
     let ScanByRun { status, scan, .. } = ran;
     let state = mailbox.state_file.as_deref().map(read_stamped);
     let Some((RecordState::Known(record), stamp @ Some(_))) = state else { return nothing };
@@ -184,7 +190,8 @@ impl PendingScan {
         clean: &mut CleanState,
         by_run: Option<&Gone>,
     ) -> FarScan {
-        let unknown = |why| FarScan { verdict: Some(SideVerdict::Unknown(why)), learned: false };
+        let unknown =
+            |why| FarScan { verdict: Some(SideVerdict::Unknown(why)), ..FarScan::NOTHING };
         let PendingScan { status, record, stamp, .. } = self;
         let scan = match scanned {
             Some(Ok(scan)) => scan,
@@ -192,8 +199,9 @@ impl PendingScan {
             Some(Err(answer)) => return unknown(answer.text),
         };
         if scan.uid_validity.is_some_and(|validity| validity != status.uid_validity) {
-            return FarScan { verdict: None, learned: false };
+            return FarScan::NOTHING;
         }
+        let shown = status_of_scan(status, &scan.uids, now);
         let fetched = if scan.all_flags {
             Fetched::Whole(scan.flags)
         } else {
@@ -227,11 +235,27 @@ impl PendingScan {
             learned = true;
             // What happened during the scan needs a scan of its own.
             if now != Some(status) {
-                return FarScan { verdict: None, learned };
+                return FarScan { learned, ..FarScan::NOTHING };
             }
         }
-        FarScan { verdict: Some(verdict), learned }
+        FarScan { verdict: Some(verdict), learned, status: shown }
     }
+}
+
+/// STATUS of the moment at which a scan found these messages: it may have seen what came
+/// between the STATUS before it and the one after it, or not.
+fn status_of_scan(
+    before: ServerStatus,
+    uids: &UidSet,
+    after: Option<ServerStatus>,
+) -> Option<ServerStatus> {
+    let after = after?;
+    if after == before {
+        return Some(after);
+    }
+    let next = uids.ranges().last().map_or(0, |(_, last)| last.saturating_add(1));
+    let messages = u32::try_from(uids.len()).unwrap_or(u32::MAX);
+    Some(ServerStatus { messages, uid_next: next.max(before.uid_next), ..after })
 }
 
 #[cfg(test)]
@@ -297,7 +321,8 @@ mod tests {
         let whole = ScanScope { opening: Opening::Select, since: None, known: None, messages: 2 };
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Err(whole));
         let clean_scan = scan(&mailbox, "1:2", STATUS, &mut clean);
-        assert_eq!(clean_scan, FarScan { verdict: Some(SideVerdict::Clean), learned: true });
+        let (verdict, status) = (Some(SideVerdict::Clean), Some(STATUS));
+        assert_eq!(clean_scan, FarScan { verdict, learned: true, status });
         assert_eq!(clean.forwarded, Some(true));
         assert_eq!(step(&mailbox, Some(STATUS), &clean), Ok(SideVerdict::Clean));
         // A change: only what is newer is fetched, and EXAMINE is enough.
@@ -375,7 +400,7 @@ mod tests {
         let mut clean = CleanState::default();
         let now = ServerStatus { uid_next: 4, ..STATUS };
         let found = scan(&mailbox, "1:2", now, &mut clean);
-        assert_eq!(found, FarScan { verdict: None, learned: true });
+        assert_eq!(found, FarScan { learned: true, ..FarScan::NOTHING });
         // Remembered is the STATUS from before the scan.
         assert_eq!(clean.far.unwrap().status, STATUS);
     }

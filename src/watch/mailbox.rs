@@ -111,8 +111,8 @@ pub struct MailboxState {
     pub rules: Result<Rules, String>,
     pub near: NearState,
     pub far: FarState,
-    /// STATUS when `far` was found out.
-    pub far_status: Option<ServerStatus>,
+    /// STATUS when `far` was last compared or scanned, and what differed then.
+    pub far_base: Option<(ServerStatus, Changes)>,
     /// A scan has shown it, and not STATUS alone.
     pub far_is_scanned: bool,
     /// Events in the Maildir since its last scan.
@@ -137,7 +137,7 @@ impl MailboxState {
             mailbox,
             near: NearState::Unscanned,
             far: FarState::Unwatched,
-            far_status: None,
+            far_base: None,
             far_is_scanned: false,
             touched: None,
             digest: None,
@@ -233,8 +233,8 @@ impl MailboxState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusUpdate {
     pub now: ServerStatus,
-    /// STATUS when the state so far was found out.
-    pub then: Option<ServerStatus>,
+    /// See [`MailboxState::far_base`].
+    pub base: Option<(ServerStatus, Changes)>,
     /// STATUS at the last clean scan.
     pub clean: Option<ServerStatus>,
     /// Something happened that STATUS does not show: flags, on a server without
@@ -248,19 +248,25 @@ impl FarState {
     /// What follows from a report. `has_rules`: a verdict can be given on this
     /// mailbox.
     pub fn updated(&self, update: StatusUpdate, has_rules: bool) -> FarState {
-        let StatusUpdate { now, then, clean, hidden, quiet } = update;
+        let StatusUpdate { now, base, clean, hidden, quiet } = update;
         if clean == Some(now) && !hidden {
             return FarState::Known(SideVerdict::Clean);
         }
-        let before = match self {
-            FarState::Known(SideVerdict::Clean) if quiet && has_rules => Changes::default(),
-            FarState::Known(SideVerdict::Changed(before)) if has_rules => *before,
-            _ => return FarState::Unscanned,
+        let is_clear = match self {
+            FarState::Known(SideVerdict::Clean) => quiet,
+            FarState::Known(SideVerdict::Changed(_)) => true,
+            _ => false,
         };
-        FarState::Known(SideVerdict::Changed(match clean {
-            Some(clean) => changes_between(clean, now),
-            None => before.and(changes_between(then.unwrap_or(now), now)),
-        }))
+        let Some((then, before)) = base.filter(|_| is_clear && has_rules) else {
+            return FarState::Unscanned;
+        };
+        // The last one may be of what the scan has shown.
+        let since = if then == now && !hidden && !before.none() {
+            Changes::default()
+        } else {
+            changes_between(then, now)
+        };
+        FarState::Known(SideVerdict::Changed(before.and(since)))
     }
 
     /// What follows from the STATUS that a new connection starts with.
@@ -322,9 +328,9 @@ mod tests {
 
     #[test]
     fn g5_only_a_quiet_and_clean_mailbox_counts_as_changed_without_a_scan() {
-        let seen = Some(status(5, 4));
-        let now = status(6, 5);
-        let news = StatusUpdate { now, then: seen, clean: seen, hidden: false, quiet: true };
+        let (seen, now) = (status(5, 4), status(6, 5));
+        let base = Some((seen, Changes::default()));
+        let news = StatusUpdate { now, base, clean: Some(seen), hidden: false, quiet: true };
         let new = FarState::Known(SideVerdict::Changed(Changes { new: 1, ..Changes::default() }));
         assert_eq!(clean().updated(news, true), new);
         assert_eq!(clean().updated(news, false), FarState::Unscanned);
@@ -338,20 +344,36 @@ mod tests {
             assert_eq!(dirty().updated(StatusUpdate { quiet, ..news }, true), new);
         }
         assert_eq!(dirty().updated(news, false), FarState::Unscanned);
-        // It was never clean: what is known adds up.
-        let never = StatusUpdate { clean: None, ..news };
-        let both = Changes { new: 1, other: 1, ..Changes::default() };
-        assert_eq!(dirty().updated(never, true), FarState::Known(SideVerdict::Changed(both)));
         let unknown = FarState::Known(SideVerdict::Unknown("x".into()));
         assert_eq!(unknown.updated(news, true), FarState::Unscanned);
         assert_eq!(FarState::Unwatched.updated(news, true), FarState::Unscanned);
     }
 
     #[test]
+    fn what_a_scan_found_and_what_came_after_it_add_up() {
+        let found = Changes { new: 1, other: 1, ..Changes::default() };
+        let then = status(5, 4);
+        let update = |now, hidden| {
+            let base = Some((then, found));
+            let update = StatusUpdate { now, base, clean: None, hidden, quiet: false };
+            match dirty().updated(update, true) {
+                FarState::Known(SideVerdict::Changed(changes)) => changes,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(update(status(6, 5), false), Changes { new: 2, ..found });
+        // What the scan has seen is reported late.
+        assert_eq!(update(then, false), found);
+        assert_eq!(update(then, true), Changes { flags: 1, ..found });
+        let flag = ServerStatus { highest_modseq: Some(2), ..then };
+        assert_eq!(update(flag, false), Changes { flags: 1, ..found });
+    }
+
+    #[test]
     fn status_as_at_the_last_clean_scan_is_clean_unless_flags_do_not_show() {
         let now = status(5, 4);
-        let same =
-            StatusUpdate { now, then: Some(now), clean: Some(now), hidden: false, quiet: false };
+        let base = Some((now, Changes::default()));
+        let same = StatusUpdate { now, base, clean: Some(now), hidden: false, quiet: false };
         assert_eq!(FarState::Unscanned.updated(same, true), clean());
         assert_eq!(
             clean().updated(StatusUpdate { hidden: true, ..same }, true),

@@ -306,14 +306,17 @@ impl Mailboxes {
             self.clean.entry(key).or_default().far = None;
         }
         state.far_is_scanned = false;
-        let then = std::mem::replace(&mut state.far_status, status);
+        let base = state.far_base;
         state.set_far(match status {
             Some(now) => {
-                let update = StatusUpdate { now, then, clean, hidden, quiet };
+                let update = StatusUpdate { now, base, clean, hidden, quiet };
                 state.far.updated(update, state.rules.is_ok())
             }
             None => FarState::compared(None, None),
         });
+        if state.far == FarState::Known(SideVerdict::Clean) {
+            state.far_base = status.map(|now| (now, Changes::default()));
+        }
         self.log.say(|| {
             let then = match &state.far {
                 FarState::Known(SideVerdict::Clean) => "as at the last scan",
@@ -335,8 +338,9 @@ impl Mailboxes {
             let clean =
                 self.clean.get(&state.key()).and_then(|clean| state.clean_status(clean, record));
             state.far_is_scanned = false;
-            state.far_status = status(statuses, at);
-            state.set_far(FarState::compared(state.far_status, clean));
+            let now = status(statuses, at);
+            state.far_base = now.map(|now| (now, Changes::default()));
+            state.set_far(FarState::compared(now, clean));
         }
     }
 
@@ -413,7 +417,7 @@ impl Mailboxes {
             let found = scan.finish(&state.mailbox, rules, scanned, now, clean, by_run);
             state.unconfirmed = false;
             let name = state.mailbox.near.clone();
-            if !self.take_scan(at, found, now, started, &clock) {
+            if !self.take_scan(at, found, started, &clock) {
                 self.log.say(|| format!("{name}: changed during the scan; scanning again"));
                 well = false;
             }
@@ -426,7 +430,6 @@ impl Mailboxes {
         &mut self,
         at: usize,
         found: FarScan,
-        now: Option<ServerStatus>,
         started: Duration,
         clock: &impl Fn() -> Duration,
     ) -> bool {
@@ -440,7 +443,7 @@ impl Mailboxes {
         if verdict == SideVerdict::Clean {
             self.found_clean.insert(at);
         }
-        self.far_scanned(at, verdict, now, started, clock);
+        self.far_scanned(at, verdict, found.status, started, clock);
         true
     }
 
@@ -460,14 +463,14 @@ impl Mailboxes {
         let by_run = self.gone.get(&key);
         let clean = self.clean.entry(key).or_default();
         let found = scan::judge_run(&state.mailbox, rules, ran, now, clean, by_run);
-        self.take_scan(at, found, now, started, &clock);
+        self.take_scan(at, found, started, &clock);
     }
 
     fn far_scanned(
         &mut self,
         at: usize,
         verdict: SideVerdict,
-        now: Option<ServerStatus>,
+        then: Option<ServerStatus>,
         started: Duration,
         clock: &impl Fn() -> Duration,
     ) {
@@ -483,8 +486,12 @@ impl Mailboxes {
         });
         let is_clean = verdict == SideVerdict::Clean;
         state.unconfirmed = false;
+        let changes = match &verdict {
+            SideVerdict::Changed(changes) => *changes,
+            SideVerdict::Clean | SideVerdict::Unknown(_) => Changes::default(),
+        };
+        state.far_base = then.map(|then| (then, changes));
         state.far = FarState::Known(verdict);
-        state.far_status = now;
         state.far_is_scanned = true;
         if is_clean {
             self.unstick(at, |stuck| stuck.far = None);
@@ -970,6 +977,57 @@ mod tests {
         assert_eq!(dirty(&all, &[Some(more)]), ["INBOX to pull: 2 new"]);
         all.disconnected();
         assert_eq!(dirty(&all, &[]), [""; 0]);
+    }
+
+    /// A server on which a message has come, and another one comes while it is scanned.
+    struct Arriving {
+        last: u32,
+        scan_sees_it: bool,
+    }
+
+    impl FarSide for Arriving {
+        fn status(&self, _: usize) -> Option<ServerStatus> {
+            let modseq = Some(u64::from(self.last) + 4);
+            Some(ServerStatus {
+                uid_next: self.last + 1,
+                messages: self.last,
+                highest_modseq: modseq,
+                ..STATUS
+            })
+        }
+
+        fn scan_all(&mut self, scans: &[(usize, ScanScope)]) -> Result<Vec<Scanned>, ClientError> {
+            let last = self.last + u32::from(self.scan_sees_it);
+            let found = NumberedServer { status: STATUS, last }.scan_all(scans);
+            self.last += 1;
+            found
+        }
+    }
+
+    #[test]
+    fn a_message_that_comes_during_a_scan_is_counted_once_and_as_a_message() {
+        for (remembered, scan_sees_it) in
+            [(true, true), (true, false), (false, true), (false, false)]
+        {
+            let base = tempfile::tempdir().unwrap();
+            let (mut all, _) = clean_mailbox(base.path());
+            if !remembered {
+                all.clean.clear();
+            }
+            let mut server = Arriving { last: 2, scan_sees_it };
+            let report = |all: &mut Mailboxes, server: &Arriving| {
+                all.server_changed(0, server.status(0), false, false);
+            };
+            report(&mut all, &server);
+            assert!(all.scan_far_sides(None, &mut server, || s(12)).unwrap());
+            report(&mut all, &server);
+            let pull = |all: &Mailboxes, server: &Arriving| dirty(all, &[server.status(0)]);
+            let case = format!("{remembered} {scan_sees_it}");
+            assert_eq!(pull(&all, &server), ["INBOX to pull: 2 new"], "{case}");
+            server.last += 1;
+            report(&mut all, &server);
+            assert_eq!(pull(&all, &server), ["INBOX to pull: 3 new"], "{case}");
+        }
     }
 
     #[test]
