@@ -220,6 +220,8 @@ pub struct Client {
     pub(super) tags: u32,
     pub(super) selected: Option<(String, Opening)>,
     pub(super) idling: Option<String>,
+    /// How long the server may take to end the IDLE that is on.
+    pub(super) idle_end: Duration,
     /// NOTIFY is on.
     pub(super) notified: bool,
     /// What the server answered to NAMESPACE, word for word; where it has none, what LIST
@@ -292,6 +294,7 @@ impl Client {
             tags: 0,
             selected: None,
             idling: None,
+            idle_end: IDLE_DONE,
             notified: false,
             namespace: None,
             list_status_refused: false,
@@ -305,9 +308,8 @@ impl Client {
         &self.capabilities
     }
 
-    /// How long the server may be silent from now on. Returns what it was.
-    pub fn set_step(&mut self, step: Duration) -> Duration {
-        std::mem::replace(&mut self.step, step)
+    fn take_idle_end(&mut self) -> Duration {
+        std::mem::replace(&mut self.idle_end, IDLE_DONE).min(self.step)
     }
 
     /// The connection below, to be looked at.
@@ -403,7 +405,8 @@ impl Client {
         command: impl FnOnce(&mut Transport, &str) -> session::Ran<T>,
     ) -> Result<T, ClientError> {
         if self.idling.is_some() {
-            self.idle_done(IDLE_DONE.min(self.step))?;
+            let time = self.take_idle_end();
+            self.idle_done(time)?;
         }
         self.transport.begin(limits);
         let tag = self.tag();
@@ -538,7 +541,8 @@ impl Client {
         let mut out = Vec::new();
         // In the same flight: its answer costs no round trip of its own.
         if let Some(tag) = self.idling.take() {
-            self.transport.begin(Limits::small(IDLE_DONE.min(self.step)));
+            let time = self.take_idle_end();
+            self.transport.begin(Limits::small(time));
             pending.idle = Some((tag.into_bytes(), limits));
             out.extend_from_slice(b"DONE\r\n");
         } else {

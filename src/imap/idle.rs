@@ -58,6 +58,16 @@ impl Client {
         self.run(Line::new("NOOP"), self.small(), |_| false).map(|_| ())
     }
 
+    /// The server must say something within `time`, or is lost; what is asked next has the
+    /// usual time. The end of IDLE is such a word, and costs no round trip of its own.
+    pub fn expect_word(&mut self, time: Duration) -> Result<(), ClientError> {
+        if self.idling.is_some() {
+            self.idle_end = time;
+            return Ok(());
+        }
+        self.probe(time)
+    }
+
     /// NOOP, or DONE and IDLE again: whether the connection lives, known within
     /// `time`. For the moment after a sleep.
     pub fn probe(&mut self, time: Duration) -> Result<(), ClientError> {

@@ -604,7 +604,7 @@ mod tests {
         for (messages, ends) in [(0, false), (500, true)] {
             let (transport, mut server) = pair();
             let mut client = Client::over(transport, Capabilities::default(), &Server::default());
-            client.set_step(Duration::from_millis(100));
+            client.step = Duration::from_millis(100);
             let slow = std::thread::spawn(move || {
                 for uid in 1..=16 {
                     let _ = write!(server, "* {uid} EXISTS\r\n");

@@ -231,24 +231,21 @@ impl Connections {
         self.mailboxes.only_on_server()
     }
 
-    /// STATUS of these mailboxes, from a server that answers within `time` or is lost;
-    /// with a plan, the mailboxes there are listed again, too: a server that reports new
-    /// ones does so when it likes.
+    /// STATUS of these mailboxes, from a server that says something within `time` or is lost,
+    /// slow as it may be with the rest; with a plan, the mailboxes there are listed again,
+    /// too: a server that reports new ones does so when it likes.
     pub fn confirm(
         &mut self,
         plan: Option<&WatchPlan<'_>>,
         mailboxes: &BTreeSet<usize>,
         time: Duration,
     ) -> Result<(), ClientError> {
-        let step = self.first()?.set_step(time);
-        let asked = self.settle_selected().and_then(|()| match plan {
+        unless_refused(self.first()?.expect_word(time))?;
+        self.settle_selected()?;
+        match plan {
             Some(plan) => self.list_again(plan, mailboxes),
             None => self.refresh(Some(mailboxes)),
-        });
-        if let Ok(client) = self.first() {
-            client.set_step(step);
         }
-        asked
     }
 
     /// The mailboxes on the server and STATUS of these, in one round trip where the server

@@ -32,7 +32,7 @@ const REPLY: Duration = Duration::from_secs(20);
 /// The same after a sleep and after a change of the network, when the connection is
 /// probably dead.
 const REPLY_AFTER_CHANGE: Duration = Duration::from_secs(5);
-/// The same while a request waits for the answer.
+/// The server must show within this time that it is there while a request waits.
 const CONFIRM: Duration = Duration::from_secs(2);
 
 /// Where one command sweeps all mailboxes, they are swept this often at most.
@@ -121,8 +121,8 @@ impl<'a> ServerWatch<'a> {
         self.connections.as_ref().map_or(&[], Connections::only_on_server)
     }
 
-    /// Asks about these mailboxes, and for mailboxes that are new, `list`ed again: a
-    /// server that is silent for so long is lost. False without a connection.
+    /// Asks about these mailboxes, and for mailboxes that are new, `list`ed again. False
+    /// without a connection.
     pub fn confirm(
         &mut self,
         list: Option<&[&Mailbox]>,

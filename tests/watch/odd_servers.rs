@@ -98,6 +98,31 @@ fn what_a_run_was_faster_with_is_no_silence() {
     assert!(!odd.waiter.said().contains("reports nothing"), "{}", odd.waiter.said());
 }
 
+/// As one that reads many mailboxes from a disk for their STATUS.
+#[test]
+fn a_server_that_is_slow_keeps_its_connection_at_a_request() {
+    for notify in [true, false] {
+        let slow = Arc::new(AtomicBool::new(false));
+        let is_slow = Arc::clone(&slow);
+        // For longer than it is given to show that it is there.
+        let late = move |line: &str, _: bool| {
+            if line.starts_with("* LIST") && is_slow.swap(false, Relaxed) {
+                sleep(secs(3));
+            }
+            None
+        };
+        let options = ServerOptions { notify, ..ServerOptions::default() };
+        let odd = odd(options, "", |_, _| None, late);
+        at_rest(&odd.home, &odd.waiter, &odd.mbsync);
+        let connected = odd.waiter.count("connected by");
+        slow.store(true, Relaxed);
+        let said = odd.home.mutt_sync(&["Home"]).ok().stdout;
+        assert!(said.starts_with("Home: nothing to do"), "{said}");
+        assert!(!slow.load(Relaxed) && odd.waiter.count("connected by") == connected);
+        assert!(!odd.waiter.said().contains("connection lost"));
+    }
+}
+
 /// RFC 9051 has a server list the mailbox that is opened; mox does so.
 #[test]
 fn a_mailbox_that_is_opened_is_listed() {
