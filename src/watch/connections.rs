@@ -628,6 +628,22 @@ impl Connections {
         self.open.first_mut().map(|connection| &mut connection.client)
     }
 
+    /// Mailboxes whose flags only our connections report, because STATUS does not show them;
+    /// with `lent` only the one that is lent to runs. What was set while none of them listened
+    /// is not known.
+    pub fn flags_by_event(&self, lent: bool) -> BTreeSet<usize> {
+        let connections = if lent { 1 } else { self.open.len() };
+        let idled = self.open.iter().take(connections).filter_map(|each| each.mailbox);
+        let mut heard = match self.mode {
+            WatchMode::Notify => self.all(),
+            WatchMode::Idle => idled.collect(),
+            WatchMode::Sweep => BTreeSet::new(),
+        };
+        let hides = |status: ServerStatus| status.highest_modseq.is_none();
+        heard.retain(|at| self.mailboxes.status(*at).is_some_and(hides));
+        heard
+    }
+
     /// The run has returned it: it watches as before. What changed meanwhile is an event.
     /// Gives the mailboxes whose STATUS the server has told with that.
     pub fn reattach(&mut self, mailbox_open: bool) -> Result<BTreeSet<usize>, ClientError> {

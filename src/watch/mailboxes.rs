@@ -344,6 +344,26 @@ impl Mailboxes {
         }
     }
 
+    /// Nobody has heard for a while which flags were set in these: they are compared, up to so
+    /// many messages in all.
+    pub fn flags_unheard(&mut self, mailboxes: &BTreeSet<usize>, most: u32) {
+        let mut messages = 0_u32;
+        for at in mailboxes {
+            let Some(state) = self.states.get_mut(*at) else { continue };
+            let Some((status, _)) = state.far_base else { continue };
+            let all = messages.saturating_add(status.messages);
+            if state.far != FarState::Known(SideVerdict::Clean) || all > most {
+                continue;
+            }
+            messages = all;
+            state.far = FarState::Unscanned;
+            // STATUS alone must not satisfy the next scan.
+            if let Some(clean) = self.clean.get_mut(&state.key()) {
+                clean.far = None;
+            }
+        }
+    }
+
     pub fn disconnected(&mut self) {
         self.states.iter_mut().for_each(|state| state.far = FarState::Unwatched);
     }
@@ -1111,6 +1131,25 @@ mod tests {
             let needed = all.needed(&only, &[Some(status)], true);
             assert_eq!(needed.len(), usize::from(expunged), "{needed:?}");
         }
+    }
+
+    #[test]
+    fn g7_flags_that_nobody_has_heard_of_are_compared_within_a_bound() {
+        let base = tempfile::tempdir().unwrap();
+        let names = ["INBOX", "Huge", "Sent"];
+        let mut all = mailboxes(names.iter().map(|name| maildir(base.path(), name)).collect());
+        let of = |messages| {
+            let status = ServerStatus { messages, highest_modseq: None, ..STATUS };
+            (status, Changes::default())
+        };
+        for (state, messages) in all.states.iter_mut().zip([3, MOST_MESSAGES, 4]) {
+            state.far = FarState::Known(SideVerdict::Clean);
+            state.far_base = Some(of(messages));
+        }
+        all.flags_unheard(&(0..3).collect(), MOST_MESSAGES);
+        let unscanned: Vec<bool> =
+            all.states.iter().map(|state| state.far == FarState::Unscanned).collect();
+        assert_eq!(unscanned, [true, false, true]);
     }
 
     #[test]

@@ -110,6 +110,11 @@ impl<'a> ServerWatch<'a> {
         self.connections.as_mut().and_then(Connections::lend)
     }
 
+    /// See [`Connections::flags_by_event`]; none without a connection.
+    pub fn flags_by_event(&self, lent: bool) -> BTreeSet<usize> {
+        self.connections.as_ref().map(|all| all.flags_by_event(lent)).unwrap_or_default()
+    }
+
     /// STATUS of each mailbox as last reported; empty without a connection.
     pub fn statuses(&self) -> &[Option<ServerStatus>] {
         self.connections.as_ref().map_or(&[], Connections::statuses)

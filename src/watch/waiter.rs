@@ -41,6 +41,7 @@ use crate::os::wait::{self, Cancel};
 use crate::state::lock::{self, Lock};
 use crate::state::{clean, state_failure};
 use crate::survey;
+use crate::survey::scan::MOST_MESSAGES;
 use crate::sync::account::Claim;
 use crate::sync::context::AccountContext;
 use crate::sync::scheduler::Gate;
@@ -59,6 +60,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const MOST_LISTINGS: usize = 3;
 /// How often mailboxes that change while they are scanned are scanned for one answer.
 const MOST_FAR_SCANS: usize = 64;
+/// Most messages whose flags are compared after a run without CONDSTORE: 20 kB.
+const MOST_AFTER_RUN: u32 = 500;
 
 struct Waiter<'a> {
     context: AccountContext<'a>,
@@ -576,6 +579,9 @@ impl Waiter<'_> {
             self.server.check_silence(clock::now() + ECHO);
         }
         let synced = self.mailboxes.our_run_ended(&before, report.ended.exit == ExitStatus::Done);
+        if lease.is_some() && !ends {
+            self.mailboxes.flags_unheard(&self.server.flags_by_event(true), MOST_AFTER_RUN);
+        }
         if !ends {
             self.has_synced |= served;
             self.ask_again(makes_new, &synced, &told);
@@ -837,6 +843,7 @@ impl Waiter<'_> {
         self.runner.count_login();
         self.runner.login_works();
         self.mailboxes.connected(self.server.statuses());
+        self.mailboxes.flags_unheard(&self.server.flags_by_event(false), MOST_MESSAGES);
         let only = self.server.only_on_server().len();
         if only > 0 {
             self.log.say(|| format!("only on the server: {}", counted(only, "mailbox")));

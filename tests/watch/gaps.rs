@@ -1,7 +1,7 @@
 //! What happens while nobody watches, or while mbsync runs.
 
-use crate::support::{QUICK, SOON, Waiter, at_rest, code, ms, secs};
-use rig::{Account, Home, Server, compare, message, wait_until};
+use crate::support::{QUICK, SOON, Waiter, at_rest, code, ms, one_run, secs};
+use rig::{Account, Delay, Home, Server, ServerOptions, compare, message, wait_until};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -39,6 +39,54 @@ fn g6_a_change_by_either_side_during_a_run_is_synced_right_after_it() {
         assert!((1..=3).contains(&more), "{more} runs more: {}", waiter.said());
         mbsync.assert_alone();
     }
+}
+
+/// Without CONDSTORE no number shows it afterwards.
+#[test]
+fn g7_a_flag_that_was_set_while_the_connection_was_lent_or_gone_is_found() {
+    let server = Server::with(ServerOptions {
+        notify: false,
+        without: ["NOTIFY", "CONDSTORE", "QRESYNC"].map(String::from).into(),
+        ..ServerOptions::default()
+    });
+    let way = Delay::to(server.port(), ms(0));
+    let home = Home::with(vec![Account::on(&server, "Home").port(way.port())]);
+    home.settings(QUICK);
+    let mut mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    let uid = imap.append("INBOX", &message("one", "one"), &[]);
+    home.mutt_sync(&["Home"]).ok();
+    let waiter = Waiter::settled(&home, &mbsync);
+    let mut set = |flag: &str| {
+        imap.select("INBOX");
+        imap.add_flags(uid, &[flag]);
+        imap.unselect();
+    };
+    let flags = || home.maildir("Home", "INBOX").find("one").flags;
+    // While it is lent for another mailbox.
+    mbsync.hold_at("before");
+    let runs = mbsync.runs().len();
+    home.maildir("Home", "Archive").add(&message("near", "near"), "S");
+    mbsync.wait_held(1, SOON);
+    set("\\Seen");
+    sleep(secs(1));
+    mbsync.forget("hold");
+    mbsync.release();
+    assert_eq!(one_run(&mbsync, runs), ["Home:Archive"]);
+    assert_eq!(one_run(&mbsync, runs + 1), ["Home:INBOX"], "{}", waiter.said());
+    assert_eq!(flags(), "S");
+    at_rest(&home, &waiter, &mbsync);
+    assert_eq!(mbsync.runs().len(), runs + 2, "runs for nothing: {}", waiter.said());
+    // While there is none.
+    way.refuse(true);
+    way.cut();
+    waiter.wait_said("connection lost", SOON);
+    set("\\Flagged");
+    way.refuse(false);
+    assert_eq!(one_run(&mbsync, runs + 2), ["Home:INBOX"], "{}", waiter.said());
+    assert_eq!(flags(), "FS");
+    at_rest(&home, &waiter, &mbsync);
+    assert_eq!(mbsync.runs().len(), runs + 3, "runs for nothing: {}", waiter.said());
 }
 
 #[test]
