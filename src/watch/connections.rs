@@ -593,10 +593,9 @@ impl Connections {
                 match connection.client.idle_start() {
                     Ok(()) => self.refused_idles = 0,
                     Err(ClientError::Refused(answer)) => {
-                        // One that will pass is tried again after the next sweep.
+                        // One that will pass is tried again after the next sweep, or NOOP.
                         self.refused_idles += 1;
-                        let passes = self.mode == WatchMode::Idle && answer.temporary;
-                        if !passes || self.refused_idles >= LIMIT {
+                        if !answer.temporary || self.refused_idles >= LIMIT {
                             self.mode = WatchMode::Sweep;
                         }
                         return Ok(());
@@ -607,6 +606,11 @@ impl Connections {
             }
         }
         Ok(())
+    }
+
+    /// Whether NOTIFY is on, but not the IDLE in which the server reports.
+    pub fn lacks_idle(&self) -> bool {
+        self.mode == WatchMode::Notify && self.refused_idles > 0
     }
 
     /// Checks that each connection works, within `time` each.

@@ -356,6 +356,10 @@ impl<'a> ServerWatch<'a> {
     pub fn start_idling(&mut self, now: Duration) -> Result<ServerEvents, ClientError> {
         if let Some(connections) = &mut self.connections {
             connections.start_idling()?;
+            if connections.lacks_idle() {
+                // NOOP brings what NOTIFY has to report.
+                self.renew_at = self.renew_at.min(now + QUICK_SWEEP);
+            }
         }
         self.events(now)
     }
@@ -508,9 +512,12 @@ mod tests {
         Error::new(exit, "no")
     }
 
-    /// Accepts one connection, and agrees to every command. What is sent down the
-    /// channel goes to the client.
-    fn server(can: &'static str) -> (u16, std::sync::mpsc::Sender<&'static str>) {
+    /// Accepts one connection, and agrees to every command but so many of the first IDLEs.
+    /// What is sent down the channel goes to the client.
+    fn server_that(
+        can: &'static str,
+        mut refused: u32,
+    ) -> (u16, std::sync::mpsc::Sender<&'static str>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (send, lines) = std::sync::mpsc::channel::<&'static str>();
@@ -526,6 +533,10 @@ mod tests {
                 let Ok(line) = line else { break };
                 let (tag, command) = line.split_once(' ').unwrap_or((&line, ""));
                 let answer = match command {
+                    "IDLE" if refused > 0 => {
+                        refused -= 1;
+                        format!("{tag} NO [UNAVAILABLE] not now")
+                    }
                     "IDLE" => {
                         tag.clone_into(&mut idle);
                         "+ idling".to_owned()
@@ -540,6 +551,32 @@ mod tests {
             }
         });
         (port, send)
+    }
+
+    fn server(can: &'static str) -> (u16, std::sync::mpsc::Sender<&'static str>) {
+        server_that(can, 0)
+    }
+
+    #[test]
+    fn notify_stays_on_when_idle_is_refused_for_now() {
+        let settings = Settings::default();
+        for (refused, mode) in [(2, WatchMode::Notify), (3, WatchMode::Sweep)] {
+            let (port, _lines) = server_that("IMAP4rev1 IDLE NOTIFY", refused);
+            let account = account(port);
+            let mut watch = watch(&account, &settings);
+            watch.connect(&[], &Cancel::new().unwrap(), || s(100)).unwrap();
+            for now in [100, 160] {
+                watch.start_idling(s(now)).unwrap();
+                assert_eq!(watch.mode(), Some(WatchMode::Notify));
+                assert_eq!(watch.next_due(s(now)), Some(s(now + 60)), "asks what there is");
+                assert!(watch.keep_alive(Vec::new, false, s(now + 60)).unwrap());
+            }
+            watch.start_idling(s(220)).unwrap();
+            assert_eq!(watch.mode(), Some(mode));
+            if mode == WatchMode::Notify {
+                assert_eq!(watch.next_due(s(220)), Some(s(520)));
+            }
+        }
     }
 
     #[test]
