@@ -8,6 +8,7 @@
 //!
 //! An empty file is a fresh request; a marked one waits until its backoff is
 //! over, or until a wider run serves it too. A request made again is fresh again.
+//! Where a full disk has no room for a mark, an empty file bears it in its mtime.
 //! Making one is a single open(2): if the file exists already, the holder has
 //! yet to move it, and the run starts after that.
 //!
@@ -21,10 +22,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW, futimens, renameat_with};
 
 use super::backoff::{BackoffPolicy, seconds};
 use super::{StateDir, names};
@@ -33,6 +35,8 @@ use crate::os::file;
 
 /// Longer than a failure mark ever is.
 const LONGEST_MARK: u64 = 4096;
+/// Most failures that an mtime tells of.
+const MOST_FAILURES: u32 = 1000;
 
 /// The state of a request, as the holder of the lock sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,17 @@ impl FailureMark {
         let failures = fields.next()?.parse().ok()?;
         let mut second = || fields.next()?.parse().ok();
         Some(FailureMark { failures, since: second()?, until: second()? })
+    }
+
+    /// The mark in the mtime of an empty file, which is later than its ctime by that alone:
+    /// in seconds that of the next try, in nanoseconds the number of failures.
+    fn of_mtime(found: &fs::Metadata) -> Option<FailureMark> {
+        let is_later = (found.mtime(), found.mtime_nsec()) > (found.ctime(), found.ctime_nsec());
+        let failures = u32::try_from(found.mtime_nsec()).ok().filter(|_| is_later)?;
+        // No mark: the clock was set back.
+        let failures = Some(failures).filter(|count| (1..=MOST_FAILURES).contains(count))?;
+        let second = |time: i64| u64::try_from(time).ok();
+        Some(FailureMark { failures, since: second(found.ctime())?, until: second(found.mtime())? })
     }
 }
 
@@ -199,8 +214,9 @@ pub fn narrow(dir: &StateDir, claimed: &Claimed, needed: &BTreeSet<Target>) -> i
 /// has claimed is left to that run: submitted again, it would be served twice.
 pub fn renew(dir: &StateDir) {
     for (name, _) in entries(&dir.file("want")) {
+        let path = dir.file("want").join(name);
         // Not created: a run may claim it at this moment.
-        let _ = file::truncate(&dir.file("want").join(name));
+        let _ = file::truncate(&path).and_then(|()| unmark(&file::open(&path)?));
     }
 }
 
@@ -351,8 +367,11 @@ pub fn requeue(
 ) -> io::Result<()> {
     let name = names::file_of(target);
     let (claimed, request) = (dir.file("run").join(&name), dir.file("want").join(&name));
-    let mark = format!("{failures} {} {}\n", seconds(now), seconds(now + wait));
-    let marked = file::write(&claimed, mark.as_bytes()).map(drop);
+    let until = seconds(now + wait);
+    let mark = format!("{failures} {} {until}\n", seconds(now));
+    let marked = file::write(&claimed, mark.as_bytes())
+        .map(drop)
+        .or_else(|_| mark_in_mtime(&claimed, failures, until));
     match renameat_with(CWD, &claimed, CWD, &request, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::EXIST) => dir.remove(&format!("run/{name}")),
         // A file system without RENAME_NOREPLACE: losing a mark is harmless, losing
@@ -369,13 +388,33 @@ pub fn requeue(
 }
 
 fn create(path: &Path) -> io::Result<()> {
-    file::write(path, b"").map(drop)
+    unmark(&file::write(path, b"")?)
+}
+
+/// Marks a request without a byte. What is left of a mark that was cut short goes.
+fn mark_in_mtime(path: &Path, failures: u32, until: u64) -> io::Result<()> {
+    let file = file::write(path, b"")?;
+    let failures = Duration::from_nanos(u64::from(failures.min(MOST_FAILURES)));
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(until) + failures)
+}
+
+/// Takes such a mark away. Both times become the same, which a time of ours might not be.
+fn unmark(file: &fs::File) -> io::Result<()> {
+    if FailureMark::of_mtime(&file.metadata()?).is_none() {
+        return Ok(());
+    }
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    Ok(futimens(file, &Timestamps { last_access: now, last_modification: now })?)
 }
 
 fn found(path: &Path) -> Found {
     match file::read(path, LONGEST_MARK) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
         Err(_) => Found::Fresh,
+        Ok(text) if text.is_empty() => {
+            let mark = fs::metadata(path).ok().and_then(|found| FailureMark::of_mtime(&found));
+            mark.map_or(Found::Fresh, Found::Failed)
+        }
         Ok(text) => match std::str::from_utf8(&text).ok().and_then(FailureMark::parse) {
             Some(mark) => Found::Failed(mark),
             None => Found::Fresh,
@@ -418,6 +457,39 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn g2_a_mark_that_has_no_room_is_in_the_mtime_until_the_request_is_made_again() {
+        let (_base, dir) = dir();
+        let targets = BTreeSet::from([Target::Account]);
+        let now = SystemTime::now();
+        let mark = || {
+            submit(&dir, &targets, Marks::default()).unwrap();
+            claim(&dir, POLICY, now).unwrap();
+            let name = names::file_of(&Target::Account);
+            let run = dir.file("run").join(&name);
+            mark_in_mtime(&run, 3, seconds(now) + 60).unwrap();
+            fs::rename(run, dir.file("want").join(name)).unwrap();
+            assert_eq!(request_state(&dir, &targets), RequestState::Failed);
+            assert!(!any_fresh(&dir) && any_older(&dir, Duration::from_secs(60), now));
+        };
+        mark();
+        let due = next_due(&dir, POLICY, now).unwrap();
+        assert!((59..=60).contains(&due.as_secs()), "{due:?}");
+        assert!(claim(&dir, POLICY, now).unwrap().is_empty());
+        let later = now + Duration::from_secs(61);
+        assert_eq!(claim(&dir, POLICY, later).unwrap(), Claimed::from([(Target::Account, 3)]));
+        for again in [true, false] {
+            mark();
+            if again {
+                submit(&dir, &targets, Marks::default()).unwrap();
+            } else {
+                renew(&dir);
+            }
+            assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
+            assert_eq!(next_due(&dir, POLICY, now), Some(Duration::ZERO));
+        }
     }
 
     #[test]

@@ -158,3 +158,31 @@ fn g2_g5_a_waiter_on_a_full_disk_syncs_all_the_same_and_once() {
     assert!(fs::read_dir(mounts.path(&state).join("want")).unwrap().next().is_none());
     end(waiter);
 }
+
+/// There is no room for the mark of the failure either, nor for what the waiter knows.
+#[test]
+fn g2_a_run_that_a_full_disk_made_fail_is_tried_again() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(&format!("{QUICK}retry_max = \"1s\"\n"));
+    let mbsync = home.wrap_mbsync();
+    let mut imap = server.imap("home");
+    let (mounts, state, mail) = (Mounts::new(&home), home.state("Home"), home.mail("Home"));
+    mounts.small_disk(&state, 256, 100);
+    mounts.small_disk(&mail, 512, 200);
+    let waiter = at_work(mounts.cmd(&["--wait", "--loop", "-v", "Home"]), &mbsync);
+    let before = mbsync.runs().len();
+    let large = "x".repeat(100).repeat(1000);
+    mounts.fill(&state);
+    mounts.fill(&mail);
+    imap.append("INBOX", &message("large", &large), &[]);
+    // Each run is two: over the waiter's connection, then over one of its own.
+    let runs = mbsync.wait_for_starts(before + 5, SOON);
+    let took = runs[before + 4].start - runs[before].start;
+    assert!(took > 1_500_000_000, "three runs in {took} ns, without a wait; {waiter}");
+    mounts.empty(&mail);
+    let mail = mounts.path(&mail);
+    wait_until(SOON, "both sides are equal", || compare(&mut imap, &mail).is_ok());
+    quiet(&mbsync, ms(2000));
+    end(waiter);
+}
