@@ -230,7 +230,7 @@ fn entry(text: &[u8]) -> Option<Entry> {
     if far == u32::MAX || near == u32::MAX {
         return None;
     }
-    let placeholder = match flags.first() {
+    let mut placeholder = match flags.first() {
         Some(b'<') => Placeholder::Far,
         Some(b'>') => Placeholder::Near,
         _ => Placeholder::None,
@@ -245,6 +245,9 @@ fn entry(text: &[u8]) -> Option<Entry> {
     };
     if kind != EntryKind::Plain {
         flags = flags.get(1..)?;
+        // As isync 1.4 and 1.5 read it: the second mark overwrites the first
+        // (`load_state` in src/sync.c and src/sync_state.c).
+        placeholder = Placeholder::None;
     }
     Some(Entry { far, near, flags: Flags::from_record(flags)?, placeholder, kind })
 }
@@ -399,14 +402,19 @@ mod tests {
         assert_eq!(record.of_near(5).unwrap().placeholder, Placeholder::Near);
         assert_eq!(record.of_near(6).unwrap().kind, EntryKind::Expired);
         assert_eq!(record.of_far(8).unwrap().kind, EntryKind::Skipped);
-        let both = record.of_far(9).unwrap();
-        assert_eq!((both.placeholder, both.kind), (Placeholder::Near, EntryKind::Expired));
         assert_eq!(record.with_far().len(), 8);
         assert_eq!(
             record.with_near().map(|entry| entry.near).collect::<Vec<_>>(),
             [1, 2, 4, 5, 6, 9]
         );
         assert!(record.of_far(0).is_none() && record.of_near(0).is_none());
+    }
+
+    #[test]
+    fn a_second_mark_overwrites_the_first() {
+        let record = parse(SAMPLE).unwrap();
+        let entry = record.of_far(9).unwrap();
+        assert_eq!((entry.placeholder, entry.kind), (Placeholder::None, EntryKind::Expired));
     }
 
     #[test]

@@ -331,9 +331,10 @@ prop_compose! {
                 far: if sides == 0 { 0 } else { far_uid },
                 near: if sides == 1 { 0 } else { near_uid },
                 flags,
+                // None where the kind is not plain: the second mark overwrites the first.
                 placeholder: match placeholder {
-                    0 => Placeholder::Far,
-                    1..=4 => Placeholder::Near,
+                    0 if kind > 9 => Placeholder::Far,
+                    1..=4 if kind > 9 => Placeholder::Near,
                     _ => Placeholder::None,
                 },
                 kind: match kind {
