@@ -10,7 +10,8 @@
 use super::gone::{Gone, KeptGone, KnownGone};
 use super::record::{self, Entry, EntryKind, Record, RecordState};
 use super::{
-    Changes, CleanState, Difference, Digest, Rules, SideVerdict, near_difference, pending_cleanup,
+    Changes, CleanState, Difference, Digest, Rules, SideVerdict, leaves_as_deleted,
+    near_difference, pending_cleanup,
 };
 use crate::error::system_text;
 use crate::model::Mailbox;
@@ -378,8 +379,8 @@ fn present(
 ) -> Option<Difference> {
     if known.is_gone(entry.far) {
         // \Deleted is all that mbsync makes of it, unless it expunges.
-        let plain = entry.kind == EntryKind::Plain;
-        let done = plain && flags.has(Flags::TRASHED) && !rules.expunge_near;
+        let done =
+            leaves_as_deleted(entry, rules) && flags.has(Flags::TRASHED) && !rules.expunge_near;
         return (!done).then_some(Difference::Deleted);
     }
     let difference = near_difference(entry, flags, rules, forwarded);

@@ -328,50 +328,65 @@ impl Digest {
 /// that a change of settings or a crash left behind. Pairs that are known to have
 /// lost a message do not count.
 pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::KnownGone<'_>) -> u32 {
-    let mut count = 0_u32;
-    // isync 1.4 drops expired ones only with MaxMessages or Expunge.
+    let limited = rules.max_messages > 0;
+    // Without MaxMessages, isync 1.5 drops expired ones from memory at each run, and does
+    // not save its record for that (`box_closed_p2` in src/sync.c).
     let expunges = rules.expunge_far || rules.expunge_near;
-    let drops = rules.isync_1_5 || rules.max_messages > 0 || expunges;
-    for entry in record.entries() {
-        let pending = match (entry.far, entry.near) {
-            (far, 0) => {
-                let below = far <= record.max_expired_far && far <= record.max_pulled;
-                below && drops && entry.kind == EntryKind::Expired
-            }
-            // Expired, and no far message left to count it by.
-            (0, _) => rules.max_messages > 0 && entry.kind == EntryKind::Expired,
-            _ => false,
-        };
-        count += u32::from(pending);
-    }
-    if rules.max_messages > 0 {
-        count += expiring(record, rules, known);
-    }
-    count
+    let drops = limited || (expunges && !rules.isync_1_5);
+    let pending = |entry: &&record::Entry| match (entry.far, entry.near) {
+        (far, 0) => {
+            let below = far <= record.max_expired_far && far <= record.max_pulled;
+            below && drops && entry.kind == EntryKind::Expired
+        }
+        // Expired, and no far message left to count it by: isync 1.4 takes it back.
+        (0, _) => limited && !rules.isync_1_5 && entry.kind == EntryKind::Expired,
+        _ => false,
+    };
+    let cleared = record.entries().iter().filter(pending).count();
+    let expire = expiring(record, rules, known).filter(|entry| !kept_by_server(entry, rules));
+    u32::try_from(cleared + expire.count()).unwrap_or(u32::MAX)
 }
 
-/// Pairs that a run would expire, or take back from expiry, under `MaxMessages`.
-fn expiring(record: &Record, rules: &Rules, known: gone::KnownGone<'_>) -> u32 {
+/// Pairs that a run would expire, or take back from expiry, under `MaxMessages`; by
+/// far UID.
+pub(crate) fn expiring<'a>(
+    record: &'a Record,
+    rules: &'a Rules,
+    known: gone::KnownGone<'a>,
+) -> impl Iterator<Item = &'a record::Entry> {
     let expired = |entry: &record::Entry| entry.kind == EntryKind::Expired;
-    let alive = |entry: &&record::Entry| {
+    let alive = move |entry: &&record::Entry| {
+        // isync 1.5 counts one that expired although its far message is gone.
+        let counted = rules.isync_1_5 && expired(entry);
         entry.near != 0
-            && !known.is_over(entry.far)
+            && (counted || !known.is_over(entry.far))
             && (expired(entry) || !entry.flags.has(flags::Flags::TRASHED))
     };
-    let pairs = record.with_far().iter().filter(alive);
+    let limited = record.with_far().iter().filter(move |_| rules.max_messages > 0);
+    let pairs = limited.filter(alive);
     let mut excess = i64::try_from(pairs.clone().count()).unwrap_or(i64::MAX);
     excess -= i64::from(rules.max_messages);
-    let mut count = 0;
-    for entry in pairs {
+    pairs.filter(move |entry| {
         let important = entry.flags.has(flags::Flags::FLAGGED)
             || !(entry.flags.has(flags::Flags::SEEN) || rules.expire_unread);
         let expires = !important && (excess > 0 || expired(entry));
         if important || expires {
             excess -= 1;
         }
-        count += u32::from(expires != expired(entry));
-    }
-    count
+        expires != expired(entry)
+    })
+}
+
+/// Whether the Flagged of the far message keeps the pair from expiry, and is not in the
+/// record: isync 1.5 does not carry it to a placeholder.
+pub(crate) fn kept_by_server(entry: &record::Entry, rules: &Rules) -> bool {
+    rules.isync_1_5 && entry.placeholder == Placeholder::Near
+}
+
+/// Whether a near message that is \Deleted stays as it is where the far one is gone.
+/// isync 1.4 takes an expired one back, having lost what it counts it by.
+pub(crate) fn leaves_as_deleted(entry: &record::Entry, rules: &Rules) -> bool {
+    entry.kind == EntryKind::Plain || (rules.isync_1_5 && entry.kind == EntryKind::Expired)
 }
 
 /// Whether the flags seen on the near side call for something, given the pair's
@@ -614,8 +629,12 @@ mod tests {
         let expunges = Rules { expunge_near: true, ..Rules::none() };
         assert_eq!(cleanup((9, 20), "9 0 ~\n", &expunges), 1);
         assert_eq!(cleanup((9, 20), "10 0 ~\n", &expunges), 0);
-        let newer = Rules { isync_1_5: true, ..Rules::none() };
-        assert_eq!(cleanup((9, 20), "9 0 ~\n", &newer), 1, "1.5 always drops them");
+        // isync 1.5 saves this with MaxMessages alone, and takes nothing back.
+        let newer = Rules { isync_1_5: true, ..expunges };
+        assert_eq!(cleanup((9, 20), "9 0 ~\n", &newer), 0);
+        let limited = Rules { isync_1_5: true, ..TWO };
+        assert_eq!(cleanup((9, 20), "9 0 ~\n", &limited), 1);
+        assert_eq!(cleanup((9, 20), "0 4 ~\n", &limited), 0);
     }
 
     #[test]
@@ -638,6 +657,11 @@ mod tests {
         assert_eq!(counted(&["1 1 ~S", "2 2 S"]), 0);
         assert_eq!(counted(&["1 1 ~FS", "2 2 S"]), 1);
         assert_eq!(counted(&["1 1 ~ST", "2 2 S", "3 3 S"]), 0);
+        // The Flagged of what a placeholder stands for is not in the record of isync 1.5.
+        let newer = Rules { isync_1_5: true, ..TWO };
+        for (rules, pending) in [(TWO, 1), (newer, 0)] {
+            assert_eq!(cleanup((9, 0), "1 1 >S\n2 2 S\n3 3 S\n", &rules), pending);
+        }
         // What is deleted, or not here, does not count.
         assert_eq!(counted(&["1 1 ST", "2 2 S", "3 3 S"]), 0);
         assert_eq!(counted(&["1 0 S", "2 2 S", "3 3 S"]), 0);

@@ -12,7 +12,10 @@
 use super::gone::{Gone, KnownGone};
 use super::maildir::{Numbered, Stamp};
 use super::record::{Entry, EntryKind, Placeholder, Record};
-use super::{Changes, Difference, Rules, SideVerdict, asks_for_whole, carried};
+use super::{
+    Changes, Difference, Rules, SideVerdict, asks_for_whole, carried, expiring, kept_by_server,
+    leaves_as_deleted,
+};
 use crate::model::flags::Flags;
 pub use crate::model::uid_set::UidSet;
 use crate::model::uid_set::UidsBelow;
@@ -286,6 +289,10 @@ pub fn judge_server(
     let mut near = Halves { ask: Some(near), listing: None };
     let (mut changes, mut gone) = (Changes::default(), Gone::default());
     let (mut recorded_above, mut recorded) = (0, 0);
+    let unless_flagged: Vec<u32> = expiring(record, rules, known)
+        .filter(|entry| kept_by_server(entry, rules))
+        .map(|entry| entry.far)
+        .collect();
     for entry in record.with_far() {
         let far = entry.far;
         if !uids.contains(far) {
@@ -296,7 +303,7 @@ pub fn judge_server(
                 Half::There(seen)
                     if seen.has(Flags::TRASHED)
                         && !rules.expunge_near
-                        && entry.kind == EntryKind::Plain =>
+                        && leaves_as_deleted(entry, rules) =>
                 {
                     gone.gone.push(far, far);
                 }
@@ -317,6 +324,8 @@ pub fn judge_server(
             }
             continue;
         };
+        let kept = seen.has(Flags::FLAGGED) || unless_flagged.binary_search(&far).is_err();
+        changes.other += u32::from(!kept);
         let marked = seen.has(Flags::TRASHED)
             && !entry.flags.has(Flags::TRASHED)
             && (rules.expunge_far || rules.expunge_near)
@@ -655,6 +664,30 @@ mod tests {
         let other_flags = settled("1 1 S\n", "1", &[(1, b"F")], &[]);
         assert_eq!(other_flags.verdict, changes(0, 0, 1));
         assert_eq!(settled("1 0 S\n", "", &[], &[]).gone, Gone::default());
+    }
+
+    #[test]
+    fn what_expired_here_and_is_gone_there_is_left_by_isync_1_5() {
+        for isync_1_5 in [false, true] {
+            let rules = Rules { isync_1_5, ..RULES };
+            let mut listing = MaildirListing::new(b':');
+            listing.add(b"a,U=1:2,ST");
+            let near = || Some(listing.numbered());
+            let (uids, fetched) = (UidSet::default(), Fetched::Whole(Vec::new()));
+            let record = record("1 1 ~S\n");
+            let settled = judge_server(&record, &rules, &uids, &fetched, KnownGone::NOTHING, near);
+            assert_eq!(settled.verdict == SideVerdict::Clean, isync_1_5);
+            assert_eq!(settled.gone.gone.contains(1), isync_1_5);
+        }
+    }
+
+    #[test]
+    fn a_placeholder_expires_when_its_message_is_flagged_no_more() {
+        let rules = Rules { max_messages: 1, isync_1_5: true, ..RULES };
+        let entries = "1 1 >S\n2 2 S\n";
+        assert_eq!(found(entries, "1:2", &[(1, b"FS")], &rules), SideVerdict::Clean);
+        let expires = SideVerdict::Changed(Changes { other: 1, ..Changes::default() });
+        assert_eq!(found(entries, "1:2", &[(1, b"S")], &rules), expires);
     }
 
     #[test]

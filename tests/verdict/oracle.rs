@@ -119,6 +119,12 @@ fn kinds() -> Vec<Kind> {
             ..plain("maxunread", "Create Both\nExpunge Both\nMaxMessages 4\nSyncState *\n", both())
         },
         Kind {
+            near: "MaxSize 2k\n",
+            rules: Some(Rules { max_messages: 4, expire_unread: true, ..rules(false, false) }),
+            exact: false,
+            ..plain("maxbig", "Create Both\nMaxMessages 4\nExpireUnread yes\nSyncState *\n", both())
+        },
+        Kind {
             near: "AltMap yes\n",
             rules: Some(Rules { alt_map: true, ..both() }),
             exact: false,
@@ -1203,4 +1209,79 @@ fn the_record_and_the_names_show_what_a_run_did() {
     let counts = record(&case).changes_since(&old, 2, |_| false);
     assert_eq!(counts, Counts { pulled: 2, pushed: 1, flags: 1, gone: 2 });
     case.judge_server();
+}
+
+/// Runs for as long as one is called for. A few are enough, whatever there is.
+#[track_caller]
+fn settles(case: &mut Case) {
+    for _ in 0..4 {
+        if case.verdict() == Verdict::CLEAN {
+            return case.judge_server();
+        }
+        case.sync().ok();
+    }
+    panic!("{}, run after run: {:#?}", case.verdict(), case.snapshot());
+}
+
+/// So many messages on the server, read and in sync; their UIDs.
+fn read_messages(case: &mut Case, number: u32) -> Vec<u32> {
+    let mut imap = case.imap();
+    let text = |n: u32| message(&n.to_string(), "");
+    let uids = (0..number).map(|n| imap.append("Box", &text(n), &["\\Seen"])).collect();
+    settles(case);
+    uids
+}
+
+#[test]
+fn what_expired_and_is_then_gone_on_the_server_calls_for_few_runs() {
+    let mut case = Case::of("max");
+    let uids = read_messages(&mut case, 5);
+    read_messages(&mut case, 2);
+    assert!(case.snapshot().record.contains(" ~S\n"), "{:#?}", case.snapshot());
+    let mut imap = case.imap();
+    imap.select("Box");
+    imap.expunge(uids[0]);
+    imap.unselect();
+    assert_ne!(case.snapshot().near.iter().filter(|name| name.ends_with(":2,ST")).count(), 0);
+    settles(&mut case);
+    // What else is then saved lets the record forget the far message.
+    read_messages(&mut case, 1);
+}
+
+#[test]
+fn what_isync_1_4_left_of_expired_messages_calls_for_few_runs() {
+    for (name, left) in [("none", "1 0 ~S"), ("max", "1 0 ~S"), ("max", "0 1 ~S")] {
+        let mut case = Case::of(name);
+        read_messages(&mut case, 3);
+        let state_file = case.pairs[0].state_file.clone();
+        let text = fs::read_to_string(&state_file).unwrap();
+        let text = text.replace("\n\n", "\nMaxExpiredFarUid 1\n\n");
+        fs::write(&state_file, text.replace("1 1 S", left)).unwrap();
+        let file = case.files().into_iter().find(|f| f.to_str().unwrap().contains(",U=1:"));
+        if left.starts_with('1') {
+            fs::remove_file(file.unwrap()).unwrap();
+        } else {
+            let mut imap = case.imap();
+            imap.select("Box");
+            imap.expunge(1);
+            imap.unselect();
+        }
+        settles(&mut case);
+    }
+}
+
+#[test]
+fn a_flagged_message_over_the_size_limit_expires_when_it_is_flagged_no_more() {
+    let mut case = Case::of("maxbig");
+    let mut imap = case.imap();
+    let big = imap.append("Box", &message("big", &"x".repeat(3000)), &["\\Flagged", "\\Seen"]);
+    settles(&mut case);
+    read_messages(&mut case, 4);
+    assert_eq!(case.files().len(), 5);
+    imap.select("Box");
+    imap.raw(&format!("UID STORE {big} -FLAGS (\\Flagged)"));
+    imap.unselect();
+    assert_ne!(case.verdict(), Verdict::CLEAN);
+    settles(&mut case);
+    assert!(case.snapshot().record.contains("~S\n"), "{:#?}", case.snapshot());
 }

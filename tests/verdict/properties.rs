@@ -130,13 +130,20 @@ fn model_changes(pair: &Pair) -> bool {
         if entry.kind == EntryKind::Skipped {
             return true;
         }
-        if entry.near != 0
-            && pair.max_messages > 0
-            && expires[index] != (entry.kind == EntryKind::Expired)
+        // isync 1.5 leaves alone what it does not count, and the message whose far one is gone.
+        let counted = if pair.isync_1_5 {
+            expires[index].filter(|_| seen[F].is_some())
+        } else {
+            (entry.near != 0).then_some(expires[index] == Some(true))
+        };
+        if pair.max_messages > 0
+            && counted.is_some_and(|expires| expires != (entry.kind == EntryKind::Expired))
         {
             return true;
         }
-        let purges = pair.expunge[F] || pair.expunge[N] || pair.max_messages > 0;
+        // isync 1.5 does not save this: with MaxMessages, it drops what it does not load.
+        let expunges = !pair.isync_1_5 && (pair.expunge[F] || pair.expunge[N]);
+        let purges = expunges || pair.max_messages > 0;
         if purges
             && entry.near == 0
             && entry.kind == EntryKind::Expired
@@ -162,29 +169,39 @@ fn model_changes(pair: &Pair) -> bool {
     !pair.unnumbered.is_empty()
 }
 
-/// Which entries `MaxMessages` would expire.
-fn expiring(pair: &Pair, message: &dyn Fn(usize, u32) -> Option<Flags>) -> Vec<bool> {
+/// Which entries `MaxMessages` would expire; `None`: not counted.
+fn expiring(pair: &Pair, message: &dyn Fn(usize, u32) -> Option<Flags>) -> Vec<Option<bool>> {
+    // What the messages of a pair would have for flags on the near side.
+    let flags = |entry: &Entry| {
+        let (far, near) = (message(F, entry.far), message(N, entry.near)?);
+        if !pair.isync_1_5 {
+            return far.map(|_| near);
+        }
+        if entry.placeholder != Placeholder::Near {
+            return (entry.far != 0).then_some(near);
+        }
+        // Of a placeholder, these are those of what it stands for.
+        let real = Flags::SEEN.with(Flags::FLAGGED);
+        let kept = far?.without(Flags::from_bits(!real.bits()));
+        Some(near.without(real).with(kept))
+    };
     let mut order: Vec<usize> = (0..pair.entries.len()).collect();
     order.sort_by_key(|&index| pair.entries[index].far);
     order.retain(|&index| {
         let entry = &pair.entries[index];
-        let near = message(N, entry.near);
-        message(F, entry.far).is_some()
-            && near
-                .is_some_and(|flags| !flags.has(Flags::TRASHED) || entry.kind == EntryKind::Expired)
+        let expired = entry.kind == EntryKind::Expired;
+        flags(entry).is_some_and(|flags| !flags.has(Flags::TRASHED) || expired)
     });
     let mut excess = i64::try_from(order.len()).unwrap() - i64::from(pair.max_messages);
-    let mut expires = vec![false; pair.entries.len()];
+    let mut expires = vec![None; pair.entries.len()];
     for index in order {
         let entry = &pair.entries[index];
-        let near = message(N, entry.near).unwrap();
-        let important = near.has(Flags::FLAGGED) || !(near.has(Flags::SEEN) || pair.expire_unread);
-        if important {
-            excess -= 1;
-        } else if excess > 0 || entry.kind == EntryKind::Expired {
-            expires[index] = true;
-            excess -= 1;
-        }
+        let flags = flags(entry).unwrap();
+        let important =
+            flags.has(Flags::FLAGGED) || !(flags.has(Flags::SEEN) || pair.expire_unread);
+        let expired = !important && (excess > 0 || entry.kind == EntryKind::Expired);
+        expires[index] = Some(expired);
+        excess -= i64::from(important || expired);
     }
     expires
 }
