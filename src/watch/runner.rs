@@ -384,9 +384,10 @@ impl<'a> Runner<'a> {
     /// Puts what is to be run on disk, where a killed run leaves it to the next.
     pub fn submit(&mut self, plan: &RunPlan) {
         self.log.say(|| format!("syncing: {}", plan.why.join(", ")));
-        let marks = Marks { full: plan.full, ..Marks::default() };
+        let full = plan.timer == TimerDue::FullRun;
+        let marks = Marks { full, ..Marks::default() };
         self.backend.submit(&self.context.account.widened(&plan.dirty), marks);
-        self.backend.retry_refused(if plan.full { RetryRefused::All } else { RetryRefused::Due });
+        self.backend.retry_refused(if full { RetryRefused::All } else { RetryRefused::Due });
     }
 
     /// Claims the requests, with the lock held.
@@ -550,22 +551,20 @@ pub struct RunPlan {
     pub dirty: BTreeSet<Target>,
     /// Requests are due.
     pub requested: bool,
-    /// Everything is to be compared with the record, without short cuts.
-    pub compare: bool,
-    /// A run of everything is due, whatever differs.
-    pub full: bool,
+    /// What the timer asks for.
+    pub timer: TimerDue,
     /// Why, in a few words each.
     pub why: Vec<String>,
 }
 
 /// What the timer asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TimerDue {
+pub enum TimerDue {
     /// Nothing.
     No,
-    /// To compare everything with the record.
+    /// To compare everything with the record, without short cuts.
     Compare,
-    /// A run of everything.
+    /// A run of everything, whatever differs.
     FullRun,
 }
 
@@ -593,11 +592,10 @@ fn plan(
         why.push("new mailboxes on the server".into());
         dirty.extend(new_on_server);
     }
-    let (compare, full) = (timer == TimerDue::Compare, timer == TimerDue::FullRun);
-    if full {
+    if timer == TimerDue::FullRun {
         dirty = BTreeSet::from([Target::Account]);
     }
-    Some(RunPlan { dirty, requested, compare, full, why })
+    Some(RunPlan { dirty, requested, timer, why })
 }
 
 #[cfg(test)]
@@ -727,7 +725,7 @@ mod tests {
         let mut runner = account.runner();
         requests::submit(runner.dir(), &whole(), Marks::default()).unwrap();
         let plan = runner.plan(vec![], vec![], false, s(10)).unwrap();
-        assert!(plan.full, "never synced");
+        assert_eq!(plan.timer, TimerDue::FullRun, "never synced");
         assert_eq!(runner.start(s(10)), Start::Ready);
         runner.submit(&plan);
         let claim = runner.claim(s(10));
@@ -913,14 +911,14 @@ mod tests {
         let both = plan(dirty.clone(), vec![new.clone()], false, nothing).unwrap();
         assert_eq!(both.dirty, BTreeSet::from([inbox(), new]));
         let full = plan(dirty.clone(), vec![], false, TimerDue::FullRun).unwrap();
-        assert_eq!((full.dirty, full.full), (BTreeSet::from([Target::Account]), true));
+        assert_eq!(full.dirty, BTreeSet::from([Target::Account]));
         let compared = plan(dirty, vec![], false, TimerDue::Compare).unwrap();
-        assert_eq!((compared.dirty, compared.compare), (BTreeSet::from([inbox()]), true));
+        assert_eq!(compared.dirty, BTreeSet::from([inbox()]));
     }
 
     #[test]
     fn a_request_is_a_question_and_no_run() {
         let asked = plan(vec![], vec![], true, TimerDue::No).unwrap();
-        assert!(asked.dirty.is_empty() && asked.requested && !asked.full);
+        assert!(asked.dirty.is_empty() && asked.requested && asked.timer == TimerDue::No);
     }
 }

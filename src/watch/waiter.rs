@@ -25,7 +25,7 @@ use super::mailbox::{Debounce, LONGEST_REPORT};
 use super::mailboxes::Mailboxes;
 use super::network::NetworkWatch;
 use super::reconnect::Retry;
-use super::runner::{ECHO, RunPlan, Runner, Start};
+use super::runner::{ECHO, RunPlan, Runner, Start, TimerDue};
 use super::server::ServerWatch;
 use super::standby::{self, Standby};
 use super::{WaitEnd, WatchOptions};
@@ -407,7 +407,7 @@ impl Waiter<'_> {
     }
 
     fn sync(&mut self, plan: &RunPlan) -> AfterSync {
-        if (plan.full || plan.compare) && self.local.must_list() {
+        if plan.timer != TimerDue::No && self.local.must_list() {
             self.list_mailboxes();
             return AfterSync::Again;
         }
@@ -420,8 +420,9 @@ impl Waiter<'_> {
         };
         // A question costs no login and no run. A request is dealt with also where a run of
         // everything is due and has to wait: it would call for a look again at once.
-        let full = plan.full && wait.is_none();
-        let asks = connected && (plan.requested || plan.compare) && !full;
+        let compare = plan.timer == TimerDue::Compare;
+        let full = plan.timer == TimerDue::FullRun && wait.is_none();
+        let asks = connected && (plan.requested || compare) && !full;
         if wait.is_some() && !asks {
             return AfterSync::Nothing;
         }
@@ -446,20 +447,20 @@ impl Waiter<'_> {
         let claim = self.runner.claim(now);
         // By the timer alone, and not by an event: if it brings something, the server should
         // have said so.
-        let was_clean = (plan.full || plan.compare) && self.dirty().is_empty();
-        let Some(more) = self.judge_claim(&claim, &needed, plan.compare) else {
+        let was_clean = plan.timer != TimerDue::No && self.dirty().is_empty();
+        let Some(more) = self.judge_claim(&claim, &needed, compare) else {
             self.runner.leave_to_command(&claim, clock::now());
             return AfterSync::Again;
         };
         needed.extend(more);
         if needed.is_empty() {
-            self.runner.in_sync(&claim, plan.compare, clock::now());
+            self.runner.in_sync(&claim, compare, clock::now());
             return AfterSync::Again;
         }
         if let Some(wait) = wait.filter(|_| !claim.marks.foreground) {
             let now = clock::now();
             self.runner.unclaim(&claim, wait, now);
-            if plan.compare {
+            if compare {
                 self.runner.note_compared(now);
             }
             return AfterSync::Nothing;
