@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Flags(u8);
 
 /// Letters and IMAP names, in the order of the bits. mbsync knows passed
-/// messages as `$Forwarded`, and compares the names to the letter.
+/// messages as `$Forwarded`. isync 1.4 compares the names to the letter, 1.5 without
+/// regard to case (`parse_fetched_flag` in `src/drv_imap.c`).
 const NAMES: [(u8, &str); 6] = [
     (b'D', "\\Draft"),
     (b'F', "\\Flagged"),
@@ -46,6 +47,10 @@ impl Flags {
     /// `T`, `\Deleted`.
     pub const TRASHED: Flags = Flags(32);
 
+    /// A `$Forwarded` that is spelled otherwise, as a server does that keeps a keyword as
+    /// it came first. Servers spell the system flags alike.
+    const RESPELLED: Flags = Flags(64);
+
     /// The flags whose letters occur anywhere in `info`; other bytes are
     /// passed over, as mbsync does with what follows `:2,` in a name.
     #[must_use]
@@ -71,9 +76,19 @@ impl Flags {
     /// The flags among IMAP's names; keywords and unknown ones are passed over.
     pub fn from_imap<'a>(names: impl IntoIterator<Item = &'a str>) -> Flags {
         names.into_iter().fold(Flags::NONE, |set, name| {
-            let bit = NAMES.iter().position(|(_, known)| *known == name);
-            bit.map_or(set, |bit| Flags(set.0 | (1 << bit)))
+            match NAMES.iter().position(|(_, known)| *known == name) {
+                Some(bit) => Flags(set.0 | (1 << bit)),
+                None if is_forwarded(name) => set.with(Flags::RESPELLED),
+                None => set,
+            }
         })
+    }
+
+    /// The server's flags as mbsync reads them.
+    #[must_use]
+    pub fn as_read_by(self, isync_1_5: bool) -> Flags {
+        let exact = Flags::from_bits(self.0);
+        if isync_1_5 && self.has(Flags::RESPELLED) { exact.with(Flags::PASSED) } else { exact }
     }
 
     /// IMAP's names of them.
@@ -117,6 +132,9 @@ impl Flags {
 /// Whether the server lets `$Forwarded` be stored in a mailbox, by its
 /// PERMANENTFLAGS; mbsync then pushes a local Passed, and else does not.
 ///
+/// isync 1.4 wants its own spelling of it; another one without `\*` is not worth telling
+/// the versions apart.
+///
 /// The list that EXAMINE gets says nothing when it is short: Dovecot's is empty,
 /// since a mailbox that is only read keeps no flags. Only SELECT's may be taken
 /// for a no.
@@ -124,9 +142,13 @@ pub fn keeps_forwarded(
     permanent_flags: impl IntoIterator<Item = impl AsRef<str>>,
     selected: bool,
 ) -> Option<bool> {
-    let names = ["\\*", "$Forwarded"];
-    let kept = permanent_flags.into_iter().any(|flag| names.contains(&flag.as_ref()));
+    let keeps = |flag: &str| flag == "\\*" || is_forwarded(flag);
+    let kept = permanent_flags.into_iter().any(|flag| keeps(flag.as_ref()));
     (kept || selected).then_some(kept)
+}
+
+fn is_forwarded(name: &str) -> bool {
+    name.eq_ignore_ascii_case("$Forwarded")
 }
 
 impl std::fmt::Debug for Flags {
@@ -154,11 +176,24 @@ mod tests {
     fn only_a_mailbox_that_is_selected_says_no_to_forwarded() {
         for flags in [&["\\Seen", "\\*"][..], &["$Forwarded"]] {
             for selected in [false, true] {
+                assert_eq!(keeps_forwarded(["$forwarded"], selected), Some(true));
                 assert_eq!(keeps_forwarded(flags.iter().copied(), selected), Some(true));
             }
         }
         assert_eq!(keeps_forwarded(["\\Seen"], true), Some(false));
         assert_eq!(keeps_forwarded(["\\Seen"], false), None);
+    }
+
+    #[test]
+    fn isync_1_4_compares_names_to_the_letter() {
+        let flags = Flags::from_imap(["\\Seen", "$forwarded"]);
+        assert_eq!(flags.as_read_by(false), Flags::SEEN);
+        assert_eq!(flags.as_read_by(true), Flags::SEEN.with(Flags::PASSED));
+        let exact = Flags::from_imap(["$Forwarded", "$FORWARDED"]);
+        assert_eq!(
+            (exact.as_read_by(false), exact.as_read_by(true)),
+            (Flags::PASSED, Flags::PASSED)
+        );
     }
 
     #[test]

@@ -280,7 +280,7 @@ pub fn judge_server(
         Fetched::Whole(flags) => (flags, true),
         Fetched::ChangedSince(flags) => (flags, false),
     };
-    let flags = last_flags(flags);
+    let flags = last_flags(flags, rules);
     let flags_of = |uid: u32| {
         let at = flags.binary_search_by_key(&uid, |&(uid, _)| uid).ok()?;
         flags.get(at).map(|&(_, flags)| flags)
@@ -385,9 +385,9 @@ pub fn judge_server(
 }
 
 /// A server may send a message's flags more than once; the last ones hold.
-fn last_flags(fetched: &[(u32, Flags)]) -> Vec<(u32, Flags)> {
-    let mut flags = fetched.to_vec();
-    flags.reverse();
+fn last_flags(fetched: &[(u32, Flags)], rules: &Rules) -> Vec<(u32, Flags)> {
+    let read = |&(uid, flags): &(u32, Flags)| (uid, flags.as_read_by(rules.isync_1_5));
+    let mut flags: Vec<_> = fetched.iter().rev().map(read).collect();
     flags.sort_by_key(|&(uid, _)| uid);
     flags.dedup_by_key(|&mut (uid, _)| uid);
     flags
@@ -664,6 +664,21 @@ mod tests {
         let other_flags = settled("1 1 S\n", "1", &[(1, b"F")], &[]);
         assert_eq!(other_flags.verdict, changes(0, 0, 1));
         assert_eq!(settled("1 0 S\n", "", &[], &[]).gone, Gone::default());
+    }
+
+    #[test]
+    fn a_keyword_in_another_spelling_is_what_mbsync_takes_it_for() {
+        let fetched = Fetched::Whole(vec![(1, Flags::from_imap(["\\Seen", "$forwarded"]))]);
+        for (entries, isync_1_5) in [("1 1 S\n", false), ("1 1 PS\n", true)] {
+            for rules in [RULES, Rules { isync_1_5: true, ..RULES }] {
+                let uids = UidSet::from_uids([1]);
+                let known = KnownGone::NOTHING;
+                let settled =
+                    judge_server(&record(entries), &rules, &uids, &fetched, known, || None);
+                let clean = settled.verdict == SideVerdict::Clean;
+                assert_eq!(clean, rules.isync_1_5 == isync_1_5, "{entries}");
+            }
+        }
     }
 
     #[test]

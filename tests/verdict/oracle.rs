@@ -1285,3 +1285,19 @@ fn a_flagged_message_over_the_size_limit_expires_when_it_is_flagged_no_more() {
     settles(&mut case);
     assert!(case.snapshot().record.contains("~S\n"), "{:#?}", case.snapshot());
 }
+
+#[test]
+fn a_keyword_that_the_server_spells_otherwise_calls_for_few_runs() {
+    let mut case = Case::of("both");
+    let [uid] = read_messages(&mut case, 1)[..] else { panic!("one message") };
+    let mut imap = case.imap();
+    imap.select("Box");
+    imap.raw(&format!("UID STORE {uid} +FLAGS ($forwarded)"));
+    imap.unselect();
+    assert_eq!(case.verdict() != Verdict::CLEAN, is_1_5());
+    settles(&mut case);
+    case.pairs[0].seen = CleanState::default();
+    assert_eq!(case.verdict(), Verdict::CLEAN);
+    let [file] = &case.files()[..] else { panic!("one file") };
+    assert_eq!(file.to_str().unwrap().ends_with(":2,PS"), is_1_5());
+}
