@@ -367,14 +367,19 @@ pub(crate) fn expiring<'a>(
     let mut excess = i64::try_from(pairs.clone().count()).unwrap_or(i64::MAX);
     excess -= i64::from(rules.max_messages);
     pairs.filter(move |entry| {
-        let important = entry.flags.has(flags::Flags::FLAGGED)
-            || !(entry.flags.has(flags::Flags::SEEN) || rules.expire_unread);
+        let important = is_important(entry.flags, rules);
         let expires = !important && (excess > 0 || expired(entry));
         if important || expires {
             excess -= 1;
         }
         expires != expired(entry)
     })
+}
+
+/// Whether a message with these flags never expires.
+pub(crate) fn is_important(seen: flags::Flags, rules: &Rules) -> bool {
+    use flags::Flags;
+    seen.has(Flags::FLAGGED) || !(seen.has(Flags::SEEN) || rules.expire_unread)
 }
 
 /// Whether the Flagged of the far message keeps the pair from expiry, and is not in the

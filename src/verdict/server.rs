@@ -13,8 +13,8 @@ use super::gone::{Gone, KnownGone};
 use super::maildir::{Numbered, Stamp};
 use super::record::{Entry, EntryKind, Placeholder, Record};
 use super::{
-    Changes, Difference, Rules, SideVerdict, asks_for_whole, carried, expiring, kept_by_server,
-    leaves_as_deleted,
+    Changes, Difference, Rules, SideVerdict, asks_for_whole, carried, expiring, is_important,
+    kept_by_server, leaves_as_deleted,
 };
 use crate::model::flags::Flags;
 pub use crate::model::uid_set::UidSet;
@@ -198,8 +198,9 @@ pub fn compare_status(
             StatusVerdict::Clean
         };
     }
-    // With Old, what is not recorded is to be pulled unless it is \Deleted.
-    let of_each = rules.pull_old && rules.expunge_near && !rules.expunge_far;
+    // With Old, what is not recorded is to be pulled unless it is \Deleted, or has expired.
+    let expired = record.is_some_and(|record| record.max_expired_far > 0);
+    let of_each = rules.pull_old && (rules.expunge_near && !rules.expunge_far || expired);
     StatusVerdict::Scan(match (then.status.highest_modseq, now.highest_modseq) {
         // A server that counts backwards has forgotten something.
         (Some(old), Some(new))
@@ -368,15 +369,19 @@ pub fn judge_server(
         uids.count_above(record.max_pulled).saturating_sub(recorded_above)
     };
     for &(uid, seen) in flags.iter().filter(|(uid, _)| uids.contains(*uid)) {
-        if !seen.has(Flags::TRASHED) || record.of_far(uid).is_some() {
+        if record.of_far(uid).is_some() {
             continue;
         }
-        if rules.expunge_far {
+        let deleted = seen.has(Flags::TRASHED);
+        if deleted && rules.expunge_far {
             changes.count(Difference::Deleted);
         }
-        if rules.expunge_near && (uid > record.max_pulled || rules.pull_old) {
-            // mbsync pulls no message that it would remove from the near side
-            // at once; it only moves its mark.
+        // mbsync pulls no message that it would remove from the near side at once; it only
+        // moves its mark. What expired is pulled again if it is important.
+        let is_old = uid <= record.max_pulled;
+        let doomed = deleted && rules.expunge_near && (!is_old || rules.pull_old);
+        let expired = is_old && rules.pull_old && uid <= record.max_expired_far;
+        if doomed || expired && !is_important(seen, rules) {
             new = new.saturating_sub(1);
         }
     }
@@ -592,8 +597,28 @@ mod tests {
             changes(1, 0, 0),
             "its flags are not known"
         );
-        let far = Rules { expunge_far: true, ..old };
+        let far = Rules { expunge_far: true, ..old.clone() };
         assert_eq!(found("1 1 S\n", "1,5", seen, &far), changes(1, 1, 0));
+        // What expired once is pulled again if it is important.
+        let mut expired = record("1 1 S\n");
+        expired.max_expired_far = 6;
+        let uids = UidSet::parse("1,5:7").unwrap();
+        let judged = |flags: &[(u32, Flags)]| {
+            let known = KnownGone::NOTHING;
+            judge_server(&expired, &old, &uids, &Fetched::Whole(flags.to_vec()), known, || None)
+        };
+        let seen: Vec<_> = [1, 5, 6, 7].map(|uid| (uid, Flags::SEEN)).into();
+        assert_eq!(judged(&seen).verdict, changes(1, 0, 0));
+        let flagged: Vec<_> = [1, 5, 6, 7].map(|uid| (uid, Flags::among(b"FS"))).into();
+        assert_eq!(judged(&flagged).verdict, changes(3, 0, 1));
+        let asked = compare_status(
+            &ServerStatus { highest_modseq: Some(51), ..STATUS },
+            Some(&CleanServer::new(STATUS, &expired, &old, None)),
+            Some(&expired),
+            &old,
+            KnownGone::NOTHING,
+        );
+        assert_eq!(asked, StatusVerdict::Scan(FetchScope::Whole));
         // So the flags of all are fetched where they matter.
         let record = record("1 1 S\n");
         let changed = ServerStatus { highest_modseq: Some(51), ..STATUS };

@@ -1301,3 +1301,27 @@ fn a_keyword_that_the_server_spells_otherwise_calls_for_few_runs() {
     let [file] = &case.files()[..] else { panic!("one file") };
     assert_eq!(file.to_str().unwrap().ends_with(":2,PS"), is_1_5());
 }
+
+#[test]
+fn what_expired_under_an_earlier_limit_calls_for_few_runs() {
+    for flags in ["\\Seen", "\\Seen \\Flagged"] {
+        let mut case = Case::of("all");
+        read_messages(&mut case, 3);
+        let state_file = case.pairs[0].state_file.clone();
+        let text = fs::read_to_string(&state_file).unwrap();
+        let text = text.replace("\n\n", "\nMaxExpiredFarUid 2\n\n");
+        fs::write(&state_file, text.replace("1 1 S\n2 2 S\n", "")).unwrap();
+        for file in &case.files()[..2] {
+            fs::remove_file(file).unwrap();
+        }
+        let mut imap = case.imap();
+        imap.select("Box");
+        imap.raw(&format!("UID STORE 1:2 FLAGS ({flags})"));
+        imap.unselect();
+        case.pairs[0].seen = CleanState::default();
+        let again = is_1_5() && flags.contains("Flagged");
+        assert_eq!(case.verdict() != Verdict::CLEAN, again, "{}", case.verdict());
+        settles(&mut case);
+        assert_eq!(case.files().len(), if again { 3 } else { 1 });
+    }
+}

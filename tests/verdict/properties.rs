@@ -159,6 +159,12 @@ fn model_changes(pair: &Pair) -> bool {
             if recorded(other, uid).is_some() || uid <= pair.marks[other] && !pair.old[side] {
                 continue;
             }
+            // Expired under MaxMessages, whether that still holds or not.
+            let important =
+                flags.has(Flags::FLAGGED) || !(flags.has(Flags::SEEN) || pair.expire_unread);
+            if side == N && uid <= pair.max_expired.min(pair.marks[F]) && !important {
+                continue;
+            }
             let expunged = pair.expunge[side] || pair.isync_1_5 && pair.expunge[other];
             if !(expunged && flags.has(Flags::TRASHED)) {
                 return true;
@@ -329,7 +335,7 @@ prop_compose! {
         let mut pair = Pair {
             entries: Vec::new(),
             marks: [marks.0, marks.1],
-            max_expired: if max_messages { max_expired } else { 0 },
+            max_expired,
             messages: [BTreeMap::new(), BTreeMap::new()],
             unnumbered: unnumbered.into_iter().collect(),
             expunge: [expunge_far, expunge_near],
@@ -470,7 +476,8 @@ proptest! {
     ) {
         let mut pair = pair;
         // With Old and these, no such look is made.
-        prop_assume!(!(pair.old[N] && pair.expunge == [false, true]));
+        let of_each = pair.expunge == [false, true] || pair.max_expired > 0;
+        prop_assume!(!(pair.old[N] && of_each));
         happen(&mut pair, N, &before);
         let (far, gone) = look_far(&pair, None);
         prop_assume!(far == SideVerdict::Clean);
