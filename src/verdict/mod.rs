@@ -347,7 +347,8 @@ pub(crate) fn pending_cleanup(record: &Record, rules: &Rules, known: gone::Known
     u32::try_from(cleared + expire.count()).unwrap_or(u32::MAX)
 }
 
-/// Pairs that a run would expire, or take back from expiry, under `MaxMessages`; by
+/// Pairs that a run would expire, or take back from expiry, under `MaxMessages`, as far
+/// as the record shows (isync 1.4 also expires a placeholder that was read here); by
 /// far UID.
 pub(crate) fn expiring<'a>(
     record: &'a Record,

@@ -181,7 +181,11 @@ fn expiring(pair: &Pair, message: &dyn Fn(usize, u32) -> Option<Flags>) -> Vec<O
     let flags = |entry: &Entry| {
         let (far, near) = (message(F, entry.far), message(N, entry.near)?);
         if !pair.isync_1_5 {
-            return far.map(|_| near);
+            // A placeholder that was read here expires with the next run that there is
+            // another reason for: the verdict looks at what is recorded.
+            let recorded = entry.flags.has(Flags::SEEN);
+            let unread = entry.placeholder == Placeholder::Near && !recorded;
+            return far.map(|_| if unread { near.without(Flags::SEEN) } else { near });
         }
         if entry.placeholder != Placeholder::Near {
             return (entry.far != 0).then_some(near);
