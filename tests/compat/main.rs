@@ -69,7 +69,9 @@ fn status(home: &Home, program: &PathBuf) -> serde_json::Value {
         kept["last"].as_object_mut().unwrap().remove(key);
     }
     for change in kept["last"]["changes"].as_array_mut().unwrap() {
-        change.as_object_mut().unwrap().remove("added");
+        for key in ["added", "removed"] {
+            change.as_object_mut().unwrap().remove(key);
+        }
     }
     // It has a word for the whole account, where this version has its name.
     for name in kept["wanted"].as_array_mut().unwrap() {
