@@ -178,9 +178,12 @@ pub fn left_by_run(
                     continue;
                 }
                 let Some(then) = was_there else { continue };
-                if !entry.flags.has(Flags::TRASHED) {
+                // Made \Deleted again, it was no longer that on this side alone: had the far
+                // message been there, the change would have been pushed.
+                let again = !then.has(Flags::TRASHED);
+                if again || !entry.flags.has(Flags::TRASHED) {
                     left.gone.gone.push(far, far);
-                    left.during += u32::from(!then.has(Flags::TRASHED));
+                    left.during += u32::from(again);
                 }
             }
             Some(_) => {}
@@ -307,13 +310,13 @@ mod tests {
 
     #[test]
     fn without_expunge_what_it_makes_deleted_is_gone_there() {
-        let record = record("1 1 S\n2 2 S\n3 3 ST\n");
+        let record = record("1 1 S\n2 2 S\n3 3 ST\n4 4 ST\n");
         let rules = Rules::none();
-        let before = files(&["a,U=1:2,S", "b,U=2:2,ST", "c,U=3:2,ST"]);
-        let after = files(&["a,U=1:2,ST", "b,U=2:2,ST", "c,U=3:2,ST"]);
+        let before = files(&["a,U=1:2,S", "b,U=2:2,ST", "c,U=3:2,ST", "d,U=4:2,PS"]);
+        let after = files(&["a,U=1:2,ST", "b,U=2:2,ST", "c,U=3:2,ST", "d,U=4:2,PST"]);
         let left = left_by_run(&record, &rules, &before, &after, KnownGone::NOTHING);
-        // 2 was it already, and the flag was not pushed; 3 is it by the record.
-        assert_eq!((left.during, left.gone.gone.to_string()), (1, "1:2".to_owned()));
+        // 2 was it already, and the flag was not pushed; 3 is it by the record, and so was 4.
+        assert_eq!((left.during, left.gone.gone.to_string()), (2, "1:2,4".to_owned()));
         assert!(left.earlier.is_empty() && left.gone.deleted.is_empty());
         let expunges = Rules { expunge_near: true, ..rules };
         let left = left_by_run(&record, &expunges, &before, &after, KnownGone::NOTHING);
