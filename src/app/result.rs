@@ -5,16 +5,20 @@
 //!
 //! Does not depend on: how a request is served.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{App, Selection, no_signals, out};
 use crate::error::{Error, ExitStatus};
+use crate::model::Mailbox;
 use crate::os::file;
 use crate::os::signals::Shutdown;
+use crate::report::status;
 use crate::state::backoff::Backoff;
 use crate::state::last_run::LastRun;
 use crate::state::watch::StateWatch;
-use crate::state::{StateDir, lock, requests};
+use crate::state::{StateDir, clean, lock, requests};
 use crate::sync::account::{AccountBackend, RunOptions};
 use crate::sync::context::AccountContext;
 use crate::sync::judge::Blind;
@@ -22,6 +26,7 @@ use crate::sync::scheduler::{Backend as _, Urgency};
 use crate::sync::summary::{changes_line, offline_line};
 use crate::sync::{held, refused};
 use crate::text::short;
+use crate::verdict::CleanState;
 
 /// mutt shows nothing and takes no key meanwhile.
 const AT_MOST: Duration = Duration::from_secs(2);
@@ -60,10 +65,10 @@ fn outcome(
 ) -> Result<String, Error> {
     let options = RunOptions::in_background(context.settings);
     let mut backend = AccountBackend::open(context, shutdown.clone(), options, Box::new(Blind))?;
-    if is_over(backend.dir(), shutdown, deadline) {
+    let waiter = backend.waiter_is_alive();
+    if is_over(context, backend.dir(), waiter, shutdown, deadline) {
         return Ok(what_came(context, backend.dir()));
     }
-    let waiter = backend.waiter_is_alive();
     if !backend.is_attended() && !backend.dir().is_locked(lock::RUN) {
         return Ok("waiting for the next mutt-sync".to_owned());
     }
@@ -71,12 +76,22 @@ fn outcome(
     Ok(App::queued(&backend, gate, waiter))
 }
 
-/// Waits until all requests are served or have failed.
-fn is_over(dir: &StateDir, shutdown: &Shutdown, deadline: Instant) -> bool {
+/// Waits until all requests are served or have failed, and so is what the client wrote
+/// after the request: a waiter may have answered before that.
+fn is_over(
+    context: AccountContext<'_>,
+    dir: &StateDir,
+    waiter: bool,
+    shutdown: &Shutdown,
+    deadline: Instant,
+) -> bool {
     let mut changes = StateWatch::of(dir);
     loop {
         // In this order: a request goes first, then what came is written, with the lock held.
-        if !requests::any_fresh(dir) && !dir.is_locked(lock::RUN) {
+        let goes_on = requests::any_fresh(dir)
+            || dir.is_locked(lock::RUN)
+            || waiter && is_to_be_pushed(context, dir);
+        if !goes_on {
             return true;
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -85,6 +100,27 @@ fn is_over(dir: &StateDir, shutdown: &Shutdown, deadline: Instant) -> bool {
         }
         changes.wait(left.min(LOOK_EVERY), shutdown.cancel());
     }
+}
+
+/// Whether a waiter is about to push what was written since the request.
+fn is_to_be_pushed(context: AccountContext<'_>, dir: &StateDir) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
+    let Some(asked) = modified(&dir.file(ASKED)) else { return false };
+    let seen: BTreeMap<String, CleanState> = dir.read_json(clean::FILE).unwrap_or_default();
+    let mut written: Vec<Mailbox> =
+        seen.keys().filter_map(|key| clean::mailbox(context.account, key)).collect();
+    written.retain(|mailbox| {
+        let maildir = mailbox.maildir.as_deref();
+        let folders = maildir.into_iter().flat_map(|path| [path.join("cur"), path.join("new")]);
+        folders.filter_map(|folder| modified(&folder)).any(|written| written >= asked)
+    });
+    if written.is_empty() {
+        return false;
+    }
+    let status = status::of(context, &written);
+    let held = status.held.iter().map(|held| &held.name);
+    let stays: BTreeSet<&String> = held.chain(status.refused.iter().map(|it| &it.name)).collect();
+    status.mailboxes.iter().any(|each| each.push.is_some() && !stays.contains(&each.name))
 }
 
 /// What the judgement or the run came to.

@@ -94,6 +94,34 @@ fn a_key_says_what_a_waiter_has_answered() {
     }
 }
 
+/// A waiter answers the request at once, and mutt writes the folder after it.
+#[test]
+fn a_key_says_what_mutt_wrote_after_the_request() {
+    for client in CLIENTS {
+        let server = Server::start();
+        let mut imap = server.imap("home");
+        for number in 0..12 {
+            imap.append("INBOX", &message(&number.to_string(), "x"), &["\\Seen"]);
+        }
+        let home = synced(&server, "set delete=yes sleep_time=0\n");
+        let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
+        waiter.wait_for("Home: connected by", SHORT);
+        let terminal = Terminal::start(&home, &[client, "-n", "-F", ".muttrc"]);
+        terminal.wait_for("=Home/INBOX", SHORT);
+        home.wait_idle();
+        for _ in 0..3 {
+            terminal.keys(&["F"]);
+            press(&terminal, "F5", "Home: INBOX 1 flag");
+        }
+        terminal.keys(&["D"]);
+        terminal.wait_for("elete messages matching", SHORT);
+        terminal.keys(&["~A", "Enter"]);
+        press(&terminal, "F5", "Home: INBOX 12 gone, Trash 12 pushed");
+        terminal.keys(&["x"]);
+        terminal.wait_end(SHORT);
+    }
+}
+
 /// A sync that takes long goes on by itself; the next key says what came of it.
 #[test]
 fn a_long_sync_holds_up_no_key() {
