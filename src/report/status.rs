@@ -430,23 +430,25 @@ fn in_sync(status: &AccountStatus) -> String {
     if status.known_mailboxes == 0 {
         return "no mailboxes here yet".into();
     }
+    let synced = status.last.as_ref().and_then(LastRun::last_synced);
     let count = |is: fn(&Pending) -> bool| status.mailboxes.iter().filter(|each| is(each)).count();
+    // Nothing is known of them before the first run.
+    let unknown = if synced.is_none() { 0 } else { count(|each| each.unknown.is_some()) };
     let held: BTreeSet<&str> = status.held.iter().map(|each| &*each.name).collect();
     let refused: BTreeSet<&str> = status.refused.iter().map(|each| &*each.name).collect();
     let mut differ = [
         (count(|each| each.push.is_some()), "to push"),
         (count(|each| each.pull.is_some()), "to pull"),
-        (count(|each| each.unknown.is_some()), "not comparable"),
+        (unknown, "not comparable"),
         (held.len(), "held"),
         (refused.len(), "with refused mail"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0);
     let Some((count, what)) = differ.next() else {
-        return match status.last.as_ref().and_then(LastRun::last_synced) {
+        return match synced {
             _ if status.in_sync => format!("in sync ({all})"),
             Some(_) => format!("nothing to push ({all})"),
-            // Nothing is known of them before the first run.
             None => all,
         };
     };
