@@ -135,8 +135,7 @@ impl<'a> App<'a> {
         let version = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
         let file = mbsyncrc::file_of(named, &env, version)?;
         let mut config = mbsyncrc::read(&file, &env, version.unwrap_or_default())?;
-        let words = words(cli);
-        config.order_channels(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        config.order_channels(&as_words(&cli.names));
         let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
         let config_files = std::iter::once(file).chain(settings_file).collect();
         Ok(App { cli, env, config, settings, base, config_files })
@@ -162,18 +161,24 @@ impl<'a> App<'a> {
     }
 
     /// What the names on the command line select; without one, the account that
-    /// the environment names, else the only one.
+    /// the environment names, else the only one. In the environment an account comes
+    /// before a group or channel of its name, of which mbsync knows nothing there.
     fn selection(&self) -> Result<Selection, Error> {
         if self.cli.all {
             return Ok(self.config.select_all());
         }
-        let words = words(self.cli);
-        let words: Vec<&str> = match (&words[..], &self.config.accounts[..]) {
-            ([], [only]) => vec![&only.name],
-            ([], several) => return Err(which_account(several)),
-            (words, _) => words.iter().map(String::as_str).collect(),
-        };
-        self.config.select(&words)
+        if !self.cli.names.is_empty() {
+            return self.config.select(&as_words(&self.cli.names));
+        }
+        let accounts = &self.config.accounts;
+        match (account_in_environment(), &accounts[..]) {
+            (Some(name), _) => match accounts.iter().position(|account| account.name == name) {
+                Some(index) => Ok(vec![(index, BTreeSet::from([Target::Account]))]),
+                None => self.config.select(&[&name]),
+            },
+            (None, [_]) => Ok(self.config.select_all()),
+            (None, several) => Err(which_account(several)),
+        }
     }
 
     fn print(&self, line: &str) {
@@ -190,12 +195,12 @@ impl<'a> App<'a> {
     }
 }
 
-/// The names on the command line, else the one in the environment.
-fn words(cli: &Cli) -> Vec<String> {
-    if !cli.names.is_empty() {
-        return cli.names.clone();
-    }
-    std::env::var("MUTT_SYNC_ACCOUNT").ok().filter(|name| !name.is_empty()).into_iter().collect()
+fn as_words(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+fn account_in_environment() -> Option<String> {
+    std::env::var("MUTT_SYNC_ACCOUNT").ok().filter(|name| !name.is_empty())
 }
 
 fn which_account(accounts: &[Account]) -> Error {

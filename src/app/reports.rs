@@ -48,7 +48,7 @@ impl App<'_> {
     fn named(&self) -> Result<Selection, Error> {
         match &self.cli.names[..] {
             [] => Ok(self.config.select_all()),
-            names => self.config.select(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+            names => self.config.select(&super::as_words(names)),
         }
     }
 

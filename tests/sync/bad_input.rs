@@ -160,6 +160,12 @@ fn the_environment_may_name_the_account() {
     assert_eq!(mbsync.runs_of("Work").len(), 1);
     home.mutt_sync(&["-a"]).ok();
     assert_eq!((mbsync.runs_of("Home").len(), mbsync.runs_of("Work").len()), (1, 2));
+    // It is the account, though a channel has its name.
+    let more = "\nChannel Work-more\nFar :Work-far:more\nNear :Work-near:more\nSync All\n";
+    home.write(".mbsyncrc", &(home.read(".mbsyncrc") + more));
+    let asked = |args: &[&str]| home.mutt_sync(args).stdout;
+    assert!(asked(&["-n"]).contains("asked for: the whole account"), "{}", asked(&["-n"]));
+    assert!(asked(&["-n", "Work"]).contains("asked for: Work\n"), "{}", asked(&["-n", "Work"]));
 }
 
 #[test]
