@@ -14,11 +14,12 @@ use crate::os::signals::Shutdown;
 use crate::os::terminal;
 use crate::state::backoff::Backoff;
 use crate::state::last_run::LastRun;
+use crate::state::requests::Marks;
 use crate::state::state_failure;
 use crate::sync::account::{AccountBackend, RunOptions, RunReport};
 use crate::sync::context::AccountContext;
 use crate::sync::held::{self, HeldAnswer};
-use crate::sync::refused::{self, RetryRefused};
+use crate::sync::refused;
 use crate::sync::scheduler::{self, By, RequestOutcome, Urgency};
 use crate::sync::summary::{NOTHING_TO_DO, summary_line};
 use crate::text::short;
@@ -59,13 +60,12 @@ impl App<'_> {
             },
             // Such a request is held up for seconds at most.
             block: self.cli.block || urgent || person,
-            full: self.cli.full,
-            person,
-        };
-        let retry = match (self.cli.retry, person || self.cli.force) {
-            (true, _) => RetryRefused::PassedOver,
-            (false, true) => RetryRefused::All,
-            (false, false) => RetryRefused::Due,
+            marks: Marks {
+                full: self.cli.full,
+                passed_over: self.cli.retry,
+                person,
+                ..Marks::default()
+            },
         };
         let by_person = person || self.cli.retry || answer.is_some();
         let one = |account: usize, wants: &BTreeSet<Target>| {
@@ -80,7 +80,6 @@ impl App<'_> {
             if self.cli.force {
                 Self::note_asked(backend.dir());
             }
-            backend.retry_refused(retry);
             let outcome = scheduler::foreground(&mut backend, wants, request);
             let exit = self.report(context, &backend, &outcome, runs, &shutdown);
             exit.max(Self::say_refused(context, wants, by_person, exit))

@@ -12,10 +12,8 @@
 //! Making one is a single open(2): if the file exists already, the holder has
 //! yet to move it, and the run starts after that.
 //!
-//! The file `urgent` beside them means: do not throttle (`--force`). Three more files in
-//! the directory, which move with the requests, say how: `=foreground`, a command
-//! waits for the answer; `=person`, a person does; `=full`, mbsync is to run whatever
-//! differs (`--full`).
+//! The file `urgent` beside them means: do not throttle (`--force`). More files in the
+//! directory, which move with the requests, say how they are to be served: see [`Marks`].
 //!
 //! Does not depend on: locks, mbsync, when a run is allowed.
 
@@ -116,19 +114,28 @@ pub struct Marks {
     pub person: bool,
     /// `--full`: by a run of mbsync, whatever differs.
     pub full: bool,
+    /// `--retry`: what mbsync has passed over is tried again.
+    pub passed_over: bool,
+    /// Made by one of the user's commands after a run.
+    pub echo: bool,
 }
 
-/// The files of the marks that move with the requests. No target's file has such a name.
+impl Marks {
+    /// Those that move with the requests.
+    fn moving(self) -> [bool; 5] {
+        [self.foreground, self.person, self.full, self.passed_over, self.echo]
+    }
+}
+
+/// Their files, in the same order. No target's file has such a name.
+const MARKS: [&str; 5] = [FOREGROUND, "=person", "=full", "=passed-over", "=echo"];
 const FOREGROUND: &str = "=foreground";
-const PERSON: &str = "=person";
-const FULL: &str = "=full";
-const MARKS: [&str; 3] = [FOREGROUND, PERSON, FULL];
 
 /// Makes requests. Each must be fresh when this returns.
 pub fn submit(dir: &StateDir, targets: &BTreeSet<Target>, marks: Marks) -> io::Result<()> {
     let want = dir.file("want");
-    let marked = [(FOREGROUND, marks.foreground), (PERSON, marks.person), (FULL, marks.full)];
-    let marks_of = || marked.iter().filter(|(_, set)| *set).map(|(name, _)| want.join(name));
+    let marked = MARKS.into_iter().zip(marks.moving()).filter(|(_, set)| *set);
+    let marks_of = || marked.clone().map(|(name, _)| want.join(name));
     // Before the requests, so that none is claimed without its mark; and after them, for one
     // that was claimed meanwhile, and served, with nothing but what stood there before.
     for mark in marks_of() {
@@ -163,8 +170,8 @@ pub fn any_unclaimed(dir: &StateDir, targets: &BTreeSet<Target>) -> bool {
 #[must_use]
 pub fn claimed_marks(dir: &StateDir) -> Marks {
     let set = |name: &str| ["want", "run"].iter().any(|part| dir.file(part).join(name).exists());
-    let [foreground, person, full] = MARKS.map(set);
-    Marks { urgent: false, foreground, person, full }
+    let [foreground, person, full, passed_over, echo] = MARKS.map(set);
+    Marks { urgent: false, foreground, person, full, passed_over, echo }
 }
 
 /// Takes the marks away with the requests that are served.
@@ -511,6 +518,30 @@ mod tests {
         served(&dir, &Target::Account).unwrap();
         assert_eq!(request_state(&dir, &targets), RequestState::Served);
         assert_eq!(next_due(&dir, POLICY, at(0)), None);
+    }
+
+    #[test]
+    fn g2_g5_marks_move_with_the_requests_and_go_with_them() {
+        let (_base, dir) = dir();
+        let targets = BTreeSet::from([Target::Account]);
+        let marks = Marks {
+            urgent: false,
+            foreground: true,
+            person: true,
+            full: true,
+            passed_over: true,
+            echo: true,
+        };
+        submit(&dir, &targets, marks).unwrap();
+        for _ in 0..2 {
+            let claimed = claim(&dir, POLICY, at(0)).unwrap();
+            assert_eq!(claimed_marks(&dir), marks);
+            unclaim(&dir, &claimed, false);
+            assert!(MARKS.iter().all(|mark| dir.file("want").join(mark).exists()));
+        }
+        let _ = claim(&dir, POLICY, at(0)).unwrap();
+        served_marks(&dir);
+        assert_eq!(claimed_marks(&dir), Marks::default());
     }
 
     #[test]

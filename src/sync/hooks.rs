@@ -2,8 +2,8 @@
 //!
 //! A command may itself call mutt-sync, and with a waiter the run that it asks
 //! for is another process's. So that this never becomes a chain, a request made
-//! from inside a command leaves a mark, and a run that finds the mark and
-//! changes nothing is followed by nothing.
+//! from inside a command is marked, and a run that serves it and changes nothing
+//! is followed by nothing.
 //!
 //! Does not depend on: why the run was made, servers.
 
@@ -16,7 +16,6 @@ use super::detached;
 use crate::headers;
 use crate::model::Mailbox;
 use crate::os::child::{Child, Scope};
-use crate::os::file;
 use crate::os::signals::Shutdown;
 use crate::os::wait::{Woken, after};
 use crate::settings::Settings;
@@ -37,22 +36,11 @@ const INSIDE: &str = "MUTT_SYNC_HOOK";
 /// Most bytes of mailbox names that they are given: the kernel takes no variable of
 /// 128 KiB, and nothing at all if the environment is too large.
 const MOST_NAMES: usize = 32 * 1024;
-/// The mark of a request that such a mutt-sync made.
-const ECHO: &str = "echo";
 
-/// Leaves the mark, if this process was called by one of the user's commands.
-/// Before the request itself: who sees that sees the mark too.
-pub fn mark_echo(dir: &StateDir) {
-    if std::env::var_os(INSIDE).is_some() {
-        // Lost, the commands run once more.
-        let _ = file::write(&dir.file(ECHO), b"");
-    }
-}
-
-/// Takes the mark away, for the run that serves what it was left with.
+/// Whether this process was called by one of the user's commands.
 #[must_use]
-pub fn take_echo(dir: &StateDir) -> bool {
-    std::fs::remove_file(dir.file(ECHO)).is_ok()
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
 }
 
 /// What the user's commands learn about a run, in their environment.
@@ -267,16 +255,5 @@ mod tests {
         let many = vec!["x".repeat(200); 1000];
         let lines = lines_of(&many);
         assert!(lines.len() < MOST_NAMES && lines.lines().all(|line| line.len() == 200));
-    }
-
-    #[test]
-    fn g5_the_mark_of_an_echo_is_taken_once() {
-        let base = tempfile::tempdir().unwrap();
-        let dir = StateDir::open(base.path(), "Home").unwrap();
-        mark_echo(&dir);
-        assert!(!take_echo(&dir), "this process is no command of a user's");
-        std::fs::write(dir.file(ECHO), "").unwrap();
-        assert!(take_echo(&dir));
-        assert!(!take_echo(&dir));
     }
 }

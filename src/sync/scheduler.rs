@@ -147,16 +147,14 @@ pub struct RequestOptions {
     pub urgency: Urgency,
     /// `--block`: stay until served.
     pub block: bool,
-    /// `--full`: by a run of mbsync, whatever differs.
-    pub full: bool,
-    /// A person waits for it.
-    pub person: bool,
+    /// How it is to be served, but for what is said here.
+    pub marks: Marks,
 }
 
 impl RequestOptions {
     fn marks(self) -> Marks {
-        let RequestOptions { urgency, full, person, .. } = self;
-        Marks { urgent: urgency == Urgency::Urgent, foreground: true, person, full }
+        let urgent = self.urgency == Urgency::Urgent;
+        Marks { urgent, foreground: true, ..self.marks }
     }
 }
 

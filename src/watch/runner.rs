@@ -650,7 +650,9 @@ mod tests {
         }
     }
 
-    const URGENT: Marks = Marks { urgent: true, foreground: false, person: false, full: false };
+    fn urgent() -> Marks {
+        Marks { urgent: true, ..Marks::default() }
+    }
 
     fn whole() -> BTreeSet<Target> {
         BTreeSet::from([Target::Account])
@@ -690,7 +692,7 @@ mod tests {
         assert_eq!(runner.next_due(false, true, s(10)), s(10) + QUIET);
         let plan = runner.plan(vec![], vec![], true, s(11)).unwrap();
         assert!(plan.requested && plan.dirty.is_empty());
-        for at_once in [URGENT, Marks { foreground: true, ..Marks::default() }] {
+        for at_once in [urgent(), Marks { foreground: true, ..Marks::default() }] {
             requests::submit(runner.dir(), &whole(), at_once).unwrap();
             assert!(runner.plan(vec![], vec![], true, s(10)).is_some(), "{at_once:?}");
             let _ = runner.dir().remove("urgent");
@@ -707,7 +709,7 @@ mod tests {
         let mut judged = 0;
         for tenth in 0..200 {
             let at = s(100) + Duration::from_millis(tenth * 100);
-            requests::submit(runner.dir(), &whole(), URGENT).unwrap();
+            requests::submit(runner.dir(), &whole(), urgent()).unwrap();
             if runner.plan(vec![], vec![], true, at).is_some() {
                 assert_eq!(runner.start(at), Start::Ready);
                 let claim = runner.claim(at);

@@ -59,15 +59,16 @@ const LOOKED_AT: [&str; 13] = [
     ".local/state/mutt-sync/Home/run",
 ];
 /// In the account's state, beside [`rig::STATE_FILES`].
-pub const MORE_STATE: [&str; 10] = [
+pub const MORE_STATE: [&str; 11] = [
     "trigger",
     "urgent",
-    "echo",
     "hook.lock",
     "want/Home:INBOX",
     "want/=person",
     "want/=full",
     "want/=foreground",
+    "want/=passed-over",
+    "want/=echo",
     "run/Home:INBOX",
     "run/=full",
 ];

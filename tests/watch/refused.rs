@@ -71,6 +71,16 @@ fn g13_wait_ends_well_after_a_refusal_and_the_next_one_waits() {
 /// isync 1.4 says nothing of it, and 1.5 not what it is: the scan of the server tells.
 #[test]
 fn g13_a_text_that_the_server_did_not_send_is_found_and_can_be_pulled() {
+    not_sent_and_pulled(false);
+}
+
+#[test]
+fn g13_a_waiter_tries_again_what_was_passed_over_when_it_is_asked() {
+    not_sent_and_pulled(true);
+}
+
+/// `by_waiter`: the one that serves `--retry`.
+fn not_sent_and_pulled(by_waiter: bool) {
     let server = Server::start();
     let refuser = Refuser::before(server.port());
     let home = Home::with(vec![Account::on(&server, "Home").port(refuser.port())]);
@@ -92,8 +102,11 @@ fn g13_a_text_that_the_server_did_not_send_is_found_and_can_be_pulled() {
     }
     let status = home.mutt_sync(&["--status", "Home"]).ok().stdout;
     assert!(status.contains("Home:INBOX: 1 message not pulled"), "{status}");
+    let waiter = by_waiter.then(|| Waiter::settled(&home, &mbsync));
     let out = home.mutt_sync(&["--retry", "Home:INBOX"]).ok();
     assert!(out.stdout.contains("INBOX 1 new"), "{out:?}");
+    assert_eq!(out.stdout.contains("another mutt-sync"), by_waiter, "{out:?}");
+    drop(waiter);
     let status = home.mutt_sync(&["--status", "Home"]).ok().stdout;
     assert!(!status.contains("not pulled"), "{status}");
 }

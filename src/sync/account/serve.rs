@@ -43,7 +43,6 @@ pub struct Claim {
     pub marks: Marks,
     /// Which refused mailboxes are tried again.
     pub retry: RetryRefused,
-    is_echo: bool,
     unreadable: Option<io::Error>,
     before: LastRun,
     trigger: Option<(i64, i64)>,
@@ -102,7 +101,6 @@ impl AccountBackend<'_> {
             Err(error) => (requests::Claimed::new(), Some(error)),
         };
         let marks = requests::claimed_marks(&self.dir);
-        let is_echo = hooks::take_echo(&self.dir);
         claimed.extend(std::mem::take(&mut self.unwritten).into_iter().map(|target| (target, 0)));
         if trigger.is_some() && trigger != before.trigger {
             claimed.entry(Target::Account).or_default();
@@ -111,15 +109,15 @@ impl AccountBackend<'_> {
         let due =
             claimed.contains_key(&Target::Account) && before.full_is_due(full_every, every, began);
         let retry = match std::mem::take(&mut self.retry) {
+            _ if marks.passed_over => RetryRefused::PassedOver,
             RetryRefused::Due if urgent || marks.person => RetryRefused::All,
             retry => retry,
         };
-        let full = marks.full || due || retry == RetryRefused::PassedOver;
+        let full = marks.full || due || marks.passed_over;
         Claim {
             claimed,
             marks: Marks { urgent, full, ..marks },
             retry,
-            is_echo,
             unreadable,
             before,
             trigger,
@@ -369,7 +367,7 @@ impl AccountBackend<'_> {
         self.leave_pending(&mut ended, &unready, why);
         hooks::refresh(&changes, &scope);
         self.hook_env =
-            HookEnv::of(self.context.settings, &changes, &scope, claim.began, claim.is_echo);
+            HookEnv::of(self.context.settings, &changes, &scope, claim.began, claim.marks.echo);
         let run = LastRun {
             started: millis(claim.began),
             took: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
