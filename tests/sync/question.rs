@@ -577,7 +577,11 @@ fn g2_a_command_killed_at_any_moment_of_its_question_leaves_nothing_and_loses_no
         if pending.is_empty() && !there {
             assert_eq!(it.mbsync.runs().iter().filter(|run| run.alive()).count(), 0);
         }
-        assert_eq!(it.sync().is_empty(), there, "round {round}: {pending:?}");
+        let runs = it.sync();
+        // A run that was cut short may have pulled it, and not noted so yet.
+        if !there || pending.is_empty() {
+            assert_eq!(runs.is_empty(), there, "round {round}: {pending:?}");
+        }
         assert_eq!(it.home.requests("Home"), [""; 0]);
         assert_eq!(it.home.maildir("Home", "INBOX").len(), round + 2);
     }
