@@ -286,6 +286,7 @@ impl<'a> SettingsText<'a> {
     /// The table with the names of today, if all its keys may stand here.
     fn check_keys(&self, table: DeTable<'a>, here: Place) -> Result<DeTable<'a>, Error> {
         let mut checked = DeTable::new();
+        let mut seen: BTreeMap<&str, (usize, String)> = BTreeMap::new();
         for (written, value) in table {
             let (at, name) = (written.span(), written.into_inner());
             let is = |key: &&Key| key.name == name || key.aliases.contains(&&*name);
@@ -301,6 +302,12 @@ impl<'a> SettingsText<'a> {
                     _ => ("holds for all accounts", "move it above the first table"),
                 };
                 return Err(self.error(Some(at), format!("`{name}` {holds}")).with_hint(hint));
+            }
+            if let Some((other, twin)) = seen.insert(key.name, (at.start, name.to_string())) {
+                // Of the later one.
+                let at = if other > at.start { other..other } else { at };
+                let twice = format!("`{twin}` and `{name}` are names of one setting");
+                return Err(self.error(Some(at), twice).with_hint("remove one of them"));
             }
             checked.insert(Spanned::new(at, key.name.into()), value);
         }
@@ -490,6 +497,14 @@ mod tests {
             (
                 "[account.a]\nboxes = \"INBOX\"",
                 "config.toml:2: `boxes` takes a list of patterns: [\"INBOX\"",
+            ),
+            (
+                "every = \"5m\"\ntimeout = \"1h\"",
+                "config.toml:2: `every` and `timeout` are names of one setting; remove one of them",
+            ),
+            (
+                "[account.a]\ntimeout = \"1h\"\nevery = \"5m\"",
+                "config.toml:3: `every` and `timeout` are names of one setting; remove one of them",
             ),
             ("timeout = \"1M\"", "`every` takes a duration such as \"15m\": `M` is a month"),
             ("every = \"1s\"\n[account.a]\nburst = 0", "config.toml:3: `burst` takes"),
