@@ -103,6 +103,13 @@ fn a_first_configuration_is_printed_where_there_is_none_and_nothing_is_written()
 #[test]
 fn no_option_is_ignored() {
     let (home, mbsync) = home();
+    for (args, given) in [(["-n", "--wait"], "--wait"), (["--check", "-n"], "--check")] {
+        let output = home.mutt_sync(&[&args[..], &["Home"]].concat()).expect_code(2);
+        let first = output.stderr.lines().next().unwrap_or_default();
+        assert!(first.contains("cannot be used with '--"), "{output}");
+        assert!(first.contains("'--dry-run'") && first.contains(given), "{output}");
+        assert_eq!(output.stderr.matches("--").count(), 3, "{output}");
+    }
     for args in [
         &["--json", "Home"][..],
         &["--json", "--status-line"],
