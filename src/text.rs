@@ -1,5 +1,5 @@
-//! Text for people: durations, numbers with their noun, similar words, and what may
-//! be printed.
+//! Text for people: durations, numbers with their noun, similar words, words to type,
+//! and what may be printed.
 //!
 //! Does not depend on: anything else in this crate.
 
@@ -55,6 +55,38 @@ pub fn sanitize(line: &str) -> String {
     line.replace(|c| !is_printable(c) && c != '\t', "?")
 }
 
+/// A word as it is typed in a shell, quoted if need be. What may not be shown is in
+/// octal (`$'\033'`, which dash does not know), for the name with a `?` is another one.
+#[must_use]
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    // `=ls` is a path in zsh.
+    if word.chars().all(is_plain) && !word.is_empty() && !word.starts_with('=') {
+        return word.to_owned();
+    }
+    if word.chars().all(is_printable) {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let mut quoted = "$'".to_owned();
+    for c in word.chars() {
+        if is_printable(c) && !['\'', '\\'].contains(&c) {
+            quoted.push(c);
+        } else {
+            let mut buffer = [0; 4];
+            let bytes = c.encode_utf8(&mut buffer).bytes();
+            quoted.extend(bytes.map(|byte| format!("\\{byte:03o}")));
+        }
+    }
+    quoted + "'"
+}
+
+/// The same for a name that is not to be taken for an option.
+#[must_use]
+pub fn shell_operand(name: &str) -> String {
+    let end_of_options = if name.starts_with('-') { "-- " } else { "" };
+    end_of_options.to_owned() + &shell_word(name)
+}
+
 /// A server's words made fit for a terminal and a log, at most 200 characters of
 /// them. What may not be shown is left out, so that a secret in them is found
 /// whatever stands between its letters.
@@ -103,6 +135,36 @@ mod tests {
         let of = |seconds| short(Duration::from_secs(seconds));
         assert_eq!([of(0), of(9), of(119), of(120)], ["<0.1 s", "9.0 s", "119 s", "2 min"]);
         assert_eq!([of(7200), of(172_799), of(172_800)], ["2 h", "48 h", "2 days"]);
+    }
+
+    #[test]
+    fn g10_the_shell_reads_back_what_is_to_be_typed() {
+        for plain in ["home", "home:Lists", "me@x.org:a/b,c", "Entwürfe"] {
+            assert_eq!((shell_word(plain), shell_operand(plain)), (plain.into(), plain.into()));
+        }
+        assert_eq!(shell_word("gmail:[Gmail]/Sent Mail"), "'gmail:[Gmail]/Sent Mail'");
+        assert_eq!(shell_word("a\u{200b}\x1b'"), r"$'a\342\200\213\033\047'");
+        assert_eq!(shell_operand("-n"), "-- -n");
+        let words = [
+            "",
+            "it's",
+            "`id`;$(id)",
+            "\\",
+            "a\\'\\",
+            "~",
+            "*",
+            "=ls",
+            "#",
+            "!!",
+            "\t\u{2066}\\n'\n.",
+        ];
+        for word in words {
+            let shown = shell_word(word);
+            assert_eq!(sanitize(&shown), shown, "{word:?}");
+            let script = format!("printf %s {shown}");
+            let shell = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&shell.stdout), word, "{shown}");
+        }
     }
 
     #[test]

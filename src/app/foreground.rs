@@ -22,7 +22,7 @@ use crate::sync::held::{self, HeldAnswer};
 use crate::sync::refused;
 use crate::sync::scheduler::{self, By, RequestOutcome, Urgency};
 use crate::sync::summary::{NOTHING_TO_DO, summary_line};
-use crate::text::short;
+use crate::text::{shell_operand, short};
 
 impl App<'_> {
     /// Serves the requests, or sees them served. `judge`: what decides for an account.
@@ -187,7 +187,7 @@ impl App<'_> {
                     } else {
                         "the next mutt-sync retries".to_owned()
                     };
-                    format!("{when} (now: mutt-sync -f {name})")
+                    format!("{when} (now: mutt-sync -f {})", shell_operand(name))
                 });
                 let error = Error::new(exit, format!("{name}: {}", report.ended.text));
                 self.warn(&error.with_hint_of(next));

@@ -6,6 +6,7 @@
 use super::transport::TransportError;
 use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus};
 use crate::model::{Server, TlsMode};
+use crate::text::shell_word;
 use std::time::Duration;
 
 /// A step's time where the file sets none (`Timeout 0`): mbsync would wait for ever.
@@ -88,10 +89,12 @@ pub fn certificate_refused(problem: CertificateProblem, server: &Server) -> Erro
 #[must_use]
 pub fn keep_certificate(server: &Server, file: &str) -> String {
     let command = match (server.tls, &server.host) {
-        (TlsMode::Imaps, Some(host)) if server.port == 993 => format!("mbsync-get-cert {host}"),
+        (TlsMode::Imaps, Some(host)) if server.port == 993 => {
+            format!("mbsync-get-cert {}", shell_word(host))
+        }
         (tls, _) => {
             let starttls = if tls == TlsMode::StartTls { " -starttls imap" } else { "" };
-            let place = place(server);
+            let place = shell_word(&place(server));
             format!("openssl s_client -connect {place}{starttls} </dev/null | openssl x509")
         }
     };

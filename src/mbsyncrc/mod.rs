@@ -27,6 +27,7 @@ use crate::error::Error;
 pub use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Channel};
 use crate::os::file;
+use crate::text::shell_word;
 use std::hash::Hasher as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,16 @@ impl Env {
             Ok(rest) if rest.as_os_str().is_empty() => "~".into(),
             Ok(rest) if self.home.parent().is_some() => format!("~/{}", rest.display()),
             _ => path.display().to_string(),
+        }
+    }
+
+    /// A path as a word for the shell, with `~` if nothing has to be quoted.
+    #[must_use]
+    pub fn for_shell(&self, path: &Path) -> String {
+        let shown = self.tilde(path);
+        match shown.strip_prefix("~/") {
+            Some(rest) if shell_word(rest) == rest => shown,
+            _ => shell_word(&path.display().to_string()),
         }
     }
 
@@ -286,4 +297,18 @@ pub fn read(path: &Path, env: &Env, version: IsyncVersion) -> Result<Config, Err
         ));
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_words_for_the_shell() {
+        let env = Env::new("/home/u", "/");
+        assert_eq!(env.for_shell(Path::new("/home/u/Mail/a")), "~/Mail/a");
+        assert_eq!(env.for_shell(Path::new("/home/u/it's")), r"'/home/u/it'\''s'");
+        assert_eq!(env.for_shell(Path::new("/a b")), "'/a b'");
+        assert_eq!(env.for_shell(Path::new("/a")), "/a");
+    }
 }

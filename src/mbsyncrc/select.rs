@@ -11,7 +11,7 @@ use super::{ChannelGroup, Config};
 use crate::error::Error;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Channel, Mailbox, StoreKind, Target};
-use crate::text::suggest;
+use crate::text::{shell_operand, suggest};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most bytes of names in one word. Linux takes no argument of 128 KiB (execve(2)).
@@ -452,7 +452,8 @@ fn excluded(word: &str, channels: &[(usize, &Channel)], name: &str) -> Option<Er
         channels.iter().find(|(_, channel)| channel.existing(name, true).is_some())?;
     let asked = word.split_once(':').map_or(word, |(asked, _)| asked);
     let error = Error::usage(format!("the Patterns of `{asked}` exclude the mailbox `{name}`"));
-    Some(error.with_hint(format!("name the channel: {}:{name}", channel.name)))
+    let word = shell_operand(&format!("{}:{name}", channel.name));
+    Some(error.with_hint(format!("name the channel: {word}")))
 }
 
 fn add(targets: &mut Targets, index: usize, target: Target) {

@@ -24,7 +24,7 @@ use crate::settings::Settings;
 use crate::state::backoff::seconds;
 use crate::state::held::{FILE, HeldKind, HeldMailbox, HeldState, MaildirPlace};
 use crate::state::{StateDir, clean};
-use crate::text::counted;
+use crate::text::{counted, shell_operand};
 use crate::verdict::Rules;
 use crate::verdict::gone::KnownGone;
 use crate::verdict::maildir;
@@ -399,7 +399,7 @@ impl HeldReport {
     /// What to do about it.
     #[must_use]
     pub fn fix(&self) -> String {
-        let name = &self.name;
+        let name = shell_operand(&self.name);
         match self.what {
             HeldKind::GoneHere | HeldKind::GoneThere => {
                 format!("mutt-sync --allow-deletions {name} deletes them; otherwise restore them")

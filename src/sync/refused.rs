@@ -23,7 +23,7 @@ use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Target};
 use crate::state::refused::{RefusedItem, RefusedKind, RefusedMailbox, RefusedState, UNNAMED};
 use crate::state::{StateDir, clean, state_failure};
-use crate::text::{counted, sanitize};
+use crate::text::{counted, sanitize, shell_operand};
 use crate::verdict::maildir::{self, Numbered};
 use crate::verdict::record::{self, Record, RecordState};
 use crate::verdict::server::CleanServer;
@@ -576,14 +576,16 @@ impl RefusedReport {
         let ago = self.since.and_then(|since| ago(since, now));
         let since = ago.map_or(String::new(), |ago| format!(", for {ago}"));
         let text = self.text.as_deref().unwrap_or("mbsync has passed it over");
-        format!("{}: {}{since}: {text}", self.name, in_words(self.what, self.count))
+        format!("{}: {}{since}: {text}", self.name, counted_refusals(self.what, self.count))
     }
 
     /// What to do about it.
     #[must_use]
     pub fn fix(&self) -> String {
-        let (name, text) =
-            (&self.name, self.text.as_deref().unwrap_or_default().to_ascii_lowercase());
+        let (name, text) = (
+            shell_operand(&self.name),
+            self.text.as_deref().unwrap_or_default().to_ascii_lowercase(),
+        );
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
         let again = format!("mutt-sync --retry {name}");
         match self.what {
@@ -859,11 +861,11 @@ fn item_line(account: &str, key: &str, item: &RefusedItem) -> String {
         None => account.to_owned(),
     };
     let text = if item.is_by_record() { "mbsync has passed it over" } else { &item.text };
-    sanitize(&format!("{place}: {}: {text}", in_words(item.what, 1)))
+    sanitize(&format!("{place}: {}: {text}", counted_refusals(item.what, 1)))
 }
 
 /// What was refused, and how often.
-fn in_words(what: RefusedKind, count: usize) -> String {
+fn counted_refusals(what: RefusedKind, count: usize) -> String {
     match what {
         RefusedKind::Push => format!("{} not pushed", counted(count, "message")),
         RefusedKind::Pull => format!("{} not pulled", counted(count, "message")),

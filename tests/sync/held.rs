@@ -188,6 +188,23 @@ fn g14_all_of_a_mailbox_removed_here_is_held_and_one_command_goes_ahead() {
 }
 
 #[test]
+fn g14_the_fix_is_typed_as_it_is_printed() {
+    let name = "a [b] `touch x`;c";
+    let mut mail = Mail::with(&[(name, 200)]);
+    std::os::unix::fs::symlink(rig::mutt_sync(), mail.home.path("bin/mutt-sync")).unwrap();
+    empty(&mail.maildir(name));
+    let out = mail.sync(&["Home"]).expect_code(1);
+    let fix = out.stderr.split_once("fix: ").expect("a fix").1;
+    let fix = fix.split_once(" deletes them").expect("a command").0;
+    assert_eq!(fix, format!("mutt-sync --allow-deletions 'Home:{name}'"));
+    assert!(mail.status().contains(fix), "{}", mail.status());
+    mail.home.age();
+    run(mail.home.command("/bin/sh").arg("-c").arg(fix), Duration::from_secs(60)).ok();
+    assert_eq!(mail.there(name), 0);
+    assert!(!mail.home.path("x").exists());
+}
+
+#[test]
 fn g14_most_of_a_mailbox_removed_there_is_held() {
     let mut mail = Mail::with(&[("Archive", 200), ("INBOX", 5)]);
     mail.delete_there("Archive", "1:180");

@@ -10,7 +10,7 @@ use std::time::Instant;
 use native_tls::TlsConnector;
 
 use super::certificate::Certificate;
-use super::{CheckContext, Checklist, Step, for_shell, some};
+use super::{CheckContext, Checklist, Step, some};
 use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus};
 use crate::imap::Capabilities;
 use crate::imap::connect::{
@@ -21,6 +21,7 @@ use crate::imap::greeting::Greeting;
 use crate::imap::login::ask_capabilities;
 use crate::imap::transport::{Limits, Transport};
 use crate::model::{Server, TlsMode};
+use crate::text::shell_word;
 
 /// Days of a certificate's life at which its end is worth a word.
 const SOON: i32 = 14;
@@ -78,7 +79,10 @@ pub fn directly(
                 "name",
                 ExitStatus::Offline,
                 format!("{host}: {error}"),
-                format!("check that the network is up (getent hosts {host}), and the spelling of Host in {section}"),
+                format!(
+                    "check that the network is up (getent hosts {}), and the spelling of Host in {section}",
+                    shell_word(host)
+                ),
             ));
             return None;
         }
@@ -206,10 +210,8 @@ fn refused(
             failure.hint.unwrap_or_default()
         }
         CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
-            let file = for_shell(
-                context.asked.env,
-                &context.asked.env.home.join(format!("{}.pem", context.account.name)),
-            );
+            let env = context.asked.env;
+            let file = env.for_shell(&env.home.join(format!("{}.pem", context.account.name)));
             format!("{} in {section}", keep_certificate(server, &file))
         }
     };

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::permissions::{lack, make_ours, writable};
-use super::{CheckContext, Checklist, Step, for_shell, some};
+use super::{CheckContext, Checklist, Step, some};
 use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::Mailbox;
@@ -46,7 +46,7 @@ fn disks(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checkli
                 "disk",
                 ExitStatus::Mailbox,
                 format!("no {what} left on the disk of {}", context.tilde(dir)),
-                format!("free some (see {by} {})", for_shell(context.asked.env, dir)),
+                format!("free some (see {by} {})", context.asked.env.for_shell(dir)),
             ));
         }
     }
@@ -98,7 +98,7 @@ fn existing_above(path: &Path) -> Option<&Path> {
 
 fn maildirs(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
     const WHAT: &str = "Maildirs";
-    let shell = |path: &Path| for_shell(context.asked.env, path);
+    let shell = |path: &Path| context.asked.env.for_shell(path);
     let mut faults: Vec<Step> = Vec::new();
     let fault = |found: String, fix: String| Step::bad(WHAT, ExitStatus::Mailbox, found, fix);
     let mut roots: Vec<PathBuf> = Vec::new();
@@ -194,7 +194,7 @@ fn limited(report: &mut Checklist, faults: Vec<Step>) {
 
 fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Checklist) {
     const WHAT: &str = "records";
-    let shell = |path: &Path| for_shell(context.asked.env, path);
+    let shell = |path: &Path| context.asked.env.for_shell(path);
     let (mut known, mut never, mut unfinished) = (0, 0, Vec::new());
     let mut faults: Vec<Step> = Vec::new();
     let fault = |found: String, fix: String| Step::bad(WHAT, ExitStatus::Mailbox, found, fix);
@@ -269,7 +269,7 @@ fn records(context: &CheckContext<'_>, mailboxes: &[Mailbox], report: &mut Check
 /// A record that is lost cannot be made again: mbsync would take every message
 /// for new on both sides. So the Maildir goes with it.
 fn pull_anew(context: &CheckContext<'_>, mailbox: &Mailbox, file: &Path) -> String {
-    let shell = |path: &Path| for_shell(context.asked.env, path);
+    let shell = |path: &Path| context.asked.env.for_shell(path);
     let name = mailbox.near.replace('/', ".");
     let aside = |what: &str| context.asked.env.home.join(format!("{name}{what}.old"));
     let mut commands = Vec::new();

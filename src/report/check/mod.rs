@@ -359,23 +359,12 @@ fn some<S: AsRef<str>>(names: &[S]) -> String {
     text
 }
 
-/// A path as a word for the shell.
-fn for_shell(env: &Env, path: &Path) -> String {
-    let shown = env.tilde(path);
-    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
-    let rest = shown.strip_prefix("~/").unwrap_or(&shown);
-    if rest.chars().all(plain) && !rest.is_empty() {
-        return shown;
-    }
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_gravest_step_gives_the_status() {
+    fn the_most_severe_step_gives_the_status() {
         let part = |exits: &[ExitStatus]| Part {
             kind: PartKind::Account,
             title: "x".into(),
@@ -398,14 +387,6 @@ mod tests {
         assert_eq!((&*step.found, step.fix.as_deref()), ("~/.mbsyncrc:3: a; b", Some("move it")));
         let step = Step::failed("x", &Error::config("wrong; x"), "correct it");
         assert_eq!((&*step.found, step.fix.as_deref()), ("wrong; x", Some("correct it")));
-    }
-
-    #[test]
-    fn paths_are_words_for_the_shell() {
-        let env = Env::new("/home/u", "/");
-        assert_eq!(for_shell(&env, Path::new("/home/u/Mail/a")), "~/Mail/a");
-        assert_eq!(for_shell(&env, Path::new("/home/u/it's")), r"'/home/u/it'\''s'");
-        assert_eq!(for_shell(&env, Path::new("/a b")), "'/a b'");
     }
 
     #[test]

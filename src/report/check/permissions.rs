@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
-use super::{CheckContext, for_shell};
+use super::CheckContext;
 
 /// What one needs of a directory to keep mail in it.
 pub fn writable(dir: &Path) -> bool {
@@ -34,7 +34,7 @@ pub fn lack(dir: &Path) -> Option<(&'static str, &'static str)> {
 
 /// How to make a directory ours.
 pub fn make_ours(context: &CheckContext<'_>, dir: &Path) -> String {
-    let path = for_shell(context.asked.env, dir);
+    let path = context.asked.env.for_shell(dir);
     let mine =
         fs::metadata(dir).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw());
     if mine { format!("chmod u+rwx {path}") } else { format!("sudo chown -R \"$(id -un)\" {path}") }

@@ -151,12 +151,19 @@ pub fn json(parts: &[Part]) -> String {
     text
 }
 
-/// The text in lines of at most so many characters; words longer than that stay whole.
+/// The text in lines of at most so many characters; words longer than that stay whole, and
+/// so does what is quoted for the shell.
 #[must_use]
 pub fn broken(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
     let mut used = 0;
-    for word in text.split(' ') {
+    let mut words = text.split(' ').peekable();
+    while let Some(first) = words.next() {
+        let mut word = first.to_owned();
+        while is_open(&word) && words.peek().is_some() {
+            word.push(' ');
+            word.push_str(words.next().unwrap_or_default());
+        }
         let length = word.chars().count();
         if used > 0 && used + 1 + length > width {
             lines.push(String::new());
@@ -167,11 +174,28 @@ pub fn broken(text: &str, width: usize) -> Vec<String> {
                 line.push(' ');
                 used += 1;
             }
-            line.push_str(word);
+            line.push_str(&word);
             used += length;
         }
     }
     lines
+}
+
+/// Whether the word begins with a quote of the shell's that does not end in it.
+fn is_open(word: &str) -> bool {
+    if !word.trim_start_matches('$').starts_with('\'') {
+        return false;
+    }
+    let (mut open, mut escaped) = (false, false);
+    for c in word.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\'' => open = !open,
+            '\\' => escaped = !open,
+            _ => {}
+        }
+    }
+    open
 }
 
 #[cfg(test)]
@@ -190,6 +214,11 @@ mod tests {
         assert!(shown.lines().count() > 4);
         assert!(shown.lines().all(|line| line.len() <= WIDTH), "{shown}");
         assert_eq!(shown.matches("fix: ").count(), 1);
+        // What is to be pasted stays whole.
+        let name = crate::text::shell_word(&format!("it's  a\\' {}", "word ".repeat(20)));
+        let fix = format!("the server's operator, then mutt-sync --resync {name} or another");
+        let shown = text(None, &Step::warning("name", "x", fix), PLAIN);
+        assert!(shown.contains(&name), "{shown}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::{Asked, CheckInputs, Checklist, Step, for_shell, some};
+use super::{Asked, CheckInputs, Checklist, Step, some};
 use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
 use crate::mbsyncrc::{self, Config, Env};
@@ -139,7 +139,7 @@ fn nothing_to_read(env: &Env) -> Step {
             "configuration",
             ExitStatus::Config,
             format!("{} is here, but this mbsync reads {shown} only", env.tilde(&new)),
-            format!("mv {} {}", for_shell(env, &new), for_shell(env, &old)),
+            format!("mv {} {}", env.for_shell(&new), env.for_shell(&old)),
         );
     }
     Step::bad(
@@ -160,7 +160,7 @@ fn privacy(env: &Env, config: &Config, report: &mut Checklist) {
     let open =
         std::fs::metadata(&config.file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
     if has_password && open {
-        let file = for_shell(env, &config.file);
+        let file = env.for_shell(&config.file);
         report.say(Step::warning(
             "configuration",
             format!("{file} has a password in it and others may read it"),

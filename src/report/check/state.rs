@@ -14,7 +14,7 @@ use rustix::fs::{Access, access};
 use serde::de::DeserializeOwned;
 
 use super::permissions::{lack, make_ours, writable};
-use super::{CheckContext, Checklist, Step, for_shell, some};
+use super::{CheckContext, Checklist, Step, some};
 use crate::error::ExitStatus;
 use crate::model::Target;
 use crate::os::file;
@@ -24,7 +24,7 @@ use crate::state::last_run::{self, LastRun};
 use crate::state::lock::{self, Lock};
 use crate::state::{LARGEST, StateDir, requests};
 use crate::sync::{held, refused};
-use crate::text::{counted, short};
+use crate::text::{counted, shell_operand, short};
 use crate::verdict::CleanState;
 use crate::watch::mailboxes::StuckState;
 
@@ -81,7 +81,7 @@ fn unusable(context: &CheckContext<'_>, lock: &Path) -> Option<(String, String)>
     } else {
         return None;
     };
-    let shell = for_shell(context.asked.env, lock);
+    let shell = context.asked.env.for_shell(lock);
     // Nobody knows what is in a directory.
     let fix =
         if found.is_dir() { format!("mv {shell} {shell}.old") } else { format!("rm -f {shell}") };
@@ -137,7 +137,7 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
         } else {
             match in_the_way {
                 Some(above) if !above.is_dir() => {
-                    let shell = for_shell(context.asked.env, above);
+                    let shell = context.asked.env.for_shell(above);
                     let above = context.tilde(above);
                     let found = format!("{above} is in the way of our state directory");
                     (found, format!("mv {shell} {shell}.old"))
@@ -156,7 +156,7 @@ fn state_directory(context: &CheckContext<'_>, dir: &StateDir, report: &mut Chec
         Step::warning(
             WHAT,
             format!("no {what} left on the disk of {shown}: the result of a sync cannot be saved"),
-            format!("free some (see {by} {})", for_shell(context.asked.env, there)),
+            format!("free some (see {by} {})", context.asked.env.for_shell(there)),
         )
     } else if path.is_dir() {
         Step::good(WHAT, shown)
@@ -186,7 +186,7 @@ fn files(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
             report.say(Step::warning(
                 "state",
                 format!("{} does not parse and is ignored", context.tilde(&file)),
-                format!("rm {}", for_shell(context.asked.env, &file)),
+                format!("rm {}", context.asked.env.for_shell(&file)),
             ));
         }
     }
@@ -217,7 +217,7 @@ fn backoff(name: &str, retry: &Backoff, wait: Duration) -> Step {
     Step::warning(
         "backoff",
         format!("failed {times} in a row, next try in {}: {}", short(wait), retry.text),
-        format!("mutt-sync --force {name}"),
+        format!("mutt-sync --force {}", shell_operand(name)),
     )
 }
 
@@ -230,7 +230,7 @@ fn requests(context: &CheckContext<'_>, dir: &StateDir, attended: bool, report: 
         (names, false) => Step::warning(
             WHAT,
             format!("pending, and no process serves them: {}", some(names)),
-            format!("mutt-sync --force {}", context.account.name),
+            format!("mutt-sync --force {}", shell_operand(&context.account.name)),
         ),
     });
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckContext, Checklist, Step, for_shell};
+use super::{CheckContext, Checklist, Step};
 use crate::mbsync_version::in_path;
 use crate::model::Mailbox;
 use crate::os::procfs;
@@ -26,7 +26,7 @@ fn trigger(context: &CheckContext<'_>, report: &mut Checklist) {
         Some(dir) if !dir.is_dir() => Step::warning(
             "trigger",
             format!("{shown}: its directory is not there, so touching it fails and goes unnoticed"),
-            format!("mkdir -p {}", for_shell(context.asked.env, dir)),
+            format!("mkdir -p {}", context.asked.env.for_shell(dir)),
         ),
         _ => Step::good("trigger", shown),
     });

@@ -31,6 +31,7 @@ use crate::sync::output::Problem;
 use crate::sync::refused::{self, Noted, Replaced, RetryRefused, RunFacts};
 use crate::sync::scheduler::{Marks, RunOutcome};
 use crate::sync::settle;
+use crate::text::shell_operand;
 use crate::verdict::CleanState;
 use crate::verdict::gone::Gone;
 
@@ -703,7 +704,7 @@ fn with_advice(ended: RunEnd, account: &str) -> RunEnd {
     if ended.exit != ExitStatus::Denied {
         return ended;
     }
-    let text = format!("{} (mutt-sync --check {account} says more)", ended.text);
+    let text = format!("{} (mutt-sync --check {} says more)", ended.text, shell_operand(account));
     RunEnd { text, ..ended }
 }
 
