@@ -605,7 +605,7 @@ fn faults_on_this_disk() {
                 let (_, command) =
                     fix.split_once("download the mailbox again: ").expect("a command");
                 type_in(home, command);
-                home.mbsync(&["-a"]).ok();
+                assert!(home.mail("Home").join("Sent/.mbsyncstate").exists(), "{fix}");
             },
         },
         Case {

@@ -12,7 +12,7 @@ use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::Mailbox;
 use crate::os::file;
-use crate::text::counted;
+use crate::text::{counted, shell_operand};
 use crate::verdict::Rules;
 use crate::verdict::record::{self, RecordState};
 
@@ -279,5 +279,8 @@ fn pull_anew(context: &CheckContext<'_>, mailbox: &Mailbox, file: &Path) -> Stri
             commands.push(format!("mv {} {}", shell(file), shell(&aside(".record"))));
         }
     }
+    // Without its Maildir it would be held.
+    let name = shell_operand(&mailbox.target().to_string());
+    commands.push(format!("mutt-sync --resync {name}"));
     format!("restore it from a backup, or download the mailbox again: {}", commands.join(" && "))
 }
