@@ -156,7 +156,8 @@ enum Detail {
 /// for a status line, and no directory has to be read to find them.
 #[must_use]
 pub fn of_known_mailboxes(context: AccountContext<'_>) -> AccountStatus {
-    let dir = StateDir::existing(context.base, &context.account.name);
+    // mutt paints standard error over its screen.
+    let dir = StateDir::existing(context.base, &context.account.name).silent();
     let memory: BTreeMap<String, CleanState> = dir.read_json(clean::FILE).unwrap_or_default();
     let mailboxes: Vec<Mailbox> =
         memory.keys().filter_map(|key| clean::mailbox(context.account, key)).collect();

@@ -19,9 +19,11 @@ pub mod stamp;
 pub mod throttle;
 pub mod watch;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
@@ -29,6 +31,7 @@ use rustix::io::Errno;
 use crate::error::{Error, ExitStatus, no_descriptor_left};
 use crate::os::file;
 use crate::os::procfs::{self, Process};
+use crate::text::sanitize;
 use lock::Lock;
 
 /// Whether a file may be read a moment later: no descriptor or memory is left, or the disk
@@ -45,7 +48,12 @@ pub const LARGEST: u64 = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct StateDir {
     dir: PathBuf,
+    /// Says nothing of a file that does not parse.
+    silent: bool,
 }
+
+/// The files that were said not to parse: a waiter reads them again and again.
+static REPORTED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 impl StateDir {
     /// The directory of `account` below `base`, made if need be. No other user can
@@ -65,13 +73,19 @@ impl StateDir {
                 state_failure(&error, &format!("cannot {what} {}", at.display()))
             })?;
         }
-        Ok(StateDir { dir })
+        Ok(StateDir { dir, silent: false })
     }
 
     /// The directory of `account` below `base`, which need not exist: for reports.
     #[must_use]
     pub fn existing(base: &Path, account: &str) -> Self {
-        StateDir { dir: base.join(names::directory(account)) }
+        StateDir { dir: base.join(names::directory(account)), silent: false }
+    }
+
+    /// The same, for who must not write to standard error, or reports such files itself.
+    #[must_use]
+    pub fn silent(self) -> Self {
+        StateDir { silent: true, ..self }
     }
 
     /// The path of one of its files.
@@ -100,9 +114,13 @@ impl StateDir {
 
     /// The same, or why the file cannot be read.
     fn try_read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
-        let text = file::read(&self.file(name), LARGEST)?;
+        let path = self.file(name);
+        let text = file::read(&path, LARGEST)?;
         let value = serde_json::from_slice(&text).map_err(|error| {
-            eprintln_quietly(&format!("{}: {error}; ignored", self.file(name).display()));
+            let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.silent && reported.insert(path.clone()) {
+                eprintln_quietly(&format!("{}: {error}; ignored", path.display()));
+            }
         });
         Ok(value.ok())
     }
@@ -183,7 +201,7 @@ impl StateDir {
 
 /// A warning on standard error that is not worth failing for.
 fn eprintln_quietly(text: &str) {
-    let _ = writeln!(io::stderr(), "mutt-sync: {text}");
+    let _ = writeln!(io::stderr(), "mutt-sync: {}", sanitize(text));
 }
 
 /// A failed read or write in the state directory, with what to do about it.

@@ -1331,6 +1331,32 @@ fn what_a_server_offers_is_said_without_a_configuration() {
     check_with(&home, &["127.0.0.1:1"]).one_fault(69, "connection", "refused");
 }
 
+/// And `--check` is not the one to write of them to standard error.
+#[test]
+fn each_state_file_that_does_not_parse_is_named() {
+    let home = Home::on(server(), &["Home"]);
+    complete(&home);
+    home.mutt_sync(&["Home"]).ok();
+    for name in ["last", "retry", "seen", "stuck", "pull", "gone", "refused", "held"] {
+        let file = home.state("Home").join(format!("{name}.json"));
+        let before = fs::read(&file);
+        fs::write(&file, "{").expect("write");
+        let output = home.mutt_sync(&["--check", "--json", "Home"]);
+        let found = format!("Home/{name}.json does not parse and is ignored");
+        let step = Checked::read(&output).one_fault(0, "state", &found);
+        assert_eq!(output.stderr, "", "{name}");
+        assert_eq!(home.mutt_sync(&["--status-line", "x", "Home"]).ok().stderr, "", "{name}");
+        type_in(&home, &step.fix);
+        before.into_iter().for_each(|text| fs::write(&file, text).expect("write"));
+    }
+    // Elsewhere it is said once, however often it is read.
+    server().imap("home").append("Sent", &message("one", "more"), &[]);
+    fs::write(home.state("Home").join("held.json"), "{").expect("write");
+    let dry = home.mutt_sync(&["-n", "Home"]).ok();
+    assert!(dry.stdout.contains(".mbsyncrc -- "), "{dry}");
+    assert_eq!(dry.stderr.matches("held.json: ").count(), 1, "{dry}");
+}
+
 /// An account may have a name like that.
 #[test]
 fn a_name_of_the_configuration_is_no_server() {

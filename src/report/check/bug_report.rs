@@ -256,7 +256,7 @@ fn state(
     part: Option<&Part>,
     names: &mut Pseudonyms,
 ) -> Vec<String> {
-    let dir = StateDir::existing(asked.base, &account.name);
+    let dir = StateDir::existing(asked.base, &account.name).silent();
     let mut disks: Vec<String> =
         mailboxes.iter().filter_map(|mailbox| file_system(mailbox.maildir.as_deref()?)).collect();
     disks.sort();

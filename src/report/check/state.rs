@@ -20,17 +20,20 @@ use crate::model::Target;
 use crate::os::file;
 use crate::state::backoff::{self, Backoff};
 use crate::state::clean;
+use crate::state::held::{self as held_state, HeldState};
 use crate::state::last_run::{self, LastRun};
 use crate::state::lock::{self, Lock};
+use crate::state::refused::{self as refused_state, RefusedState};
 use crate::state::{LARGEST, StateDir, requests};
 use crate::sync::{held, refused};
 use crate::text::{counted, shell_operand, short};
-use crate::verdict::CleanState;
+use crate::verdict::gone::Gone;
+use crate::verdict::{Changes, CleanState};
 use crate::watch::mailboxes::StuckState;
 
 /// The steps.
 pub fn steps(context: &CheckContext<'_>, report: &mut Checklist) {
-    let dir = StateDir::existing(context.asked.base, &context.account.name);
+    let dir = StateDir::existing(context.asked.base, &context.account.name).silent();
     if !state_directory(context, &dir, report) {
         report.out_of_reach(&["lock", "throttle", "waiter", "requests"]);
         return;
@@ -173,11 +176,15 @@ fn files(context: &CheckContext<'_>, dir: &StateDir, report: &mut Checklist) {
     }
     type Boxes<T> = std::collections::BTreeMap<String, T>;
     type Parses = fn(&[u8]) -> bool;
-    let all: [(&str, Parses); 4] = [
+    let all: [(&str, Parses); 8] = [
         (last_run::FILE, parses::<LastRun>),
         (backoff::FILE, parses::<Backoff>),
         (clean::FILE, parses::<Boxes<CleanState>>),
         (clean::STUCK, parses::<StuckState>),
+        (clean::PULL, parses::<Boxes<Changes>>),
+        (clean::GONE, parses::<Boxes<Gone>>),
+        (refused_state::FILE, parses::<RefusedState>),
+        (held_state::FILE, parses::<HeldState>),
     ];
     for (name, parses) in all {
         let file = dir.file(name);
