@@ -24,11 +24,10 @@ pub fn step(server: &Server) -> Duration {
 /// The server's name in messages.
 #[must_use]
 pub fn place(server: &Server) -> String {
-    match (&server.host, &server.tunnel) {
-        (_, Some(_)) => "the tunnel".to_owned(),
-        (Some(host), None) => format!("{host}:{}", server.port),
-        (None, None) => "the server".to_owned(),
+    if server.tunnel.is_some() {
+        return "the tunnel".to_owned();
     }
+    server.address().unwrap_or_else(|| "the server".to_owned())
 }
 
 /// What a connection's error means for the step of this name; [`Error::at`] adds
@@ -140,5 +139,20 @@ mod tests {
         assert_eq!(keep(TlsMode::Imaps, 1993), openssl);
         let starttls = "openssl s_client -connect h:143 -starttls imap </dev/null | openssl x509";
         assert_eq!(keep(TlsMode::StartTls, 143), starttls);
+    }
+
+    #[test]
+    fn an_ipv6_address_is_in_brackets() {
+        let server = |host: &str| Server {
+            host: Some(host.to_owned()),
+            port: 1993,
+            tls: TlsMode::Imaps,
+            ..Server::default()
+        };
+        assert_eq!(place(&server("::1")), "[::1]:1993");
+        assert_eq!(place(&server("127.0.0.1")), "127.0.0.1:1993");
+        assert_eq!(place(&Server::default()), "the server");
+        let said = keep_certificate(&server("fe80::1%eth0"), "FILE");
+        assert!(said.contains("-connect '[fe80::1%eth0]:1993' <"), "{said}");
     }
 }

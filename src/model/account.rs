@@ -115,6 +115,19 @@ pub enum TlsMode {
     Imaps,
 }
 
+impl Server {
+    /// `HOST:PORT`, with an IPv6 address in brackets; `None` without a `Host`.
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        let host = self.host.as_ref()?;
+        Some(if host.contains(':') {
+            format!("[{host}]:{}", self.port)
+        } else {
+            format!("{host}:{}", self.port)
+        })
+    }
+}
+
 impl Account {
     /// The channel of this name: the first, as for mbsync.
     #[must_use]

@@ -4,7 +4,7 @@
 //! the caller says.
 
 use crate::mbsyncrc::{Config, Env};
-use crate::model::{Account, Mailbox};
+use crate::model::{Account, Mailbox, Server};
 use crate::text::sanitize;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -65,8 +65,7 @@ impl AccountList {
     ) -> Self {
         let accounts = config.accounts.iter().enumerate().map(|(index, account)| {
             let server = account.server.as_ref().filter(|server| server.tunnel.is_none());
-            let server = server
-                .and_then(|server| Some(format!("{}:{}", server.host.as_ref()?, server.port)));
+            let server = server.and_then(Server::address);
             let mailboxes = mailboxes.get(index).into_iter().flatten().map(|mailbox| {
                 let whole = account
                     .channels
@@ -212,7 +211,10 @@ Group All Home sent
         let json: serde_json::Value = serde_json::from_str(&listing.json()).unwrap();
         assert_eq!(json["accounts"][0]["mailboxes"][2]["maildir"], "/home/u/m/s");
         assert_eq!(json["accounts"][0]["server"], "imap.example.org:993");
+        let text = FILE.replace("imap.example.org", "2001:db8::1");
+        let config = mbsyncrc::parse(text.as_bytes(), file, &env, IsyncVersion::V1_4).unwrap();
         let none = AccountList::new(&config, &[], &|_, _| String::new());
+        assert_eq!(none.accounts[0].server.as_deref(), Some("[2001:db8::1]:993"));
         assert!(none.text(&env).contains("no mailbox on this disk yet"));
     }
 }

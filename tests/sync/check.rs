@@ -1329,6 +1329,7 @@ fn what_a_server_offers_is_said_without_a_configuration() {
     }
     // The port of tcpmux, which nobody has.
     check_with(&home, &["127.0.0.1:1"]).one_fault(69, "connection", "refused");
+    check_with(&home, &["[::1]:1"]).one_fault(69, "connection", "[::1]:1: ");
 }
 
 /// And `--check` is not the one to write of them to standard error.

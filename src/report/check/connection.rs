@@ -16,7 +16,7 @@ use crate::imap::Capabilities;
 use crate::imap::connect::{
     ask_for_tls, connect, connect_by_steps, dial, first_to_answer, resolve,
 };
-use crate::imap::endpoint::{keep_certificate, other_mode, step};
+use crate::imap::endpoint::{keep_certificate, other_mode, place, step};
 use crate::imap::greeting::Greeting;
 use crate::imap::login::ask_capabilities;
 use crate::imap::transport::{Limits, Transport};
@@ -109,7 +109,7 @@ pub fn directly(
             report.say(Step::bad(
                 "connection",
                 ExitStatus::Offline,
-                format!("{host}:{}: {error}", server.port),
+                format!("{}: {error}", place(server)),
                 format!(
                     "check that the server is up, that no firewall blocks it, and that Port in {section} is right (993 for IMAPS, 143 for STARTTLS)"
                 ),

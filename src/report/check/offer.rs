@@ -3,6 +3,8 @@
 //!
 //! Does not depend on: accounts, logins, local mail.
 
+use std::net::Ipv6Addr;
+
 use super::{Asked, Checklist, Step};
 use crate::error::{Error, ErrorKind, ExitStatus};
 use crate::imap::Capabilities;
@@ -25,15 +27,35 @@ pub fn server(asked: &Asked<'_>) -> Option<(String, Option<u16>)> {
     (!is_configured(asked, name)).then_some(address)
 }
 
-/// `HOST` or `HOST:PORT`; a host has a dot in its name, or is this machine.
+/// `HOST` or `HOST:PORT`; a host has a dot in its name, or is this machine, or is an IPv6
+/// address: `::1`, `[::1]` or `[::1]:PORT`.
 fn address(name: &str) -> Option<(String, Option<u16>)> {
+    if is_ipv6(name) {
+        return Some((name.to_owned(), None));
+    }
+    let number = |port: &str| port.parse().ok().filter(|port| *port != 0);
+    if let Some((host, rest)) = name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let port = match rest.strip_prefix(':') {
+            Some(port) => Some(number(port)?),
+            None if rest.is_empty() => None,
+            None => return None,
+        };
+        return is_ipv6(host).then(|| (host.to_owned(), port));
+    }
     let (host, port) = match name.split_once(':') {
-        Some((host, port)) => (host, Some(port.parse().ok().filter(|port| *port != 0)?)),
+        Some((host, port)) => (host, Some(number(port)?)),
         None => (name, None),
     };
     let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     let is_host = host == "localhost" || host.contains('.') && !host.starts_with(['.', '-']);
     (is_host && host.chars().all(fits)).then(|| (host.to_owned(), port))
+}
+
+/// With or without the name of an interface, which a link-local address needs.
+fn is_ipv6(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').unwrap_or((text, "0"));
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone.chars().all(fits)
 }
 
 fn is_configured(asked: &Asked<'_>, name: &str) -> bool {
@@ -192,6 +214,13 @@ mod tests {
         assert_eq!(found("imap.example.org").unwrap(), "imap.example.org None");
         assert_eq!(found("imap.example.org:143").unwrap(), "imap.example.org Some(143)");
         assert_eq!(found("localhost:1143").unwrap(), "localhost Some(1143)");
+        assert_eq!(found("::1").unwrap(), "::1 None");
+        assert_eq!(found("[::1]").unwrap(), "::1 None");
+        assert_eq!(found("[2001:db8::1]:1143").unwrap(), "2001:db8::1 Some(1143)");
+        assert_eq!(found("[fe80::1%eth0]:143").unwrap(), "fe80::1%eth0 Some(143)");
+        for name in ["[::1", "[::1]x", "[::1]:0", "[a.b]:1", "[]", "::g", "fe80::1%", "::1%a b"] {
+            assert_eq!(found(name), None, "{name}");
+        }
         for name in ["Home", "Home:INBOX", "Home:a.b", "a.b:c", "a.b:0", "a.b:70000", ".a", "a b.c"]
         {
             assert_eq!(found(name), None, "{name}");
