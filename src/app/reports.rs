@@ -18,14 +18,14 @@ use crate::os::child::Prompt;
 use crate::os::file;
 use crate::os::signals::Shutdown;
 use crate::report::list::AccountList;
-use crate::report::status::{self, StatusReport};
+use crate::report::status::{self, BackoffStatus, StatusReport};
 use crate::state::last_run::LastRun;
 use crate::state::{LARGEST, StateDir, requests};
 use crate::sync::account::RunOptions;
 use crate::sync::held;
 use crate::sync::judge::{Judgement, Question};
 use crate::sync::summary::NOTHING_TO_DO;
-use crate::text::short;
+use crate::text::{shell_operand, shell_word, short};
 use crate::verdict::Rules;
 
 impl App<'_> {
@@ -203,48 +203,56 @@ impl App<'_> {
             };
             let mut judge = judge(context, &shutdown, options);
             let status = status::of(context, &[]);
-            // No try more than a run's: it may count at the server.
-            let judgement = match &status.backoff {
-                Some(_) if !self.cli.force => Judgement::Run(targets.clone()),
-                _ => judge.judge(&question),
-            };
+            // No try more than a run's: it may count at the server. Nor one less: a person
+            // at a terminal does not wait for it.
+            let holds_up = |_: &&BackoffStatus| !self.cli.force && !terminal;
+            let backoff = status.backoff.as_ref().filter(holds_up);
+            let judgement = backoff.is_none().then(|| judge.judge(&question));
             if let Some(signal) = shutdown.signal() {
                 return Ok(ExitStatus::Signal(signal));
             }
             match judgement {
-                Judgement::InSync => {
+                None => {
+                    let wait = in_seconds(backoff.map_or(0, |backoff| backoff.wait));
+                    let now = format!("now: mutt-sync -n -f {}", shell_operand(name));
+                    out(&format!("{name}: not asked: backoff for {wait} ({now})"));
+                    exit = exit.max(ExitStatus::Later);
+                }
+                Some(Judgement::InSync) => {
                     out(&format!("{name}: {NOTHING_TO_DO}"));
                 }
-                Judgement::Run(needed) => {
+                Some(Judgement::Run(needed)) => {
                     let held = held::unanswered(context, &dir);
                     let needed = held::without_held(context, &needed, &held);
                     let words = self.config.mbsync_words(context.account, &needed);
-                    let program = context.settings.mbsync.display();
-                    let file = self.env.tilde(&self.config.file);
+                    let program = shell_word(&context.settings.mbsync.display().to_string());
+                    let file = self.env.for_shell(&self.config.file);
                     let verbosity =
                         if self.config.version == IsyncVersion::V1_5 { "-V" } else { "-q" };
-                    let words = words.args().join(" ");
+                    let words: Vec<String> =
+                        words.args().iter().map(|word| shell_word(word)).collect();
+                    let words = words.join(" ");
                     out(&if needed.is_empty() {
                         format!("{name}: {NOTHING_TO_DO} except for held mailboxes")
                     } else {
                         format!("{name}: {program} {verbosity} -c {file} {words}")
                     });
                 }
-                Judgement::Failed(error) => {
+                Some(Judgement::Failed(error)) => {
                     let error = Error { message: format!("{name}: {}", error.message), ..error };
                     exit = exit.max(self.warn(&error));
                 }
             }
-            out(&format!("  asked for: {}", in_words(asked)));
+            out(&format!("  asked for: {}", target_list(asked)));
             let earlier: BTreeSet<Target> = pending.difference(asked).cloned().collect();
             if !earlier.is_empty() {
-                out(&format!("  asked for before: {}", in_words(&earlier)));
+                out(&format!("  asked for before: {}", target_list(&earlier)));
             }
             for reason in judge.reasons() {
                 out(&format!("  {reason}"));
             }
-            if let Some(backoff) = &status.backoff {
-                out(&format!("  backoff: not for {}: {}", in_seconds(backoff.wait), backoff.text));
+            if let Some(backoff) = backoff {
+                out(&format!("  last failure: {}", backoff.text));
             } else if status.throttled > 0 && !self.cli.force {
                 out(&format!("  rate limit: not for {}", in_seconds(status.throttled)));
             }
@@ -253,7 +261,7 @@ impl App<'_> {
     }
 }
 
-fn in_words(targets: &BTreeSet<Target>) -> String {
+fn target_list(targets: &BTreeSet<Target>) -> String {
     targets.iter().map(Target::to_string).collect::<Vec<_>>().join(", ")
 }
 

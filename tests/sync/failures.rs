@@ -85,6 +85,55 @@ fn the_server_is_down_then_up_again() {
     assert_eq!(home.wants("Home"), [""; 0]);
 }
 
+/// A line to type, as a shell reads it.
+#[track_caller]
+fn paste(home: &Home, line: &str) -> rig::Output {
+    run(home.command("/bin/sh").arg("-c").arg(line), LONG)
+}
+
+/// What stands between these two in a text.
+#[track_caller]
+fn between<'t>(text: &'t str, begin: &str, end: &str) -> &'t str {
+    let (_, rest) = text.split_once(begin).unwrap_or_else(|| panic!("{begin}: {text}"));
+    rest.split_once(end).unwrap_or_else(|| panic!("{end}: {text}")).0
+}
+
+#[test]
+fn what_is_to_be_typed_is_quoted_and_a_backoff_is_not_taken_for_an_answer() {
+    let mut server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let file = home.read(".mbsyncrc");
+    std::os::unix::fs::symlink(rig::mutt_sync(), home.path("bin/mutt-sync")).unwrap();
+    let renamed = file.replace("Account Home\n", "Account \"My [Mail]\"\n");
+    home.write(".mbsyncrc", &renamed.replace("Channel Home\n", "Channel \"My [Mail]\"\n"));
+    let name = "My [Mail]";
+    server.stop();
+    let down = home.mutt_sync(&[name]).expect_code(69);
+    let line = between(&down.stderr, "(now: ", ")\n");
+    assert_eq!(line, "mutt-sync -f 'My [Mail]'");
+    paste(&home, line).expect_code(69);
+    let dry = home.mutt_sync(&["-n", name]).expect_code(75);
+    assert!(dry.stdout.starts_with("My [Mail]: not asked: backoff for another "), "{dry}");
+    assert!(dry.stdout.contains("\n  last failure: "), "{dry}");
+    assert!(!dry.stdout.contains("mbsync -q") && !dry.stdout.contains("mbsync -V"), "{dry}");
+    let asks = between(&dry.stdout, "(now: ", ")\n");
+    assert_eq!(asks, "mutt-sync -n -f 'My [Mail]'");
+    paste(&home, asks).expect_code(69);
+    let (code, said) = home.typed("-n 'My [Mail]'");
+    assert!(code == 69 && !said.contains("not asked"), "{code}: {said}");
+    let check = home.mutt_sync(&["--check", "--json", name]).stdout;
+    assert!(check.contains("\"fix\": \"mutt-sync --force 'My [Mail]'\""), "{check}");
+
+    server.restart();
+    server.imap("home").append("Sent", &message("one", "one"), &[]);
+    let program = between(&paste(&home, asks).ok().stdout, "My [Mail]: ", "\n").to_owned();
+    assert!(program.contains(".mbsyncrc -- 'My [Mail]"), "{program}");
+    let (code, said) = home.typed("-n 'My [Mail]'");
+    assert!(code == 0 && said.contains(&program), "{code}: {said}");
+    paste(&home, &program).ok();
+    home.maildir("Home", "Sent").find("one");
+}
+
 #[test]
 fn g12_the_tries_of_a_person_come_before_no_longer_wait_than_others() {
     let mut server = Server::start();
