@@ -94,7 +94,8 @@ pub fn system_text(error: &io::Error) -> String {
 /// What some code must tell apart without reading a message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ErrorKind {
-    /// Of no concern to anyone but the user; names what it is about.
+    /// None of those below: no code handles it by its kind, and its message says what it
+    /// is about.
     #[default]
     Other,
     /// On a connection; [`Error::at`] names the server.
