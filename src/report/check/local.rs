@@ -12,6 +12,8 @@ use crate::error::ExitStatus;
 use crate::mbsync_version::IsyncVersion;
 use crate::model::Mailbox;
 use crate::os::file;
+use crate::state::held::HeldState;
+use crate::state::{StateDir, clean};
 use crate::text::{counted, shell_operand};
 use crate::verdict::Rules;
 use crate::verdict::record::{self, RecordState};
@@ -279,8 +281,15 @@ fn pull_anew(context: &CheckContext<'_>, mailbox: &Mailbox, file: &Path) -> Stri
             commands.push(format!("mv {} {}", shell(file), shell(&aside(".record"))));
         }
     }
-    // Without its Maildir it would be held.
+    let dir = StateDir::existing(context.asked.base, &context.account.name).silent();
+    // A mailbox that has left the place where a run has seen it is held.
+    let is_held =
+        context.settings().hold && HeldState::read(&dir).places.contains_key(&clean::key(mailbox));
     let name = shell_operand(&mailbox.target().to_string());
-    commands.push(format!("mutt-sync --resync {name}"));
+    commands.push(if is_held {
+        format!("mutt-sync --resync {name}")
+    } else {
+        format!("mutt-sync {name}")
+    });
     format!("restore it from a backup, or download the mailbox again: {}", commands.join(" && "))
 }
