@@ -232,7 +232,10 @@ pub fn muttrc_lines(text: &[u8]) {
             {
                 meant.addresses.insert(user.to_string());
             }
-            mutt::check(&identity(one.account, place, one.mailboxes, &senders), &meant);
+            mutt::check(
+                &identity(one.account, &config.accounts, place, one.mailboxes, &senders),
+                &meant,
+            );
         }
     }
 }

@@ -141,54 +141,133 @@ fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
 }
 
-/// msmtp's account for one of mbsync's: of the same name, else with the same
-/// user, else the only one at the same provider.
-#[must_use]
-pub fn sender_for<'a>(account: &Account, senders: &'a [Sender]) -> Option<&'a Sender> {
-    let named =
-        || senders.iter().filter(|sender| sender.name != "default" || sender.from.is_some());
-    if let Some(same) = named().find(|sender| sender.name.eq_ignore_ascii_case(&account.name)) {
-        return Some(same);
-    }
-    let server = account.server.as_ref()?;
-    if let Some(CredentialSource::Text(user)) = &server.user {
-        let is_user = |other: &Option<String>| {
-            other.as_ref().is_some_and(|other| other.eq_ignore_ascii_case(user))
-        };
-        let by_user = |sender: &&Sender| {
-            user.contains('@') && (is_user(&sender.user) || is_user(&sender.from))
-        };
-        if let Some(same) = named().find(by_user) {
-            return Some(same);
-        }
-    }
-    let provider = domain(server.host.as_deref()?)?;
-    let mut same = named()
-        .filter(|sender| sender.name != "default")
-        .filter(|sender| sender.host.as_deref().and_then(domain) == Some(provider));
-    let only = same.next()?;
-    same.next().is_none().then_some(only)
+/// msmtp's account for one of mbsync's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SenderMatch<'a> {
+    /// The account in msmtp's file.
+    pub sender: &'a Sender,
+    /// Only the provider is the same.
+    pub guessed: bool,
 }
 
-/// The last two labels of a host name; not of an address.
+/// msmtp's account for one of mbsync's: of the same name, else with the same user, else
+/// the only one at the same provider, unless it is another person's. `all` has the
+/// accounts of `.mbsyncrc`.
+#[must_use]
+pub fn sender_for<'a>(
+    account: &Account,
+    all: &[Account],
+    senders: &'a [Sender],
+) -> Option<SenderMatch<'a>> {
+    if let Some(sender) = same_account(account, senders) {
+        return Some(SenderMatch { sender, guessed: false });
+    }
+    let provider = provider_of(account)?;
+    let mut same = named(senders)
+        .filter(|sender| sender.name != "default")
+        .filter(|sender| sender.host.as_deref().and_then(domain) == Some(provider));
+    let sender = same.next()?;
+    if same.next().is_some() {
+        return None;
+    }
+    let own = user_of(account).map_or(Likeness::Unknown, |user| likeness(user, sender));
+    // A user without a domain can be a number, and another one for sending.
+    let differs = own == Likeness::Differs && user_of(account)?.contains('@');
+    let owned = |other: &Account| {
+        same_account(other, senders) == Some(sender)
+            || (provider_of(other) == Some(provider)
+                && user_of(other).is_some_and(|user| likeness(user, sender) == Likeness::Same))
+    };
+    let others = || all.iter().filter(|other| other.name != account.name);
+    if differs || (own != Likeness::Same && others().any(owned)) {
+        return None;
+    }
+    Some(SenderMatch { sender, guessed: own != Likeness::Same })
+}
+
+/// What may be an account's: `default` only with an address, else it is an alias.
+fn named(senders: &[Sender]) -> impl Iterator<Item = &Sender> {
+    senders.iter().filter(|sender| sender.name != "default" || sender.from.is_some())
+}
+
+/// The account of msmtp's that has the name or the address of this one.
+fn same_account<'a>(account: &Account, senders: &'a [Sender]) -> Option<&'a Sender> {
+    let by_name = |sender: &&Sender| sender.name.eq_ignore_ascii_case(&account.name);
+    if let Some(same) = named(senders).find(by_name) {
+        return Some(same);
+    }
+    let user = user_of(account).filter(|user| user.contains('@'))?;
+    named(senders).find(|sender| {
+        [&sender.user, &sender.from].into_iter().flatten().any(|own| own.eq_ignore_ascii_case(user))
+    })
+}
+
+fn user_of(account: &Account) -> Option<&str> {
+    match &account.server.as_ref()?.user {
+        Some(CredentialSource::Text(user)) => Some(user.as_str()),
+        _ => None,
+    }
+}
+
+fn provider_of(account: &Account) -> Option<&str> {
+    domain(account.server.as_ref()?.host.as_deref()?)
+}
+
+/// Whether a user at a provider is that of a sender at the same provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Likeness {
+    Same,
+    Differs,
+    /// msmtp's account has no user and no address.
+    Unknown,
+}
+
+fn likeness(user: &str, sender: &Sender) -> Likeness {
+    let local_part = |text: &str| text.split('@').next().unwrap_or_default().to_lowercase();
+    // Of two addresses all is compared; a user without a domain is at the provider's.
+    let same = |other: &String| {
+        other.eq_ignore_ascii_case(user)
+            || (!(other.contains('@') && user.contains('@'))
+                && local_part(other) == local_part(user))
+    };
+    let mut known = [&sender.user, &sender.from].into_iter().flatten().peekable();
+    if known.peek().is_none() {
+        Likeness::Unknown
+    } else if known.any(same) {
+        Likeness::Same
+    } else {
+        Likeness::Differs
+    }
+}
+
+/// Second labels below which a country registers names: `co.uk` is no provider.
+const SECOND_LEVEL: [&str; 10] = ["ac", "co", "com", "edu", "gov", "net", "ne", "or", "org", "gob"];
+
+/// The domain of a host name that one provider has: its last two labels, or three below
+/// `co.uk` and the like; not of an address.
 fn domain(host: &str) -> Option<&str> {
     if host.parse::<std::net::IpAddr>().is_ok() {
         return None;
     }
-    let mut dots = host.rmatch_indices('.');
-    dots.next()?;
-    Some(dots.next().map_or(host, |(at, _)| host.get(at + 1..).unwrap_or(host)))
+    let mut labels = host.rsplit('.');
+    let (top, second) = (labels.next()?, labels.next()?);
+    let registered =
+        |label: &str| SECOND_LEVEL.iter().any(|known| known.eq_ignore_ascii_case(label));
+    let count = if top.len() == 2 && registered(second) { 3 } else { 2 };
+    let start = host.rmatch_indices('.').nth(count - 1).map_or(0, |(at, _)| at + 1);
+    host.get(start..)
 }
 
 /// Status colours, one for each account in turn.
 const COLOURS: [&str; 6] =
     ["white blue", "white red", "black green", "white magenta", "black cyan", "black yellow"];
 
-/// The identity file of an account. `place` is its position among all accounts,
+/// The identity file of an account. `place` is its position among `all` accounts,
 /// for its colour; `senders` is msmtp's file.
 #[must_use]
 pub fn identity(
     account: &Account,
+    all: &[Account],
     place: usize,
     mailboxes: &[Mailbox],
     senders: &[Sender],
@@ -205,9 +284,14 @@ pub fn identity(
         Ok(commands) => commands.to_vec(),
         Err(why) => vec![format!("# {why} in the account's name: rename it in .mbsyncrc")],
     };
-    let sender = sender_for(account, senders);
+    let sender = sender_for(account, all, senders);
     lines.push(String::new());
-    lines.extend(folder_lines(mailboxes, sender));
+    // Until msmtp's file has the account, the provider is that of its IMAP server.
+    let host = sender
+        .map_or(account.server.as_ref().and_then(|server| server.host.as_deref()), |found| {
+            found.sender.host.as_deref()
+        });
+    lines.extend(folder_lines(mailboxes, host));
     lines.push(String::new());
     lines.extend(sender_lines(account, sender, senders));
     let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or("white blue");
@@ -219,8 +303,8 @@ pub fn identity(
     out
 }
 
-/// The folders of an account: where mutt finds, keeps and puts mail.
-fn folder_lines(mailboxes: &[Mailbox], sender: Option<&Sender>) -> Vec<String> {
+/// The folders of an account: where mutt finds, keeps and puts mail. `host` sends it.
+fn folder_lines(mailboxes: &[Mailbox], host: Option<&str>) -> Vec<String> {
     let mut lines = Vec::new();
     let inbox = mailboxes.iter().find(|mailbox| mailbox.maildir.is_some() && mailbox.is_inbox());
     let inbox = inbox.and_then(path_of);
@@ -241,8 +325,7 @@ fn folder_lines(mailboxes: &[Mailbox], sender: Option<&Sender>) -> Vec<String> {
         });
     }
     // One mailbox is Sent for both, or two copies of each mail lie in it.
-    let server_keeps = sender
-        .and_then(|sender| sender.host.as_deref())
+    let server_keeps = host
         .and_then(domain)
         .is_some_and(|host| matches!(host, "gmail.com" | "googlemail.com" | "office365.com"));
     lines.push(match folder(Use::Sent) {
@@ -274,14 +357,20 @@ fn folder_lines(mailboxes: &[Mailbox], sender: Option<&Sender>) -> Vec<String> {
 }
 
 /// Who writes as an account, and how that is sent.
-fn sender_lines(account: &Account, sender: Option<&Sender>, senders: &[Sender]) -> Vec<String> {
-    let user = account.server.as_ref().and_then(|server| match &server.user {
-        Some(CredentialSource::Text(user)) if user.contains('@') => Some(user.as_str()),
-        _ => None,
-    });
+fn sender_lines(
+    account: &Account,
+    found: Option<SenderMatch<'_>>,
+    senders: &[Sender],
+) -> Vec<String> {
+    let user = user_of(account).filter(|user| user.contains('@'));
+    let sender = found.map(|found| found.sender);
+    let guess = match found {
+        Some(SenderMatch { guessed: true, .. }) => "  # fill in: guessed by the provider",
+        _ => "",
+    };
     let from = sender.and_then(|sender| sender.from.as_deref());
     let from = match (from.map(quoted), user.map(quoted)) {
-        (Some(Ok(from)), _) => format!("set from={from}"),
+        (Some(Ok(from)), _) => format!("set from={from}{guess}"),
         (_, Some(Ok(user))) => {
             format!("set from={user}  # the User in .mbsyncrc; is it right?")
         }
@@ -294,7 +383,11 @@ fn sender_lines(account: &Account, sender: Option<&Sender>, senders: &[Sender]) 
         lines.push(text.into());
     } else {
         lines.push("set use_envelope_from".into());
-        lines.push(sendmail(sender, senders));
+        let mut line = sendmail(sender, senders);
+        if !line.contains('#') {
+            line.push_str(guess);
+        }
+        lines.push(line);
     }
     lines.push("reset signature  # or: set signature=~/.config/mutt/signature/NAME".into());
     lines.push("reset pgp_sign_as pgp_default_key".into());

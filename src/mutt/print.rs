@@ -60,7 +60,7 @@ pub fn one_account(config: &Config, env: &Env, name: &str) -> Result<String, Err
         return Err(Error::usage(format!("{name}: no such account")));
     };
     let mailboxes = config.local_mailboxes(account);
-    Ok(identity::identity(account, place, &mailboxes, &senders(env)))
+    Ok(identity::identity(account, &config.accounts, place, &mailboxes, &senders(env)))
 }
 
 /// The account file that mutt's user keeps, if there is one.

@@ -119,7 +119,7 @@ fn muttrc_is_accepted_for_every_name() {
         }
     }
     for (place, (account, mailboxes)) in accounts.iter().enumerate() {
-        fs::write(&rc, identity(account, place, mailboxes, &[])).unwrap();
+        fs::write(&rc, identity(account, &[], place, mailboxes, &[])).unwrap();
         for program in CLIENTS {
             assert_accepted(program, home.path(), &rc, "--muttrc ACCOUNT");
         }
@@ -351,7 +351,7 @@ fn no_account_leaves_anything_behind() {
         .iter()
         .enumerate()
         .map(|(place, (account, mailboxes))| {
-            let mut text = identity(account, place, mailboxes, &senders);
+            let mut text = identity(account, &[], place, mailboxes, &senders);
             if account.name == "Work" {
                 text.push_str("set signature=~/work.sig pgp_sign_as=0x1234\n");
             }

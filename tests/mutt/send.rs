@@ -184,7 +184,7 @@ fn printed_identities_send_by_their_own_account() {
             .iter()
             .enumerate()
             .map(|(place, (account, mailboxes))| {
-                let text = identity(account, place, mailboxes, &senders);
+                let text = identity(account, &[], place, mailboxes, &senders);
                 home.write(&format!(".config/mutt/account/{}", account.name), &text)
             })
             .collect();

@@ -8,7 +8,7 @@ use mutt_sync::headers::{
     HEAD_LIMIT, MessageSummary, TEXT_LIMIT, one_line, summary_of, summary_of_file,
 };
 use mutt_sync::mbsyncrc;
-use mutt_sync::model::Mailbox;
+use mutt_sync::model::{Account, Mailbox};
 use mutt_sync::mutt::identity::{Sender, Use, identity, mailbox_for, msmtp_senders, sender_for};
 use mutt_sync::mutt::muttrc::{AccountMail, Theirs, muttrc};
 use mutt_sync::mutt::print;
@@ -272,21 +272,91 @@ fn msmtps_file_is_understood() {
     assert_eq!(senders[4].from, None);
     assert!(!format!("{senders:?}").contains("s3cret"));
     let (mut home, mailboxes) = account("Home", Path::new("/m/Home"), &["INBOX"]);
-    assert_eq!(sender_for(&home, &senders).unwrap().name, "home");
-    let text = identity(&home, 0, &mailboxes, &senders);
+    assert_eq!(sender_for(&home, &[], &senders).unwrap().sender.name, "home");
+    let text = identity(&home, &[], 0, &mailboxes, &senders);
     assert!(text.contains("set from=\"me@home.example\"\n"), "{text}");
     assert!(text.contains("set sendmail=\"msmtp\"\n"), "{text}");
     // Two with one address: msmtp would take the first.
     home.name = "Twin".into();
-    let text = identity(&home, 0, &mailboxes, &senders);
+    let text = identity(&home, &[], 0, &mailboxes, &senders);
     assert!(text.contains("set sendmail=\"msmtp -a twin\"\n"), "{text}");
     home.name = "unknown".into();
     home.server = Some(server("imap.far.example", "BOSS@work.example"));
-    assert_eq!(sender_for(&home, &senders).unwrap().name, "work");
+    assert_eq!(sender_for(&home, &[], &senders).unwrap().sender.name, "work");
     home.server = Some(server("imap.nowhere.test", "x"));
-    assert_eq!(sender_for(&home, &senders), None);
-    let text = identity(&home, 0, &mailboxes, &senders);
+    assert_eq!(sender_for(&home, &[], &senders), None);
+    let text = identity(&home, &[], 0, &mailboxes, &senders);
     assert!(text.contains("reset from  # fill in"), "{text}");
+}
+
+/// Accounts of one provider each, by host and user.
+fn accounts_at(each: &[(&str, &str, &str)]) -> Vec<Account> {
+    let one = |&(name, host, user): &(&str, &str, &str)| {
+        let (mut account, _) = account(name, Path::new("/m"), &[]);
+        account.server = Some(server(host, user));
+        account
+    };
+    each.iter().map(one).collect()
+}
+
+#[test]
+fn no_account_sends_as_another_person() {
+    let all = accounts_at(&[
+        ("Home", "imap.gmail.com", "private@gmail.com"),
+        ("Work", "imap.gmail.com", "business@gmail.com"),
+    ]);
+    let private = "account private\nhost smtp.gmail.com\nfrom private@gmail.com\n";
+    let senders = msmtp_senders(&format!("{private}user private@gmail.com\n"));
+    let text = identity(&all[1], &all, 1, &[], &senders);
+    assert!(!text.contains("private"), "{text}");
+    let from = "set from=\"business@gmail.com\"  # the User in .mbsyncrc; is it right?\n";
+    assert!(text.contains(from), "{text}");
+    assert!(text.contains("set sendmail=\"msmtp\"  # fill in: no account"), "{text}");
+    assert!(text.contains("unset record"), "it will be sent by the same provider: {text}");
+    let text = identity(&all[0], &all, 0, &[], &senders);
+    assert!(text.contains("set from=\"private@gmail.com\"\n"), "{text}");
+    // Alone it is another one's, too; and a user without a domain is one's own or not.
+    assert_eq!(sender_for(&all[1], &[], &senders), None);
+    let plain = accounts_at(&[
+        ("a", "imap.work.example", "ann"),
+        ("b", "imap.work.example", "bob"),
+        ("c", "imap.work.example", "17"),
+    ]);
+    let senders = msmtp_senders("account office\nhost smtp.work.example\nuser ann\n");
+    let found = sender_for(&plain[0], &plain, &senders).unwrap();
+    assert_eq!((found.sender.name.as_str(), found.guessed), ("office", false));
+    assert_eq!(sender_for(&plain[1], &plain, &senders), None);
+    // Another account has it by its name.
+    let by_name = accounts_at(&[("office", "imap.far.example", "x")]);
+    assert_eq!(sender_for(&plain[2], &by_name, &senders), None);
+}
+
+#[test]
+fn a_sender_that_only_the_provider_shows_is_marked() {
+    let all = accounts_at(&[("Home", "imap.work.example", "17")]);
+    let senders = msmtp_senders("account office\nhost smtp.work.example\nfrom me@work.example\n");
+    let text = identity(&all[0], &all, 0, &[], &senders);
+    let guess = "  # fill in: guessed by the provider\n";
+    for line in ["set from=\"me@work.example\"", "set sendmail=\"msmtp\""] {
+        assert!(text.contains(&format!("{line}{guess}")), "{text}");
+    }
+}
+
+#[test]
+fn a_country_is_no_provider() {
+    for (imap, smtp, same) in [
+        ("imap.work.co.uk", "smtp.home.co.uk", false),
+        ("imap.work.co.uk", "smtp.work.co.uk", true),
+        ("imap.work.com.au", "smtp.home.com.au", false),
+        ("work.co.uk", "smtp.work.co.uk", true),
+        ("imap.co.example", "smtp.co.example", true),
+        ("imap.gmx.de", "mail.gmx.de", true),
+    ] {
+        let all = accounts_at(&[("x", imap, "17")]);
+        let senders = msmtp_senders(&format!("account y\nhost {smtp}\nfrom me@y.example\n"));
+        let found = sender_for(&all[0], &all, &senders);
+        assert_eq!(found.is_some(), same, "{imap} {smtp}");
+    }
 }
 
 #[test]
@@ -294,11 +364,11 @@ fn what_the_server_files_itself_is_not_filed_twice() {
     let (gmail, mailboxes) =
         account("g", Path::new("/m/g"), &["INBOX", "[Gmail]/Sent Mail", "[Gmail]/All Mail"]);
     let senders = msmtp_senders("account g\nhost smtp.gmail.com\nfrom g@gmail.com\n");
-    let text = identity(&gmail, 0, &mailboxes, &senders);
+    let text = identity(&gmail, &[], 0, &mailboxes, &senders);
     assert!(text.contains("unset record"), "{text}");
     let (other, mailboxes) = account("g", Path::new("/m/g"), &["INBOX", "Sent", "100%/Archive"]);
     let senders = msmtp_senders("account g\nhost smtp.mygmail.com\nfrom g@gmail.com\n");
-    let text = identity(&other, 0, &mailboxes, &senders);
+    let text = identity(&other, &[], 0, &mailboxes, &senders);
     assert!(text.contains("set record=\"/m/g/Sent\"\n"), "{text}");
     // No folder of another account stays the one for saving.
     assert!(text.contains("save-hook . \"/m/g/INBOX\"\n"), "{text}");

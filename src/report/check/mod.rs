@@ -217,7 +217,7 @@ pub fn run(asked: &Asked<'_>) -> Result<ExitStatus, Error> {
         waiting::steps(&context, &mailboxes, &mut report);
     }
     report.part(PartKind::Mutt, "mutt");
-    mutt::steps(asked.env, &accounts, &mut report);
+    mutt::steps(asked.env, &ground.config.accounts, &accounts, &mut report);
     Ok(report.end(asked, Some(&ground), &accounts))
 }
 

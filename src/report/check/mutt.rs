@@ -7,19 +7,19 @@ use super::{Checklist, Step};
 use crate::mbsync_version::in_path;
 use crate::mbsyncrc::Env;
 use crate::model::Account;
-use crate::mutt::identity::{msmtp_senders, sender_for};
+use crate::mutt::identity::{SenderMatch, msmtp_senders, sender_for};
 use crate::mutt::print::msmtprc;
 use crate::os::file::small_text;
 
-/// The steps.
-pub fn steps(env: &Env, accounts: &[&Account], report: &mut Checklist) {
+/// The steps for `accounts`, of `all` in `.mbsyncrc`.
+pub fn steps(env: &Env, all: &[Account], accounts: &[&Account], report: &mut Checklist) {
     let rcs: Vec<(PathBuf, String)> = places(env)
         .into_iter()
         .filter_map(|file| small_text(&file).map(|text| (file, text)))
         .collect();
     let step = muttrc(env, &rcs);
     report.say(step);
-    for step in msmtp(env, accounts, &mut report.names) {
+    for step in msmtp(env, all, accounts, &mut report.names) {
         report.say(step);
     }
 }
@@ -86,7 +86,12 @@ fn muttrc(env: &Env, rcs: &[(PathBuf, String)]) -> Step {
     }
 }
 
-fn msmtp(env: &Env, accounts: &[&Account], names: &mut Vec<(&'static str, String)>) -> Vec<Step> {
+fn msmtp(
+    env: &Env,
+    all: &[Account],
+    accounts: &[&Account],
+    names: &mut Vec<(&'static str, String)>,
+) -> Vec<Step> {
     const WHAT: &str = "msmtp";
     let Some((file, text)) = msmtprc(env) else {
         return vec![Step::note(WHAT, "no msmtprc found: mail is sent in another way")];
@@ -103,14 +108,16 @@ fn msmtp(env: &Env, accounts: &[&Account], names: &mut Vec<(&'static str, String
     names.extend(senders.iter().map(|sender| ("sender", sender.name.clone())));
     accounts
         .iter()
-        .map(|account| match sender_for(account, &senders) {
-            Some(sender) => {
+        .map(|account| match sender_for(account, all, &senders) {
+            Some(SenderMatch { sender, guessed }) => {
                 let from = sender.from.as_deref().map(|from| format!(" from {from}"));
                 let from = from.unwrap_or_default();
-                Step::good(
-                    WHAT,
-                    format!("{}: account {}{from} of {shown}", account.name, sender.name),
-                )
+                let found = format!("{}: account {}{from} of {shown}", account.name, sender.name);
+                if guessed {
+                    Step::note(WHAT, format!("{found}, guessed by the provider"))
+                } else {
+                    Step::good(WHAT, found)
+                }
             }
             None => Step::warning(
                 WHAT,
@@ -126,7 +133,9 @@ fn msmtp(env: &Env, accounts: &[&Account], names: &mut Vec<(&'static str, String
 
 #[cfg(test)]
 mod tests {
+    use super::super::StepState;
     use super::*;
+    use crate::mbsyncrc;
 
     #[test]
     fn a_comment_is_no_call() {
@@ -142,5 +151,34 @@ mod tests {
         let found: Vec<String> =
             sourced(&env, text).iter().map(|path| path.display().to_string()).collect();
         assert_eq!(found, ["/home/u/.config/mutt/10-sync.rc", "/home/u/a b", "/home/u/c"]);
+    }
+
+    #[test]
+    fn another_accounts_sender_is_not_called_ones_own() {
+        let dir = tempfile::tempdir().expect("directory");
+        let env = Env::new(dir.path(), "/");
+        let account = |name: &str, user: &str| {
+            format!(
+                "IMAPAccount {name}\nHost imap.gmail.com\nUser {user}\nPass x\n\n\
+                 IMAPStore {name}-far\nAccount {name}\n\n\
+                 MaildirStore {name}-near\nPath ~/{name}/\nInbox ~/{name}/INBOX\n\n\
+                 Channel {name}\nFar :{name}-far:\nNear :{name}-near:\nPatterns *\n\n"
+            )
+        };
+        let rc = dir.path().join(".mbsyncrc");
+        let both = account("Home", "private@gmail.com") + &account("Work", "business@gmail.com");
+        std::fs::write(&rc, both).expect("written");
+        let config = mbsyncrc::read(&rc, &env, mbsyncrc::IsyncVersion::V1_4).expect("read");
+        std::fs::write(
+            dir.path().join(".msmtprc"),
+            "account private\nhost smtp.gmail.com\nfrom private@gmail.com\n",
+        )
+        .expect("written");
+        let accounts: Vec<&Account> = config.accounts.iter().collect();
+        let steps = msmtp(&env, &config.accounts, &accounts, &mut Vec::new());
+        let states: Vec<StepState> = steps.iter().map(|step| step.state).collect();
+        assert_eq!(states, [StepState::Good, StepState::Warning], "{steps:?}");
+        let missing = steps.last().expect("a step");
+        assert_eq!(missing.found, "~/.msmtprc has no account for Work");
     }
 }
