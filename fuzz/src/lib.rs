@@ -221,7 +221,8 @@ pub fn muttrc_lines(text: &[u8]) {
             files: file.iter().filter_map(|file| file.to_str().map(str::to_owned)).collect(),
             addresses: BTreeSet::new(),
         };
-        let theirs = Theirs { hooks: true, accounts: text.len() % 2 == 0 };
+        let last = told.last().map(|one| one.account.name.as_str());
+        let theirs = Theirs { hooks: true, accounts: text.len() % 2 == 0, in_account: last };
         mutt::check(&muttrc(&told, theirs, Path::new("/home/u"), |_| true), &meant);
 
         let senders = msmtp_senders(&String::from_utf8_lossy(text));

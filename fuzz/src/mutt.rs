@@ -173,7 +173,7 @@ fn assignment(assigned: &str, meant: &Meant) -> bool {
     };
     match name {
         "my_account" => meant.accounts.contains(value),
-        "my_mailbox" => meant.boxes.contains(value),
+        "my_mailbox" => meant.boxes.contains(value) || meant.accounts.contains(value),
         "spoolfile" | "mbox" | "postponed" | "trash" | "record" => meant.folders.contains(value),
         "from" => meant.addresses.contains(value),
         "sendmail" => {

@@ -27,6 +27,9 @@ pub const HAVE_HOOKS: &str = "MUTT_SYNC_HOOKS";
 /// The variable that `20-accounts.rc` sets when it is in use.
 pub const HAVE_ACCOUNTS: &str = "MUTT_SYNC_ACCOUNTS";
 
+/// The variable that the account hooks set: the account that mutt is in.
+pub const IN_ACCOUNT: &str = "MUTT_SYNC_ACCOUNT";
+
 /// An account and its local mailboxes, both in the file's order.
 #[derive(Debug, Clone, Copy)]
 pub struct AccountMail<'a> {
@@ -39,14 +42,17 @@ pub struct AccountMail<'a> {
     pub identity_file: Option<&'a Path>,
 }
 
-/// What the user's own files define already: the value of [`HAVE_HOOKS`] and
-/// [`HAVE_ACCOUNTS`] in the environment is not empty.
+/// What mutt has already, by its environment: what the user's own files define (the value
+/// of [`HAVE_HOOKS`] and [`HAVE_ACCOUNTS`] is not empty), and the account that it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Theirs {
+pub struct Theirs<'a> {
     /// `10-sync.rc` was sourced before.
     pub hooks: bool,
     /// `20-accounts.rc` was sourced before.
     pub accounts: bool,
+    /// [`IN_ACCOUNT`]: what mutt's `setenv` sets reaches `source "mutt-sync --muttrc|"`
+    /// (observed with mutt 2.2.12 and neomutt 20220429).
+    pub in_account: Option<&'a str>,
 }
 
 /// The muttrc lines for all accounts. `home` is the user's home directory: no
@@ -56,7 +62,7 @@ pub struct Theirs {
 #[must_use]
 pub fn muttrc(
     accounts: &[AccountMail<'_>],
-    theirs: Theirs,
+    theirs: Theirs<'_>,
     home: &Path,
     exists: impl Fn(&Path) -> bool,
 ) -> String {
@@ -92,11 +98,14 @@ pub fn muttrc(
             "\n# The account just entered.\n\
              folder-hook . 'set my_entered=\"`mutt-sync -b 2>/dev/null`\"'\n",
         );
-        if let Some(first) = accounts.first() {
-            out.push_str("\n# Where mutt starts.\n");
-            match entering(first) {
+        // Read again in a running mutt, this is in the account of the open folder.
+        let in_account =
+            accounts.iter().find(|one| Some(one.account.name.as_str()) == theirs.in_account);
+        if let Some(one) = in_account.or(accounts.first()) {
+            out.push_str("\n# Where mutt starts, or is already.\n");
+            match at_start(one) {
                 Ok(command) => line(&mut out, &command),
-                Err(why) => left_out(&mut out, "account", &first.account.name, why),
+                Err(why) => left_out(&mut out, "account", &one.account.name, why),
             }
         }
     }
@@ -160,6 +169,11 @@ fn entering(one: &AccountMail<'_>) -> Result<String, ControlCharacter> {
         commands.push(format!("source {}", quoted(path)?));
     }
     Ok(commands.join("; "))
+}
+
+/// What is done outside of a hook. The hooks and keys above have emptied the name for F7.
+fn at_start(one: &AccountMail<'_>) -> Result<String, ControlCharacter> {
+    Ok(format!("{}; set my_mailbox={}", entering(one)?, quoted(&one.account.name)?))
 }
 
 /// A folder-hook per mailbox that sets its name for F7.

@@ -4,7 +4,7 @@
 //! Does not depend on: how a line is quoted, servers.
 
 use super::identity::{self, Sender};
-use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, Theirs};
+use super::muttrc::{self, AccountMail, HAVE_ACCOUNTS, HAVE_HOOKS, IN_ACCOUNT, Theirs};
 use crate::error::Error;
 use crate::mbsyncrc::{Config, Env};
 use crate::model::{Account, Mailbox};
@@ -30,7 +30,12 @@ pub fn all_accounts(config: &Config, env: &Env) -> String {
         })
         .collect();
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let theirs = Theirs { hooks: is_set(HAVE_HOOKS), accounts: is_set(HAVE_ACCOUNTS) };
+    let in_account = std::env::var(IN_ACCOUNT).ok();
+    let theirs = Theirs {
+        hooks: is_set(HAVE_HOOKS),
+        accounts: is_set(HAVE_ACCOUNTS),
+        in_account: in_account.as_deref(),
+    };
     muttrc::muttrc(&accounts, theirs, &env.home, |maildir| maildir.join("cur").is_dir())
 }
 

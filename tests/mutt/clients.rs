@@ -112,7 +112,7 @@ fn muttrc_is_accepted_for_every_name() {
     let main = home.path().join("muttrc");
     fs::write(&main, format!("source \"cat {}|\"\n", rc.display())).unwrap();
     for theirs in [(false, false), (true, false), (false, true), (true, true)] {
-        let theirs = Theirs { hooks: theirs.0, accounts: theirs.1 };
+        let theirs = Theirs { hooks: theirs.0, accounts: theirs.1, ..Theirs::default() };
         fs::write(&rc, muttrc(&all(&accounts), theirs, home.path(), Path::is_dir)).unwrap();
         for program in CLIENTS {
             assert_accepted(program, home.path(), &main, "--muttrc");
@@ -251,7 +251,7 @@ fn hooks_match_their_account_only() {
     let rc = home.path().join("muttrc");
     // Not where mutt starts, but what the hooks say, is asked here.
     let text = muttrc(&all(&accounts), Theirs::default(), home.path(), Path::is_dir);
-    let text = text.split("# Where mutt starts.").next().unwrap();
+    let text = text.split("# Where mutt starts").next().unwrap();
     let end = format!(
         "set my_account=\"\" folder={} quit=yes\npush '<enter-command>setenv SEEN \"$my_account\"; \
          set my_x=\"`printenv SEEN >{}`\"<enter><exit>'\n",
@@ -287,7 +287,7 @@ fn hooks_and_settings_of_ones_own_hold() {
             assert!(name.starts_with("my_") || name.starts_with("wait_key=$my_"), "{line}");
         }
     }
-    let text = text.split("# Where mutt starts.").next().unwrap();
+    let text = text.split("# Where mutt starts").next().unwrap();
     let before = "set delete=ask-no quit=yes move=ask-no sleep_time=3 mail_check=7 timeout=11\n";
     let own = format!(
         "set my_account=\"\" folder={}\n\

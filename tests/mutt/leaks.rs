@@ -114,12 +114,11 @@ fn nothing_follows(home: &Home, files: &[String]) -> usize {
 /// With what only Work has: whatever it is, it must not be found elsewhere.
 const OF_WORK: &str = "set signature=~/work.sig pgp_sign_as=0x1234 pgp_default_key=0x1234\n";
 
-#[test]
-fn of_a_printed_identity_nothing_follows_its_user() {
+/// A home whose muttrc and identities the program prints; the identities.
+fn printed() -> (Home, [String; 3]) {
     let home = Home::fake(&NAMES);
     home.program("mutt-sync", &format!("exec '{}' \"$@\"", rig::mutt_sync().display()));
     home.settings("throttle = \"1h\"\nburst = 1\n");
-    let _mbsync = home.fake_mbsync();
     let account = |name: &str| {
         let from = name.to_lowercase();
         format!("account {name}\nhost smtp.{from}.example\nfrom me@{from}.example\n")
@@ -138,8 +137,48 @@ fn of_a_printed_identity_nothing_follows_its_user() {
         "set folder=~/Mail mbox_type=Maildir header_cache=\"\" timeout=600\n\
          source \"mutt-sync --muttrc|\"\n",
     );
+    (home, files)
+}
+
+#[test]
+fn of_a_printed_identity_nothing_follows_its_user() {
+    let (home, files) = printed();
+    let _mbsync = home.fake_mbsync();
     let compared = nothing_follows(&home, &files);
     assert!(compared >= 10, "only {compared} variables");
+}
+
+/// The manual says to do this when a folder is new.
+#[test]
+fn sourcing_the_lines_again_keeps_the_account() {
+    let (home, files) = printed();
+    let _mbsync = home.fake_mbsync();
+    let mut names = BTreeSet::new();
+    for text in &files {
+        variables(text, &mut names);
+    }
+    names.insert("my_mailbox".into());
+    write_dump(&home, &names);
+    for name in NAMES {
+        home.maildir(name, "INBOX").add(&message(&format!("Mail for {name}"), "x"), "S");
+    }
+    for client in CLIENTS {
+        let terminal =
+            Terminal::start(&home, &[client, "-n", "-F", ".muttrc", "-f", "=Home/INBOX"]);
+        terminal.wait_for("Mail for Home", SHORT);
+        terminal.text("c=Work/INBOX\n");
+        terminal.wait_for("Mail for Work", SHORT);
+        let before = told(&home, &terminal, &names).join("\n");
+        assert!(before.contains("V_my_mailbox=Work:INBOX"), "{client}: {before}");
+        assert!(before.contains("MUTT_SYNC_ACCOUNT=Work"), "{client}: {before}");
+        terminal.text(":source \"mutt-sync --muttrc|\"\n");
+        let after = told(&home, &terminal, &names).join("\n");
+        // F7 syncs the account until a folder is opened.
+        let wanted = before.replace("V_my_mailbox=Work:INBOX", "V_my_mailbox=Work");
+        assert_eq!(after, wanted, "{client}");
+        terminal.keys(&["x"]);
+        terminal.wait_end(SHORT);
+    }
 }
 
 #[test]

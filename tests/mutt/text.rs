@@ -403,7 +403,8 @@ fn folders_come_by_account_its_inbox_first_and_nothing_twice() {
         assert!(once || line.starts_with("setenv") || line.starts_with('#'), "twice: {line}");
     }
     // With both files of muttrc.d nothing that they define is left.
-    let text = muttrc(&told, Theirs { hooks: true, accounts: true }, home, |_| true);
+    let text =
+        muttrc(&told, Theirs { hooks: true, accounts: true, ..Theirs::default() }, home, |_| true);
     let theirs = ["10-sync.rc", "20-accounts.rc"].map(|file| {
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("muttrc.d").join(file))
             .unwrap()
@@ -411,6 +412,26 @@ fn folders_come_by_account_its_inbox_first_and_nothing_twice() {
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let harmless = line == "folder-hook . 'set my_mailbox=\"$my_account\"'";
         assert!(harmless || !theirs.iter().any(|file| file.contains(line)), "twice: {line}");
+    }
+}
+
+#[test]
+fn the_account_that_mutt_is_in_is_entered_again() {
+    let accounts = ["A", "B"].map(|name| account(name, &Path::new("/m").join(name), &["INBOX"]));
+    let told: Vec<_> = accounts
+        .iter()
+        .map(|(account, mailboxes)| AccountMail { account, mailboxes, identity_file: None })
+        .collect();
+    for (in_account, entered) in [(None, "A"), (Some("B"), "B"), (Some("b"), "A"), (Some(""), "A")]
+    {
+        let theirs = Theirs { in_account, ..Theirs::default() };
+        let text = muttrc(&told, theirs, Path::new("/home/me"), |_| true);
+        let last = text.lines().last().unwrap();
+        let want = format!(
+            "setenv MUTT_SYNC_ACCOUNT \"{entered}\"; set my_account=\"{entered}\"; \
+             set my_mailbox=\"{entered}\""
+        );
+        assert_eq!(last, want, "{in_account:?}");
     }
 }
 
