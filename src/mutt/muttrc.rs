@@ -15,9 +15,9 @@
 use super::quote::{
     ControlCharacter, account_commands, comment, folder_regexp, one_folder_regexp, quoted,
 };
-use crate::model::{Account, Mailbox};
+use crate::model::{Account, Mailbox, Side, SubFolders};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The file whose hooks and keys are printed.
 const SYNC_RC: &str = include_str!("../../muttrc.d/10-sync.rc");
@@ -202,8 +202,8 @@ fn hook(
 }
 
 /// The directories that hold the account's Maildirs and no other account's, as
-/// few as possible, so that a folder made later belongs to the account as well.
-/// Never `home` or above.
+/// few as possible, and those where its first sync makes more, so that a folder made
+/// later belongs to the account as well. Never `home` or above.
 fn roots(one: &AccountMail<'_>, accounts: &[AccountMail<'_>], home: &Path) -> Vec<String> {
     let own: HashSet<&Path> = maildirs(one).collect();
     // With all directories above, so that each is a set lookup and not a search:
@@ -226,9 +226,7 @@ fn roots(one: &AccountMail<'_>, accounts: &[AccountMail<'_>], home: &Path) -> Ve
         let root = maildir
             .ancestors()
             .skip(1)
-            .take_while(|dir| {
-                dir.parent().is_some() && !home.starts_with(dir) && !foreign.contains(dir)
-            })
+            .take_while(|dir| may_be_claimed(dir, home) && !foreign.contains(dir))
             .filter(|dir| below.get(dir).is_some_and(|count| *count > 1))
             .filter(|dir| within_stores(one, dir))
             .last()
@@ -237,9 +235,46 @@ fn roots(one: &AccountMail<'_>, accounts: &[AccountMail<'_>], home: &Path) -> Ve
             roots.push(root);
         }
     }
+    let own_places = places(one);
+    let foreign_places: Vec<PathBuf> = accounts
+        .iter()
+        .filter(|other| other.account.name != one.account.name)
+        .flat_map(places)
+        .collect();
+    for place in &own_places {
+        let taken = foreign.contains(place.as_path())
+            || foreign_places.iter().any(|other| other.starts_with(place));
+        if may_be_claimed(place, home) && !taken && seen.insert(place) {
+            roots.push(place);
+        }
+    }
     // What lies below another root is matched by that one.
     roots.retain(|root| !root.ancestors().skip(1).any(|above| seen.contains(above)));
     roots.into_iter().filter_map(Path::to_str).map(str::to_owned).collect()
+}
+
+fn may_be_claimed(dir: &Path, home: &Path) -> bool {
+    dir.parent().is_some() && !home.starts_with(dir)
+}
+
+/// The directories in which the account's channels make Maildirs: all that have a name
+/// there are the account's, unless another account has the same.
+fn places(one: &AccountMail<'_>) -> Vec<PathBuf> {
+    let sides = one
+        .account
+        .channels
+        .iter()
+        .filter(|channel| channel.patterns.is_some())
+        .flat_map(|channel| [&channel.near, &channel.far]);
+    let place = |side: &Side| {
+        let store = side.maildir()?;
+        let verbatim = side.mailbox.is_empty() || store.subfolders == SubFolders::Verbatim;
+        let place = format!("{}{}", store.path.as_deref()?, side.mailbox);
+        // Path is a string put before names, not always a directory.
+        let is_dir = place.starts_with('/') && place.ends_with('/');
+        (verbatim && is_dir).then(|| PathBuf::from(place))
+    };
+    sides.filter_map(place).collect()
 }
 
 /// Whether `dir` is a place where the account's stores keep mailboxes, and not a

@@ -435,6 +435,60 @@ fn the_account_that_mutt_is_in_is_entered_again() {
     }
 }
 
+/// The patterns of the account hooks, by account.
+fn claimed(accounts: &[(Account, Vec<Mailbox>)]) -> Vec<String> {
+    let told: Vec<_> = accounts
+        .iter()
+        .map(|(account, mailboxes)| AccountMail { account, mailboxes, identity_file: None })
+        .collect();
+    let text = muttrc(&told, Theirs::default(), Path::new("/home/me"), |_| true);
+    let of = |(account, _): &(Account, Vec<Mailbox>)| {
+        let enters = format!("\"setenv MUTT_SYNC_ACCOUNT \\\"{}\\\"; ", account.name);
+        let hook =
+            text.lines().find(|line| line.starts_with("folder-hook") && line.contains(&enters));
+        let pattern = hook.map(|hook| hook.split('"').nth(1).unwrap().to_owned());
+        pattern.unwrap_or_default()
+    };
+    accounts.iter().map(of).collect()
+}
+
+#[test]
+fn folders_of_a_first_sync_are_their_accounts() {
+    let at = |name, dir: &str, boxes: &[&str]| account(name, Path::new(dir), boxes);
+    // One mailbox, and none.
+    let apart = [at("Home", "/m/home", &["INBOX"]), at("Work", "/m/work", &[])];
+    assert_eq!(claimed(&apart), [r"(^(/m/home)(/|\$))", r"(^(/m/work)(/|\$))"]);
+    // INBOX elsewhere.
+    let mut elsewhere = at("Home", "/m/home", &["INBOX"]);
+    elsewhere.1[0].maildir = Some("/m/inbox".into());
+    assert_eq!(claimed(&[elsewhere]), [r"(^(/m/inbox|/m/home)(/|\$))"]);
+    // One directory for both: each has only what is known to be its own.
+    let both = [at("Home", "/m", &["INBOX"]), at("Work", "/m", &["work/INBOX"])];
+    assert_eq!(claimed(&both), [r"(^(/m/INBOX)(/|\$))", r"(^(/m/work/INBOX)(/|\$))"]);
+    let both = [at("Home", "/m", &["INBOX"]), at("Work", "/m", &[])];
+    assert_eq!(claimed(&both), [r"(^(/m/INBOX)(/|\$))", ""]);
+    // One below the other, also where it has no mail yet.
+    let below = [at("Home", "/m", &["INBOX"]), at("Work", "/m/work", &[])];
+    assert_eq!(claimed(&below), [r"(^(/m/INBOX)(/|\$))", r"(^(/m/work)(/|\$))"]);
+    // A prefix is part of the directory.
+    let mut prefixed = [at("Home", "/m", &["home/INBOX"]), at("Work", "/m", &[])];
+    for (name, one) in ["home/", "work/"].iter().zip(&mut prefixed) {
+        let channel = &mut one.0.channels[0];
+        channel.near.mailbox = (*name).into();
+        channel.far.mailbox = (*name).into();
+    }
+    assert_eq!(claimed(&prefixed), [r"(^(/m/home)(/|\$))", r"(^(/m/work)(/|\$))"]);
+    // A channel of one mailbox makes no others, and Path need not be a directory.
+    let mut fixed = at("Home", "/m/home", &["INBOX"]);
+    fixed.0.channels[0].patterns = None;
+    assert_eq!(claimed(&[fixed]), [r"(^(/m/home/INBOX)(/|\$))"]);
+    let mut string = at("Home", "/m/home", &["INBOX"]);
+    let near = maildir_side("Home", "/m/home-", "/m/home/INBOX");
+    string.0.channels[0].near = near.clone();
+    string.0.channels[0].far = near;
+    assert_eq!(claimed(&[string]), [r"(^(/m/home/INBOX)(/|\$))"]);
+}
+
 #[test]
 fn a_home_directory_is_never_an_accounts() {
     let (mut home, mut mailboxes) = account("A", Path::new("/home/me"), &["INBOX", "Sent"]);
