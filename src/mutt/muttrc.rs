@@ -79,9 +79,10 @@ pub fn muttrc(
         out.push_str("\n# Hooks and keys are those of your 10-sync.rc.\n");
     } else {
         out.push_str(
-            "\n# Hooks and keys, as in muttrc.d/10-sync.rc, which explains them. They change no\n\
-             # setting of mutt's, and the keys ask what mutt asks. What suits them, and shows\n\
-             # mail in folders that are not open within 15 seconds, in place of 600:\n\
+            "\n# Hooks and keys, as in muttrc.d/10-sync.rc; mutt-sync(1) explains them.\n\
+             # They change no setting of mutt's, and the keys ask what mutt asks. What suits\n\
+             # them, and shows mail in folders that are not open within 15 seconds, in place\n\
+             # of 600:\n\
              #     set delete=yes sleep_time=0 timeout=15\n",
         );
         out.extend(SYNC_RC.lines().filter(|line| is_setting(line)).flat_map(|line| [line, "\n"]));
