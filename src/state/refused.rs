@@ -6,7 +6,7 @@
 //!
 //! Does not depend on: mbsync, records, Maildirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -124,6 +124,17 @@ impl RefusedKind {
     }
 }
 
+/// What became of an item that was to be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It is new, or mbsync says for the first time why.
+    New,
+    /// It was there.
+    Known,
+    /// Not kept: there are too many.
+    TooMany,
+}
+
 impl RefusedItem {
     /// One that no command has said yet.
     #[must_use]
@@ -167,8 +178,8 @@ impl RefusedMailbox {
         self.more > 0 || self.open_items().next().is_some()
     }
 
-    /// Adds an item that is not there yet. True if it is new.
-    pub fn add(&mut self, mut item: RefusedItem) -> bool {
+    /// Adds an item that is not there yet.
+    pub fn add(&mut self, mut item: RefusedItem) -> Added {
         item.text = item.text.chars().take(LONGEST).collect();
         if let Some(known) = self.items.iter_mut().find(|known| known.is_same(&item)) {
             // What mbsync says is more than what the record shows.
@@ -179,14 +190,50 @@ impl RefusedMailbox {
             } else if !item.is_by_record() {
                 known.text = item.text;
             }
-            return is_first;
+            return if is_first { Added::New } else { Added::Known };
         }
-        if self.items.len() < MOST_ITEMS {
-            self.items.push(item);
-        } else {
-            self.more = self.more.saturating_add(1);
+        if self.items.len() >= MOST_ITEMS {
+            return Added::TooMany;
         }
-        true
+        self.items.push(item);
+        Added::New
+    }
+
+    /// Adds all that a run could not carry here. Returns what is new of it, and how many
+    /// more there are than before, of which no number is kept.
+    pub fn add_all(&mut self, items: Vec<RefusedItem>) -> (Vec<RefusedItem>, u32) {
+        let known = self.items.clone();
+        let mut is_again = false;
+        let (mut new, mut others) = (vec![], BTreeSet::new());
+        for item in items {
+            is_again |= known.iter().any(|known| known.is_same(&item));
+            match self.add(item.clone()) {
+                Added::New => new.push(item),
+                Added::Known => {}
+                Added::TooMany => {
+                    let text = if item.uid == 0 { item.text } else { String::new() };
+                    others.insert((item.what, item.uid, text));
+                }
+            }
+        }
+        let (before, others) = (self.more, u32::try_from(others.len()).unwrap_or(u32::MAX));
+        let is_open = self.open_items().next().is_some();
+        self.more = match (is_again, is_open) {
+            // All of it is acknowledged.
+            (true, false) => 0,
+            // The others were tried again, too.
+            (true, true) => others,
+            (false, _) => before.saturating_add(others),
+        };
+        (new, self.more.saturating_sub(before))
+    }
+
+    /// What those are of which no number is kept, as far as that is known: what most are.
+    #[must_use]
+    pub fn kind_of_more(&self) -> Option<RefusedKind> {
+        let mut counts: BTreeMap<RefusedKind, usize> = BTreeMap::new();
+        self.open_items().for_each(|item| *counts.entry(item.what).or_default() += 1);
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(what, _)| what)
     }
 
     /// Another try did not help. One that was asked for lengthens no wait.
@@ -272,17 +319,47 @@ mod tests {
     #[test]
     fn g13_what_mbsync_says_beats_what_the_record_shows() {
         let mut mailbox = RefusedMailbox::default();
-        assert!(mailbox.add(item(3, "")) && !mailbox.add(item(3, "")));
+        assert_eq!(mailbox.add(item(3, "")), Added::New);
+        assert_eq!(mailbox.add(item(3, "")), Added::Known);
         assert!(mailbox.items[0].is_by_record());
-        assert!(mailbox.add(item(3, "over quota")), "that is news");
-        assert!(!mailbox.add(item(3, "too big")), "another reason for the same message is none");
-        assert!(!mailbox.add(item(3, "")));
+        assert_eq!(mailbox.add(item(3, "over quota")), Added::New, "that is news");
+        assert_eq!(mailbox.add(item(3, "too big")), Added::Known, "another reason is none");
+        assert_eq!(mailbox.add(item(3, "")), Added::Known);
         let texts: Vec<&str> = mailbox.items.iter().map(|item| &*item.text).collect();
         assert_eq!(texts, ["too big"]);
-        for uid in 10..1000 {
-            mailbox.add(item(uid, "x"));
+    }
+
+    #[test]
+    fn g13_more_than_are_kept_by_number_are_counted_and_said_once() {
+        let mut mailbox = RefusedMailbox::default();
+        let tried = |mailbox: &mut RefusedMailbox, uids: std::ops::Range<u32>| {
+            // mbsync objects to the first 200; the record shows all.
+            let said = uids.clone().take(200).map(|uid| item(uid, "over quota"));
+            let (new, more) = mailbox.add_all(said.chain(uids.map(|uid| item(uid, ""))).collect());
+            (new.len(), more, mailbox.items.len(), mailbox.more)
+        };
+        assert_eq!(tried(&mut mailbox, 1..301), (200, 100, 200, 100));
+        for _ in 0..3 {
+            assert_eq!(tried(&mut mailbox, 1..301), (0, 0, 200, 100));
         }
-        assert_eq!((mailbox.items.len(), mailbox.more), (200, 791));
+        // A run that does not try them again looks at what is new only.
+        assert_eq!(tried(&mut mailbox, 301..303), (0, 2, 200, 102));
+        assert_eq!(tried(&mut mailbox, 1..303), (0, 0, 200, 102));
+        assert_eq!(tried(&mut mailbox, 1..251), (0, 0, 200, 50), "some were carried");
+        mailbox.items.iter_mut().for_each(|item| item.acknowledged = true);
+        assert_eq!(tried(&mut mailbox, 1..251), (0, 0, 200, 0), "all are acknowledged");
+    }
+
+    #[test]
+    fn g13_what_is_not_kept_by_number_is_of_one_kind() {
+        let mut mailbox = RefusedMailbox::default();
+        assert_eq!(mailbox.kind_of_more(), None);
+        mailbox.add(RefusedItem::new(RefusedKind::Flags, 1, 1, "x", at(1)));
+        mailbox.add_all(vec![item(1, "x"), item(2, "x")]);
+        assert_eq!(mailbox.kind_of_more(), Some(RefusedKind::Push));
+        mailbox.items[1].acknowledged = true;
+        mailbox.items[2].acknowledged = true;
+        assert_eq!(mailbox.kind_of_more(), Some(RefusedKind::Flags));
     }
 
     #[test]
@@ -311,7 +388,7 @@ mod tests {
         let added = RefusedState::update(&dir, |state| {
             state.mailboxes.entry("Home\nSent".into()).or_default().add(item(1, "x"))
         });
-        assert!(added.unwrap() && RefusedState::read(&dir).holds("Home\nSent"));
+        assert!(added.unwrap() == Added::New && RefusedState::read(&dir).holds("Home\nSent"));
         assert!(!RefusedState::read(&dir).holds("Home\nINBOX"));
         RefusedState::update(&dir, |state| state.mailboxes.clear()).unwrap();
         assert!(!dir.file(FILE).exists());

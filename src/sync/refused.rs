@@ -21,7 +21,9 @@ use super::summary::{ToSay, ago, name_of};
 use crate::error::Error;
 use crate::model::uid_set::UidSet;
 use crate::model::{Account, Mailbox, Target};
-use crate::state::refused::{RefusedItem, RefusedKind, RefusedMailbox, RefusedState, UNNAMED};
+use crate::state::refused::{
+    Added, RefusedItem, RefusedKind, RefusedMailbox, RefusedState, UNNAMED,
+};
 use crate::state::{StateDir, clean, state_failure};
 use crate::text::{counted, sanitize, shell_operand};
 use crate::verdict::maildir::{self, Numbered};
@@ -230,7 +232,6 @@ pub fn note_run(dir: &StateDir, facts: &RunFacts<'_>, now: SystemTime) -> io::Re
         let mut noting =
             Noting { facts, state, now, looks: BTreeMap::new(), objected: BTreeMap::new() };
         let noted = noting.run();
-        noting.resolve();
         noting.note_tries();
         noted
     })
@@ -254,14 +255,22 @@ impl Noting<'_> {
             noted.all_placed &= !keys.is_empty();
             let keys = if keys.is_empty() { vec![UNNAMED.to_owned()] } else { keys };
             for key in keys {
-                self.objected.entry(key.clone()).or_default().push(item.clone());
-                if self.state.mailboxes.entry(key.clone()).or_default().add(item.clone()) {
-                    noted.news.push(self.line(&key, &item));
-                }
+                self.objected.entry(key).or_default().push(item.clone());
             }
         }
+        let mut found = self.objected.clone();
         for replaced in facts.replaced {
-            self.passed_over(replaced, &mut noted);
+            let items = self.passed_over(replaced, &mut noted);
+            found.entry(clean::key(&replaced.mailbox)).or_default().extend(items);
+        }
+        // What was carried makes room for what was not.
+        self.resolve();
+        for (key, items) in found.into_iter().filter(|(_, items)| !items.is_empty()) {
+            let (new, more) = self.state.mailboxes.entry(key.clone()).or_default().add_all(items);
+            noted.news.extend(new.iter().map(|item| self.line(&key, item)));
+            if more > 0 {
+                noted.news.push(self.more_line(&key, more));
+            }
         }
         for notice in facts.notices {
             if self.state.notice(notice, self.now) {
@@ -272,7 +281,7 @@ impl Noting<'_> {
     }
 
     /// What the record alone shows.
-    fn passed_over(&mut self, replaced: &Replaced, noted: &mut Noted) {
+    fn passed_over(&mut self, replaced: &Replaced, noted: &mut Noted) -> Vec<RefusedItem> {
         let key = clean::key(&replaced.mailbox);
         if let Some(known) = self.state.mailboxes.get_mut(&key) {
             let now = [replaced.near.validity, replaced.far.validity];
@@ -302,15 +311,18 @@ impl Noting<'_> {
             );
             noted.all_placed = true;
         }
-        for item in items {
-            if self.state.mailboxes.entry(key.clone()).or_default().add(item.clone()) {
-                noted.news.push(self.line(&key, &item));
-            }
-        }
+        items
     }
 
     fn line(&self, key: &str, item: &RefusedItem) -> String {
         item_line(&self.facts.context.account.name, key, item)
+    }
+
+    /// Further ones, of which no number is kept.
+    fn more_line(&self, key: &str, more: u32) -> String {
+        let count = usize::try_from(more).unwrap_or(usize::MAX);
+        let start = line_start(&self.facts.context.account.name, key);
+        sanitize(&format!("{start}: {} not transferred", counted(count, "further message")))
     }
 
     fn look(&mut self, mailbox: &Mailbox) -> &Look {
@@ -630,8 +642,15 @@ fn reports(account: &Account, state: &RefusedState) -> Vec<RefusedReport> {
         for item in items {
             kinds.entry((item.what, item.is_by_record())).or_default().push(item);
         }
+        let more_of = known.kind_of_more().and_then(|what| {
+            [false, true]
+                .map(|by_record| (what, by_record))
+                .into_iter()
+                .find(|of| kinds.contains_key(of))
+        });
         for ((what, by_record), items) in kinds {
-            let more = if by_record { 0 } else { usize::try_from(known.more).unwrap_or(0) };
+            let is_more = more_of == Some((what, by_record));
+            let more = if is_more { usize::try_from(known.more).unwrap_or(0) } else { 0 };
             let last = items.last();
             all.push(RefusedReport {
                 name: name.clone(),
@@ -662,6 +681,8 @@ pub fn passed_over(
         let counted =
             |item: &&RefusedItem| item.what == what && item.uid > mark && left.contains(item.uid);
         let counted = items.iter().filter(counted).count() as u64;
+        let more = known.filter(|known| known.kind_of_more() == Some(what));
+        let counted = counted + more.map_or(0, |known| u64::from(known.more));
         let count = left.count_above(mark).saturating_sub(counted);
         (count > 0).then(|| RefusedReport {
             name: name_of(account, &key),
@@ -693,17 +714,16 @@ pub fn note_scan(
         return vec![];
     }
     let (validity, upto) = (far.status.uid_validity, far.max_pulled);
-    let first = far.left.uids().take(MOST_FOUND);
-    let mark = |known: &RefusedMailbox| known.acknowledged[1].map_or(0, |(_, uid)| uid);
     let noted = RefusedState::update(dir, |state| {
         let known = state.mailboxes.entry(key.clone()).or_default();
         known.items.retain(|item| {
             item.what != RefusedKind::Pull || item.uid > upto || far.left.contains(item.uid)
         });
         let mut news = vec![];
-        for uid in first.filter(|uid| *uid > mark(known)).collect::<Vec<_>>() {
+        let mark = known.acknowledged[1].map_or(0, |(_, uid)| uid);
+        for uid in far.left.uids().filter(|uid| *uid > mark).take(MOST_FOUND) {
             let item = RefusedItem::new(RefusedKind::Pull, uid, validity, "", now);
-            if known.add(item.clone()) {
+            if known.add(item.clone()) == Added::New {
                 news.push(item_line(&account.name, &key, &item));
             }
         }
@@ -838,8 +858,8 @@ pub fn put_off(
         return Ok(());
     }
     RefusedState::update(dir, |state| {
-        for key in due {
-            if let Some(known) = state.mailboxes.get_mut(key) {
+        for key in &due {
+            if let Some(known) = state.mailboxes.get_mut(*key) {
                 known.tried(now, asked_for);
             }
         }
@@ -854,14 +874,19 @@ pub(super) fn uid_of(path: &Path) -> u32 {
     digits.get(..end).and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-/// `Home: Sent: 1 message not pushed: Quota exceeded`.
-fn item_line(account: &str, key: &str, item: &RefusedItem) -> String {
-    let place = match key.split_once('\n') {
+/// `Home: Sent`.
+fn line_start(account: &str, key: &str) -> String {
+    match key.split_once('\n') {
         Some((_, name)) => format!("{account}: {name}"),
         None => account.to_owned(),
-    };
+    }
+}
+
+/// `Home: Sent: 1 message not pushed: Quota exceeded`.
+fn item_line(account: &str, key: &str, item: &RefusedItem) -> String {
+    let start = line_start(account, key);
     let text = if item.is_by_record() { "mbsync has passed it over" } else { &item.text };
-    sanitize(&format!("{place}: {}: {text}", counted_refusals(item.what, 1)))
+    sanitize(&format!("{start}: {}: {text}", counted_refusals(item.what, 1)))
 }
 
 /// What was refused, and how often.
@@ -874,5 +899,52 @@ fn counted_refusals(what: RefusedKind, count: usize) -> String {
         }
         RefusedKind::Mailbox => "not synced".to_owned(),
         RefusedKind::Record => "mbsync's record not written".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mbsync_version::IsyncVersion;
+    use crate::mbsyncrc::{Env, parse};
+    use crate::verdict::server::ServerStatus;
+
+    #[test]
+    fn g13_what_is_passed_over_after_many_that_are_acknowledged_is_said() {
+        let base = tempfile::tempdir().unwrap();
+        let text = "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath /nowhere/\n\n\
+                    Channel Home\nFar :far:\nNear :near:\nPatterns *\n";
+        let (env, file) = (Env::new(base.path(), base.path()), base.path().join("rc"));
+        let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
+        let account = &config.accounts[0];
+        let target = Target::Mailbox { channel: "Home".into(), name: "Sent".into() };
+        let mailbox = account.mailbox(&target).unwrap();
+        let dir = StateDir::open(base.path(), &account.name).unwrap();
+        let scan = |upto: u32| {
+            let left = UidSet::from_uids(1..=upto);
+            let far = CleanServer {
+                status: ServerStatus {
+                    uid_validity: 1,
+                    uid_next: 70,
+                    messages: 70,
+                    highest_modseq: None,
+                },
+                rules: Rules::of_near(&mailbox, account).unwrap(),
+                max_pulled: upto,
+                max_pushed: 0,
+                record: None,
+                left,
+                beside: None,
+            };
+            note_scan(account, &dir, &mailbox, &far, SystemTime::UNIX_EPOCH)
+        };
+        assert_eq!(scan(60).len(), MOST_FOUND);
+        RefusedState::update(&dir, |state| {
+            let known = state.mailboxes.get_mut(&clean::key(&mailbox)).unwrap();
+            known.acknowledged[1] = Some((1, 60));
+        })
+        .unwrap();
+        assert!(scan(60).is_empty());
+        assert_eq!(scan(61).len(), 1);
     }
 }

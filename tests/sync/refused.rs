@@ -135,6 +135,22 @@ fn g13_a_message_refused_for_its_size_is_said_until_it_is_gone() {
 }
 
 #[test]
+fn g13_more_refused_messages_than_are_kept_are_counted_once() {
+    let (_server, home) = with_quota(2000, 1);
+    let sent = home.maildir("Home", "Sent");
+    for at in 0..230 {
+        sent.add(&big(&format!("large {at}"), 3), "S");
+    }
+    for args in [&["Home"][..], &["-f", "Home:Sent"], &["-f", "Home:Sent"]] {
+        let out = sync(&home, args).expect_code(1);
+        assert!(out.stderr.contains("Home:Sent: 230 messages not pushed: "), "{}", out.stderr);
+        let status = status(&home);
+        assert!(status.contains("Home:Sent: 230 messages not pushed: "), "{status}");
+        assert_eq!(status.matches(" not pushed").count(), 1, "{status}");
+    }
+}
+
+#[test]
 fn g13_a_message_without_a_header_is_said_and_retried() {
     let (server, home) = with_quota(2000, 0);
     let sent = home.maildir("Home", "Sent");
