@@ -105,11 +105,11 @@ impl HeldState {
         dir.read_json(FILE).unwrap_or_default()
     }
 
-    /// Changes the file, if `change` changes anything.
+    /// Changes the file, if `change` changes anything. It may be called more than once.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn update<T>(dir: &StateDir, change: impl FnOnce(&mut HeldState) -> T) -> io::Result<T> {
+    pub fn update<T>(dir: &StateDir, change: impl FnMut(&mut HeldState) -> T) -> io::Result<T> {
         dir.update_json(FILE, LOCK, change)
     }
 

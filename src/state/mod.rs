@@ -44,6 +44,9 @@ fn is_passing(error: &io::Error) -> bool {
 /// Most bytes of a state file that are read.
 pub const LARGEST: u64 = 64 << 20;
 
+/// So often a change is made again because another process has made one meanwhile.
+const MOST_UPDATES: u32 = 20;
+
 /// An account's directory of state files, mode 0700.
 #[derive(Debug, Clone)]
 pub struct StateDir {
@@ -137,34 +140,45 @@ impl StateDir {
     }
 
     /// Changes the value in a JSON file, if `change` changes anything; the default value needs
-    /// no file. Another process that does the same is waited for, for a moment: `lock` is
-    /// held meanwhile.
+    /// no file. `change` may take its time, for `lock` is not held meanwhile: where another
+    /// process has written the file, it is called again with what is there then.
+    ///
+    /// # Errors
+    /// The file cannot be written; `WouldBlock` where others keep doing so.
     fn update_json<V, T>(
         &self,
         name: &str,
         lock: &str,
-        change: impl FnOnce(&mut V) -> T,
+        mut change: impl FnMut(&mut V) -> T,
     ) -> io::Result<T>
     where
         V: serde::de::DeserializeOwned + serde::Serialize + Clone + Default + PartialEq,
     {
-        let _lock = Lock::take_briefly(&self.file(lock))?;
-        let mut value: V = match self.try_read_json(name) {
+        let read = || match self.try_read_json::<V>(name) {
             // Not to be taken for an empty one, which would take its place.
-            Err(error) if is_passing(&error) => return Err(error),
-            read => read.ok().flatten().unwrap_or_default(),
+            Err(error) if is_passing(&error) => Err(error),
+            read => Ok(read.ok().flatten().unwrap_or_default()),
         };
-        let before = value.clone();
-        let result = change(&mut value);
-        if value == before {
-            return Ok(result);
+        let mut before = read()?;
+        for _ in 0..MOST_UPDATES {
+            let mut value = before.clone();
+            let result = change(&mut value);
+            if value == before {
+                return Ok(result);
+            }
+            let Some(_lock) = Lock::take_briefly(&self.file(lock))? else { break };
+            let now = read()?;
+            if now == before {
+                if value == V::default() {
+                    self.remove(name)?;
+                } else {
+                    self.write_json(name, &value)?;
+                }
+                return Ok(result);
+            }
+            before = now;
         }
-        if value == V::default() {
-            self.remove(name)?;
-        } else {
-            self.write_json(name, &value)?;
-        }
-        Ok(result)
+        Err(io::Error::new(io::ErrorKind::WouldBlock, "another mutt-sync is writing it"))
     }
 
     /// Removes a file; one that is not there is as good as removed.
@@ -211,6 +225,7 @@ pub(crate) fn state_failure(error: &io::Error, what: &str) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             failed.with_hint("free some space and try again")
         }
+        io::ErrorKind::WouldBlock => failed.with_hint("try again"),
         _ if no_descriptor_left(error) => failed,
         io::ErrorKind::InvalidInput => {
             Error { status: ExitStatus::Config, ..failed }.with_hint("remove it")
@@ -272,6 +287,32 @@ mod tests {
         dir.remove("x.json").unwrap();
         assert!(dir.remove("full").is_err());
         assert_eq!(names(&dir), ["full", "run", "want"]);
+    }
+
+    #[test]
+    fn a_change_is_never_lost_to_one_that_was_made_meanwhile() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let add = |number: u8| move |list: &mut Vec<u8>| list.push(number);
+        // The other process has all the time that it needs: the lock is not held.
+        let mut calls = 0;
+        let slow = dir.update_json("x.json", "x.lock", |list: &mut Vec<u8>| {
+            calls += 1;
+            if calls == 1 {
+                dir.update_json("x.json", "x.lock", add(1)).unwrap();
+            }
+            list.push(2);
+        });
+        slow.unwrap();
+        assert_eq!((calls, dir.read_json::<Vec<u8>>("x.json")), (2, Some(vec![1, 2])));
+        // Without the lock nothing is written.
+        let held = Lock::try_take(&dir.file("x.lock")).unwrap().unwrap();
+        let error = dir.update_json("x.json", "x.lock", add(3)).unwrap_err();
+        assert_eq!(state_failure(&error, "x").status, ExitStatus::Later);
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), Some(vec![1, 2]));
+        drop(held);
+        dir.update_json("x.json", "x.lock", add(3)).unwrap();
+        assert_eq!(dir.read_json::<Vec<u8>>("x.json"), Some(vec![1, 2, 3]));
     }
 
     #[test]

@@ -259,11 +259,14 @@ impl RefusedState {
         dir.read_json(FILE).unwrap_or_default()
     }
 
-    /// Changes the file, if `change` changes anything.
+    /// Changes the file, if `change` changes anything. It may be called more than once.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn update<T>(dir: &StateDir, change: impl FnOnce(&mut RefusedState) -> T) -> io::Result<T> {
+    pub fn update<T>(
+        dir: &StateDir,
+        mut change: impl FnMut(&mut RefusedState) -> T,
+    ) -> io::Result<T> {
         dir.update_json(FILE, LOCK, |state: &mut RefusedState| {
             let result = change(state);
             state.mailboxes.retain(|_, mailbox| !mailbox.is_empty());

@@ -167,12 +167,12 @@ pub fn check(
         state
             .mailboxes
             .retain(|key, held| held.allowed || found.contains_key(key) || !was_judged(key));
-        for (key, held) in found {
-            match state.mailboxes.get_mut(&key) {
-                Some(known) if is_same(known, &held) => {
+        for (key, held) in &found {
+            match state.mailboxes.get_mut(key) {
+                Some(known) if is_same(known, held) => {
                     (known.count, known.looked) = (held.count, held.looked);
                 }
-                _ => drop(state.mailboxes.insert(key, held)),
+                _ => drop(state.mailboxes.insert(key.clone(), held.clone())),
             }
         }
     });

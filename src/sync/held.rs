@@ -183,7 +183,7 @@ pub fn note_run(
     // Lost, the next run writes it.
     let _ = HeldState::update(dir, |state| {
         state.mailboxes.retain(|key, _| !is_done(key));
-        state.places.extend(places);
+        state.places.extend(places.iter().cloned());
     });
 }
 
