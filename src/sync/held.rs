@@ -127,19 +127,33 @@ fn make_one_ready(account: &Account, mailbox: &Mailbox, path: &Path) -> io::Resu
             _ => {}
         }
     }
-    let usable = || {
-        let record = record_of(mailbox)?;
-        let maildir = mailbox.maildir.as_deref()?;
-        let rules = Rules::of_near(mailbox, account)?;
-        let near = maildir::listing(maildir, rules.info_delimiter).ok()?.numbered();
-        is_numbered_by(maildir, &record, &near).then_some(record)
-    };
-    match usable() {
+    match usable_record(account, mailbox) {
         Some(record) => {
             let lost = near_losses(account, mailbox, &record, KnownGone::NOTHING);
             forget_pairs(path, &record, &lost)
         }
         None => std::fs::rename(path, beside(path, ".before-resync")),
+    }
+}
+
+/// The record, if it is of the Maildir that is there.
+fn usable_record(account: &Account, mailbox: &Mailbox) -> Option<Record> {
+    let record = record_of(mailbox)?;
+    let maildir = mailbox.maildir.as_deref()?;
+    let rules = Rules::of_near(mailbox, account)?;
+    let near = maildir::listing(maildir, rules.info_delimiter).ok()?.numbered();
+    is_numbered_by(maildir, &record, &near).then_some(record)
+}
+
+/// Whether there is still something to be made ready by an answer of `--resync`: a Maildir
+/// that has come back needs none, and later deletions in it are meant.
+fn has_use(account: &Account, mailbox: &Mailbox, place: Option<&MaildirPlace>) -> bool {
+    match place.and_then(|place| displaced(*place, mailbox, true)) {
+        None => false,
+        Some(HeldKind::OtherMaildir) => usable_record(account, mailbox).is_none_or(|record| {
+            !near_losses(account, mailbox, &record, KnownGone::NOTHING).is_empty()
+        }),
+        Some(_) => true,
     }
 }
 
@@ -229,9 +243,14 @@ pub fn note_back(dir: &StateDir, context: AccountContext<'_>, targets: &BTreeSet
     let holds = Holds::read(context.account, dir);
     let back = |key: &&String| {
         let Some(mailbox) = clean::mailbox(context.account, key) else { return true };
-        let held = holds.state.mailboxes.get(*key);
+        let stands = |held: &HeldMailbox| match (held.allowed, held.what.is_of_place()) {
+            (true, true) => has_use(context.account, &mailbox, holds.state.places.get(*key)),
+            // It is for these messages alone.
+            (true, false) => true,
+            (false, _) => holds.stands(key, held),
+        };
         Target::any_covers(targets, &mailbox)
-            && !held.is_some_and(|held| held.allowed || holds.stands(key, held))
+            && !holds.state.mailboxes.get(*key).is_some_and(stands)
     };
     let back: BTreeSet<&String> = holds.state.mailboxes.keys().filter(back).collect();
     if !back.is_empty() {

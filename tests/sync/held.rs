@@ -507,6 +507,31 @@ fn g14_a_resync_that_cannot_change_the_record_deletes_nothing() {
     mail.is_not_held();
 }
 
+/// The disk was not mounted, and the machine was offline when the question was answered.
+#[test]
+fn g14_an_answer_ends_when_the_maildir_is_back() {
+    let mut mail = Mail::on(&[("Archive", 30), ("INBOX", 5)], |server| {
+        Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
+    });
+    let archive = mail.maildir("Archive");
+    let elsewhere = mail.home.path("elsewhere");
+    fs::rename(archive.path(), &elsewhere).unwrap();
+    mail.sync(&["Home"]).expect_code(1);
+    mail.is_held("Archive", "its Maildir is gone");
+    mail.server.stop();
+    let out = mail.sync(&["--resync", "Home:Archive"]);
+    assert_ne!(out.code(), 0, "{out}");
+    assert!(mail.status().contains("the next sync goes ahead"), "{}", mail.status());
+    fs::rename(&elsewhere, archive.path()).unwrap();
+    mail.server.restart();
+    mail.imap = mail.server.imap("home");
+    mail.sync(&["-f", "Home"]).ok();
+    archive.list()[..3].iter().for_each(|entry| archive.delete(entry));
+    mail.sync(&["Home"]).ok();
+    assert_eq!((archive.len(), mail.there("Archive")), (27, 27));
+    mail.is_not_held();
+}
+
 /// What mbsync was interrupted in is about pairs that are no longer in its record.
 #[test]
 fn g14_a_resync_of_what_was_interrupted_is_one_run() {
