@@ -324,11 +324,30 @@ pub fn answer(
     if !dir.file(FILE).exists() {
         return Ok(BTreeSet::new());
     }
+    let covered = |key: &str| {
+        let mailbox = clean::mailbox(context.account, key);
+        mailbox.is_some_and(|it| Target::any_covers(targets, &it))
+    };
+    let memory = GoneMemory::read(&dir);
     HeldState::update(&dir, |state| {
-        let covered = |key: &str| {
-            let mailbox = clean::mailbox(context.account, key);
-            mailbox.is_some_and(|it| Target::any_covers(targets, &it))
-        };
+        if answer == HeldAnswer::AllowDeletions {
+            let of_place = state.mailboxes.iter().filter(|(key, _)| covered(key));
+            let accepted: Vec<(String, MaildirPlace)> = of_place
+                .filter_map(|(key, held)| {
+                    let mailbox = clean::mailbox(context.account, key)?;
+                    let then = state.places.get(key)?;
+                    let known = memory.known(&mailbox);
+                    let place = accepted_place(context.account, &mailbox, held, *then, known)?;
+                    Some((key.clone(), place))
+                })
+                .collect();
+            for (key, place) in accepted {
+                if let Some(held) = state.mailboxes.get_mut(&key) {
+                    held.what = HeldKind::GoneHere;
+                }
+                state.places.insert(key, place);
+            }
+        }
         if answer == HeldAnswer::Resync {
             // Nobody has tried to sync it yet.
             for (key, place) in &state.places {
@@ -361,6 +380,25 @@ pub fn answer(
         }
         answered
     })
+}
+
+/// Where a Maildir is now that is held for being another one, if it lacks nothing but what it
+/// is held for: then it may be taken for the one of the last run, and these messages for
+/// deleted. File systems without stable inodes (sshfs, CIFS) show another one after a mount.
+fn accepted_place(
+    account: &Account,
+    mailbox: &Mailbox,
+    held: &HeldMailbox,
+    then: MaildirPlace,
+    known: KnownGone<'_>,
+) -> Option<MaildirPlace> {
+    let is_other = held.what == HeldKind::OtherMaildir
+        && displaced(then, mailbox, true) == Some(HeldKind::OtherMaildir);
+    let record = record_of(mailbox).filter(|_| is_other)?;
+    let lost = near_losses(account, mailbox, &record, known);
+    let is_same = held.validity == [record.far_validity, record.near_validity]
+        && lost.uids().all(|uid| held.uids.contains(uid));
+    is_same.then(|| place_of(mailbox)).flatten()
 }
 
 /// What is held in one mailbox, or in several for the same reason, as it is to be shown.
@@ -432,7 +470,8 @@ impl HeldReport {
                  if it is to go, remove it on the server too"
             ),
             HeldKind::OtherMaildir => format!(
-                "mount it or move it back; mutt-sync --resync {name} downloads what is missing"
+                "mount it or move it back; mutt-sync --resync {name} downloads what is missing; \
+                 mutt-sync --allow-deletions {name} if it was deleted on purpose"
             ),
         }
     }

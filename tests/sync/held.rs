@@ -507,6 +507,36 @@ fn g14_a_resync_that_cannot_change_the_record_deletes_nothing() {
     mail.is_not_held();
 }
 
+/// A file system without stable inodes shows another Maildir after each mount.
+#[test]
+fn g14_what_was_deleted_in_a_maildir_with_other_inodes_can_be_allowed() {
+    let mut mail = Mail::on(&[("Archive", 30), ("INBOX", 5)], |server| {
+        Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
+    });
+    let archive = mail.maildir("Archive");
+    mail.back_up("Archive");
+    mail.restore("Archive");
+    archive.list()[..12].iter().for_each(|entry| archive.delete(entry));
+    let out = mail.sync(&["Home"]).expect_code(1);
+    assert!(out.stderr.contains("lacks 12 messages"), "{out}");
+    for answer in ["--resync", "--allow-deletions"] {
+        assert!(out.stderr.contains(&format!("mutt-sync {answer} Home:Archive")), "{out}");
+    }
+    // The answer is for these, and for no more.
+    archive.delete(&archive.list()[0]);
+    mail.sync(&["--allow-deletions", "Home:Archive"]).expect_code(1);
+    assert_eq!(mail.there("Archive"), 30);
+    mail.sync(&["Home"]);
+    mail.is_held("Archive", "is not the one of the last run and lacks 13 messages");
+    mail.sync(&["--allow-deletions", "Home:Archive"]).ok();
+    assert_eq!((archive.len(), mail.there("Archive")), (17, 17));
+    mail.is_not_held();
+    // From now on it is the one of the last run.
+    archive.list()[..12].iter().for_each(|entry| archive.delete(entry));
+    mail.sync(&["Home"]).ok();
+    assert_eq!(mail.there("Archive"), 5);
+}
+
 /// The disk was not mounted, and the machine was offline when the question was answered.
 #[test]
 fn g14_an_answer_ends_when_the_maildir_is_back() {
