@@ -294,8 +294,6 @@ impl<'a> Survey<'a> {
 
     /// Judges, and saves what was learned.
     fn compare(&mut self, server: &Server, question: &Question<'_>) -> Judgement {
-        self.far = FarMessages::default();
-        self.disconnect();
         let mut candidates = self.candidates(question.targets);
         self.clean = question.dir.read_json(clean::FILE).unwrap_or_default();
         let told_of = self.options.person.then_some(self.context.account.name.as_str());
@@ -401,6 +399,9 @@ impl Judge for Survey<'_> {
     }
 
     fn judge(&mut self, question: &Question<'_>) -> Judgement {
+        // Nothing of the last question is of use for this one.
+        self.disconnect();
+        *self = Survey::new(self.context, self.shutdown.clone(), self.options);
         let account = self.context.account;
         let judgeable = account.channels.iter().any(|channel| {
             let whole = Target::Channel(channel.name.clone());
@@ -559,4 +560,42 @@ pub fn scan_all(
         .collect();
     let mut scanned = client.scan_all(&requests)?.into_iter();
     Ok(names.iter().map(|name| name.as_ref().and_then(|_| scanned.next())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mbsync_version::IsyncVersion;
+    use crate::mbsyncrc::{Env, parse};
+    use crate::settings::Settings;
+
+    #[test]
+    fn nothing_of_a_question_is_left_at_the_next() {
+        let base = tempfile::tempdir().unwrap();
+        let text = "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath /nowhere/\n\n\
+                    Channel Home\nFar :far:\nNear :near:\n";
+        let env = Env::new(base.path(), base.path());
+        let file = base.path().join("rc");
+        let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
+        let settings = Settings::default();
+        let account = &config.accounts[0];
+        let context = AccountContext {
+            config: &config,
+            account,
+            settings: &settings,
+            settings_file: None,
+            base: base.path(),
+        };
+        let options = RunOptions::in_background(&settings);
+        let mut survey = Survey::new(context, Shutdown::never().unwrap(), options);
+        survey.bytes = 7;
+        survey.note("INBOX differs".into());
+        survey.unjudged.insert("Home\nINBOX".into());
+        let dir = StateDir::open(base.path(), &account.name).unwrap();
+        let nothing = BTreeSet::new();
+        let question = Question { targets: &nothing, full: false, refused: &nothing, dir: &dir };
+        survey.judge(&question);
+        assert!(survey.reasons().is_empty() && survey.unjudged.is_empty());
+        assert_eq!(survey.bytes(), 0);
+    }
 }
