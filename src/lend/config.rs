@@ -37,6 +37,12 @@ pub enum Obstacle {
     NoServer,
     /// The file is not what it was when it was read.
     NotAsRead,
+    /// Two channels have one name.
+    SharedName,
+    /// A name that it uses is not in it.
+    UnknownName,
+    /// The directory of the file has a name that is not UTF-8.
+    NotText,
     /// A path, made absolute, makes a line too long for mbsync.
     LongLine,
 }
@@ -48,6 +54,9 @@ impl std::fmt::Display for Obstacle {
             Obstacle::SeveralAccounts => "the channels are on several accounts",
             Obstacle::NoServer => "a channel has no server",
             Obstacle::NotAsRead => "the configuration has changed",
+            Obstacle::SharedName => "two channels have one name",
+            Obstacle::UnknownName => "a channel, store or account is not in the configuration",
+            Obstacle::NotText => "the directory of the configuration is not UTF-8",
             Obstacle::LongLine => "a path would make too long a line",
         })
     }
@@ -98,7 +107,7 @@ pub fn copy(text: &[u8], purpose: &Purpose<'_>) -> Result<Zeroizing<Vec<u8>>, Ob
                 if keyword.is_some_and(|keyword| keyword.takes_path(value))
                     && !value.starts_with(['/', '~']) =>
             {
-                let base = base.to_str().ok_or(Obstacle::NotAsRead)?.trim_end_matches('/');
+                let base = base.to_str().ok_or(Obstacle::NotText)?.trim_end_matches('/');
                 let keyword = words.first().map_or("", String::as_str);
                 out.extend(statement(keyword, &format!("{base}/{value}"))?);
             }
@@ -155,7 +164,7 @@ fn needed(
     // Of several with one name, mbsync knows the first.
     let first = |is: &dyn Fn(SectionKind) -> bool, name: &str| {
         let found = sections.iter().position(|each| is(each.kind) && each.name == name);
-        found.ok_or(Obstacle::NotAsRead)
+        found.ok_or(Obstacle::UnknownName)
     };
     let mut needed = BTreeSet::new();
     let mut login = None;
@@ -204,6 +213,7 @@ fn statement(keyword: &str, value: &str) -> Result<Vec<u8>, Obstacle> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt as _;
 
     const FILE: &str = "\
 # old: Pass hunter1
@@ -319,6 +329,16 @@ Patterns *
     fn two_servers_are_not_one_connection() {
         assert_eq!(of(&["Both"]), Err(Obstacle::TwoServers));
         assert_eq!(of(&["Home", "Own"]), Err(Obstacle::SeveralAccounts));
-        assert_eq!(of(&["Gone"]), Err(Obstacle::NotAsRead));
+    }
+
+    #[test]
+    fn the_reason_why_there_is_no_copy_is_the_true_one() {
+        assert_eq!(of(&["Gone"]), Err(Obstacle::UnknownName));
+        let base = Path::new(std::ffi::OsStr::from_bytes(b"/home/\xff"));
+        let file = b"IMAPStore far\nHost h\n\nMaildirStore near\nPath Mail/\n\n\
+            Channel Home\nFar :far:\nNear :near:\n";
+        let purpose = Purpose { channels: &["Home"], groups: &[], tunnel: "x", base: Some(base) };
+        assert_eq!(copy(file, &purpose), Err(Obstacle::NotText));
+        assert_eq!(copy(b"Channel\n", &purpose), Err(Obstacle::NotAsRead));
     }
 }
