@@ -11,6 +11,7 @@
 use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -31,7 +32,7 @@ use crate::state::held::{HeldKind, HeldMailbox, HeldState};
 use crate::state::{StateDir, clean};
 use crate::verdict::gone::KnownGone;
 use crate::verdict::guard::{self, Loss, LossSide};
-use crate::verdict::maildir::DirStamps;
+use crate::verdict::maildir::{self, DirStamps};
 use crate::verdict::record::Record;
 
 /// What is held is looked for again after this time: the other account to which it was
@@ -669,12 +670,11 @@ impl Guard<'_> {
             }
         }
         let mut files: Vec<(i64, PathBuf)> = vec![];
-        for maildir in maildirs(self.context) {
+        for (maildir, info_delimiter) in maildirs(self.context) {
             let doomed = doomed.get(&maildir);
             message_files(&maildir, &mut |path, entry| {
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-                let flags = name.as_deref().and_then(|name| name.rsplit_once("2,"));
-                let deleted = flags.is_some_and(|(_, flags)| flags.contains('T'));
+                let name = path.file_name().map(OsStr::as_encoded_bytes);
+                let deleted = name.is_some_and(|name| maildir::is_trashed(name, info_delimiter));
                 let is_doomed = doomed.is_some_and(|doomed| doomed.contains(&uid_of(path)));
                 if !deleted && !is_doomed && files.len() < MOST_FILES {
                     let changed = entry.metadata().map_or(0, |found| found.ctime());
@@ -764,21 +764,24 @@ fn message_files(maildir: &Path, take: &mut dyn FnMut(&Path, &std::fs::DirEntry)
     }
 }
 
-/// All Maildirs below the stores of all accounts, synced or not.
-fn maildirs(context: AccountContext<'_>) -> Vec<PathBuf> {
+/// All Maildirs below the stores of all accounts, synced or not, with the byte before the flags
+/// in their file names.
+fn maildirs(context: AccountContext<'_>) -> Vec<(PathBuf, u8)> {
     let channels = context.config.accounts.iter().flat_map(|account| &account.channels);
     let stores = channels.flat_map(|channel| [&channel.near, &channel.far]);
-    let mut pending: Vec<(PathBuf, u32)> = vec![];
+    let mut pending: Vec<(PathBuf, u8, u32)> = vec![];
     for store in stores.filter_map(|side| side.maildir()) {
-        pending.push((store.inbox.clone(), 0));
+        let info_delimiter = u8::try_from(store.info_delimiter).unwrap_or(b':');
+        pending.push((store.inbox.clone(), info_delimiter, 0));
         if let Some(path) = &store.path {
             // A prefix of names, if it does not end in a slash.
             let end = path.rfind('/').map_or(0, |at| at + 1);
-            pending.push((PathBuf::from(path.get(..end).unwrap_or_default()), 0));
+            let dir = PathBuf::from(path.get(..end).unwrap_or_default());
+            pending.push((dir, info_delimiter, 0));
         }
     }
     let (mut seen, mut found) = (BTreeSet::new(), vec![]);
-    while let Some((dir, depth)) = pending.pop() {
+    while let Some((dir, info_delimiter, depth)) = pending.pop() {
         let Ok(here) = dir.metadata() else { continue };
         if !seen.insert((here.dev(), here.ino())) || seen.len() > MOST_DIRECTORIES {
             continue;
@@ -786,10 +789,10 @@ fn maildirs(context: AccountContext<'_>) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             match entry.file_name().to_str() {
-                Some("cur") if is_dir => found.push(dir.clone()),
+                Some("cur") if is_dir => found.push((dir.clone(), info_delimiter)),
                 Some("new" | "tmp") => {}
                 _ if is_dir && depth < 16 && entry.ino() != here.ino() => {
-                    pending.push((entry.path(), depth + 1));
+                    pending.push((entry.path(), info_delimiter, depth + 1));
                 }
                 _ => {}
             }
@@ -801,7 +804,37 @@ fn maildirs(context: AccountContext<'_>) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mbsync_version::IsyncVersion;
+    use crate::mbsyncrc::{Env, parse};
+    use crate::settings::Settings;
     use crate::verdict::record;
+
+    #[test]
+    fn g14_a_maildir_is_read_with_the_delimiter_of_its_store() {
+        let base = tempfile::tempdir().unwrap();
+        let at = base.path().display();
+        let text = format!(
+            "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath {at}/a/\nInbox {at}/inbox\n\
+             InfoDelimiter ;\n\nChannel Home\nFar :far:\nNear :near:\n"
+        );
+        for dir in ["a/one/cur", "a/one/two/cur", "inbox/cur"] {
+            std::fs::create_dir_all(base.path().join(dir)).unwrap();
+        }
+        let (env, file) = (Env::new(base.path(), base.path()), base.path().join("rc"));
+        let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
+        let settings = Settings::default();
+        let context = AccountContext {
+            config: &config,
+            account: &config.accounts[0],
+            settings: &settings,
+            settings_file: None,
+            base: base.path(),
+        };
+        let mut found = maildirs(context);
+        found.sort();
+        let expected = ["a/one", "a/one/two", "inbox"].map(|dir| (base.path().join(dir), b';'));
+        assert_eq!(found, expected);
+    }
 
     #[test]
     fn g14_a_pulled_message_above_the_mark_is_not_new() {

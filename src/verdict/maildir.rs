@@ -255,6 +255,12 @@ impl Name<'_> {
     }
 }
 
+/// Whether the flags in a file name say that the message is deleted.
+#[must_use]
+pub fn is_trashed(name: &[u8], info_delimiter: u8) -> bool {
+    Name::read(name, info_delimiter).flags.has(Flags::TRASHED)
+}
+
 /// The number that `text` starts with, 0 if none; `u64::MAX` if it does not fit.
 fn leading_number(text: &[u8]) -> u64 {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
@@ -904,6 +910,14 @@ mod tests {
             found("1 1 S\n", &["x,U=1;2,S", ".hidden"], &semicolon, None),
             SideVerdict::Clean
         );
+    }
+
+    #[test]
+    fn the_flags_of_a_name_follow_its_own_delimiter() {
+        assert!(is_trashed(b"x,U=1:2,ST", b':') && is_trashed(b"x,U=1;2,T", b';'));
+        for name in ["x,U=1;2,T", "x2,T", "x,U=1:2,S"] {
+            assert!(!is_trashed(name.as_bytes(), b':'), "{name}");
+        }
     }
 
     #[test]
