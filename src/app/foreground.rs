@@ -82,7 +82,9 @@ impl App<'_> {
             }
             let outcome = scheduler::foreground(&mut backend, wants, request);
             let exit = self.report(context, &backend, &outcome, runs, &shutdown);
-            exit.max(Self::say_refused(context, wants, by_person, exit))
+            let exit = exit.max(Self::say_refused(context, wants, by_person, exit));
+            let served = matches!(outcome, RequestOutcome::Ran(_) | RequestOutcome::Served);
+            if served && exit == ExitStatus::Done { self.say_missing(context, wants) } else { exit }
         };
         if let [(account, wants)] = &selection[..] {
             return Ok(one(*account, wants).max(unanswered));
@@ -215,6 +217,25 @@ impl App<'_> {
             err(&format!("mutt-sync: {line}"));
         }
         if refused.fails || held.fails { ExitStatus::Mailbox } else { ExitStatus::Done }
+    }
+
+    /// Says which mailboxes of a request that was served are not here after it: they are on
+    /// neither side.
+    fn say_missing(&self, context: AccountContext<'_>, wants: &BTreeSet<Target>) -> ExitStatus {
+        let named = wants.iter().filter(|target| matches!(target, Target::Mailbox { .. }));
+        let named = named.filter_map(|target| context.account.mailbox(target));
+        let account = &context.account.name;
+        let mut exit = ExitStatus::Done;
+        for mailbox in named {
+            if mailbox.maildir.as_deref().is_some_and(|maildir| !maildir.exists()) {
+                let text =
+                    format!("{account}: `{}` is neither here nor on the server", mailbox.near);
+                let hint =
+                    format!("mutt-sync --list {} names the mailboxes", shell_operand(account));
+                exit = self.warn(&Error::new(ExitStatus::Mailbox, text).with_hint(hint));
+            }
+        }
+        exit
     }
 
     /// Lets a run go ahead with what is held. What it is for is all that is synced; says

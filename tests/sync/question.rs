@@ -674,3 +674,12 @@ fn g4_force_logs_in_ten_times_a_minute() {
     let said = command.wait(LIMIT).ok();
     assert!(said.stdout.starts_with(NOTHING), "{said}");
 }
+
+#[test]
+fn g2_a_mistyped_mailbox_is_said_once_and_not_asked_for_again() {
+    let it = Rig::new();
+    let said = it.home.mutt_sync(&["Home:Lsts"]).expect_code(1);
+    assert!(said.stderr.contains("`Lsts` is neither here nor on the server"), "{said}");
+    assert_eq!(it.home.requests("Home"), [""; 0]);
+    it.nothing_to_do();
+}

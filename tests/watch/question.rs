@@ -462,3 +462,15 @@ fn bad_input_a_modseq_left_out_is_never_a_skip() {
         }
     }
 }
+
+#[test]
+fn g2_a_mistyped_mailbox_is_forgotten_by_a_waiter() {
+    for notify in [true, false] {
+        let it = Watched::new(ServerOptions { notify, ..ServerOptions::default() });
+        let runs = it.mbsync.runs().len();
+        let said = it.home.mutt_sync(&["Home:Lsts"]).expect_code(1);
+        assert!(said.stderr.contains("`Lsts` is neither here nor on the server"), "{said}");
+        assert_eq!(it.home.requests("Home"), [""; 0]);
+        assert_eq!(it.mbsync.runs().len(), runs);
+    }
+}

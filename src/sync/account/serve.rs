@@ -181,6 +181,7 @@ impl AccountBackend<'_> {
                 let disabled = server.is_some_and(|server| server.disables_namespace);
                 let needed =
                     if judge.names_nested() && !disabled { needed } else { self.unnamed(needed) };
+                let needed = self.without_nowhere(needed, judge);
                 let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
                 let guarded = deletion_guard::check(
                     &self.dir,
@@ -230,6 +231,23 @@ impl AccountBackend<'_> {
         needed
     }
 
+    /// The same without mailboxes that were asked for by name and are on neither side: there
+    /// is nothing to sync, and mbsync would fail on them at each try.
+    fn without_nowhere(
+        &mut self,
+        needed: BTreeSet<Target>,
+        judge: &mut dyn Judge,
+    ) -> BTreeSet<Target> {
+        let named = needed.iter().filter_map(|target| self.context.account.mailbox(target));
+        let nowhere = named.filter(|mailbox| is_nowhere(mailbox, judge));
+        let keys: BTreeSet<String> = nowhere.map(|mailbox| clean::key(&mailbox)).collect();
+        if keys.is_empty() {
+            return needed;
+        }
+        held::forget(&self.dir, &keys);
+        self.without_removed(needed, &keys)
+    }
+
     /// The same, but the whole channel in place of a mailbox below another.
     fn unnamed(&self, needed: BTreeSet<Target>) -> BTreeSet<Target> {
         let account = self.context.account;
@@ -269,10 +287,7 @@ impl AccountBackend<'_> {
         let mut keys: BTreeSet<String> = refused.chain(held::without_maildir(&self.dir)).collect();
         keys.retain(|key| {
             clean::mailbox(self.context.account, key).is_some_and(|mailbox| {
-                let is_here = mailbox.maildir.as_deref().is_none_or(std::path::Path::exists);
-                let covered = Target::any_covers(targets, &mailbox);
-                let mut is_there = || judge.far_side()?.is_there(&mailbox);
-                covered && !is_here && is_there() == Some(false)
+                Target::any_covers(targets, &mailbox) && is_nowhere(&mailbox, judge)
             })
         });
         held::forget(&self.dir, &keys);
@@ -697,6 +712,13 @@ impl AccountBackend<'_> {
         }
         if failed.is_empty() { all() } else { failed }
     }
+}
+
+/// Whether a mailbox is neither here nor on the server, as far as that is known.
+fn is_nowhere(mailbox: &Mailbox, judge: &mut dyn Judge) -> bool {
+    let is_here = mailbox.maildir.as_deref().is_none_or(std::path::Path::exists);
+    let mut is_there = || judge.far_side()?.is_there(mailbox);
+    !is_here && is_there() == Some(false)
 }
 
 /// A login or a password command that fails has causes that `--check` finds.
