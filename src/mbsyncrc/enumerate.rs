@@ -143,6 +143,13 @@ fn wanted(side: &Side, patterns: &[String]) -> Wanted {
     wanted
 }
 
+/// Whether mbsync lists INBOX and what is below it on this side, beside what is in Path
+/// (isync 1.4 and 1.5, `box_opened2()` of `main_sync.c`).
+#[must_use]
+pub fn lists_inbox(side: &Side, patterns: &[String]) -> bool {
+    wanted(side, patterns).inbox
+}
+
 /// Looks through a store's directories.
 struct LocalListing<'a> {
     store: &'a MaildirStore,

@@ -19,6 +19,7 @@ mod select;
 mod shape;
 mod values;
 
+pub use enumerate::lists_inbox;
 pub use resolve::parse;
 pub use select::{MOST_BYTES, MbsyncWords};
 pub use shape::shape;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::server::{ServerMailboxes, inventory_scope};
+use super::server::{ServerMailboxes, inventory_scope, is_asked_about};
 use crate::headers::MessageIdentity;
 use crate::imap::{
     Client, ClientError, FetchedHeader, Inventory, Listed, MailboxStatus, Opening, SpecialUse,
@@ -114,7 +114,12 @@ impl FarLookup for FarAccess<'_> {
         let version = self.context.config.version;
         let there = ServerMailboxes::new(&account, version, &[mailbox], &[], &map.inventory);
         let name = there.name(0)?;
-        Some(listed.iter().any(|each| each.selectable && each.name == *name))
+        // Each server has one, listed or not (RFC 3501 §5.1).
+        if name == "INBOX" {
+            return Some(true);
+        }
+        let is_known = is_asked_about(&inventory_scope(&account, false), name);
+        is_known.then(|| listed.iter().any(|each| each.selectable && each.name == *name))
     }
 
     fn messages(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {

@@ -9,12 +9,14 @@ use std::collections::{HashMap, HashSet};
 use crate::imap::names::{Naming, to_utf7};
 use crate::imap::{Inventory, InventoryScope, Listed, MailboxStatus};
 use crate::mbsync_version::IsyncVersion;
-use crate::mbsyncrc::pattern;
+use crate::mbsyncrc::{lists_inbox, pattern};
 use crate::model::{Account, Mailbox, Target};
 use crate::verdict::server::ServerStatus;
 
 /// Most bytes of a file name, and so of a mailbox's name between two slashes.
 const LONGEST_FILE_NAME: usize = 255;
+/// How mbsync spells it.
+const INBOX: &str = "INBOX";
 
 /// The mailboxes of an account on its server.
 #[derive(Debug, Default)]
@@ -33,14 +35,45 @@ pub struct ServerMailboxes {
 #[must_use]
 pub fn inventory_scope(account: &Account, statuses: bool) -> InventoryScope {
     let mut scope = InventoryScope { statuses, ..InventoryScope::default() };
-    for store in account.channels.iter().filter_map(|channel| channel.far.imap()) {
-        let prefix = store.path.clone().unwrap_or_default();
-        if !scope.prefixes.contains(&prefix) {
-            scope.prefixes.push(prefix);
+    let mut subscriptions = false;
+    let mut add = |prefix: &str| {
+        if !scope.prefixes.iter().any(|known| known == prefix) {
+            scope.prefixes.push(prefix.to_owned());
         }
-        scope.subscriptions |= store.subscribed_only;
+    };
+    for channel in &account.channels {
+        let Some(store) = channel.far.imap() else { continue };
+        // isync 1.5 gives Path as it is written, too, where it turns the names of mailboxes
+        // into modified UTF-7 (observed with 1.5.1).
+        let path = store.path.as_deref().unwrap_or_default();
+        // As mbsync lists: INBOX is not below a Path that leads elsewhere, and what a Path
+        // `INBOX.` leads to is listed with it (isync 1.4 and 1.5, imap_list_store() of
+        // drv_imap.c).
+        let path_is_inbox = begins_with_inbox(path);
+        // In another spelling it is INBOX only if what follows is the delimiter.
+        if !path_is_inbox || !path.starts_with(INBOX) {
+            add(path);
+        }
+        let patterns = channel.patterns.as_deref().unwrap_or_default();
+        if path_is_inbox || !path.is_empty() && lists_inbox(&channel.far, patterns) {
+            add(INBOX);
+        }
+        subscriptions |= store.subscribed_only;
     }
-    scope
+    InventoryScope { subscriptions, ..scope }
+}
+
+/// Whether the list that was asked for shows if there is a mailbox of this wire name.
+#[must_use]
+pub fn is_asked_about(scope: &InventoryScope, name: &str) -> bool {
+    scope.prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+}
+
+/// INBOX in any spelling, alone or with a delimiter behind it.
+fn begins_with_inbox(path: &str) -> bool {
+    path.split_at_checked(INBOX.len()).is_some_and(|(first, rest)| {
+        first.eq_ignore_ascii_case(INBOX) && !rest.starts_with(char::is_alphanumeric)
+    })
 }
 
 impl ServerMailboxes {
@@ -254,6 +287,18 @@ fn merge(slot: Option<&mut Option<ServerStatus>>, report: MailboxStatus) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_shows_only_what_is_below_a_prefix() {
+        for (path, is_inbox) in
+            [("INBOX", true), ("Inbox.", true), ("INBOX/", true), ("INBOX2/", false), ("", false)]
+        {
+            assert_eq!(begins_with_inbox(path), is_inbox, "{path}");
+        }
+        let prefixes = vec!["Mail/".to_owned()];
+        let scope = InventoryScope { prefixes, ..InventoryScope::default() };
+        assert!(is_asked_about(&scope, "Mail/x") && !is_asked_about(&scope, "INBOX"));
+    }
 
     #[test]
     fn a_report_is_put_over_what_is_known() {

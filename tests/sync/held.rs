@@ -390,6 +390,45 @@ fn g14_a_renamed_maildir_is_not_downloaded_again_unasked() {
     mail.is_not_held();
 }
 
+/// A list of what is below a Path does not show INBOX, which is there all the same.
+#[test]
+fn g14_an_inbox_beside_the_path_of_its_store_is_held_when_its_maildir_is_gone() {
+    for (path, patterns) in [("Mail/", "INBOX *"), ("INBOX/", "*")] {
+        let club = format!("{path}Club");
+        let mut mail = Mail::on(&[("INBOX", 30), (&club, 5)], |server| {
+            let account = Account::on(server, "Home").channel(BOTH).patterns(patterns);
+            account.far_line(&format!("Path {path}"))
+        });
+        assert_eq!((mail.maildir("INBOX").len(), mail.maildir("Club").len()), (30, 5), "{path}");
+        mail.back_up("INBOX");
+        fs::remove_dir_all(mail.maildir("INBOX").path()).unwrap();
+        mail.sync(&["Home"]).expect_code(1);
+        mail.is_held("INBOX", "its Maildir is gone");
+        assert!(!mail.maildir("INBOX").exists() && mail.there("INBOX") == 30, "{path}");
+        // Below the Path the list says it.
+        fs::remove_dir_all(mail.maildir("Club").path()).unwrap();
+        mail.imap.raw(&format!("DELETE {club}"));
+        mail.sync(&["Home"]).ok();
+        fs::rename(mail.home.path("backup"), mail.maildir("INBOX").path()).unwrap();
+        mail.sync(&["Home"]).ok();
+        mail.is_not_held();
+    }
+}
+
+/// mbsync lists it for Patterns that begin with INBOX.
+#[test]
+fn a_mailbox_below_inbox_beside_the_path_of_its_store_is_found() {
+    let mut mail = Mail::on(&[("INBOX", 3), ("Mail/Club", 3)], |server| {
+        let account = Account::on(server, "Home").channel(BOTH).patterns("INBOX* *");
+        account.far_line("Path Mail/")
+    });
+    let below = format!("INBOX{}x", mail.imap.delimiter());
+    mail.imap.create(&below);
+    mail.imap.append(&below, &message("below", "below"), &[]);
+    mail.syncs_in_one_run();
+    assert_eq!(mail.maildir("INBOX/x").len(), 1);
+}
+
 /// A mailbox was renamed on the server, and what was left of it here removed by hand.
 #[test]
 fn g14_a_mailbox_that_is_gone_on_both_sides_is_not_held() {

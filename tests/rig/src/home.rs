@@ -123,6 +123,7 @@ pub struct Account {
     certificate: Option<String>,
     patterns: String,
     account_lines: String,
+    far_lines: String,
     near_lines: String,
     channel_lines: String,
 }
@@ -142,6 +143,7 @@ impl Account {
             certificate: (server.tls() != Tls::None).then(|| Ca::shared().cert().to_owned()),
             patterns: "*".to_owned(),
             account_lines: String::new(),
+            far_lines: String::new(),
             near_lines: String::new(),
             channel_lines: "Create Both\nExpunge Both\nRemove None\n".to_owned(),
         }
@@ -159,6 +161,7 @@ impl Account {
             certificate: None,
             patterns: "INBOX Archive Drafts Sent Trash".to_owned(),
             account_lines: String::new(),
+            far_lines: String::new(),
             near_lines: String::new(),
             channel_lines: "Create Both\nExpunge Both\nRemove None\n".to_owned(),
         }
@@ -207,6 +210,12 @@ impl Account {
         self
     }
 
+    /// A further line in the `IMAPStore`.
+    pub fn far_line(mut self, line: &str) -> Self {
+        self.far_lines += &format!("{line}\n");
+        self
+    }
+
     /// A further line in the `MaildirStore`.
     pub fn near_line(mut self, line: &str) -> Self {
         self.near_lines += &format!("{line}\n");
@@ -242,13 +251,13 @@ impl Account {
         }
         let _ = write!(
             text,
-            "{}\nIMAPStore {name}-far\nAccount {name}\n\n\
+            "{}\nIMAPStore {name}-far\nAccount {name}\n{}\n\
              MaildirStore {name}-near\nPath ~/Mail/{name}/\nInbox ~/Mail/{name}/INBOX\n\
              SubFolders Verbatim\n{}\n\
              Channel {name}\nFar :{name}-far:\nNear :{name}-near:\nPatterns {patterns}\n\
              SyncState *\n{}\n\
              Group {name}-frequent\nChannel {name}:INBOX,Sent\n\n",
-            self.account_lines, self.near_lines, self.channel_lines
+            self.account_lines, self.far_lines, self.near_lines, self.channel_lines
         );
         text
     }
