@@ -2,9 +2,10 @@
 //! processes' runs, a configuration that was edited.
 //!
 //! Knows inotify and what mutt and mbsync do to a Maildir; draws no conclusion
-//! from it. Only cur and new are watched: the rest of a Maildir changes in every
-//! run of mbsync, also in one that does nothing. Mailboxes that the kernel has no
-//! watch for are unwatched: they have to be scanned at intervals.
+//! from it. Messages are watched in cur and new only: the rest of a Maildir changes in
+//! every run of mbsync, also in one that does nothing. There, only a new directory means
+//! something. Mailboxes that the kernel has no watch for are unwatched: they have to be
+//! scanned at intervals.
 //!
 //! Does not depend on: records, the server, what follows from an event.
 
@@ -20,12 +21,15 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 use super::log::Log;
 use crate::error::{no_descriptor_left, system_text};
-use crate::model::{Account, Mailbox, StoreKind};
+use crate::model::{Account, Mailbox, SubFolders};
 use crate::state::{clean, lock};
 use crate::text::{counted, short};
 
 /// How often unwatched mailboxes are scanned.
 const SCAN_UNWATCHED: Duration = Duration::from_secs(15);
+/// In so many Maildirs a new one is noticed at once. With more, a watch for each is too
+/// much: there it is found by the next request for more than a mailbox, and by the timer.
+const MOST_NESTING: usize = 1000;
 
 /// What has happened since the last question.
 // Each is a fact of its own, and any of them may come with any other.
@@ -62,6 +66,8 @@ pub struct WatchPaths {
     pub maildirs: Vec<Option<PathBuf>>,
     /// Directories in which new Maildirs appear.
     pub roots: BTreeSet<PathBuf>,
+    /// They also appear in the Maildirs themselves.
+    pub nested: bool,
     /// The account's state directory.
     pub state: PathBuf,
     /// The trigger file, if it is elsewhere.
@@ -82,24 +88,34 @@ impl WatchPaths {
         let maildirs: Vec<_> = mailboxes.map(|mailbox| mailbox.maildir.clone()).collect();
         let parents = maildirs.iter().flatten().filter_map(|maildir| maildir.parent());
         let mut roots: BTreeSet<PathBuf> = parents.map(Into::into).collect();
-        for channel in &account.channels {
-            if let StoreKind::Maildir(store) = &channel.near.store.kind {
-                if let Some((dir, _)) = store.path.as_ref().and_then(|path| path.rsplit_once('/')) {
-                    roots.insert(dir.into());
-                }
+        let mut nested = false;
+        for store in account.channels.iter().filter_map(|channel| channel.near.maildir()) {
+            if let Some((dir, _)) = store.path.as_ref().and_then(|path| path.rsplit_once('/')) {
+                roots.insert(dir.into());
+            }
+            match store.subfolders {
+                SubFolders::Unset => {}
+                SubFolders::Verbatim | SubFolders::Legacy => nested = true,
+                SubFolders::MaildirPlusPlus => _ = roots.insert(store.inbox.clone()),
             }
         }
-        WatchPaths { maildirs, roots, state, trigger, configs }
+        WatchPaths { maildirs, roots, nested, state, trigger, configs }
     }
 
     /// How many watches all of it takes.
     pub fn watches(&self) -> usize {
         let state = 2;
         2 * self.maildirs.iter().flatten().count()
+            + self.nesting().filter(|maildir| !self.roots.contains(*maildir)).count()
             + self.roots.len()
             + self.configs.len()
             + usize::from(self.trigger.is_some())
             + state
+    }
+
+    /// The Maildirs in which others may appear, as far as they are watched.
+    fn nesting(&self) -> impl Iterator<Item = &PathBuf> {
+        self.maildirs.iter().flatten().take(if self.nested { MOST_NESTING } else { 0 })
     }
 }
 
@@ -338,6 +354,10 @@ impl InotifyWatches {
                 all.unwatched.push(index);
             }
         }
+        // Last: without a watch left, a new one is found later.
+        for maildir in paths.nesting() {
+            all.add(maildir.clone(), WatchMask::CREATE | WatchMask::MOVED_TO, WatchKind::Folders);
+        }
         all.kinds.sort_by(|(one, _), (other, _)| one.cmp(other));
         all.kinds.shrink_to_fit();
         Ok(all)
@@ -443,6 +463,7 @@ mod tests {
         local.watch(&WatchPaths {
             maildirs: vec![None, Some(at("mail/box"))],
             roots: BTreeSet::from([at("mail")]),
+            nested: true,
             state: at("state"),
             trigger: Some(at("trig/Home")),
             configs: vec![at("conf/rc")],
@@ -459,6 +480,8 @@ mod tests {
         touch("mail/box/cur/x");
         assert_eq!(local.events(), only(|events| events.mail = BTreeSet::from([1])));
         std::fs::create_dir(at("mail/more")).unwrap();
+        assert_eq!(local.events(), only(|events| events.folders = true));
+        std::fs::create_dir(at("mail/box/nested")).unwrap();
         assert_eq!(local.events(), only(|events| events.folders = true));
         touch("state/want/%2A");
         assert_eq!(local.events(), only(|events| events.state = true));

@@ -323,6 +323,14 @@ impl Waiter<'_> {
         changed
     }
 
+    /// Lists the mailboxes if others are here now: not every directory is watched in which
+    /// one may appear.
+    fn list_if_changed(&mut self) {
+        if self.local.must_list() || !self.mailboxes.iter().eq(&self.find_mailboxes()) {
+            self.list_mailboxes();
+        }
+    }
+
     /// The mailboxes that are here now.
     fn find_mailboxes(&self) -> Vec<Mailbox> {
         let AccountContext { config, account, settings, .. } = self.context;
@@ -359,8 +367,11 @@ impl Waiter<'_> {
         let now = clock::now();
         if self.local.unwatched_are_due(now) {
             self.local.unwatched_are_scanned(now);
-            if self.local.is_partial() && self.local.retry(&self.watch_paths()) {
-                self.mailboxes.rescan_all();
+            if self.local.is_partial() {
+                self.list_if_changed();
+                if self.local.retry(&self.watch_paths()) {
+                    self.mailboxes.rescan_all();
+                }
             }
             self.mailboxes.rescan(&self.local.unwatched(self.mailboxes.len()));
         }
@@ -625,8 +636,8 @@ impl Waiter<'_> {
     ) -> Option<BTreeSet<Target>> {
         let AccountContext { config, account, .. } = self.context;
         let wide = asked.iter().any(|target| !matches!(target, Target::Mailbox { .. }));
-        if wide && self.local.must_list() {
-            self.list_mailboxes();
+        if wide {
+            self.list_if_changed();
         }
         let among = self.mailboxes.among(asked);
         if thorough {

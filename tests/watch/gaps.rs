@@ -237,3 +237,60 @@ fn g4_a_slow_password_command_delays_no_run() {
     wait_until(SOON, "the delivery", || inbox.len() == 2);
     assert!(delivered.elapsed() < secs(10), "{:?}: {}", delivered.elapsed(), waiter.said());
 }
+
+/// A Maildir with a message, as mutt makes it.
+fn new_maildir(path: std::path::PathBuf) {
+    rig::Maildir::at(path).create().add(&message("new", "in a new mailbox"), "S");
+}
+
+#[test]
+fn the_first_maildir_below_another_is_synced_at_once() {
+    let cases = [
+        ("SubFolders Verbatim", "*", "Archive/deep", "Mail/Home/Archive/deep"),
+        ("SubFolders Verbatim", "*", "INBOX/deep", "Mail/Home/INBOX/deep"),
+        ("SubFolders Legacy", "*", "Archive/deep", "Mail/Home/Archive/.deep"),
+        ("SubFolders Maildir++", "INBOX Club", "Club", "Mail/Home/INBOX/.Club"),
+    ];
+    for (style, patterns, name, place) in cases {
+        let server = Server::start();
+        let home = Home::with(vec![Account::on(&server, "Home").patterns(patterns)]);
+        home.settings(QUICK);
+        let mut text = home.read(".mbsyncrc").replace("SubFolders Verbatim", style);
+        if style.ends_with("++") {
+            text = text.replace("Path ~/Mail/Home/\n", "");
+        }
+        home.write(".mbsyncrc", &text);
+        let mbsync = home.wrap_mbsync();
+        let waiter = Waiter::settled(&home, &mbsync);
+        let mut imap = server.imap("home");
+        assert!(!imap.list().contains(&name.to_owned()), "{style}");
+        new_maildir(home.path(place));
+        let what = format!("{style}: {name} is on the server");
+        wait_until(SOON, &what, || imap.list().contains(&name.to_owned()));
+        at_rest(&home, &waiter, &mbsync);
+        imap.find(name, "in a new mailbox");
+    }
+}
+
+/// In a directory that is no mailbox nothing is watched: the command finds it.
+#[test]
+fn a_maildir_in_a_plain_directory_is_synced_by_the_next_command() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    std::fs::create_dir_all(home.path("Mail/Home/Clubs")).unwrap();
+    let mbsync = home.wrap_mbsync();
+    let waiter = Waiter::settled(&home, &mbsync);
+    new_maildir(home.path("Mail/Home/Clubs/one"));
+    sleep(ms(1500));
+    let runs = mbsync.runs().len();
+    let output = home.mutt_sync(&["Home"]).ok();
+    assert!(output.stdout.contains("1 pushed"), "{output}{}", waiter.said());
+    assert_eq!(one_run(&mbsync, runs), ["Home:Clubs/one"]);
+    server.imap("home").find("Clubs/one", "in a new mailbox");
+    // And from now on it is watched.
+    at_rest(&home, &waiter, &mbsync);
+    let runs = mbsync.runs().len();
+    home.maildir("Home", "Clubs/one").add(&message("two", "two"), "S");
+    assert_eq!(one_run(&mbsync, runs), ["Home:Clubs/one"]);
+}
