@@ -145,7 +145,20 @@ impl LocalWatcher {
     /// Watches these, and reports what cannot be watched; [`LocalWatcher::retry`]
     /// tries again.
     pub fn watch(&mut self, paths: &WatchPaths) {
-        self.set(InotifyWatches::open(paths));
+        let mut opened = InotifyWatches::open(paths);
+        let is_whole = opened.as_ref().is_ok_and(|opened| opened.unwatched.is_empty());
+        if !is_whole && self.inotify.is_some() {
+            // The limits may have room for one of the two only.
+            self.keep_events();
+            drop(opened);
+            self.inotify = None;
+            opened = InotifyWatches::open(paths);
+            // What has happened between.
+            self.pending.state = true;
+            self.pending.config = true;
+            self.pending.mail.extend(0..paths.maildirs.len());
+        }
+        self.set(opened);
     }
 
     fn set(&mut self, opened: io::Result<InotifyWatches>) {

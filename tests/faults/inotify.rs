@@ -71,6 +71,37 @@ fn g2_g7_without_inotify_instances_the_waiter_polls_and_names_the_limit() {
     scans_instead("instances", 0);
 }
 
+/// The watches of before are enough for the mailboxes of now, but not beside the new ones.
+fn keeps_watching(what: &str, most: u32) {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mbsync = home.wrap_mbsync();
+    home.mutt_sync(&["Home"]).ok();
+    let mounts = Mounts::new(&home);
+    let waiter = at_work(mounts.cmd(&["--wait", "--loop", "-v", "Home"]), &mbsync);
+    limit(&mounts, what, most);
+    let club = home.maildir("Home", "Club").create();
+    club.add(&message("one", "one"), "S");
+    let mut imap = server.imap("home");
+    wait_until(SOON, "the new mailbox", || imap.list().contains(&"Club".to_owned()));
+    quiet(&mbsync, ms(1500));
+    club.add(&message("two", "two"), "S");
+    wait_until(SOON, "what changed in it", || imap.fetch_all("Club").len() == 2);
+    assert_eq!(said(&waiter, "fs.inotify."), 0, "{waiter}");
+    end(waiter);
+}
+
+#[test]
+fn g2_g7_new_watches_need_no_room_beside_the_old_ones() {
+    keeps_watching("watches", 30);
+}
+
+#[test]
+fn g2_g7_new_watches_need_no_instances_beside_the_old_ones() {
+    keeps_watching("instances", 3);
+}
+
 /// Mail that comes by a way that notifies nobody, as on a network file system:
 /// here below an overlay.
 #[test]
