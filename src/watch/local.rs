@@ -13,7 +13,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -307,7 +308,7 @@ pub struct InotifyWatches {
     /// Apart, because a configuration file lies among others that are written at
     /// any time, by a password command for one.
     configs: Inotify,
-    config_names: HashMap<WatchDescriptor, Vec<OsString>>,
+    config_files: HashMap<WatchDescriptor, Vec<PathBuf>>,
     /// In the order of the descriptors, one of which may have several kinds.
     kinds: Vec<(WatchDescriptor, WatchKind)>,
     /// Mailboxes that the kernel had no watch left for.
@@ -320,7 +321,7 @@ impl InotifyWatches {
         let mut all = InotifyWatches {
             inotify: Inotify::init()?,
             configs: Inotify::init()?,
-            config_names: HashMap::new(),
+            config_files: HashMap::new(),
             kinds: Vec::new(),
             unwatched: vec![],
         };
@@ -336,10 +337,10 @@ impl InotifyWatches {
             // A link's target is edited elsewhere; a link is replaced here.
             let target = config.canonicalize().ok().filter(|target| target != config);
             for file in std::iter::once(config).chain(&target) {
-                if let (Some(dir), Some(name)) = (file.parent(), file.file_name()) {
-                    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
+                if let Some(dir) = file.parent() {
+                    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE;
                     if let Ok(watch) = all.configs.watches().add(dir, mask) {
-                        all.config_names.entry(watch).or_default().push(name.to_owned());
+                        all.config_files.entry(watch).or_default().push(file.clone());
                     }
                 }
             }
@@ -400,14 +401,21 @@ impl InotifyWatches {
             let of_watch = kinds.iter().skip(first).take_while(|(each, _)| each == watch);
             of_watch.for_each(|(_, kind)| kind.note(mask, name, &mut events));
         });
-        let names = &self.config_names;
+        let files = &self.config_files;
         drain(&mut self.configs, |watch, mask, name| {
-            let ours = |ours: &OsString| name == Some(ours.as_os_str());
+            let ours = |file: &PathBuf| {
+                file.file_name() == name && (!mask.contains(EventMask::CREATE) || is_link(file))
+            };
             events.config |= mask.contains(EventMask::Q_OVERFLOW)
-                || names.get(watch).into_iter().flatten().any(ours);
+                || files.get(watch).into_iter().flatten().any(ours);
         });
         events
     }
+}
+
+/// Whether a file is whole as soon as it is there. Another one is still being written.
+fn is_link(file: &Path) -> bool {
+    file.symlink_metadata().is_ok_and(|found| found.is_symlink() || found.nlink() > 1)
 }
 
 fn drain(inotify: &mut Inotify, mut each: impl FnMut(&WatchDescriptor, EventMask, Option<&OsStr>)) {
@@ -502,6 +510,18 @@ mod tests {
         assert_eq!(local.events(), only(|events| events.state = true));
         std::fs::write(at("conf/rc.new"), "").unwrap();
         std::fs::rename(at("conf/rc.new"), at("conf/rc")).unwrap();
+        assert_eq!(local.events(), only(|events| events.config = true));
+        std::fs::remove_file(at("conf/rc")).unwrap();
+        let half_written = std::fs::File::create(at("conf/rc")).unwrap();
+        assert_eq!(local.events(), LocalEvents::default());
+        drop(half_written);
+        assert_eq!(local.events(), only(|events| events.config = true));
+        std::fs::remove_file(at("conf/rc")).unwrap();
+        std::os::unix::fs::symlink(at("trig/Home"), at("conf/rc")).unwrap();
+        assert_eq!(local.events(), only(|events| events.config = true));
+        touch("trig/other");
+        std::fs::remove_file(at("conf/rc")).unwrap();
+        std::fs::hard_link(at("trig/other"), at("conf/rc")).unwrap();
         assert_eq!(local.events(), only(|events| events.config = true));
     }
 

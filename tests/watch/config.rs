@@ -74,6 +74,26 @@ fn a_linked_configuration_is_watched_where_it_is() {
     waiter.wait_count("connected by", 2, SOON);
 }
 
+/// As `stow -R` replaces it: in two steps, and nothing is written or renamed.
+#[test]
+fn a_link_to_the_configuration_that_is_made_anew_is_noticed() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let text = home.read(".mbsyncrc");
+    home.write("old/mbsyncrc", &text);
+    home.write("new/mbsyncrc", &format!("{text}\n# a remark\n"));
+    let link = |to: &str| {
+        std::fs::remove_file(home.path(".mbsyncrc")).unwrap();
+        std::os::unix::fs::symlink(home.path(to), home.path(".mbsyncrc")).unwrap();
+    };
+    link("old/mbsyncrc");
+    let mbsync = home.wrap_mbsync();
+    let waiter = Waiter::settled(&home, &mbsync);
+    link("new/mbsyncrc");
+    waiter.wait_count("connected by", 2, SOON);
+}
+
 #[test]
 fn only_the_mailboxes_of_the_setting_are_watched() {
     let server = Server::start();
