@@ -118,8 +118,18 @@ impl FarLookup for FarAccess<'_> {
         if name == "INBOX" {
             return Some(true);
         }
-        let is_known = is_asked_about(&inventory_scope(&account, false), name);
-        is_known.then(|| listed.iter().any(|each| each.selectable && each.name == *name))
+        if !is_asked_about(&inventory_scope(&account, false), name) {
+            return None;
+        }
+        if listed.iter().any(|each| each.selectable && each.name == *name) {
+            return Some(true);
+        }
+        // One that is left out of lists (a namespace of Dovecot's with `list = no`) can be
+        // opened all the same.
+        match self.client.status_or_answer(std::slice::from_ref(name)).ok()?.pop()? {
+            Ok(_) => Some(true),
+            Err(answer) => (!answer.temporary).then_some(false),
+        }
     }
 
     fn messages(&mut self, mailbox: &Mailbox, uids: &UidSet) -> Option<Vec<MessageIdentity>> {
