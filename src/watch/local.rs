@@ -349,6 +349,8 @@ impl InotifyWatches {
         if let Some((dir, name)) = trigger.and_then(|file| file.parent().zip(file.file_name())) {
             let mask = WatchMask::CREATE | WatchMask::ATTRIB | WatchMask::CLOSE_WRITE;
             let kind = WatchKind::Trigger(name.to_owned());
+            // Or one who makes it later would touch a file in it in vain.
+            let _ = std::fs::create_dir(dir);
             all.add(dir.to_owned(), mask | WatchMask::MOVED_TO, kind);
         }
         for root in &paths.roots {
