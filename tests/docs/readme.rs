@@ -42,7 +42,7 @@ fn shell(home: &Home, command: &str) -> Command {
 
 /// How each block begins, and the tests that run it. Those of `make` and of the package
 /// do the same in a directory of their own.
-const RUN_BY: [(&str, &[&str]); 13] = [
+const RUN_BY: [(&str, &[&str]); 14] = [
     ("git clone URL", &["the_readme_s_clone_has_the_demo"]),
     (
         "sudo apt-get install isync",
@@ -56,6 +56,7 @@ const RUN_BY: [(&str, &[&str]); 13] = [
     ("mutt-sync --init", &["the_readme_s_set_up_works_as_printed"]),
     ("mutt-sync --check", &["the_readme_s_set_up_works_as_printed"]),
     ("set mbox_type", &["the_readme_s_set_up_works_as_printed"]),
+    ("mkdir -p ~/.config/mutt", &["the_readme_s_set_up_works_as_printed"]),
     ("new_mail =", &["the_readme_s_set_up_works_as_printed"]),
     ("mutt-sync --status", &["the_readme_s_set_up_works_as_printed"]),
     ("mutt-sync --wait --loop -a", &["the_readme_s_set_up_works_as_printed"]),
@@ -160,6 +161,10 @@ fn the_readme_s_set_up_works_as_printed() {
     }
     let inbox = home.maildir("home", "INBOX");
     assert_eq!(inbox.len(), 1);
+    for command in block("mkdir -p ~/.config/mutt") {
+        run(&mut shell(&home, &command), SHORT).ok();
+    }
+    assert!(home.read(".config/mutt/account/home").contains("set my_account=\"home\""));
 
     let setting = block("new_mail =").join("\n");
     File::parse(&setting, "README.md", Path::new("/home/me")).unwrap();
