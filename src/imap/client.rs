@@ -106,8 +106,8 @@ impl Line {
         self
     }
 
-    /// A space and a string, in quotes or as a literal. Names that could break
-    /// out of it (CR, LF, NUL) never get here: see [`Client::speakable`].
+    /// A space and a string, in quotes or as a literal. CR, LF and NUL are left
+    /// out, so that no text can end the command.
     pub(super) fn string(mut self, text: &str, literal_plus: usize) -> Self {
         self.push(b" ");
         self.bare(text, literal_plus);
@@ -542,7 +542,7 @@ impl Client {
         // In the same flight: its answer costs no round trip of its own.
         if let Some(tag) = self.idling.take() {
             let time = self.take_idle_end();
-            self.transport.begin(Limits::small(time));
+            self.transport.begin(Limits::unasked_within(time));
             pending.idle = Some((tag.into_bytes(), limits));
             out.extend_from_slice(b"DONE\r\n");
         } else {
@@ -663,5 +663,60 @@ fn answer(doing: &str, said: &Condition<'_>) -> Answer {
         code: printable(&String::from_utf8_lossy(code)).to_ascii_uppercase(),
         text: format!("{doing}: {}", said.printable()),
         temporary: said.verb != Verb::Ok && said.is_temporary(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::transport::tests::pair;
+    use super::*;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixStream;
+    use std::sync::{Arc, Mutex};
+
+    /// A client whose server answers from a script.
+    pub(crate) struct Scripted {
+        pub(crate) client: Client,
+        /// The server's end.
+        pub(crate) server: UnixStream,
+        /// What the client has sent, with the tags.
+        pub(crate) sent: Arc<Mutex<Vec<String>>>,
+    }
+
+    /// `script` gets each command, and gives what comes before its OK; what begins with
+    /// `NO` or `BAD` is the answer itself.
+    pub(crate) fn scripted(
+        can: &str,
+        mut script: impl FnMut(&str) -> Option<String> + Send + 'static,
+    ) -> Scripted {
+        let (transport, mut end) = pair();
+        let server = end.try_clone().unwrap();
+        let client =
+            Client::over(transport, parse::capabilities(can.as_bytes()), &Server::default());
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&sent);
+        std::thread::spawn(move || {
+            let mut idle = String::new();
+            for line in BufReader::new(end.try_clone().unwrap()).lines() {
+                let Ok(line) = line else { break };
+                let (tag, command) = line.split_once(' ').unwrap_or((&line, "DONE"));
+                let said = script(command).unwrap_or_default();
+                let refused = said.starts_with("NO ") || said.starts_with("BAD ");
+                let answer = match command {
+                    _ if refused => format!("{tag} {said}\r\n"),
+                    "IDLE" => {
+                        tag.clone_into(&mut idle);
+                        format!("{said}+ idling\r\n")
+                    }
+                    "DONE" => format!("{said}{idle} OK done\r\n"),
+                    _ => format!("{said}{tag} OK done\r\n"),
+                };
+                heard.lock().unwrap().push(line);
+                if end.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        });
+        Scripted { client, server, sent }
     }
 }

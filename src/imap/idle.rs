@@ -26,7 +26,7 @@ impl Client {
         if self.idling.is_some() {
             return Ok(());
         }
-        self.transport.begin(Limits::small(self.step));
+        self.transport.begin(Limits::unasked_within(self.step));
         let tag = self.tag();
         self.send("IDLE", format!("{tag} IDLE\r\n").as_bytes())?;
         let mut pending = PendingCommands::one(tag.clone(), "IDLE");
@@ -44,7 +44,7 @@ impl Client {
     /// comes out of [`Client::events`].
     pub fn idle_done(&mut self, time: Duration) -> Result<(), ClientError> {
         let Some(tag) = self.idling.take() else { return Ok(()) };
-        self.transport.begin(Limits::small(time));
+        self.transport.begin(Limits::unasked_within(time));
         self.send("DONE", b"DONE\r\n")?;
         let mut pending = PendingCommands::one(tag, "IDLE");
         while !pending.open.is_empty() {
@@ -55,7 +55,11 @@ impl Client {
 
     /// NOOP: what the server has to report comes with it.
     pub fn noop(&mut self) -> Result<(), ClientError> {
-        self.run(Line::new("NOOP"), self.small(), |_| false).map(|_| ())
+        self.noop_within(self.step)
+    }
+
+    fn noop_within(&mut self, time: Duration) -> Result<(), ClientError> {
+        self.run(Line::new("NOOP"), Limits::unasked_within(time), |_| false).map(|_| ())
     }
 
     /// The server must say something within `time`, or is lost; what is asked next has the
@@ -68,13 +72,43 @@ impl Client {
         self.probe(time)
     }
 
-    /// NOOP, or DONE and IDLE again: whether the connection lives, known within
-    /// `time`. For the moment after a sleep.
+    /// Whether the connection works, known within `time`: by NOOP, or by the end of IDLE, which
+    /// then begins again within the usual time.
     pub fn probe(&mut self, time: Duration) -> Result<(), ClientError> {
         if self.idling.is_some() {
             self.idle_done(time)?;
             return self.idle_start();
         }
-        self.run(Line::new("NOOP"), Limits::small(time), |_| false).map(|_| ())
+        self.noop_within(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::tests::scripted;
+    use crate::imap::ServerEvent;
+    use std::fmt::Write as _;
+
+    /// As where another client has marked all messages read.
+    #[test]
+    fn many_reports_may_come_before_the_end_of_idle() {
+        let reports = (1..=20_000).fold(String::new(), |mut all, n| {
+            let _ = write!(all, "* {n} FETCH (FLAGS (\\Seen))\r\n");
+            all
+        });
+        let status = "* STATUS INBOX (MESSAGES 20000 UIDNEXT 20001 UIDVALIDITY 1)\r\n";
+        let mut server = scripted("IMAP4rev1 IDLE", move |command| match command {
+            "DONE" | "NOOP" => Some(reports.clone()),
+            "STATUS \"INBOX\" (MESSAGES UIDNEXT UIDVALIDITY)" => Some(status.to_owned()),
+            _ => None,
+        });
+        let client = &mut server.client;
+        client.idle_start().unwrap();
+        let told = client.status(&["INBOX".to_owned()]).unwrap();
+        assert_eq!(told[0].unwrap().messages, Some(20_000));
+        client.noop().unwrap();
+        client.idle_start().unwrap();
+        client.idle_done(client.step).unwrap();
+        assert_eq!(client.events().unwrap(), [ServerEvent::Selected]);
     }
 }

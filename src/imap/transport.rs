@@ -195,6 +195,12 @@ impl Limits {
         Limits { total: 16 * 1024 * 1024, responses: 200_000, ..Self::bulk(step) }
     }
 
+    /// The same within `time`, before an answer that comes behind it.
+    #[must_use]
+    pub fn unasked_within(time: Duration) -> Self {
+        Limits { time, silence: time, ..Self::unasked(time) }
+    }
+
     /// The same, where one line may name every message: `* SEARCH 1 2 3 …`.
     #[must_use]
     pub fn long_lines(self) -> Self {

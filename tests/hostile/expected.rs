@@ -43,7 +43,10 @@ pub fn expected(step: Step, fault: Fault) -> Expected {
         (Fault::Deep, _) => offline(&["too much: nested parentheses"]),
         (Fault::WrongTag, _) => offline(&["an unexpected tagged response"]),
         (Fault::EndlessLines | Fault::EndlessLongLines, _) => offline(FLOOD),
-        (Fault::Crowd, step) if !step.is_bulk() => offline(&["too much: responses"]),
+        // Around IDLE, reports of that many messages may come.
+        (Fault::Crowd, step) if !(step.is_bulk() || matches!(step, Step::Idle | Step::Done)) => {
+            offline(&["too much: responses"])
+        }
         (Fault::BareOk, step) => bare_ok(step),
         (Fault::Continue, step) => go_on(step),
         (Fault::No | Fault::Echo, step) => refused(step, fault == Fault::Echo),
