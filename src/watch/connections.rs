@@ -128,6 +128,22 @@ pub struct ServerEvents {
 struct IdleConnection {
     client: Client,
     mailbox: Option<usize>,
+    idle_since: Option<Instant>,
+    /// In a row.
+    short_idles: u32,
+}
+
+impl IdleConnection {
+    fn new(client: Client, mailbox: Option<usize>) -> Self {
+        IdleConnection { client, mailbox, idle_since: None, short_idles: 0 }
+    }
+
+    /// The server has ended IDLE. True if it does so too soon, again and again.
+    fn idle_ended(&mut self) -> bool {
+        let short = self.idle_since.is_some_and(|since| since.elapsed() < SHORT_IDLE);
+        self.short_idles = if short { self.short_idles + 1 } else { 0 };
+        self.short_idles >= LIMIT
+    }
 }
 
 /// The connections of one account, logged in.
@@ -146,9 +162,6 @@ pub struct Connections {
     /// NOTIFY was renewed after the server listed mailboxes for no reason.
     notified_again: bool,
     overflows: u32,
-    idle_since: Option<Instant>,
-    /// In a row.
-    short_idles: u32,
     /// In a row.
     refused_idles: u32,
 }
@@ -157,9 +170,15 @@ impl Connections {
     /// Logs in and starts to watch: from now on no change is missed.
     pub fn open(plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<Self, Error> {
         let client = Client::open(plan.server, Prompt::Never, interrupt)?;
-        let mut all = Connections {
-            mode: plan.best,
-            open: vec![IdleConnection { client, mailbox: None }],
+        let mut all = Connections::over(plan.best, client);
+        all.watch(plan, interrupt).map_err(|error| error.into_error().as_costly())?;
+        Ok(all)
+    }
+
+    fn over(mode: WatchMode, client: Client) -> Self {
+        Connections {
+            mode,
+            open: vec![IdleConnection::new(client, None)],
             mailboxes: ServerMailboxes::default(),
             changed: BTreeMap::new(),
             list_changed: false,
@@ -167,12 +186,8 @@ impl Connections {
             failed_opens: 0,
             notified_again: false,
             overflows: 0,
-            idle_since: None,
-            short_idles: 0,
             refused_idles: 0,
-        };
-        all.watch(plan, interrupt).map_err(|error| error.into_error().as_costly())?;
-        Ok(all)
+        }
     }
 
     /// Watches these mailboxes from now on, over the same login.
@@ -367,7 +382,7 @@ impl Connections {
             match Client::open(plan.server, Prompt::Never, interrupt) {
                 Ok(client) => {
                     self.failed_opens = 0;
-                    self.open.push(IdleConnection { client, mailbox: Some(mailbox) });
+                    self.open.push(IdleConnection::new(client, Some(mailbox)));
                 }
                 Err(_) if interrupt.is_raised() => break,
                 Err(error) => {
@@ -499,11 +514,15 @@ impl Connections {
     pub fn events(&mut self) -> Result<ServerEvents, ClientError> {
         let mut events = ServerEvents::default();
         let mut ask = Vec::new();
-        let (mut overflow, mut idle_ended, mut listed) = (false, false, false);
+        let (mut overflow, mut listed) = (false, false);
         for at in 0..self.open.len() {
             let Some(connection) = self.open.get_mut(at) else { break };
             let mailbox = connection.mailbox;
-            for event in connection.client.events()? {
+            let said = connection.client.events()?;
+            if said.contains(&ServerEvent::IdleEnded) && connection.idle_ended() {
+                self.mode = WatchMode::Sweep;
+            }
+            for event in said {
                 events.any = true;
                 match event {
                     ServerEvent::Status(name, status) => {
@@ -516,15 +535,8 @@ impl Connections {
                     }
                     ServerEvent::Listed(_) => listed = true,
                     ServerEvent::Overflow => overflow = true,
-                    ServerEvent::IdleEnded => idle_ended = true,
+                    ServerEvent::IdleEnded => {}
                 }
-            }
-        }
-        if idle_ended {
-            let short = self.idle_since.is_some_and(|since| since.elapsed() < SHORT_IDLE);
-            self.short_idles = if short { self.short_idles + 1 } else { 0 };
-            if self.short_idles >= LIMIT {
-                self.mode = WatchMode::Sweep;
             }
         }
         ask.dedup();
@@ -602,7 +614,7 @@ impl Connections {
                     }
                     Err(lost) => return Err(lost),
                 }
-                self.idle_since = Some(Instant::now());
+                connection.idle_since = Some(Instant::now());
             }
         }
         Ok(())
@@ -728,7 +740,11 @@ impl FarSide for Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::imap::Inventory;
+    use crate::imap::client::tests::{Scripted, scripted};
     use crate::imap::parse::capabilities;
+    use crate::mbsyncrc::{self, Env};
+    use std::io::Write as _;
 
     #[test]
     fn the_mode_follows_from_what_the_server_supports() {
@@ -737,5 +753,84 @@ mod tests {
         assert_eq!(best("IMAP4rev1 IDLE NOTIFY", true), WatchMode::Notify);
         assert_eq!(best("IMAP4rev1 IDLE NOTIFY", false), WatchMode::Idle);
         assert_eq!(best("IMAP4rev1 NOTIFY", true), WatchMode::Sweep);
+    }
+
+    fn account() -> Account {
+        let home = tempfile::tempdir().unwrap();
+        let text = "IMAPStore far\nHost localhost\nUser u\nPass p\n\nMaildirStore near\n\
+                    Path ~/mail/\nInbox ~/mail/INBOX\nSubFolders Verbatim\n\n\
+                    Channel Home\nFar :far:\nNear :near:\nPatterns *\nCreate Near\n";
+        std::fs::write(home.path().join(".mbsyncrc"), text).unwrap();
+        let env = Env::new(home.path(), home.path());
+        let config = mbsyncrc::read(&env.mbsyncrc(), &env, IsyncVersion::V1_4).unwrap();
+        config.accounts.first().unwrap().clone()
+    }
+
+    const NAMES: [&str; 4] = ["Archive", "INBOX", "Sent", "Trash"];
+
+    /// Runs this with connections to these servers, each of which has the mailbox of that
+    /// place in `NAMES`.
+    fn with_connections<T>(
+        mode: WatchMode,
+        servers: Vec<Scripted>,
+        then: impl FnOnce(Connections, &WatchPlan<'_>) -> T,
+    ) -> T {
+        let account = account();
+        let mailboxes = NAMES.map(Mailbox::of_home);
+        let mailboxes: Vec<&Mailbox> = mailboxes.iter().collect();
+        let plan = WatchPlan {
+            server: account.server.as_ref().unwrap(),
+            account: &account,
+            mailboxes: &mailboxes,
+            boxes: &[],
+            version: IsyncVersion::V1_4,
+            best: mode,
+            connections: servers.len(),
+            activity: &Activity::default(),
+        };
+        let mut servers = servers.into_iter().map(|server| server.client);
+        let mut all = Connections::over(mode, servers.next().unwrap());
+        let inventory = Inventory::default();
+        all.mailboxes = ServerMailboxes::new(&account, plan.version, &mailboxes, &[], &inventory);
+        for name in NAMES {
+            all.mailboxes.report(name, status(1));
+        }
+        all.open.extend(servers.map(|client| IdleConnection::new(client, None)));
+        if mode == WatchMode::Idle {
+            all.open.iter_mut().enumerate().for_each(|(at, each)| each.mailbox = Some(at));
+        }
+        then(all, &plan)
+    }
+
+    fn status(messages: u32) -> MailboxStatus {
+        MailboxStatus {
+            messages: Some(messages),
+            uid_next: Some(messages + 1),
+            uid_validity: Some(1),
+            highest_mod_seq: None,
+        }
+    }
+
+    #[test]
+    fn short_idles_count_for_each_connection() {
+        for (each_once, mode) in [(true, WatchMode::Idle), (false, WatchMode::Sweep)] {
+            let servers: Vec<Scripted> =
+                (0..4).map(|_| scripted("IMAP4rev1 IDLE", |_| None)).collect();
+            let mut ends: Vec<_> = servers
+                .iter()
+                .map(|each| (each.server.try_clone().unwrap(), each.sent.clone()))
+                .collect();
+            with_connections(WatchMode::Idle, servers, |mut all, _| {
+                for at in 0..if each_once { 4 } else { 3 } {
+                    all.start_idling().unwrap();
+                    let (server, sent) = &mut ends[if each_once { at } else { 0 }];
+                    let last = sent.lock().unwrap().last().unwrap().clone();
+                    let tag = last.strip_suffix(" IDLE").unwrap();
+                    write!(server, "{tag} OK IDLE terminated\r\n").unwrap();
+                    assert!(all.events().unwrap().any);
+                }
+                assert_eq!(all.mode(), mode);
+            });
+        }
     }
 }
