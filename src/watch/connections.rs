@@ -280,8 +280,13 @@ impl Connections {
             let answer = self.mailboxes.name(*at).and_then(|name| inventory.statuses.get(name));
             !answer.is_some_and(MailboxStatus::is_complete)
         });
-        for (name, status) in inventory.statuses.iter().filter(|(_, it)| it.is_complete()) {
-            self.answered(name, *status);
+        for (name, status) in &inventory.statuses {
+            if status.is_complete() {
+                self.answered(name, *status);
+            } else {
+                // NOTIFY's, which came meanwhile and may not be repeated.
+                self.set_status(name, *status);
+            }
         }
         // Only NOTIFY needs to be told of it.
         self.list_changed |= self.mode == WatchMode::Notify
@@ -832,5 +837,19 @@ mod tests {
                 assert_eq!(all.mode(), mode);
             });
         }
+    }
+
+    #[test]
+    fn what_notify_leaves_out_during_a_list_is_no_loss() {
+        let server = scripted("IMAP4rev1 IDLE NOTIFY LIST-STATUS LIST-EXTENDED", |command| {
+            let inbox = "* STATUS INBOX (MESSAGES 5 UIDNEXT 6)\r\n";
+            command.starts_with("LIST").then(|| inbox.to_owned())
+        });
+        with_connections(WatchMode::Notify, vec![server], |mut all, plan| {
+            all.confirm(Some(plan), &BTreeSet::new(), Duration::from_secs(5)).unwrap();
+            let inbox = all.named("INBOX")[0];
+            assert_eq!(all.statuses()[inbox].unwrap().messages, 5);
+            assert!(all.events().unwrap().changed.contains_key(&inbox));
+        });
     }
 }
