@@ -128,6 +128,10 @@ pub struct ServerEvents {
 struct IdleConnection {
     client: Client,
     mailbox: Option<usize>,
+    /// In a row, the server has refused to open it.
+    refused_opens: u32,
+    /// It is not due to be opened again.
+    opens_later: bool,
     idle_since: Option<Instant>,
     /// In a row.
     short_idles: u32,
@@ -135,7 +139,19 @@ struct IdleConnection {
 
 impl IdleConnection {
     fn new(client: Client, mailbox: Option<usize>) -> Self {
-        IdleConnection { client, mailbox, idle_since: None, short_idles: 0 }
+        IdleConnection {
+            client,
+            mailbox,
+            refused_opens: 0,
+            opens_later: false,
+            idle_since: None,
+            short_idles: 0,
+        }
+    }
+
+    fn idle_in(&mut self, mailbox: Option<usize>) {
+        self.mailbox = mailbox;
+        (self.refused_opens, self.opens_later) = (0, false);
     }
 
     /// The server has ended IDLE. True if it does so too soon, again and again.
@@ -363,7 +379,7 @@ impl Connections {
             self.changed.insert(least, true);
         }
         let connection = self.open.iter_mut().find(|each| each.mailbox == Some(least))?;
-        connection.mailbox = Some(next);
+        connection.idle_in(Some(next));
         names
     }
 
@@ -380,7 +396,7 @@ impl Connections {
         let mut left = there.iter().copied().filter(|at| !idled.contains(at));
         for connection in &mut self.open {
             if connection.mailbox.is_none_or(|at| !there.contains(&at)) {
-                connection.mailbox = left.next();
+                connection.idle_in(left.next());
             }
         }
         for mailbox in left {
@@ -434,11 +450,19 @@ impl Connections {
             let Some(name) = self.mailboxes.name(mailbox).cloned() else { continue };
             // To open it again would hide what the server has to report of it: without
             // CONDSTORE no number shows that a flag was set meanwhile.
-            if connection.client.is_open(&name) {
+            if connection.client.is_open(&name) || connection.opens_later {
                 continue;
             }
             let opened = connection.client.open_mailbox(&name, Opening::Examine);
-            let Some(opened) = unless_refused(opened)? else { continue };
+            let Some(opened) = unless_refused(opened)? else {
+                connection.refused_opens = connection.refused_opens.saturating_add(1);
+                connection.opens_later = true;
+                continue;
+            };
+            let unheard = std::mem::take(&mut connection.refused_opens) > 0;
+            if unheard && opened.status.highest_mod_seq.is_none() {
+                self.changed.insert(mailbox, true);
+            }
             if self.mailboxes.differs(&name, opened.status) {
                 // Yahoo's STATUS counts all messages, and an open mailbox shows 10 000 of them.
                 let told = connection.client.status(std::slice::from_ref(&name))?.pop().flatten();
@@ -447,6 +471,18 @@ impl Connections {
             }
         }
         Ok(())
+    }
+
+    /// The mailbox of a connection is not open, for the server has refused that so many times
+    /// in a row. It may only be throttled.
+    pub fn refused_opens(&self) -> Option<u32> {
+        let waiting = self.open.iter().filter(|each| each.opens_later);
+        waiting.map(|each| each.refused_opens).min().filter(|_| self.mode == WatchMode::Idle)
+    }
+
+    /// What the server has refused to open is tried again before the next IDLE.
+    pub fn open_again(&mut self) {
+        self.open.iter_mut().for_each(|each| each.opens_later = false);
     }
 
     /// The mailboxes on the server and STATUS of all: without NOTIFY, nothing else shows
@@ -604,9 +640,11 @@ impl Connections {
             return Ok(());
         }
         for connection in &mut self.open {
-            if (self.mode == WatchMode::Notify || connection.mailbox.is_some())
-                && !connection.client.is_idling()
-            {
+            let name = connection.mailbox.and_then(|at| self.mailboxes.name(at));
+            // With none open, IDLE would report nothing, or is BAD.
+            let reports = self.mode == WatchMode::Notify
+                || name.is_some_and(|name| connection.client.is_open(name));
+            if reports && !connection.client.is_idling() {
                 match connection.client.idle_start() {
                     Ok(()) => self.refused_idles = 0,
                     Err(ClientError::Refused(answer)) => {
@@ -743,7 +781,7 @@ impl FarSide for Connections {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::watch) mod tests {
     use super::*;
     use crate::imap::Inventory;
     use crate::imap::client::tests::{Scripted, scripted};
@@ -775,7 +813,7 @@ mod tests {
 
     /// Runs this with connections to these servers, each of which has the mailbox of that
     /// place in `NAMES`.
-    fn with_connections<T>(
+    pub(in crate::watch) fn with_connections<T>(
         mode: WatchMode,
         servers: Vec<Scripted>,
         then: impl FnOnce(Connections, &WatchPlan<'_>) -> T,
@@ -851,5 +889,37 @@ mod tests {
             assert_eq!(all.statuses()[inbox].unwrap().messages, 5);
             assert!(all.events().unwrap().changed.contains_key(&inbox));
         });
+    }
+
+    /// Microsoft 365's words, and Dovecot's code.
+    #[test]
+    fn nothing_idles_without_its_mailbox() {
+        for refusal in ["NO Request is throttled.", "NO [INUSE] busy"] {
+            let mut left = 2;
+            let server = scripted("IMAP4rev1 IDLE", move |command| {
+                let refuses = command.starts_with("EXAMINE") && left > 0;
+                left -= u32::from(refuses);
+                refuses.then(|| refusal.to_owned())
+            });
+            let sent = server.sent.clone();
+            let count =
+                |word: &str| sent.lock().unwrap().iter().filter(|l| l.contains(word)).count();
+            with_connections(WatchMode::Idle, vec![server], |mut all, _| {
+                for refused in 1..=2 {
+                    all.open_again();
+                    for _ in 0..2 {
+                        all.start_idling().unwrap();
+                        assert_eq!(all.refused_opens(), Some(refused));
+                        assert_eq!(count("EXAMINE"), usize::try_from(refused).unwrap());
+                    }
+                }
+                assert_eq!((count(" IDLE"), all.mode()), (0, WatchMode::Idle));
+                all.open_again();
+                all.start_idling().unwrap();
+                assert_eq!((count(" IDLE"), all.refused_opens()), (1, None));
+                let changed = all.events().unwrap().changed;
+                assert_eq!(changed.get(&0), Some(&true), "flags may have been set meanwhile");
+            });
+        }
     }
 }

@@ -35,6 +35,9 @@ const REPLY_AFTER_CHANGE: Duration = Duration::from_secs(5);
 /// The server must show within this time that it is there while a request waits.
 const CONFIRM: Duration = Duration::from_secs(2);
 
+/// A mailbox that the server refuses to open is tried again after this time, and then later
+/// and later, up to [`RENEW`]: most refusals pass, but some are for good.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
 /// Where one command sweeps all mailboxes, they are swept this often at most.
 const QUICK_SWEEP: Duration = Duration::from_secs(60);
 /// After so many sweeps without a change the interval doubles.
@@ -57,6 +60,8 @@ pub struct ServerWatch<'a> {
     silence_check: SilenceCheck,
     renew_at: Duration,
     sweep_at: Duration,
+    /// When what the server has refused to open is tried again.
+    open_at: Option<Duration>,
     activity: Activity,
     /// Sweeps since something last changed.
     quiet_sweeps: u32,
@@ -86,6 +91,7 @@ impl<'a> ServerWatch<'a> {
             silence_check: SilenceCheck::default(),
             renew_at: now + RENEW,
             sweep_at: now + settings.sweep,
+            open_at: None,
             activity: Activity::default(),
             quiet_sweeps: 0,
             log,
@@ -219,6 +225,7 @@ impl<'a> ServerWatch<'a> {
         self.interrupted_connects = 0;
         self.renew_at = now + RENEW;
         self.quiet_sweeps = 0;
+        self.open_at = None;
         self.log.connected();
         self.connections = Some(connections);
         self.sweep_at = now + self.sweep_interval();
@@ -360,6 +367,9 @@ impl<'a> ServerWatch<'a> {
                 // NOOP brings what NOTIFY has to report.
                 self.renew_at = self.renew_at.min(now + QUICK_SWEEP);
             }
+            let again = |refused: u32| OPEN_AGAIN * (1 << refused.saturating_sub(1).min(6));
+            let wait = connections.refused_opens().map(|refused| again(refused).min(RENEW));
+            self.open_at = wait.map(|wait| self.open_at.unwrap_or(now + wait));
         }
         self.events(now)
     }
@@ -404,6 +414,9 @@ impl<'a> ServerWatch<'a> {
         if woke {
             connections.probe(REPLY_AFTER_CHANGE)?;
             self.sweep(&list())?;
+        } else if self.open_at.is_some_and(|at| now >= at) {
+            self.open_at = None;
+            connections.open_again();
         } else if now >= self.sweep_at && connections.mode() != WatchMode::Notify {
             self.quiet_sweeps = self.quiet_sweeps.saturating_add(1);
             self.sweep_at = now + self.sweep_interval();
@@ -458,7 +471,8 @@ impl<'a> ServerWatch<'a> {
             return self.reconnect.at().into_iter().chain(muted).min();
         };
         let sweep = (connections.mode() != WatchMode::Notify).then_some(self.sweep_at);
-        [Some(self.renew_at), sweep, self.silence_check.due(), muted].into_iter().flatten().min()
+        let due = [Some(self.renew_at), sweep, self.open_at, self.silence_check.due(), muted];
+        due.into_iter().flatten().min()
     }
 }
 
@@ -471,8 +485,10 @@ pub fn sweep_interval(longest: Duration, in_one: bool, quiet: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::imap::client::tests::scripted;
     use crate::model::{CredentialSource, Server, TlsMode};
     use crate::watch::LogLevel;
+    use crate::watch::connections::tests::with_connections;
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
     use zeroize::Zeroizing;
@@ -577,6 +593,31 @@ mod tests {
                 assert_eq!(watch.next_due(s(220)), Some(s(520)));
             }
         }
+    }
+
+    #[test]
+    fn a_mailbox_that_is_refused_is_opened_later_and_later() {
+        let (settings, account) = (Settings::default(), account(1));
+        let server = scripted("IMAP4rev1 IDLE", |command| {
+            command.starts_with("EXAMINE").then(|| "NO Request is throttled.".to_owned())
+        });
+        let mut watch = watch(&account, &settings);
+        watch.sweep_at = s(10_000);
+        watch.renew_at = s(10_000);
+        watch.connections =
+            Some(with_connections(WatchMode::Idle, vec![server], |connections, _| connections));
+        let (mut now, mut waits) = (s(100), vec![]);
+        for _ in 0..9 {
+            watch.start_idling(now).unwrap();
+            watch.start_idling(now + s(1)).unwrap();
+            let next = watch.next_due(now).unwrap();
+            waits.push(next.saturating_sub(now).as_secs());
+            assert!(!watch.keep_alive(Vec::new, false, next.saturating_sub(s(1))).unwrap());
+            assert!(watch.keep_alive(Vec::new, false, next).unwrap());
+            now = next;
+        }
+        assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(watch.mode(), Some(WatchMode::Idle));
     }
 
     #[test]
