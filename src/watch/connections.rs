@@ -6,12 +6,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, ExitStatus};
 use crate::imap::client::unless_refused;
-use crate::imap::{Capabilities, Client, ClientError, MailboxStatus, Opening, ServerEvent};
+use crate::imap::{
+    Capabilities, Client, ClientError, Inventory, MailboxStatus, Opening, ServerEvent,
+};
 use crate::mbsync_version::IsyncVersion;
 use crate::model::{Account, Mailbox, Server, Target};
 use crate::os::child::Prompt;
@@ -124,6 +127,31 @@ pub struct ServerEvents {
     pub any: bool,
 }
 
+/// Which mailboxes the server has listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Listing {
+    count: usize,
+    digest: u64,
+}
+
+impl Listing {
+    /// `None` where the server refuses to list them.
+    fn of(inventory: &Inventory) -> Option<Self> {
+        let listed = inventory.listed.as_ref()?.iter().filter(|each| each.selectable);
+        let mut subscribed: Vec<&String> = inventory.subscribed.iter().collect();
+        subscribed.sort_unstable();
+        let mut hasher = DefaultHasher::new();
+        let mut count = 0;
+        for each in listed {
+            each.name.hash(&mut hasher);
+            count += 1;
+        }
+        // As a list, so that its beginning counts.
+        subscribed.hash(&mut hasher);
+        Some(Listing { count, digest: hasher.finish() })
+    }
+}
+
 /// A connection, and the mailbox that it idles in.
 struct IdleConnection {
     client: Client,
@@ -175,6 +203,10 @@ pub struct Connections {
     limit: usize,
     /// So many connections in a row could not be made, for a reason that may pass.
     failed_opens: u32,
+    /// The mailboxes that the server listed last.
+    listing: Option<Listing>,
+    /// NOTIFY was turned on since then: what came or went before that is not reported.
+    must_list: bool,
     /// NOTIFY was renewed after the server listed mailboxes for no reason.
     notified_again: bool,
     overflows: u32,
@@ -200,6 +232,8 @@ impl Connections {
             list_changed: false,
             limit: usize::MAX,
             failed_opens: 0,
+            listing: None,
+            must_list: false,
             notified_again: false,
             overflows: 0,
             refused_idles: 0,
@@ -218,6 +252,7 @@ impl Connections {
             plan.boxes,
             &inventory,
         );
+        self.note_listing(&inventory);
         drop(inventory);
         for (connection, name) in self.open.iter_mut().zip(idled) {
             connection.mailbox = name.and_then(|name| self.mailboxes.named(&name).first().copied());
@@ -290,6 +325,7 @@ impl Connections {
         let inventory = self.first()?.inventory(&inventory_scope(plan.account, true))?;
         let WatchPlan { account, version, mailboxes: here, boxes, .. } = *plan;
         self.mailboxes.find_only_on_server(account, version, here, boxes, &inventory);
+        self.note_listing(&inventory);
         let absent = self.absent(mailboxes);
         let mut left = mailboxes.clone();
         left.retain(|at| {
@@ -330,6 +366,7 @@ impl Connections {
         let names = self.mailboxes.names();
         if self.mode == WatchMode::Notify {
             if let Some(statuses) = start_notify(self.first()?, &names)? {
+                self.must_list = true;
                 for (name, status) in statuses {
                     self.set_status(&name, status);
                 }
@@ -491,6 +528,30 @@ impl Connections {
         // Yahoo's IDLE reports no deletions.
         self.settle_selected()?;
         self.list_again(plan, &self.all())
+    }
+
+    fn note_listing(&mut self, inventory: &Inventory) {
+        self.listing = Listing::of(inventory).or(self.listing);
+    }
+
+    /// Whether [`Connections::list_names`] has something to find, and how many names it costs.
+    pub fn must_list(&self) -> Option<usize> {
+        let wanted = self.must_list && self.mode == WatchMode::Notify;
+        wanted.then(|| self.listing.map_or(0, |listing| listing.count))
+    }
+
+    /// Whether the mailboxes on the server are others than when they were listed last.
+    pub fn list_names(&mut self, account: &Account) -> Result<(), ClientError> {
+        self.must_list = false;
+        let before = self.listing;
+        let asked = self.first()?.inventory(&inventory_scope(account, false));
+        let Some(inventory) = unless_refused(asked)? else { return Ok(()) };
+        self.note_listing(&inventory);
+        self.list_changed |= before.is_some() && before != self.listing;
+        for (name, status) in &inventory.statuses {
+            self.set_status(name, *status);
+        }
+        Ok(())
     }
 
     fn all(&self) -> BTreeSet<usize> {
@@ -729,6 +790,7 @@ impl Connections {
             self.list_changed = true;
             return Ok(told);
         };
+        self.must_list = true;
         for (name, status) in statuses {
             self.set_status(&name, status);
             // What it leaves out is still as it was before.
@@ -783,7 +845,6 @@ impl FarSide for Connections {
 #[cfg(test)]
 pub(in crate::watch) mod tests {
     use super::*;
-    use crate::imap::Inventory;
     use crate::imap::client::tests::{Scripted, scripted};
     use crate::imap::parse::capabilities;
     use crate::mbsyncrc::{self, Env};
@@ -921,5 +982,30 @@ pub(in crate::watch) mod tests {
                 assert_eq!(changed.get(&0), Some(&true), "flags may have been set meanwhile");
             });
         }
+    }
+
+    /// A mailbox of which NOTIFY has no STATUS, and one that is not to be selected.
+    #[test]
+    fn notify_is_followed_by_a_list_that_shows_what_came_meanwhile() {
+        let mut lists = 0;
+        let server = scripted("IMAP4rev1 IDLE NOTIFY", move |command| {
+            lists += u32::from(command.starts_with("LIST"));
+            command.starts_with("LIST").then(|| match lists {
+                1..3 => "* LIST () \"/\" INBOX\r\n* LIST (\\Noselect) \"/\" Lists\r\n".to_owned(),
+                3 => "* LIST () \"/\" INBOX\r\n* STATUS INBOX (MESSAGES 5)\r\n".to_owned(),
+                _ => "* LIST () \"/\" INBOX\r\n* LIST () \"/\" Lists/x\r\n".to_owned(),
+            })
+        });
+        with_connections(WatchMode::Notify, vec![server], |mut all, plan| {
+            all.watch(plan, &Cancel::new().unwrap()).unwrap();
+            for (lists, changed) in [(2, false), (3, false), (4, true), (5, false)] {
+                assert_eq!(all.must_list(), Some(if lists < 5 { 1 } else { 2 }), "{lists}");
+                all.list_names(plan.account).unwrap();
+                assert_eq!(all.must_list(), None);
+                let events = all.events().unwrap();
+                assert_eq!(events.list_changed, changed, "{lists}");
+                all.reattach(false).unwrap();
+            }
+        });
     }
 }

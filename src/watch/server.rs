@@ -38,6 +38,13 @@ const CONFIRM: Duration = Duration::from_secs(2);
 /// A mailbox that the server refuses to open is tried again after this time, and then later
 /// and later, up to [`RENEW`]: most refusals pass, but some are for good.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
+/// NOTIFY reports no mailbox that came or went while it was off: during a run over our
+/// connection, and between LIST and NOTIFY SET. The mailboxes are listed after this time, once
+/// for what happens by then.
+const LIST_AFTER: Duration = Duration::from_secs(2);
+/// A mailbox in a LIST is some 30 bytes. At one LIST in this time for each mailbox, and in
+/// [`QUICK_SWEEP`] at most, run after run costs a kilobyte a second.
+const LIST_PACE: Duration = Duration::from_millis(30);
 /// Where one command sweeps all mailboxes, they are swept this often at most.
 const QUICK_SWEEP: Duration = Duration::from_secs(60);
 /// After so many sweeps without a change the interval doubles.
@@ -62,6 +69,10 @@ pub struct ServerWatch<'a> {
     sweep_at: Duration,
     /// When what the server has refused to open is tried again.
     open_at: Option<Duration>,
+    /// When the mailboxes are listed because NOTIFY was off.
+    list_at: Option<Duration>,
+    /// When that was done last.
+    listed_at: Option<Duration>,
     activity: Activity,
     /// Sweeps since something last changed.
     quiet_sweeps: u32,
@@ -92,6 +103,8 @@ impl<'a> ServerWatch<'a> {
             renew_at: now + RENEW,
             sweep_at: now + settings.sweep,
             open_at: None,
+            list_at: None,
+            listed_at: None,
             activity: Activity::default(),
             quiet_sweeps: 0,
             log,
@@ -225,7 +238,7 @@ impl<'a> ServerWatch<'a> {
         self.interrupted_connects = 0;
         self.renew_at = now + RENEW;
         self.quiet_sweeps = 0;
-        self.open_at = None;
+        (self.open_at, self.list_at) = (None, None);
         self.log.connected();
         self.connections = Some(connections);
         self.sweep_at = now + self.sweep_interval();
@@ -370,6 +383,8 @@ impl<'a> ServerWatch<'a> {
             let again = |refused: u32| OPEN_AGAIN * (1 << refused.saturating_sub(1).min(6));
             let wait = connections.refused_opens().map(|refused| again(refused).min(RENEW));
             self.open_at = wait.map(|wait| self.open_at.unwrap_or(now + wait));
+            let at = connections.must_list().map(|count| list_at(self.listed_at, count, now));
+            self.list_at = at.map(|at| self.list_at.unwrap_or(at));
         }
         self.events(now)
     }
@@ -417,6 +432,9 @@ impl<'a> ServerWatch<'a> {
         } else if self.open_at.is_some_and(|at| now >= at) {
             self.open_at = None;
             connections.open_again();
+        } else if self.list_at.is_some_and(|at| now >= at) {
+            (self.list_at, self.listed_at) = (None, Some(now));
+            connections.list_names(self.account)?;
         } else if now >= self.sweep_at && connections.mode() != WatchMode::Notify {
             self.quiet_sweeps = self.quiet_sweeps.saturating_add(1);
             self.sweep_at = now + self.sweep_interval();
@@ -471,8 +489,8 @@ impl<'a> ServerWatch<'a> {
             return self.reconnect.at().into_iter().chain(muted).min();
         };
         let sweep = (connections.mode() != WatchMode::Notify).then_some(self.sweep_at);
-        let due = [Some(self.renew_at), sweep, self.open_at, self.silence_check.due(), muted];
-        due.into_iter().flatten().min()
+        let others = [self.open_at, self.list_at, self.silence_check.due(), muted];
+        [Some(self.renew_at), sweep].into_iter().chain(others).flatten().min()
     }
 }
 
@@ -480,6 +498,13 @@ impl<'a> ServerWatch<'a> {
 /// sweeps have found nothing.
 pub fn sweep_interval(longest: Duration, in_one: bool, quiet: u32) -> Duration {
     if in_one { longest.min(QUICK_SWEEP * (1 << (quiet / QUIET_SWEEPS).min(10))) } else { longest }
+}
+
+/// When to list so many mailboxes that were `listed` last at that time.
+fn list_at(listed: Option<Duration>, count: usize, now: Duration) -> Duration {
+    let pause = LIST_PACE.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+    let rested = listed.map_or(now, |at| at + pause.min(QUICK_SWEEP));
+    rested.max(now + LIST_AFTER)
 }
 
 #[cfg(test)]
@@ -574,6 +599,30 @@ mod tests {
     }
 
     #[test]
+    fn mailboxes_are_listed_soon_and_at_a_pace() {
+        assert_eq!(list_at(None, 1000, s(100)), s(102));
+        assert_eq!(list_at(Some(s(99)), 20, s(100)), s(102));
+        assert_eq!(list_at(Some(s(99)), 1000, s(100)), s(129));
+        assert_eq!(list_at(Some(s(99)), usize::MAX, s(100)), s(159));
+        assert_eq!(list_at(Some(s(50)), 1000, s(100)), s(102));
+        let (settings, account) = (Settings::default(), account(1));
+        let server = scripted("IMAP4rev1 IDLE NOTIFY", |command| {
+            command.starts_with("LIST").then(|| "* LIST () \"/\" INBOX\r\n".to_owned())
+        });
+        let mut watch = watch(&account, &settings);
+        watch.connections = Some(with_connections(WatchMode::Notify, vec![server], |all, _| all));
+        let mut run = |now| {
+            watch.connections.as_mut().unwrap().reattach(false).unwrap();
+            watch.start_idling(s(now)).unwrap();
+            watch.next_due(s(now))
+        };
+        assert_eq!((run(100), run(101)), (Some(s(102)), Some(s(102))), "once for both");
+        assert!(watch.keep_alive(Vec::new, false, s(102)).unwrap());
+        watch.start_idling(s(102)).unwrap();
+        assert_eq!(watch.next_due(s(102)), Some(s(400)), "nothing but the renewal");
+    }
+
+    #[test]
     fn notify_stays_on_when_idle_is_refused_for_now() {
         let settings = Settings::default();
         for (refused, mode) in [(2, WatchMode::Notify), (3, WatchMode::Sweep)] {
@@ -581,6 +630,7 @@ mod tests {
             let account = account(port);
             let mut watch = watch(&account, &settings);
             watch.connect(&[], &Cancel::new().unwrap(), || s(100)).unwrap();
+            watch.connections.as_mut().unwrap().list_names(&account).unwrap();
             for now in [100, 160] {
                 watch.start_idling(s(now)).unwrap();
                 assert_eq!(watch.mode(), Some(WatchMode::Notify));

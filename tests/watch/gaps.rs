@@ -89,6 +89,35 @@ fn g7_a_flag_that_was_set_while_the_connection_was_lent_or_gone_is_found() {
     assert_eq!(mbsync.runs().len(), runs + 3, "runs for nothing: {}", waiter.said());
 }
 
+/// NOTIFY is off then, and reports nothing of it afterwards.
+#[test]
+fn g7_a_mailbox_that_was_made_while_the_connection_was_lent_is_found() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.settings(QUICK);
+    let mut mbsync = home.wrap_mbsync();
+    let waiter = Waiter::settled(&home, &mbsync);
+    waiter.wait_said("connected by NOTIFY", SOON);
+    let mut imap = server.imap("home");
+    mbsync.hold_at("before");
+    let runs = mbsync.runs().len();
+    imap.append("INBOX", &message("one", "one"), &[]);
+    mbsync.wait_held(1, SOON);
+    imap.create("Made");
+    imap.append("Made", &message("two", "two"), &[]);
+    sleep(ms(500));
+    mbsync.forget("hold");
+    mbsync.release();
+    assert_eq!(one_run(&mbsync, runs), ["Home:INBOX"]);
+    let made = home.maildir("Home", "Made");
+    wait_until(SOON, "it is here", || made.path().is_dir() && made.len() == 1);
+    at_rest(&home, &waiter, &mbsync);
+    assert_eq!(mbsync.runs().len(), runs + 2, "runs for nothing: {}", waiter.said());
+    // It is watched.
+    imap.append("Made", &message("three", "three"), &[]);
+    assert_eq!(one_run(&mbsync, runs + 2), ["Home:Made"]);
+}
+
 #[test]
 fn g7_what_changed_while_nothing_watched_is_found_at_the_next_start() {
     let server = Server::start();
