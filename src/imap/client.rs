@@ -224,6 +224,8 @@ pub struct Client {
     pub(super) idle_end: Duration,
     /// NOTIFY is on.
     pub(super) notified: bool,
+    /// See [`Client::notified_by_name`].
+    pub(super) notified_by_name: bool,
     /// What the server answered to NAMESPACE, word for word; where it has none, what LIST
     /// shows put into the same words.
     pub(super) namespace: Option<Vec<u8>>,
@@ -296,6 +298,7 @@ impl Client {
             idling: None,
             idle_end: IDLE_DONE,
             notified: false,
+            notified_by_name: false,
             namespace: None,
             list_status_refused: false,
             events: VecDeque::new(),

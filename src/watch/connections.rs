@@ -5,7 +5,7 @@
 //! connect, what a change leads to.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ pub fn start_notify(
     if !(can.notify() && can.idle()) {
         return Ok(None);
     }
-    unless_refused(client.notify(names))
+    unless_refused(client.notify(names, &[]))
 }
 
 impl std::fmt::Display for WatchMode {
@@ -207,6 +207,10 @@ pub struct Connections {
     listing: Option<Listing>,
     /// NOTIFY was turned on since then: what came or went before that is not reported.
     must_list: bool,
+    /// NOTIFY reports the personal mailboxes, and these beside them if it can.
+    not_personal: Vec<String>,
+    /// NOTIFY does not report these: they are asked about at intervals.
+    unreported: BTreeSet<usize>,
     /// NOTIFY was renewed after the server listed mailboxes for no reason.
     notified_again: bool,
     overflows: u32,
@@ -234,6 +238,8 @@ impl Connections {
             failed_opens: 0,
             listing: None,
             must_list: false,
+            not_personal: Vec::new(),
+            unreported: BTreeSet::new(),
             notified_again: false,
             overflows: 0,
             refused_idles: 0,
@@ -364,15 +370,15 @@ impl Connections {
 
     fn start(&mut self, plan: &WatchPlan<'_>, interrupt: &Cancel) -> Result<(), ClientError> {
         let names = self.mailboxes.names();
+        self.not_personal.clear();
+        self.unreported.clear();
         if self.mode == WatchMode::Notify {
             if let Some(statuses) = start_notify(self.first()?, &names)? {
                 self.must_list = true;
                 for (name, status) in statuses {
                     self.set_status(&name, status);
                 }
-                // What NOTIFY left out may be no more than unknown to it.
-                let missing = self.mailboxes.names_without_status();
-                return if missing.is_empty() { Ok(()) } else { self.ask(&missing) };
+                return self.ask_unreported();
             }
         }
         // Or it would keep to what was asked for, and not report on what is open.
@@ -383,6 +389,40 @@ impl Connections {
             self.open_idle_connections(plan, interrupt)?;
         }
         Ok(())
+    }
+
+    /// What NOTIFY left out may be no more than unknown to it: not among the personal
+    /// mailboxes, which it reports where it does not take all names.
+    fn ask_unreported(&mut self) -> Result<(), ClientError> {
+        let mut missing = self.mailboxes.names_without_status();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.ask(&missing)?;
+        let absent: HashSet<String> = self.mailboxes.names_without_status().into_iter().collect();
+        missing.retain(|name| !absent.contains(name));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.unreported = missing.iter().flat_map(|name| self.mailboxes.named(name)).collect();
+        if !self.first()?.notified_by_name() {
+            missing.sort_unstable();
+            missing.dedup();
+            self.not_personal = missing;
+        }
+        // It tells which of them are reported, and Dovecot 2.3.19 knows them by now.
+        self.notify_again().map(drop)
+    }
+
+    /// Whether there are mailboxes that NOTIFY does not report.
+    pub fn lacks_reports(&self) -> bool {
+        self.mode == WatchMode::Notify && !self.unreported.is_empty()
+    }
+
+    /// STATUS of the mailboxes that NOTIFY does not report.
+    pub fn refresh_unreported(&mut self) -> Result<(), ClientError> {
+        let unreported = self.unreported.clone();
+        self.refresh(Some(&unreported))
     }
 
     /// The mailboxes that exist, those that change most first.
@@ -755,7 +795,7 @@ impl Connections {
         let connections = if lent { 1 } else { self.open.len() };
         let idled = self.open.iter().take(connections).filter_map(|each| each.mailbox);
         let mut heard = match self.mode {
-            WatchMode::Notify => self.all(),
+            WatchMode::Notify => self.all().difference(&self.unreported).copied().collect(),
             WatchMode::Idle => idled.collect(),
             WatchMode::Sweep => BTreeSet::new(),
         };
@@ -779,10 +819,12 @@ impl Connections {
     /// STATUS the server has told with that.
     fn notify_again(&mut self) -> Result<BTreeSet<usize>, ClientError> {
         let names = self.mailboxes.names();
-        let client = self.first()?;
+        let Some(IdleConnection { client, .. }) = self.open.first_mut() else {
+            return Ok(BTreeSet::new());
+        };
         let has_modseq = client.capabilities().condstore();
         let mut told = BTreeSet::new();
-        let Some(statuses) = unless_refused(client.notify(&names))? else {
+        let Some(statuses) = unless_refused(client.notify(&names, &self.not_personal))? else {
             // Nothing is reported any more; everything is asked. With the list come the
             // connections that idle.
             self.mode = WatchMode::Idle;
@@ -793,6 +835,9 @@ impl Connections {
         self.must_list = true;
         for (name, status) in statuses {
             self.set_status(&name, status);
+            for at in self.mailboxes.named(&name) {
+                self.unreported.remove(&at);
+            }
             // What it leaves out is still as it was before.
             if status.is_complete() && (status.highest_mod_seq.is_some() || !has_modseq) {
                 told.extend(self.mailboxes.named(&name));
@@ -1007,5 +1052,45 @@ pub(in crate::watch) mod tests {
                 all.reattach(false).unwrap();
             }
         });
+    }
+
+    /// As Dovecot 2.3, which takes no more than 100 names.
+    #[test]
+    fn mailboxes_beside_the_personal_ones_are_named_or_polled() {
+        for takes_names in [true, false] {
+            let mut messages = 1;
+            let mut status = move |name: &str| {
+                messages += 1;
+                format!("* STATUS {name} (MESSAGES {messages} UIDNEXT 100 UIDVALIDITY 1)\r\n")
+            };
+            let personal = ["Archive", "INBOX", "Sent"];
+            let server = scripted("IMAP4rev1 IDLE NOTIFY", move |command| {
+                if let Some(wanted) = command.strip_prefix("NOTIFY SET STATUS ") {
+                    let named = wanted.starts_with("(mailboxes (\"Trash\") (MessageNew ");
+                    if !wanted.contains("(personal (MessageNew ") || named && !takes_names {
+                        return Some("BAD too much".to_owned());
+                    }
+                    let names = personal.into_iter().chain(named.then_some("Trash"));
+                    return Some(names.map(&mut status).collect());
+                }
+                command.starts_with("STATUS \"Trash\"").then(|| status("Trash"))
+            });
+            let sent = server.sent.clone();
+            with_connections(WatchMode::Notify, vec![server], |mut all, plan| {
+                all.watch(plan, &Cancel::new().unwrap()).unwrap();
+                let trash = all.named("Trash")[0];
+                assert!(all.statuses().iter().all(Option::is_some));
+                assert_eq!(all.lacks_reports(), !takes_names);
+                all.reattach(false).unwrap();
+                let sent = sent.lock().unwrap();
+                let set = sent.iter().rfind(|line| line.contains("NOTIFY SET")).unwrap();
+                assert_eq!(set.contains("\"Trash\""), takes_names);
+                assert!(!set.contains("INBOX"), "{set}");
+                drop(sent);
+                all.events().unwrap();
+                all.refresh_unreported().unwrap();
+                assert_eq!(all.events().unwrap().changed.contains_key(&trash), !takes_names);
+            });
+        }
     }
 }

@@ -435,10 +435,14 @@ impl<'a> ServerWatch<'a> {
         } else if self.list_at.is_some_and(|at| now >= at) {
             (self.list_at, self.listed_at) = (None, Some(now));
             connections.list_names(self.account)?;
-        } else if now >= self.sweep_at && connections.mode() != WatchMode::Notify {
+        } else if now >= self.sweep_at && sweeps(connections) {
+            let notified = connections.mode() == WatchMode::Notify;
             self.quiet_sweeps = self.quiet_sweeps.saturating_add(1);
             self.sweep_at = now + self.sweep_interval();
-            self.sweep(&list())?;
+            match &mut self.connections {
+                Some(connections) if notified => connections.refresh_unreported()?,
+                _ => self.sweep(&list())?,
+            }
         } else if now >= self.renew_at {
             self.renew_at = now + RENEW;
             connections.probe(REPLY)?;
@@ -488,7 +492,7 @@ impl<'a> ServerWatch<'a> {
         let Some(connections) = &self.connections else {
             return self.reconnect.at().into_iter().chain(muted).min();
         };
-        let sweep = (connections.mode() != WatchMode::Notify).then_some(self.sweep_at);
+        let sweep = sweeps(connections).then_some(self.sweep_at);
         let others = [self.open_at, self.list_at, self.silence_check.due(), muted];
         [Some(self.renew_at), sweep].into_iter().chain(others).flatten().min()
     }
@@ -498,6 +502,11 @@ impl<'a> ServerWatch<'a> {
 /// sweeps have found nothing.
 pub fn sweep_interval(longest: Duration, in_one: bool, quiet: u32) -> Duration {
     if in_one { longest.min(QUICK_SWEEP * (1 << (quiet / QUIET_SWEEPS).min(10))) } else { longest }
+}
+
+/// Whether there are mailboxes that no connection watches, or may be.
+fn sweeps(connections: &Connections) -> bool {
+    connections.mode() != WatchMode::Notify || connections.lacks_reports()
 }
 
 /// When to list so many mailboxes that were `listed` last at that time.

@@ -121,7 +121,7 @@ fn exercise(section: &Server) -> Result<(), Error> {
     client.inventory(&everything()).map_err(ClientError::into_error)?;
     let boxes = ["INBOX".to_owned()];
     if can.notify() {
-        match client.notify(&boxes) {
+        match client.notify(&boxes, &[]) {
             Ok(told) => assert!(told.len() <= 1, "{} for one mailbox", told.len()),
             Err(error) => pass(error)?,
         }
@@ -329,7 +329,7 @@ fn an_interrupt_ends(fault: Fault, steps: &[Step]) {
         let came = Client::open(&section, Prompt::Never, &interrupt).and_then(|mut client| {
             let lost = ClientError::into_error;
             client.inventory(&everything()).map_err(lost)?;
-            client.notify(&["INBOX".to_owned()]).map_err(lost)?;
+            client.notify(&["INBOX".to_owned()], &[]).map_err(lost)?;
             client.idle_start().map_err(lost)?;
             client.scan("INBOX", Opening::Examine, None).map(|_| ()).map_err(lost)
         });

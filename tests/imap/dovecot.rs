@@ -280,7 +280,7 @@ fn notify_reports_every_mailbox_on_one_connection() {
     let mut other = server.imap("home");
     let mut client = open(&section(&server, "home"));
     let boxes = names(&["INBOX", "Archive", "Sent", "Nowhere"]);
-    let mut first = client.notify(&boxes).unwrap();
+    let mut first = client.notify(&boxes, &[]).unwrap();
     first.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(
         first.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
@@ -344,7 +344,7 @@ fn without_notify_it_is_refused_and_idle_reports_the_open_mailbox() {
     let mut other = server.imap("home");
     let mut client = open(&section(&server, "home"));
     assert!(!client.capabilities().notify() && client.capabilities().idle());
-    assert!(matches!(client.notify(&names(&["INBOX"])), Err(ClientError::Refused(_))));
+    assert!(matches!(client.notify(&names(&["INBOX"]), &[]), Err(ClientError::Refused(_))));
 
     let opened = client.open_mailbox("INBOX", Opening::Examine).unwrap();
     assert_eq!(opened.status.messages, Some(0));
@@ -453,7 +453,7 @@ fn notify_is_heard_after_each_new_request() {
     let mut other = server.imap("home");
     let mut client = open(&section(&server, "home"));
     for n in 1..=3 {
-        client.notify(&names(&["INBOX"])).unwrap();
+        client.notify(&names(&["INBOX"]), &[]).unwrap();
         client.idle_start().unwrap();
         other.append("INBOX", &message("x", "x"), &[]);
         wait_for(
@@ -478,8 +478,8 @@ fn notify_reports_mailboxes_with_names_of_any_script() {
         }
         let mut client = open(&section(&server, "home"));
         // Where nobody has listed them yet, dovecot 2.3.19 may report once and then no more.
-        client.notify(&boxes).unwrap();
-        let told = client.notify(&boxes).unwrap();
+        client.notify(&boxes, &[]).unwrap();
+        let told = client.notify(&boxes, &[]).unwrap();
         client.idle_start().unwrap();
         for (name, utf8) in odd {
             assert!(told.iter().any(|(told, _)| told == name), "{name} of {count}");
@@ -517,7 +517,7 @@ fn status_of_a_thousand_mailboxes_comes_at_once() {
         assert_eq!(many.iter().filter(|each| each.selectable).count(), count);
         assert!(inventory(&mut client, "").listed.unwrap().len() > count);
         let begun = Instant::now();
-        let told = client.notify(&boxes).unwrap();
+        let told = client.notify(&boxes, &[]).unwrap();
         println!("{without:?}: NOTIFY of {count} in {:?}", begun.elapsed());
         assert!(boxes.iter().all(|name| told.iter().any(|(n, _)| n == name)));
         other.append(&boxes[9], &message("y", "y"), &[]);
@@ -606,7 +606,7 @@ fn a_lost_server_is_noticed() {
     let mut server = rig::Server::start();
     let section = section(&server, "home");
     let mut client = open(&section);
-    client.notify(&names(&["INBOX"])).unwrap();
+    client.notify(&names(&["INBOX"]), &[]).unwrap();
     client.idle_start().unwrap();
     server.stop();
     let end = Instant::now() + SHORT;
@@ -635,7 +635,7 @@ fn a_connection_can_be_detached_and_attached_again() {
     let server = rig::Server::start();
     other_delivery(&server);
     let mut client = open(&section(&server, "home"));
-    client.notify(&names(&["INBOX"])).unwrap();
+    client.notify(&names(&["INBOX"]), &[]).unwrap();
     client.idle_start().unwrap();
     client.notify_none().unwrap();
     client.events().unwrap();
@@ -654,5 +654,5 @@ fn a_connection_can_be_detached_and_attached_again() {
     for mailbox_open in [true, true, false] {
         client.reattach(mailbox_open).unwrap();
     }
-    assert_eq!(client.notify(&names(&["INBOX"])).unwrap()[0].1.messages, Some(1));
+    assert_eq!(client.notify(&names(&["INBOX"]), &[]).unwrap()[0].1.messages, Some(1));
 }
