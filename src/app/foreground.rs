@@ -83,8 +83,16 @@ impl App<'_> {
             let outcome = scheduler::foreground(&mut backend, wants, request);
             let exit = self.report(context, &backend, &outcome, runs, &shutdown);
             let exit = exit.max(Self::say_refused(context, wants, by_person, exit));
-            let served = matches!(outcome, RequestOutcome::Ran(_) | RequestOutcome::Served);
-            if served && exit == ExitStatus::Done { self.say_missing(context, wants) } else { exit }
+            let in_sync = match &outcome {
+                RequestOutcome::Ran(report) => !report.ran,
+                RequestOutcome::Served => LastRun::read(backend.dir()).runs == runs,
+                _ => false,
+            };
+            if in_sync && exit == ExitStatus::Done {
+                self.say_missing(context, wants)
+            } else {
+                exit
+            }
         };
         if let [(account, wants)] = &selection[..] {
             return Ok(one(*account, wants).max(unanswered));
@@ -219,8 +227,8 @@ impl App<'_> {
         if refused.fails || held.fails { ExitStatus::Mailbox } else { ExitStatus::Done }
     }
 
-    /// Says which mailboxes of a request that was served are not here after it: they are on
-    /// neither side.
+    /// Says which mailboxes of a request that needed no run are not here: they are on neither
+    /// side.
     fn say_missing(&self, context: AccountContext<'_>, wants: &BTreeSet<Target>) -> ExitStatus {
         let named = wants.iter().filter(|target| matches!(target, Target::Mailbox { .. }));
         let named = named.filter_map(|target| context.account.mailbox(target));

@@ -145,7 +145,6 @@ fn expected((file, kind, args): Cell<'_>) -> i32 {
         "/Home/want" | "/Home/run" if is_directory => usual(args),
         "" | "/Home" | "/Home/want" | "/Home/run" if uses_state => 78,
         "/Home/lock" if !is_file && (takes_lock || checks) => 78,
-        "/Home/refused.lock" if !is_file && args[0] == "--acknowledge" => 78,
         "/Home/waiter.lock" if !is_file && waits => 78,
         _ => usual(args),
     }
