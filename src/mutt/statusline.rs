@@ -14,13 +14,13 @@
 pub struct LineState {
     /// Mailboxes with something to push.
     pub push: usize,
-    /// mbsync is running.
+    /// mbsync has been running for a while.
     pub running: bool,
-    /// A request waits for the throttle or for the end of a backoff.
+    /// A request has waited for a while, or has failed.
     pub waiting: bool,
     /// Why the last run did not succeed.
     pub trouble: Option<Trouble>,
-    /// A process exists that will do what is pending.
+    /// A process exists that will do what is pending, or was just started for it.
     pub attended: bool,
     /// mbsync could not carry something.
     pub refused: bool,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::file;
 use super::wait::{Cancel, Woken, wait};
+use super::{clock, file};
 
 /// Larger than any of the files that are read here.
 const LIMIT: u64 = 1 << 20;
@@ -35,6 +35,14 @@ impl Process {
     pub fn with_pid(pid: Pid) -> Option<Self> {
         let stat = Stat::of(pid)?;
         Some(Process { pid, started: stat.started })
+    }
+
+    /// How long ago it started, to a hundredth of a second.
+    #[must_use]
+    pub fn age(self) -> Duration {
+        // Clock ticks are 1/100 s wherever Linux runs Rust programs (USER_HZ).
+        let started = Duration::from_millis(self.started.saturating_mul(10));
+        clock::now().saturating_sub(started)
     }
 
     /// It exists and has not ended; a zombie has.
@@ -219,6 +227,10 @@ mod tests {
         let cancel = Cancel::new().unwrap();
         cancel.raise();
         assert_eq!(process.wait_gone(None, Some(&cancel)), Woken::Cancelled);
+        let (young, wait) = (process.age(), Duration::from_millis(300));
+        std::thread::sleep(wait);
+        let older = process.age();
+        assert!(young < Duration::from_secs(60) && older >= young + wait, "{young:?} {older:?}");
         for each in below.iter().chain([&process]) {
             each.signal(Signal::KILL);
         }

@@ -29,8 +29,9 @@ use crate::text::{counted, sanitize, short};
 use crate::verdict::gone::Gone;
 use crate::verdict::{Changes, CleanState, Rules, SideVerdict, maildir};
 
-/// A waiter answers a request sooner, if no run is needed.
-const ANSWERED: Duration = Duration::from_secs(2);
+/// How long a run, a request or a change must have lasted for a mark in mutt's status line.
+/// mutt draws the line at the key that causes it, and then not before another key.
+const LASTING: Duration = Duration::from_secs(2);
 
 /// The version of the JSON form. It grows when a key is removed or means something else.
 const SCHEMA: u32 = 1;
@@ -74,9 +75,16 @@ pub struct AccountStatus {
     pub in_sync: bool,
     /// Pending requests, as `mutt-sync` takes them.
     pub wanted: Vec<String>,
-    /// They wait for more than an answer that a waiter is about to give.
+    /// They wait for more than an answer that is about to come: no run is under way, and
+    /// one has failed or is old.
     #[serde(skip)]
     pub waiting: bool,
+    /// The run has lasted for a while.
+    #[serde(skip)]
+    pub running_long: bool,
+    /// A process exists that serves the requests, or was just started for them.
+    #[serde(skip)]
+    pub attended: bool,
     /// Seconds until throttle or pace let a run start; 0: now.
     pub throttled: u64,
     /// The backoff in force.
@@ -134,6 +142,9 @@ pub struct Pending {
     pub pull: Option<Changes>,
     /// Why no verdict can be given.
     pub unknown: Option<String>,
+    /// It was changed a moment ago. Only known for mutt's status line.
+    #[serde(skip)]
+    pub young: bool,
 }
 
 /// The state of an account and of these mailboxes.
@@ -213,7 +224,8 @@ fn status_of(
             SideVerdict::Changed(changes) => (Some(changes), None),
             SideVerdict::Unknown(why) => (None, Some(why)),
         };
-        pending.push(Pending { name: name(), push, pull, unknown });
+        let young = !all && push.is_some() && maildir::changed_within(mailbox, LASTING);
+        pending.push(Pending { name: name(), push, pull, unknown, young });
     }
     let lock = dir.file(lock::RUN);
     let locked = Lock::is_held(&lock);
@@ -238,6 +250,9 @@ fn status_of(
     };
     let last: Option<LastRun> = dir.read_json(last_run::FILE);
     let held = held::of_account(context.account, settings, dir);
+    // Who judges holds the lock, too.
+    let run = Lock::run_under(&lock).filter(|_| locked);
+    let queued = dir.is_locked(lock::QUEUE);
     AccountStatus {
         account: context.account.name.clone(),
         in_sync: pending.is_empty()
@@ -247,16 +262,14 @@ fn status_of(
             && retry.is_none()
             && last.as_ref().and_then(LastRun::last_synced).is_some(),
         last,
-        // Who judges holds the lock, too.
-        running: locked && Lock::run_under(&lock).is_some(),
+        running: run.is_some(),
+        running_long: run.is_some_and(|run| run.age() >= LASTING),
         waiter,
         watching,
-        queued: dir.is_locked(lock::QUEUE),
-        waiting: if waiter {
-            requests::any_older(dir, ANSWERED, now)
-        } else {
-            !requested.is_empty()
-        },
+        queued,
+        // A process that was started for a request may not have its lock yet.
+        attended: waiter || queued || locked || !requested.is_empty(),
+        waiting: run.is_none() && requests::any_older(dir, LASTING, now),
         wanted: requested.iter().map(wanted).collect(),
         throttled: limited.as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
@@ -347,8 +360,12 @@ pub fn pending_lines(status: &AccountStatus) -> Vec<String> {
 /// Several accounts as one mark in mutt's status line.
 #[must_use]
 pub fn line_state(accounts: &[AccountStatus]) -> LineState {
-    let push =
-        |status: &AccountStatus| status.mailboxes.iter().filter(|each| each.push.is_some()).count();
+    let push = |status: &AccountStatus| {
+        // What nobody pushes, or not before the next try, is shown at once.
+        let soon = status.attended && status.backoff.is_none();
+        let shown = |each: &&Pending| each.push.is_some() && !(soon && each.young);
+        status.mailboxes.iter().filter(shown).count()
+    };
     let trouble = accounts.iter().find_map(|status| {
         let code = match (&status.backoff, &status.last) {
             (Some(backoff), _) => backoff.code,
@@ -359,10 +376,10 @@ pub fn line_state(accounts: &[AccountStatus]) -> LineState {
     });
     LineState {
         push: accounts.iter().map(push).sum(),
-        running: accounts.iter().any(|status| status.running),
+        running: accounts.iter().any(|status| status.running_long),
         waiting: accounts.iter().any(|status| status.waiting),
         trouble,
-        attended: accounts.iter().any(|status| status.waiter || status.queued),
+        attended: accounts.iter().any(|status| status.attended),
         refused: accounts
             .iter()
             .any(|status| status.refused.iter().any(|each| each.text.is_some())),

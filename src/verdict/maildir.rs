@@ -195,6 +195,15 @@ pub fn dir_stamps(maildir: &Path) -> [Option<Stamp>; 2] {
     ["cur", "new"].map(|folder| Stamp::of(&maildir.join(folder)).ok())
 }
 
+/// Whether the mailbox was changed within this time: a message came, went or got other flags.
+#[must_use]
+pub fn changed_within(mailbox: &Mailbox, time: Duration) -> bool {
+    let stamps = mailbox.maildir.as_deref().map(dir_stamps).unwrap_or_default();
+    // After them. One that is ahead all the same is from another clock, and says nothing.
+    let now = SystemTime::now();
+    stamps.into_iter().flatten().any(|stamp| stamp.age(now).is_some_and(|age| age < time))
+}
+
 /// The messages of a Maildir that have a UID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Numbered(Vec<u64>);
@@ -441,6 +450,14 @@ impl Stamp {
     #[must_use]
     pub fn of_record(mailbox: &Mailbox) -> Option<Stamp> {
         Stamp::of(mailbox.state_file.as_deref()?).ok()
+    }
+
+    /// How long ago it last changed; `None` if that is still to come.
+    fn age(&self, now: SystemTime) -> Option<Duration> {
+        let (seconds, nanos) = self.modified.max(self.changed);
+        let (seconds, nanos) = (u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+        let changed = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))?;
+        now.duration_since(changed).ok()
     }
 
     /// Whether a change made after `now` is bound to show in another stamp.

@@ -93,6 +93,33 @@ impl Synced for Home {
     }
 }
 
+/// mutt draws the line between the request and its answer, and then not again: no mark of
+/// what is over when the answer is there.
+#[test]
+fn a_key_leaves_no_mark_of_what_is_over() {
+    let (home, mbsync) = prepared("30-status.rc", 600);
+    let terminal = Terminal::start(&home, &["mutt", "-n", "-F", ".muttrc"]);
+    terminal.wait_for("Msgs:200", SHORT);
+    mbsync.wait_for_starts(1, SHORT);
+    home.wait_until_synced();
+    for flag in [false, true] {
+        if flag {
+            terminal.keys(&["F"]);
+        }
+        terminal.keys(&["F5"]);
+        let screen = terminal.wait("the answer", SHORT, |screen| {
+            screen.trim_end_matches('\n').lines().nth(29).is_some_and(|it| it.contains("Home:"))
+        });
+        let line = status(&screen);
+        assert!(line.contains("Msgs:200"), "{screen}");
+        assert!(!["[~", "[*", "[^", "(^"].iter().any(|mark| line.contains(mark)), "{screen}");
+        terminal.keys(&["j"]);
+        home.wait_until_synced();
+    }
+    terminal.keys(&["x"]);
+    terminal.wait_end(SHORT);
+}
+
 /// In neomutt the state comes and goes without a key.
 #[test]
 fn the_state_is_shown_while_neomutt_is_idle() {

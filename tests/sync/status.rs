@@ -1,9 +1,9 @@
 //! `--status`, `--json` and the status line: what they say, and that they look
 //! at no more than they must.
 
-use rig::{Home, Server, ServerOptions, message, process};
+use rig::{Home, Server, ServerOptions, message, process, wait_until};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(20);
 
@@ -98,6 +98,36 @@ fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     assert_eq!(lines[2], "  pending until the next mutt-sync: Home", "{said}");
     let json = home.mutt_sync(&["--status", "--json", "Home"]).ok().stdout;
     assert!(json.contains("\"in_sync\": false") && json.contains("\"Home\""), "{json}");
+}
+
+/// Without a waiter: mutt draws its line right after the hook that has made the request.
+#[test]
+fn a_request_and_what_it_pushes_are_shown_after_two_seconds() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    server.imap("home").append("INBOX", &message("one", "body one"), &[]);
+    home.settings("burst = 1\nthrottle = \"1h\"\n");
+    home.mutt_sync(&["-f", "Home"]).ok();
+    let line = || home.mutt_sync(&["--status-line", "line"]).ok().stdout;
+    // The line shows mailboxes that were looked at before.
+    wait_until(SHORT, "a look at stamps that have settled", || {
+        home.mutt_sync(&["--status"]).ok();
+        home.state("Home").join("seen.json").exists()
+    });
+    let inbox = home.maildir("Home", "INBOX");
+    inbox.set_flags(&inbox.find("body one"), "S");
+    assert_eq!(line(), "line (^1)\n", "nobody pushes it");
+    let since = Instant::now();
+    inbox.set_flags(&inbox.find("body one"), "FS");
+    home.mutt_sync(&["-b", "Home"]).ok();
+    let mut said = line();
+    assert!(since.elapsed() >= Duration::from_secs(2) || said == "line\n", "{said}");
+    wait_until(SHORT, "a request that waits", || {
+        said = line();
+        let lasts = since.elapsed() >= Duration::from_secs(2);
+        assert!(lasts || said == "line\n", "{said}");
+        said.contains("[~^1]")
+    });
 }
 
 /// Puts a FIFO, a directory, a socket and a link to a terminal in the place of a
