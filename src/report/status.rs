@@ -251,7 +251,7 @@ fn status_of(
     let last: Option<LastRun> = dir.read_json(last_run::FILE);
     let held = held::of_account(context.account, settings, dir);
     // Who judges holds the lock, too.
-    let run = Lock::run_under(&lock).filter(|_| locked);
+    let run = if locked { Lock::run_under(&lock) } else { None };
     let queued = dir.is_locked(lock::QUEUE);
     AccountStatus {
         account: context.account.name.clone(),
@@ -328,6 +328,7 @@ fn in_seconds<S: Serializer>(last: &Option<LastRun>, to: S) -> Result<S::Ok, S::
         text: &'l str,
         whole: bool,
         last_success: Option<u64>,
+        last_checked: Option<u64>,
         last_whole: Option<u64>,
         changes: &'l [Change],
     }
@@ -339,6 +340,7 @@ fn in_seconds<S: Serializer>(last: &Option<LastRun>, to: S) -> Result<S::Ok, S::
         text: &last.text,
         whole: last.whole,
         last_success: last.last_success,
+        last_checked: last.last_checked(),
         last_whole: last.last_whole,
         changes: &last.changes,
     });
@@ -476,16 +478,17 @@ fn in_sync(status: &AccountStatus) -> String {
 
 fn summary(status: &AccountStatus, now: SystemTime) -> String {
     let mut parts = vec![in_sync(status)];
-    let synced = status.last.as_ref().and_then(LastRun::last_synced);
+    let last = status.last.as_ref();
     if status.running {
         parts.push("syncing".into());
     }
-    match synced {
-        Some(then) => {
-            let ago = Duration::from_secs(seconds(now).saturating_sub(then));
-            parts.push(format!("checked {} ago", short(ago)));
-        }
-        None => parts.push("never synced".into()),
+    if let Some(then) = last.and_then(LastRun::last_checked) {
+        let ago = Duration::from_secs(seconds(now).saturating_sub(then));
+        parts.push(format!("checked {} ago", short(ago)));
+    } else if last.and_then(LastRun::last_synced).is_some() {
+        parts.push("never checked as a whole".into());
+    } else {
+        parts.push("never synced".into());
     }
     let inbox = status.unread_mailboxes.iter().filter(|each| each.is_inbox);
     let inbox: u32 = inbox.map(|each| each.unread).sum();

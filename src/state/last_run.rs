@@ -30,13 +30,19 @@ pub struct LastRun {
     pub text: String,
     /// It was asked to sync the whole account.
     pub whole: bool,
-    /// When a run of the whole account last succeeded, seconds since the epoch.
+    /// When the whole account was last compared without short cuts or synced by mbsync,
+    /// seconds since the epoch.
     pub last_whole: Option<u64>,
     /// When mbsync last synced the whole account, seconds since the epoch. Before
     /// there was this field, [`LastRun::last_whole`] said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_full: Option<u64>,
-    /// When a run last succeeded, seconds since the epoch.
+    /// When the whole account was last compared, or synced for a request, seconds since
+    /// the epoch; a mailbox may have failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_checked: Option<u64>,
+    /// When a request was last served, by a run or because nothing differed, seconds since
+    /// the epoch.
     pub last_success: Option<u64>,
     /// What came and went.
     pub changes: Vec<Change>,
@@ -55,6 +61,13 @@ impl LastRun {
     #[must_use]
     pub fn last_full(&self) -> Option<u64> {
         self.last_full.or(self.last_whole)
+    }
+
+    /// When the whole account was last compared or synced. A version that does not know
+    /// of [`LastRun::last_checked`] leaves it out.
+    #[must_use]
+    pub fn last_checked(&self) -> Option<u64> {
+        self.last_checked.or(self.last_whole)
     }
 
     /// When a run last synced mailboxes, seconds since the epoch: it may have failed
@@ -116,4 +129,20 @@ impl Change {
 pub fn millis(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_version_without_the_field_has_checked_counts() {
+        let older: LastRun = serde_json::from_str(r#"{"runs":1,"last_whole":7}"#).unwrap();
+        assert_eq!(older.last_checked(), Some(7));
+        let part = LastRun { last_success: Some(9), ..older };
+        assert_eq!(part.last_checked(), Some(7), "not a part alone");
+        // The later one, whatever the clock said.
+        assert_eq!(LastRun { last_checked: Some(5), ..part }.last_checked(), Some(5));
+        assert_eq!(LastRun::default().last_checked(), None);
+    }
 }

@@ -65,7 +65,7 @@ fn status(home: &Home, program: &PathBuf) -> serde_json::Value {
     }
     // 0.1.0 has no such field, and leaves it out.
     // And in its form times are in milliseconds.
-    for key in ["last_full", "started", "took", "trigger"] {
+    for key in ["last_full", "last_checked", "started", "took", "trigger"] {
         kept["last"].as_object_mut().unwrap().remove(key);
     }
     for change in kept["last"]["changes"].as_array_mut().unwrap() {

@@ -100,6 +100,47 @@ fn what_is_to_be_pushed_is_reported_until_it_is_pushed() {
     assert!(json.contains("\"in_sync\": false") && json.contains("\"Home\""), "{json}");
 }
 
+/// "checked <0.1 s ago" would say of mail that waits in another mailbox that there is none.
+#[test]
+fn an_account_is_checked_as_a_whole_or_not_at_all() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    let said = || home.mutt_sync(&["--status"]).ok().stdout;
+    let last = || {
+        let json = home.mutt_sync(&["--status", "--json"]).ok().stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        ["last_success", "last_checked", "last_whole"]
+            .map(|key| json["accounts"][0]["last"][key].as_u64())
+    };
+    home.mutt_sync(&["Home:INBOX"]).ok();
+    assert!(said().contains(", never checked as a whole, no waiter"), "{}", said());
+    home.mutt_sync(&["--full", "Home"]).ok();
+    assert!(said().contains(", checked "), "{}", said());
+    let [_, first, whole] = last();
+    assert!(first.is_some() && first == whole, "{:?}", last());
+    server.imap("home").append("Archive", &message("one", "body one"), &[]);
+    sleep(Duration::from_secs(3));
+    // Compared, and run for.
+    for inbox in [false, true] {
+        if inbox {
+            server.imap("home").append("INBOX", &message("two", "body two"), &[]);
+        }
+        home.mutt_sync(&["-f", "Home:INBOX"]).ok();
+        let [success, checked, _] = last();
+        assert!(success > first && checked == first, "{:?}", last());
+        assert!(!said().contains("checked <"), "{}", said());
+    }
+    for archive in [true, false] {
+        sleep(Duration::from_secs(2));
+        let before = last()[1];
+        let answer = home.mutt_sync(&["-f", "Home"]).ok().stdout;
+        assert_eq!(answer.contains("Archive 1 new"), archive, "{answer}");
+        let [success, checked, unabridged] = last();
+        assert!(checked > before && checked == success, "{:?}", last());
+        assert_eq!(unabridged, whole, "short cuts were taken");
+    }
+}
+
 /// Without a waiter: mutt draws its line right after the hook that has made the request.
 #[test]
 fn a_request_and_what_it_pushes_are_shown_after_two_seconds() {

@@ -44,6 +44,8 @@ pub struct Claim {
     pub marks: Marks,
     /// Which refused mailboxes are tried again.
     pub retry: RetryRefused,
+    /// The whole account was asked for.
+    whole: bool,
     unreadable: Option<io::Error>,
     before: LastRun,
     trigger: Option<(i64, i64)>,
@@ -107,6 +109,8 @@ impl AccountBackend<'_> {
             claimed.entry(Target::Account).or_default();
         }
         let Settings { full_every, every, .. } = *self.context.settings;
+        let asked: BTreeSet<Target> = claimed.keys().cloned().collect();
+        let whole = self.context.account.canonical(&asked).contains(&Target::Account);
         let due =
             claimed.contains_key(&Target::Account) && before.full_is_due(full_every, every, began);
         let retry = match std::mem::take(&mut self.retry) {
@@ -119,6 +123,7 @@ impl AccountBackend<'_> {
             claimed,
             marks: Marks { urgent, full, ..marks },
             retry,
+            whole,
             unreadable,
             before,
             trigger,
@@ -576,7 +581,8 @@ impl AccountBackend<'_> {
     }
 
     /// After a run or a judgement: requests, backoff and memory say what it came to.
-    /// `complete`: it was of the whole account. Returns how long until the next try.
+    /// `complete`: it was of the whole account, compared without short cuts or synced by
+    /// mbsync. Returns how long until the next try.
     fn conclude(
         &mut self,
         claim: &Claim,
@@ -591,12 +597,14 @@ impl AccountBackend<'_> {
         run.text.clone_from(&ended.text);
         run.last_success = before.last_success;
         run.last_whole = before.last_whole;
+        run.last_checked = before.last_checked;
         let mut is_whole = false;
+        let mut is_checked = false;
         let mut wait = None;
         match ended.exit {
             ExitStatus::Done => {
                 run.last_success = Some(seconds(now));
-                is_whole = complete;
+                (is_whole, is_checked) = (complete, claim.whole || complete);
                 self.served(claim.claimed.keys());
                 self.end_backoff();
             }
@@ -608,10 +616,15 @@ impl AccountBackend<'_> {
                 let failed = self.failed(&claim.claimed, &ended.problems);
                 wait = self.requeue_failed(&failed, now);
                 self.served(claim.claimed.keys().filter(|target| !failed.contains_key(target)));
-                is_whole = complete
-                    && failed.keys().all(|target| matches!(target, Target::Mailbox { .. }));
+                let by_mailbox =
+                    failed.keys().all(|target| matches!(target, Target::Mailbox { .. }));
+                is_whole = complete && by_mailbox;
+                is_checked = (claim.whole || complete) && by_mailbox;
             }
             _ => wait = Some(self.back_off(claim, ended, now)),
+        }
+        if is_checked {
+            run.last_checked = Some(seconds(now));
         }
         if is_whole {
             run.last_whole = Some(seconds(now));
