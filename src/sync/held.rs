@@ -331,7 +331,12 @@ pub fn answer(
     let memory = GoneMemory::read(&dir);
     HeldState::update(&dir, |state| {
         if answer == HeldAnswer::AllowDeletions {
-            let of_place = state.mailboxes.iter().filter(|(key, _)| covered(key));
+            // Only of a mailbox that is named: one that was lost is covered, too.
+            let is_named = |key: &str| {
+                let mailbox = clean::mailbox(context.account, key);
+                mailbox.is_some_and(|it| targets.contains(&it.target()))
+            };
+            let of_place = state.mailboxes.iter().filter(|(key, _)| is_named(key));
             let accepted: Vec<(String, MaildirPlace)> = of_place
                 .filter_map(|(key, held)| {
                     let mailbox = clean::mailbox(context.account, key)?;

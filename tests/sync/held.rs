@@ -568,6 +568,9 @@ fn g14_what_was_deleted_in_a_maildir_with_other_inodes_can_be_allowed() {
     assert_eq!(mail.there("Archive"), 30);
     mail.sync(&["Home"]);
     mail.is_held("Archive", "is not the one of the last run and lacks 13 messages");
+    // Nor by the name of the account.
+    mail.sync(&["--allow-deletions", "Home"]).expect_code(1);
+    assert_eq!(mail.there("Archive"), 30);
     mail.sync(&["--allow-deletions", "Home:Archive"]).ok();
     assert_eq!((archive.len(), mail.there("Archive")), (17, 17));
     mail.is_not_held();
