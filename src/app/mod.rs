@@ -135,7 +135,10 @@ impl<'a> App<'a> {
         let version = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
         let file = mbsyncrc::file_of(named, &env, version)?;
         let mut config = mbsyncrc::read(&file, &env, version.unwrap_or_default())?;
-        config.order_channels(&as_words(&cli.names));
+        let group = account_in_environment().filter(|_| cli.names.is_empty());
+        let group = group.filter(|name| config.accounts.iter().all(|it| it.name != *name));
+        let words = group.as_deref().map_or_else(|| as_words(&cli.names), |group| vec![group]);
+        config.order_channels(&words);
         let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
         let config_files = std::iter::once(file).chain(settings_file).collect();
         Ok(App { cli, env, config, settings, base, config_files })
