@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{App, JudgeOf, Selection, err, no_signals};
@@ -83,16 +84,14 @@ impl App<'_> {
             let outcome = scheduler::foreground(&mut backend, wants, request);
             let exit = self.report(context, &backend, &outcome, runs, &shutdown);
             let exit = exit.max(Self::say_refused(context, wants, by_person, exit));
-            let in_sync = match &outcome {
-                RequestOutcome::Ran(report) => !report.ran,
-                RequestOutcome::Served => LastRun::read(backend.dir()).runs == runs,
-                _ => false,
+            let missing = match &outcome {
+                RequestOutcome::Ran(report) => report.missing.clone(),
+                RequestOutcome::Served if LastRun::read(backend.dir()).runs == runs => {
+                    without_maildir(context, wants)
+                }
+                _ => vec![],
             };
-            if in_sync && exit == ExitStatus::Done {
-                self.say_missing(context, wants)
-            } else {
-                exit
-            }
+            exit.max(self.say_missing(context, &missing))
         };
         if let [(account, wants)] = &selection[..] {
             return Ok(one(*account, wants).max(unanswered));
@@ -227,21 +226,14 @@ impl App<'_> {
         if refused.fails || held.fails { ExitStatus::Mailbox } else { ExitStatus::Done }
     }
 
-    /// Says which mailboxes of a request that needed no run are not here: they are on neither
-    /// side.
-    fn say_missing(&self, context: AccountContext<'_>, wants: &BTreeSet<Target>) -> ExitStatus {
-        let named = wants.iter().filter(|target| matches!(target, Target::Mailbox { .. }));
-        let named = named.filter_map(|target| context.account.mailbox(target));
+    /// Says which mailboxes of a request are on neither side, by near name.
+    fn say_missing(&self, context: AccountContext<'_>, missing: &[String]) -> ExitStatus {
         let account = &context.account.name;
         let mut exit = ExitStatus::Done;
-        for mailbox in named {
-            if mailbox.maildir.as_deref().is_some_and(|maildir| !maildir.exists()) {
-                let text =
-                    format!("{account}: `{}` is neither here nor on the server", mailbox.near);
-                let hint =
-                    format!("mutt-sync --list {} names the mailboxes", shell_operand(account));
-                exit = self.warn(&Error::new(ExitStatus::Mailbox, text).with_hint(hint));
-            }
+        for name in missing {
+            let text = format!("{account}: `{name}` is neither here nor on the server");
+            let hint = format!("mutt-sync --list {} names the mailboxes", shell_operand(account));
+            exit = self.warn(&Error::new(ExitStatus::Mailbox, text).with_hint(hint));
         }
         exit
     }
@@ -274,6 +266,16 @@ impl App<'_> {
         }
         Ok((answered, exit))
     }
+}
+
+/// The mailboxes of a request that needed no run and have no Maildir, by near name: they are on
+/// neither side.
+fn without_maildir(context: AccountContext<'_>, wants: &BTreeSet<Target>) -> Vec<String> {
+    let named = wants.iter().filter(|target| matches!(target, Target::Mailbox { .. }));
+    let named = named.filter_map(|target| context.account.mailbox(target));
+    let is_missing = |maildir: &Path| !maildir.exists();
+    let missing = named.filter(|mailbox| mailbox.maildir.as_deref().is_some_and(is_missing));
+    missing.map(|mailbox| mailbox.near).collect()
 }
 
 /// What another process has made of a request: a judgement, or a run.

@@ -128,8 +128,9 @@ impl Marks {
 }
 
 /// Their files, in the same order. No target's file has such a name.
-const MARKS: [&str; 5] = [FOREGROUND, "=person", "=full", "=passed-over", "=echo"];
+const MARKS: [&str; 5] = [FOREGROUND, "=person", "=full", PASSED_OVER, "=echo"];
 const FOREGROUND: &str = "=foreground";
+const PASSED_OVER: &str = "=passed-over";
 
 /// Makes requests. Each must be fresh when this returns.
 pub fn submit(dir: &StateDir, targets: &BTreeSet<Target>, marks: Marks) -> io::Result<()> {
@@ -179,6 +180,11 @@ pub fn served_marks(dir: &StateDir) {
     for name in MARKS {
         let _ = dir.remove(&format!("run/{name}"));
     }
+}
+
+/// What was passed over is not tried again for these: the user was told that it failed.
+pub fn forget_passed_over(dir: &StateDir) {
+    let _ = dir.remove(&format!("run/{PASSED_OVER}"));
 }
 
 /// Puts claimed requests back as they were: nobody has tried to serve them. `urgent`:

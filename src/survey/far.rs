@@ -50,6 +50,12 @@ pub struct FarMessages {
 }
 
 impl FarMessages {
+    /// Whether the server was asked.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.map.is_some()
+    }
+
     fn map<'m>(
         &'m mut self,
         client: &mut Client,

@@ -439,7 +439,8 @@ impl<'a> Runner<'a> {
 
     /// Runs mbsync for what is needed, over `connection` if it can be lent; with the
     /// lock held, which is given up. Also returns what became of the connection, if it
-    /// was offered.
+    /// was offered, and whether the guard has asked the server over it: reports of other
+    /// mailboxes may have come with the answers.
     pub fn run(
         &mut self,
         mut claim: Claim,
@@ -447,7 +448,7 @@ impl<'a> Runner<'a> {
         connection: Option<&mut Client>,
         gone: &BTreeMap<String, UidSet>,
         mailboxes: RunMailboxes,
-    ) -> (RunReport, Option<LeaseOutcome>) {
+    ) -> (RunReport, Option<LeaseOutcome>, bool) {
         // What a comparison has found was no request.
         for target in needed {
             claim.claimed.entry(target.clone()).or_default();
@@ -465,7 +466,7 @@ impl<'a> Runner<'a> {
         };
         let report = self.backend.serve(claim, &mut lending);
         self.backend.unlock();
-        (report, lending.outcome)
+        (report, lending.outcome, lending.far.is_asked())
     }
 
     /// A run of ours has ended.
@@ -731,7 +732,7 @@ mod tests {
         assert_eq!(runner.start(s(10)), Start::Ready);
         runner.submit(&plan);
         let claim = runner.claim(s(10));
-        let (report, outcome) =
+        let (report, outcome, _) =
             runner.run(claim, &whole(), None, &BTreeMap::new(), RunMailboxes::default());
         assert_eq!(report.ended.exit, ExitStatus::Done, "{report:?}");
         assert!(outcome.is_none() && report.ran);

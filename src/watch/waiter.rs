@@ -569,7 +569,8 @@ impl Waiter<'_> {
         let goes_on = self.goes_on();
         let gone = self.mailboxes.gone_there(&needed);
         let mailboxes = self.for_run(&needed);
-        let (report, lease) = self.runner.run(claim, &needed, self.server.lend(), &gone, mailboxes);
+        let (report, lease, guard_asked) =
+            self.runner.run(claim, &needed, self.server.lend(), &gone, mailboxes);
         self.run_is_next = false;
         let served = matches!(report.ended.exit, ExitStatus::Done | ExitStatus::Mailbox);
         let ends = served && !goes_on;
@@ -590,7 +591,11 @@ impl Waiter<'_> {
         if served && was_clean && report.changes.iter().any(|change| change.pulled > 0) {
             self.server.check_silence(clock::now() + ECHO);
         }
-        let synced = self.mailboxes.our_run_ended(&before, report.ended.exit == ExitStatus::Done);
+        let mut synced =
+            self.mailboxes.our_run_ended(&before, report.ended.exit == ExitStatus::Done);
+        if guard_asked && !over_ours {
+            synced.extend(0..self.mailboxes.len());
+        }
         if lease.is_some() && !ends {
             self.mailboxes.flags_unheard(&self.server.flags_by_event(true), MOST_AFTER_RUN);
         }

@@ -677,9 +677,15 @@ fn g4_force_logs_in_ten_times_a_minute() {
 
 #[test]
 fn g2_a_mistyped_mailbox_is_said_once_and_not_asked_for_again() {
-    let it = Rig::new();
+    let mut it = Rig::new();
     let said = it.home.mutt_sync(&["Home:Lsts"]).expect_code(1);
-    assert!(said.stderr.contains("`Lsts` is neither here nor on the server"), "{said}");
+    let missing = "`Lsts` is neither here nor on the server";
+    assert!(said.stderr.contains(missing), "{said}");
     assert_eq!(it.home.requests("Home"), [""; 0]);
     it.nothing_to_do();
+    // With one that is synced.
+    it.deliver("two");
+    let said = it.home.mutt_sync(&["Home:INBOX", "Home:Lsts"]).expect_code(1);
+    assert!(said.stderr.contains(missing) && said.stdout.contains("INBOX 1 new"), "{said}");
+    assert_eq!(it.home.requests("Home"), [""; 0]);
 }

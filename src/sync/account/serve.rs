@@ -74,6 +74,8 @@ pub struct RunReport {
     pub news: Vec<String>,
     /// Something was left out, and waits for an answer.
     pub holds: bool,
+    /// The mailboxes that were asked for and are on neither side, by near name.
+    pub missing: Vec<String>,
     /// How long it took.
     pub took: Duration,
     /// How long until the next automatic try.
@@ -181,38 +183,42 @@ impl AccountBackend<'_> {
                 let ended = RunEnd { exit, text: error.to_string(), problems, ..RunEnd::default() };
                 self.serve_without_run(&claim, false, ended, &Checked::default())
             }
-            Judgement::Run(needed) => {
-                let server = self.context.account.server.as_ref();
-                let disabled = server.is_some_and(|server| server.disables_namespace);
-                let needed =
-                    if judge.names_nested() && !disabled { needed } else { self.unnamed(needed) };
-                let needed = self.without_nowhere(needed, judge);
-                let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
-                let guarded = deletion_guard::check(
-                    &self.dir,
-                    self.context,
-                    &needed,
-                    asked_for,
-                    judge,
-                    began,
-                );
-                let put_off = refused::put_off(&self.dir, &guarded.held, began, asked_for);
-                self.note("refused.json", put_off);
-                let needed = self.without_removed(needed, &guarded.nowhere);
-                let free = held::without_held(self.context, &needed, &guarded.held);
-                if needed.is_empty() {
-                    self.serve_without_run(&claim, false, RunEnd::default(), &guarded)
-                } else if guarded.held.is_empty() {
-                    let needed = self.context.account.canonical(&needed);
-                    self.serve_by_run(claim, &needed, judge, guarded, false)
-                } else if free.is_empty() {
-                    self.say(|| "all that needs a run is held".into());
-                    self.serve_without_run(&claim, false, RunEnd::default(), &guarded)
-                } else {
-                    let whole = needed.contains(&Target::Account);
-                    self.serve_by_run(claim, &free, judge, guarded, whole)
-                }
+            Judgement::Run(mut needed) => {
+                let missing = self.take_missing(&claim, &mut needed, judge);
+                let report = self.serve_needed(claim, needed, judge);
+                RunReport { missing, ..report }
             }
+        }
+    }
+
+    /// Serves claimed requests by a run for what is needed, but for what is held.
+    fn serve_needed(
+        &mut self,
+        claim: Claim,
+        needed: BTreeSet<Target>,
+        judge: &mut dyn Judge,
+    ) -> RunReport {
+        let server = self.context.account.server.as_ref();
+        let disabled = server.is_some_and(|server| server.disables_namespace);
+        let needed = if judge.names_nested() && !disabled { needed } else { self.unnamed(needed) };
+        let (began, asked_for) = (claim.began, claim.retry != RetryRefused::Due);
+        let guarded =
+            deletion_guard::check(&self.dir, self.context, &needed, asked_for, judge, began);
+        let put_off = refused::put_off(&self.dir, &guarded.held, began, asked_for);
+        self.note("refused.json", put_off);
+        let needed = self.without_removed(needed, &guarded.nowhere);
+        let free = held::without_held(self.context, &needed, &guarded.held);
+        if needed.is_empty() {
+            self.serve_without_run(&claim, false, RunEnd::default(), &guarded)
+        } else if guarded.held.is_empty() {
+            let needed = self.context.account.canonical(&needed);
+            self.serve_by_run(claim, &needed, judge, guarded, false)
+        } else if free.is_empty() {
+            self.say(|| "all that needs a run is held".into());
+            self.serve_without_run(&claim, false, RunEnd::default(), &guarded)
+        } else {
+            let whole = needed.contains(&Target::Account);
+            self.serve_by_run(claim, &free, judge, guarded, whole)
         }
     }
 
@@ -236,21 +242,30 @@ impl AccountBackend<'_> {
         needed
     }
 
-    /// The same without mailboxes that were asked for by name and are on neither side: there
-    /// is nothing to sync, and mbsync would fail on them at each try.
-    fn without_nowhere(
+    /// Takes out mailboxes that were asked for by name and are on neither side: there is
+    /// nothing to sync, and mbsync would fail on them at each try. Returns their near names.
+    fn take_missing(
         &mut self,
-        needed: BTreeSet<Target>,
+        claim: &Claim,
+        needed: &mut BTreeSet<Target>,
         judge: &mut dyn Judge,
-    ) -> BTreeSet<Target> {
-        let named = needed.iter().filter_map(|target| self.context.account.mailbox(target));
-        let nowhere = named.filter(|mailbox| is_nowhere(mailbox, judge));
-        let keys: BTreeSet<String> = nowhere.map(|mailbox| clean::key(&mailbox)).collect();
-        if keys.is_empty() {
-            return needed;
+    ) -> Vec<String> {
+        // Not those that a waiter has just found on the server.
+        let asked = |target: &Target| {
+            let failures = claim.claimed.get(target);
+            failures.is_some_and(|failures| *failures > 0 || claim.marks.foreground)
+        };
+        let named = needed.iter().filter(|target| asked(target));
+        let mut named: Vec<Mailbox> =
+            named.filter_map(|target| self.context.account.mailbox(target)).collect();
+        named.retain(|mailbox| is_nowhere(mailbox, judge));
+        if named.is_empty() {
+            return vec![];
         }
+        let keys: BTreeSet<String> = named.iter().map(clean::key).collect();
         held::forget(&self.dir, &keys);
-        self.without_removed(needed, &keys)
+        *needed = self.without_removed(std::mem::take(needed), &keys);
+        named.into_iter().map(|mailbox| mailbox.near).collect()
     }
 
     /// The same, but the whole channel in place of a mailbox below another.
@@ -313,7 +328,7 @@ impl AccountBackend<'_> {
             LastRun { trigger: claim.trigger.or(claim.before.trigger), ..claim.before.clone() };
         let retry = self.conclude(claim, run, complete, &ended);
         let (news, holds) = (held.news.clone(), !held.held.is_empty());
-        RunReport { ended, changes: vec![], ran: false, news, holds, took, retry }
+        RunReport { ended, news, holds, took, retry, ..RunReport::default() }
     }
 
     /// Runs mbsync for what is needed. `whole`: that is everything but what is held.
@@ -405,7 +420,7 @@ impl AccountBackend<'_> {
         self.lock = Some(lock);
         let holds = !guarded.held.is_empty();
         let news = guarded.news.into_iter().chain(refused).collect();
-        RunReport { ended, changes, ran: true, news, holds, took, retry }
+        RunReport { ended, changes, ran: true, news, holds, took, retry, missing: vec![] }
     }
 
     /// The run has left out these mailboxes, by key, or deletions in them: their requests stay.
@@ -621,7 +636,11 @@ impl AccountBackend<'_> {
                 is_whole = complete && by_mailbox;
                 is_checked = (claim.whole || complete) && by_mailbox;
             }
-            _ => wait = Some(self.back_off(claim, ended, now)),
+            _ => {
+                // It may have been asked for with one mailbox, and what waits is more by then.
+                requests::forget_passed_over(&self.dir);
+                wait = Some(self.back_off(claim, ended, now));
+            }
         }
         if is_checked {
             run.last_checked = Some(seconds(now));
