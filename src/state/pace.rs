@@ -6,7 +6,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::stamp::ahead;
+use super::StateDir;
+use super::stamp::{self, ahead};
 use super::throttle::Rate;
 
 /// When the next run may start.
@@ -88,6 +89,14 @@ impl Allowance {
         self.refill(self.bytes).saturating_mul(2)
     }
 
+    /// The stamp on disk. One from a clock that was ahead by more than that says nothing of
+    /// a debt: all bytes are moved, and none is owed.
+    #[must_use]
+    pub fn read(self, dir: &StateDir, now: SystemTime) -> Option<SystemTime> {
+        let limits = [self.longest(), self.refill(self.bytes)];
+        stamp::read_or_set_back(dir, BYTES, limits, now)
+    }
+
     /// The stamp after a run that moved so many bytes.
     #[must_use]
     pub fn consume(self, stamp: Option<SystemTime>, bytes: u64, now: SystemTime) -> SystemTime {
@@ -110,7 +119,6 @@ impl Allowance {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{StateDir, stamp};
     use super::*;
     use proptest::prelude::*;
 
@@ -167,6 +175,20 @@ mod tests {
         let debts = [Some(small.consume(None, u64::MAX, at(0))), Some(at(1_000_000_000))];
         assert_eq!(debts.map(|stamp| small.wait(stamp, at(0))), [ms(100_000); 2]);
         assert_eq!(ALLOWANCE.longest(), Duration::from_secs(2 * 25_600));
+    }
+
+    #[test]
+    fn g4_bytes_of_a_clock_that_was_far_ahead_are_no_debt() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let small = Allowance { bytes: 1000, per_second: 10 };
+        stamp::write(&dir, BYTES, at(1_000_000_000)).unwrap();
+        let wait = |now| small.wait(small.read(&dir, at(now)), at(now));
+        assert_eq!([0, 500_000, 999_000_000].map(wait), [ms(0); 3]);
+        // A debt is one.
+        let debt = small.consume(None, u64::MAX, at(0));
+        stamp::write(&dir, BYTES, debt).unwrap();
+        assert_eq!([0, 60_000, 100_000].map(wait), [ms(100_000), ms(40_000), ms(0)]);
     }
 
     #[test]

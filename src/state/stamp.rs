@@ -13,13 +13,23 @@ use crate::os::file;
 /// all of `most` left.
 #[must_use]
 pub fn read(dir: &StateDir, name: &str, most: Duration, now: SystemTime) -> Option<SystemTime> {
+    read_or_set_back(dir, name, [most, most], now)
+}
+
+/// The same, but one that is further ahead than `most` is set back to `instead`.
+#[must_use]
+pub fn read_or_set_back(
+    dir: &StateDir,
+    name: &str,
+    [most, instead]: [Duration; 2],
+    now: SystemTime,
+) -> Option<SystemTime> {
     let stamp = std::fs::metadata(dir.file(name)).and_then(|found| found.modified()).ok()?;
-    let believed = now + ahead(Some(stamp), most, now);
-    if stamp > believed {
-        let _ = write(dir, name, believed);
-        return Some(believed);
+    if stamp <= now + most {
+        return Some(stamp);
     }
-    Some(stamp)
+    let _ = write(dir, name, now + instead);
+    Some(now + instead)
 }
 
 /// Puts the stamp on disk.

@@ -39,12 +39,14 @@ impl<'a> RunLimits<'a> {
         let pace = self.pace();
         let took = Duration::from_millis(last.took);
         let paced = stamp::read(self.dir, pace::RUNS, pace.longest(took), now);
-        let moved = stamp::read(self.dir, pace::BYTES, ALLOWANCE.longest(), now);
+        let moved = ALLOWANCE.read(self.dir, now);
         let wait = pace.wait(paced, took, now);
         if !ALLOWANCE.is_spent(moved, now) {
             return wait;
         }
-        let since = Duration::from_millis(millis(now).saturating_sub(last.started));
+        // A start in the future is from a clock that was ahead, and was long ago.
+        let since = millis(now).checked_sub(last.started);
+        let since = since.map_or(pace.throttle, Duration::from_millis);
         wait.max(pace.throttle.saturating_sub(since))
     }
 
@@ -86,9 +88,32 @@ impl<'a> RunLimits<'a> {
         let now = SystemTime::now();
         let _ = stamp::write(self.dir, pace::RUNS, self.pace().stamp(now, took));
         if bytes > 0 {
-            let moved = stamp::read(self.dir, pace::BYTES, ALLOWANCE.longest(), now);
-            let moved = ALLOWANCE.consume(moved, bytes, now);
+            let moved = ALLOWANCE.consume(ALLOWANCE.read(self.dir, now), bytes, now);
             let _ = stamp::write(self.dir, pace::BYTES, moved);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::last_run;
+
+    #[test]
+    fn g4_a_clock_set_back_holds_up_no_run_when_the_bytes_are_spent() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(base.path(), "Home").unwrap();
+        let settings = Settings { throttle: Duration::from_secs(60), ..Settings::default() };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let wait = |ahead: i64| {
+            stamp::write(&dir, pace::BYTES, now + ALLOWANCE.longest()).unwrap();
+            let started = millis(now).checked_add_signed(ahead * 1000).unwrap();
+            let last = LastRun { started, ..LastRun::default() };
+            dir.write_json(last_run::FILE, &last).unwrap();
+            RunLimits::new(&dir, &settings, false).pace_wait(now).as_secs()
+        };
+        // Seconds from now to the start of the last run.
+        assert_eq!([-60, -50, 0].map(wait), [0, 10, 60]);
+        assert_eq!([1, 3600, 86_400].map(wait), [0; 3]);
     }
 }
