@@ -62,6 +62,18 @@ impl Channel {
         }
     }
 
+    /// The directory that the near store keeps this mailbox in: the Inbox, or that of Path.
+    #[must_use]
+    pub fn near_root(&self, mailbox: &Mailbox) -> Option<PathBuf> {
+        let store = self.near.maildir()?;
+        if is_in_inbox(store, &on_store(&self.near.store, &mailbox.near)?) {
+            return Some(store.inbox.clone());
+        }
+        // A prefix may go on after its last directory.
+        let (dir, _) = store.path.as_deref()?.rsplit_once('/')?;
+        Some(PathBuf::from(format!("{dir}/")))
+    }
+
     /// The name by which the far store knows a mailbox. `None`: mbsync refuses it.
     #[must_use]
     pub fn stored_far(&self, mailbox: &Mailbox) -> Option<String> {
@@ -112,18 +124,13 @@ pub fn unflattened(store: &Store, name: &str) -> Option<String> {
 
 /// The Maildir of a mailbox. `None`: mbsync refuses it, because Path or
 /// `SubFolders` is missing, or because of a dot in a Maildir++ name.
-fn folder(store: &MaildirStore, name: &str) -> Option<PathBuf> {
-    if name == "INBOX" {
+fn folder(store: &MaildirStore, stored: &str) -> Option<PathBuf> {
+    if stored == "INBOX" {
         return Some(store.inbox.clone());
     }
-    let below_inbox = name.strip_prefix("INBOX").filter(|rest| rest.starts_with('/'));
-    let name = below_inbox.unwrap_or(name);
+    let name = below_inbox(stored).unwrap_or(stored);
     let inbox = store.inbox.to_string_lossy();
-    let prefix = if below_inbox.is_some() || store.subfolders == SubFolders::MaildirPlusPlus {
-        &*inbox
-    } else {
-        store.path.as_deref()?
-    };
+    let prefix = if is_in_inbox(store, stored) { &*inbox } else { store.path.as_deref()? };
     let place = match store.subfolders {
         SubFolders::Unset if name.contains('/') => return None,
         SubFolders::MaildirPlusPlus if name.contains('.') => return None,
@@ -132,6 +139,17 @@ fn folder(store: &MaildirStore, name: &str) -> Option<PathBuf> {
         SubFolders::MaildirPlusPlus => format!("{prefix}/.{}", name.replace('/', ".")),
     };
     Some(place.into())
+}
+
+/// What follows `INBOX` in the name of a mailbox below it, with the slash.
+fn below_inbox(name: &str) -> Option<&str> {
+    name.strip_prefix("INBOX").filter(|rest| rest.starts_with('/'))
+}
+
+/// Whether the store keeps a mailbox of this name in its Inbox.
+fn is_in_inbox(store: &MaildirStore, name: &str) -> bool {
+    let is_plus_plus = store.subfolders == SubFolders::MaildirPlusPlus;
+    name == "INBOX" || is_plus_plus || below_inbox(name).is_some()
 }
 
 #[cfg(test)]

@@ -202,11 +202,10 @@ impl Snapshot {
         synced.filter_map(|(key, _)| {
             let mailbox = clean::mailbox(account, key)?;
             let channel = account.channel(&mailbox.channel)?;
-            let StoreKind::Maildir(store) = &channel.near.store.kind else { return None };
-            let mut places = [&mailbox.maildir, &mailbox.state_file].into_iter().flatten();
             // Not the whole disk.
-            let is_removed =
-                channel.remove.near && store.inbox.exists() && !places.any(|place| place.exists());
+            let is_there = channel.near_root(&mailbox)?.exists();
+            let mut places = [&mailbox.maildir, &mailbox.state_file].into_iter().flatten();
+            let is_removed = channel.remove.near && is_there && !places.any(|place| place.exists());
             let Mailbox { channel, near, .. } = mailbox;
             let change = Change { channel, mailbox: near, removed: true, ..Change::default() };
             is_removed.then(|| (key.clone(), change))
@@ -352,4 +351,53 @@ fn recorded(
 
 fn record(file: &File) -> Option<Record> {
     record::parse(&file::read_open(file, record::LARGEST).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::mbsync_version::IsyncVersion;
+    use crate::mbsyncrc::{Env, parse};
+
+    /// The mailboxes that a run has removed of `INBOX/below` and `Sent`, when these
+    /// directories of the store are gone after it. `near`: its section.
+    fn removed(near: &str, gone: &[&str]) -> Vec<String> {
+        let base = tempfile::tempdir().unwrap();
+        let (home, file) = (base.path(), base.path().join("rc"));
+        let text = format!(
+            "IMAPStore far\nHost localhost\n\nMaildirStore near\n{near}\n\
+             Channel Home\nFar :far:\nNear :near:\nPatterns *\nRemove Near\nSyncState *\n"
+        );
+        let config = parse(text.as_bytes(), &file, &Env::new(home, home), IsyncVersion::V1_4);
+        let account = &config.unwrap().accounts[0];
+        let channel = account.channel("Home").unwrap();
+        let mailboxes = ["INBOX/below", "Sent"].map(|name| channel.mailbox(name));
+        for mailbox in &mailboxes {
+            fs::create_dir_all(mailbox.maildir.as_ref().unwrap()).unwrap();
+            fs::write(mailbox.state_file.as_ref().unwrap(), "").unwrap();
+        }
+        let before = Snapshot::take(&mailboxes, account, false, BTreeMap::new());
+        for dir in gone {
+            fs::remove_dir_all(home.join(dir)).unwrap();
+        }
+        before.removed(account).map(|(_, change)| change.mailbox).collect()
+    }
+
+    #[test]
+    fn g14_what_is_gone_with_its_disk_was_not_removed_by_the_run() {
+        let two_disks = "Path ~/usb/Mail/\nInbox ~/disk\nSubFolders Verbatim\n";
+        assert!(removed(two_disks, &["usb/Mail"]).is_empty());
+        assert!(removed(two_disks, &["disk"]).is_empty());
+        assert_eq!(removed(two_disks, &["usb/Mail/Sent"]), ["Sent"]);
+        assert_eq!(removed(two_disks, &["disk", "usb/Mail/Sent"]), ["Sent"]);
+        assert_eq!(removed(two_disks, &["usb", "disk/below"]), ["INBOX/below"]);
+        let plus_plus = "Inbox ~/disk\nSubFolders Maildir++\n";
+        assert!(removed(plus_plus, &["disk"]).is_empty());
+        assert_eq!(removed(plus_plus, &["disk/.Sent"]), ["Sent"]);
+        let prefix = "Path ~/usb/Mail/x-\nInbox ~/disk\nSubFolders Verbatim\n";
+        assert_eq!(removed(prefix, &["usb/Mail/x-Sent"]), ["Sent"]);
+        assert!(removed(prefix, &["usb/Mail"]).is_empty());
+    }
 }
