@@ -625,7 +625,7 @@ pub fn forms(bytes: &[u8]) {
         }
         line += rest.trim_end_matches('*');
         // What stands for a conversion may itself look like what follows it.
-        if words.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !words.is_empty() && words.bytes().all(|byte| byte.is_ascii_digit()) {
             assert!(form.fits(&line), "{line:?}");
         }
     }

@@ -42,8 +42,8 @@ pub enum Since {
     Both,
 }
 
-/// A form: as in the source, without the line end. Each conversion (`%s`) stands for
-/// any text; so does a `*` at the end.
+/// A form: as in the source, without the line end. `%d` and `%u` stand for digits, each
+/// other conversion for any text; so does a `*` at the end.
 #[derive(Debug, Clone, Copy)]
 pub struct Form {
     /// Who says it.
@@ -198,47 +198,68 @@ impl Form {
     #[must_use]
     pub fn fits(&self, line: &str) -> bool {
         let mut pieces = pieces(self.text).peekable();
-        let mut rest = pieces.next().and_then(|first| line.strip_prefix(first));
+        let mut rest = pieces.next().and_then(|(_, first)| line.strip_prefix(first));
         let mut ends = true;
-        while let Some(piece) = pieces.next() {
+        while let Some((before, piece)) = pieces.next() {
             ends = !piece.is_empty();
             let last = ends && pieces.peek().is_none();
-            // The last one ends the line; any other is found where it comes first.
-            rest = rest.and_then(|rest| {
-                if last {
-                    rest.strip_suffix(piece).map(|_| "")
-                } else {
-                    rest.split_once(piece).map(|(_, after)| after)
-                }
+            let number = pieces.peek().filter(|(before, _)| *before == Gap::Digits);
+            rest = rest.and_then(|rest| match (before, number) {
+                (Gap::Digits, _) => after_digits(rest)?.strip_prefix(piece),
+                // The last one ends the line.
+                (Gap::Text, _) if last => rest.strip_suffix(piece).map(|_| ""),
+                // Any other is found where it comes first, with the number that follows it.
+                (Gap::Text, Some((_, next))) => rest.match_indices(piece).find_map(|(at, _)| {
+                    let after = rest.get(at + piece.len()..)?;
+                    after_digits(after)?.starts_with(next).then_some(after)
+                }),
+                (Gap::Text, None) => rest.split_once(piece).map(|(_, after)| after),
             });
         }
         rest.is_some_and(|rest| !ends || rest.is_empty())
     }
 }
 
+/// What is before a literal part of a form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gap {
+    /// A number.
+    Digits,
+    /// Any text; at the beginning, none.
+    Text,
+}
+
+/// What follows the number that the text begins with.
+fn after_digits(text: &str) -> Option<&str> {
+    let after = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    (after.len() < text.len()).then_some(after)
+}
+
 /// The literal parts of a form between its conversions. The last is empty where the
 /// form ends in a conversion or in `*`.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
-    let (mut rest, mut ended) = (Some(text), false);
+fn pieces(text: &str) -> impl Iterator<Item = (Gap, &str)> {
+    let (mut rest, mut ended) = (Some((Gap::Text, text)), false);
     std::iter::from_fn(move || {
-        let text = rest.take()?;
+        let (gap, text) = rest.take()?;
         if ended {
             return None;
         }
         match text.find('%') {
             None => {
                 if let Some(open) = text.strip_suffix('*') {
-                    (rest, ended) = (Some(""), false);
-                    return Some(open);
+                    (rest, ended) = (Some((Gap::Text, "")), false);
+                    return Some((gap, open));
                 }
                 ended = true;
-                Some(text)
+                Some((gap, text))
             }
             Some(at) => {
                 let (piece, conversion) = text.split_at(at);
                 let end = conversion.find(|c: char| c.is_ascii_lowercase()).map_or(0, |at| at + 1);
-                rest = conversion.get(end..);
-                Some(piece)
+                let (conversion, after) = conversion.split_at(end);
+                let is_number = conversion.ends_with(['d', 'u']);
+                rest = Some((if is_number { Gap::Digits } else { Gap::Text }, after));
+                Some((gap, piece))
             }
         }
     })
@@ -615,6 +636,25 @@ mod tests {
             let mut said = Collector::default();
             assert!(!said.take(line, line) && said.objections.is_empty(), "{line}");
         }
+    }
+
+    #[test]
+    fn g13_only_a_number_stands_for_a_number() {
+        let cases = [
+            ("/h/.mbsyncrc:12: unknown keyword 'X'", Some(Class::Fails)),
+            ("/h/a:b: c:1/.mbsyncrc:12: unknown keyword 'X'", Some(Class::Fails)),
+            ("/h/.mbsyncrc:12: notice: x", Some(Class::Harmless)),
+            ("Home: 12 unread messages in excess of MaxMessages (7).", Some(Class::Fails)),
+            // Of programs that mbsync starts.
+            ("gpg: WARNING: server 'gpg-agent' is older than us (2.2 < 2.4)", None),
+            ("pass:: no", None),
+            ("pass: 1: no", None),
+        ];
+        for (line, class) in cases {
+            assert_eq!(class_of(line), class, "{line}");
+        }
+        let said = taken(&["gpg: WARNING: server 'gpg-agent' is older than us (2.2 < 2.4)"]);
+        assert_eq!(said.notices.len(), 1);
     }
 
     #[test]
