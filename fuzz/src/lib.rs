@@ -813,7 +813,7 @@ pub fn state_files(bytes: &[u8]) {
             };
             mailbox.add(item.clone());
             assert_ne!(mailbox.add(item.clone()), Added::New, "it is known");
-            let (new, _) = mailbox.add_all(vec![item]);
+            let (new, _) = mailbox.add_all(vec![item], true);
             assert!(new.is_empty(), "it is known");
         }
     }

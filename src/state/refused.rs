@@ -200,8 +200,9 @@ impl RefusedMailbox {
     }
 
     /// Adds all that a run could not carry here. Returns what is new of it, and how many
-    /// more there are than before, of which no number is kept.
-    pub fn add_all(&mut self, items: Vec<RefusedItem>) -> (Vec<RefusedItem>, u32) {
+    /// more there are than before, of which no number is kept. `well`: the run was not cut
+    /// short, so that what it tried again is all there.
+    pub fn add_all(&mut self, items: Vec<RefusedItem>, well: bool) -> (Vec<RefusedItem>, u32) {
         let known = self.items.clone();
         let mut is_again = false;
         let (mut new, mut others) = (vec![], BTreeSet::new());
@@ -222,7 +223,9 @@ impl RefusedMailbox {
             // All of it is acknowledged.
             (true, false) => 0,
             // The others were tried again, too.
-            (true, true) => others,
+            (true, true) if well => others,
+            // Some of them were.
+            (true, true) => before.max(others),
             (false, _) => before.saturating_add(others),
         };
         (new, self.more.saturating_sub(before))
@@ -335,16 +338,21 @@ mod tests {
     #[test]
     fn g13_more_than_are_kept_by_number_are_counted_and_said_once() {
         let mut mailbox = RefusedMailbox::default();
-        let tried = |mailbox: &mut RefusedMailbox, uids: std::ops::Range<u32>| {
+        let noted = |mailbox: &mut RefusedMailbox, uids: std::ops::Range<u32>, well: bool| {
             // mbsync objects to the first 200; the record shows all.
             let said = uids.clone().take(200).map(|uid| item(uid, "over quota"));
-            let (new, more) = mailbox.add_all(said.chain(uids.map(|uid| item(uid, ""))).collect());
+            let items = said.chain(uids.map(|uid| item(uid, ""))).collect();
+            let (new, more) = mailbox.add_all(items, well);
             (new.len(), more, mailbox.items.len(), mailbox.more)
         };
+        let tried = |mailbox: &mut RefusedMailbox, uids| noted(mailbox, uids, true);
         assert_eq!(tried(&mut mailbox, 1..301), (200, 100, 200, 100));
         for _ in 0..3 {
             assert_eq!(tried(&mut mailbox, 1..301), (0, 0, 200, 100));
         }
+        // One that lost its connection after ten of them says nothing of the others.
+        assert_eq!(noted(&mut mailbox, 1..11, false), (0, 0, 200, 100));
+        assert_eq!(tried(&mut mailbox, 1..301), (0, 0, 200, 100));
         // A run that does not try them again looks at what is new only.
         assert_eq!(tried(&mut mailbox, 301..303), (0, 2, 200, 102));
         assert_eq!(tried(&mut mailbox, 1..303), (0, 0, 200, 102));
@@ -358,7 +366,7 @@ mod tests {
         let mut mailbox = RefusedMailbox::default();
         assert_eq!(mailbox.kind_of_more(), None);
         mailbox.add(RefusedItem::new(RefusedKind::Flags, 1, 1, "x", at(1)));
-        mailbox.add_all(vec![item(1, "x"), item(2, "x")]);
+        mailbox.add_all(vec![item(1, "x"), item(2, "x")], true);
         assert_eq!(mailbox.kind_of_more(), Some(RefusedKind::Push));
         mailbox.items[1].acknowledged = true;
         mailbox.items[2].acknowledged = true;

@@ -266,7 +266,8 @@ impl Noting<'_> {
         // What was carried makes room for what was not.
         self.resolve();
         for (key, items) in found.into_iter().filter(|(_, items)| !items.is_empty()) {
-            let (new, more) = self.state.mailboxes.entry(key.clone()).or_default().add_all(items);
+            let known = self.state.mailboxes.entry(key.clone()).or_default();
+            let (new, more) = known.add_all(items, facts.well);
             noted.news.extend(new.iter().map(|item| self.line(&key, item)));
             if more > 0 {
                 noted.news.push(self.more_line(&key, more));
