@@ -7,6 +7,7 @@
 pub mod child;
 pub mod clock;
 pub mod file;
+pub mod file_system;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 pub mod netlink;

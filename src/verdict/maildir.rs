@@ -17,7 +17,7 @@ use crate::error::system_text;
 use crate::model::Mailbox;
 use crate::model::flags::Flags;
 use crate::model::uid_set::UidSet;
-use crate::os::file;
+use crate::os::{file, file_system};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -537,7 +537,8 @@ pub struct MaildirScan {
     /// The near side's verdict.
     pub verdict: SideVerdict,
     /// To be remembered if it is clean: the next scan that sees the same stamps
-    /// need not list. `None` while they are not settled.
+    /// need not list. `None` while they are not settled, and always on a network file
+    /// system.
     pub stamps: Option<DirStamps>,
     /// Digest of the messages: of these, or of those remembered where the
     /// stamps were enough.
@@ -587,9 +588,24 @@ impl MaildirScan {
 ///
 /// The stamps are read before and after the listing, and only a listing that
 /// nothing disturbed is remembered as clean; when three in a row were disturbed,
-/// the last one counts and its stamps are not returned.
+/// the last one counts and its stamps are not returned. On a network file system each
+/// scan lists.
 #[must_use]
 pub fn scan(
+    maildir: &Path,
+    state_file: &Path,
+    rules: &Rules,
+    remembered: Option<&CleanMaildir>,
+    forwarded: Option<bool>,
+    kept: KeptGone<'_>,
+) -> MaildirScan {
+    let exact = file_system::has_exact_stamps(&maildir.join("cur"));
+    scan_by(exact, maildir, state_file, rules, remembered, forwarded, kept)
+}
+
+/// The same. `exact`: a change is bound to show in the stamps.
+fn scan_by(
+    exact: bool,
     maildir: &Path,
     state_file: &Path,
     rules: &Rules,
@@ -612,7 +628,7 @@ pub fn scan(
                 ));
             }
         };
-        let same = |then: &&CleanMaildir| then.stamps.as_ref() == Some(&before);
+        let same = |then: &&CleanMaildir| exact && then.stamps.as_ref() == Some(&before);
         if let Some((then, left, unread)) =
             remembered.filter(same).and_then(|then| Some((then, then.left.clone()?, then.unread?)))
         {
@@ -646,7 +662,7 @@ pub fn scan(
         };
         let undisturbed =
             DirStamps::at(maildir, state_file).is_ok_and(|after| after.as_ref() == Some(&before));
-        let settled = undisturbed && before.settled(now);
+        let settled = exact && undisturbed && before.settled(now);
         found = MaildirScan {
             verdict,
             record: before.record,
@@ -1242,6 +1258,11 @@ mod tests {
             scan(dir.path(), &state, &other, Some(&memory), None, KeptGone::default())
                 .state
                 .is_some()
+        // Where stamps are those of a file server, none are used and none remembered.
+        let listed =
+            scan_by(false, dir.path(), &state, &RULES, Some(&memory), None, KeptGone::default());
+        assert!(listed.state.is_some() && listed.stamps.is_none());
+        assert_eq!(listed.verdict, SideVerdict::Clean);
         );
 
         // A change hidden by setting the time back.

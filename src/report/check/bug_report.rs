@@ -18,7 +18,7 @@ use crate::imap::login::Mechanism;
 use crate::mbsync_version;
 use crate::mbsyncrc;
 use crate::model::{Account, Mailbox};
-use crate::os::{file, procfs};
+use crate::os::{file, file_system, procfs};
 use crate::settings::Settings;
 use crate::state::StateDir;
 use crate::state::backoff::Backoff;
@@ -324,28 +324,9 @@ fn messages(maildir: Option<&Path>) -> usize {
     parts.iter().filter_map(|dir| Some(std::fs::read_dir(dir).ok()?.count())).sum()
 }
 
-/// The kind of file system (`linux/magic.h`), of what exists of the path.
+/// The kind of file system, of what exists of the path.
 fn file_system(path: &Path) -> Option<String> {
-    let found = path.ancestors().find_map(|path| rustix::fs::statfs(path).ok())?;
-    let magic = format!("{:x}", found.f_type);
-    let known = match &*magic {
-        "ef53" => "ext",
-        "58465342" => "xfs",
-        "9123683e" => "btrfs",
-        "f2f52010" => "f2fs",
-        "2fc12fc1" => "zfs",
-        "ca451a4e" => "bcachefs",
-        "1021994" => "tmpfs",
-        "794c7630" => "overlay",
-        "f15f" => "ecryptfs",
-        "6969" => "nfs",
-        "ff534d42" | "fe534d42" => "cifs",
-        "65735546" => "fuse",
-        "1021997" => "9p",
-        "4d44" => "fat",
-        _ => return Some(format!("0x{magic}")),
-    };
-    Some(known.to_owned())
+    path.ancestors().find_map(|path| file_system::kind(path).ok())
 }
 
 /// Those that are known; how many there are beside them.
