@@ -221,8 +221,10 @@ impl PendingScan {
             learned = true;
             clean.forwarded = scan.forwarded;
             // Yes was assumed before; and with AltMap it makes no difference.
+            let is_alt_map =
+                || mailbox.maildir.as_ref().is_some_and(|it| maildir::is_alt_map(it, rules));
             if let Some(near) = clean.near.as_mut() {
-                if near.forwarded.is_none() && (scan.forwarded == Some(true) || rules.alt_map) {
+                if near.forwarded.is_none() && (scan.forwarded == Some(true) || is_alt_map()) {
                     near.forwarded = scan.forwarded;
                 }
             }
@@ -358,6 +360,44 @@ mod tests {
         let mut clean = CleanState::default();
         assert_eq!(scan(&mailbox, "2:3", STATUS, &mut clean).verdict, Some(changed(1, 1)));
         assert!(clean.far.is_none());
+    }
+
+    #[test]
+    fn what_is_gone_on_both_sides_is_seen_with_alt_map_over_numbered_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailbox =
+            Mailbox { maildir: Some(dir.path().into()), ..mailbox(dir.path(), "1 1 S\n2 2 S\n") };
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("cur")).unwrap();
+        std::fs::write(at("cur/b,U=2:2,S"), "").unwrap();
+        let rules = Rules { alt_map: true, ..Rules::none() };
+        let near = |clean: &CleanState| {
+            let near = maildir::scan_mailbox(&mailbox, &rules, clean, None, None).unwrap();
+            near.0.remembered(&rules, None)
+        };
+        let scan = |scan: MailboxScan, clean: &mut CleanState| {
+            let FarStep::Scan(pending) =
+                begin(&mailbox, &Ok(rules.clone()), Some(STATUS), clean, None, true)
+            else {
+                panic!("no scan is needed");
+            };
+            let verdict =
+                pending.finish(&mailbox, &rules, Some(Ok(scan)), Some(STATUS), clean, None);
+            (verdict.verdict, clean.near.as_ref().and_then(|near| near.forwarded))
+        };
+        let refused = || MailboxScan { forwarded: Some(false), ..found("2", None) };
+        for (numbering, verdict, forwarded) in
+            [(true, SideVerdict::Clean, None), (false, changed(0, 1), Some(false))]
+        {
+            if numbering {
+                std::fs::write(at(".uidvalidity"), "2\n2\n").unwrap();
+            } else {
+                std::fs::remove_file(at(".uidvalidity")).unwrap();
+            }
+            let mut clean = CleanState::default();
+            clean.near = Some(near(&clean));
+            assert_eq!(scan(refused(), &mut clean), (Some(verdict), forwarded));
+        }
     }
 
     /// The verdict on what a run was told, and the STATUS that is remembered then.

@@ -307,7 +307,7 @@ impl MaildirBefore {
             _ => Files::of(path, info_delimiter),
         };
         let record = Stamp::of_record(mailbox);
-        let rules = Rules::of(channel).ok().filter(|rules| !rules.alt_map);
+        let rules = Rules::of(channel).ok();
         Some(MaildirBefore { rules, info_delimiter, dirs, files, record })
     }
 }

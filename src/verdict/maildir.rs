@@ -655,7 +655,7 @@ fn scan_by(
         };
         let verdict = judge_on_disk(maildir, &state, &mut listing, rules, seen);
         let left = match &state {
-            RecordState::Known(record) if !rules.alt_map && is_numbered_by(maildir, record) => {
+            RecordState::Known(record) if is_numbered_by(maildir, record) => {
                 left_over(record, listing.sorted())
             }
             _ => UidSet::default(),
@@ -697,7 +697,7 @@ pub fn scan_mailbox(
     let (maildir, state_file) = mailbox.maildir.as_deref().zip(mailbox.state_file.as_deref())?;
     let kept = KeptGone { by_scan: clean.gone.as_ref(), by_run };
     let mut found = scan(maildir, state_file, rules, clean.near.as_ref(), clean.forwarded, kept);
-    let settled_by_run = rules.alt_map
+    let settled_by_run = is_alt_map(maildir, rules)
         && left_by_run.is_some()
         && left_by_run == found.digest
         && matches!(found.state, Some(RecordState::Known(_)))
@@ -742,7 +742,7 @@ fn judge_on_disk(
         }
         RecordState::Unreadable { why } => return SideVerdict::Unknown(why.clone()),
     };
-    // An existing scheme beats the setting.
+    // As is_alt_map; a database may be there without the setting.
     match read_numbering(&maildir.join(".uidvalidity")) {
         Ok(text) => match Numbering::parse(&text) {
             Some(numbering) => {
@@ -755,6 +755,13 @@ fn judge_on_disk(
         }
         Err(_) => SideVerdict::Unknown("the Maildir has lost its UIDs (.uidvalidity)".to_owned()),
     }
+}
+
+/// Whether only mbsync's database knows which file is which message. The scheme that is
+/// there beats the setting (isync 1.4 and 1.5, `drv_maildir.c`).
+#[must_use]
+pub fn is_alt_map(maildir: &Path, rules: &Rules) -> bool {
+    rules.alt_map && read_numbering(&maildir.join(".uidvalidity")).is_err()
 }
 
 /// As much of the file as mbsync reads.
@@ -786,11 +793,10 @@ fn judge_alt_map(
 }
 
 /// The messages of a Maildir with UIDs in its names; `None` where they cannot be
-/// read, or are not the ones that the record numbers (with `AltMap`, only mbsync's
-/// database knows which is which).
+/// read, or are not the ones that the record numbers.
 #[must_use]
 pub fn numbered(maildir: &Path, record: &Record, rules: &Rules) -> Option<Numbered> {
-    if rules.alt_map || !is_numbered_by(maildir, record) {
+    if !is_numbered_by(maildir, record) {
         return None;
     }
     let listing = listing(maildir, rules.info_delimiter).ok()?;
@@ -1252,17 +1258,17 @@ mod tests {
         assert!(second.state.is_some() && second.stamps.is_some());
         let memory = second.remembered(&RULES, None);
         assert!(at(Some(&memory)).state.is_none());
+        // Where stamps are those of a file server, none are used and none remembered.
+        let listed =
+            scan_by(false, dir.path(), &state, &RULES, Some(&memory), None, KeptGone::default());
+        assert!(listed.state.is_some() && listed.stamps.is_none());
+        assert_eq!(listed.verdict, SideVerdict::Clean);
         // Other rules, other answers.
         let other = Rules { expunge_near: true, ..RULES };
         assert!(
             scan(dir.path(), &state, &other, Some(&memory), None, KeptGone::default())
                 .state
                 .is_some()
-        // Where stamps are those of a file server, none are used and none remembered.
-        let listed =
-            scan_by(false, dir.path(), &state, &RULES, Some(&memory), None, KeptGone::default());
-        assert!(listed.state.is_some() && listed.stamps.is_none());
-        assert_eq!(listed.verdict, SideVerdict::Clean);
         );
 
         // A change hidden by setting the time back.
@@ -1319,6 +1325,34 @@ mod tests {
         assert!(matches!(again(), SideVerdict::Unknown(_)));
         let after = seen();
         assert!(before.0 == after.0 && before.1 != after.1);
+    }
+
+    #[test]
+    fn the_numbering_that_is_there_beats_alt_map() {
+        let (dir, file) = maildir();
+        let cur = dir.path().join("cur");
+        std::fs::write(cur.join("b,U=5:2,S"), "").unwrap();
+        let rules = Rules { alt_map: true, ..RULES };
+        let RecordState::Known(record) = record::read(&file) else { panic!("no record") };
+        let flags = |uid| numbered(dir.path(), &record, &rules)?.flags(uid);
+        assert_eq!(flags(1), Some(Flags::SEEN));
+        let mailbox = Mailbox {
+            maildir: Some(dir.path().into()),
+            state_file: Some(file.clone()),
+            ..Mailbox::of_home("INBOX")
+        };
+        let scan = |left_by_run| {
+            scan_mailbox(&mailbox, &rules, &CleanState::default(), None, left_by_run).unwrap().0
+        };
+        let clean = scan(None);
+        assert_eq!((clean.verdict, clean.left), (SideVerdict::Clean, UidSet::from_uids([5])));
+        std::fs::rename(cur.join("a,U=1:2,S"), cur.join("a,U=1:2,RS")).unwrap();
+        assert_eq!(scan(scan(None).digest).verdict, changes(0, 0, 1));
+        // Without it, what a run left alone is clean.
+        std::fs::remove_file(dir.path().join(".uidvalidity")).unwrap();
+        assert!(numbered(dir.path(), &record, &rules).is_none());
+        let left = scan(scan(None).digest);
+        assert_eq!((left.verdict, left.left), (SideVerdict::Clean, UidSet::EMPTY));
     }
 
     #[test]

@@ -159,7 +159,21 @@ fn a_move_is_one_run() {
 /// Without Expunge messages are made \Deleted, and stay.
 #[test]
 fn deletion_without_expunge_is_one_run() {
-    let mut mail = Mail::with("Create Both\n");
+    without_expunge(Mail::with("Create Both\n"));
+}
+
+/// The setting is newer than the Maildir: mbsync goes on with the UIDs in the names.
+#[test]
+fn deletion_with_alt_map_over_numbered_files_is_one_run() {
+    let mail = Mail::with("Create Both\n");
+    let config = mail.home.read(".mbsyncrc");
+    let near = "MaildirStore Home-near\n";
+    assert_eq!(config.matches(near).count(), 1, "{config}");
+    mail.home.write(".mbsyncrc", &config.replace(near, &format!("{near}AltMap yes\n")));
+    without_expunge(mail);
+}
+
+fn without_expunge(mut mail: Mail) {
     mail.delete_here(2);
     assert_eq!(mail.sync(), "INBOX 1 gone");
     mail.is_settled();
