@@ -732,6 +732,8 @@ impl Waiter<'_> {
     fn other_ran(&mut self) {
         self.mailboxes.read_gone(self.runner.dir());
         self.mailboxes.other_run_ended();
+        // With those that it has made, or they would count as new on the server.
+        self.list_if_changed();
         if !self.server.is_connected() && self.runner.backoff().is_none() {
             self.server.try_now(clock::now());
         }
