@@ -301,7 +301,9 @@ pub fn converse(peer: &mut Peer, script: Script) {
             }
             "UID" if line.contains("FETCH") => {
                 at!(Step::Fetch, &tag);
-                "* 1 FETCH (UID 1 FLAGS (\\Seen) MODSEQ (4))\r\n".to_owned()
+                // mbsync 1.5 takes no attribute that it has not asked for.
+                let modseq = if line.contains("CHANGEDSINCE") { " MODSEQ (4)" } else { "" };
+                format!("* 1 FETCH (UID 1 FLAGS (\\Seen){modseq})\r\n")
             }
             "UNSELECT" => {
                 at!(Step::Unselect, &tag);
