@@ -275,7 +275,8 @@ fn the_status_line_shows_what_has_lasted_for_two_seconds() {
     let line = || it.home.mutt_sync(&["--status-line", "line"]).ok().stdout;
     let shown = |since: Instant, mark: &str| {
         wait_until(SOON, mark, || line().contains(mark));
-        assert!(since.elapsed() >= secs(2), "{mark} after {:?}", since.elapsed());
+        // The time stamps of files are a few milliseconds old.
+        assert!(since.elapsed() >= ms(1990), "{mark} after {:?}", since.elapsed());
     };
     it.mbsync.hold_at("before");
     let since = Instant::now();
