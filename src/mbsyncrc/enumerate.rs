@@ -52,14 +52,33 @@ impl Config {
             .unwrap_or_default()
     }
 
+    /// The same one by one, for a comparison: of very many mailboxes only the names are in
+    /// memory.
+    pub fn local_mailboxes_in_turn<'c>(
+        &'c self,
+        account: &'c Account,
+    ) -> impl Iterator<Item = Mailbox> + 'c {
+        account.channels.iter().flat_map(|channel| {
+            let names = self.channel_names(channel).into_iter();
+            let only = if channel.patterns.is_none() { channel.only_mailbox() } else { None };
+            only.into_iter().chain(names.map(|name| channel.mailbox(&name)))
+        })
+    }
+
     /// The mailboxes of one channel that exist on this disk. INBOX counts as
     /// existing, for mbsync makes it. A channel without Patterns has its one
     /// pair, whether it exists or not.
     #[must_use]
     pub fn channel_mailboxes(&self, channel: &Channel) -> Vec<Mailbox> {
-        let Some(patterns) = &channel.patterns else {
+        if channel.patterns.is_none() {
             return channel.only_mailbox().into_iter().collect();
-        };
+        }
+        self.channel_names(channel).into_iter().map(|name| channel.mailbox(&name)).collect()
+    }
+
+    /// Their names, where there are Patterns.
+    fn channel_names(&self, channel: &Channel) -> Vec<String> {
+        let Some(patterns) = &channel.patterns else { return Vec::new() };
         // A backup to a server has its Maildirs on the far side.
         let near_is_local = matches!(channel.near.store.kind, StoreKind::Maildir(_));
         let side = if near_is_local { &channel.near } else { &channel.far };
@@ -95,7 +114,7 @@ impl Config {
         drop(found);
         names.sort_by(|a, b| order(a, b));
         names.dedup();
-        names.into_iter().map(|name| channel.mailbox(&name)).collect()
+        names
     }
 }
 

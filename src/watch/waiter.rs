@@ -302,17 +302,15 @@ impl Waiter<'_> {
     fn list_mailboxes(&mut self) -> bool {
         self.local.listing();
         let mut changed = false;
-        let mut found = self.find_mailboxes();
         for _ in 0..MOST_LISTINGS {
+            let found = self.find_mailboxes();
             changed |= self.mailboxes.replace(found, self.context.account);
             self.local.watch(&self.watch_paths());
             // One that was created before there was a watch has caused no event.
-            found = self.find_mailboxes();
-            if self.mailboxes.iter().eq(&found) {
+            if !self.others_are_here() {
                 break;
             }
         }
-        drop(found);
         self.local.forget_mail();
         // Watches first, then scans: no gap between.
         self.mailboxes.rescan_all();
@@ -326,19 +324,30 @@ impl Waiter<'_> {
     /// Lists the mailboxes if others are here now: not every directory is watched in which
     /// one may appear.
     fn list_if_changed(&mut self) {
-        if self.local.must_list() || !self.mailboxes.iter().eq(&self.find_mailboxes()) {
+        if self.local.must_list() || self.others_are_here() {
             self.list_mailboxes();
         }
     }
 
     /// The mailboxes that are here now.
     fn find_mailboxes(&self) -> Vec<Mailbox> {
-        let AccountContext { config, account, settings, .. } = self.context;
-        let mut found = config.local_mailboxes(account);
-        found.retain(|mailbox| {
-            settings.boxes.is_empty() || pattern::admits(&settings.boxes, &mailbox.name)
-        });
+        let mut found = self.context.config.local_mailboxes(self.context.account);
+        found.retain(|mailbox| self.is_watched(mailbox));
         found
+    }
+
+    /// Whether these are others than those that are known.
+    fn others_are_here(&self) -> bool {
+        let AccountContext { config, account, .. } = self.context;
+        let mut found =
+            config.local_mailboxes_in_turn(account).filter(|mailbox| self.is_watched(mailbox));
+        let mut known = self.mailboxes.iter();
+        !found.all(|mailbox| known.next() == Some(&mailbox)) || known.next().is_some()
+    }
+
+    fn is_watched(&self, mailbox: &Mailbox) -> bool {
+        let boxes = &self.context.settings.boxes;
+        boxes.is_empty() || pattern::admits(boxes, &mailbox.name)
     }
 
     fn watch_paths(&self) -> WatchPaths {
