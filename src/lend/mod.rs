@@ -388,31 +388,20 @@ fn copy_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsync_version::IsyncVersion;
-    use crate::mbsyncrc::{Env, parse};
-    use crate::settings::Settings;
+    use crate::sync::context::tests::Fixture;
 
     #[test]
     fn a_second_channel_of_a_name_is_the_reason_and_not_a_change() {
-        let base = tempfile::tempdir().unwrap();
         let channel = "Channel Home\nFar :far:\nNear :near:\n\n";
         let text = "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath /nowhere/\n\n";
         let text = format!("{text}{channel}{channel}");
-        let (env, file) = (Env::new(base.path(), base.path()), base.path().join("rc"));
-        let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
-        let settings = Settings::default();
-        let context = AccountContext {
-            config: &config,
-            account: &config.accounts[0],
-            settings: &settings,
-            settings_file: None,
-            base: base.path(),
-        };
+        let fixture = Fixture::new(&text);
+        let file = &fixture.config.file;
         let words = MbsyncWords { all: true, ..MbsyncWords::default() };
-        let refusal = || copy_of(context, &words, "x").unwrap_err().to_string();
-        std::fs::write(&file, &text).unwrap();
+        let refusal = || copy_of(fixture.context(), &words, "x").unwrap_err().to_string();
+        std::fs::write(file, &text).unwrap();
         assert_eq!(refusal(), "two channels have one name");
-        std::fs::write(&file, format!("{text}# later\n")).unwrap();
+        std::fs::write(file, format!("{text}# later\n")).unwrap();
         assert_eq!(refusal(), "the configuration has changed");
     }
 }

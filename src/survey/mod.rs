@@ -565,33 +565,21 @@ pub fn scan_all(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsync_version::IsyncVersion;
-    use crate::mbsyncrc::{Env, parse};
-    use crate::settings::Settings;
+    use crate::sync::context::tests::Fixture;
 
     #[test]
     fn nothing_of_a_question_is_left_at_the_next() {
-        let base = tempfile::tempdir().unwrap();
-        let text = "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath /nowhere/\n\n\
-                    Channel Home\nFar :far:\nNear :near:\n";
-        let env = Env::new(base.path(), base.path());
-        let file = base.path().join("rc");
-        let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
-        let settings = Settings::default();
-        let account = &config.accounts[0];
-        let context = AccountContext {
-            config: &config,
-            account,
-            settings: &settings,
-            settings_file: None,
-            base: base.path(),
-        };
-        let options = RunOptions::in_background(&settings);
+        let fixture = Fixture::new(
+            "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath /nowhere/\n\n\
+             Channel Home\nFar :far:\nNear :near:\n",
+        );
+        let context = fixture.context();
+        let options = RunOptions::in_background(context.settings);
         let mut survey = Survey::new(context, Shutdown::never().unwrap(), options);
         survey.bytes = 7;
         survey.note("INBOX differs".into());
         survey.unjudged.insert("Home\nINBOX".into());
-        let dir = StateDir::open(base.path(), &account.name).unwrap();
+        let dir = StateDir::open(context.base, &context.account.name).unwrap();
         let nothing = BTreeSet::new();
         let question = Question { targets: &nothing, full: false, refused: &nothing, dir: &dir };
         survey.judge(&question);

@@ -358,20 +358,16 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::mbsync_version::IsyncVersion;
-    use crate::mbsyncrc::{Env, parse};
+    use crate::sync::context::tests::Fixture;
 
     /// The mailboxes that a run has removed of `INBOX/below` and `Sent`, when these
     /// directories of the store are gone after it. `near`: its section.
     fn removed(near: &str, gone: &[&str]) -> Vec<String> {
-        let base = tempfile::tempdir().unwrap();
-        let (home, file) = (base.path(), base.path().join("rc"));
-        let text = format!(
+        let fixture = Fixture::new(&format!(
             "IMAPStore far\nHost localhost\n\nMaildirStore near\n{near}\n\
              Channel Home\nFar :far:\nNear :near:\nPatterns *\nRemove Near\nSyncState *\n"
-        );
-        let config = parse(text.as_bytes(), &file, &Env::new(home, home), IsyncVersion::V1_4);
-        let account = &config.unwrap().accounts[0];
+        ));
+        let account = fixture.account();
         let channel = account.channel("Home").unwrap();
         let mailboxes = ["INBOX/below", "Sent"].map(|name| channel.mailbox(name));
         for mailbox in &mailboxes {
@@ -380,7 +376,7 @@ mod tests {
         }
         let before = Snapshot::take(&mailboxes, account, false, BTreeMap::new());
         for dir in gone {
-            fs::remove_dir_all(home.join(dir)).unwrap();
+            fs::remove_dir_all(fixture.home.path().join(dir)).unwrap();
         }
         before.removed(account).map(|(_, change)| change.mailbox).collect()
     }

@@ -32,3 +32,41 @@ impl AccountContext<'_> {
         let _ = terminal::above(|| writeln!(std::io::stderr(), "{}", sanitize(&line)));
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::mbsync_version::IsyncVersion;
+    use crate::mbsyncrc::{Env, parse};
+
+    /// A home with this `.mbsyncrc`, and its first account.
+    pub(crate) struct Fixture {
+        pub(crate) home: tempfile::TempDir,
+        pub(crate) config: Config,
+        pub(crate) settings: Settings,
+    }
+
+    impl Fixture {
+        pub(crate) fn new(mbsyncrc: &str) -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let env = Env::new(home.path(), home.path());
+            let file = home.path().join(".mbsyncrc");
+            let config = parse(mbsyncrc.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
+            Fixture { home, config, settings: Settings::default() }
+        }
+
+        pub(crate) fn account(&self) -> &Account {
+            &self.config.accounts[0]
+        }
+
+        pub(crate) fn context(&self) -> AccountContext<'_> {
+            AccountContext {
+                config: &self.config,
+                account: self.account(),
+                settings: &self.settings,
+                settings_file: None,
+                base: self.home.path(),
+            }
+        }
+    }
+}

@@ -906,21 +906,19 @@ fn counted_refusals(what: RefusedKind, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsync_version::IsyncVersion;
-    use crate::mbsyncrc::{Env, parse};
+    use crate::sync::context::tests::Fixture;
     use crate::verdict::server::ServerStatus;
 
     #[test]
     fn g13_what_is_passed_over_after_many_that_are_acknowledged_is_said() {
-        let base = tempfile::tempdir().unwrap();
-        let text = "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath /nowhere/\n\n\
-                    Channel Home\nFar :far:\nNear :near:\nPatterns *\n";
-        let (env, file) = (Env::new(base.path(), base.path()), base.path().join("rc"));
-        let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
-        let account = &config.accounts[0];
+        let fixture = Fixture::new(
+            "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath /nowhere/\n\n\
+             Channel Home\nFar :far:\nNear :near:\nPatterns *\n",
+        );
+        let account = fixture.account();
         let target = Target::Mailbox { channel: "Home".into(), name: "Sent".into() };
         let mailbox = account.mailbox(&target).unwrap();
-        let dir = StateDir::open(base.path(), &account.name).unwrap();
+        let dir = StateDir::open(fixture.home.path(), &account.name).unwrap();
         let scan = |upto: u32| {
             let left = UidSet::from_uids(1..=upto);
             let far = CleanServer {

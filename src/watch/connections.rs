@@ -892,7 +892,7 @@ pub(in crate::watch) mod tests {
     use super::*;
     use crate::imap::client::tests::{Scripted, scripted};
     use crate::imap::parse::capabilities;
-    use crate::mbsyncrc::{self, Env};
+    use crate::sync::context::tests::Fixture;
     use std::io::Write as _;
 
     #[test]
@@ -905,14 +905,10 @@ pub(in crate::watch) mod tests {
     }
 
     fn account() -> Account {
-        let home = tempfile::tempdir().unwrap();
         let text = "IMAPStore far\nHost localhost\nUser u\nPass p\n\nMaildirStore near\n\
                     Path ~/mail/\nInbox ~/mail/INBOX\nSubFolders Verbatim\n\n\
                     Channel Home\nFar :far:\nNear :near:\nPatterns *\nCreate Near\n";
-        std::fs::write(home.path().join(".mbsyncrc"), text).unwrap();
-        let env = Env::new(home.path(), home.path());
-        let config = mbsyncrc::read(&env.mbsyncrc(), &env, IsyncVersion::V1_4).unwrap();
-        config.accounts.first().unwrap().clone()
+        Fixture::new(text).account().clone()
     }
 
     const NAMES: [&str; 4] = ["Archive", "INBOX", "Sent", "Trash"];

@@ -602,11 +602,10 @@ fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsync_version::IsyncVersion;
-    use crate::mbsyncrc::{Config, Env, parse};
     use crate::settings::Settings;
     use crate::state::refused::{RefusedItem, RefusedKind};
     use crate::state::{stamp, throttle};
+    use crate::sync::context::tests::Fixture;
     use crate::sync::refused::{self, RetryRefused, RunFacts};
     use crate::sync::settle::QUIET;
     use std::path::PathBuf;
@@ -615,37 +614,20 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// An account whose mbsync does nothing, and its state directory.
-    struct Fixture {
-        base: tempfile::TempDir,
-        config: Config,
-        settings: Settings,
+    /// An account whose mbsync does nothing.
+    fn fixture() -> Fixture {
+        let text = "IMAPAccount Home\nHost localhost\nUser u\nPass p\n\n\
+                    IMAPStore far\nAccount Home\n\nMaildirStore near\nPath /nowhere/\n\
+                    Inbox /nowhere/INBOX\n\nChannel Home\nFar :far:\nNear :near:\nPatterns *\n";
+        let mbsync = PathBuf::from("true");
+        let settings = Settings { mbsync, settle: s(1), every: s(900), ..Settings::default() };
+        Fixture { settings, ..Fixture::new(text) }
     }
 
     impl Fixture {
-        fn new() -> Self {
-            let base = tempfile::tempdir().unwrap();
-            let text = "IMAPAccount Home\nHost localhost\nUser u\nPass p\n\n\
-                        IMAPStore far\nAccount Home\n\nMaildirStore near\nPath /nowhere/\n\
-                        Inbox /nowhere/INBOX\n\nChannel Home\nFar :far:\nNear :near:\nPatterns *\n";
-            let env = Env::new(base.path(), base.path());
-            let file = base.path().join("rc");
-            let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
-            let mbsync = PathBuf::from("true");
-            let settings = Settings { mbsync, settle: s(1), every: s(900), ..Settings::default() };
-            Fixture { base, config, settings }
-        }
-
         fn runner(&self) -> Runner<'_> {
-            let context = AccountContext {
-                config: &self.config,
-                account: &self.config.accounts[0],
-                settings: &self.settings,
-                settings_file: None,
-                base: self.base.path(),
-            };
             let log = Rc::new(Log::new("Home", LogLevel::Errors));
-            let mut runner = Runner::open(context, Shutdown::never().unwrap(), log).unwrap();
+            let mut runner = Runner::open(self.context(), Shutdown::never().unwrap(), log).unwrap();
             runner.note_last_run();
             runner
         }
@@ -665,7 +647,7 @@ mod tests {
 
     #[test]
     fn g8_a_full_run_is_due_by_the_clock_and_never_later_than_every() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let wall = |at: u64| SystemTime::UNIX_EPOCH + s(at);
         assert_eq!(runner.full_run_in(s(10), wall(5000)), Duration::ZERO, "never synced");
@@ -682,7 +664,7 @@ mod tests {
 
     #[test]
     fn a_request_is_due_once_it_has_settled() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let now = seconds(SystemTime::now());
         note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
@@ -703,7 +685,7 @@ mod tests {
 
     #[test]
     fn requests_are_judged_once_a_second_in_the_long_run() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let now = seconds(SystemTime::now());
         note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
@@ -724,7 +706,7 @@ mod tests {
 
     #[test]
     fn a_run_serves_the_request_and_is_known_as_ours() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         requests::submit(runner.dir(), &whole(), Marks::default()).unwrap();
         let plan = runner.plan(vec![], vec![], false, s(10)).unwrap();
@@ -745,7 +727,7 @@ mod tests {
 
     #[test]
     fn g2_what_could_not_be_judged_is_still_asked_for() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let now = seconds(SystemTime::now());
         note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
@@ -763,7 +745,7 @@ mod tests {
 
     #[test]
     fn everything_is_compared_by_the_timer_and_run_once_a_day() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let wall = |at: u64| SystemTime::UNIX_EPOCH + s(at);
         let day = 24 * 3600;
@@ -785,7 +767,7 @@ mod tests {
 
     #[test]
     fn g3_nothing_starts_while_another_run_holds_the_lock_or_has_just_ended() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let lock = Lock::try_take(&runner.dir().file(lock::RUN)).unwrap();
         assert_eq!(runner.start(s(10)), Start::NotNow);
@@ -799,7 +781,7 @@ mod tests {
 
     #[test]
     fn g10_g12_throttle_and_backoff_close_the_gate() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let failure = Error::new(ExitStatus::Denied, "login refused").as_costly();
         let wait = runner.record_failure(&failure, false, SystemTime::now());
@@ -816,7 +798,7 @@ mod tests {
 
     #[test]
     fn g12_the_network_s_coming_ends_the_backoff_of_what_costs_nobody_anything() {
-        let account = Fixture::new();
+        let account = fixture();
         let runner = account.runner();
         assert!(!runner.is_free_to_try(), "nothing failed");
         let gone = Error::new(ExitStatus::Offline, "no route");
@@ -840,7 +822,7 @@ mod tests {
 
     #[test]
     fn three_runs_that_fail_over_the_lent_connection_end_the_lending() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let whole = Returned::Whole { mailbox_open: false };
         let (why, returned, bytes) = ("no".to_owned(), whole.clone(), 7);
@@ -873,7 +855,7 @@ mod tests {
 
     #[test]
     fn g13_what_was_refused_in_a_channel_that_is_gone_keeps_nobody_awake() {
-        let account = Fixture::new();
+        let account = fixture();
         let mut runner = account.runner();
         let now = seconds(SystemTime::now());
         note(runner.dir(), &LastRun { last_whole: Some(now), ..LastRun::default() });
@@ -886,7 +868,7 @@ mod tests {
 
     #[test]
     fn g13_a_try_counts_where_there_is_no_maildir_too() {
-        let account = Fixture::new();
+        let account = fixture();
         let runner = account.runner();
         let due = || RefusedState::read(runner.dir()).due(SystemTime::now()).count();
         refuse(runner.dir(), "Home\nINBOX");
