@@ -163,7 +163,6 @@ pub fn check(
             let mailbox = clean::mailbox(context.account, key);
             mailbox.is_some_and(|it| scope.binary_search_by(|each| by_name(each, &it)).is_ok())
         };
-        state.forget(&nowhere);
         // An answer that came meanwhile is for the next run.
         state
             .mailboxes
@@ -804,35 +803,22 @@ fn maildirs(context: AccountContext<'_>) -> Vec<(PathBuf, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mbsync_version::IsyncVersion;
-    use crate::mbsyncrc::{Env, parse};
-    use crate::settings::Settings;
+    use crate::sync::context::tests::Fixture;
     use crate::verdict::record;
 
     #[test]
     fn g14_a_maildir_is_read_with_the_delimiter_of_its_store() {
-        let base = tempfile::tempdir().unwrap();
-        let at = base.path().display();
-        let text = format!(
-            "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath {at}/a/\nInbox {at}/inbox\n\
-             InfoDelimiter ;\n\nChannel Home\nFar :far:\nNear :near:\n"
+        let fixture = Fixture::new(
+            "IMAPStore far\nHost localhost\n\nMaildirStore near\nPath ~/a/\nInbox ~/inbox\n\
+             InfoDelimiter ;\n\nChannel Home\nFar :far:\nNear :near:\n",
         );
+        let home = fixture.home.path();
         for dir in ["a/one/cur", "a/one/two/cur", "inbox/cur"] {
-            std::fs::create_dir_all(base.path().join(dir)).unwrap();
+            std::fs::create_dir_all(home.join(dir)).unwrap();
         }
-        let (env, file) = (Env::new(base.path(), base.path()), base.path().join("rc"));
-        let config = parse(text.as_bytes(), &file, &env, IsyncVersion::V1_4).unwrap();
-        let settings = Settings::default();
-        let context = AccountContext {
-            config: &config,
-            account: &config.accounts[0],
-            settings: &settings,
-            settings_file: None,
-            base: base.path(),
-        };
-        let mut found = maildirs(context);
+        let mut found = maildirs(fixture.context());
         found.sort();
-        let expected = ["a/one", "a/one/two", "inbox"].map(|dir| (base.path().join(dir), b';'));
+        let expected = ["a/one", "a/one/two", "inbox"].map(|dir| (home.join(dir), b';'));
         assert_eq!(found, expected);
     }
 

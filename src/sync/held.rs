@@ -331,15 +331,11 @@ pub fn answer(
     let memory = GoneMemory::read(&dir);
     HeldState::update(&dir, |state| {
         if answer == HeldAnswer::AllowDeletions {
-            // Only of a mailbox that is named: one that was lost is covered, too.
-            let is_named = |key: &str| {
-                let mailbox = clean::mailbox(context.account, key);
-                mailbox.is_some_and(|it| targets.contains(&it.target()))
-            };
-            let of_place = state.mailboxes.iter().filter(|(key, _)| is_named(key));
-            let accepted: Vec<(String, MaildirPlace)> = of_place
+            let accepted: Vec<(String, MaildirPlace)> = (state.mailboxes.iter())
                 .filter_map(|(key, held)| {
-                    let mailbox = clean::mailbox(context.account, key)?;
+                    // Only one that is named: one that was lost is covered, too.
+                    let mailbox = clean::mailbox(context.account, key)
+                        .filter(|mailbox| targets.contains(&mailbox.target()))?;
                     let then = state.places.get(key)?;
                     let known = memory.known(&mailbox);
                     let place = accepted_place(context.account, &mailbox, held, *then, known)?;

@@ -235,6 +235,7 @@ impl AccountBackend<'_> {
             self.say(|| format!("{} is on neither side any more", mailbox.near));
             needed.remove(&mailbox.target());
         }
+        held::forget(&self.dir, nowhere);
         let forgotten = RefusedState::update(&self.dir, |state| {
             state.mailboxes.retain(|key, _| !nowhere.contains(key));
         });
@@ -259,11 +260,7 @@ impl AccountBackend<'_> {
         let mut named: Vec<Mailbox> =
             named.filter_map(|target| self.context.account.mailbox(target)).collect();
         named.retain(|mailbox| is_nowhere(mailbox, judge));
-        if named.is_empty() {
-            return vec![];
-        }
-        let keys: BTreeSet<String> = named.iter().map(clean::key).collect();
-        held::forget(&self.dir, &keys);
+        let keys = named.iter().map(clean::key).collect();
         *needed = self.without_removed(std::mem::take(needed), &keys);
         named.into_iter().map(|mailbox| mailbox.near).collect()
     }
@@ -310,7 +307,6 @@ impl AccountBackend<'_> {
                 Target::any_covers(targets, &mailbox) && is_nowhere(&mailbox, judge)
             })
         });
-        held::forget(&self.dir, &keys);
         self.without_removed(BTreeSet::new(), &keys);
     }
 
@@ -613,13 +609,13 @@ impl AccountBackend<'_> {
         run.last_success = before.last_success;
         run.last_whole = before.last_whole;
         run.last_checked = before.last_checked;
-        let mut is_whole = false;
-        let mut is_checked = false;
+        // But for single mailboxes.
+        let mut well = false;
         let mut wait = None;
         match ended.exit {
             ExitStatus::Done => {
                 run.last_success = Some(seconds(now));
-                (is_whole, is_checked) = (complete, claim.whole || complete);
+                well = true;
                 self.served(claim.claimed.keys());
                 self.end_backoff();
             }
@@ -631,10 +627,7 @@ impl AccountBackend<'_> {
                 let failed = self.failed(&claim.claimed, &ended.problems);
                 wait = self.requeue_failed(&failed, now);
                 self.served(claim.claimed.keys().filter(|target| !failed.contains_key(target)));
-                let by_mailbox =
-                    failed.keys().all(|target| matches!(target, Target::Mailbox { .. }));
-                is_whole = complete && by_mailbox;
-                is_checked = (claim.whole || complete) && by_mailbox;
+                well = failed.keys().all(|target| matches!(target, Target::Mailbox { .. }));
             }
             _ => {
                 // It may have been asked for with one mailbox, and what waits is more by then.
@@ -642,10 +635,10 @@ impl AccountBackend<'_> {
                 wait = Some(self.back_off(claim, ended, now));
             }
         }
-        if is_checked {
+        if well && (claim.whole || complete) {
             run.last_checked = Some(seconds(now));
         }
-        if is_whole {
+        if well && complete {
             run.last_whole = Some(seconds(now));
             run.last_full = run.last_whole.filter(|_| ran).or(before.last_full());
         }
