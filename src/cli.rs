@@ -93,7 +93,7 @@ pub struct Cli {
     pub all: bool,
 
     /// Print what would run, and why
-    #[arg(short = 'n', long, conflicts_with_all = MODES)]
+    #[arg(short = 'n', long, conflicts_with_all = SYNCS.into_iter().chain(NO_SYNC))]
     pub dry_run: bool,
 
     /// Ignore throttle, pace and backoff
@@ -172,23 +172,9 @@ impl Cli {
     }
 }
 
-/// All modes. Their group would do, but the error would list all of it.
-const MODES: [&str; 14] = [
-    "background",
-    "result",
-    "wait",
-    "status",
-    "status_line",
-    "list",
-    "check",
-    "muttrc",
-    "init",
-    "retry",
-    "acknowledge",
-    "allow_deletions",
-    "resync",
-    "complete",
-];
+/// Modes that ask for a sync. With [`NO_SYNC`] they are all; their group would do, but the error
+/// would list all of it.
+const SYNCS: [&str; 5] = ["background", "wait", "retry", "allow_deletions", "resync"];
 
 /// Modes that ask for no sync: options about one mean nothing with them.
 const NO_SYNC: [&str; 9] = [

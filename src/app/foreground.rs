@@ -271,8 +271,7 @@ impl App<'_> {
 /// The mailboxes of a request that needed no run and have no Maildir, by near name: they are on
 /// neither side.
 fn without_maildir(context: AccountContext<'_>, wants: &BTreeSet<Target>) -> Vec<String> {
-    let named = wants.iter().filter(|target| matches!(target, Target::Mailbox { .. }));
-    let named = named.filter_map(|target| context.account.mailbox(target));
+    let named = wants.iter().filter_map(|target| context.account.mailbox(target));
     let is_missing = |maildir: &Path| !maildir.exists();
     let missing = named.filter(|mailbox| mailbox.maildir.as_deref().is_some_and(is_missing));
     missing.map(|mailbox| mailbox.near).collect()

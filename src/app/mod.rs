@@ -135,10 +135,12 @@ impl<'a> App<'a> {
         let version = crate::mbsync_version::of_mbsync(&settings.general.mbsync, &base);
         let file = mbsyncrc::file_of(named, &env, version)?;
         let mut config = mbsyncrc::read(&file, &env, version.unwrap_or_default())?;
-        let group = account_in_environment().filter(|_| cli.names.is_empty());
-        let group = group.filter(|name| config.accounts.iter().all(|it| it.name != *name));
-        let words = group.as_deref().map_or_else(|| as_words(&cli.names), |group| vec![group]);
-        config.order_channels(&words);
+        let by_environment = account_in_environment().filter(|_| cli.names.is_empty());
+        match by_environment {
+            Some(name) if config.accounts.iter().any(|account| account.name == name) => {}
+            Some(group) => config.order_channels(&[&group]),
+            None => config.order_channels(&as_words(&cli.names)),
+        }
         let settings_file = cli.config.clone().or_else(|| dirs.get_config_file("config.toml"));
         let config_files = std::iter::once(file).chain(settings_file).collect();
         Ok(App { cli, env, config, settings, base, config_files })
@@ -165,7 +167,7 @@ impl<'a> App<'a> {
 
     /// What the names on the command line select; without one, the account that
     /// the environment names, else the only one. In the environment an account comes
-    /// before a group or channel of its name, of which mbsync knows nothing there.
+    /// before a group or channel of its name: mbsync does not read it.
     fn selection(&self) -> Result<Selection, Error> {
         if self.cli.all {
             return Ok(self.config.select_all());
@@ -203,7 +205,7 @@ fn as_words(names: &[String]) -> Vec<&str> {
 }
 
 fn account_in_environment() -> Option<String> {
-    std::env::var("MUTT_SYNC_ACCOUNT").ok().filter(|name| !name.is_empty())
+    std::env::var(mutt::muttrc::IN_ACCOUNT).ok().filter(|name| !name.is_empty())
 }
 
 fn which_account(accounts: &[Account]) -> Error {

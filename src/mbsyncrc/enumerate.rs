@@ -58,11 +58,7 @@ impl Config {
         &'c self,
         account: &'c Account,
     ) -> impl Iterator<Item = Mailbox> + 'c {
-        account.channels.iter().flat_map(|channel| {
-            let names = self.channel_names(channel).into_iter();
-            let only = if channel.patterns.is_none() { channel.only_mailbox() } else { None };
-            only.into_iter().chain(names.map(|name| channel.mailbox(&name)))
-        })
+        account.channels.iter().flat_map(|channel| self.in_turn(channel))
     }
 
     /// The mailboxes of one channel that exist on this disk. INBOX counts as
@@ -70,10 +66,12 @@ impl Config {
     /// pair, whether it exists or not.
     #[must_use]
     pub fn channel_mailboxes(&self, channel: &Channel) -> Vec<Mailbox> {
-        if channel.patterns.is_none() {
-            return channel.only_mailbox().into_iter().collect();
-        }
-        self.channel_names(channel).into_iter().map(|name| channel.mailbox(&name)).collect()
+        self.in_turn(channel).collect()
+    }
+
+    fn in_turn<'c>(&self, channel: &'c Channel) -> impl Iterator<Item = Mailbox> + use<'c> {
+        let names = self.channel_names(channel).into_iter();
+        channel.only_mailbox().into_iter().chain(names.map(|name| channel.mailbox(&name)))
     }
 
     /// Their names, where there are Patterns.
