@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW, futimens, renameat_with};
@@ -137,19 +137,31 @@ pub fn submit(dir: &StateDir, targets: &BTreeSet<Target>, marks: Marks) -> io::R
     let want = dir.file("want");
     let marked = MARKS.into_iter().zip(marks.moving()).filter(|(_, set)| *set);
     let marks_of = || marked.clone().map(|(name, _)| want.join(name));
-    // Before the requests, so that none is claimed without its mark; and after them, for one
-    // that was claimed meanwhile, and served, with nothing but what stood there before.
+    // Before the requests, so that none is claimed without its mark.
     for mark in marks_of() {
         create(&mark)?;
     }
     for target in targets {
         create(&want.join(names::file_of(target)))?;
     }
-    for mark in marks_of().filter(|mark| !mark.exists()) {
-        create(&mark)?;
-    }
+    remark(dir, targets, marks_of())?;
     if marks.urgent {
         create(&dir.file("urgent"))?;
+    }
+    Ok(())
+}
+
+/// Makes the marks of requests again that were claimed with what stood there before. If the
+/// requests were claimed, too, their marks are with them, and here they would be the next one's.
+fn remark(
+    dir: &StateDir,
+    targets: &BTreeSet<Target>,
+    marks: impl Iterator<Item = PathBuf>,
+) -> io::Result<()> {
+    for mark in marks.filter(|mark| !mark.exists()) {
+        if any_unclaimed(dir, targets) {
+            create(&mark)?;
+        }
     }
     Ok(())
 }
@@ -548,6 +560,26 @@ mod tests {
         let _ = claim(&dir, POLICY, at(0)).unwrap();
         served_marks(&dir);
         assert_eq!(claimed_marks(&dir), Marks::default());
+    }
+
+    #[test]
+    fn g2_g5_a_mark_is_made_again_for_a_request_that_was_left_without_it() {
+        let (_base, dir) = dir();
+        let targets = BTreeSet::from([Target::Account]);
+        let echo = Marks { echo: true, ..Marks::default() };
+        let again = || remark(&dir, &targets, std::iter::once(dir.file("want/=echo"))).unwrap();
+        // Claimed between the request and this: it is the mark of no request that comes.
+        submit(&dir, &targets, echo).unwrap();
+        let _ = claim(&dir, POLICY, at(0)).unwrap();
+        again();
+        served(&dir, &Target::Account).unwrap();
+        served_marks(&dir);
+        assert_eq!(claimed_marks(&dir), Marks::default());
+        // The mark was claimed before the request was there.
+        submit(&dir, &targets, Marks::default()).unwrap();
+        again();
+        let _ = claim(&dir, POLICY, at(0)).unwrap();
+        assert_eq!(claimed_marks(&dir), echo);
     }
 
     #[test]
