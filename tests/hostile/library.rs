@@ -244,14 +244,14 @@ fn g9_g10_g11_every_fault_at_every_step_ends_in_time_and_small() {
 
 /// Does this to all of them, so many at once; what went wrong.
 pub fn in_parallel<T: Send + Copy>(
-    try_flock: usize,
+    threads: usize,
     all: Vec<T>,
     act: impl Fn(T) -> Result<(), String> + Sync,
 ) -> Vec<String> {
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let all = Mutex::new(all);
     std::thread::scope(|scope| {
-        for _ in 0..try_flock {
+        for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::SeqCst);
