@@ -98,6 +98,14 @@ pub struct MaildirPlace {
     pub numbered: bool,
 }
 
+impl MaildirPlace {
+    /// Whether both are one Maildir.
+    #[must_use]
+    pub fn is_same_dir(self, other: MaildirPlace) -> bool {
+        (self.maildir, self.cur) == (other.maildir, other.cur)
+    }
+}
+
 impl HeldState {
     /// What the file says.
     #[must_use]

@@ -18,9 +18,9 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::context::AccountContext;
-use super::held::report;
+use super::held::{BeforeRun, report};
 use super::judge::{DeletionCheck, Judge};
-use super::losses::{GoneMemory, displaced, lacks, near_losses, record_of};
+use super::losses::{GoneMemory, displaced, lacks, near_losses, place_of, record_of};
 use super::lost::LostMessages;
 use super::refused::uid_of;
 use crate::headers::MessageIdentity;
@@ -28,7 +28,7 @@ use crate::mbsyncrc::pattern;
 use crate::model::uid_set::UidSet;
 use crate::model::{Channel, Mailbox, Target};
 use crate::state::backoff::seconds;
-use crate::state::held::{HeldKind, HeldMailbox, HeldState};
+use crate::state::held::{HeldKind, HeldMailbox, HeldState, MaildirPlace};
 use crate::state::{StateDir, clean};
 use crate::verdict::gone::KnownGone;
 use crate::verdict::guard::{self, Loss, LossSide};
@@ -59,6 +59,8 @@ pub struct Checked {
     pub nameless: Vec<String>,
     /// The mailboxes, by key, that were removed on both sides.
     pub nowhere: BTreeSet<String>,
+    /// What [`super::held::note_run`] compares with.
+    pub before: BeforeRun,
     /// By key: what is gone here and is no loss, for it was moved or is trash.
     moved: BTreeMap<String, UidSet>,
     /// By key: what is gone on both sides.
@@ -142,11 +144,20 @@ pub fn check(
     look.look_at_these(needed);
     look.decide(LossSide::Near);
     look.decide(LossSide::Far);
-    let Guard { state: before, scope, mut found, nowhere, moved, gone_on_both, gone_there, .. } =
-        look;
+    let Guard {
+        state: then,
+        places,
+        scope,
+        mut found,
+        nowhere,
+        moved,
+        gone_on_both,
+        gone_there,
+        ..
+    } = look;
     let news = found
         .iter()
-        .filter(|(key, held)| before.mailboxes.get(*key).is_none_or(|then| !is_same(then, held)));
+        .filter(|(key, held)| then.mailboxes.get(*key).is_none_or(|then| !is_same(then, held)));
     let news = news.map(|(key, held)| report(context.account, key, held).line(now)).collect();
     // No command can answer for these.
     let nameless = found.iter().filter(|(key, _)| clean::mailbox(named, key).is_none());
@@ -176,7 +187,9 @@ pub fn check(
             }
         }
     });
-    Checked { held, news, nameless, nowhere, moved, gone_on_both, gone_there }
+    let answered = then.mailboxes.into_iter().filter(|(_, held)| held.allowed);
+    let before = BeforeRun { places, answered: answered.map(|(key, _)| key).collect() };
+    Checked { held, news, nameless, nowhere, before, moved, gone_on_both, gone_there }
 }
 
 /// Whether two holds are about the same.
@@ -274,6 +287,8 @@ struct Guard<'g> {
     stage: Stage,
     now: SystemTime,
     state: HeldState,
+    /// The Maildirs of those that are about to be run.
+    places: BTreeMap<PathBuf, MaildirPlace>,
     /// Of the mailboxes that have lost something.
     losses: Vec<Losses>,
     /// So many messages the others had on both sides, as far as they count.
@@ -309,6 +324,7 @@ impl<'g> Guard<'g> {
             stage,
             now,
             state: HeldState::read(dir),
+            places: BTreeMap::new(),
             losses: vec![],
             in_step: 0,
             seen: BTreeSet::new(),
@@ -373,6 +389,10 @@ impl Guard<'_> {
     fn look_at(&mut self, mailbox: &Rc<Mailbox>, others: bool) {
         let account = self.context.account;
         let key = clean::key(mailbox);
+        // Before its messages are looked at: what is there later may be another one.
+        if let Some(maildir) = mailbox.maildir.as_ref().filter(|_| !others) {
+            self.places.extend(place_of(mailbox).map(|place| (maildir.clone(), place)));
+        }
         let record = record_of(mailbox);
         let mut pairs = record.as_ref().map(|record| guard::pairs(record, KnownGone::NOTHING));
         let judged = self.judge.gone_there(mailbox);

@@ -164,8 +164,18 @@ fn forget_pairs(path: &Path, record: &Record, lost: &UidSet) -> io::Result<()> {
     rewrite(path, record, [record.max_pushed, pulled], lost)
 }
 
+/// What was known of the mailboxes when a run was decided on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BeforeRun {
+    /// Where each Maildir was, by path, not by key: a channel may have the name of another.
+    pub places: BTreeMap<PathBuf, MaildirPlace>,
+    /// Those that somebody had answered for, by key.
+    pub answered: BTreeSet<String>,
+}
+
 /// After a run that reached the mailboxes: where the Maildirs are is known, and what it
-/// went ahead with is no longer held, if it went `well`.
+/// went ahead with is no longer held, if it went `well`. What was put in the place of a
+/// Maildir meanwhile is for the next run to judge, and so is an answer that came meanwhile.
 pub fn note_run(
     dir: &StateDir,
     context: AccountContext<'_>,
@@ -173,30 +183,39 @@ pub fn note_run(
     scope: &[Mailbox],
     held: &BTreeSet<String>,
     well: bool,
+    before: &BeforeRun,
 ) {
     if !context.settings.hold {
         return;
     }
+    let is_kept = |mailbox: &Mailbox, now: MaildirPlace| {
+        let then = mailbox.maildir.as_ref().and_then(|maildir| before.places.get(maildir));
+        then.is_none_or(|then| then.is_same_dir(now) && (now.numbered || !then.numbered))
+    };
     let places: Vec<(String, MaildirPlace)> = scope
         .iter()
         .map(|mailbox| (clean::key(mailbox), mailbox))
         .filter(|(key, _)| !held.contains(key))
         .filter(|(_, mailbox)| mailbox.state_file.as_deref().is_some_and(Path::exists))
-        .filter_map(|(key, mailbox)| Some((key, place_of(mailbox)?)))
+        .filter_map(|(key, mailbox)| {
+            let place = place_of(mailbox).filter(|now| is_kept(mailbox, *now))?;
+            Some((key, place))
+        })
         .collect();
-    let is_done = |key: &str| {
+    let is_done = |(key, what): (&String, &HeldMailbox)| {
         let mailbox = clean::mailbox(context.account, key);
         let covered = |it| Target::any_covers(targets, it);
-        well && !held.contains(key) && mailbox.as_ref().is_none_or(covered)
+        let is_new = what.allowed && !before.answered.contains(key);
+        well && !is_new && !held.contains(key) && mailbox.as_ref().is_none_or(covered)
     };
     let state = HeldState::read(dir);
     let known = |(key, place): &(String, MaildirPlace)| state.places.get(key) == Some(place);
-    if places.iter().all(known) && !state.mailboxes.keys().any(|key| is_done(key)) {
+    if places.iter().all(known) && !state.mailboxes.iter().any(is_done) {
         return;
     }
     // Lost, the next run writes it.
     let _ = HeldState::update(dir, |state| {
-        state.mailboxes.retain(|key, _| !is_done(key));
+        state.mailboxes.retain(|key, what| !is_done((key, what)));
         state.places.extend(places.iter().cloned());
     });
 }

@@ -118,8 +118,7 @@ pub(super) fn displaced(then: MaildirPlace, mailbox: &Mailbox, lacks: bool) -> O
         return Some(HeldKind::NoRecord);
     }
     // One that was copied to another disk, with all that was in it, is as good.
-    let moved = (then.maildir, then.cur) != (now.maildir, now.cur);
-    (moved && lacks).then_some(HeldKind::OtherMaildir)
+    (!then.is_same_dir(now) && lacks).then_some(HeldKind::OtherMaildir)
 }
 
 /// What a scan of the far side has found gone, if it was judged by the record that is

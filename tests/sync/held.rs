@@ -10,6 +10,7 @@ use rig::{
 use std::fs;
 use std::time::Duration;
 
+const SOON: Duration = Duration::from_secs(20);
 const NO_THROTTLE: &str = "throttle = \"0s\"\n";
 const BOTH: &str = "Create Both\nExpunge Both\n";
 
@@ -516,6 +517,45 @@ fn g14_an_older_maildir_in_the_same_place_deletes_nothing() {
     mail.maildir("INBOX").delete(entry);
     mail.sync(&["--full", "Home"]).ok();
     mail.is_not_held();
+}
+
+/// mbsync is through with the mailbox, and the run is not over.
+#[test]
+fn g14_an_older_maildir_that_comes_during_a_run_deletes_nothing() {
+    for answered in [false, true] {
+        let mut mail = Mail::on(&[("Archive", 30), ("INBOX", 5)], |server| {
+            Account::on(server, "Home").channel(&format!("{BOTH}SyncState ~/state-"))
+        });
+        mail.back_up("Archive");
+        mail.imap.append_many("Archive", &messages("new", 7), &[]);
+        let held = mail.home.state("Home").join("held.json");
+        let answer = format!(
+            "'{}' --resync Home:Archive >/dev/null 2>&1 &\n\
+             until grep -q allowed '{}'; do sleep 0.05; done",
+            rig::mutt_sync().display(),
+            held.display()
+        );
+        let script = format!(
+            "mbsync \"$@\" || exit\ncase \"$*\" in *version*) exit ;; esac\n\
+             [ -e ~/backup ] || exit 0\n\
+             rm -r ~/Mail/Home/Archive && mv ~/backup ~/Mail/Home/Archive\n{}",
+            if answered { &answer } else { "" }
+        );
+        let mbsync = mail.home.program("meanwhile", &script);
+        mail.home.settings(&format!("{NO_THROTTLE}mbsync = \"{}\"\n", mbsync.display()));
+        mail.sync(&["--full", "Home"]).ok();
+        assert!(!mail.home.path("backup").exists());
+        if answered {
+            wait_until(SOON, "the messages back", || mail.maildir("Archive").len() == 37);
+        } else {
+            mail.sync(&["Home"]).expect_code(1);
+            mail.is_held("Archive", "is not the one of the last run and lacks 7 messages");
+            mail.sync(&["--resync", "Home:Archive"]).ok();
+        }
+        assert_eq!((mail.maildir("Archive").len(), mail.there("Archive")), (37, 37));
+        mail.home.wait_no_leftovers(SOON);
+        mail.is_not_held();
+    }
 }
 
 /// The record cannot be changed: the mailbox alone is not synced, until it can be.

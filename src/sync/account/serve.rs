@@ -391,7 +391,8 @@ impl AccountBackend<'_> {
         if matches!(ended.exit, ExitStatus::Done | ExitStatus::Mailbox) {
             let well = ended.exit == ExitStatus::Done;
             let held = guarded.held.union(&withheld).cloned().collect();
-            held::note_run(&self.dir, self.context, &targets, &scope, &held, well);
+            let before = &guarded.before;
+            held::note_run(&self.dir, self.context, &targets, &scope, &held, well, before);
         }
         self.leave_pending(&mut ended, &withheld, |names| {
             format!("{names}: many messages were removed here meanwhile, which is checked first")
