@@ -128,8 +128,9 @@ impl Marks {
 }
 
 /// Their files, in the same order. No target's file has such a name.
-const MARKS: [&str; 5] = [FOREGROUND, "=person", "=full", PASSED_OVER, "=echo"];
+const MARKS: [&str; 5] = [FOREGROUND, PERSON, "=full", PASSED_OVER, "=echo"];
 const FOREGROUND: &str = "=foreground";
+const PERSON: &str = "=person";
 const PASSED_OVER: &str = "=passed-over";
 
 /// Makes requests. Each must be fresh when this returns.
@@ -194,9 +195,12 @@ pub fn served_marks(dir: &StateDir) {
     }
 }
 
-/// What was passed over is not tried again for these: the user was told that it failed.
-pub fn forget_passed_over(dir: &StateDir) {
-    let _ = dir.remove(&format!("run/{PASSED_OVER}"));
+/// Takes the marks away that were for one try, which has failed: the command that waited was
+/// told so.
+pub fn failed_marks(dir: &StateDir) {
+    for name in [FOREGROUND, PERSON, PASSED_OVER] {
+        let _ = dir.remove(&format!("run/{name}"));
+    }
 }
 
 /// Puts claimed requests back as they were: nobody has tried to serve them. `urgent`:
@@ -216,7 +220,8 @@ pub fn unclaim(dir: &StateDir, claimed: &Claimed, urgent: bool) {
 }
 
 /// Puts narrower requests in place of claimed ones: what a run is needed for. Those
-/// are on disk before these go.
+/// are on disk before these go. One that a wider run serves stays beside it: a command that
+/// waits for it learns how that run ends.
 pub fn narrow(dir: &StateDir, claimed: &Claimed, needed: &BTreeSet<Target>) -> io::Result<Claimed> {
     let mut narrowed = Claimed::new();
     for target in needed {
@@ -228,9 +233,12 @@ pub fn narrow(dir: &StateDir, claimed: &Claimed, needed: &BTreeSet<Target>) -> i
         }
         narrowed.insert(target.clone(), failures);
     }
-    let kept: BTreeSet<String> = needed.iter().map(names::file_of).collect();
-    for target in claimed.keys().filter(|target| !kept.contains(&names::file_of(target))) {
-        served(dir, target)?;
+    for (target, failures) in claimed {
+        if target.is_in(needed) {
+            narrowed.entry(target.clone()).or_insert(*failures);
+        } else {
+            served(dir, target)?;
+        }
     }
     Ok(narrowed)
 }
@@ -309,6 +317,13 @@ pub fn is_urgent(dir: &StateDir) -> bool {
     dir.file("urgent").exists()
 }
 
+/// Takes that mark, before the requests are claimed: one made meanwhile is then either
+/// claimed with them or still urgent. True if it was there.
+#[must_use]
+pub fn take_urgent(dir: &StateDir) -> bool {
+    fs::remove_file(dir.file("urgent")).is_ok()
+}
+
 /// All pending requests, fresh or not, for reports.
 #[must_use]
 pub fn all(dir: &StateDir) -> BTreeSet<Target> {
@@ -342,9 +357,6 @@ pub fn any_older(dir: &StateDir, age: Duration, now: SystemTime) -> bool {
 /// The directory cannot be read, and nothing was claimed. There may be requests.
 pub fn claim(dir: &StateDir, policy: BackoffPolicy, now: SystemTime) -> io::Result<Claimed> {
     let left: Vec<(String, Target)> = read(&dir.file("run"))?.collect();
-    // Before the requests: an urgent one made meanwhile is then either claimed
-    // with them or still urgent.
-    let _ = dir.remove("urgent");
     for name in MARKS {
         let _ = fs::rename(dir.file("want").join(name), dir.file("run").join(name));
     }
@@ -525,9 +537,9 @@ mod tests {
         submit(&dir, &targets, Marks { urgent: true, ..Marks::default() }).unwrap();
         assert!(is_urgent(&dir) && any_fresh(&dir));
         assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
+        assert!(take_urgent(&dir) && !take_urgent(&dir) && !is_urgent(&dir));
         let claimed = claim(&dir, POLICY, at(0)).unwrap();
         assert_eq!(claimed, Claimed::from([(Target::Account, 0)]));
-        assert!(!is_urgent(&dir));
         // A crash here: it is still pending.
         assert_eq!(request_state(&dir, &targets), RequestState::Fresh);
         assert!(any_fresh(&dir));
@@ -557,7 +569,14 @@ mod tests {
             unclaim(&dir, &claimed, false);
             assert!(MARKS.iter().all(|mark| dir.file("want").join(mark).exists()));
         }
+        let claimed = claim(&dir, POLICY, at(0)).unwrap();
+        // What the next try is for, and not whose it is.
+        failed_marks(&dir);
+        let left = Marks { full: true, echo: true, ..Marks::default() };
+        assert_eq!(claimed_marks(&dir), left);
+        unclaim(&dir, &claimed, false);
         let _ = claim(&dir, POLICY, at(0)).unwrap();
+        assert_eq!(claimed_marks(&dir), left);
         served_marks(&dir);
         assert_eq!(claimed_marks(&dir), Marks::default());
     }
@@ -670,6 +689,29 @@ mod tests {
             fs::remove_file(&here).unwrap();
             fs::rename(&away, &here).unwrap();
         }
+    }
+
+    #[test]
+    fn g2_what_a_wider_run_serves_is_not_served_before_it_ends() {
+        let (_base, dir) = dir();
+        let part = |name: &str| Target::Mailbox { channel: "c".into(), name: name.into() };
+        let state = |target: &Target| request_state(&dir, &BTreeSet::from([target.clone()]));
+        let wider = Target::Channel("c".into());
+        submit(&dir, &BTreeSet::from([Target::Account, part("a")]), Marks::default()).unwrap();
+        let claimed = claim(&dir, POLICY, at(0)).unwrap();
+        let narrowed = narrow(&dir, &claimed, &BTreeSet::from([wider.clone()])).unwrap();
+        assert_eq!(narrowed, Claimed::from([(part("a"), 0), (wider.clone(), 0)]));
+        assert_eq!(all(&dir), narrowed.keys().cloned().collect());
+        assert_eq!(state(&part("a")), RequestState::Fresh, "if the run is killed");
+        for target in narrowed.keys() {
+            requeue(&dir, target, 1, at(0), Duration::ZERO).unwrap();
+        }
+        assert_eq!(state(&part("a")), RequestState::Failed);
+        // In the other direction nothing stays.
+        let claimed = claim(&dir, POLICY, at(0)).unwrap();
+        let narrowed = narrow(&dir, &claimed, &BTreeSet::from([part("b")])).unwrap();
+        assert_eq!(all(&dir), narrowed.into_keys().collect());
+        assert_eq!(state(&part("a")), RequestState::Served);
     }
 
     #[test]

@@ -434,7 +434,8 @@ impl Waiter<'_> {
         let now = clock::now();
         let connected = self.server.is_connected();
         self.runner.set_connected(connected);
-        let wait = match self.runner.gate() {
+        let gate = self.runner.gate();
+        let wait = match gate {
             Gate::Open => None,
             Gate::Throttled(wait) | Gate::BackingOff(wait) => Some(wait),
         };
@@ -477,7 +478,14 @@ impl Waiter<'_> {
             self.runner.in_sync(&claim, compare, clock::now());
             return AfterSync::Again;
         }
-        if let Some(wait) = wait.filter(|_| !claim.marks.foreground) {
+        // As the command would, where no waiter is.
+        let held_up = match gate {
+            _ if claim.marks.urgent => false,
+            Gate::Open => false,
+            Gate::Throttled(_) => !claim.marks.foreground,
+            Gate::BackingOff(_) => !claim.marks.person,
+        };
+        if let Some(wait) = wait.filter(|_| held_up) {
             let now = clock::now();
             self.runner.unclaim(&claim, wait, now);
             if compare {

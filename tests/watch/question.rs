@@ -1,7 +1,7 @@
 //! The question before a run, answered by a waiter; and what a server that lies or
 //! refuses can make of it, with a waiter and without one.
 
-use crate::support::{Mangle, SOON, Waiter, at_rest, ms, secs};
+use crate::support::{Mangle, QUICK, SOON, Waiter, at_rest, ms, secs};
 use rig::{
     Account, Delay, Home, Imap, Mbsync, Output, Server, ServerOptions, compare, message, run,
     wait_until,
@@ -379,6 +379,32 @@ fn bad_server_and(
 }
 
 const NO_LIST_STATUS: &[&str] = &["LIST-STATUS", "NOTIFY"];
+
+/// An upgrade takes mbsync away: each run fails, and the connection stays.
+#[test]
+fn g4_a_command_leaves_nothing_behind_that_passes_over_the_backoff() {
+    let mut it = Watched::new(ServerOptions::default());
+    let program = it.home.program("program", "exec mbsync \"$@\"");
+    it.home.settings(&format!("{QUICK}handover = false\nmbsync = \"{}\"\n", program.display()));
+    it.waiter.wait_count("connected by", 2, SOON);
+    fs::remove_file(&program).unwrap();
+    it.imap.append("INBOX", &message("two", "two"), &[]);
+    let tries = || it.waiter.said().matches("running ").count();
+    wait_until(SOON, "a try", || it.waiter.said().contains(": not found"));
+    assert_eq!(tries(), 1, "{}", it.waiter.said());
+    // Without a terminal it waits for its time like the waiter.
+    for _ in 0..2 {
+        assert_ne!(it.home.mutt_sync(&["Home"]).code(), 0);
+    }
+    sleep(secs(4));
+    assert_eq!(tries(), 1, "{}", it.waiter.said());
+    // Not so with -f; and the try after it is again the waiter's.
+    assert_ne!(it.home.mutt_sync(&["-f", "Home"]).code(), 0);
+    let after = tries();
+    assert!(!it.home.state("Home").join("run/=foreground").exists());
+    sleep(secs(4));
+    assert_eq!(tries(), after, "{}", it.waiter.said());
+}
 
 #[test]
 fn bad_input_status_answered_no_is_never_a_skip() {

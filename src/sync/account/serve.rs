@@ -99,11 +99,14 @@ impl AccountBackend<'_> {
         self.dir.sweep();
         let before = LastRun::read(&self.dir);
         let trigger = trigger_stamp(&self.trigger());
-        let urgent = requests::is_urgent(&self.dir);
+        let urgent = requests::take_urgent(&self.dir);
         let policy = self.context.settings.backoff_policy();
         let (mut claimed, unreadable) = match requests::claim(&self.dir, policy, began) {
             Ok(claimed) => (claimed, None),
-            Err(error) => (requests::Claimed::new(), Some(error)),
+            Err(error) => {
+                requests::unclaim(&self.dir, &requests::Claimed::new(), urgent);
+                (requests::Claimed::new(), Some(error))
+            }
         };
         let marks = requests::claimed_marks(&self.dir);
         claimed.extend(std::mem::take(&mut self.unwritten).into_iter().map(|target| (target, 0)));
@@ -631,8 +634,7 @@ impl AccountBackend<'_> {
                 well = failed.keys().all(|target| matches!(target, Target::Mailbox { .. }));
             }
             _ => {
-                // It may have been asked for with one mailbox, and what waits is more by then.
-                requests::forget_passed_over(&self.dir);
+                requests::failed_marks(&self.dir);
                 wait = Some(self.back_off(claim, ended, now));
             }
         }
