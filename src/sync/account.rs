@@ -257,9 +257,13 @@ impl<'a> Backend for AccountBackend<'a> {
         !self.unwritten.is_empty() || self.trigger_is_new() || requests::any_fresh(&self.dir)
     }
 
-    fn was_denied(&mut self) -> bool {
-        self.backoff()
-            .is_some_and(|backoff| ExitStatus::from_code(backoff.code) == ExitStatus::Denied)
+    fn got_no_password(&mut self) -> bool {
+        let server = self.context.account.server.as_ref();
+        let asks = server.is_some_and(|server| server.pass.is_none());
+        self.backoff().is_some_and(|backoff| {
+            let denied = ExitStatus::from_code(backoff.code) == ExitStatus::Denied;
+            backoff.password_command || asks && denied
+        })
     }
 
     fn lock(&mut self) -> Locked {

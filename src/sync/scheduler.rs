@@ -50,9 +50,9 @@ pub trait Backend {
     fn next_due(&mut self) -> Option<Duration>;
     /// A request is pending that no run has tried to serve.
     fn any_fresh(&mut self) -> bool;
-    /// The last run was refused the login, or got no password: it may not have
-    /// been able to ask for one.
-    fn was_denied(&mut self) -> bool;
+    /// The last run had no password to log in with: it may not have been able to ask for
+    /// one. One that the server refuses is refused again.
+    fn got_no_password(&mut self) -> bool;
 
     /// Waits for the account's lock and for the end of a killed holder's run.
     fn lock(&mut self) -> Locked;
@@ -245,7 +245,7 @@ fn run_until_served<B: Backend>(
         // key pressed in front of a terminal is not answered by its failure.
         let asks_itself = matches!(early, Some(RequestOutcome::Failed))
             && options.urgency != Urgency::Usual
-            && backend.was_denied();
+            && backend.got_no_password();
         let wait = match backend.gate(options.urgency) {
             Gate::Open => Duration::ZERO,
             Gate::Throttled(wait) => wait,
@@ -457,7 +457,7 @@ mod tests {
             self.fresh.pop_front().unwrap_or(false)
         }
 
-        fn was_denied(&mut self) -> bool {
+        fn got_no_password(&mut self) -> bool {
             self.denied
         }
 

@@ -599,7 +599,7 @@ impl Backend for Process {
         self.step().want.values().any(|stands| *stands == Stands::Fresh)
     }
 
-    fn was_denied(&mut self) -> bool {
+    fn got_no_password(&mut self) -> bool {
         let world = self.step();
         denied(&world) && world.flaw != Flaw::DenialAnswersAll
     }

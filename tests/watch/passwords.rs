@@ -92,6 +92,23 @@ fn g12_a_password_that_is_corrected_in_the_configuration_is_tried_at_once() {
     assert_eq!(server.failed_logins(), 1);
 }
 
+/// Whether the waiter tries it or the command itself.
+#[test]
+fn g12_a_person_costs_one_refused_login() {
+    let server = Server::start();
+    let home = home_with(&server, "echo wrong");
+    home.settings(SETTINGS);
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    waiter.wait_said("Authentication failed", SOON);
+    wait_until(SOON, "a backoff", || home.path(".local/state/mutt-sync/Home/retry.json").exists());
+    for _ in 0..3 {
+        let before = (server.failed_logins(), asked(&home));
+        home.mutt_sync(&["-f", "Home"]).expect_code(77);
+        let after = (server.failed_logins(), asked(&home));
+        assert_eq!(after, (before.0 + 1, before.1 + 1), "{}", waiter.said());
+    }
+}
+
 #[test]
 fn g12_a_password_command_that_hangs() {
     let server = Server::start();
