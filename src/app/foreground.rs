@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{App, JudgeOf, Selection, err, no_signals};
 use crate::error::{Error, ExitStatus};
-use crate::model::Target;
+use crate::model::{Mailbox, Target};
 use crate::os::child::Prompt;
 use crate::os::signals::Shutdown;
 use crate::os::terminal;
@@ -85,7 +85,11 @@ impl App<'_> {
             let exit = self.report(context, &backend, &outcome, runs, &shutdown);
             let exit = exit.max(Self::say_refused(context, wants, by_person, exit));
             let missing = match &outcome {
-                RequestOutcome::Ran(report) => report.missing.clone(),
+                RequestOutcome::Ran(report) => {
+                    // Not what another command has asked for.
+                    let named = named(context, wants).map(|mailbox| mailbox.near);
+                    named.filter(|near| report.missing.contains(near)).collect()
+                }
                 RequestOutcome::Served if LastRun::read(backend.dir()).runs == runs => {
                     without_maildir(context, wants)
                 }
@@ -268,12 +272,17 @@ impl App<'_> {
     }
 }
 
+/// The mailboxes that a request names.
+fn named(context: AccountContext<'_>, wants: &BTreeSet<Target>) -> impl Iterator<Item = Mailbox> {
+    wants.iter().filter_map(move |target| context.account.mailbox(target))
+}
+
 /// The mailboxes of a request that needed no run and have no Maildir, by near name: they are on
 /// neither side.
 fn without_maildir(context: AccountContext<'_>, wants: &BTreeSet<Target>) -> Vec<String> {
-    let named = wants.iter().filter_map(|target| context.account.mailbox(target));
     let is_missing = |maildir: &Path| !maildir.exists();
-    let missing = named.filter(|mailbox| mailbox.maildir.as_deref().is_some_and(is_missing));
+    let missing =
+        named(context, wants).filter(|mailbox| mailbox.maildir.as_deref().is_some_and(is_missing));
     missing.map(|mailbox| mailbox.near).collect()
 }
 

@@ -217,6 +217,17 @@ impl Look {
     }
 }
 
+/// Whether a mailbox that a run has failed on, as mbsync names it, is one that somebody has
+/// acknowledged not to be synced.
+#[must_use]
+pub fn is_acknowledged(state: &RefusedState, scope: &[Mailbox], channel: &str, name: &str) -> bool {
+    let is_named = |it: &&Mailbox| it.channel == channel && it.is_called(name);
+    let known = scope.iter().find(is_named).and_then(|it| state.mailboxes.get(&clean::key(it)));
+    known.is_some_and(|known| {
+        known.items.iter().any(|item| item.what == RefusedKind::Mailbox && item.acknowledged)
+    })
+}
+
 /// Puts on record what a run could not carry, and takes off what is done.
 ///
 /// # Errors
@@ -602,10 +613,16 @@ impl RefusedReport {
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
         let again = format!("mutt-sync --retry {name}");
         match self.what {
-            RefusedKind::Mailbox if has(&["not empty", "cannot be opened"]) => format!(
-                "one side of it is missing: make it there again, or move its mail elsewhere; \
-                 mutt-sync --acknowledge {name} to stop reporting it"
-            ),
+            RefusedKind::Mailbox if has(&["not empty", "cannot be opened"]) => {
+                let missing = text.split("cannot be opened").next().unwrap_or_default();
+                let make = if missing.contains("near side") {
+                    "one side of it is missing: make it there again, or remove the other one"
+                } else {
+                    "it is gone on the server: remove its Maildir if it is to go here, too, or \
+                     make it there again"
+                };
+                format!("{make}; mutt-sync --acknowledge {name} to stop reporting it")
+            }
             RefusedKind::Mailbox if has(&["uidvalidity"]) => format!(
                 "the server has made it anew: move its Maildir away, then mutt-sync --resync {name}"
             ),

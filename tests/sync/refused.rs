@@ -400,6 +400,34 @@ fn g13_a_mailbox_on_one_side_only_is_said_as_long_as_it_is() {
     is_not_said(&home);
 }
 
+/// Each of the ways that are named ends it.
+#[test]
+fn g13_a_mailbox_that_is_removed_on_the_server_can_be_settled() {
+    for is_acknowledged in [true, false] {
+        let (_server, home, mut imap) = unthrottled();
+        imap.create("Project");
+        imap.append("Project", &message("one", "first"), &[]);
+        sync(&home, &["Home"]).ok();
+        imap.delete("Project");
+        sync(&home, &["Home"]).expect_code(1);
+        is_said(&home, "Project", &["cannot be opened"]);
+        assert!(status(&home).contains("remove its Maildir"), "{}", status(&home));
+        if is_acknowledged {
+            sync(&home, &["--acknowledge", "Home:Project"]).ok();
+        } else {
+            fs::remove_dir_all(home.path("Mail/Home/Project")).unwrap();
+        }
+        for args in [&["Home"][..], &["--full", "Home"], &["Home:INBOX"], &["-f", "Home"]] {
+            imap.append("INBOX", &message("new", "new"), &[]);
+            let out = sync(&home, args).ok();
+            assert_eq!(out.stderr, "", "{args:?}: {out}");
+        }
+        let status = status(&home);
+        assert!(!status.contains("failed") && !status.contains("Project"), "{status}");
+        assert_eq!(home.maildir("Home", "INBOX").len(), 4);
+    }
+}
+
 /// Its UIDVALIDITY has changed: known only from the run, and said over other runs.
 #[test]
 fn g13_a_mailbox_that_the_server_made_anew_is_said_after_good_runs_too() {

@@ -434,7 +434,7 @@ fn one_sided(context: &CheckContext<'_>, channel: &Channel, sides: &ChannelSides
                 "only here, and synced before, so mbsync makes none there: {}",
                 some(&sides.lost)
             ),
-            "make it on the server again, or move its messages to another mailbox",
+            "remove its Maildir if it is to go here, too, or make it on the server again",
         ));
     }
     if !sides.unnameable.is_empty() {

@@ -570,8 +570,16 @@ impl AccountBackend<'_> {
     /// that failed for nothing else has served its requests.
     fn note_refused(&mut self, ended: &mut RunEnd, facts: &RunFacts<'_>) -> Vec<String> {
         let said = &ended.said;
-        let unexplained =
-            ended.exit == ExitStatus::Mailbox && ended.problems.is_empty() && !ended.fails;
+        let state = RefusedState::read(&self.dir);
+        let is_acknowledged = |problem: &Problem| match problem {
+            Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } => {
+                refused::is_acknowledged(&state, facts.scope, channel, name)
+            }
+            _ => false,
+        };
+        let unexplained = ended.exit == ExitStatus::Mailbox
+            && ended.problems.iter().all(is_acknowledged)
+            && !ended.fails;
         let silent = unexplained && ended.silent;
         let only_refused = unexplained && (silent || !said.objections.is_empty());
         let facts = RunFacts {
@@ -590,7 +598,7 @@ impl AccountBackend<'_> {
             }
         };
         if only_refused && noted.all_placed {
-            (ended.exit, ended.text) = (ExitStatus::Done, String::new());
+            (ended.exit, ended.text, ended.problems) = (ExitStatus::Done, String::new(), vec![]);
         }
         noted.news
     }
