@@ -75,6 +75,9 @@ pub struct AccountStatus {
     pub in_sync: bool,
     /// Pending requests, as `mutt-sync` takes them.
     pub wanted: Vec<String>,
+    /// How long until the first of it is tried.
+    #[serde(skip)]
+    pub wanted_in: Duration,
     /// They wait for more than an answer that is about to come: no run is under way, and
     /// one has failed or is old.
     #[serde(skip)]
@@ -271,6 +274,7 @@ fn status_of(
         attended: waiter || queued || locked || !requested.is_empty(),
         waiting: run.is_none() && requests::any_older(dir, LASTING, now),
         wanted: requested.iter().map(wanted).collect(),
+        wanted_in: requests::next_due(dir, settings.backoff_policy(), now).unwrap_or_default(),
         throttled: limited.as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
             wait: wait.as_secs(),
@@ -425,10 +429,13 @@ pub fn text(status: &AccountStatus, now: SystemTime) -> String {
         lines.push(format!("  {offline}next try in {wait} (now: -f): {}", backoff.text));
     }
     if !status.wanted.is_empty() {
+        let backoff = status.backoff.as_ref().map_or(0, |backoff| backoff.wait);
+        let wait = status.wanted_in.max(Duration::from_secs(backoff));
         let who = match (status.running, status.waiter || status.queued) {
-            (true, _) => "being synced",
-            (false, true) => "about to be synced",
-            (false, false) => "pending until the next mutt-sync",
+            (true, _) => "being synced".to_owned(),
+            (false, true) if !wait.is_zero() => format!("tried again in {}", short(wait)),
+            (false, true) => "about to be synced".to_owned(),
+            (false, false) => "pending until the next mutt-sync".to_owned(),
         };
         lines.push(format!("  {who}: {}", status.wanted.join(", ")));
     }

@@ -396,6 +396,8 @@ fn g4_a_command_leaves_nothing_behind_that_passes_over_the_backoff() {
     for _ in 0..2 {
         assert_ne!(it.home.mutt_sync(&["Home"]).code(), 0);
     }
+    let status = it.home.mutt_sync(&["--status", "Home"]).ok().stdout;
+    assert!(status.contains("  tried again in ") && !status.contains("about to be"), "{status}");
     sleep(secs(4));
     assert_eq!(tries(), 1, "{}", it.waiter.said());
     // Not so with -f; and the try after it is again the waiter's.
