@@ -31,6 +31,8 @@ const SCAN_UNWATCHED: Duration = Duration::from_secs(15);
 /// In so many Maildirs a new one is noticed at once. With more, a watch for each is too
 /// much: there it is found by the next request for more than a mailbox, and by the timer.
 const MOST_NESTING: usize = 1000;
+/// How often directories that are created while watches are opened are looked for.
+const MOST_NEW_DIRS: usize = 16;
 
 /// What has happened since the last question.
 // Each is a fact of its own, and any of them may come with any other.
@@ -45,6 +47,8 @@ pub struct LocalEvents {
     pub state: bool,
     /// A configuration file was written.
     pub config: bool,
+    /// The directory of a configuration file has come or gone: it needs other watches.
+    pub config_dirs: bool,
     /// Events were lost: anything may have changed.
     pub overflow: bool,
 }
@@ -56,6 +60,7 @@ impl LocalEvents {
         self.folders |= later.folders;
         self.state |= later.state;
         self.config |= later.config;
+        self.config_dirs |= later.config_dirs;
         self.overflow |= later.overflow;
     }
 }
@@ -309,6 +314,8 @@ pub struct InotifyWatches {
     /// any time, by a password command for one.
     configs: Inotify,
     config_files: HashMap<WatchDescriptor, Vec<PathBuf>>,
+    /// What is missing of the way to a configuration file, by where it would appear.
+    missing_dirs: HashMap<WatchDescriptor, Vec<OsString>>,
     /// In the order of the descriptors, one of which may have several kinds.
     kinds: Vec<(WatchDescriptor, WatchKind)>,
     /// Mailboxes that the kernel had no watch left for.
@@ -322,6 +329,7 @@ impl InotifyWatches {
             inotify: Inotify::init()?,
             configs: Inotify::init()?,
             config_files: HashMap::new(),
+            missing_dirs: HashMap::new(),
             kinds: Vec::new(),
             unwatched: vec![],
         };
@@ -337,12 +345,7 @@ impl InotifyWatches {
             // A link's target is edited elsewhere; a link is replaced here.
             let target = config.canonicalize().ok().filter(|target| target != config);
             for file in std::iter::once(config).chain(&target) {
-                if let Some(dir) = file.parent() {
-                    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE;
-                    if let Ok(watch) = all.configs.watches().add(dir, mask) {
-                        all.config_files.entry(watch).or_default().push(file.clone());
-                    }
-                }
+                all.add_config(file);
             }
         }
         let trigger = paths.trigger.as_ref();
@@ -379,6 +382,42 @@ impl InotifyWatches {
         Ok(all)
     }
 
+    /// Watches a configuration file, or for the first directory that is missing above it.
+    fn add_config(&mut self, file: &Path) {
+        for _ in 0..MOST_NEW_DIRS {
+            // One that was created before there was a watch has caused no event.
+            if !self.try_add_config(file).is_some_and(Path::is_dir) {
+                break;
+            }
+        }
+    }
+
+    /// Gives the missing directory that is watched for, if it is not the file itself.
+    fn try_add_config<'f>(&mut self, file: &'f Path) -> Option<&'f Path> {
+        let written = WatchMask::CLOSE_WRITE | WatchMask::MOVE_SELF;
+        let mut next = file;
+        for dir in file.ancestors().skip(1) {
+            let here = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+            let appears = WatchMask::CREATE | WatchMask::MOVED_TO;
+            let mask = if next == file { appears | written } else { appears };
+            match self.configs.watches().add(here, mask | WatchMask::MASK_ADD | WatchMask::ONLYDIR)
+            {
+                Ok(watch) if next == file => {
+                    self.config_files.entry(watch).or_default().push(file.to_owned());
+                    return None;
+                }
+                Ok(watch) => {
+                    let names = self.missing_dirs.entry(watch).or_default();
+                    names.extend(next.file_name().map(OsStr::to_owned));
+                    return Some(next);
+                }
+                Err(error) if is_missing(&error) => next = dir,
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
     /// False only if there is something to watch and no watch for it.
     fn add(&mut self, path: PathBuf, mask: WatchMask, kind: WatchKind) -> bool {
         match self.inotify.watches().add(path, mask | WatchMask::MASK_ADD | WatchMask::ONLYDIR) {
@@ -386,9 +425,7 @@ impl InotifyWatches {
                 self.kinds.push((watch, kind));
                 true
             }
-            Err(error) => {
-                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-            }
+            Err(error) => is_missing(&error),
         }
     }
 
@@ -403,16 +440,23 @@ impl InotifyWatches {
             let of_watch = kinds.iter().skip(first).take_while(|(each, _)| each == watch);
             of_watch.for_each(|(_, kind)| kind.note(mask, name, &mut events));
         });
-        let files = &self.config_files;
+        let (files, missing_dirs) = (&self.config_files, &self.missing_dirs);
+        let lost = EventMask::Q_OVERFLOW | EventMask::IGNORED | EventMask::MOVE_SELF;
         drain(&mut self.configs, |watch, mask, name| {
             let ours = |file: &PathBuf| {
                 file.file_name() == name && (!mask.contains(EventMask::CREATE) || is_link(file))
             };
-            events.config |= mask.contains(EventMask::Q_OVERFLOW)
-                || files.get(watch).into_iter().flatten().any(ours);
+            let mut missing = missing_dirs.get(watch).into_iter().flatten();
+            events.config_dirs |= mask.intersects(lost) || missing.any(|dir| name == Some(dir));
+            // In a new directory, a file may have been written before there was a watch.
+            events.config |= events.config_dirs || files.get(watch).into_iter().flatten().any(ours);
         });
         events
     }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Whether a file is whole as soon as it is there. Another one is still being written.
@@ -525,6 +569,56 @@ mod tests {
         std::fs::remove_file(at("conf/rc")).unwrap();
         std::fs::hard_link(at("trig/other"), at("conf/rc")).unwrap();
         assert_eq!(local.events(), only(|events| events.config = true));
+    }
+
+    #[test]
+    fn a_configuration_is_watched_for_from_the_nearest_directory_that_is_there() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        let paths = WatchPaths {
+            maildirs: vec![],
+            roots: BTreeSet::new(),
+            nested: false,
+            state: at("state"),
+            trigger: None,
+            configs: vec![at("rc"), at("conf/ours/config.toml")],
+        };
+        let came = || {
+            only(|events| {
+                events.config = true;
+                events.config_dirs = true;
+            })
+        };
+        let mut local = LocalWatcher::new(log(), Duration::ZERO);
+        local.watch(&paths);
+        std::fs::create_dir(at("other")).unwrap();
+        std::fs::write(at("config.toml"), "").unwrap();
+        assert_eq!(local.events(), LocalEvents::default());
+        std::fs::write(at("rc"), "").unwrap();
+        assert_eq!(local.events(), only(|events| events.config = true));
+        std::fs::create_dir(at("conf")).unwrap();
+        assert_eq!(local.events(), came());
+        local.watch(&paths);
+        std::fs::create_dir(at("conf/other")).unwrap();
+        std::fs::write(at("conf/config.toml"), "").unwrap();
+        assert_eq!(local.events(), LocalEvents::default());
+        std::fs::create_dir(at("made")).unwrap();
+        std::fs::rename(at("made"), at("conf/ours")).unwrap();
+        assert_eq!(local.events(), came());
+        local.watch(&paths);
+        std::fs::write(at("conf/ours/config.toml"), "").unwrap();
+        assert_eq!(local.events(), only(|events| events.config = true));
+        let remove = |dir: &Path| std::fs::remove_dir_all(dir);
+        let rename = |dir: &Path| std::fs::rename(dir, dir.with_extension("old"));
+        let ends: [&dyn Fn(&Path) -> io::Result<()>; 2] = [&remove, &rename];
+        for end in ends {
+            end(&at("conf/ours")).unwrap();
+            assert_eq!(local.events(), came());
+            local.watch(&paths);
+            std::fs::create_dir(at("conf/ours")).unwrap();
+            assert_eq!(local.events(), came());
+            local.watch(&paths);
+        }
     }
 
     #[test]

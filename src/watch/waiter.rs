@@ -270,6 +270,9 @@ impl Waiter<'_> {
             self.list_mailboxes();
         }
         self.collect_server_events();
+        if events.config_dirs {
+            self.local.watch(&self.watch_paths());
+        }
         // Where the kernel has no watch left, it may have none for these either.
         let unwatched = self.local.is_partial() && self.local.unwatched_are_due(now);
         (events.config || unwatched) && self.config_is_new()

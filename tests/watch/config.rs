@@ -94,6 +94,28 @@ fn a_link_to_the_configuration_that_is_made_anew_is_noticed() {
     waiter.wait_count("connected by", 2, SOON);
 }
 
+/// As for every new user, whose `~/.config` may be missing too.
+#[test]
+fn a_first_config_toml_in_a_new_directory_is_read() {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    std::fs::remove_dir_all(home.path(".config")).unwrap();
+    let waiter = Waiter::start(&home, &["--wait", "--loop", "-v", "Home"]);
+    waiter.wait_said("connected by", SOON);
+    home.settings("nonsense = 1\n");
+    waiter.wait_said("the previous configuration stays in use", SOON);
+    assert!(waiter.said().contains("nonsense"), "{}", waiter.said());
+    // Removed with its directory, and made anew step by step.
+    std::fs::remove_dir_all(home.path(".config/mutt-sync")).unwrap();
+    waiter.wait_said("the configuration has changed", SOON);
+    waiter.wait_count("connected by", 2, SOON);
+    std::fs::create_dir(home.path(".config/mutt-sync")).unwrap();
+    sleep(ms(500));
+    home.settings(QUICK);
+    waiter.wait_count("the configuration has changed", 2, SOON);
+    waiter.wait_count("connected by", 3, SOON);
+}
+
 #[test]
 fn only_the_mailboxes_of_the_setting_are_watched() {
     let server = Server::start();
