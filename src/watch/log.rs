@@ -1,7 +1,7 @@
 //! What the waiter of one account prints. Does not depend on: what happened, and
 //! why it is said.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
@@ -33,8 +33,8 @@ pub struct Log {
     reported: RefCell<BTreeSet<String>>,
     /// Failures that were printed, until something works.
     failing: RefCell<BTreeSet<String>>,
-    /// It was said that the server is not reached.
-    offline: Cell<bool>,
+    /// Statuses of such failures, until the line that says that they are over.
+    failed: RefCell<BTreeSet<ExitStatus>>,
     /// The last decision, and how often it was made since it was printed.
     repeated: RefCell<(String, usize)>,
 }
@@ -46,7 +46,7 @@ impl Log {
             level,
             reported: RefCell::default(),
             failing: RefCell::default(),
-            offline: Cell::new(false),
+            failed: RefCell::default(),
             repeated: RefCell::default(),
         }
     }
@@ -107,8 +107,11 @@ impl Log {
         if passing && self.level == LogLevel::PermanentErrors {
             return;
         }
+        // One mailbox may fail on while others are synced.
+        let is_of_all = failure.status != ExitStatus::Mailbox;
+        let is_first = is_of_all && self.failed.borrow_mut().insert(failure.status);
         let (is_news, state) = match failure.status {
-            ExitStatus::Offline => (!self.offline.replace(true), "offline: "),
+            ExitStatus::Offline => (is_first, "offline: "),
             _ => (is_news(&self.failing, &failure.to_string()), ""),
         };
         if is_news {
@@ -121,14 +124,24 @@ impl Log {
     /// There is a connection again: what is reported from now on is news.
     pub fn connected(&self) {
         self.reported.borrow_mut().clear();
-        self.reached();
+        // That is no proof that mbsync can be run.
+        self.works_again(|status| status != ExitStatus::Config);
     }
 
-    /// The server was reached, or a run went well.
-    pub fn reached(&self) {
+    /// A run went well.
+    pub fn run_succeeded(&self) {
+        self.works_again(|_| true);
+    }
+
+    fn works_again(&self, is_over: impl Fn(ExitStatus) -> bool) {
         self.failing.borrow_mut().clear();
-        if self.offline.replace(false) {
+        let failed = self.failed.take().into_iter();
+        let (over, lasting): (BTreeSet<_>, BTreeSet<_>) = failed.partition(|each| is_over(*each));
+        self.failed.replace(lasting);
+        if over.contains(&ExitStatus::Offline) {
             self.tell("online again");
+        } else if !over.is_empty() {
+            self.tell("works again");
         }
     }
 }
@@ -178,14 +191,27 @@ mod tests {
         for text in ["cannot connect", "no route", "cannot connect"] {
             log.report_failure(&Error::new(ExitStatus::Offline, text), wait);
         }
-        assert!(log.offline.get() && log.failing.borrow().is_empty());
+        assert_eq!(*log.failed.borrow(), BTreeSet::from([ExitStatus::Offline]));
+        assert!(log.failing.borrow().is_empty());
         log.report("a lasting problem");
         log.report_failure(&Error::new(ExitStatus::Denied, "login refused"), wait);
         assert_eq!(log.failing.borrow().len(), 1);
         // A failure that comes back is news; what lasts is not.
-        log.reached();
+        log.run_succeeded();
         assert!(log.failing.borrow().is_empty() && log.reported.borrow().len() == 1);
         log.connected();
-        assert!(!log.offline.get() && log.reported.borrow().is_empty());
+        assert!(log.failed.borrow().is_empty() && log.reported.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_failure_ends_with_what_shows_that_it_is_over() {
+        let log = Log::new("Home", LogLevel::Events);
+        for status in [ExitStatus::Mailbox, ExitStatus::Denied, ExitStatus::Config] {
+            log.report_failure(&Error::new(status, "failed"), None);
+        }
+        log.connected();
+        assert_eq!(*log.failed.borrow(), BTreeSet::from([ExitStatus::Config]));
+        log.run_succeeded();
+        assert!(log.failed.borrow().is_empty());
     }
 }

@@ -486,7 +486,7 @@ impl<'a> Runner<'a> {
             print(&format!("mutt-sync: {line}"));
         }
         match report.ended.exit {
-            ExitStatus::Done => self.log.reached(),
+            ExitStatus::Done => self.log.run_succeeded(),
             ExitStatus::Signal(_) => {}
             exit => {
                 let failure = Error::new(exit, report.ended.text.clone());

@@ -42,6 +42,26 @@ fn a_log_has_a_line_for_each_sync_and_each_change_of_state() {
 }
 
 #[test]
+fn a_log_says_once_that_a_failure_is_over() {
+    let server = Server::start();
+    let command = format!("test -e $HOME/unlocked && echo {}", server.password("home"));
+    let home = Home::with(vec![Account::on(&server, "Home").pass_cmd(&command)]);
+    home.settings(QUICK);
+    let mut waiter = Waiter::start(&home, &["--wait", "--loop", "Home"]);
+    waiter.wait_said("; next try in ", SOON);
+    assert!(!waiter.said().contains("again"), "{}", waiter.said());
+    home.write("unlocked", "");
+    for _ in 0..2 {
+        home.mutt_sync(&["-f", "Home"]).ok();
+        waiter.wait_said("Home: works again\n", SOON);
+    }
+    let watching = || home.mutt_sync(&["--status"]).ok().stdout.contains("watching by");
+    wait_until(SOON, "it watches", watching);
+    waiter.stop();
+    assert_eq!(waiter.count("again"), 1, "{}", waiter.said());
+}
+
+#[test]
 fn status_says_what_is_to_be_pulled_and_until_when_it_waits() {
     let server = Server::start();
     let home = Home::on(&server, &["Home"]);
