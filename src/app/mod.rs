@@ -29,6 +29,7 @@ use crate::mutt;
 use crate::os::file;
 use crate::os::fork::reset_signals;
 use crate::os::signals::Shutdown;
+use crate::os::stdout;
 use crate::os::terminal;
 use crate::settings;
 use crate::sync::account::RunOptions;
@@ -62,10 +63,37 @@ fn run(
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
+            let printed = error.print().and_then(|()| io::stdout().flush());
+            if error.use_stderr() {
+                return ExitStatus::Usage;
+            }
+            stdout::note(printed);
+            return all_printed(None);
         }
     };
+    let exit = run_mode(&cli, &arguments, serve);
+    exit.max(all_printed(Some(&cli)))
+}
+
+/// Whether standard output has all that was printed. What was done stays done.
+fn all_printed(cli: Option<&Cli>) -> ExitStatus {
+    let Some(failure) = stdout::failure() else { return ExitStatus::Done };
+    if !cli.is_some_and(is_shown_by_mutt) {
+        err(&format!("mutt-sync: {failure}"));
+    }
+    failure.status
+}
+
+/// mutt paints standard error over its screen, but shows a backtick's output.
+fn is_shown_by_mutt(cli: &Cli) -> bool {
+    cli.background || cli.result || cli.status_line.is_some()
+}
+
+fn run_mode(
+    cli: &Cli,
+    arguments: &[OsString],
+    serve: impl FnOnce(&Cli, &[OsString]) -> Result<ExitStatus, Error>,
+) -> ExitStatus {
     if let Some(missing) = cli.missing() {
         err(&format!("mutt-sync: {missing}"));
         return ExitStatus::Usage;
@@ -73,7 +101,7 @@ fn run(
     if cli.version {
         return out(&format!("mutt-sync {}", crate::VERSION));
     }
-    match serve(&cli, &arguments) {
+    match serve(cli, arguments) {
         Ok(exit) => exit,
         Err(failure) => {
             // A line that cannot tell the state is still mutt's status line, and mutt
@@ -83,8 +111,7 @@ fn run(
                 let state = mutt::statusline::LineState { trouble, ..Default::default() };
                 return out_text(&mutt::statusline::with_mark(line, state));
             }
-            // mutt paints standard error over its screen, but shows a backtick's output.
-            if cli.background || cli.result {
+            if is_shown_by_mutt(cli) {
                 out(&format!("mutt-sync: {failure}"));
             } else {
                 err(&format!("mutt-sync: {failure}"));
@@ -242,14 +269,14 @@ fn read_settings(
     }
 }
 
-/// A line on standard output; a reader that has gone is no error.
+/// A line on standard output.
 fn out(line: &str) -> ExitStatus {
     out_text(&sanitize(line))
 }
 
 /// The same for what is sanitized where it is made, or made for programs.
 fn out_text(text: &str) -> ExitStatus {
-    let _ = terminal::above(|| writeln!(io::stdout(), "{}", text.trim_end_matches('\n')));
+    stdout::print(&format!("{}\n", text.trim_end_matches('\n')));
     ExitStatus::Done
 }
 

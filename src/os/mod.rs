@@ -13,5 +13,6 @@ pub(crate) mod fork;
 pub mod netlink;
 pub mod procfs;
 pub mod signals;
+pub mod stdout;
 pub mod terminal;
 pub mod wait;

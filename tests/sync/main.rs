@@ -7,6 +7,7 @@ mod deletions;
 mod failures;
 mod guarantees;
 mod held;
+mod output;
 mod progress;
 mod question;
 mod real_mail;

@@ -23,7 +23,6 @@ mod setup;
 mod state;
 mod waiting;
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -33,6 +32,7 @@ use crate::error::{Error, ExitStatus};
 use crate::mbsyncrc::{Config, Env, SectionKind};
 use crate::model::Account;
 use crate::os::signals::Shutdown;
+use crate::os::stdout;
 use crate::settings;
 use crate::sync::output::redact;
 
@@ -309,7 +309,7 @@ impl Checklist {
             if style.shows(step) {
                 let first = !part.steps.iter().rev().skip(1).any(|step| style.shows(step));
                 let title = first.then_some(part.title.as_str());
-                let _ = write!(io::stdout(), "{}", render::text(title, step, *style));
+                stdout::print(&render::text(title, step, *style));
             }
         }
     }
@@ -338,7 +338,7 @@ impl Checklist {
             None if asked.report => bug_report::text(asked, ground, accounts, self),
             None => render::json(&self.parts),
         };
-        let _ = write!(io::stdout(), "{text}");
+        stdout::print(&text);
         outcome(&self.parts)
     }
 }
