@@ -4,7 +4,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
+
+/// The two calls of the key that syncs in the foreground.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyStep {
+    /// Before mutt writes the folder.
+    Begin,
+    /// After that.
+    Sync,
+}
 
 /// Run mbsync exactly when mail needs syncing, for mutt and neomutt
 #[derive(Debug, Clone, Parser)]
@@ -139,6 +148,10 @@ pub struct Cli {
     /// Internal: what a completion offers; of `mailboxes`, those of the name
     #[arg(long, hide = true, group = "mode", value_name = "KIND", value_parser = ["names", "accounts", "mailboxes"])]
     pub complete: Option<String>,
+
+    /// Internal: which call of a key this is, for the one that has two
+    #[arg(long, hide = true, value_name = "STEP", conflicts_with = "mode")]
+    pub key_step: Option<KeyStep>,
 
     /// Internal: what a background process does
     #[arg(long, hide = true, value_name = "WORK")]

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{App, JudgeOf, Selection, err, no_signals};
+use crate::cli::KeyStep;
 use crate::error::{Error, ExitStatus};
 use crate::model::{Mailbox, Target};
 use crate::os::child::Prompt;
@@ -16,7 +17,7 @@ use crate::os::terminal;
 use crate::state::backoff::Backoff;
 use crate::state::last_run::LastRun;
 use crate::state::requests::Marks;
-use crate::state::state_failure;
+use crate::state::{StateDir, state_failure};
 use crate::sync::account::{AccountBackend, RunOptions, RunReport};
 use crate::sync::context::AccountContext;
 use crate::sync::held::{self, HeldAnswer};
@@ -78,11 +79,9 @@ impl App<'_> {
                 Err(failure) => return self.warn(&failure),
             };
             let runs = LastRun::read(backend.dir()).runs;
-            if self.cli.force {
-                Self::note_asked(backend.dir());
-            }
+            let since = self.note_foreground(backend.dir()).unwrap_or(runs);
             let outcome = scheduler::foreground(&mut backend, wants, request);
-            let exit = self.report(context, &backend, &outcome, runs, &shutdown);
+            let exit = self.report(context, &backend, &outcome, since, &shutdown);
             let exit = exit.max(Self::say_refused(context, wants, by_person, exit));
             let missing = match &outcome {
                 RequestOutcome::Ran(report) => {
@@ -110,6 +109,18 @@ impl App<'_> {
         }))
     }
 
+    /// Notes the request for `--result`. How many runs there had been when the key that
+    /// makes it began, if one does.
+    fn note_foreground(&self, dir: &StateDir) -> Option<u64> {
+        if self.cli.key_step == Some(KeyStep::Sync) {
+            return Some(Self::runs_before_key(dir));
+        }
+        if self.cli.force {
+            Self::note_asked(dir);
+        }
+        None
+    }
+
     /// The answer of the command line to what is held.
     fn held_answer(&self) -> Option<HeldAnswer> {
         match (self.cli.allow_deletions, self.cli.resync) {
@@ -120,7 +131,7 @@ impl App<'_> {
     }
 
     /// Says what became of a request, and gives the status that it leads to. `runs`: how
-    /// many there had been before it.
+    /// many there had been before it, or before the key that made it.
     fn report(
         &self,
         context: AccountContext<'_>,

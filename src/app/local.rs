@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::time::SystemTime;
 
 use super::{App, JudgeOf, Selection, environment, no_signals, out, out_text, read_settings};
-use crate::cli::Cli;
+use crate::cli::{Cli, KeyStep};
 use crate::error::{Error, ExitStatus, system_text};
 use crate::init::MailAccount;
 use crate::mbsync_version;
@@ -53,6 +53,7 @@ impl Mode {
             || cli.status_line.is_some()
             || cli.acknowledge
             || cli.result
+            || cli.key_step == Some(KeyStep::Begin)
             || cli.background && !cli.dry_run
             || cli.child.is_some();
         if local { Mode::Local } else { Mode::Network }
@@ -118,6 +119,9 @@ impl App<'_> {
         }
         if cli.result {
             return self.result(&self.selection()?);
+        }
+        if cli.key_step == Some(KeyStep::Begin) {
+            return self.begin_key(&self.selection()?);
         }
         self.in_background(&self.selection()?)
     }

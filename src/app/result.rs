@@ -45,6 +45,23 @@ impl App<'_> {
         let _ = file::write(&dir.file(ASKED), runs.as_bytes());
     }
 
+    /// Notes that a key begins that syncs in the foreground: while mutt writes the folder, a
+    /// waiter may already sync it.
+    pub(super) fn begin_key(&self, selection: &Selection) -> Result<ExitStatus, Error> {
+        for (context, _) in self.contexts(selection) {
+            Self::note_asked(&StateDir::open(context.base, &context.account.name)?);
+        }
+        Ok(ExitStatus::Done)
+    }
+
+    /// How many runs there had been when the key began; without its note, now.
+    pub(super) fn runs_before_key(dir: &StateDir) -> u64 {
+        asked(dir).unwrap_or_else(|| {
+            Self::note_asked(dir);
+            LastRun::read(dir).runs
+        })
+    }
+
     pub(super) fn result(&self, selection: &Selection) -> Result<ExitStatus, Error> {
         let shutdown = Shutdown::never().map_err(|error| no_signals(&error))?;
         let deadline = Instant::now() + AT_MOST;
@@ -55,6 +72,11 @@ impl App<'_> {
         }
         Ok(out(&lines.join("; ")))
     }
+}
+
+/// The number of runs in the note.
+fn asked(dir: &StateDir) -> Option<u64> {
+    file::read_text(&dir.file(ASKED), 32).ok()?.parse().ok()
 }
 
 /// What came of it, or what it waits for at the deadline.
@@ -125,8 +147,7 @@ fn is_to_be_pushed(context: AccountContext<'_>, dir: &StateDir) -> bool {
 
 /// What the judgement or the run came to.
 fn what_came(context: AccountContext<'_>, dir: &StateDir) -> String {
-    let asked = file::read_text(&dir.file(ASKED), 32).ok().and_then(|text| text.parse().ok());
-    let Some(asked): Option<u64> = asked else {
+    let Some(asked) = asked(dir) else {
         return "no request of -f is known".to_owned();
     };
     let last = LastRun::read(dir);

@@ -128,7 +128,9 @@ fn the_manual_has_the_exit_statuses_of_the_program_and_no_others() {
 
 #[test]
 fn every_mode_and_option_in_prose_exists() {
-    let known = spellings();
+    let mut known = spellings();
+    // Of the keys alone: no help shows it.
+    known.insert("--key-step".to_owned());
     let mut seen = 0;
     let prose = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "man/mutt-sync.1"]
         .map(str::to_owned)

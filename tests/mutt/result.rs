@@ -170,6 +170,26 @@ fn the_foreground_key_says_what_came() {
     terminal.wait_end(SHORT);
 }
 
+/// mutt pauses after it has written the folder (`sleep_time`), and a waiter syncs it then.
+/// neomutt: as above.
+#[test]
+fn the_foreground_key_says_what_a_waiter_has_synced_before_it() {
+    let server = Server::start();
+    server.imap("home").append("INBOX", &message("Mail", "x"), &["\\Seen"]);
+    let home = synced(&server, "set sleep_time=1\n");
+    let waiter = Running::start(home.cmd(&["--wait", "--loop", "-v", "Home"]));
+    waiter.wait_for("Home: connected by", SHORT);
+    let terminal = Terminal::start(&home, &["mutt", "-n", "-F", ".muttrc"]);
+    terminal.wait_for("=Home/INBOX", SHORT);
+    home.wait_idle();
+    terminal.keys(&["F"]);
+    press(&terminal, "F8", "Home: INBOX 1 flag");
+    // What came before the key is not its result.
+    press(&terminal, "F8", "Home: in sync");
+    terminal.keys(&["x"]);
+    terminal.wait_end(SHORT);
+}
+
 /// The sequence by which a client leaves its screen is written when it ends, and not
 /// for F5 to F7; for F8 it is.
 #[test]

@@ -13,7 +13,7 @@ const SHORT: Duration = Duration::from_secs(20);
 /// Logs the arguments and the account in the environment, then is the program.
 fn wrapper(home: &Home) {
     let script = format!(
-        "[ \"$1\" = --muttrc ] || [ \"$1\" = --result ] || printf '%s|%s\\n' \"$*\" \"$MUTT_SYNC_ACCOUNT\" >>~/log\n\
+        "[ \"$1\" = --muttrc ] || [ \"$1\" = --result ] || [ \"$*\" = '--key-step begin' ] || printf '%s|%s\\n' \"$*\" \"$MUTT_SYNC_ACCOUNT\" >>~/log\n\
          exec '{}' \"$@\"",
         rig::mutt_sync().display()
     );
@@ -131,7 +131,7 @@ fn keys_sync_write_and_report() {
         // In the foreground: shown, then back, with no key asked for.
         home.write("log", "");
         terminal.keys(&["F8"]);
-        wait_log(&home, "-v -f|Home\n");
+        wait_log(&home, "-v -f --key-step sync|Home\n");
         terminal.wait_for("Message 3", SHORT);
         let screen = terminal.screen();
         assert!(!screen.contains("Press any key"), "{screen}");
@@ -167,7 +167,8 @@ fn keys_in_a_read_only_folder_are_never_half_run() {
         home.write("log", "");
         terminal.keys(&["F8"]);
         let screen = terminal.wait("read-only", SHORT, |screen| {
-            bottom(screen).contains("read-only") || home.read("log") == "-v -f|Home\n"
+            bottom(screen).contains("read-only")
+                || home.read("log") == "-v -f --key-step sync|Home\n"
         });
         drop(screen);
         terminal.wait_for("Message 3", SHORT);
