@@ -48,6 +48,47 @@ pub fn counted(count: impl TryInto<u64>, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { plural })
 }
 
+/// How many columns of a terminal a text takes. What may be wide counts as wide.
+#[must_use]
+pub fn width(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+fn columns_of(c: char) -> usize {
+    if c.is_ascii() { 1 } else { 2 }
+}
+
+/// As much of the beginning as fits into so many columns.
+#[must_use]
+pub fn clipped(text: &str, columns: usize) -> &str {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
+        used += columns_of(c);
+        if used > columns {
+            return text.get(..at).unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// A text in so many columns; of a longer one, beginning and end. At least the mark
+/// between the two.
+#[must_use]
+pub fn shortened(text: &str, columns: usize) -> String {
+    const MARK: &str = "…";
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let room = columns.saturating_sub(width(MARK));
+    let head = clipped(text, room / 2);
+    let (mut left, mut from) = (room - width(head), text.len());
+    for (at, c) in text.char_indices().rev() {
+        let Some(rest) = left.checked_sub(columns_of(c)) else { break };
+        (left, from) = (rest, at);
+    }
+    format!("{head}{MARK}{}", text.get(from..).unwrap_or_default())
+}
+
 /// A line as it may be shown: names come from servers and disks, and nothing in
 /// them may move the cursor or begin a line of its own.
 #[must_use]
@@ -128,6 +169,27 @@ mod tests {
         let words = [counted(1, "mailbox"), counted(0, "mailbox"), counted(2, "flag change")];
         assert_eq!(words, ["1 mailbox", "0 mailboxes", "2 flag changes"]);
         assert_eq!([counted(1, "watch"), counted(3, "watch")], ["1 watch", "3 watches"]);
+    }
+
+    #[test]
+    fn a_text_is_clipped_to_its_columns() {
+        assert_eq!(clipped("Home: INBOX", 79), "Home: INBOX");
+        assert_eq!(clipped("Home: INBOX", 11), "Home: INBOX");
+        assert_eq!(clipped("Home: INBOX", 10), "Home: INBO");
+        assert_eq!(clipped("日本語", 4), "日本");
+        assert_eq!(clipped("x", 0), "");
+    }
+
+    #[test]
+    fn a_long_text_keeps_its_ends() {
+        assert_eq!(shortened("Lists/2026/rust", 15), "Lists/2026/rust");
+        assert_eq!(shortened("Lists/2026/rust", 14), "Lists/…6/rust");
+        assert_eq!(shortened("日本語日本語", 11), "日本…本語");
+        assert_eq!(shortened("日本語", 5), "…語");
+        assert_eq!([shortened("abc", 2), shortened("abc", 0)], ["…", "…"]);
+        for columns in 2..40 {
+            assert!(width(&shortened("Entwürfe/日本語/a long name", columns)) <= columns);
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::os::signals::Shutdown;
 use crate::os::terminal;
 use crate::os::wait::{self, Woken};
 use crate::state::lock::Lock;
-use crate::text::sanitize;
+use crate::text::{sanitize, width};
 
 /// How long TERM is given before KILL follows.
 const GRACE: Duration = Duration::from_secs(5);
@@ -464,9 +464,16 @@ impl<'a> LiveProgress<'a> {
         LiveProgress { account, progress, next: Instant::now() + LONG_RUN, shown: None }
     }
 
+    /// The line, with the account's name.
+    fn text(&self) -> Option<String> {
+        let account = format!("{}: ", self.account);
+        let columns = terminal::line_columns().saturating_sub(width(&account));
+        Some(account + &self.progress.text(columns)?)
+    }
+
     /// When there is something to show; `None` if nothing has changed.
     fn due(&self) -> Option<Instant> {
-        let text = self.progress.text();
+        let text = self.text();
         (text.is_some() && text != self.shown).then_some(self.next)
     }
 
@@ -475,11 +482,10 @@ impl<'a> LiveProgress<'a> {
             return;
         }
         self.next = Instant::now() + SHOW_EVERY;
-        self.shown = self.progress.text();
+        self.shown = self.text();
         if let Some(text) = &self.shown {
             // A tab would take more columns than it is counted for.
-            let line = sanitize(&format!("{}: {text}", self.account)).replace('\t', " ");
-            terminal::show(line);
+            terminal::show(sanitize(text).replace('\t', " "));
         }
     }
 }

@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 
+use crate::text::{shortened, width};
+
 /// Read line by line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -71,10 +73,17 @@ impl Progress {
     }
 
     /// For people: `INBOX (3 of 7), 12 of 200 messages`; `None` before a mailbox is
-    /// opened, while a password may be asked for.
+    /// opened, while a password may be asked for. Where all of it does not fit into so many
+    /// columns, the name is shortened.
     #[must_use]
-    pub fn text(&self) -> Option<String> {
-        let mut text = self.mailbox.clone()?;
+    pub fn text(&self, columns: usize) -> Option<String> {
+        let mailbox = self.mailbox.as_deref()?;
+        let counted = self.counted();
+        Some(shortened(mailbox, columns.saturating_sub(width(&counted))) + &counted)
+    }
+
+    fn counted(&self) -> String {
+        let mut text = String::new();
         if self.boxes.all > 1 {
             let at = self.boxes.done.saturating_add(1).min(self.boxes.all);
             let _ = write!(text, " ({at} of {})", self.boxes.all);
@@ -84,7 +93,7 @@ impl Progress {
                 let _ = write!(text, ", {} of {} {what}", counter.done, counter.all);
             }
         }
-        Some(text)
+        text
     }
 }
 
@@ -97,7 +106,7 @@ mod tests {
         for line in lines {
             progress.line(line);
         }
-        progress.text()
+        progress.text(79)
     }
 
     #[test]
@@ -111,6 +120,16 @@ mod tests {
         }
         let cut = "C: 0/1  B: 7/7  F: +0/0 *0/0 #0/~  N: +12000/200000 *17000~";
         assert_eq!(after(&[opening, cut]).unwrap(), "Lists/a b (7 of 7), 12000 of 200000 messages");
+    }
+
+    #[test]
+    fn the_counters_fit_beside_a_long_name() {
+        let counters = "C: 0/1  B: 2/7  F: +0/1 *1/2 #0/0  N: +12/200 *0/0 #0/0";
+        for name in ["Archive/".repeat(20), "アーカイブ/".repeat(20)] {
+            let text = after(&[&format!("Opening far side box {name}..."), counters]).unwrap();
+            assert!(text.ends_with(" (3 of 7), 12 of 201 messages, 1 of 2 flags"), "{text}");
+            assert!(text.starts_with(&name[..9]) && (77..80).contains(&width(&text)), "{text}");
+        }
     }
 
     #[test]
