@@ -83,11 +83,27 @@ pub fn certificate_refused(problem: CertificateProblem, server: &Server) -> Erro
         .of_kind(ErrorKind::Certificate(problem))
 }
 
-/// How to keep a server's certificate in this file, a word for the shell. isync's script
-/// knows port 993 only, and STARTTLS only since 1.5.
+/// How to keep a server's certificate in this file, a word for the shell, that is not in
+/// the section yet.
 #[must_use]
 pub fn keep_certificate(server: &Server, file: &str) -> String {
-    let command = match (server.tls, &server.host) {
+    let command = print_certificate(server);
+    format!(
+        "if you know that it is the right one, keep it: {command} >{file} ; then set `CertificateFile {file}`"
+    )
+}
+
+/// The same for the file that the section names: what else is in it stays.
+#[must_use]
+pub fn add_certificate(server: &Server, file: &str) -> String {
+    let command = print_certificate(server);
+    format!("if you know that it is the right one, add it: {command} >>{file}")
+}
+
+/// The command that prints a server's certificate. isync's script knows port 993 only, and
+/// STARTTLS only since 1.5.
+fn print_certificate(server: &Server) -> String {
+    match (server.tls, &server.host) {
         (TlsMode::Imaps, Some(host)) if server.port == 993 => {
             format!("mbsync-get-cert {}", shell_word(host))
         }
@@ -96,10 +112,7 @@ pub fn keep_certificate(server: &Server, file: &str) -> String {
             let place = shell_word(&place(server));
             format!("openssl s_client -connect {place}{starttls} </dev/null | openssl x509")
         }
-    };
-    format!(
-        "if you know that it is the right one, keep it: {command} >{file} ; then set `CertificateFile {file}`"
-    )
+    }
 }
 
 /// A refusal (77) of what the server says or does.

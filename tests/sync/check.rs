@@ -1005,6 +1005,21 @@ fn faults_on_the_way_to_the_server() {
                 set_line(home, fix, &[]);
             },
         },
+        // Another one is in the file: it is added to that file, and what is there stays.
+        Case {
+            code: 77,
+            what: "TLS",
+            found: "certificate for localhost, good until",
+            breaks: |home| drop(home.write("Home.pem", rig::Ca::new().cert())),
+            fixes: |home, fix| {
+                assert!(!fix.contains('`'), "{fix}");
+                let command = fix.split_once("add it: ").and_then(|(_, it)| it.split_once(" ("));
+                let command = command.expect("a command").0;
+                assert!(command.ends_with(" >>~/Home.pem"), "{fix}");
+                type_in(home, command);
+                assert_eq!(home.read("Home.pem").matches("BEGIN").count(), 2);
+            },
+        },
         Case {
             code: 77,
             what: "TLS",
