@@ -22,17 +22,32 @@ pub fn summary_line(changes: &[Change], took: Duration) -> String {
     format!("{came}, {}", short(took))
 }
 
-/// `INBOX 3 new, Sent 1 pushed, 2 mailboxes added, 1 mailbox removed`.
+/// Most mailboxes without a message that are named.
+const MOST_NAMED: usize = 3;
+
+/// `INBOX 3 new, Sent 1 pushed, 2 mailboxes added (Drafts), 1 mailbox removed (Old)`: names
+/// those that the line does not name otherwise.
 #[must_use]
 pub fn changes_line(changes: &[Change]) -> String {
     let mailboxes = |is_one: fn(&Change) -> bool, what: &str| {
-        let count = changes.iter().filter(|change| is_one(change)).count();
-        (count > 0).then(|| format!("{} {what}", counted(count, "mailbox")))
+        let found: Vec<&Change> = changes.iter().filter(|change| is_one(change)).collect();
+        let names = names_of(found.iter().filter(|change| change.is_empty()));
+        (!found.is_empty()).then(|| format!("{} {what}{names}", counted(found.len(), "mailbox")))
     };
     let added = mailboxes(|change| change.added, "added");
     let removed = mailboxes(|change| change.removed, "removed");
     let others = changes.iter().filter(|change| !change.is_empty()).map(change_in_words);
     others.chain(added).chain(removed).collect::<Vec<_>>().join(", ")
+}
+
+/// ` (Drafts, Sent)`; nothing, if there are none.
+fn names_of<'a>(changes: impl Iterator<Item = &'a &'a Change>) -> String {
+    let mut names: Vec<String> =
+        changes.take(MOST_NAMED + 1).map(|change| sanitize(&change.mailbox)).collect();
+    if let Some(last) = names.get_mut(MOST_NAMED) {
+        "…".clone_into(last);
+    }
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
 /// When a request in the background will be served, by what held it up when it was
@@ -135,9 +150,12 @@ mod tests {
         assert_eq!(summary_line(&[], took), "nothing to do, 0.4 s");
         let added = |mailbox: &str, pulled| Change { added: true, ..change(mailbox, pulled, 0, 0) };
         let changes = [added("Here", 0), added("INBOX", 1), added("There", 0)];
-        assert_eq!(changes_line(&changes), "INBOX 1 new, 3 mailboxes added");
+        assert_eq!(changes_line(&changes), "INBOX 1 new, 3 mailboxes added (Here, There)");
+        let many = ["A", "B", "C", "D", "E"].map(|name| added(name, 0));
+        assert_eq!(changes_line(&many), "5 mailboxes added (A, B, C, …)");
+        assert_eq!(changes_line(&[added("INBOX", 1)]), "INBOX 1 new, 1 mailbox added");
         let removed = Change { removed: true, ..change("Here", 0, 0, 0) };
-        assert_eq!(summary_line(&[removed], took), "1 mailbox removed, 0.4 s");
+        assert_eq!(summary_line(&[removed], took), "1 mailbox removed (Here), 0.4 s");
     }
 
     #[test]

@@ -483,7 +483,7 @@ fn g14_a_mailbox_that_mbsync_removes_is_reported_and_not_held() {
     });
     mail.imap.raw("DELETE Empty");
     let out = mail.sync(&["Home"]).ok();
-    assert!(out.stdout.starts_with("Home: 1 mailbox removed, "), "{}", out.stdout);
+    assert!(out.stdout.starts_with("Home: 1 mailbox removed (Empty), "), "{}", out.stdout);
     assert!(!mail.maildir("Empty").exists());
     // Another of its name is nothing that was lost here.
     mail.imap.create("Empty");

@@ -434,11 +434,11 @@ fn a_run_that_only_adds_mailboxes_says_so() {
     let mut it = Rig::new();
     it.imap.create("There");
     let said = it.home.mutt_sync(&["-f", "Home"]).ok();
-    assert!(said.stdout.starts_with("Home: 1 mailbox added, "), "{said}");
+    assert!(said.stdout.starts_with("Home: 1 mailbox added (There), "), "{said}");
     it.home.maildir("Home", "Here").create();
     it.home.maildir("Home", "Here2").create();
     let said = it.home.mutt_sync(&["-f", "Home"]).ok();
-    assert!(said.stdout.starts_with("Home: 2 mailboxes added, "), "{said}");
+    assert!(said.stdout.starts_with("Home: 2 mailboxes added (Here, Here2), "), "{said}");
     it.in_step();
     it.nothing_to_do();
 }
