@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::context::AccountContext;
-use super::held::{BeforeRun, report};
+use super::held::{HeldBefore, report};
 use super::judge::{DeletionCheck, Judge};
 use super::losses::{GoneMemory, displaced, lacks, near_losses, place_of, record_of};
 use super::lost::LostMessages;
@@ -60,7 +60,7 @@ pub struct Checked {
     /// The mailboxes, by key, that were removed on both sides.
     pub nowhere: BTreeSet<String>,
     /// What [`super::held::note_run`] compares with.
-    pub before: BeforeRun,
+    pub before: HeldBefore,
     /// By key: what is gone here and is no loss, for it was moved or is trash.
     moved: BTreeMap<String, UidSet>,
     /// By key: what is gone on both sides.
@@ -188,7 +188,7 @@ pub fn check(
         }
     });
     let answered = then.mailboxes.into_iter().filter(|(_, held)| held.allowed);
-    let before = BeforeRun { places, answered: answered.map(|(key, _)| key).collect() };
+    let before = HeldBefore { places, answered: answered.map(|(key, _)| key).collect() };
     Checked { held, news, nameless, nowhere, before, moved, gone_on_both, gone_there }
 }
 

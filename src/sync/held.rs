@@ -166,7 +166,7 @@ fn forget_pairs(path: &Path, record: &Record, lost: &UidSet) -> io::Result<()> {
 
 /// What was known of the mailboxes when a run was decided on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BeforeRun {
+pub struct HeldBefore {
     /// Where each Maildir was, by path, not by key: a channel may have the name of another.
     pub places: BTreeMap<PathBuf, MaildirPlace>,
     /// Those that somebody had answered for, by key.
@@ -183,7 +183,7 @@ pub fn note_run(
     scope: &[Mailbox],
     held: &BTreeSet<String>,
     well: bool,
-    before: &BeforeRun,
+    before: &HeldBefore,
 ) {
     if !context.settings.hold {
         return;
