@@ -7,6 +7,7 @@ use super::transport::TransportError;
 use crate::error::{CertificateProblem, Error, ErrorKind, ExitStatus};
 use crate::model::{Server, TlsMode};
 use crate::text::shell_word;
+use std::path::Path;
 use std::time::Duration;
 
 /// A step's time where the file sets none (`Timeout 0`): mbsync would wait for ever.
@@ -77,27 +78,23 @@ pub fn other_mode(server: &Server) -> String {
 /// A server's certificate does not hold.
 #[must_use]
 pub fn certificate_refused(problem: CertificateProblem, server: &Server) -> Error {
-    let fix = problem.fix().map_or_else(|| keep_certificate(server, "FILE"), str::to_owned);
+    let shown = |path: &Path| shell_word(&path.to_string_lossy());
+    let fix = problem.fix().map_or_else(|| keep_certificate(server, "FILE", shown), str::to_owned);
     Error::new(ExitStatus::Denied, format!("certificate refused ({problem})"))
         .with_hint(fix)
         .of_kind(ErrorKind::Certificate(problem))
 }
 
-/// How to keep a server's certificate in this file, a word for the shell, that is not in
-/// the section yet.
+/// How to keep a server's certificate: in the file that the section names, where what else
+/// is in it stays, or in `new`, a word for the shell. `shown`: a path as such a word.
 #[must_use]
-pub fn keep_certificate(server: &Server, file: &str) -> String {
+pub fn keep_certificate(server: &Server, new: &str, shown: impl Fn(&Path) -> String) -> String {
     let command = print_certificate(server);
-    format!(
-        "if you know that it is the right one, keep it: {command} >{file} ; then set `CertificateFile {file}`"
-    )
-}
-
-/// The same for the file that the section names: what else is in it stays.
-#[must_use]
-pub fn add_certificate(server: &Server, file: &str) -> String {
-    let command = print_certificate(server);
-    format!("if you know that it is the right one, add it: {command} >>{file}")
+    let (file, then) = match &server.certificate_file {
+        Some(file) => (format!(">>{}", shown(file)), "that is the CertificateFile".to_owned()),
+        None => (format!(">{new}"), format!("then set `CertificateFile {new}`")),
+    };
+    format!("if you know that it is the right one, keep it: {command} {file} ; {then}")
 }
 
 /// The command that prints a server's certificate. isync's script knows port 993 only, and
@@ -144,7 +141,7 @@ mod tests {
     fn isyncs_script_is_named_for_the_port_that_it_knows() {
         let keep = |tls, port| {
             let server = Server { host: Some("h".to_owned()), port, tls, ..Server::default() };
-            let said = keep_certificate(&server, "FILE");
+            let said = keep_certificate(&server, "FILE", |_| String::new());
             said.split(" >FILE").next().unwrap().split("it: ").last().unwrap().to_owned()
         };
         assert_eq!(keep(TlsMode::Imaps, 993), "mbsync-get-cert h");
@@ -165,7 +162,7 @@ mod tests {
         assert_eq!(place(&server("::1")), "[::1]:1993");
         assert_eq!(place(&server("127.0.0.1")), "127.0.0.1:1993");
         assert_eq!(place(&Server::default()), "the server");
-        let said = keep_certificate(&server("fe80::1%eth0"), "FILE");
+        let said = keep_certificate(&server("fe80::1%eth0"), "FILE", |_| String::new());
         assert!(said.contains("-connect '[fe80::1%eth0]:1993' <"), "{said}");
     }
 }

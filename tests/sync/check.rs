@@ -1013,7 +1013,7 @@ fn faults_on_the_way_to_the_server() {
             breaks: |home| drop(home.write("Home.pem", rig::Ca::new().cert())),
             fixes: |home, fix| {
                 assert!(!fix.contains('`'), "{fix}");
-                let command = fix.split_once("add it: ").and_then(|(_, it)| it.split_once(" ("));
+                let command = fix.split_once("keep it: ").and_then(|(_, it)| it.split_once(" ;"));
                 let command = command.expect("a command").0;
                 assert!(command.ends_with(" >>~/Home.pem"), "{fix}");
                 type_in(home, command);

@@ -264,9 +264,15 @@ fn a_certificate_is_refused() {
     // A sync and the check name one way to keep it.
     let place = format!("{}:{}", server.host(), server.port());
     let keep = format!("openssl s_client -connect {place} </dev/null | openssl x509 >");
+    let file = format!("{keep}>{} ; that is", home.path("Home.pem").display());
+    assert!(output.stderr.contains(&file), "{output}");
+    let check = || home.mutt_sync(&["--check", "--json", "Home"]).expect_code(77);
+    assert!(check().stdout.contains(&format!("{keep}>~/Home.pem ; that is")), "{}", check());
+    let section = home.read(".mbsyncrc");
+    home.write(".mbsyncrc", &section.replace("CertificateFile ~/Home.pem\n", ""));
+    let output = home.mutt_sync(&["-f", "Home"]).expect_code(77);
     assert!(output.stderr.contains(&format!("{keep}FILE ; then set")), "{output}");
-    let check = home.mutt_sync(&["--check", "--json", "Home"]).expect_code(77);
-    assert!(check.stdout.contains(&format!("{keep}~/Home.pem ; then set")), "{check}");
+    assert!(check().stdout.contains(&format!("{keep}~/Home.pem ; then set")), "{}", check());
 }
 
 /// The server is there: that it is not as the file says is no outage.

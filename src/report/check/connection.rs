@@ -16,7 +16,7 @@ use crate::imap::Capabilities;
 use crate::imap::connect::{
     ask_for_tls, connect, connect_by_steps, dial, first_to_answer, resolve,
 };
-use crate::imap::endpoint::{add_certificate, keep_certificate, other_mode, place, step};
+use crate::imap::endpoint::{keep_certificate, other_mode, place, step};
 use crate::imap::greeting::Greeting;
 use crate::imap::login::ask_capabilities;
 use crate::imap::transport::{Limits, Transport};
@@ -211,13 +211,9 @@ fn refused(
         }
         CertificateProblem::NotPinned | CertificateProblem::Other(_) => {
             let env = context.asked.env;
-            if let Some(file) = &server.certificate_file {
-                let add = add_certificate(server, &env.for_shell(file));
-                format!("{add} (CertificateFile in {section})")
-            } else {
-                let file = env.home.join(format!("{}.pem", context.account.name));
-                format!("{} in {section}", keep_certificate(server, &env.for_shell(&file)))
-            }
+            let new = env.for_shell(&env.home.join(format!("{}.pem", context.account.name)));
+            let keep = keep_certificate(server, &new, |path| env.for_shell(path));
+            format!("{keep} in {section}")
         }
     };
     report.say(Step::bad("TLS", failure.status, found, fix));
