@@ -287,8 +287,8 @@ struct Guard<'g> {
     stage: Stage,
     now: SystemTime,
     state: HeldState,
-    /// The Maildirs of those that are about to be run.
-    places: BTreeMap<PathBuf, MaildirPlace>,
+    /// The Maildirs of those that are about to be run, where they are not those of the last.
+    places: BTreeMap<PathBuf, Option<MaildirPlace>>,
     /// Of the mailboxes that have lost something.
     losses: Vec<Losses>,
     /// So many messages the others had on both sides, as far as they count.
@@ -389,9 +389,9 @@ impl Guard<'_> {
     fn look_at(&mut self, mailbox: &Rc<Mailbox>, others: bool) {
         let account = self.context.account;
         let key = clean::key(mailbox);
-        // Before its messages are looked at: what is there later may be another one.
-        if let Some(maildir) = mailbox.maildir.as_ref().filter(|_| !others) {
-            self.places.extend(place_of(mailbox).map(|place| (maildir.clone(), place)));
+        let place = self.state.places.get(&key).copied();
+        if !others {
+            self.note_place(mailbox, place);
         }
         let record = record_of(mailbox);
         let mut pairs = record.as_ref().map(|record| guard::pairs(record, KnownGone::NOTHING));
@@ -422,7 +422,6 @@ impl Guard<'_> {
             lost = near(known);
             pairs = record.as_ref().map(|record| guard::pairs(record, known));
         }
-        let place = self.state.places.get(&key).copied();
         if let Some(what) = place
             .and_then(|place| displaced(place, mailbox, lacks(mailbox, record.as_ref(), &lost)))
         {
@@ -461,6 +460,16 @@ impl Guard<'_> {
         let mut losses = Losses { mailbox, key, record, pairs, near, far, exempt, twin: false };
         losses.twin = self.losses.iter().any(|other| losses.is_twin_of(other));
         self.losses.push(losses);
+    }
+
+    /// Notes where a Maildir is if that is not its place at the last run. Before its messages
+    /// are looked at: what is there later may be another one.
+    fn note_place(&mut self, mailbox: &Mailbox, last: Option<MaildirPlace>) {
+        let (Some(last), Some(maildir)) = (last, &mailbox.maildir) else { return };
+        let now = place_of(mailbox);
+        if now != Some(last) {
+            self.places.insert(maildir.clone(), now);
+        }
     }
 
     /// Its Maildir has the time stamps at which it was last found in step.

@@ -167,8 +167,9 @@ fn forget_pairs(path: &Path, record: &Record, lost: &UidSet) -> io::Result<()> {
 /// What was known of the mailboxes when a run was decided on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeldBefore {
-    /// Where each Maildir was, by path, not by key: a channel may have the name of another.
-    pub places: BTreeMap<PathBuf, MaildirPlace>,
+    /// Where each Maildir was that had another place than at the last run; `None` if it was
+    /// not there. By path: a channel may have the name of another.
+    pub places: BTreeMap<PathBuf, Option<MaildirPlace>>,
     /// Those that somebody had answered for, by key.
     pub answered: BTreeSet<String>,
 }
@@ -188,8 +189,10 @@ pub fn note_run(
     if !context.settings.hold {
         return;
     }
-    let is_kept = |mailbox: &Mailbox, now: MaildirPlace| {
+    let state = HeldState::read(dir);
+    let is_kept = |mailbox: &Mailbox, key: &str, now: MaildirPlace| {
         let then = mailbox.maildir.as_ref().and_then(|maildir| before.places.get(maildir));
+        let then = then.copied().unwrap_or_else(|| state.places.get(key).copied());
         then.is_none_or(|then| then.is_same_dir(now) && (now.numbered || !then.numbered))
     };
     let places: Vec<(String, MaildirPlace)> = scope
@@ -198,7 +201,7 @@ pub fn note_run(
         .filter(|(key, _)| !held.contains(key))
         .filter(|(_, mailbox)| mailbox.state_file.as_deref().is_some_and(Path::exists))
         .filter_map(|(key, mailbox)| {
-            let place = place_of(mailbox).filter(|now| is_kept(mailbox, *now))?;
+            let place = place_of(mailbox).filter(|now| is_kept(mailbox, &key, *now))?;
             Some((key, place))
         })
         .collect();
@@ -208,7 +211,6 @@ pub fn note_run(
         let is_new = what.allowed && !before.answered.contains(key);
         well && !is_new && !held.contains(key) && mailbox.as_ref().is_none_or(covered)
     };
-    let state = HeldState::read(dir);
     let known = |(key, place): &(String, MaildirPlace)| state.places.get(key) == Some(place);
     if places.iter().all(known) && !state.mailboxes.iter().any(is_done) {
         return;
