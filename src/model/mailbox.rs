@@ -39,6 +39,12 @@ impl Mailbox {
         }
     }
 
+    /// The one of these that mbsync names so.
+    #[must_use]
+    pub fn called<'m>(among: &'m [Mailbox], channel: &str, name: &str) -> Option<&'m Mailbox> {
+        among.iter().find(|mailbox| mailbox.channel == channel && mailbox.is_called(name))
+    }
+
     /// Whether it has this name, on either side or for both.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {

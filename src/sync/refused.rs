@@ -221,8 +221,8 @@ impl Look {
 /// acknowledged not to be synced.
 #[must_use]
 pub fn is_acknowledged(state: &RefusedState, scope: &[Mailbox], channel: &str, name: &str) -> bool {
-    let is_named = |it: &&Mailbox| it.channel == channel && it.is_called(name);
-    let known = scope.iter().find(is_named).and_then(|it| state.mailboxes.get(&clean::key(it)));
+    let found = Mailbox::called(scope, channel, name);
+    let known = found.and_then(|mailbox| state.mailboxes.get(&clean::key(mailbox)));
     known.is_some_and(|known| {
         known.items.iter().any(|item| item.what == RefusedKind::Mailbox && item.acknowledged)
     })
@@ -381,9 +381,7 @@ impl Noting<'_> {
                 found.map(clean::key).into_iter().collect()
             }
             Subject::Mailbox { channel, name } => {
-                let found = scope
-                    .iter()
-                    .find(|mailbox| mailbox.channel == *channel && mailbox.is_called(name));
+                let found = Mailbox::called(scope, channel, name);
                 vec![found.map_or_else(|| format!("{channel}\n{name}"), clean::key)]
             }
             Subject::Record(path) => {

@@ -4,7 +4,7 @@
 //! Fixes what is read and written when, and in which order. Does not depend on:
 //! when to run, connections.
 
-use std::cell::OnceCell;
+use std::cell::{LazyCell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
@@ -570,7 +570,7 @@ impl AccountBackend<'_> {
     /// that failed for nothing else has served its requests.
     fn note_refused(&mut self, ended: &mut RunEnd, facts: &RunFacts<'_>) -> Vec<String> {
         let said = &ended.said;
-        let state = RefusedState::read(&self.dir);
+        let state = LazyCell::new(|| RefusedState::read(&self.dir));
         let is_acknowledged = |problem: &Problem| match problem {
             Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } => {
                 refused::is_acknowledged(&state, facts.scope, channel, name)
@@ -737,11 +737,7 @@ impl AccountBackend<'_> {
             let Problem::Mailbox { channel: Some(channel), mailbox: Some(name) } = problem else {
                 return all();
             };
-            let Some(found) =
-                scope.iter().find(|mailbox| mailbox.channel == *channel && mailbox.is_called(name))
-            else {
-                return all();
-            };
+            let Some(found) = Mailbox::called(&scope, channel, name) else { return all() };
             let target = found.target();
             let failures = claimed.get(&target).copied().unwrap_or(0) + 1;
             failed.insert(target, failures);
