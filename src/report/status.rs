@@ -247,6 +247,8 @@ fn status_of(
         None => limits.login_wait(now),
     };
     let requested = requests::all(dir);
+    let wanted_in =
+        if all { requests::next_due(dir, settings.backoff_policy(), now) } else { None };
     let wanted = |target: &Target| match target {
         Target::Account => context.account.name.clone(),
         Target::Channel(_) | Target::Mailbox { .. } => target.to_string(),
@@ -274,7 +276,7 @@ fn status_of(
         attended: waiter || queued || locked || !requested.is_empty(),
         waiting: run.is_none() && requests::any_older(dir, LASTING, now),
         wanted: requested.iter().map(wanted).collect(),
-        wanted_in: requests::next_due(dir, settings.backoff_policy(), now).unwrap_or_default(),
+        wanted_in: wanted_in.unwrap_or_default(),
         throttled: limited.as_secs(),
         backoff: retry.filter(|_| !wait.is_zero()).map(|retry| BackoffStatus {
             wait: wait.as_secs(),
