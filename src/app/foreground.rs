@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::result::asked;
 use super::{App, JudgeOf, Selection, err, no_signals};
 use crate::cli::KeyStep;
 use crate::error::{Error, ExitStatus};
@@ -112,13 +113,12 @@ impl App<'_> {
     /// Notes the request for `--result`. How many runs there had been when the key that
     /// makes it began, if one does.
     fn note_foreground(&self, dir: &StateDir) -> Option<u64> {
-        if self.cli.key_step == Some(KeyStep::Sync) {
-            return Some(Self::runs_before_key(dir));
-        }
-        if self.cli.force {
+        let is_key = self.cli.key_step == Some(KeyStep::Sync);
+        let noted = if is_key { asked(dir) } else { None };
+        if noted.is_none() && (is_key || self.cli.force) {
             Self::note_asked(dir);
         }
-        None
+        noted
     }
 
     /// The answer of the command line to what is held.

@@ -54,14 +54,6 @@ impl App<'_> {
         Ok(ExitStatus::Done)
     }
 
-    /// How many runs there had been when the key began; without its note, now.
-    pub(super) fn runs_before_key(dir: &StateDir) -> u64 {
-        asked(dir).unwrap_or_else(|| {
-            Self::note_asked(dir);
-            LastRun::read(dir).runs
-        })
-    }
-
     pub(super) fn result(&self, selection: &Selection) -> Result<ExitStatus, Error> {
         let shutdown = Shutdown::never().map_err(|error| no_signals(&error))?;
         let deadline = Instant::now() + AT_MOST;
@@ -75,7 +67,7 @@ impl App<'_> {
 }
 
 /// The number of runs in the note.
-fn asked(dir: &StateDir) -> Option<u64> {
+pub(super) fn asked(dir: &StateDir) -> Option<u64> {
     file::read_text(&dir.file(ASKED), 32).ok()?.parse().ok()
 }
 

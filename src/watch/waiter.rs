@@ -482,13 +482,11 @@ impl Waiter<'_> {
             return AfterSync::Again;
         }
         // As the command would, where no waiter is.
-        let held_up = match gate {
-            _ if claim.marks.urgent => false,
-            Gate::Open => false,
-            Gate::Throttled(_) => !claim.marks.foreground,
-            Gate::BackingOff(_) => !claim.marks.person,
+        let passes = match gate {
+            Gate::Open | Gate::Throttled(_) => claim.marks.foreground,
+            Gate::BackingOff(_) => claim.marks.person,
         };
-        if let Some(wait) = wait.filter(|_| held_up) {
+        if let Some(wait) = wait.filter(|_| !passes && !claim.marks.urgent) {
             let now = clock::now();
             self.runner.unclaim(&claim, wait, now);
             if compare {

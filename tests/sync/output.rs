@@ -16,6 +16,14 @@ fn to_full_disk(home: &Home, args: &[&str]) -> Output {
     within(home, "exec \"$@\" >/dev/full", args)
 }
 
+/// An account that is in sync, but for what the test adds.
+fn synced() -> (Server, Home) {
+    let server = Server::start();
+    let home = Home::on(&server, &["Home"]);
+    home.mutt_sync(&["Home"]).ok();
+    (server, home)
+}
+
 const MODES: [&[&str]; 17] = [
     &["--help"],
     &["--version"],
@@ -41,9 +49,7 @@ const IN_MUTT: [&[&str]; 3] = [&["--status-line"], &["-b", "Home"], &["--result"
 
 #[test]
 fn no_mode_reports_success_on_a_full_disk() {
-    let server = Server::start();
-    let home = Home::on(&server, &["Home"]);
-    home.mutt_sync(&["Home"]).ok();
+    let (_server, home) = synced();
     for args in MODES {
         let ended = to_full_disk(&home, args).expect_code(75);
         assert_eq!(ended.stderr, FAILED, "{args:?}");
@@ -57,9 +63,7 @@ fn no_mode_reports_success_on_a_full_disk() {
 
 #[test]
 fn a_reader_that_has_gone_is_no_failure() {
-    let server = Server::start();
-    let home = Home::on(&server, &["Home"]);
-    home.mutt_sync(&["Home"]).ok();
+    let (_server, home) = synced();
     for args in MODES {
         let script = "{ sleep 0.2; \"$@\"; echo $? >&2; } | exec true";
         assert_eq!(within(&home, script, args).stderr, "0\n", "{args:?}");
@@ -68,9 +72,7 @@ fn a_reader_that_has_gone_is_no_failure() {
 
 #[test]
 fn a_sync_whose_result_cannot_be_printed_is_finished() {
-    let server = Server::start();
-    let home = Home::on(&server, &["Home"]);
-    home.mutt_sync(&["Home"]).ok();
+    let (server, home) = synced();
     server.imap("home").append("INBOX", &message("one", "body one"), &[]);
     let ended = to_full_disk(&home, &["-f", "Home"]).expect_code(75);
     assert_eq!(ended.stderr, FAILED);
